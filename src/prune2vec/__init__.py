@@ -1,0 +1,81 @@
+"""Turn any decoder-only LLM into a small, fast text encoder: profile, plan, prune, train, evaluate.
+
+Every name here is loaded on first use, so that importing the package costs nothing:
+
+    from prune2vec import evaluate, plan, profile, prune, train
+
+    profile("smollm2", "triplets.jsonl", output=Path("profile.json"))
+    plan(Path("profile.json"), method="l3prune", variant="small", output=Path("plan.json"))
+    prune("smollm2", Path("plan.json"), Path("small"))
+    train("small", "triplets.jsonl", Path("encoder"))
+    print(evaluate("encoder", data="heldout.jsonl").render())
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prune2vec.checkpoint import load_encoder as load
+    from prune2vec.checkpoint import prune_model as prune
+    from prune2vec.errors import Prune2vecError
+    from prune2vec.evaluation import evaluate_encoder as evaluate
+    from prune2vec.experiments import compare_results as compare
+    from prune2vec.experiments import run_recipe as run
+    from prune2vec.planners import make_plan as plan
+    from prune2vec.records.plan import PruningPlan
+    from prune2vec.records.profile import Profile
+    from prune2vec.scorers import profile_model as profile
+    from prune2vec.texts import mine
+    from prune2vec.training import train_encoder as train
+
+    __version__: str
+
+_HOMES = {
+    "Profile": ("prune2vec.records.profile", "Profile"),
+    "Prune2vecError": ("prune2vec.errors", "Prune2vecError"),
+    "PruningPlan": ("prune2vec.records.plan", "PruningPlan"),
+    "compare": ("prune2vec.experiments", "compare_results"),
+    "evaluate": ("prune2vec.evaluation", "evaluate_encoder"),
+    "load": ("prune2vec.checkpoint", "load_encoder"),
+    "mine": ("prune2vec.texts", "mine"),
+    "plan": ("prune2vec.planners", "make_plan"),
+    "profile": ("prune2vec.scorers", "profile_model"),
+    "prune": ("prune2vec.checkpoint", "prune_model"),
+    "run": ("prune2vec.experiments", "run_recipe"),
+    "train": ("prune2vec.training", "train_encoder"),
+}
+
+__all__ = [
+    "Profile",
+    "Prune2vecError",
+    "PruningPlan",
+    "__version__",
+    "compare",
+    "evaluate",
+    "load",
+    "mine",
+    "plan",
+    "profile",
+    "prune",
+    "run",
+    "train",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name on first use."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("prune2vec")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'prune2vec' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted({*__all__, *globals()})

@@ -1,0 +1,195 @@
+"""Load a model once, understand its structure, and check that it was understood."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from prune2vec.backbone.quiet import quiet_transformers
+from prune2vec.backbone.selftest import self_test
+from prune2vec.backbone.source import ModelSource, resolve_source
+from prune2vec.backbone.weights import WeightFiles, fingerprint
+from prune2vec.errors import ModelError
+from prune2vec.families import Family, block_list, final_modules, find_family, num_layers
+from prune2vec.machine import pick_device, pick_dtype
+from prune2vec.progress import say
+from prune2vec.records.shape import ModelShape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A loaded decoder without its LM head, whose structure is known and tested.
+
+    Attributes:
+        model: The base model, in eval mode.
+        tokenizer: Its tokeniser.
+        family: Where its parts are.
+        shape: Its sizes.
+        source: Where it came from.
+        fingerprint: Its identity, stored in profiles and plans.
+        max_length: Most tokens its positions allow.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    family: Family
+    shape: ModelShape
+    source: ModelSource
+    fingerprint: str
+    max_length: int
+
+    @property
+    def pad_id(self) -> int:
+        """A token id to fill rows with; it is never looked at."""
+        pad = self.tokenizer.pad_token_id
+        return int(pad) if pad is not None else 0
+
+    def identity(self) -> dict[str, str | None]:
+        """Return what profiles and plans store of the model."""
+        return {"name": self.source.name, "revision": self.source.revision, "fingerprint": self.fingerprint}
+
+
+def load_backbone(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+) -> Backbone:
+    """Load a decoder-only LM as a backbone (its LM head is never built) and self-test it.
+
+    Args:
+        name: Hub id, folder, GGUF file or ``smollm2``.
+        revision: Commit, tag or branch of a hub id.
+        dtype: ``auto`` (bf16 where the hardware is fast at it, else fp32), ``float32``, ``bfloat16`` or ``float16``.
+        device: ``auto`` or a torch device.
+        trust_remote_code: Run model code that comes with the checkpoint.
+
+    Raises:
+        ModelError: It cannot be found or loaded.
+        UnsupportedModel: It is not a decoder-only LM with a block list that can be cut.
+    """
+    source = resolve_source(name, revision=revision)
+    config = load_config(source, trust_remote_code=trust_remote_code)
+    num_layers(config)
+    place = pick_device(device)
+    number_format = pick_dtype(dtype, place)
+    model = _load_model(source, config, number_format, trust_remote_code)
+    nn.Module.to(model, place).eval()
+    family = find_family(model, model.config)
+    self_test(model, family)
+    files = WeightFiles.find(source)
+    return Backbone(
+        model=model,
+        tokenizer=load_tokenizer(source, trust_remote_code=trust_remote_code),
+        family=family,
+        shape=measure_shape(model, family, bytes_per_param=files.stored_bytes_per_param()),
+        source=source,
+        fingerprint=fingerprint(source),
+        max_length=context_length(config),
+    )
+
+
+def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
+    """Return a model's config.
+
+    Raises:
+        ModelError: ``config.json`` is missing, broken or of an unknown architecture.
+    """
+    try:
+        return AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot read the config of {source.name}: {_first_line(error)}") from error
+
+
+def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Return a model's tokeniser, padding on the right.
+
+    Raises:
+        ModelError: There is none.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.location, revision=source.revision, trust_remote_code=trust_remote_code, padding_side="right"
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot load the tokeniser of {source.name}: {_first_line(error)}") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ModelError(f"{source.name}: {type(tokenizer).__name__} is not a text tokeniser")
+    return tokenizer
+
+
+def _load_model(source: ModelSource, config: Any, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+    WeightFiles.find(source)  # Refuses pickled weights with a clear word before transformers looks for them.
+    try:
+        with quiet_transformers():
+            model, info = AutoModel.from_pretrained(
+                source.location,
+                revision=source.revision,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(f"cannot load {source.name}: {_first_line(error)}") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{source.name} lacks {len(missing)} tensors of its architecture, {missing[0]} first; its weights are incomplete"
+        )
+    return model  # type: ignore[no-any-return]
+
+
+def measure_shape(model: PreTrainedModel, family: Family, *, bytes_per_param: int) -> ModelShape:
+    """Count a model's parameters by part, shared ones once."""
+    blocks = block_list(model, family)
+    finals = final_modules(model, family)
+    final = sum(parameter.numel() for module in finals for parameter in module.parameters())
+    per_block = tuple(_count(block) for block in blocks)
+    matmul = tuple(sum(p.numel() for p in block.parameters() if p.ndim > 1) for block in blocks)
+    config = model.config
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return ModelShape(
+        model_type=config.model_type,
+        num_layers=len(blocks),
+        hidden_size=_output_size(model, finals),
+        attention_width=heads * head_dim,
+        embedding_params=_count(model) - sum(per_block) - final,
+        block_params=per_block,
+        block_matmul_params=matmul,
+        final_params=final,
+        bytes_per_param=bytes_per_param,
+    )
+
+
+def context_length(config: Any) -> int:
+    """Return the most tokens a model's positions allow."""
+    return int(getattr(config, "max_position_embeddings", 0) or 2048)
+
+
+def within_context(max_length: int, context: int) -> int:
+    """Return the longest text in tokens that is both wanted and possible; says so when they differ."""
+    if max_length > context:
+        say(f"texts are cut at {context} tokens instead of {max_length}: the model has no positions beyond")
+    return min(max_length, context)
+
+
+def _output_size(model: PreTrainedModel, finals: list[nn.Module]) -> int:
+    projections = [module for module in finals if isinstance(module, nn.Linear)]
+    return int(projections[-1].out_features if projections else model.config.hidden_size)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

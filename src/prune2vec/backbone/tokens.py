@@ -1,0 +1,90 @@
+"""From texts to token rows: what stands around the text is attended to, and marked as not pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from prune2vec.errors import DataError, ModelError
+from prune2vec.records.text_format import TextFormat
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One tokenised text.
+
+    Attributes:
+        ids: Token ids, special tokens included.
+        start: Position of the first pooled token; everything before it is BOS, chat prefix or instruction.
+        truncated: Whether the text was longer than the limit.
+    """
+
+    ids: tuple[int, ...]
+    start: int
+    truncated: bool = False
+
+
+def tokenise(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[tuple[str, str]],
+    *,
+    text_format: TextFormat,
+    max_length: int,
+) -> list[TokenRow]:
+    """Tokenise (instruction, text) pairs as ``text_format`` renders them.
+
+    The boundary between what is pooled and what is not is found by character offsets, so a token that straddles it
+    counts as text. A text that is too long loses its end, never its prefix, suffix or end-of-text token.
+
+    Raises:
+        DataError: A prefix and suffix alone are longer than ``max_length``, or a text has no tokens at all.
+        ModelError: The tokeniser is a slow one without character offsets.
+    """
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"{type(tokenizer).__name__} has no character offsets; convert it to a fast tokeniser (tokenizer.json)"
+        )
+    befores = [text_format.before(instruction) for instruction, _ in texts]
+    wholes = [before + text + text_format.suffix for before, (_, text) in zip(befores, texts, strict=True)]
+    if not wholes:
+        return []
+    encoded = tokenizer(
+        wholes, return_offsets_mapping=True, return_attention_mask=False, padding=False, truncation=False, verbose=False
+    )
+    rows = []
+    for ids, offsets, before, whole in zip(encoded["input_ids"], encoded["offset_mapping"], befores, wholes, strict=True):
+        ends = (len(before), len(whole) - len(text_format.suffix))
+        rows.append(_row(ids, offsets, ends, max_length))
+    return rows
+
+
+def _row(ids: list[int], offsets: list[tuple[int, int]], ends: tuple[int, int], max_length: int) -> TokenRow:
+    """Cut one row to length; ``ends`` are the character positions where the text begins and ends."""
+    text = [place for place, (begin, end) in enumerate(offsets) if end > ends[0] and begin < ends[1] and end > begin]
+    if not text:
+        raise DataError("a text has no tokens to pool (it is empty or only characters that the tokeniser drops)")
+    start, stop = text[0], text[-1] + 1
+    room = max_length - start - (len(ids) - stop)
+    if room < 1:
+        raise DataError(f"prefix and suffix fill all {max_length} tokens; raise max_length or shorten the instruction")
+    if stop - start <= room:
+        return TokenRow(tuple(ids), start)
+    return TokenRow((*ids[: start + room], *ids[stop:]), start, truncated=True)
+
+
+def length_batches(lengths: Sequence[int], *, token_budget: int) -> list[list[int]]:
+    """Group row numbers into batches of similar length, longest first, each at most ``token_budget`` padded tokens.
+
+    A single row longer than the budget makes a batch of its own.
+    """
+    batches: list[list[int]] = []
+    width = 0
+    for row in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
+        if batches and (len(batches[-1]) + 1) * width <= token_budget:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+            width = lengths[row]
+    return batches

@@ -1,0 +1,170 @@
+"""Load an encoder, and save one: written, reloaded, compared, and only then renamed into place."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from prune2vec.backbone.quiet import quiet_transformers
+from prune2vec.checkpoint.card import model_card
+from prune2vec.checkpoint.portable import EncoderParts, write_portable
+from prune2vec.checkpoint.probe import PROBE_TEXTS, Parity, compare_vectors, probe_prompts
+from prune2vec.errors import CheckpointError
+from prune2vec.files import read_json, staged_folder, write_json, write_text
+from prune2vec.machine import pick_device, pick_dtype
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+RECORD = "prune2vec.json"
+
+
+def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto") -> SentenceTransformer:
+    """Load an encoder's folder as a stock ``SentenceTransformer``, ready to ``encode``.
+
+    Args:
+        folder: A folder written by ``prune`` or ``train``, or any other sentence-transformers folder or hub id.
+        device: ``auto`` or a torch device.
+        dtype: ``auto`` (bf16 where the hardware is fast at it, else fp32), ``float32``, ``bfloat16``, ``float16``.
+
+    Raises:
+        CheckpointError: It is not an encoder's folder, or it does not load.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    place = pick_device(device)
+    number_format = pick_dtype(dtype, place)
+    check_is_encoder(folder)
+    try:
+        with quiet_transformers():
+            return SentenceTransformer(str(folder), device=str(place), model_kwargs={"dtype": number_format})
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"cannot load the encoder {folder}: {reason}") from error
+
+
+def check_is_encoder(folder: str | Path) -> None:
+    """Refuse a local path that is no sentence-transformers folder; a hub id passes.
+
+    Raises:
+        CheckpointError: The folder is missing (a close match is named), or has no ``modules.json``.
+    """
+    path = Path(folder)
+    if path.is_dir():
+        if not (path / "modules.json").is_file():
+            raise CheckpointError(f"{path} is not an encoder: it has no modules.json; make one with prune2vec prune")
+        return
+    looks_local = path.is_absolute() or str(folder).startswith(".") or str(folder).count("/") != 1
+    if path.exists() or looks_local or path.parent.is_dir():
+        names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        close = difflib.get_close_matches(path.name, names, n=1)
+        hint = f"; did you mean {path.parent / close[0]}?" if close else "; expected a folder made by prune2vec prune or train"
+        raise CheckpointError(f"no encoder at {folder}{hint}")
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """Return what ``prune2vec.json`` says of an encoder, without its format mark; empty for folders made elsewhere."""
+    path = Path(folder) / RECORD
+    if not path.is_file():
+        return {}
+    return {key: value for key, value in read_json(path).items() if key != "format"}
+
+
+def save_encoder(encoder: SentenceTransformer, folder: Path, *, record: Mapping[str, Any] | None = None) -> Parity:
+    """Write an encoder portably, reload it with stock classes, compare the vectors, and only then put it in place.
+
+    Args:
+        encoder: Transformer, Pooling and, as a rule, Normalize.
+        folder: Where to write; an older encoder there is replaced at the last moment.
+        record: What ``prune2vec.json`` is to say of where the encoder comes from.
+
+    Returns:
+        How well the reloaded encoder agrees with the one in memory (also written to ``parity.json``).
+
+    Raises:
+        CheckpointError: It cannot be written, or the reloaded encoder differs; nothing is left behind.
+    """
+    parts = parts_of(encoder, record or {})
+    reference = encode_probe(encoder)
+    dtype = str(next(encoder.parameters()).dtype).removeprefix("torch.")
+    return write_checked(parts, folder, reference, named="the encoder in memory", dtype=dtype)
+
+
+def write_checked(
+    parts: EncoderParts,
+    folder: Path,
+    reference: NDArray[np.float32],
+    *,
+    named: str,
+    dtype: str = "float32",
+    extra: Mapping[str, Any] | None = None,
+) -> Parity:
+    """Write ``parts`` into ``folder``, reloaded and compared with ``reference`` before it is renamed into place.
+
+    Args:
+        parts: What to write.
+        folder: Where.
+        reference: (text, dim) vectors of ``encode_probe`` that the reloaded encoder must give.
+        named: What the reference is, for messages and ``parity.json``.
+        dtype: Number format to reload in; the same as the reference's.
+        extra: Further JSON files by name.
+
+    Raises:
+        CheckpointError: It cannot be written, or differs.
+    """
+    with staged_folder(folder, mark=RECORD) as stage:
+        write_portable(parts, stage)
+        for name, value in (extra or {}).items():
+            write_json(stage / name, value)
+        reloaded = load_encoder(stage, device=str(parts.model.device), dtype=dtype)
+        parity = compare_vectors(reference, encode_probe(reloaded), named=named, dtype=dtype)
+        write_json(stage / "parity.json", parity.to_json())
+        write_text(stage / "README.md", model_card(parts, parity, name=folder.name))
+    return parity
+
+
+def encode_probe(encoder: SentenceTransformer) -> NDArray[np.float32]:
+    """Return the vectors of the probe texts, plain and under every prompt of the encoder, as (text, dim) float32."""
+    was_training = encoder.training
+    encoder.eval()
+    vectors = [
+        encoder.encode(list(PROBE_TEXTS), prompt=prompt, convert_to_tensor=True, show_progress_bar=False, batch_size=4)
+        for prompt in probe_prompts({name: prompt or "" for name, prompt in encoder.prompts.items()})
+    ]
+    encoder.train(was_training)
+    return torch.cat([tensor.float().cpu() for tensor in vectors]).numpy()
+
+
+def parts_of(encoder: SentenceTransformer, record: Mapping[str, Any]) -> EncoderParts:
+    """Take a Transformer, Pooling(, Normalize) encoder apart.
+
+    Raises:
+        CheckpointError: It has other modules, or pools in several ways at once.
+    """
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+    modules: list[Any] = list(encoder)
+    kinds = [type(module) for module in modules]
+    if kinds[:2] != [Transformer, Pooling] or any(kind is not Normalize for kind in kinds[2:]):
+        raise CheckpointError(
+            f"can write Transformer, Pooling, Normalize; this encoder has {[kind.__name__ for kind in kinds]}"
+        )
+    pooling = modules[1].pooling_mode
+    if not isinstance(pooling, str):
+        raise CheckpointError(f"can write one pooling; this encoder has {pooling}")
+    return EncoderParts(
+        model=modules[0].auto_model,
+        tokenizer=modules[0].tokenizer,
+        pooling=pooling,
+        max_length=int(encoder.max_seq_length or 512),
+        prompts={name: prompt or "" for name, prompt in encoder.prompts.items()},
+        default_prompt=encoder.default_prompt_name,
+        normalize=len(modules) > 2,
+        record=record,
+    )

@@ -1,0 +1,115 @@
+"""Read from a model's files only the tensors of kept layers, into the stock class of the cut model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModel, PreTrainedModel
+
+from prune2vec.backbone.load import load_config
+from prune2vec.backbone.quiet import quiet_transformers
+from prune2vec.backbone.source import ModelSource
+from prune2vec.backbone.weights import WeightFiles
+from prune2vec.errors import CheckpointError, ModelError, PlanError
+from prune2vec.families import find_family
+from prune2vec.progress import progress
+from prune2vec.records.plan import PruningPlan
+from prune2vec.surgery.layers import block_of, cut_config, renamed
+
+
+@dataclass(frozen=True)
+class KeptModel:
+    """A cut model as read from disk.
+
+    Attributes:
+        model: The base model with the kept layers, in the number format of the files, eval mode.
+        original_config: The config before the cut.
+        files: The account of what was opened and read.
+    """
+
+    model: PreTrainedModel
+    original_config: Any
+    files: WeightFiles
+
+
+def read_kept(source: ModelSource, plan: PruningPlan, *, trust_remote_code: bool = False) -> KeptModel:
+    """Read the layers that ``plan`` keeps; files that hold none of their tensors are never opened nor downloaded.
+
+    Raises:
+        PlanError: The plan was made for a model of another shape.
+        CheckpointError: A tensor is missing, damaged, or holds NaN or infinity.
+        UnsupportedModel: The architecture is not understood.
+    """
+    config = load_config(source, trust_remote_code=trust_remote_code)
+    check_fits(plan, config)
+    with torch.device("meta"):
+        skeleton = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
+    blocks = find_family(skeleton, config).blocks
+    files = WeightFiles.find(source)
+    names = _of_backbone(files.file_of, skeleton)
+    kept = {name: new for name in names if (new := renamed(name, blocks, plan.keep_layers)) is not None}
+    with progress("reading kept layers", total=len(kept)) as advance:
+        state: dict[str, Tensor] = {}
+        for name, tensor in files.read(kept):
+            _check_finite(name, tensor, block_of(name, blocks))
+            state[kept[name]] = tensor
+            advance(1)
+    model = _build(type(skeleton), cut_config(config, plan.keep_layers), state, source)
+    return KeptModel(model, config, files)
+
+
+def check_fits(plan: PruningPlan, config: Any) -> None:
+    """Refuse a plan made for a model of another kind or depth.
+
+    Raises:
+        PlanError: They do not fit each other.
+    """
+    layers = getattr(config, "num_hidden_layers", None)
+    if (config.model_type, layers) != (plan.shape.model_type, plan.num_layers):
+        raise PlanError(
+            f"the plan is for a {plan.shape.model_type} of {plan.num_layers} layers ({plan.model.get('name')}), but this model is a "
+            f"{config.model_type} of {layers}; make one for it with prune2vec profile and plan"
+        )
+
+
+def _of_backbone(names: Iterable[str], skeleton: PreTrainedModel) -> list[str]:
+    """Return the tensors that belong to the base model: those under its prefix, or all when the file has no prefix."""
+    names = list(names)
+    prefix = f"{skeleton.base_model_prefix}."
+    children = {name for name, _ in skeleton.named_children()}
+    under = [name for name in names if name.startswith(prefix)]
+    # An OPT base model has a child called "decoder", its causal LM a prefix "model."; a prefix can also be a child's name.
+    if under and skeleton.base_model_prefix not in children:
+        return under
+    return [name for name in names if name.partition(".")[0] in children]
+
+
+def _check_finite(name: str, tensor: Tensor, layer: int | None) -> None:
+    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        place = f"layer {layer}" if layer is not None else "outside the layers"
+        raise CheckpointError(
+            f"tensor {name} ({place}) holds NaN or infinity; the weights are damaged, fetch or train them again"
+        )
+
+
+def _build(model_class: type[PreTrainedModel], config: Any, state: dict[str, Tensor], source: ModelSource) -> PreTrainedModel:
+    dtypes = [tensor.dtype for tensor in state.values() if tensor.is_floating_point()]
+    try:
+        with quiet_transformers():
+            loaded: Any = model_class.from_pretrained(
+                None, config=config, state_dict=state, dtype=max(set(dtypes), key=dtypes.count), output_loading_info=True
+            )
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot build the cut of {source.name}: {str(error).splitlines()[0]}") from error
+    model, info = loaded
+    wrong = sorted(info["missing_keys"]) or sorted(str(key) for key in info["mismatched_keys"])
+    if wrong:
+        raise CheckpointError(
+            f"{source.name} lacks {len(wrong)} tensors that the plan keeps, {wrong[0]} first; its weights are incomplete"
+        )
+    model.eval()
+    return model  # type: ignore[no-any-return]

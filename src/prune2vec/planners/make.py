@@ -1,0 +1,68 @@
+"""``plan``: profile in, plan out."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from prune2vec.errors import ConfigError, PlanError, did_you_mean
+from prune2vec.planners.budget import Budget
+from prune2vec.planners.registry import Choice, Layers, planners
+from prune2vec.records.plan import PruningPlan
+from prune2vec.records.profile import Profile
+
+
+def make_plan(
+    profile: Profile | str | Path,
+    *,
+    method: str = "l3prune",
+    budget: Budget | None = None,
+    output: Path | None = None,
+    **parameters: Any,
+) -> PruningPlan:
+    """Decide which layers stay.
+
+    Args:
+        profile: A profile, or the path of one.
+        method: Name of a planner (``prune2vec methods`` lists them).
+        budget: Limits; the pick is the best one within them by the profile.
+        output: Where to write ``plan.json``; nowhere when None.
+        **parameters: The planner's own parameters, such as ``variant="small"`` or ``depth=12``.
+
+    Raises:
+        ConfigError: There is no such planner, or it has no such parameter.
+        PlanError: The parameters or the budget cannot be met.
+    """
+    measured = profile if isinstance(profile, Profile) else Profile.load(Path(profile))
+    limits = budget or Budget()
+    planner = planners.get(method)
+    known = planner_parameters(method)
+    unknown = [name for name in parameters if name not in known]
+    if unknown:
+        raise ConfigError(f"planner {method!r} has no parameter {unknown[0]!r}{did_you_mean(unknown[0], known)}")
+
+    def allowed(keep: Layers) -> bool:
+        return limits.allows(measured.shape, keep)
+
+    choice: Choice = planner(measured, allowed, **parameters)
+    if not allowed(choice.keep):
+        raise PlanError(f"planner {method!r} returned {len(choice.keep)} layers, which the budget does not admit")
+    plan = PruningPlan(
+        model=dict(measured.model),
+        shape=measured.shape,
+        keep_layers=choice.keep,
+        method=method,
+        parameters={**choice.parameters, **limits.set_limits()},
+        notes=choice.notes,
+        profile_digest=measured.digest,
+    )
+    if output is not None:
+        plan.save(output)
+    return plan
+
+
+def planner_parameters(method: str) -> dict[str, Any]:
+    """Return a planner's parameters and their defaults."""
+    signature = inspect.signature(planners.get(method))
+    return {name: p.default for name, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}

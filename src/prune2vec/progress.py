@@ -1,0 +1,80 @@
+"""Progress on stderr with an estimate of the time left: a bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Advance = Callable[[float], None]
+_LOG_EVERY_S = 20.0
+_enabled = True
+
+
+def set_enabled(enabled: bool) -> None:
+    """Switch all progress output on or off (``--quiet``)."""
+    global _enabled
+    _enabled = enabled
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def say(line: str) -> None:
+    """Write one line to stderr, unless progress is switched off."""
+    if _enabled:
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+@contextmanager
+def progress(label: str, total: float, *, done: float = 0) -> Iterator[Advance]:
+    """Show how far a long step has come; yields ``advance(n)`` to be called with the work just done.
+
+    Args:
+        label: What is being done, in two or three words.
+        total: The whole work, in any unit (tokens tell the time left better than texts).
+        done: Work already done by an earlier, interrupted run.
+    """
+    if not _enabled:
+        yield lambda amount: None
+    elif sys.stderr.isatty():
+        with _bar(label, total, done) as advance:
+            yield advance
+    else:
+        yield _logger(label, total, done)
+
+
+@contextmanager
+def _bar(label: str, total: float, done: float) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=total)
+        bar.update(task, completed=done)
+        yield lambda amount: bar.advance(task, amount)
+
+
+def _logger(label: str, total: float, done: float) -> Advance:
+    begin = last = time.monotonic()
+    now_done = done
+
+    def advance(amount: float) -> None:
+        nonlocal last, now_done
+        now_done += amount
+        now = time.monotonic()
+        finished = now_done >= total > 0
+        if now - last < _LOG_EVERY_S and not (finished and now - begin > 2):
+            return
+        last = now
+        speed = (now_done - done) / max(now - begin, 1e-9)
+        left = max(0.0, total - now_done) / speed if speed > 0 else 0.0
+        share = min(100.0, 100 * now_done / total) if total else 100.0
+        say(f"{label}: {share:3.0f} %, {_clock(now - begin)} so far, about {_clock(left)} left")
+
+    return advance

@@ -1,0 +1,124 @@
+"""``profile.json``: what each depth of a model is worth, and everything needed to measure it again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from prune2vec.errors import ProfileError
+from prune2vec.files import digest_json, read_json, write_json
+from prune2vec.records.shape import ModelShape
+
+FORMAT = "prune2vec.profile/1"
+_ROWS = ("loss", "std_error", "accuracy", "alignment", "uniformity")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerLoss:
+    """The layer-wise zero-shot contrastive loss (L3Prune, section 3) and its companions; index 0 is depth 1.
+
+    Attributes:
+        loss: Mean over the groups of the contrastive loss at each depth.
+        std_error: Standard error of that mean, from the spread over groups (0 with one group).
+        accuracy: Share of queries whose own positive scores highest among all candidates of the group.
+        alignment: Mean squared distance of normalised query and positive (Wang and Isola, 2020); lower is better.
+        uniformity: Log of the mean Gaussian potential over pairs of normalised texts; lower is better.
+        group_loss: The loss of each group at each depth: ``group_loss[group][depth - 1]``.
+    """
+
+    loss: tuple[float, ...]
+    std_error: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    alignment: tuple[float, ...]
+    uniformity: tuple[float, ...]
+    group_loss: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read back what ``dataclasses.asdict`` made."""
+        rows = {name: tuple(float(x) for x in value[name]) for name in _ROWS}
+        return cls(**rows, group_loss=tuple(tuple(float(x) for x in row) for row in value["group_loss"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """A measured model.
+
+    Attributes:
+        model: Name, revision and fingerprint of the model: ``{"name", "revision", "fingerprint"}``.
+        shape: Its sizes.
+        layer_loss: The layer-loss curve.
+        texts: Which texts were used: paths, digest, counts, how they were drawn.
+        settings: Every setting of the measurement, resolved (dtype, pooling, scale, seed, text format, ...).
+        environment: Versions of the libraries and the kind of machine.
+
+    Raises:
+        ProfileError: When built with a curve of another length than the model, or one that holds NaN or infinity.
+    """
+
+    model: Mapping[str, str | None]
+    shape: ModelShape
+    layer_loss: LayerLoss
+    texts: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a curve that no planner could read: NaN would win or lose every comparison without a word."""
+        curve = self.layer_loss
+        rows = {name: getattr(curve, name) for name in _ROWS}
+        rows.update({f"group_loss[{group}]": row for group, row in enumerate(curve.group_loss)})
+        for name, row in rows.items():
+            if len(row) != self.shape.num_layers:
+                raise ProfileError(
+                    f"{name} has {len(row)} values for a model of {self.shape.num_layers} layers; measure it again"
+                )
+            bad = next((depth for depth, value in enumerate(row, start=1) if not math.isfinite(value)), None)
+            if bad is not None:
+                raise ProfileError(f"{name} is {row[bad - 1]} at depth {bad}; measure it again, with --dtype float32")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        return {
+            "format": FORMAT,
+            "model": dict(self.model),
+            "shape": self.shape.to_json(),
+            "layer_loss": asdict(self.layer_loss),
+            "texts": dict(self.texts),
+            "settings": dict(self.settings),
+            "environment": dict(self.environment),
+        }
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what was measured and how (versions and machine aside)."""
+        return digest_json({key: value for key, value in self.to_json().items() if key != "environment"})
+
+    def save(self, path: Path) -> None:
+        """Write ``profile.json``, whole or not at all."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a profile file.
+
+        Raises:
+            DataError: The file is missing or not JSON.
+            ProfileError: It is JSON but not a profile of this version.
+        """
+        value = read_json(path)
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            raise ProfileError(f"{path}: not a profile (expected format {FORMAT!r}); make one with prune2vec profile")
+        try:
+            shape = ModelShape.from_json(value["shape"], where=str(path))
+            layer_loss = LayerLoss.from_json(value["layer_loss"])
+            rest = {name: dict(value[name]) for name in ("model", "texts", "settings", "environment")}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ProfileError(f"{path}: broken profile ({error}); make it again with prune2vec profile") from error
+        try:
+            return cls(shape=shape, layer_loss=layer_loss, **rest)
+        except ProfileError as error:
+            raise ProfileError(f"{path}: {error}") from error

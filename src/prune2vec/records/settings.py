@@ -1,0 +1,76 @@
+"""Validated settings whose errors are one line and name the key that was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from prune2vec.errors import ConfigError, did_you_mean
+
+
+class Settings(BaseModel):
+    """A frozen group of settings; unknown keys are errors. Subclass it per stage, document fields with docstrings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+    @classmethod
+    def build(cls, values: Mapping[str, Any], *, where: str) -> Self:
+        """Validate ``values`` (dashes in keys count as underscores).
+
+        Args:
+            values: Keys and values as read from YAML, a command line or keyword arguments.
+            where: Where they come from, for the message: ``"recipe.yaml"``, ``"train()"``.
+
+        Raises:
+            ConfigError: A key is unknown (the closest known one is named) or a value does not fit.
+        """
+        try:
+            return cls.model_validate(_underscored(values, where))
+        except ValidationError as error:
+            raise ConfigError(f"{where}: {cls._explain(error)}") from error
+
+    @classmethod
+    def _explain(cls, error: ValidationError) -> str:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            return f"unknown key {key!r}{did_you_mean(str(first['loc'][-1]), cls._keys_at(first['loc'][:-1]))}"
+        if first["type"] == "missing":
+            return f"{key} is missing"
+        if first["type"] in ("value_error", "assertion_error"):
+            # The message of a validator of ours, which says what came.
+            return f"{key}: {first['ctx']['error']}".removeprefix(": ")
+        return f"{key}: {first['msg']}, got {first.get('input')!r}" if key else first["msg"]
+
+    @classmethod
+    def _keys_at(cls, location: tuple[int | str, ...]) -> tuple[str, ...]:
+        """Return the keys known at ``location`` inside the nested settings."""
+        here: type[Settings] = cls
+        for part in location:
+            field = here.model_fields.get(str(part))
+            candidates = _settings_in(field.annotation) if field is not None else []
+            if candidates:
+                here = candidates[0]
+        return tuple(here.model_fields)
+
+
+def _settings_in(annotation: Any) -> list[type[Settings]]:
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        return [annotation]
+    return [found for part in getattr(annotation, "__args__", ()) for found in _settings_in(part)]
+
+
+def _underscored(value: Any, where: str) -> Any:
+    if isinstance(value, list):
+        return [_underscored(item, where) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    result: dict[str, Any] = {}
+    for key, item in value.items():
+        name = str(key).replace("-", "_")
+        if name in result:
+            raise ConfigError(f"{where}: key {name!r} is given twice, with a dash and with an underscore")
+        result[name] = _underscored(item, where)
+    return result

@@ -1,0 +1,154 @@
+"""The layer cut: keep some blocks of a model, drop the others, renumber the rest."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from prune2vec.errors import PlanError
+from prune2vec.families import Family, block_list, cut_config_entries, find_family, num_layers
+
+
+def check_keep(keep: Sequence[int], count: int) -> None:
+    """Refuse kept layers that a model of ``count`` layers does not have.
+
+    Raises:
+        PlanError: Nothing is kept, a layer repeats, the order does not ascend, or a layer is beyond the model.
+    """
+    if not keep or list(keep) != sorted(set(keep)) or keep[0] < 0 or keep[-1] >= count:
+        raise PlanError(f"cannot keep layers {list(keep)}; expected ascending layers between 0 and {count - 1}, at least one")
+
+
+def cut_config(config: Any, keep: Sequence[int]) -> Any:
+    """Return a copy of ``config`` for the model that keeps blocks ``keep`` (0-based), per-layer lists cut with them.
+
+    Raises:
+        PlanError: The model does not have these layers.
+        UnsupportedModel: A per-layer entry of the config is not known.
+    """
+    count = num_layers(config)
+    check_keep(keep, count)
+    changes = cut_config_entries(config.to_dict(), keep, count)
+    # Lists and count are validated against each other as they are set, so the config is made anew from a dictionary.
+    entries = {**copy.deepcopy(config.to_dict()), **changes}
+    depth_key = type(config).attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    entries[depth_key] = len(keep)
+    entries.pop("quantization_config", None)
+    new = type(config).from_dict(entries)
+    # No dictionary holds it, and a mask made for one attention kernel is wrong for another.
+    new._attn_implementation = config._attn_implementation
+    return new
+
+
+def block_of(name: str, blocks: str) -> int | None:
+    """Return the block number in a parameter's name, or None for one outside the blocks."""
+    match = re.search(rf"(?:^|\.){re.escape(blocks)}\.(\d+)\.", name)
+    return int(match.group(1)) if match else None
+
+
+def renamed(name: str, blocks: str, keep: Sequence[int]) -> str | None:
+    """Return a parameter's name after the cut, or None when its block goes."""
+    layer = block_of(name, blocks)
+    if layer is None:
+        return name
+    if layer not in keep:
+        return None
+    return re.sub(rf"((?:^|\.){re.escape(blocks)}\.)\d+\.", rf"\g<1>{list(keep).index(layer)}.", name, count=1)
+
+
+def cut_layers(model: PreTrainedModel, keep: Sequence[int], *, share: bool = False) -> PreTrainedModel:
+    """Return a new model of the same class that has only blocks ``keep`` of ``model``, which stays as it was.
+
+    Args:
+        model: A base model (no LM head).
+        keep: Kept blocks, 0-based, ascending.
+        share: Let both models hold the same weights in memory (a view for measuring) instead of copying them.
+
+    Raises:
+        PlanError: The model does not have these layers.
+        UnsupportedModel: Its structure is not understood.
+    """
+    family = find_family(model, model.config)
+    state = {
+        new: tensor if share else tensor.clone()
+        for name, tensor in model.state_dict().items()
+        if (new := renamed(name, family.blocks, keep)) is not None
+    }
+    return assemble(type(model), cut_config(model.config, keep), state, buffers_from=model)
+
+
+def assemble(
+    model_class: type[PreTrainedModel], config: Any, state: Mapping[str, Tensor], *, buffers_from: nn.Module
+) -> PreTrainedModel:
+    """Build a model without allocating or initialising weights, and give it exactly the tensors of ``state``.
+
+    Args:
+        model_class: A transformers base model class.
+        config: Its config.
+        state: Every parameter and persistent buffer; they are used as they are, not copied.
+        buffers_from: A model of the same family that lends what is in no checkpoint (rotary frequencies, scales).
+
+    Raises:
+        RuntimeError: From ``load_state_dict``, when ``state`` lacks a tensor or has one too many.
+    """
+    with torch.device("meta"):
+        model = model_class(config)
+    model.load_state_dict(dict(state), strict=True, assign=True)
+    lend_buffers(model, buffers_from)
+    model.eval()
+    return model
+
+
+def lend_buffers(model: nn.Module, source: nn.Module) -> None:
+    """Fill the buffers that building on the meta device left without values from those of the same name in ``source``."""
+    lent = dict(source.named_buffers())
+    for name, buffer in list(model.named_buffers()):
+        if buffer.is_meta:
+            parent, _, leaf = name.rpartition(".")
+            owner = model.get_submodule(parent)
+            owner.register_buffer(leaf, lent[_twin(name, lent)].clone(), persistent=False)
+    # Some rotary modules keep the unscaled frequencies as a plain attribute next to the buffer.
+    for path, module in model.named_modules():
+        for attribute, value in list(vars(module).items()):
+            if isinstance(value, Tensor) and value.is_meta:
+                setattr(module, attribute, getattr(source.get_submodule(path), attribute).clone())
+
+
+def _twin(name: str, lent: Mapping[str, Tensor]) -> str:
+    """Return the name of the buffer to copy: the same, or that of the first block when the numbers differ."""
+    return name if name in lent else re.sub(r"\.\d+\.", ".0.", name)
+
+
+def reference_cut(model: PreTrainedModel, original_config: Any, keep: Sequence[int]) -> PreTrainedModel:
+    """Return the original architecture with its other blocks deleted, sharing the weights of a cut ``model``.
+
+    The blocks are those that the original config builds at their original places, so a cut model whose config went
+    wrong (attention kinds, rotary settings) computes something else than this one.
+
+    Args:
+        model: The cut model, whose weights are used.
+        original_config: The config before the cut.
+        keep: Its kept blocks, 0-based.
+    """
+    with torch.device("meta"):
+        whole = type(model)(original_config)
+    family: Family = find_family(whole, original_config)
+    parent, _, leaf = family.blocks.rpartition(".")
+    kept = nn.ModuleList(block_list(whole, family)[layer] for layer in keep)
+    setattr(whole.get_submodule(parent), leaf, kept)
+    # Forward passes of some families iterate over layers[:num_hidden_layers] or zip them with per-layer kinds.
+    config = cut_config(original_config, keep)
+    config.use_cache = False
+    whole.config = config
+    if parent:
+        setattr(whole.get_submodule(parent), "config", config)  # noqa: B010
+    whole.load_state_dict(model.state_dict(), strict=True, assign=True)
+    lend_buffers(whole, model)
+    whole.eval()
+    return whole

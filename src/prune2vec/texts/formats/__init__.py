@@ -1,0 +1,7 @@
+"""File formats: one module each, registered under the file suffix; ``.gz`` around a text format is handled for all."""
+
+from __future__ import annotations
+
+from prune2vec.texts.formats.row import Row, RowReader, formats
+
+__all__ = ["Row", "RowReader", "formats"]

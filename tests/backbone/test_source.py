@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import pytest
+
+from prune2vec.backbone.source import resolve_source
+from prune2vec.errors import ModelError
+from tests.tiny import save_tiny
+
+
+def fake_hub(cache: Path, repo: str, commit: str, files: dict[str, bytes]) -> None:
+    """Lay out a hub cache as huggingface_hub does after a download."""
+    root = cache / f"models--{repo.replace('/', '--')}"
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text(commit)
+    for name, content in files.items():
+        path = root / "snapshots" / commit / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def test_folder(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "m")
+    source = resolve_source(str(tmp_path / "m"))
+    assert source.folder == (tmp_path / "m").resolve()
+    assert source.revision is None
+    assert source.fetch("config.json").is_file()
+    with pytest.raises(FileNotFoundError):
+        source.fetch("nothing.json")
+
+
+def test_typo_in_a_path_names_the_close_match(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "my-model")
+    with pytest.raises(ModelError, match=r"did you mean .*my-model"):
+        resolve_source(str(tmp_path / "my-modle"))
+
+
+@pytest.mark.parametrize("name", ["./nowhere/model", "a/b/c", "model.gguf", "what is this?"])
+def test_missing_path_is_one_line(name: str) -> None:
+    with pytest.raises(ModelError, match="no model at") as caught:
+        resolve_source(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_folder_without_config(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no config\.json and no GGUF"):
+        resolve_source(str(tmp_path))
+
+
+def test_folder_with_several_ggufs(tmp_path: Path) -> None:
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match="2 GGUF files: name one"):
+        resolve_source(str(tmp_path))
+
+
+def test_file_of_another_kind(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(b"x")
+    with pytest.raises(ModelError, match=r"expected a \.gguf file"):
+        resolve_source(str(tmp_path / "model.bin"))
+
+
+def test_hub_id_is_pinned_to_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    fake_hub(tmp_path, "owner/name", commit, {"config.json": b"{}"})
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    source = resolve_source("owner/name")
+    assert source.revision == commit
+    assert source.folder is None
+    assert source.fetch("config.json").read_bytes() == b"{}"
+
+
+def test_hub_id_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="hub cannot be reached"):
+        resolve_source("owner/name")

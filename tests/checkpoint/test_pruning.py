@@ -1,0 +1,174 @@
+"""prune on every family: the saved encoder is the truncated original, read from no more than the kept tensors."""
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from prune2vec.checkpoint import load_encoder, prune_model
+from prune2vec.checkpoint.probe import PROBE_TEXTS
+from prune2vec.errors import CheckpointError, ConfigError, PlanError
+from prune2vec.families import block_list, find_family
+from prune2vec.pooling import pool, poolings
+from tests.checkpoint.plans import plan_for
+from tests.tiny import FAMILIES, save_tiny
+
+
+def truncated_original(model: Path, depth: int, pooling: str) -> np.ndarray:
+    """Encode the probe texts with the whole original, whose blocks beyond ``depth`` pass their input through."""
+    whole = AutoModelForCausalLM.from_pretrained(model).base_model.eval()
+    for block in list(block_list(whole, find_family(whole, whole.config)))[depth:]:
+        block.register_forward_hook(_pass_through, with_kwargs=True)
+    # Not tiny_tokenizer(): transformers gives some architectures the pre-tokeniser of their own.
+    tokenizer, vectors = AutoTokenizer.from_pretrained(model), []
+    for text in PROBE_TEXTS:
+        ids = torch.tensor([tokenizer(text)["input_ids"][:128]])
+        ones = torch.ones_like(ids)
+        with torch.inference_mode():
+            states = whole(input_ids=ids, use_cache=False).last_hidden_state
+        vectors.append(pool(states, poolings.get(pooling)(ones, ones)))
+    return torch.nn.functional.normalize(torch.cat(vectors), dim=1).numpy()
+
+
+def _pass_through(module: object, args: tuple, kwargs: dict, output: object) -> object:
+    states = args[0] if args else kwargs["hidden_states"]
+    return (states, *output[1:]) if isinstance(output, tuple) else states
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_saved_encoder_is_the_truncated_original(tmp_path: Path, family: str) -> None:
+    model = save_tiny(tmp_path / "m", family)
+    out = prune_model(str(model), plan_for(model, range(3)), tmp_path / "out", max_length=128)
+    encoder = load_encoder(out, device="cpu", dtype="float32")
+    vectors = encoder.encode(list(PROBE_TEXTS), batch_size=3)
+    np.testing.assert_allclose(vectors, truncated_original(model, 3, "weightedmean"), atol=1e-6, rtol=0)
+    assert json.loads((out / "parity.json").read_text())["max_difference"] <= 1e-6
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3_text", "smollm3", "gpt2"])
+@pytest.mark.parametrize("pooling", ["mean", "weightedmean", "lasttoken"])
+def test_every_pooling_with_and_without_instruction_and_bos(tmp_path: Path, family: str, pooling: str) -> None:
+    model = save_tiny(tmp_path / "m", family, bos=True)
+    out = prune_model(
+        str(model), plan_for(model, [0, 2, 4]), tmp_path / "out", max_length=128, pooling=pooling, instruction="find it"
+    )
+    parity = json.loads((out / "parity.json").read_text())
+    assert parity["texts"] == 2 * len(PROBE_TEXTS)
+    assert parity["max_difference"] <= 1e-6
+
+
+def test_chat_wrapper_is_saved_with_the_encoder(tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "m")
+    template = "{% for m in messages %}<|user|>\n{{ m['content'] }}</s>\n{% endfor %}"
+    (model / "chat_template.jinja").write_text(template)
+    out = prune_model(str(model), plan_for(model, range(3)), tmp_path / "out", max_length=128, wrapper="chat")
+    encoder = load_encoder(out, device="cpu", dtype="float32")
+    assert encoder.tokenizer.chat_template is None
+    shown = encoder.preprocess(["quick fox"], prompt=encoder.prompts["document"])["input_ids"][0]
+    assert encoder.tokenizer.decode(shown) == "<|user|>\nquick fox</s>"
+    plain = encoder.encode("quick fox")
+    np.testing.assert_allclose(plain, encoder.encode_document("quick fox"), atol=1e-6)
+
+
+def test_only_the_kept_shards_are_opened(tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "m", max_shard_size="40KB")
+    index = json.loads((model / "model.safetensors.index.json").read_text())["weight_map"]
+    kept = {name: file for name, file in index.items() if ".layers." not in name or int(name.split(".")[2]) < 2}
+    kept.pop("lm_head.weight", None)
+    plan = plan_for(model, range(2))
+    for file in set(index.values()) - set(kept.values()):
+        # Same size, no safetensors: opening one would raise.
+        (model / file).write_bytes(b"\xff" * (model / file).stat().st_size)
+    out = prune_model(str(model), plan, tmp_path / "out", max_length=128)
+    read = json.loads((out / "prune2vec.json").read_text())["read"]
+    assert set(read["files"]) == set(kept.values())
+    sizes = {name: tensor.nbytes for file in set(kept.values()) for name, tensor in load_file(model / file).items()}
+    assert read["bytes"] == sum(sizes[name] for name in kept)
+
+
+def test_plan_of_another_depth(tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "m")
+    plan = plan_for(model, range(2))
+    other = replace(plan, shape=replace(plan.shape, num_layers=7))
+    with pytest.raises(PlanError, match="llama of 7 layers"):
+        prune_model(str(model), other, tmp_path / "out", max_length=128)
+
+
+def test_plan_of_another_model_of_the_same_shape(tmp_path: Path) -> None:
+    first, second = save_tiny(tmp_path / "a"), save_tiny(tmp_path / "b", seed=1)
+    with pytest.raises(PlanError, match="another model of the same shape"):
+        prune_model(str(second), plan_for(first, range(2)), tmp_path / "out", max_length=128)
+
+
+def test_nan_weights_name_tensor_and_layer(tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "m")
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.up_proj\.weight \(layer 1\) holds NaN"):
+        prune_model(str(model), plan_for(model, range(2)), tmp_path / "out", max_length=128)
+    assert not (tmp_path / "out").exists()
+    assert prune_model(str(model), plan_for(model, [0]), tmp_path / "out", max_length=128).is_dir()
+
+
+def test_prompt_that_swallows_the_first_word(tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "m")
+    with pytest.raises(ConfigError, match="line break"):
+        prune_model(str(model), plan_for(model, [0]), tmp_path / "out", max_length=128, instruction="find", separator="; ")
+
+
+def test_texts_are_cut_at_the_models_positions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = save_tiny(tmp_path / "m")
+    out = prune_model(str(model), plan_for(model, [0]), tmp_path / "out", max_length=512)
+    assert load_encoder(out, device="cpu").max_seq_length == 256
+    assert "cut at 256 tokens instead of 512" in capsys.readouterr().err
+
+
+def test_folder_in_the_way(tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "m")
+    (tmp_path / "file").write_text("a file where a folder should be")
+    with pytest.raises(CheckpointError, match="cannot write"):
+        prune_model(str(model), plan_for(model, [0]), tmp_path / "file" / "out", max_length=128)
+
+
+def _limit_file_size() -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+
+def test_disk_full(tmp_path: Path) -> None:
+    """A limit on file size stands for a full disk: writing the weights fails in the middle."""
+    model = save_tiny(tmp_path / "m")
+    plan_for(model, range(3)).save(tmp_path / "plan.json")
+    code = (
+        "import sys; from pathlib import Path; from prune2vec.checkpoint import prune_model\n"
+        "from prune2vec.errors import CheckpointError\n"
+        "try: prune_model(sys.argv[1], sys.argv[2], Path(sys.argv[3]), max_length=128)\n"
+        "except CheckpointError as error: print('ERROR:', error); sys.exit(1)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(model), str(tmp_path / "plan.json"), str(tmp_path / "out")],
+        capture_output=True, text=True, preexec_fn=_limit_file_size, check=False,
+    )  # fmt: skip
+    assert run.returncode == 1, run.stderr
+    (line,) = [line for line in run.stdout.splitlines() if line.startswith("ERROR:")]
+    assert "cannot write" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "plan.json"]
+
+
+def test_a_folder_with_something_else_is_not_replaced(tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "m")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    with pytest.raises(CheckpointError, match="holds something else"):
+        prune_model(str(model), plan_for(model, [0]), tmp_path / "out", max_length=128)
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"

@@ -1,0 +1,106 @@
+"""Tiny random models of every supported family, and a tokeniser for them: no downloads, built in milliseconds."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+VOCAB = 384
+_BASE: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_GPT2 = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 5, "n_head": 4, "n_positions": 256, "pad_token_id": 0}
+_SPECIALS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": _BASE,
+    "mistral": {**_BASE, "head_dim": 8, "sliding_window": 16},
+    "qwen2": {**_BASE, "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 2},
+    "qwen3": {**_BASE, "head_dim": 8},
+    "phi3": {**_BASE, "max_position_embeddings": 4096},
+    "gemma": {**_BASE, "head_dim": 8},
+    "gemma2": {**_BASE, "head_dim": 8, "sliding_window": 16},
+    "gemma3_text": {**_BASE, "head_dim": 8, "sliding_window": 16},
+    "olmo2": _BASE,
+    "smollm3": {**_BASE, "head_dim": 8},
+    "granite": _BASE,
+    "gpt2": {**_GPT2, **_SPECIALS},
+    "gpt_neox": _BASE,
+    "opt": {
+        **{key: _BASE[key] for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")},
+        **_SPECIALS,
+        "ffn_dim": 48,
+        "max_position_embeddings": 256,
+        "word_embed_proj_dim": 32,
+    },
+}
+_CORPUS = (
+    "the quick brown fox jumps over the lazy dog while 12 or 345 birds sing in the morning light of spring",
+    "layers of a language model hold what an encoder needs, and some of them can be cut without much loss",
+    "return the number of rows that a reader has seen so far, or raise an error with the file and the line",
+)
+
+
+def tiny_config(family: str, **changes: Any) -> Any:
+    """Return the tiny configuration of ``family``."""
+    return AutoConfig.for_model(family, **{**FAMILIES[family], **changes})
+
+
+def tiny_model(family: str, seed: int = 0, *, causal_lm: bool = False, **changes: Any) -> PreTrainedModel:
+    """Return a random model in eval mode with 5 layers, whose norms and biases are random too."""
+    torch.manual_seed(seed)
+    auto = AutoModelForCausalLM if causal_lm else AutoModel
+    model = auto.from_config(tiny_config(family, **changes))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # Fresh norms are all ones and fresh weights tiny: a skipped norm or a swapped layer would go unseen.
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return model.eval()
+
+
+@functools.cache
+def _trained_tokenizer() -> str:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB,
+        special_tokens=["<pad>", "<s>", "</s>", "<|user|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_CORPUS, trainer)
+    return str(tokenizer.to_str())
+
+
+def tiny_tokenizer(*, bos: bool = False) -> PreTrainedTokenizerFast:
+    """Return a byte-level BPE tokeniser with 384 entries; ``bos=True`` makes its post-processor add ``<s>``."""
+    tokenizer = Tokenizer.from_str(_trained_tokenizer())
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=256
+    )
+
+
+def save_tiny(folder: Path, family: str = "llama", seed: int = 0, *, bos: bool = False, **kwargs: Any) -> Path:
+    """Write a plain Hugging Face checkpoint of a tiny causal LM (config, safetensors, tokeniser) and return ``folder``."""
+    tiny_model(family, seed, causal_lm=True).save_pretrained(folder, **kwargs)
+    tiny_tokenizer(bos=bos).save_pretrained(folder)
+    return folder
