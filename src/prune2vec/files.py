@@ -115,7 +115,7 @@ def check_replaceable(target: Path, *, mark: str | None = None) -> None:
     if Path.cwd().is_relative_to(target.resolve()):
         raise CheckpointError(f"cannot write {target}: you are in this folder, which would be replaced; name a new folder")
     if mark is not None and not (target / mark).is_file() and any(target.iterdir()):
-        raise CheckpointError(f"cannot write {target}: it holds something else (no {mark}); name a new or an empty folder")
+        raise CheckpointError(f"{target} exists and holds something else (no {mark}); name a new or an empty folder")
 
 
 @contextmanager

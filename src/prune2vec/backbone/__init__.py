@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from prune2vec.registry import lazy_names
 
 if TYPE_CHECKING:
     from prune2vec.backbone.load import Backbone as Backbone
@@ -11,11 +12,9 @@ if TYPE_CHECKING:
     from prune2vec.backbone.source import ModelSource as ModelSource
     from prune2vec.backbone.source import resolve_source as resolve_source
 
-_HOMES = {"Backbone": "load", "load_backbone": "load", "ModelSource": "source", "resolve_source": "source"}
 __all__ = ["Backbone", "ModelSource", "load_backbone", "resolve_source"]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"prune2vec.backbone.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    load=("Backbone", "load_backbone"),
+    source=("ModelSource", "resolve_source"),
+)

@@ -79,7 +79,7 @@ def test_an_earlier_result_is_replaced_and_nothing_else(folder: Path, tmp_path: 
     with pytest.raises(CheckpointError, match="docs exists and holds something else"):
         mine(folder, folder)
     assert len(list(folder.iterdir())) == len(WORDS)
-    with pytest.raises(CheckpointError, match="not written by mine"):
+    with pytest.raises(CheckpointError, match="a file of that name is there"):
         mine(folder, folder / "amber.md")
 
 

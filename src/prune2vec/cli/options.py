@@ -1,0 +1,103 @@
+"""Command-line options made from settings classes: the fields' names, types, defaults and docstrings say it all.
+
+Paths in settings are inputs, so they must be there.
+"""
+
+from __future__ import annotations
+
+import types
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import click
+from pydantic import BeforeValidator
+from pydantic.fields import FieldInfo
+
+from prune2vec.cli.paths import Existing
+from prune2vec.cli.section import Section
+
+_PLAIN: dict[object, click.ParamType[Any]] = {
+    int: click.INT,
+    float: click.FLOAT,
+    str: click.STRING,
+    Path: Existing(),
+}
+
+
+class SectionOption(click.Option):
+    """An option that belongs to a section of the help."""
+
+    def __init__(self, *args: Any, section: Section, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+class Listed(click.ParamType[Any]):
+    """A list, written with commas: ``64,128``; one word stays a word where the setting takes that too."""
+
+    name = "list"
+
+    def __init__(self, *, or_word: bool) -> None:
+        self._or_word = or_word
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Split at the commas; a list from a settings file comes as it is."""
+        if not isinstance(value, str) or (self._or_word and "," not in value):
+            return value
+        return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def options_from(section: Section) -> list[SectionOption]:
+    """Return one option for each field of the section's settings class."""
+    return [_option(name, field, section) for name, field in section.load().model_fields.items()]
+
+
+def _option(name: str, field: FieldInfo, section: Section) -> SectionOption:
+    flag = "--" + name.replace("_", "-")
+    choices = _without_none(field.annotation)
+    is_switch = choices == [bool]
+    declaration = f"{flag}/--no-{flag[2:]}" if is_switch else flag
+    return SectionOption(
+        [declaration, name],
+        section=section,
+        # The default stays with the settings class; None here means "not given".
+        default=None,
+        type=click.BOOL if is_switch else _value_type(choices),
+        help=_help(field),
+    )
+
+
+def _help(field: FieldInfo) -> str:
+    text = " ".join((field.description or "").split())
+    if field.is_required():
+        return text
+    default = field.get_default(call_default_factory=True) if field.default_factory is None else field.default_factory()  # type: ignore[call-arg]
+    return text if default in (None, "", (), []) else f"{text}  [default: {_shown(default)}]".strip()
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return ",".join(map(str, default)) if isinstance(default, tuple | list) else str(default)
+
+
+def _without_none(annotation: Any) -> list[Any]:
+    if get_origin(annotation) is Annotated:
+        inner, *extras = get_args(annotation)
+        # What has a reader of its own (90M, 4GB) is taken as text and read by the settings class.
+        return [str] if any(isinstance(extra, BeforeValidator) for extra in extras) else _without_none(inner)
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [found for part in get_args(annotation) for found in _without_none(part)]
+    return [] if annotation is type(None) else [annotation]
+
+
+def _value_type(choices: list[Any]) -> click.ParamType[Any]:
+    """Return the command-line type for a field that takes any of ``choices``; settings classes validate the rest."""
+    first = choices[0]
+    if len(choices) == 1 and get_origin(first) is Literal:
+        return click.Choice([str(value) for value in get_args(first)])
+    if len(choices) == 1 and first in _PLAIN:
+        return _PLAIN[first]
+    if any((get_origin(choice) or choice) in (list, tuple) for choice in choices):
+        return Listed(or_word=str in choices)
+    return click.STRING

@@ -1,0 +1,138 @@
+"""A verb of the command line: the options that all verbs share, a settings file, and one result printed once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from prune2vec.cli.outcome import Outcome
+from prune2vec.cli.paths import must_exist
+from prune2vec.cli.section import Section
+from prune2vec.errors import ConfigError, did_you_mean
+from prune2vec.progress import set_enabled
+
+if TYPE_CHECKING:
+    from prune2vec.cli.options import SectionOption
+
+
+class Verb(click.Command):
+    """A command whose function returns an ``Outcome``, with some of its options taken from settings classes."""
+
+    def __init__(self, *args: Any, sections: Sequence[Section] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._sections = sections
+
+    @cached_property
+    def section_options(self) -> list[SectionOption]:
+        """The options made from settings classes; made on first use, because that imports the classes."""
+        from prune2vec.cli.options import options_from
+
+        return [option for section in self._sections for option in options_from(section)]
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return all parameters, with those from settings classes."""
+        own = super().get_params(ctx)
+        return [*own, *self.section_options]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line; a value from the settings file that does not fit is reported with the file's name."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.BadParameter as error:
+            name = error.param.name if error.param is not None else None
+            if name is None or ctx.get_parameter_source(name) is not ParameterSource.DEFAULT_MAP:
+                raise
+            raise ConfigError(f"{ctx.meta['config'].where([name])}: {name}: {error.message}") from error
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Run the verb's function and print its outcome."""
+        values = dict(ctx.params)
+        as_json = values.pop("json")
+        set_enabled(not values.pop("quiet"))
+        for section in self._sections:
+            names = [option.name for option in self.section_options if option.section is section]
+            taken = {name: values.pop(name) for name in names}
+            given = {name: value for name, value in taken.items() if _is_given(ctx, name)}
+            values[section.keyword] = section.load().build(given, where=ctx.command_path)
+        assert self.callback is not None
+        outcome: Outcome = ctx.invoke(self.callback, **values)
+        click.echo(json.dumps(outcome.data, indent=2, ensure_ascii=False) if as_json else outcome.text)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options under one heading a section."""
+        shared = [option for option in super().get_params(ctx) if isinstance(option, click.Option)]
+        _write_options("Options", shared, ctx, formatter)
+        for section in self._sections:
+            options = [option for option in self.section_options if option.section is section]
+            _write_options(section.title, options, ctx, formatter)
+
+
+def _is_given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+def _write_options(title: str, options: Sequence[click.Option], ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    records = [record for option in options if (record := option.get_help_record(ctx)) is not None]
+    if records:
+        with formatter.section(title):
+            formatter.write_dl(records)
+
+
+def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
+    """Make the keys of a YAML file the defaults of this command line."""
+    if path is None:
+        return
+    from prune2vec.experiments.yaml_file import read_yaml
+
+    known = {str(param.name) for param in ctx.command.get_params(ctx)} - {"config", "help"}
+    file = read_yaml(must_exist(path))
+    for name in file.values:
+        if name not in known:
+            raise ConfigError(f"{file.where([name])}: unknown key {name!r}{did_you_mean(name, known)}")
+    ctx.meta["config"] = file
+    ctx.default_map = dict(file.values)
+
+
+def verb(
+    *, example: str, sections: Sequence[Section] = (), writes: bool = True, name: str | None = None
+) -> Callable[[Callable[..., Outcome]], Verb]:
+    """Return a decorator that makes a function a verb.
+
+    Args:
+        example: Command lines for the end of the help.
+        sections: Settings classes whose fields become options.
+        writes: Whether the verb writes something, and so takes ``--dry-run``.
+        name: The verb, if it is not the function's own name.
+    """
+
+    def decorate(function: Callable[..., Outcome]) -> Verb:
+        epilog = "\b\nExample:\n" + "\n".join(f"  {line}" for line in example.strip().splitlines())
+        made = click.command(name, cls=Verb, sections=sections, epilog=epilog)(function)
+        made.params += _shared_options(writes)
+        return made
+
+    return decorate
+
+
+def _shared_options(writes: bool) -> list[click.Parameter]:
+    dry_run = click.Option(["--dry-run"], is_flag=True, help="Check the inputs, say what would be done, write nothing.")
+    config = click.Option(
+        ["--config"],
+        type=click.Path(path_type=Path),
+        is_eager=True,
+        expose_value=False,
+        callback=_read_config,
+        help="YAML file with any of these settings; options on the command line override it.",
+    )
+    return [
+        config,
+        *([dry_run] if writes else []),
+        click.Option(["--json"], is_flag=True, help="Print the result as JSON."),
+        click.Option(["--quiet"], is_flag=True, help="No progress on stderr."),
+    ]

@@ -1,0 +1,1 @@
+"""The verbs, one file each; ``prune2vec.cli.app`` has their order."""

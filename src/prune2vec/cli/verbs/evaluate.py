@@ -1,0 +1,58 @@
+"""``prune2vec evaluate``: encoder -> results.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from prune2vec.cli.outcome import Outcome, would
+from prune2vec.cli.paths import Existing, Source, Target
+from prune2vec.cli.section import Section
+from prune2vec.cli.verb import verb
+
+if TYPE_CHECKING:
+    from prune2vec.evaluation.settings import EvaluateSettings
+
+
+def _settings() -> type[EvaluateSettings]:
+    from prune2vec.evaluation.settings import EvaluateSettings
+
+    return EvaluateSettings
+
+
+EXAMPLE = """
+prune2vec evaluate encoder/ --data heldout.jsonl
+prune2vec evaluate encoder/ --tasks SciFact,STSBenchmark -o results.json
+prune2vec evaluate encoder/ --tasks mteb-15 --mirror mteb-copies/
+"""
+
+
+@verb(example=EXAMPLE, sections=[Section("settings", "Evaluating", _settings)])
+@click.argument("encoder", type=Source("encoder"))
+@click.option("--data", type=Source("path"), help="Held-out triplets, or a BEIR folder.")
+@click.option("--tasks", help="MTEB tasks, separated by commas, or the preset mteb-15.")
+@click.option("--mirror", type=Existing(), help="Folder with offline copies of MTEB tasks.")
+@click.option("-o", "--output", type=Target(folder=False), help="File to write; without it the result is only printed.")
+def evaluate(
+    encoder: str,
+    *,
+    data: str | None,
+    tasks: str | None,
+    mirror: Path | None,
+    output: Path | None,
+    settings: EvaluateSettings,
+    dry_run: bool,
+) -> Outcome:
+    """Measure quality, speed and size of ENCODER."""
+    if data is None and tasks is None:
+        raise click.UsageError("nothing to evaluate on: give --data or --tasks")
+    names = [name.strip() for name in tasks.split(",") if name.strip()] if tasks else None
+    if dry_run:
+        reads = [encoder, *filter(None, [data, tasks, mirror])]
+        return would(f"evaluate {encoder}", reads=reads, writes=output, settings=settings.model_dump(mode="json"))
+    from prune2vec.evaluation import evaluate_encoder
+
+    results = evaluate_encoder(encoder, data=data, tasks=names, mirror=mirror, output=output, settings=settings)
+    return Outcome(results.render(), results.to_json())

@@ -1,0 +1,35 @@
+"""``prune2vec methods``: the names that the registries know."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from prune2vec.cli.outcome import Outcome
+from prune2vec.cli.verb import verb
+from prune2vec.registry import Registry
+
+
+@verb(example="prune2vec methods", writes=False)
+def methods() -> Outcome:
+    """List planners, scorers and poolings."""
+    found = {registry.kind: _described(registry) for registry in _registries()}
+    width = max(len(name) for parts in found.values() for name in parts)
+    blocks = [_listed(kind, parts, width) for kind, parts in found.items()]
+    return Outcome("\n\n".join(blocks), found)
+
+
+def _listed(kind: str, parts: dict[str, str], width: int) -> str:
+    return "\n".join([f"{kind}s", *(f"  {name:<{width}}  {line.replace('``', '')}" for name, line in parts.items())])
+
+
+def _registries() -> list[Registry[Any]]:
+    from prune2vec.planners import planners
+    from prune2vec.pooling import poolings
+    from prune2vec.scorers.registry import scorers
+
+    return [planners, scorers, poolings]
+
+
+def _described(registry: Registry[Any]) -> dict[str, str]:
+    return {name: (inspect.getdoc(registry.get(name)) or "").split("\n\n")[0].replace("\n", " ") for name in registry}

@@ -1,0 +1,52 @@
+"""``prune2vec mine``: text that the user has -> triplets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from prune2vec.cli.outcome import Outcome, would
+from prune2vec.cli.paths import Existing, Source, Target
+from prune2vec.cli.verb import verb
+
+EXAMPLE = """
+prune2vec mine docstrings -o triplets/
+prune2vec mine docs/ -o triplets/ --negatives 3
+"""
+
+
+@verb(example=EXAMPLE)
+@click.argument("source", type=Source("source"))
+@click.option("-o", "--output", type=Target(folder=True), required=True, help="Folder to write.")
+@click.option("--root", type=Existing(), help="Where the packages are; default: beside prune2vec.")
+@click.option("--packages", metavar="NAMES", help="Only these packages, separated by commas.")
+@click.option("--max-pairs", type=click.IntRange(min=1), help="At most so many pairs.")
+@click.option("--negatives", type=click.IntRange(min=0), default=1, show_default=True, help="Hard negatives for each pair.")
+@click.option(
+    "--dev-fraction",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="Largest share of the pairs to hold out, by whole packages or files.",
+)
+@click.option("--seed", type=int, default=42, show_default=True, help="Seed of every draw.")
+def mine(source: str, *, output: Path, packages: str | None, dry_run: bool, **settings: object) -> Outcome:
+    """Make training triplets from text that you have.
+
+    SOURCE is `docstrings` (those of the installed Python packages) or a folder of Markdown, RST or plain text. A triplet
+    is a query, its positive and hard negatives from the same package or folder.
+    """
+    names = [name.strip() for name in packages.split(",")] if packages else None
+    settings = {**settings, "packages": names}
+    if dry_run:
+        return would(f"mine {source}", reads=[source], writes=output, settings=_plain(settings))
+    from prune2vec.texts import mine as mine_texts
+
+    mined = mine_texts(source, output, **settings)  # type: ignore[arg-type]
+    counts = "\n".join(f"{name:<8}{count:>9,}" for name, count in mined.manifest["counts"].items())
+    return Outcome(f"{counts}\n{mined.folder}", {"output": str(mined.folder), **mined.manifest})
+
+
+def _plain(settings: dict[str, object]) -> dict[str, object]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}

@@ -1,0 +1,59 @@
+"""``prune2vec plan``: profile.json -> plan.json; arithmetic only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from prune2vec.cli.outcome import Outcome, would
+from prune2vec.cli.paths import Existing, Target
+from prune2vec.cli.section import Section
+from prune2vec.cli.verb import verb
+
+if TYPE_CHECKING:
+    from prune2vec.planners.budget import Budget
+    from prune2vec.records.settings import Settings
+
+
+def _parameters() -> type[Settings]:
+    from prune2vec.cli.parameters import planner_parameters
+
+    return planner_parameters()
+
+
+def _budget() -> type[Budget]:
+    from prune2vec.planners.budget import Budget
+
+    return Budget
+
+
+EXAMPLE = """
+prune2vec plan profile.json --method l3prune --variant large -o plan.json
+prune2vec plan profile.json --method depth --depth 12
+prune2vec plan show plan.json
+"""
+
+
+@verb(
+    example=EXAMPLE,
+    sections=[Section("parameters", "Parameters of the methods", _parameters), Section("budget", "Budget", _budget)],
+)
+@click.argument("profile", type=Existing())
+@click.option("--method", default="l3prune", show_default=True, help="How to choose; `prune2vec methods` lists them.")
+@click.option("-o", "--output", type=Target(folder=False), default="plan.json", show_default=True, help="File to write.")
+def plan(profile: Path, *, method: str, output: Path, parameters: Settings, budget: Budget, dry_run: bool) -> Outcome:
+    """Choose the layers to keep.
+
+    PROFILE is a file made by `prune2vec profile`.
+
+    To look at a plan: `prune2vec plan show PLAN`.
+    """
+    from prune2vec.planners import make_plan, render_plan
+
+    given = parameters.model_dump(exclude_unset=True)
+    made = make_plan(profile, method=method, budget=budget, output=None if dry_run else output, **given)
+    if dry_run:
+        return would(f"write the plan\n{render_plan(made)}", reads=[profile], writes=output)
+    return Outcome(f"{render_plan(made)}\n{output}", made.to_json())

@@ -1,0 +1,74 @@
+"""``prune2vec profile``: model + texts -> profile.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from prune2vec.cli.checks import check_model, check_texts
+from prune2vec.cli.outcome import Outcome, would
+from prune2vec.cli.paths import Source, Target
+from prune2vec.cli.section import Section
+from prune2vec.cli.verb import verb
+
+if TYPE_CHECKING:
+    from prune2vec.records.profile import Profile
+    from prune2vec.scorers.settings import ProfileSettings
+
+
+def _settings() -> type[ProfileSettings]:
+    from prune2vec.scorers.settings import ProfileSettings
+
+    return ProfileSettings
+
+
+EXAMPLE = """
+prune2vec profile smollm2 --texts triplets.jsonl -o profile.json
+prune2vec profile Qwen/Qwen3-0.6B --texts triplets/ --order dataset --instruction e5
+"""
+
+
+@verb(example=EXAMPLE, sections=[Section("settings", "Measuring", _settings)])
+@click.argument("model", type=Source("model"))
+@click.option("--texts", type=Source("path"), required=True, help="Triplets: a file, a folder of files or a hub dataset.")
+@click.option("-o", "--output", type=Target(folder=False), default="profile.json", show_default=True, help="File to write.")
+def profile(model: str, *, texts: str, output: Path, settings: ProfileSettings, dry_run: bool) -> Outcome:
+    """Measure what every depth of MODEL is worth.
+
+    MODEL is `smollm2`, a hub id, a folder or a GGUF file. A picture of the curve is written beside the profile.
+    """
+    if dry_run:
+        check_model(model)
+        check_texts(texts)
+        return would(f"profile {model}", reads=[model, texts], writes=output, settings=settings.model_dump(mode="json"))
+    from prune2vec.experiments.plots import plot_profile
+    from prune2vec.scorers import profile_model
+
+    result = profile_model(model, texts, settings=settings, output=output)
+    picks = _picks(result)
+    picture = plot_profile(result, picks, output.with_suffix(".svg"))
+    return Outcome(_render(result, picks, [output, picture]), {"output": str(output), "picks": picks, **result.to_json()})
+
+
+def _picks(profile: Profile) -> dict[str, int]:
+    """Return the depths that L3Prune would keep; a model of one layer has none to choose."""
+    from prune2vec.planners import make_plan
+
+    if profile.shape.num_layers < 2:
+        return {}
+    return {name: len(make_plan(profile, method="l3prune", variant=name).keep_layers) for name in ("small", "large")}
+
+
+def _render(profile: Profile, picks: dict[str, int], written: list[Path]) -> str:
+    from prune2vec.experiments.sparkline import sparkline
+
+    curve = profile.layer_loss
+    lines = [f"layer loss, depth 1 to {len(curve.loss)}: {sparkline(curve.loss)}"]
+    lines += [
+        f"{name:<6} depth {depth:>3}   loss {curve.loss[depth - 1]:.4f} ± {curve.std_error[depth - 1]:.4f}"
+        f"   accuracy@1 {curve.accuracy[depth - 1]:.3f}"
+        for name, depth in {**picks, "full": len(curve.loss)}.items()
+    ]
+    return "\n".join([*lines, *map(str, written)])

@@ -1,0 +1,47 @@
+"""``prune2vec prune``: model + plan.json -> checkpoint folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from prune2vec.cli.checks import check_model
+from prune2vec.cli.outcome import Outcome, would
+from prune2vec.cli.paths import Existing, Source, Target
+from prune2vec.cli.section import Section
+from prune2vec.cli.verb import verb
+
+if TYPE_CHECKING:
+    from prune2vec.checkpoint.settings import PruneSettings
+
+
+def _settings() -> type[PruneSettings]:
+    from prune2vec.checkpoint.settings import PruneSettings
+
+    return PruneSettings
+
+
+@verb(example="prune2vec prune smollm2 plan.json -o small/", sections=[Section("settings", "What is saved", _settings)])
+@click.argument("model", type=Source("model"))
+@click.argument("plan", type=Existing())
+@click.option("-o", "--output", type=Target(folder=True), required=True, help="Folder to write.")
+def prune(model: str, plan: Path, *, output: Path, settings: PruneSettings, dry_run: bool) -> Outcome:
+    """Cut MODEL as PLAN says and save what is left.
+
+    The result is a SentenceTransformer folder that loads anywhere. Only the weights that stay are read.
+    """
+    from prune2vec.files import read_json
+    from prune2vec.records.plan import PruningPlan
+
+    loaded = PruningPlan.load(plan)
+    action = f"prune {model} to {len(loaded.keep_layers)} of {loaded.num_layers} layers"
+    if dry_run:
+        check_model(model)
+        return would(action, reads=[model, plan], writes=output, settings=settings.model_dump(mode="json"))
+    from prune2vec.checkpoint import prune_model
+
+    folder = prune_model(model, loaded, output, settings=settings)
+    parity = read_json(folder / "parity.json")
+    return Outcome(str(folder), {"output": str(folder), "plan": loaded.to_json(), "parity": parity})

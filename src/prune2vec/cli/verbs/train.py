@@ -1,0 +1,48 @@
+"""``prune2vec train``: checkpoint + data -> encoder folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from prune2vec.cli.checks import check_encoder, check_texts
+from prune2vec.cli.outcome import Outcome, would
+from prune2vec.cli.paths import Existing, Source, Target
+from prune2vec.cli.section import Section
+from prune2vec.cli.verb import verb
+
+if TYPE_CHECKING:
+    from prune2vec.training.settings import TrainSettings
+
+
+def _settings() -> type[TrainSettings]:
+    from prune2vec.training.settings import TrainSettings
+
+    return TrainSettings
+
+
+EXAMPLE = """
+prune2vec train small/ --data triplets/ -o encoder/
+prune2vec train small/ --data train.jsonl.gz -o encoder/ --steps 200 --batch-size 32
+"""
+
+
+@verb(example=EXAMPLE, sections=[Section("settings", "Training", _settings)])
+@click.argument("checkpoint", type=Existing())
+@click.option("--data", type=Source("path"), required=True, help="Triplets: a file, a folder of files or a hub dataset.")
+@click.option("-o", "--output", type=Target(folder=True), required=True, help="Folder to write.")
+def train(checkpoint: Path, *, data: str, output: Path, settings: TrainSettings, dry_run: bool) -> Outcome:
+    """Train the encoder in CHECKPOINT on triplets.
+
+    Adapters are merged before the encoder is saved. The same command goes on after an interruption.
+    """
+    if dry_run:
+        check_encoder(checkpoint)
+        check_texts(data)
+        return would(f"train {checkpoint}", reads=[checkpoint, data], writes=output, settings=settings.model_dump(mode="json"))
+    from prune2vec.training import train_encoder
+
+    result = train_encoder(checkpoint, data, output, settings=settings)
+    return Outcome(result.render(), result.to_json())

@@ -1,0 +1,122 @@
+"""Getting an encoder ready to be evaluated: load it, name it by what is in it, and weigh it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prune2vec.checkpoint import load_encoder
+from prune2vec.checkpoint.encoder import read_record
+from prune2vec.errors import ConfigError, EvaluationError
+from prune2vec.evaluation.settings import EvaluateSettings
+from prune2vec.files import digest_tree
+from prune2vec.machine import pick_device, pick_dtype
+from prune2vec.records.text_format import TextFormat
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+_PROBE = ["one short text", "and another one, which is a little longer than the first"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedEncoder:
+    """An encoder in memory.
+
+    Attributes:
+        model: The encoder.
+        name: Its path or hub id, as given.
+        folder: The folder that its files were read from.
+        digest: SHA-256 over the names and contents of those files.
+        record: What ``prune2vec.json`` says about how it was made; empty for encoders made elsewhere.
+        text_format: What stands around its texts.
+        dtype: Number format of the weights.
+    """
+
+    model: SentenceTransformer
+    name: str
+    folder: Path
+    digest: str
+    record: Mapping[str, Any]
+    text_format: TextFormat
+    dtype: str
+
+    def describe(self) -> dict[str, Any]:
+        """Return what ``results.json`` says about the encoder."""
+        return {
+            "path": self.name,
+            "digest": self.digest,
+            "revision": self.folder.name if self.folder.parent.name == "snapshots" else None,
+            "dimension": self.model.get_embedding_dimension(),
+            "max_length": self.model.max_seq_length,
+            "dtype": self.dtype,
+            "device": str(self.model.device),
+            "similarity": str(self.model.similarity_fn_name),
+            "prompts": {key: value for key, value in self.model.prompts.items() if value},
+            "modules": [type(module).__name__ for module in self.model],
+            "record": dict(self.record),
+        }
+
+    def size(self) -> dict[str, int]:
+        """Return unique parameters (embeddings once), the embeddings among them, and bytes on disk."""
+        embeddings = getattr(self.model[0], "auto_model", None)
+        table = embeddings.get_input_embeddings() if embeddings is not None else None
+        return {
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "embedding_parameters": sum(parameter.numel() for parameter in table.parameters()) if table is not None else 0,
+            "disk_bytes": sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file()),
+        }
+
+
+def load_for_evaluation(encoder: Path | str, settings: EvaluateSettings) -> LoadedEncoder:
+    """Load an encoder of ours, any other sentence-transformers folder, or a hub id.
+
+    Raises:
+        CheckpointError: It is not an encoder, or does not load.
+        EvaluationError: Its embeddings are not finite.
+        ConfigError: The device does not exist here.
+    """
+    device = _device(settings.device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    dtype = str(pick_dtype(settings.dtype, device)).removeprefix("torch.")
+    model = load_encoder(encoder, device=str(device), dtype=dtype)
+    folder = Path(encoder) if Path(encoder).is_dir() else _snapshot(str(encoder))
+    record = read_record(folder)
+    if settings.max_length is not None:
+        model.max_seq_length = settings.max_length
+    _check_finite(model, str(encoder))
+    return LoadedEncoder(
+        model=model,
+        name=str(encoder),
+        folder=folder,
+        digest=digest_tree(folder),
+        record=record,
+        text_format=TextFormat.from_json(record["text_format"]) if "text_format" in record else TextFormat(),
+        dtype=dtype,
+    )
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return pick_device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"no device is called {name!r}; use auto, cpu, cuda, cuda:N or mps") from error
+
+
+def _snapshot(repo: str) -> Path:
+    """Return the local folder that holds a hub model which has just been loaded."""
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(repo, local_files_only=True))
+
+
+def _check_finite(model: SentenceTransformer, name: str) -> None:
+    import numpy as np
+
+    if not np.isfinite(model.encode(_PROBE, show_progress_bar=False)).all():
+        raise EvaluationError(f"{name} gives embeddings that are not finite; its weights hold NaN, or need dtype float32")

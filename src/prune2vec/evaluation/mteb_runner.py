@@ -1,0 +1,183 @@
+"""Running MTEB tasks through ``mteb``, from the hub or from local copies."""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prune2vec.errors import EvaluationError
+from prune2vec.evaluation.encoders import LoadedEncoder
+from prune2vec.evaluation.presets import Task
+from prune2vec.evaluation.results import TaskScore
+from prune2vec.files import digest_tree
+
+if TYPE_CHECKING:
+    from mteb.abstasks import AbsTask
+
+
+class TaskUnavailable(EvaluationError):
+    """The data of a task is not here and cannot be fetched."""
+
+
+def task_data(task: Task, mirror: Path | None) -> dict[str, str]:
+    """Return where the data of a task comes from: ``{"path", "digest"}`` in a mirror, else ``{"path", "revision"}``.
+
+    Raises:
+        TaskUnavailable: There is a mirror and it does not hold the task.
+    """
+    if mirror is None:
+        import mteb
+
+        dataset = mteb.get_task(task.name).metadata.dataset
+        return {"path": str(dataset["path"]), "revision": str(dataset["revision"])}
+    folder = mirror / task.label
+    if not folder.is_dir():
+        raise TaskUnavailable(f"not in the mirror {mirror}")
+    return {"path": str(folder), "digest": digest_tree(folder)}
+
+
+def run_task(
+    encoder: LoadedEncoder, task: Task, *, data: Mapping[str, str], prompts: Mapping[str, str], batch_size: int
+) -> TaskScore:
+    """Evaluate one task.
+
+    Args:
+        encoder: The encoder.
+        task: What to evaluate.
+        data: From ``task_data``.
+        prompts: From ``tasks.task_prompts``.
+        batch_size: Texts per forward pass.
+
+    Raises:
+        TaskUnavailable: The hub cannot be reached, or does not have the data.
+        EvaluationError: The local copy is broken, or the task cannot be scored.
+    """
+    begin = time.perf_counter()
+    with _quiet_libraries(), _own_datasets_cache(local="digest" in data):
+        loaded = _load_task(task, data)
+        result = _evaluate(encoder, loaded, prompts, batch_size)
+    parts: list[dict[str, Any]] = []
+    metrics: dict[str, float] = {}
+    for split, rows in result.scores.items():
+        for row in rows:
+            parts.append({"split": split, "subset": row["hf_subset"], "score": float(row["main_score"])})
+            metrics = metrics or _finite_numbers(row)
+    return TaskScore(
+        name=task.label,
+        type=task.type,
+        main_score=task.main_score,
+        score=_mean_score(task, parts),
+        parts=tuple(parts),
+        metrics=metrics,
+        prompts=dict(prompts),
+        data=dict(data),
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def _mean_score(task: Task, parts: list[dict[str, Any]]) -> float:
+    scores = [part["score"] for part in parts]
+    if not scores or not all(math.isfinite(score) for score in scores):
+        raise EvaluationError(f"{task.label} gave no finite {task.main_score}; are all embeddings the same?")
+    return math.fsum(scores) / len(scores)
+
+
+def _finite_numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    numbers = {name: float(value) for name, value in row.items() if isinstance(value, (int, float))}
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+
+def _load_task(task: Task, data: Mapping[str, str]) -> AbsTask:
+    import mteb
+    from datasets.exceptions import DatasetsError
+
+    loaded = mteb.get_task(task.name, eval_splits=list(task.splits) or None, hf_subsets=list(task.subsets) or None)
+    if "digest" in data:
+        local = {"path": data["path"], "revision": "local"}
+        loaded.metadata = loaded.metadata.model_copy(update={"dataset": local})
+    try:
+        loaded.load_data()
+    except (OSError, ValueError, KeyError, DatasetsError) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if "digest" in data:
+            raise EvaluationError(f"{data['path']}: not a copy of {task.name} that mteb can read: {reason}") from error
+        raise TaskUnavailable(f"cannot fetch {data['path']}: {reason}") from error
+    return loaded
+
+
+def _evaluate(encoder: LoadedEncoder, task: AbsTask, prompts: Mapping[str, str], batch_size: int) -> Any:
+    import mteb
+    from mteb.models import SentenceTransformerEncoderWrapper
+
+    # The wrapper looks a prompt up under the task's name first, then under query or document.
+    named = {"query": prompts.get("query", ""), "document": prompts.get("document", "")}
+    if "text" in prompts:
+        named[task.metadata.name] = prompts["text"]
+    model, own = encoder.model, encoder.model.prompts
+    # With prompts of its own in place the wrapper would replace them for good, and warn.
+    model.prompts = {}
+    try:
+        wrapper = SentenceTransformerEncoderWrapper(model, model_prompts=named)
+        # No result cache: it goes by the model's name, and another encoder may stand under the same path.
+        results = mteb.evaluate(
+            wrapper,
+            task,
+            encode_kwargs={"batch_size": batch_size, "show_progress_bar": False},
+            cache=None,
+            co2_tracker=False,
+            show_progress_bar=False,
+        )
+    except ValueError as error:
+        raise EvaluationError(f"{task.metadata.name} cannot be scored: {str(error).partition(chr(10))[0]}") from error
+    finally:
+        model.prompts = own
+        task.unload_data()
+    return results.task_results[0]
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keep the bars, log lines and known warnings of mteb and what it stands on off the terminal."""
+    import datasets
+
+    logger = logging.getLogger("mteb")
+    level, bars = logger.level, datasets.are_progress_bars_disabled()
+    logger.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"The task '.*' is superseded by")
+            for category in (FutureWarning, DeprecationWarning, RuntimeWarning):
+                warnings.filterwarnings("ignore", category=category, module=r"mteb\.")
+            # mteb stops its classifiers after 100 steps, and asks for the precision of classes nobody predicted; a score
+            # that comes out as NaN is refused below, whatever they say.
+            warnings.filterwarnings("ignore", module=r"sklearn\.")
+            yield
+    finally:
+        logger.setLevel(level)
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+@contextmanager
+def _own_datasets_cache(*, local: bool) -> Iterator[None]:
+    """Give local copies a cache that ends with the task: ``datasets`` would not notice that a file has changed."""
+    if not local:
+        yield
+        return
+    import datasets
+
+    usual = datasets.config.HF_DATASETS_CACHE
+    with tempfile.TemporaryDirectory(prefix="prune2vec-datasets-") as folder:
+        datasets.config.HF_DATASETS_CACHE = Path(folder)
+        try:
+            yield
+        finally:
+            datasets.config.HF_DATASETS_CACHE = usual

@@ -1,0 +1,130 @@
+"""Retrieval on the user's own data: held-out triplets, or a folder in BEIR's layout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from prune2vec.errors import DataError, EvaluationError
+from prune2vec.evaluation.bm25 import Bm25
+from prune2vec.evaluation.encoders import LoadedEncoder
+from prune2vec.evaluation.encoding import count_tokens, encode_texts
+from prune2vec.evaluation.ranking import rank_all, retrieval_metrics
+from prune2vec.evaluation.settings import EvaluateSettings
+from prune2vec.files import digest_json
+from prune2vec.texts import Retrieval, is_beir, load_triplets, read_beir, triplets_as_retrieval
+from prune2vec.texts.lines import read_lines
+
+
+def load_retrieval(source: Path | str, settings: EvaluateSettings) -> Retrieval:
+    """Read held-out triplets (file, folder or hub dataset) or a BEIR folder, plus the extra corpus of the settings.
+
+    Raises:
+        DataError: It cannot be read.
+        EvaluationError: It holds no query with a relevant document.
+    """
+    if is_beir(Path(source)):
+        retrieval = read_beir(Path(source), settings.split)
+    else:
+        retrieval = triplets_as_retrieval(load_triplets(source, require_negative=False))
+    qrels = {query: grades for query, grades in retrieval.qrels.items() if query in retrieval.queries and _any_relevant(grades)}
+    if not qrels or not retrieval.corpus:
+        raise EvaluationError(f"{source} holds no query with a relevant document; expected triplets or a BEIR folder")
+    corpus = dict(retrieval.corpus)
+    if settings.corpus is not None:
+        corpus |= _distractors(settings.corpus, corpus)
+    return Retrieval(queries={query: retrieval.queries[query] for query in qrels}, corpus=corpus, qrels=qrels)
+
+
+def _any_relevant(grades: Mapping[str, int]) -> bool:
+    return any(grade > 0 for grade in grades.values())
+
+
+def _distractors(path: Path, corpus: Mapping[str, str]) -> dict[str, str]:
+    """Return the documents of ``path`` whose text the corpus does not hold yet, under names it does not use."""
+    known, found = set(corpus.values()), {}
+    for number, text in enumerate(_corpus_texts(path)):
+        if text not in known:
+            known.add(text)
+            found[f"extra-{number}"] = text
+    return {name: text for name, text in found.items() if name not in corpus}
+
+
+def _corpus_texts(path: Path) -> Iterator[str]:
+    for number, line in read_lines(path):
+        if line.strip():
+            yield _corpus_text(line, f"{path}:{number}")
+
+
+def _corpus_text(line: str, where: str) -> str:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not JSON: {error.msg}") from error
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+        raise DataError(f'{where}: no "text"; expected {{"text": ..., "title": ...}} on each line')
+    return f"{row.get('title') or ''} {row['text']}".strip()
+
+
+def self_documents(retrieval: Retrieval) -> dict[int, int]:
+    """Return, for each query that is itself a document (same name, text within its text), the document's index.
+
+    ArguAna and Quora are made so; their query must not find itself. Equal names alone are no sign of it.
+    """
+    index = {name: place for place, name in enumerate(retrieval.corpus)}
+    return {
+        row: index[query]
+        for row, (query, text) in enumerate(retrieval.queries.items())
+        if query in index and query not in retrieval.qrels[query] and text.strip() in retrieval.corpus[query]
+    }
+
+
+def evaluate_retrieval(encoder: LoadedEncoder, retrieval: Retrieval, settings: EvaluateSettings) -> dict[str, float]:
+    """Return the encoder's metrics on ``retrieval``."""
+    queries = encode_texts(encoder, list(retrieval.queries.values()), "queries", batch_size=settings.batch_size)
+    documents = encode_texts(encoder, list(retrieval.corpus.values()), "documents", batch_size=settings.batch_size)
+    ranking = rank_all(
+        list(retrieval.queries),
+        list(retrieval.corpus),
+        lambda block: encoder.model.similarity(queries[block], documents),
+        same=self_documents(retrieval),
+        seed=settings.seed,
+    )
+    return retrieval_metrics(ranking, retrieval.qrels)
+
+
+def evaluate_bm25(retrieval: Retrieval, settings: EvaluateSettings) -> dict[str, Any]:
+    """Return BM25's parameters and its metrics on ``retrieval``, through the same ranking and metric code."""
+    index = Bm25(list(retrieval.corpus.values()))
+    texts = list(retrieval.queries.values())
+    ranking = rank_all(
+        list(retrieval.queries),
+        list(retrieval.corpus),
+        lambda block: index.scores(texts[block]),
+        same=self_documents(retrieval),
+        seed=settings.seed,
+    )
+    return {"parameters": index.describe(), "metrics": retrieval_metrics(ranking, retrieval.qrels)}
+
+
+def describe_retrieval(encoder: LoadedEncoder, retrieval: Retrieval, *, source: str) -> dict[str, Any]:
+    """Return counts, digest and how many texts the encoder has to truncate."""
+    limit = encoder.model.max_seq_length or 2**31
+    long_queries = sum(count > limit for count in count_tokens(encoder, list(retrieval.queries.values()), "queries"))
+    long_documents = sum(count > limit for count in count_tokens(encoder, list(retrieval.corpus.values()), "documents"))
+    return {
+        "source": source,
+        "digest": digest_retrieval(retrieval),
+        "queries": len(retrieval.queries),
+        "documents": len(retrieval.corpus),
+        "truncated_queries": long_queries,
+        "truncated_documents": long_documents,
+    }
+
+
+def digest_retrieval(retrieval: Retrieval) -> str:
+    """Return the SHA-256 of queries, documents and judgements."""
+    qrels = {query: dict(grades) for query, grades in retrieval.qrels.items()}
+    return digest_json([list(retrieval.queries.items()), list(retrieval.corpus.items()), qrels])

@@ -1,0 +1,174 @@
+"""``results.json``: what an encoder scored, what it cost, and everything needed to measure it again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from prune2vec.errors import EvaluationError
+from prune2vec.files import read_json, write_json
+
+FORMAT = "prune2vec.results/1"
+METRICS = ("ndcg@10", "mrr@10", "recall@1", "recall@10", "recall@100")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskScore:
+    """The result of one MTEB task.
+
+    Attributes:
+        name: The name it is reported under (the folder's name for a ``-proxy`` folder of a mirror).
+        type: Its kind in mteb.
+        main_score: The metric that counts.
+        score: That metric, 0 to 1, averaged over splits and subsets.
+        parts: Score of every split and subset: ``{"split", "subset", "score"}``.
+        metrics: All finite metrics of the first split and subset.
+        prompts: What stood before the texts: ``{"query", "document"}`` or ``{"text"}``.
+        data: Where the data came from: ``{"path", "revision" or "digest"}``.
+        seconds: Time it took, loading its data included.
+    """
+
+    name: str
+    type: str
+    main_score: str
+    score: float
+    parts: tuple[Mapping[str, Any], ...]
+    metrics: Mapping[str, float]
+    prompts: Mapping[str, str]
+    data: Mapping[str, str]
+    seconds: float
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read back what ``dataclasses.asdict`` made."""
+        return cls(**{**value, "parts": tuple(value["parts"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """An evaluated encoder.
+
+    Attributes:
+        encoder: Path, digest, layers, number format, limits, prompts and the record of how it was made.
+        size: ``parameters`` (shared ones once), ``embedding_parameters``, ``disk_bytes``.
+        memory: Peaks in bytes: ``process`` (whole process), ``encoding`` (during the speed sample), ``cuda``.
+        speed: For ``queries`` and ``documents``: ``texts_per_s``, ``tokens_per_s`` and how they were measured.
+        retrieval: On the user's own data: ``data`` (source, digest, counts), ``metrics``, ``bm25``; empty without data.
+        tasks: The MTEB tasks that were evaluated.
+        missing: The MTEB tasks that were asked for but could not be evaluated, each with the reason.
+        settings: The resolved settings.
+        environment: Versions of the libraries and the kind of machine.
+        seconds: Time per part.
+    """
+
+    encoder: Mapping[str, Any]
+    size: Mapping[str, int]
+    memory: Mapping[str, int | None]
+    speed: Mapping[str, Any]
+    retrieval: Mapping[str, Any] = field(default_factory=dict)
+    tasks: tuple[TaskScore, ...] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def task_mean(self) -> float | None:
+        """Plain average of the main scores of the tasks that were evaluated; None without tasks."""
+        return math.fsum(task.score for task in self.tasks) / len(self.tasks) if self.tasks else None
+
+    @property
+    def score(self) -> float:
+        """The one number for comparisons: nDCG@10 on the user's own data, else the average over the tasks.
+
+        Raises:
+            EvaluationError: Neither was evaluated.
+        """
+        value = self.retrieval["metrics"]["ndcg@10"] if self.retrieval else self.task_mean
+        if value is None:
+            raise EvaluationError("these results hold no score: neither own data nor a task was evaluated")
+        return float(value)
+
+    @property
+    def score_name(self) -> str:
+        """What ``score`` is, with the counts: an average always says over how many of how many tasks it is."""
+        if self.retrieval:
+            return "nDCG@10"
+        return f"mean of {len(self.tasks)} of {len(self.tasks) + len(self.missing)} tasks"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        value = {part.name: getattr(self, part.name) for part in fields(self)}
+        value = {name: dict(part) if isinstance(part, Mapping) else part for name, part in value.items()}
+        value["tasks"] = [asdict(task) for task in self.tasks]
+        scored = bool(self.retrieval or self.tasks)
+        head = {"format": FORMAT, "score": self.score if scored else None, "score_name": self.score_name if scored else ""}
+        return {**head, "task_mean": self.task_mean, **value}
+
+    def save(self, path: Path) -> None:
+        """Write ``results.json``, whole or not at all."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a results file.
+
+        Raises:
+            DataError: The file is missing or not JSON.
+            EvaluationError: It is JSON but not a results file of this version.
+        """
+        value = read_json(path)
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            raise EvaluationError(f"{path}: not a results file (expected format {FORMAT!r}); make one with prune2vec evaluate")
+        try:
+            parts = {part.name: value[part.name] for part in fields(cls)}
+            parts["tasks"] = tuple(TaskScore.from_json(task) for task in value["tasks"])
+            return cls(**parts)
+        except (KeyError, TypeError, ValueError) as error:
+            raise EvaluationError(f"{path}: broken results ({error}); make them again with prune2vec evaluate") from error
+
+    def render(self) -> str:
+        """Return a short table of text."""
+        parts = [self._render_head()]
+        if self.retrieval:
+            parts.append(self._render_retrieval())
+        if self.tasks or self.missing:
+            parts.append(self._render_tasks())
+        return "\n\n".join(parts)
+
+    def _render_head(self) -> str:
+        size, memory = self.size, self.memory
+        peak = memory.get("cuda") or memory.get("encoding") or memory.get("process") or 0
+        lines = [
+            str(self.encoder.get("path", "")),
+            f"  {size['parameters'] / 1e6:,.1f} M parameters, {_bytes(size['disk_bytes'])} on disk, {_bytes(peak)} peak memory",
+        ]
+        for side in ("queries", "documents"):
+            if side in self.speed:
+                speed = self.speed[side]
+                lines.append(f"  {side:<9} {speed['texts_per_s']:>10,.1f} texts/s {speed['tokens_per_s']:>12,.0f} tokens/s")
+        return "\n".join(lines)
+
+    def _render_retrieval(self) -> str:
+        data = self.retrieval["data"]
+        rows = {"encoder": self.retrieval["metrics"], "BM25": (self.retrieval.get("bm25") or {}).get("metrics")}
+        lines = [f"{data['source']}: {data['queries']:,} queries, {data['documents']:,} documents"]
+        lines.append(f"  {'':<9}" + "".join(f"{name:>12}" for name in METRICS))
+        lines += [f"  {name:<9}" + "".join(f"{row[m]:>12.4f}" for m in METRICS) for name, row in rows.items() if row]
+        return "\n".join(lines)
+
+    def _render_tasks(self) -> str:
+        names = [*(task.name for task in self.tasks), *self.missing]
+        width = max(len(name) for name in names)
+        lines = [f"  {task.name:<{width}}  {task.score:.4f}  {task.main_score}" for task in self.tasks]
+        lines += [f"  {name:<{width}}  missing  {reason}" for name, reason in self.missing.items()]
+        if self.task_mean is not None:
+            lines.append(f"  mean of {len(self.tasks)} of {len(names)} tasks: {self.task_mean:.4f}")
+        return "\n".join(["MTEB tasks", *lines])
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,39 @@
+"""Settings of an evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from prune2vec.records.settings import Settings
+
+
+class EvaluateSettings(Settings):
+    """How an encoder is evaluated; what is evaluated (data, tasks) is an argument of ``evaluate_encoder``."""
+
+    batch_size: int = Field(default=32, ge=1)
+    """Texts per forward pass."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of the weights; auto is bf16 where the hardware multiplies it fast, else fp32."""
+    device: str = "auto"
+    """Where the encoder runs: auto, cpu, cuda, cuda:1, mps."""
+    max_length: int | None = Field(default=None, ge=1)
+    """Longest text in tokens, special tokens included; None keeps the encoder's own limit."""
+    instruction: Literal["none", "mteb"] = "none"
+    """Instructions for MTEB tasks: none (the encoder's own prompts), or the task's, as in the L3Prune paper."""
+    split: str = "test"
+    """Which relevance judgements of a BEIR folder to use."""
+    corpus: Path | None = None
+    """More documents to search in, as distractors: JSONL (.gz allowed) with "text" and, if there is one, "title"."""
+    bm25: bool = True
+    """Put BM25 on the same queries beside the encoder."""
+    speed_texts: int = Field(default=64, ge=0)
+    """Queries, and documents, in the speed sample; 0 measures no speed."""
+    speed_repeats: int = Field(default=3, ge=1)
+    """Timed passes over the speed sample, of which the median counts."""
+    speed_seconds: float = Field(default=30.0, gt=0)
+    """No further pass over the queries, or the documents, starts once this many seconds are spent on them."""
+    seed: int = 42
+    """Draws the speed sample and the order in which documents of equal score are ranked."""

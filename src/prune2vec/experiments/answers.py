@@ -1,0 +1,142 @@
+"""What an encoder finds: example queries answered from a collection of texts."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prune2vec.errors import DataError
+from prune2vec.files import read_json, write_json
+from prune2vec.progress import progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text to search, and a name to show it by (may be empty)."""
+
+    text: str
+    name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """A document found for a query, with the cosine of the two."""
+
+    name: str
+    text: str
+    score: float
+
+    def summary(self, width: int) -> str:
+        """Return name and text on one line of at most ``width`` characters."""
+        flat = " ".join(f"{self.name}: {self.text}".split()) if self.name else " ".join(self.text.split())
+        return flat if len(flat) <= width else flat[: width - 1].rstrip() + "…"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A query and the texts nearest to it, nearest first."""
+
+    query: str
+    hits: tuple[Hit, ...]
+
+    def render(self, *, width: int = 110) -> str:
+        """Return the answer as plain text, each hit on one line of at most ``width`` characters."""
+        return "\n".join([self.query, *(f"{hit.score:7.3f}  {hit.summary(width - 9)}" for hit in self.hits)])
+
+
+def answer(encoder_folder: Path, documents: Sequence[Document | str], queries: Sequence[str], *, k: int = 3) -> list[Answer]:
+    """Return the ``k`` documents nearest to each query.
+
+    Args:
+        encoder_folder: A folder written by prune2vec prune or train.
+        documents: The collection; a text that comes twice counts once.
+        queries: What to look for.
+        k: Documents per query.
+
+    Raises:
+        DataError: There is nothing to search.
+    """
+    from prune2vec.checkpoint import load_encoder
+
+    given = [one if isinstance(one, Document) else Document(one) for one in documents]
+    unique = list({document.text: document for document in reversed(given)}.values())[::-1]
+    if not unique:
+        raise DataError("no texts to search; give texts that hold something")
+    encoder = load_encoder(encoder_folder)
+    vectors = _encode(encoder, [document.text for document in unique])
+    wanted = encoder.encode_query(list(queries), convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False)
+    scores, places = (wanted.float() @ vectors.T).topk(min(k, len(unique)))
+    return [
+        Answer(query=query, hits=tuple(_hit(unique[place], score) for score, place in zip(row, at, strict=True)))
+        for query, row, at in zip(queries, scores.tolist(), places.tolist(), strict=True)
+    ]
+
+
+def _hit(document: Document, score: float) -> Hit:
+    return Hit(name=document.name, text=document.text, score=score)
+
+
+def _encode(encoder: Any, texts: Sequence[str]) -> Tensor:
+    """Return normalised embeddings ``[text, dim]`` in fp32, in the order of ``texts``."""
+    import torch
+
+    # Texts of like length together: padding would otherwise more than double the work.
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    parts = []
+    with progress("encoding the texts to search", sum(map(len, texts))) as advance:
+        for start in range(0, len(order), _CHUNK):
+            chunk = [texts[index] for index in order[start : start + _CHUNK]]
+            vectors = encoder.encode_document(chunk, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False)
+            parts.append(vectors.float())
+            advance(sum(map(len, chunk)))
+    found = torch.cat(parts)
+    return torch.empty_like(found).index_copy_(0, torch.tensor(order, device=found.device), found)
+
+
+def read_documents(source: str) -> list[Document]:
+    """Return the texts of a corpus file (JSONL with ``text``, perhaps ``_id`` and ``title``), or those of triplets.
+
+    Raises:
+        DataError: The source cannot be read.
+    """
+    path = Path(source)
+    if path.is_file() and path.name.removesuffix(".gz").endswith(".jsonl"):
+        rows = list(_rows(path))
+        if rows and all("text" in row for row in rows):
+            return [Document(" ".join(filter(None, (row.get("title"), row["text"]))), row.get("_id", "")) for row in rows]
+    from prune2vec.texts import load_triplets
+
+    triplets = load_triplets(source, require_negative=False)
+    return [Document(text) for triplet in triplets for text in (triplet.positive, *triplet.negatives)]
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}:{number}: not JSON: {error.msg}") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{path}:{number}: expected a JSON object with text")
+            yield row
+
+
+def save_answers(answers: Sequence[Answer], path: Path) -> None:
+    """Write ``answers.json``, whole or not at all."""
+    write_json(path, [asdict(one) for one in answers])
+
+
+def load_answers(path: Path) -> list[Answer]:
+    """Read back what ``save_answers`` wrote."""
+    rows = read_json(path)
+    return [Answer(query=row["query"], hits=tuple(Hit(**hit) for hit in row["hits"])) for row in rows]

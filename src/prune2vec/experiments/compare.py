@@ -1,0 +1,48 @@
+"""``compare``: results in, one table and one page out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prune2vec.errors import DataError, PlanError
+from prune2vec.evaluation.results import Results
+from prune2vec.experiments.comparison import Comparison, Row, comparison_of
+from prune2vec.experiments.report import comparison_html
+from prune2vec.experiments.results_files import find_results
+from prune2vec.files import write_json, write_text
+from prune2vec.records.plan import PruningPlan
+
+
+def compare_results(paths: Sequence[Path | str], *, output: Path | None = None) -> Comparison:
+    """Put results side by side.
+
+    Args:
+        paths: Results files, folders that hold ``results.json``, or folders of runs; the first result found is what the
+            others are compared with.
+        output: Folder for ``comparison.json``, ``report.md`` and ``report.html``; None writes nothing.
+
+    Raises:
+        DataError: A path does not exist or leads to no results.
+        EvaluationError: A file is not a results file.
+    """
+    rows = [_read_row(name, file) for name, file in find_results([Path(path) for path in paths]).items()]
+    comparison = comparison_of(rows)
+    if output is not None:
+        write_json(output / "comparison.json", comparison.to_json())
+        write_text(output / "report.md", "# Comparison\n\n" + comparison.to_markdown())
+        write_text(output / "report.html", comparison_html(comparison))
+    return comparison
+
+
+def _read_row(name: str, file: Path) -> Row:
+    results = Results.load(file)
+    beside = [file.parent / "plan.json", Path(str(results.encoder.get("path", ""))) / "plan.json"]
+    return Row(name=name, results=results, plan=next(filter(None, map(_read_plan, beside)), None))
+
+
+def _read_plan(path: Path) -> PruningPlan | None:
+    try:
+        return PruningPlan.load(path)
+    except (DataError, PlanError):
+        return None

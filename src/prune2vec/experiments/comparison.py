@@ -1,0 +1,217 @@
+"""Several results side by side; the first is what the others are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prune2vec.evaluation.results import METRICS, Results
+from prune2vec.experiments.table import Table
+from prune2vec.records.plan import PruningPlan
+
+_TITLES = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@1": "R@1", "recall@10": "R@10", "recall@100": "R@100"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One encoder in a comparison.
+
+    Attributes:
+        name: Its short name.
+        results: What was measured.
+        plan: The plan it was cut by, where one lies beside the results or the encoder.
+        same_as: Name of the row with the same layers whose encoder stands for this one too.
+    """
+
+    name: str
+    results: Results
+    plan: PruningPlan | None = None
+    same_as: str | None = None
+
+    @property
+    def params(self) -> int:
+        """Real parameters, embeddings counted once."""
+        return self.results.size["parameters"]
+
+    @property
+    def layers(self) -> str:
+        """Layers kept, and of how many."""
+        record = self.results.encoder.get("record") or {}
+        kept, whole = record.get("keep_layers"), record.get("num_layers")
+        if self.plan is not None:
+            kept, whole = self.plan.keep_layers, self.plan.num_layers
+        return f"{len(kept)} of {whole}" if kept and whole else ""
+
+    @property
+    def proportional_params(self) -> int | None:
+        """Parameters by the L3Prune paper's convention, if the plan is known."""
+        return self.plan.shape.proportional_params(len(self.plan.keep_layers)) if self.plan is not None else None
+
+    @property
+    def texts_per_s(self) -> float | None:
+        """Documents encoded per second."""
+        speed = self.results.speed.get("documents") or {}
+        return speed.get("texts_per_s")
+
+    @property
+    def score(self) -> float | None:
+        """The one number for comparisons, if anything was scored."""
+        return self.results.score if self.results.retrieval or self.results.tasks else None
+
+    @property
+    def measured_on(self) -> tuple[str | None, frozenset[str]]:
+        """What the score depends on beside the encoder: digest of the data, or else the names of the tasks."""
+        if self.results.retrieval:
+            return (self.results.retrieval["data"].get("digest"), frozenset())
+        return (None, frozenset(task.name for task in self.results.tasks))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        metrics = dict(self.results.retrieval.get("metrics", {}))
+        return {
+            "name": self.name,
+            "same_as": self.same_as,
+            "layers": self.layers,
+            "parameters": self.params,
+            "proportional_parameters": self.proportional_params,
+            "disk_bytes": self.results.size["disk_bytes"],
+            "documents_per_s": self.texts_per_s,
+            "score": self.score,
+            "metrics": metrics,
+            "tasks": {task.name: task.score for task in self.results.tasks},
+            "missing_tasks": dict(self.results.missing),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Rows in the order they were given, and what a reader must know before comparing them.
+
+    Attributes:
+        rows: The encoders; the first is what the others are compared with.
+        notes: Why some of the numbers may not be comparable, one sentence each.
+    """
+
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def bm25(self) -> Mapping[str, float]:
+        """BM25's metrics on the same queries; empty unless every row was measured on the same data."""
+        found = [row.results.retrieval.get("bm25") or {} for row in self.rows]
+        metrics = found[0].get("metrics", {})
+        return metrics if all(one.get("metrics", {}) == metrics for one in found) else {}
+
+    @property
+    def score_name(self) -> str:
+        """What the score is, if all rows have the same one."""
+        names = {row.results.score_name for row in self.rows if row.score is not None}
+        return names.pop() if len(names) == 1 else "score"
+
+    def summary(self) -> Table:
+        """Return the main table: size, speed, scores and the difference from the first row."""
+        rows = [self._cells(row) for row in self.rows]
+        if self.bm25:
+            gap = self.bm25[METRICS[0]] - (self.rows[0].score or 0.0)
+            rows.append({"variant": "BM25", **self._score_cells(self.bm25, score=None, difference=gap)})
+        header = tuple(rows[0])
+        return Table(header, tuple(tuple(row.get(title, "") for title in header) for row in rows)).without_empty_columns()
+
+    def _cells(self, row: Row) -> dict[str, str]:
+        first, speed = self.rows[0], row.texts_per_s
+        gap = self.difference(row) if row is not first else None
+        return {
+            "variant": f"{row.name} (= {row.same_as})" if row.same_as else row.name,
+            "layers": row.layers,
+            "parameters": _millions(row.params),
+            "share": f"{100 * row.params / first.params:.0f} %",
+            "docs/s": f"{speed:,.1f}" if speed is not None else "",
+            "speed-up": _ratio(speed, first.texts_per_s) if row is not first else "",
+            **self._score_cells(row.results.retrieval.get("metrics", {}), score=row.score, difference=gap),
+            "tasks' mean": _score(row.results.task_mean) if row.results.retrieval else "",
+        }
+
+    def difference(self, row: Row) -> float | None:
+        """Return how much more a row scores than the first; None where the two were not measured on the same thing."""
+        first = self.rows[0]
+        if row.score is None or first.score is None or row.measured_on != first.measured_on:
+            return None
+        return row.score - first.score
+
+    def _score_cells(self, metrics: Mapping[str, float], *, score: float | None, difference: float | None) -> dict[str, str]:
+        shown = f"{difference:+.4f}" if difference is not None else ""
+        if not any(row.results.retrieval for row in self.rows):
+            return {self.score_name: _score(score), "difference": shown}
+        main, *rest = ((_TITLES[name], _score(metrics.get(name))) for name in METRICS)
+        return dict([main, ("difference", shown), *rest])
+
+    def tasks(self) -> Table | None:
+        """Return the table of MTEB tasks, one column a row of the comparison; None without tasks."""
+        names = list(dict.fromkeys(name for row in self.rows for name in _task_scores(row)))
+        if not names:
+            return None
+        header = ("task", *(row.name for row in self.rows))
+        scores = [_task_scores(row) for row in self.rows]
+        return Table(header, tuple((name, *(one.get(name, "missing") for one in scores)) for name in names))
+
+    def render(self) -> str:
+        """Return the comparison as plain text."""
+        tasks = self.tasks()
+        parts = [self.summary().to_text(), tasks.to_text() if tasks else "", "\n".join(self.notes)]
+        return "\n\n".join(part for part in parts if part)
+
+    def to_markdown(self) -> str:
+        """Return the comparison as Markdown."""
+        tasks = self.tasks()
+        parts = [self.summary().to_markdown(), tasks.to_markdown() if tasks else "", "\n".join(f"- {n}" for n in self.notes)]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        rows = [row.to_json() for row in self.rows]
+        return {"score_name": self.score_name, "rows": rows, "bm25": dict(self.bm25), "notes": list(self.notes)}
+
+
+def comparison_of(rows: Sequence[Row]) -> Comparison:
+    """Return the comparison of ``rows`` with a note for everything that differs and should not."""
+    return Comparison(rows=tuple(rows), notes=(*_data_notes(rows), *_task_notes(rows), *_machine_notes(rows)))
+
+
+def _data_notes(rows: Sequence[Row]) -> list[str]:
+    digests = {(row.results.retrieval.get("data") or {}).get("digest") for row in rows}
+    if len(digests) > 1:
+        return ["The retrieval scores are not measured on the same data; their differences say nothing about the encoders."]
+    return []
+
+
+def _task_notes(rows: Sequence[Row]) -> list[str]:
+    scored = [{task.name for task in row.results.tasks} for row in rows]
+    every = set().union(*scored)
+    return [
+        f"{row.name} lacks {', '.join(sorted(every - names))}: its average is over other tasks than the others'."
+        for row, names in zip(rows, scored, strict=True)
+        if names != every
+    ]
+
+
+def _machine_notes(rows: Sequence[Row]) -> list[str]:
+    machines = {(row.results.environment.get("cpu"), row.results.environment.get("gpu")) for row in rows}
+    return ["The speeds are from different machines."] if len(machines) > 1 else []
+
+
+def _ratio(value: float | None, base: float | None) -> str:
+    return f"{value / base:.1f}x" if value is not None and base else ""
+
+
+def _task_scores(row: Row) -> dict[str, str]:
+    found = {task.name: f"{task.score:.4f}" for task in row.results.tasks}
+    return {**found, **dict.fromkeys(row.results.missing, "missing")}
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.1f} M"

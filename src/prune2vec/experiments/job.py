@@ -1,0 +1,212 @@
+"""What the stages of a run read, write and depend on."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from prune2vec.checkpoint.settings import PruneSettings
+from prune2vec.errors import ConfigError
+from prune2vec.experiments.ledger import Ledger
+from prune2vec.experiments.recipe import Evaluation, Recipe, Variant
+from prune2vec.experiments.recipe_paths import DOCSTRINGS
+from prune2vec.experiments.sources import SourceDigests, installed_packages
+from prune2vec.experiments.stages import Stages
+from prune2vec.files import digest_json, write_text
+from prune2vec.records.plan import PruningPlan
+from prune2vec.records.settings import Settings
+from prune2vec.training.settings import TrainSettings
+
+PROFILE, PLAN, RESULTS, ANSWERS = "profile.json", "plan.json", "results.json", "answers.json"
+_TRAIN, _DEV, _CORPUS = "train.jsonl.gz", "dev.jsonl.gz", "corpus.jsonl.gz"
+
+
+class Job:
+    """The stages of one recipe in one folder.
+
+    Attributes:
+        recipe: The recipe.
+        folder: Folder of the run.
+        stages: What does the work.
+        ledger: Stages done so far.
+        sources: Digests of what was read.
+        plans: Plan of each variant; in a dry run only those that are there and stay.
+        twins: Variants that keep the same layers as an earlier one, and which.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, stages: Stages, *, dry_run: bool) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.ledger = Ledger(folder, dry_run=dry_run)
+        self.sources = SourceDigests()
+        self.plans: dict[str, PruningPlan] = {}
+        self.twins: dict[str, str] = {}
+        self.stages = stages
+        self._encoders: dict[str, str | None] = {}
+
+    def do(self) -> None:
+        """Do every stage that is not done, or, in a dry run, find out which would be."""
+        self._mine()
+        profile = self._profile()
+        plans = {variant.name: self._plan(variant, profile) for variant in self.recipe.variants}
+        self._find_twins()
+        for name, plan in plans.items():
+            if name in self.twins:
+                self._reuse(name)
+            else:
+                self._build(name, plan)
+        self._answer()
+
+    def encoder_folder(self, name: str) -> Path:
+        """Return the folder of a variant's finished encoder."""
+        return self.folder / self.twins.get(name, name) / ("encoder" if self.recipe.train is not None else "checkpoint")
+
+    def smallest(self) -> str | None:
+        """Return the first variant with the fewest layers; None while a plan is missing."""
+        if len(self.plans) < len(self.recipe.variants):
+            return None
+        return min(self.plans, key=lambda name: len(self.plans[name].keep_layers))
+
+    def _mine(self) -> None:
+        settings = self.recipe.data.mine
+        if settings is None:
+            return
+        found = installed_packages() if settings.source == DOCSTRINGS else self.sources.of(settings.source)
+        inputs = {"settings": _plain(settings), "source": found}
+        self.ledger.do("mine", lambda path: self.stages.mine(settings, path), output="data", inputs=inputs)
+        # What follows depends on the texts alone, not on whatever else was written down beside them.
+        stamp = self.ledger.stamps.get("mine")
+        for name in (_TRAIN, _DEV, _CORPUS):
+            digest = digest_json(stamp.output.get(name, "none")) if stamp is not None else None
+            self.sources.set(str(self.folder / "data" / name), digest)
+
+    def _train_texts(self) -> list[str]:
+        return self._mined(_TRAIN) or list(self.recipe.data.train)
+
+    def _dev_texts(self) -> str | None:
+        return next(iter(self._mined(_DEV)), self.recipe.data.dev)
+
+    def _search_texts(self) -> str | None:
+        return next(iter(self._mined(_CORPUS)), self.recipe.data.dev)
+
+    def _mined(self, name: str) -> list[str]:
+        return [str(self.folder / "data" / name)] if self.recipe.data.mine is not None else []
+
+    def _profile(self) -> str | None:
+        model, settings = self.recipe.model, self.recipe.profile_settings()
+        texts = list(self.recipe.data.profile) or self._train_texts()
+        return self.ledger.do(
+            "profile",
+            lambda path: self.stages.profile(model, texts, settings, path),
+            output=PROFILE,
+            inputs={"model": self._model(), "texts": self.sources.together(texts), "settings": _plain(settings)},
+        )
+
+    def _model(self) -> str | None:
+        return self.sources.of(self.recipe.model)
+
+    def _plan(self, variant: Variant, profile: str | None) -> str | None:
+        output = f"{variant.name}/{PLAN}"
+        plan = self.ledger.do(
+            f"{variant.name}.plan",
+            lambda path: self.stages.plan(self.folder / PROFILE, variant, path),
+            output=output,
+            inputs={"profile": profile, "variant": _plain(variant)},
+        )
+        if plan is not None:
+            self.plans[variant.name] = PruningPlan.load(self.folder / output)
+        return plan
+
+    def _find_twins(self) -> None:
+        first: dict[tuple[int, ...], str] = {}
+        for name, plan in self.plans.items():
+            twin = first.setdefault(plan.keep_layers, name)
+            if twin != name:
+                self.twins[name] = twin
+
+    def _reuse(self, name: str) -> None:
+        twin = self.twins[name]
+        self.ledger.reuse(name, twin, stages=("prune", "train", "evaluate"))
+        self._encoders[name] = self._encoders[twin]
+        if self.ledger.dry_run:
+            return
+        for leftover in ("checkpoint", "encoder", ".encoder.training"):
+            shutil.rmtree(self.folder / name / leftover, ignore_errors=True)
+        if self.recipe.evaluate is not None:
+            write_text(self.folder / name / RESULTS, (self.folder / twin / RESULTS).read_text(encoding="utf-8"))
+
+    def _build(self, name: str, plan: str | None) -> None:
+        encoder = self._prune(name, plan)
+        if self.recipe.train is not None:
+            encoder = self._train(name, encoder, self.recipe.train)
+        self._encoders[name] = encoder
+        if self.recipe.evaluate is not None:
+            self._evaluate(name, encoder, self.recipe.evaluate)
+
+    def _prune(self, name: str, plan: str | None) -> str | None:
+        model, settings = self.recipe.model, self._pinned(name)
+        return self.ledger.do(
+            f"{name}.prune",
+            lambda path: self.stages.prune(model, self.folder / name / PLAN, settings, path),
+            output=f"{name}/checkpoint",
+            inputs={"model": self._model(), "plan": plan, "settings": _plain(settings)},
+        )
+
+    def _pinned(self, name: str) -> PruneSettings:
+        """Return the pruning settings with the commit that was profiled: a hub branch may move during a long run."""
+        settings = self.recipe.prune_settings()
+        commit = self.plans[name].model.get("revision") if name in self.plans else None
+        return settings.model_copy(update={"revision": commit}) if commit else settings
+
+    def _train(self, name: str, checkpoint: str | None, settings: TrainSettings) -> str | None:
+        texts = self._train_texts()
+        settings, teacher = self._with_teacher(name, settings)
+        # identity() leaves out what changes no result: another interval between checkpoints is no reason to train again.
+        given = {**settings.identity(), "distil_from": None}
+        return self.ledger.do(
+            f"{name}.train",
+            lambda path: self.stages.train(self.folder / name / "checkpoint", texts, settings, path),
+            output=f"{name}/encoder",
+            inputs={"checkpoint": checkpoint, "texts": self.sources.together(texts), "teacher": teacher, "settings": given},
+        )
+
+    def _with_teacher(self, name: str, settings: TrainSettings) -> tuple[TrainSettings, str | None]:
+        """Let ``distil_from`` name an earlier variant; that variant itself, and those with its layers, have no teacher."""
+        teacher = str(settings.distil_from) if settings.distil_from is not None else ""
+        if not teacher:
+            return settings, "none"
+        if teacher not in {variant.name for variant in self.recipe.variants}:
+            return settings, self.sources.of(teacher)
+        if teacher == name:
+            return settings.model_copy(update={"distil_from": None}), "none"
+        if teacher not in self._encoders:
+            raise ConfigError(f"train.distil_from: variant {teacher!r} comes after {name!r}; list the teacher first")
+        return settings.model_copy(update={"distil_from": self.encoder_folder(teacher)}), self._encoders[teacher]
+
+    def _evaluate(self, name: str, encoder: str | None, evaluation: Evaluation) -> None:
+        evaluation = evaluation.model_copy(update={"data": evaluation.data or self._dev_texts()})
+        sources = [str(one) for one in (evaluation.data, evaluation.mirror, evaluation.corpus) if one]
+        settings = evaluation.model_dump(mode="json", exclude={"data", "mirror", "corpus"})
+        self.ledger.do(
+            f"{name}.evaluate",
+            lambda path: self.stages.evaluate(self.encoder_folder(name), evaluation, path),
+            output=f"{name}/{RESULTS}",
+            inputs={"encoder": encoder, "data": self.sources.together(sources), "settings": settings},
+        )
+
+    def _answer(self) -> None:
+        queries, texts, name = self.recipe.queries, self._search_texts(), self.smallest()
+        if not queries or texts is None:
+            return
+        encoder = self._encoders[name] if name is not None else None
+        self.ledger.do(
+            "answer",
+            lambda path: self.stages.answer(self.encoder_folder(str(name)), texts, queries, path),
+            output=ANSWERS,
+            inputs={"queries": list(queries), "encoder": encoder, "texts": self.sources.of(texts)},
+        )
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    return settings.model_dump(mode="json")

@@ -1,0 +1,255 @@
+"""Pictures of a profile and of a run: matplotlib's object interface, no global state, the same bytes every time."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prune2vec.errors import ConfigError
+from prune2vec.files import explained_os_errors, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from prune2vec.records.profile import Profile
+
+_INK = "#1f2933"
+_FAINT = "#9aa5b1"
+_CURVE = "#3e4c59"
+_PALETTE = ("#2563eb", "#ea580c", "#0d9488", "#9333ea", "#be185d", "#65a30d", "#52606d")
+# Typed loosely: matplotlib spells out every key it knows as a literal type.
+_STYLE: Any = {
+    "svg.hashsalt": "prune2vec",
+    "svg.fonttype": "path",
+    "font.family": ["DejaVu Sans"],
+    "font.size": 10,
+    "axes.edgecolor": _FAINT,
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#e4e7eb",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#52606d",
+    "ytick.color": "#52606d",
+    "text.color": _INK,
+    "legend.frameon": False,
+}
+_Z95 = 1.96
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One encoder in the picture of score against parameters."""
+
+    name: str
+    params: int
+    score: float
+
+
+def color_of(position: int) -> str:
+    """Return the colour of the variant at ``position``: the same in every picture and table of a report."""
+    return _PALETTE[position % len(_PALETTE)]
+
+
+@contextmanager
+def _figure(width: float, height: float, **grid: Any) -> Iterator[tuple[Figure, Any]]:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.subplots(**grid)
+
+
+def plot_profile(profile: Profile, picks: Mapping[str, int], path: Path) -> Path:
+    """Write the layer-loss curve of ``profile`` with the depths ``picks`` (name to depth) marked.
+
+    Args:
+        profile: A measured model.
+        picks: Names of plans and the depth each keeps.
+        path: A ``.svg`` or ``.png`` file.
+
+    Raises:
+        ConfigError: ``path`` has another suffix.
+        CheckpointError: The file cannot be written.
+    """
+    if path.suffix == ".svg":
+        write_text(path, profile_svg(profile, picks))
+    elif path.suffix == ".png":
+        _write_png(path, profile, picks)
+    else:
+        raise ConfigError(f"cannot draw {path.name}; expected a file ending in .svg or .png")
+    return path
+
+
+def profile_svg(profile: Profile, picks: Mapping[str, int]) -> str:
+    """Return the picture of ``plot_profile`` as SVG text."""
+    with _figure(8.2, 4.9, nrows=2, sharex=True, height_ratios=[3, 1]) as (figure, (top, bottom)):
+        _draw_profile(profile, picks, top, bottom)
+        return _svg(figure)
+
+
+def _write_png(path: Path, profile: Profile, picks: Mapping[str, int]) -> None:
+    with _figure(8.2, 4.9, nrows=2, sharex=True, height_ratios=[3, 1]) as (figure, (top, bottom)), explained_os_errors(path):
+        _draw_profile(profile, picks, top, bottom)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        figure.savefig(partial, format="png", dpi=160, metadata={"Software": None})
+        partial.replace(path)
+
+
+def _draw_profile(profile: Profile, picks: Mapping[str, int], top: Axes, bottom: Axes) -> None:
+    curve = profile.layer_loss
+    depths = list(range(1, len(curve.loss) + 1))
+    band = [_Z95 * error for error in curve.std_error]
+    low = [loss - half for loss, half in zip(curve.loss, band, strict=True)]
+    high = [loss + half for loss, half in zip(curve.loss, band, strict=True)]
+    top.fill_between(depths, low, high, color=_CURVE, alpha=0.14, linewidth=0)
+    top.plot(depths, curve.loss, color=_CURVE, linewidth=1.8, marker="o", markersize=3)
+    top.set_ylabel("contrastive loss")
+    bottom.plot(depths, [100 * share for share in curve.accuracy], color=_CURVE, linewidth=1.4)
+    bottom.set_ylabel("accuracy@1, %")
+    bottom.set_xlabel(f"depth: number of leading layers kept, of {profile.shape.num_layers}")
+    bottom.set_ylim(bottom=0)
+    bottom.set_xlim(0.5, len(depths) + 0.5)
+    _whole_ticks(bottom)
+    top.axvline(profile.shape.num_layers // 2 + 0.5, color=_FAINT, linewidth=0.8, linestyle=(0, (4, 4)))
+    _mark_picks(picks, curve.loss, top, bottom)
+
+
+def _whole_ticks(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
+
+
+def _mark_picks(picks: Mapping[str, int], loss: Sequence[float], top: Axes, bottom: Axes) -> None:
+    bottom_edge, top_edge = top.get_ylim()
+    top.set_ylim(bottom_edge, top_edge + 0.18 * (top_edge - bottom_edge))
+    together: dict[int, list[str]] = {}
+    for name, depth in picks.items():
+        together.setdefault(depth, []).append(name)
+    row, last = 0, -len(loss)
+    for depth, names in sorted(together.items()):
+        color = color_of(list(picks).index(names[0]))
+        for axes in (top, bottom):
+            axes.axvline(depth, color=color, linewidth=1.0, alpha=0.55)
+        top.plot([depth], [loss[depth - 1]], marker="o", markersize=8, color=color, markeredgecolor="white", zorder=5)
+        # Neighbouring labels would run into each other: the second goes one row down.
+        row = 1 - row if depth - last < 0.3 * len(loss) else 0
+        last = depth
+        _label_pick(top, f"{' = '.join(names)}: {depth}", depth, row=row, left=depth > 0.8 * len(loss), color=color)
+
+
+def _label_pick(axes: Axes, text: str, depth: int, *, row: int, left: bool, color: str) -> None:
+    axes.annotate(
+        text,
+        (depth, 1.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(-5 if left else 5, -3 - 15 * row),
+        textcoords="offset points",
+        ha="right" if left else "left",
+        va="top",
+        color=color,
+        fontweight="bold",
+    )
+
+
+def training_svg(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Return the training curves as SVG text.
+
+    Args:
+        curves: Name of the variant to its ``(step, loss)`` points; the order decides the colours.
+    """
+    with _figure(8.2, 3.4) as (figure, axes):
+        for position, (name, points) in enumerate(curves.items()):
+            if points:
+                color = color_of(position)
+                steps, losses = zip(*points, strict=True)
+                axes.plot(steps, losses, color=color, linewidth=0.8, alpha=0.3)
+                axes.plot(steps, _smoothed(losses), color=color, linewidth=2.0, label=name)
+        axes.set_xlabel("step")
+        axes.set_ylabel("training loss")
+        _whole_ticks(axes)
+        axes.legend(loc="upper right", ncols=4)
+        return _svg(figure)
+
+
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """Return an exponential moving average over about a twelfth of the curve, corrected for its start."""
+    keep = 1 - 1 / max(1.0, len(values) / 12)
+    average, weight, smooth = 0.0, 0.0, []
+    for value in values:
+        average = keep * average + (1 - keep) * value
+        weight = keep * weight + (1 - keep)
+        smooth.append(average / weight)
+    return smooth
+
+
+def score_svg(points: Sequence[Point], *, metric: str, baseline: tuple[str, float] | None = None) -> str:
+    """Return score against parameters as SVG text.
+
+    Args:
+        points: One per variant, in the order that decides the colours.
+        metric: What the score is, for the axis.
+        baseline: Name and score of a method without parameters (BM25), drawn as a line.
+    """
+    with _figure(8.2, 3.6) as (figure, axes):
+        ascending = sorted(points, key=lambda point: point.params)
+        axes.plot([p.params / 1e6 for p in ascending], [p.score for p in ascending], color=_FAINT, linewidth=1.0, zorder=1)
+        _label_points(axes, points)
+        if baseline is not None:
+            axes.axhline(baseline[1], color=_FAINT, linewidth=1.2, linestyle=(0, (5, 3)), zorder=0)
+            text, at = f"{baseline[0]}  {baseline[1]:.3f}", (1.0, baseline[1])
+            where = ("axes fraction", "data")
+            axes.annotate(text, at, (0, 4), xycoords=where, textcoords="offset points", ha="right", color="#52606d")
+        axes.margins(x=0.14, y=0.28)
+        axes.set_xlabel("parameters, millions")
+        axes.set_ylabel(metric)
+        return _svg(figure)
+
+
+def _label_points(axes: Axes, points: Sequence[Point]) -> None:
+    """Draw the points with name and score; the label goes below where the one to the left is near."""
+    widest = max(point.params for point in points)
+    above, last = True, float("-inf")
+    for point in sorted(points, key=lambda point: point.params):
+        color = color_of(points.index(point))
+        at = (point.params / 1e6, point.score)
+        above = not above if point.params - last < 0.2 * widest else True
+        last = point.params
+        axes.scatter(*at, s=70, color=color, edgecolor="white", zorder=3)
+        shift, anchor = ((0, 9), "bottom") if above else ((0, -10), "top")
+        text = f"{point.name}  {point.score:.3f}"
+        axes.annotate(text, at, shift, textcoords="offset points", ha="center", va=anchor, color=color)
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    figure.savefig(buffer, format="svg", metadata=nothing)
+    return buffer.getvalue()
+
+
+def inline_svg(svg: str, *, prefix: str, label: str) -> str:
+    """Return ``svg`` ready to stand inside an HTML page: no prolog, ids made unique by ``prefix``, a spoken ``label``."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    # Within HTML the name spaces are known; without their addresses the page holds no address at all.
+    body = re.sub(r' xmlns(:xlink)?="[^"]*"', "", body)
+    body = re.sub(r'\bid="', f'id="{prefix}-', body)
+    body = re.sub(r'href="#', f'href="#{prefix}-', body)
+    body = re.sub(r"url\(#", f"url(#{prefix}-", body)
+    body = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", body, count=1)
+    body = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", body, count=1)
+    return body.replace("<svg", f'<svg role="img" aria-label={json.dumps(label, ensure_ascii=False)}', 1)

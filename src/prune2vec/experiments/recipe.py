@@ -1,0 +1,241 @@
+"""The recipe of the main job: which model, which texts, which cuts, how to train and what to measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from prune2vec.checkpoint.settings import PruneSettings
+from prune2vec.errors import ConfigError, did_you_mean
+from prune2vec.evaluation.settings import EvaluateSettings
+from prune2vec.experiments.recipe_paths import DOCSTRINGS, absolute_paths
+from prune2vec.experiments.yaml_file import Location, dump_yaml, read_yaml, underscored
+from prune2vec.planners.budget import Budget
+from prune2vec.records.settings import Settings
+from prune2vec.scorers.settings import ProfileSettings
+from prune2vec.training.settings import TrainSettings
+
+KEEP_ALL = "full"
+ABOUT_MODEL = ("revision", "trust_remote_code")
+_FOLDER_NAMES_TAKEN = ("data", "stamps")
+_OWN = "recipe"
+
+
+def _as_list(value: Any) -> Any:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, (str, Path)) else value
+
+
+Sources = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
+
+
+def _wrong(message: str, *at: str) -> PydanticCustomError:
+    """Return a validation error about the key at ``at``, worded for the user."""
+    return PydanticCustomError(_OWN, "{message}", {"message": message, "at": at})
+
+
+class Mine(Settings):
+    """Texts made from what the user has."""
+
+    source: str = DOCSTRINGS
+    """docstrings (of the Python packages installed beside prune2vec), or a folder of Markdown, RST or text files."""
+    packages: tuple[str, ...] | None = None
+    """Only the docstrings of these packages; default: of all that are installed."""
+    max_pairs: int | None = Field(default=None, ge=1)
+    """At most so many (query, text) pairs."""
+    negatives: int = Field(default=1, ge=0)
+    """Hard negatives for each pair."""
+    dev_fraction: float = Field(default=0.1, gt=0, lt=1)
+    """Largest share of the pairs to hold out, by whole packages or files."""
+    seed: int = 42
+    """Seed of the split and of the draws."""
+
+
+class Data(Settings):
+    """Where the texts come from: files, or mining; not both."""
+
+    train: Sources = ()
+    """Training triplets: a file, a folder of files, a hub dataset id, or a list of these."""
+    dev: str | None = None
+    """Held-out triplets or a BEIR folder to evaluate on; never trained on."""
+    profile: Sources = ()
+    """Triplets for the profile; default: the training triplets."""
+    mine: Mine | None = None
+    """Make training and held-out triplets from text that you have, instead of train and dev."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if self.mine is not None and (self.train or self.dev):
+            raise _wrong("mine makes the training and held-out texts; drop either mine or train and dev")
+        if self.mine is None and not self.train:
+            raise _wrong("no training texts; give data.train, or data.mine to make them")
+        return self
+
+
+class Variant(Settings):
+    """One cut of the model."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the variant and of its folder."""
+    method: str = "l3prune"
+    """A planner (prune2vec plan --help lists them), or full: keep every layer."""
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    """Parameters of the planner, for l3prune for example {variant: small}."""
+    budget: Budget | None = None
+    """Limits that the plan must keep: max-params, max-layers, max-memory, min-speedup."""
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        from prune2vec.planners import planners
+
+        known = (KEEP_ALL, *planners.names())
+        here = f"variant {self.name!r}"
+        if self.method not in known:
+            raise _wrong(f"{here}: no method is called {self.method!r}{did_you_mean(self.method, known)}")
+        if self.method == KEEP_ALL and (self.parameters or self.budget):
+            raise _wrong(f"{here}: method full keeps every layer; it takes neither parameters nor a budget")
+        if self.name in _FOLDER_NAMES_TAKEN:
+            raise _wrong(f"{here}: the run keeps its own files under that name; choose another")
+        self._check_parameters(here)
+        return self
+
+    def _check_parameters(self, here: str) -> None:
+        """Refuse an unknown parameter now: the planner itself would only do so after the profile has been measured."""
+        from prune2vec.planners.make import planner_parameters
+
+        known = planner_parameters(self.method) if self.method != KEEP_ALL else {}
+        unknown = next((name for name in self.parameters if name not in known), None)
+        if unknown is not None:
+            raise _wrong(f"{here}: {self.method} has no parameter {unknown!r}{did_you_mean(unknown, known)}")
+
+
+class Evaluation(EvaluateSettings):
+    """What to measure, and how."""
+
+    data: str | None = None
+    """Held-out triplets or a BEIR folder; default: data.dev, or the held-out part of the mined texts."""
+    tasks: tuple[str, ...] = ()
+    """MTEB tasks by name, or a preset: [mteb-15]."""
+    mirror: str | None = None
+    """Folder with offline copies of MTEB tasks."""
+
+    def settings(self) -> EvaluateSettings:
+        """Return the part that is not about where the data is."""
+        return EvaluateSettings(**{name: getattr(self, name) for name in EvaluateSettings.model_fields})
+
+
+def _default_variants() -> tuple[Variant, ...]:
+    return (
+        Variant(name="full", method=KEEP_ALL),
+        Variant(name="large", method="l3prune", parameters={"variant": "large"}),
+        Variant(name="small", method="l3prune", parameters={"variant": "small"}),
+    )
+
+
+class Recipe(Settings):
+    """The main job: profile a model, make plans from the profile, then prune, train and evaluate each plan's encoder."""
+
+    model: str = "smollm2"
+    """Hub id, local folder or GGUF file; smollm2 stands for SmolLM2-135M-Instruct."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model; default: the newest, written down as a commit."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model; only for models whose code you have read."""
+    data: Data = Data(mine=Mine())
+    """Where the texts come from."""
+    profile: ProfileSettings = Field(default_factory=ProfileSettings)
+    """How the layer-loss profile is measured."""
+    variants: tuple[Variant, ...] = Field(default_factory=_default_variants, min_length=1)
+    """The cuts to build and compare; the first is the one that the others are compared with."""
+    prune: PruneSettings = Field(default_factory=PruneSettings)
+    """How the cut model becomes a text encoder."""
+    train: TrainSettings | None = TrainSettings()
+    """How the encoders are trained; null to leave them untrained."""
+    evaluate: Evaluation | None = Evaluation()
+    """What is measured on every encoder; null for nothing."""
+    queries: tuple[str, ...] = ()
+    """Example queries that the smallest encoder answers at the end, from the held-out or mined texts."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        names = [variant.name for variant in self.variants]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise _wrong(f"two variants are called {twice!r}; give each its own name", "variants")
+        if self.evaluate is not None and not self._has_test(self.evaluate):
+            remedy = "give data.dev, evaluate.data or evaluate.tasks, or set evaluate to null"
+            raise _wrong(f"nothing to evaluate on; {remedy}", "data")
+        if self.profile.pooling != self.prune.pooling:
+            pair = f"profile.pooling is {self.profile.pooling!r}, prune.pooling {self.prune.pooling!r}"
+            raise _wrong(f"{pair}; set both to the same, so that what is measured is what is built", "profile", "pooling")
+        self._check_about_model()
+        return self
+
+    def _has_test(self, evaluate: Evaluation) -> bool:
+        return bool(self.data.mine or self.data.dev or evaluate.data or evaluate.tasks)
+
+    def _check_about_model(self) -> None:
+        """Refuse a revision (or trust) of one stage's own: all stages work on one model."""
+        for section in ("profile", "prune"):
+            for name in ABOUT_MODEL:
+                value = getattr(getattr(self, section), name)
+                if value and value != getattr(self, name):
+                    raise _wrong(f"give {name} once, at the top of the recipe, not in {section}", section, name)
+
+    def profile_settings(self) -> ProfileSettings:
+        """Return the profile's settings with the model's revision and trust filled in."""
+        return self.profile.model_copy(update=self._about_model())
+
+    def prune_settings(self) -> PruneSettings:
+        """Return the pruning settings with the model's revision and trust filled in."""
+        return self.prune.model_copy(update=self._about_model())
+
+    def _about_model(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ABOUT_MODEL}
+
+    def to_yaml(self) -> str:
+        """Return the recipe with every setting spelled out, as YAML."""
+        return dump_yaml(self.model_dump(mode="json", exclude={"profile": set(ABOUT_MODEL), "prune": set(ABOUT_MODEL)}))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a recipe; relative paths in it are relative to its folder.
+
+        Raises:
+            ConfigError: It cannot be read, a key is unknown, a value does not fit or a local path is not there; the
+                message has file and line, and the closest name that would fit.
+        """
+        file = read_yaml(path)
+        return cls._checked(file.values, where=file.where, base=path.absolute().parent)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], *, where: str = "recipe") -> Self:
+        """Validate a recipe given as a mapping; relative paths in it are relative to the current folder.
+
+        Raises:
+            ConfigError: As ``load``.
+        """
+        return cls._checked(underscored(values), where=lambda location: where, base=Path.cwd())
+
+    @classmethod
+    def _checked(cls, values: Mapping[str, Any], *, where: Callable[[Location], str], base: Path) -> Self:
+        recipe = cls._located(values, where)
+        resolved = absolute_paths(recipe.model_dump(mode="json"), base=base, where=where)
+        return cls._located(resolved, where)
+
+    @classmethod
+    def _located(cls, values: Mapping[str, Any], where: Callable[[Location], str]) -> Self:
+        try:
+            return cls.build(values, where="recipe")
+        except ConfigError as error:
+            if not isinstance(error.__cause__, ValidationError):
+                raise
+            first = error.__cause__.errors()[0]
+            place = where(first["loc"] or first.get("ctx", {}).get("at", ()))
+            text = first["msg"] if first["type"] == _OWN else str(error).removeprefix("recipe: ")
+            raise ConfigError(f"{place}: {text}") from error

@@ -1,0 +1,142 @@
+"""The main job: a recipe in, profile, plans, encoders, results and a report out; resumable."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from prune2vec.evaluation.results import Results
+from prune2vec.experiments.answers import Answer, load_answers
+from prune2vec.experiments.comparison import Comparison, Row, comparison_of
+from prune2vec.experiments.job import ANSWERS, PROFILE, RESULTS, Job
+from prune2vec.experiments.ledger import Step
+from prune2vec.experiments.lock import folder_lock
+from prune2vec.experiments.manifest import manifest
+from prune2vec.experiments.recipe import Recipe
+from prune2vec.experiments.report import Story
+from prune2vec.experiments.stages import Stages, real_stages
+from prune2vec.files import write_json, write_text
+from prune2vec.records.profile import Profile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a run did.
+
+    Attributes:
+        folder: Folder of the run.
+        steps: Its stages, in order.
+        comparison: The results side by side; None when nothing was evaluated, or in a dry run.
+        answers: The recipe's example queries with what the smallest encoder found.
+        dry_run: Whether nothing was done.
+    """
+
+    folder: Path
+    steps: tuple[Step, ...]
+    comparison: Comparison | None = None
+    answers: tuple[Answer, ...] = ()
+    dry_run: bool = False
+
+    def render(self) -> str:
+        """Return the report as plain text."""
+        if self.dry_run:
+            return "\n".join(step.render() for step in self.steps)
+        parts = [self.comparison.render() if self.comparison is not None else ""]
+        parts += [one.render() for one in self.answers]
+        parts.append(f"report: {self.folder / 'report.html'}")
+        return "\n\n".join(part for part in parts if part)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        return {
+            "output": str(self.folder),
+            "dry_run": self.dry_run,
+            "steps": [asdict(step) for step in self.steps],
+            "comparison": self.comparison.to_json() if self.comparison is not None else None,
+            "answers": [asdict(one) for one in self.answers],
+            "report": None if self.dry_run else str(self.folder / "report.html"),
+        }
+
+
+def run_recipe(
+    recipe: Recipe | Path | str | Mapping[str, Any],
+    output: Path | str,
+    *,
+    stages: Stages | None = None,
+    dry_run: bool = False,
+) -> Report:
+    """Profile, plan, prune, train and evaluate every variant of a recipe, then compare them.
+
+    A stage is skipped when its output is there and its settings and inputs have not changed, so a run that was killed goes
+    on with the same call and ends with the same result.
+
+    Args:
+        recipe: A recipe, its YAML file, or a mapping with its keys.
+        output: Folder of the run; made if missing.
+        stages: What does the work; default: the functions of this package.
+        dry_run: Only find out which stages would run and which would be skipped; writes nothing.
+
+    Raises:
+        ConfigError: The recipe is wrong, or another run holds the folder.
+        Prune2vecError: A stage failed; all stages before it stay done.
+    """
+    folder = Path(output).absolute()
+    job = Job(_read(recipe), folder, stages or real_stages(), dry_run=dry_run)
+    if dry_run:
+        job.do()
+        return Report(folder=folder, steps=tuple(job.ledger.steps), dry_run=True)
+    with folder_lock(folder):
+        _clear_partials(folder)
+        write_text(folder / "recipe.yaml", job.recipe.to_yaml())
+        job.do()
+        return _finish(job)
+
+
+def _read(recipe: Recipe | Path | str | Mapping[str, Any]) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return recipe
+    return Recipe.of(recipe) if isinstance(recipe, Mapping) else Recipe.load(Path(recipe))
+
+
+def _clear_partials(folder: Path) -> None:
+    """Remove what a killed run left half-written; safe because the folder is locked."""
+    for partial in (*folder.glob(".*.partial*"), *folder.glob("*/.*.partial*")):
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def _finish(job: Job) -> Report:
+    """Write the manifest and the report; quick, so done anew every time."""
+    folder, profile = job.folder, Profile.load(job.folder / PROFILE)
+    comparison = _compare(job)
+    answers = tuple(load_answers(folder / ANSWERS)) if "answer" in job.ledger.stamps else ()
+    facts = manifest(job, profile)
+    story = Story(
+        profile=profile,
+        plans=job.plans,
+        twins=job.twins,
+        comparison=comparison,
+        answers=answers,
+        answered_by=job.smallest() or "",
+        curves={name: job.encoder_folder(name) / "train.jsonl" for name in job.plans if name not in job.twins},
+        manifest=facts,
+        recipe=job.recipe.to_yaml(),
+    )
+    write_json(folder / "manifest.json", facts)
+    job.stages.report(story, folder)
+    return Report(folder=folder, steps=tuple(job.ledger.steps), comparison=comparison, answers=answers)
+
+
+def _compare(job: Job) -> Comparison | None:
+    if job.recipe.evaluate is None:
+        return None
+    rows = [
+        Row(name=name, results=Results.load(job.folder / name / RESULTS), plan=plan, same_as=job.twins.get(name))
+        for name, plan in job.plans.items()
+    ]
+    return comparison_of(rows)

@@ -1,0 +1,128 @@
+"""The stages of a run as a record of callables: the real ones by default, small ones of their own in tests."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ParamSpec
+
+from prune2vec.checkpoint.settings import PruneSettings
+from prune2vec.experiments.recipe import KEEP_ALL, Evaluation, Mine, Variant
+from prune2vec.experiments.report import Story, write_report
+from prune2vec.scorers.settings import ProfileSettings
+from prune2vec.training.settings import TrainSettings
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """What a run calls. Every callable takes its inputs and settings, and last the path it must write, whole or not at all.
+
+    Attributes:
+        mine: Settings -> folder of texts.
+        profile: Model, texts, settings -> ``profile.json``.
+        plan: Profile, variant -> ``plan.json``.
+        prune: Model, plan, settings -> checkpoint folder.
+        train: Checkpoint, texts, settings -> encoder folder.
+        evaluate: Encoder, evaluation -> ``results.json``.
+        answer: Encoder, texts to search, queries -> ``answers.json``.
+        report: What happened -> ``report.md``, ``report.html`` and pictures in the folder of the run.
+    """
+
+    mine: Callable[[Mine, Path], object]
+    profile: Callable[[str, Sequence[str], ProfileSettings, Path], object]
+    plan: Callable[[Path, Variant, Path], object]
+    prune: Callable[[str, Path, PruneSettings, Path], object]
+    train: Callable[[Path, Sequence[str], TrainSettings, Path], object]
+    evaluate: Callable[[Path, Evaluation, Path], object]
+    answer: Callable[[Path, str, Sequence[str], Path], object]
+    report: Callable[[Story, Path], object]
+
+
+def real_stages() -> Stages:
+    """Return the stages of the package itself; nothing heavy is imported before a stage is called."""
+    return Stages(
+        mine=_mine,
+        profile=_freed(_profile),
+        plan=_plan,
+        prune=_freed(_prune),
+        train=_freed(_train),
+        evaluate=_freed(_evaluate),
+        answer=_freed(_answer),
+        report=write_report,
+    )
+
+
+def _freed(stage: Callable[P, None]) -> Callable[P, None]:
+    """Return ``stage`` with its memory given back at the end: the next one loads a model of its own."""
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        stage(*args, **kwargs)
+        gc.collect()
+
+    return run
+
+
+def _mine(settings: Mine, output: Path) -> None:
+    from prune2vec.texts import mine
+
+    mine(
+        settings.source,
+        output,
+        packages=settings.packages,
+        max_pairs=settings.max_pairs,
+        negatives=settings.negatives,
+        dev_fraction=settings.dev_fraction,
+        seed=settings.seed,
+    )
+
+
+def _profile(model: str, texts: Sequence[str], settings: ProfileSettings, output: Path) -> None:
+    from prune2vec.scorers import profile_model
+    from prune2vec.texts import load_triplets
+
+    # One source is handed on as its path, so that the profile can say where its texts came from.
+    source = texts[0] if len(texts) == 1 else load_triplets(list(texts))
+    profile_model(model, source, settings=settings, output=output)
+
+
+def _plan(profile: Path, variant: Variant, output: Path) -> None:
+    from prune2vec.planners import make_plan
+    from prune2vec.records.profile import Profile
+
+    if variant.method == KEEP_ALL:
+        make_plan(profile, method="depth", depth=Profile.load(profile).shape.num_layers, output=output)
+    else:
+        make_plan(profile, method=variant.method, budget=variant.budget, output=output, **variant.parameters)
+
+
+def _prune(model: str, plan: Path, settings: PruneSettings, output: Path) -> None:
+    from prune2vec.checkpoint import prune_model
+
+    prune_model(model, plan, output, settings=settings)
+
+
+def _train(checkpoint: Path, texts: Sequence[str], settings: TrainSettings, output: Path) -> None:
+    from prune2vec.training import train_encoder
+
+    # An unfinished training with other settings is out of date by now; one with the same settings is gone on with.
+    settings = settings.model_copy(update={"restart": True})
+    train_encoder(checkpoint, texts[0] if len(texts) == 1 else list(texts), output, settings=settings)
+
+
+def _evaluate(encoder: Path, evaluation: Evaluation, output: Path) -> None:
+    from prune2vec.evaluation import evaluate_encoder
+
+    tasks = list(evaluation.tasks) or None
+    mirror = Path(evaluation.mirror) if evaluation.mirror else None
+    settings = evaluation.settings()
+    evaluate_encoder(encoder, data=evaluation.data, tasks=tasks, mirror=mirror, output=output, settings=settings)
+
+
+def _answer(encoder: Path, texts: str, queries: Sequence[str], output: Path) -> None:
+    from prune2vec.experiments.answers import answer, read_documents, save_answers
+
+    save_answers(answer(encoder, read_documents(texts), queries), output)

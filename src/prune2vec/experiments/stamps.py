@@ -1,0 +1,105 @@
+"""Stamps tell a stage that is done from one that must be done (again).
+
+A stage writes its output under a temporary name and renames it into place; only then its stamp is written, which holds
+the key the output was made from and a listing of the output's files. So a stage counts as done when its stamp has the
+wanted key and its output still equals the listing. Killed in between, it is done again and gives the same output.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prune2vec.errors import DataError
+from prune2vec.files import digest_file, digest_json, read_json, write_json
+
+FORMAT = "prune2vec.stamp/1"
+_WHOLE_BYTES = 256 << 20
+_SAMPLES = 64
+_SAMPLE_BYTES = 1 << 20
+
+Listing = dict[str, list[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stamp:
+    """What a finished stage leaves behind.
+
+    Attributes:
+        stage: Name of the stage: ``"large.train"``.
+        key: Digest of everything the output depends on.
+        inputs: What the key was made of, to be read when a stage runs again unexpectedly.
+        output: Listing of the output: file name to ``[bytes, digest]``.
+        seconds: How long the stage took; for a stage that was interrupted and resumed, its last part.
+        finished: When, in UTC.
+    """
+
+    stage: str
+    key: str
+    inputs: Mapping[str, Any]
+    output: Listing
+    seconds: float
+    finished: str
+
+    @property
+    def output_digest(self) -> str:
+        """Digest of the output's files, for the keys of the stages that read them."""
+        return digest_json(self.output)
+
+
+def listing(path: Path) -> Listing:
+    """Return size and digest of a file, or of every visible file below a folder; empty when nothing is there."""
+    if path.is_file():
+        return {path.name: _entry(path)}
+    names = ((file.relative_to(path), file) for file in sorted(path.rglob("*")) if file.is_file())
+    return {name.as_posix(): _entry(file) for name, file in names if not any(part.startswith(".") for part in name.parts)}
+
+
+def _entry(file: Path) -> list[Any]:
+    size = file.stat().st_size
+    return [size, digest_file(file) if size <= _WHOLE_BYTES else _digest_samples(file, size)]
+
+
+def _digest_samples(file: Path, size: int) -> str:
+    # Gigabytes of weights would be read again at every start; evenly spaced samples with both ends notice a change of
+    # the whole file, a truncated end and holes of more than a few megabytes.
+    digest = hashlib.sha256()
+    step = (size - _SAMPLE_BYTES) / (_SAMPLES - 1)
+    with file.open("rb") as stream:
+        for index in range(_SAMPLES):
+            stream.seek(round(index * step))
+            digest.update(stream.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def load_stamp(path: Path) -> Stamp | None:
+    """Return the stamp at ``path``; None when there is none or it cannot be understood (then the stage is done again)."""
+    try:
+        value = read_json(path)
+        if value.pop("format") != FORMAT:
+            return None
+        return Stamp(**value)
+    except (DataError, AttributeError, KeyError, TypeError):
+        return None
+
+
+def is_done(stamp: Stamp | None, *, key: str, output: Path) -> bool:
+    """Return whether ``output`` was made from ``key`` and still is what the stage left."""
+    return stamp is not None and stamp.key == key and bool(stamp.output) and listing(output) == stamp.output
+
+
+def save_stamp(path: Path, *, stage: str, inputs: Mapping[str, Any], output: Path, seconds: float) -> Stamp:
+    """Write and return the stamp of a stage whose output is in place.
+
+    Raises:
+        CheckpointError: The stamp cannot be written.
+    """
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    key, files = digest_json(inputs), listing(output)
+    stamp = Stamp(stage=stage, key=key, inputs=inputs, output=files, seconds=round(seconds, 3), finished=finished)
+    write_json(path, {"format": FORMAT, **asdict(stamp)})
+    return stamp

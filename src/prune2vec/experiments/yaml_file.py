@@ -1,0 +1,129 @@
+"""YAML read with line numbers, so that a wrong key is reported with the line it stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prune2vec.errors import ConfigError
+
+Location = Sequence[int | str]
+
+
+class _Loader(yaml.SafeLoader):
+    """Takes only true and false as truth values: YAML 1.1 also takes on, off, yes and no, which settings use as words."""
+
+
+# The resolvers are a table by first letter that subclasses share until they have their own.
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:bool" or letter in "tTfF"]
+    for letter, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+@dataclass(frozen=True)
+class YamlFile:
+    """A YAML file that holds a mapping.
+
+    Attributes:
+        path: Where it was read from.
+        values: The mapping; dashes in keys became underscores.
+    """
+
+    path: Path
+    values: Mapping[str, Any]
+    _root: yaml.MappingNode
+
+    def line_of(self, location: Location) -> int:
+        """Return the 1-based line of the key (or list item) at ``location``, or of the nearest one above it."""
+        node: yaml.Node = self._root
+        line = node.start_mark.line
+        for part in location:
+            found = _child(node, part)
+            if found is None:
+                break
+            line, node = found
+        return line + 1
+
+    def where(self, location: Location) -> str:
+        """Return ``file:line`` of ``location``."""
+        return f"{self.path}:{self.line_of(location)}"
+
+
+def read_yaml(path: Path) -> YamlFile:
+    """Read a YAML file that holds one mapping.
+
+    Raises:
+        ConfigError: It is missing, not YAML, not a mapping, or has a key twice; the message has the line.
+    """
+    try:
+        with path.open(encoding="utf-8") as stream:
+            return _parse(stream.read(), path)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}; make a recipe with prune2vec init") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); expected a YAML file") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
+        raise ConfigError(f"{path}:{line}: not YAML: {error.problem or error.context}") from error
+
+
+def _parse(text: str, path: Path) -> YamlFile:
+    root = yaml.compose(text, Loader=_Loader)
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError(f"{path}: expected keys and values; see prune2vec init for an example")
+    _refuse_twins(root, path)
+    return YamlFile(path, underscored(yaml.load(text, Loader=_Loader)), root)
+
+
+def _refuse_twins(node: yaml.Node, path: Path) -> None:
+    """Refuse a key given twice: YAML would silently take the last one."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_twins(item, path)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: dict[str, int] = {}
+    for key, value in node.value:
+        name = _key_name(key)
+        if name in seen:
+            raise ConfigError(f"{path}:{key.start_mark.line + 1}: key {name!r} was already given in line {seen[name] + 1}")
+        seen[name] = key.start_mark.line
+        _refuse_twins(value, path)
+
+
+def underscored(value: Any) -> Any:
+    """Return ``value`` with underscores for dashes in all keys, however deep."""
+    if isinstance(value, Mapping):
+        return {str(key).replace("-", "_"): underscored(item) for key, item in value.items()}
+    return [underscored(item) for item in value] if isinstance(value, list) else value
+
+
+def dashed(value: Any) -> Any:
+    """Return ``value`` with dashes for underscores in all keys, as YAML files and the command line have them."""
+    if isinstance(value, Mapping):
+        return {str(key).replace("_", "-"): dashed(item) for key, item in value.items()}
+    return [dashed(item) for item in value] if isinstance(value, list) else value
+
+
+def _key_name(node: yaml.Node) -> str:
+    return str(node.value).replace("-", "_") if isinstance(node, yaml.ScalarNode) else repr(node)
+
+
+def _child(node: yaml.Node, part: int | str) -> tuple[int, yaml.Node] | None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if _key_name(key) == str(part):
+                return key.start_mark.line, value
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        return node.value[part].start_mark.line, node.value[part]
+    return None
+
+
+def dump_yaml(value: Mapping[str, Any]) -> str:
+    """Return ``value`` as YAML in the order of its keys."""
+    return yaml.safe_dump(dashed(value), sort_keys=False, allow_unicode=True, width=120)

@@ -1,0 +1,116 @@
+"""LoRA adapters: put in, restored from a checkpoint, and merged."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel, TaskType, set_peft_model_state_dict
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from prune2vec.errors import ConfigError, TrainingError
+from prune2vec.training.settings import TrainSettings
+
+ADAPTER_FILE = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+# fp32 rounding of W + BA against Wx + B(Ax), on unit vectors.
+_MERGE_TOLERANCE = 1e-5
+
+
+def base_model(encoder: SentenceTransformer) -> PreTrainedModel:
+    """Return the transformers model inside an encoder."""
+    model = encoder.transformers_model
+    assert model is not None
+    return model
+
+
+def add_lora(encoder: SentenceTransformer, settings: TrainSettings) -> None:
+    """Freeze the encoder's weights and give its linear layers fp32 adapters, drawn from torch's global state.
+
+    Raises:
+        ConfigError: No layer of the model is called like the target modules.
+    """
+    model = base_model(encoder)
+    targets = settings.target_modules
+    config = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=settings.lora_dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type=TaskType.FEATURE_EXTRACTION,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+    )
+    try:
+        encoder.add_adapter(config)
+    except ValueError as error:
+        raise ConfigError(f"target_modules {targets!r} fit no linear layer of this model; leave it at all-linear") from error
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def restore_adapter(encoder: SentenceTransformer, checkpoint: Path) -> None:
+    """Load an adapter's weights as they were saved: the trainer's own way rounds them to the base's number format."""
+    saved = load_file(checkpoint / ADAPTER_FILE)
+    set_peft_model_state_dict(base_model(encoder), {key.removeprefix(_PREFIX): value for key, value in saved.items()})
+
+
+def merge_adapter(encoder: SentenceTransformer, checkpoint: Path, probe: Sequence[str]) -> float:
+    """Fold a saved adapter into the weights of an fp32 encoder and compare the embeddings of ``probe`` before and after.
+
+    Returns:
+        The largest difference of any component.
+
+    Raises:
+        TrainingError: Merged and unmerged encoder differ by more than fp32 rounding, or the embeddings are not finite.
+    """
+    transformer = encoder[0]
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5.23 by a deprecated name.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        adapted = PeftModel.from_pretrained(base_model(encoder), str(checkpoint))
+    transformer.model = adapted
+    unmerged = embed(encoder, probe)
+    transformer.model = adapted.merge_and_unload()
+    merged = embed(encoder, probe)
+    difference = float(np.abs(merged - unmerged).max())
+    if not difference <= _MERGE_TOLERANCE:
+        raise TrainingError(
+            f"merging the adapter changed embeddings by {difference:.1e}, expected at most {_MERGE_TOLERANCE:.0e}; "
+            f"nothing was saved, the adapter is in {checkpoint}"
+        )
+    return difference
+
+
+def load_weights(model: nn.Module, checkpoint: Path) -> None:
+    """Load a checkpoint's full weights into ``model``, all of them.
+
+    Raises:
+        TrainingError: A tensor is missing or has another shape.
+    """
+    state: dict[str, torch.Tensor] = {}
+    for file in sorted(checkpoint.glob("model*.safetensors")):
+        state |= load_file(file)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise TrainingError(f"{checkpoint} does not fit its model; train again with restart") from error
+
+
+def embed(encoder: SentenceTransformer, texts: Sequence[str]) -> np.ndarray:
+    """Return the embeddings of ``texts`` as fp32.
+
+    Raises:
+        TrainingError: A value is not finite.
+    """
+    vectors = encoder.encode(list(texts), show_progress_bar=False, convert_to_tensor=True).float().cpu().numpy()
+    if not np.isfinite(vectors).all():
+        raise TrainingError("the trained embeddings are not finite; nothing was saved; lower learning_rate and set restart")
+    return np.asarray(vectors)

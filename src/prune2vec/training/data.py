@@ -1,0 +1,164 @@
+"""Triplets as sentence-transformers' trainer wants them: one table per data set and instruction, and prompts by column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prune2vec.checkpoint.encoder import read_record
+from prune2vec.errors import DataError
+from prune2vec.progress import say
+from prune2vec.records.text_format import TextFormat
+from prune2vec.texts import Instructions, Triplet, digest_texts, load_triplets
+from prune2vec.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+    from sentence_transformers import SentenceTransformer
+
+Data = str | Path | Sequence[str | Path] | Sequence[Triplet]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompting:
+    """What stands before the texts of a triplet.
+
+    Attributes:
+        instructions: Chosen by triplet; None leaves the prompts that the encoder was saved with.
+        text_format: How an instruction and a text are joined.
+        saved: The encoder's own prompts for queries and documents.
+    """
+
+    instructions: Instructions | None
+    text_format: TextFormat
+    saved: tuple[str, str]
+
+    @classmethod
+    def of(cls, checkpoint: Path, encoder: SentenceTransformer, settings: TrainSettings) -> Prompting:
+        """Read the checkpoint's own wrapper and prompts, and the instruction that the settings ask for."""
+        stored = read_record(checkpoint).get("text_format")
+        prompts = encoder.prompts or {}
+        chosen = None if settings.instruction == "saved" else Instructions.parse(settings.instruction, settings.symmetric)
+        return cls(
+            instructions=chosen,
+            text_format=TextFormat.from_json(stored) if stored else TextFormat(),
+            saved=(prompts.get("query") or "", prompts.get("document") or ""),
+        )
+
+    def before(self, triplet: Triplet) -> tuple[str, str]:
+        """Return what stands before the anchor, and before the documents."""
+        if self.instructions is None:
+            return self.saved
+        query, document = self.instructions.for_triplet(triplet)
+        return self.text_format.before(query), self.text_format.before(document)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The rows of one data set that share their prompts."""
+
+    rows: list[Triplet]
+    query_prompt: str
+    document_prompt: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """What is trained on.
+
+    Attributes:
+        tables: By name; a data set with two instructions becomes two tables, NAME and NAME#2.
+        left_out: Tables with fewer rows than a batch, and how many rows they have.
+        digest: SHA-256 of all texts, those left out too.
+        negatives: Hard negatives a row.
+    """
+
+    tables: Mapping[str, Table]
+    left_out: Mapping[str, int]
+    digest: str
+    negatives: int
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of every table: the anchor first, then the documents, the positive first."""
+        return ("anchor", "positive", *(f"negative_{number + 1}" for number in range(self.negatives)))
+
+    @property
+    def prompts(self) -> dict[str, dict[str, str]]:
+        """What stands before the texts, by table and column (empty prompts too: they make the trainer name its tables)."""
+        documents = self.columns[1:]
+        return {
+            name: {"anchor": table.query_prompt, **dict.fromkeys(documents, table.document_prompt)}
+            for name, table in self.tables.items()
+        }
+
+    def datasets(self) -> DatasetDict:
+        """Return the tables as Hugging Face datasets, in memory."""
+        from datasets import Dataset, DatasetDict
+
+        return DatasetDict({name: Dataset.from_list(list(self._dicts(table))) for name, table in self.tables.items()})
+
+    def _dicts(self, table: Table) -> Iterator[dict[str, str]]:
+        for row in table.rows:
+            yield dict(zip(self.columns, _texts(row, self.negatives), strict=True))
+
+
+def training_data(triplets: Sequence[Triplet], prompting: Prompting, settings: TrainSettings) -> TrainingData:
+    """Sort triplets into tables that can each fill a batch.
+
+    Raises:
+        DataError: There is no row, a row has no negative though the settings want one, or no table fills a batch.
+    """
+    tables = by_prompt(triplets, prompting)
+    large = {name: table for name, table in tables.items() if len(table.rows) >= settings.batch_size}
+    small = {name: len(table.rows) for name, table in tables.items() if name not in large}
+    if not large:
+        found = ", ".join(f"{name} has {count}" for name, count in small.items()) or "there are none"
+        raise DataError(f"no data set has the {settings.batch_size} rows of one batch ({found}); add rows or lower batch_size")
+    if small:
+        named = ", ".join(f"{name} ({count})" for name, count in small.items())
+        say(f"left out, because they cannot fill a batch of {settings.batch_size} rows: {named}")
+    return TrainingData(
+        tables=large, left_out=small, digest=digest_texts(triplets), negatives=_checked(triplets, settings.hard_negatives)
+    )
+
+
+def by_prompt(triplets: Sequence[Triplet], prompting: Prompting) -> dict[str, Table]:
+    """Group triplets by data set and prompts, in order of appearance."""
+    rows: dict[tuple[str, str, str], list[Triplet]] = {}
+    for triplet in triplets:
+        rows.setdefault((triplet.dataset or "data", *prompting.before(triplet)), []).append(triplet)
+    tables: dict[str, Table] = {}
+    for (dataset, query, document), found in rows.items():
+        number = 1 + sum(1 for name in tables if name == dataset or name.startswith(f"{dataset}#"))
+        name = dataset if number == 1 else f"{dataset}#{number}"
+        tables[name] = Table(rows=found, query_prompt=query, document_prompt=document)
+    return tables
+
+
+def read(data: Data, *, hard_negatives: int) -> list[Triplet]:
+    """Return triplets that were given as such, or read them.
+
+    Raises:
+        DataError: They cannot be read, or there are none.
+    """
+    if isinstance(data, str | Path):
+        return load_triplets(data, require_negative=hard_negatives > 0)
+    given = [item for item in data if isinstance(item, Triplet)]
+    return given or load_triplets([item for item in data if isinstance(item, str | Path)], require_negative=hard_negatives > 0)
+
+
+def _checked(triplets: Sequence[Triplet], negatives: int) -> int:
+    if negatives:
+        for triplet in triplets:
+            if not triplet.negatives:
+                where = f"row {triplet.line + 1} of {triplet.dataset or 'the data'}"
+                raise DataError(f"{where} has no hard negative; add one to each row or set hard_negatives to 0")
+    return negatives
+
+
+def _texts(row: Triplet, negatives: int) -> tuple[str, ...]:
+    """Anchor, positive and exactly so many negatives: the first ones, from the start again when they run out."""
+    return (row.anchor, row.positive, *(row.negatives[number % len(row.negatives)] for number in range(negatives)))

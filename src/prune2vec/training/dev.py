@@ -1,0 +1,40 @@
+"""Scores on held-out rows while training: retrieval among their own documents, with sentence-transformers' evaluator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from prune2vec.training.data import Table
+
+if TYPE_CHECKING:
+    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+
+def evaluators(tables: Mapping[str, Table], *, rows: int, batch_size: int) -> list[InformationRetrievalEvaluator]:
+    """Return one evaluator for each table, over its first ``rows`` rows."""
+    return [_evaluator(name, table, rows=rows, batch_size=batch_size) for name, table in tables.items()]
+
+
+def _evaluator(name: str, table: Table, *, rows: int, batch_size: int) -> InformationRetrievalEvaluator:
+    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+    taken = table.rows[:rows]
+    documents = {text: f"d{number}" for number, text in enumerate(dict.fromkeys(t for row in taken for t in row.texts[1:]))}
+    queries = {text: f"q{number}" for number, text in enumerate(dict.fromkeys(row.anchor for row in taken))}
+    relevant: dict[str, set[str]] = {}
+    for row in taken:
+        relevant.setdefault(queries[row.anchor], set()).add(documents[row.positive])
+    return InformationRetrievalEvaluator(
+        queries={identifier: text for text, identifier in queries.items()},
+        corpus={identifier: text for text, identifier in documents.items()},
+        relevant_docs=relevant,
+        query_prompt=table.query_prompt,
+        corpus_prompt=table.document_prompt,
+        name=name,
+        batch_size=batch_size,
+        accuracy_at_k=[1],
+        precision_recall_at_k=[10],
+        map_at_k=[10],
+        write_csv=False,
+    )

@@ -1,0 +1,122 @@
+"""What is minimised: sentence-transformers' losses, put together as the settings say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.losses.merged_forward import embed_columns
+from sentence_transformers.sentence_transformer.losses import (
+    CachedMultipleNegativesRankingLoss,
+    DistillKLDivLoss,
+    EmbedDistillLoss,
+    MatryoshkaLoss,
+    MultipleNegativesRankingLoss,
+)
+from sentence_transformers.util import pairwise_cos_sim
+from torch import Tensor, nn
+
+from prune2vec.errors import ConfigError
+from prune2vec.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Features = dict[str, Any]
+
+
+def build_loss(encoder: SentenceTransformer, settings: TrainSettings, teacher: SentenceTransformer | None = None) -> nn.Module:
+    """Return the loss that the settings describe (L3Prune section 3, with options).
+
+    Raises:
+        ConfigError: A Matryoshka dimension exceeds the encoder's, or the teacher does not fit.
+    """
+    if teacher is not None:
+        return DistilledLoss(encoder, teacher, settings)
+    loss: nn.Module
+    if settings.cached:
+        loss = CachedMultipleNegativesRankingLoss(
+            encoder,
+            scale=settings.scale,
+            mini_batch_size=settings.mini_batch_size,
+            mini_batch_num_tokens=settings.mini_batch_tokens,
+        )
+    else:
+        loss = MultipleNegativesRankingLoss(encoder, scale=settings.scale)
+    if settings.matryoshka_dims:
+        loss = MatryoshkaLoss(encoder, loss, matryoshka_dims=_dims(encoder, settings.matryoshka_dims))
+    return loss
+
+
+def _dims(encoder: SentenceTransformer, asked: tuple[int, ...]) -> list[int]:
+    full = int(encoder.get_embedding_dimension() or 0)
+    too_large = [dim for dim in asked if dim > full]
+    if too_large:
+        raise ConfigError(f"matryoshka_dims: {too_large[0]} is more than the encoder's {full} dimensions")
+    return sorted({full, *asked}, reverse=True)
+
+
+class DistilledLoss(nn.Module):
+    """The contrastive loss plus the distance to a frozen teacher, both sentence-transformers', over one pass of the student.
+
+    With ``scores`` the teacher's and the student's scaled cosines of a row's documents are compared as distributions
+    (Kullback-Leibler divergence); with ``embeddings`` all texts' embeddings are, by cosine.
+    """
+
+    def __init__(self, encoder: SentenceTransformer, teacher: SentenceTransformer, settings: TrainSettings) -> None:
+        super().__init__()
+        _check_teacher(encoder, teacher, settings)
+        self.model = encoder
+        self.teacher = teacher.eval().requires_grad_(False)
+        self._weight = settings.distil_weight
+        self._by_scores = settings.distil == "scores"
+        self._similarity = partial(_scaled_cosine, scale=settings.scale)
+        self._contrastive = MultipleNegativesRankingLoss(encoder, scale=settings.scale)
+        self._embeddings = EmbedDistillLoss(encoder)
+        self._scores = DistillKLDivLoss(encoder, similarity_fct=self._similarity)
+
+    def forward(self, sentence_features: Iterable[Features], labels: Tensor) -> dict[str, Tensor]:
+        """Return both parts by name; the trainer adds them up and logs each."""
+        columns = list(sentence_features)
+        # A forward pass writes into its features, so teacher and student each get their own dictionary.
+        with torch.no_grad():
+            theirs = embed_columns(self.teacher, [dict(features) for features in columns])
+        ours = embed_columns(self.model, columns)
+        if self._by_scores:
+            targets = torch.stack([self._similarity(theirs[0], document) for document in theirs[1:]], dim=1)
+            distance = self._scores.compute_loss_from_embeddings(ours, targets.float())
+        else:
+            distance = self._embeddings.compute_loss_from_embeddings(ours, theirs)
+        contrastive = self._contrastive.compute_loss_from_embeddings(ours, labels)
+        return {"contrastive": contrastive, "distillation": self._weight * distance}
+
+
+def _scaled_cosine(a: Tensor, b: Tensor, *, scale: float) -> Tensor:
+    return scale * pairwise_cos_sim(a.float(), b.float())
+
+
+def _check_teacher(encoder: SentenceTransformer, teacher: SentenceTransformer, settings: TrainSettings) -> None:
+    ours, theirs = encoder.get_embedding_dimension(), teacher.get_embedding_dimension()
+    if settings.distil == "embeddings" and ours != theirs:
+        raise ConfigError(f"distil_from: its embeddings have {theirs} dimensions, these {ours}; set distil to scores")
+    if teacher.tokenizer.get_vocab() != encoder.tokenizer.get_vocab():
+        raise ConfigError(f"distil_from: {settings.distil_from} has another tokeniser; give the encoder this one was cut from")
+
+
+@contextmanager
+def pooled_in_fp32(encoder: SentenceTransformer) -> Iterator[None]:
+    """Widen token states to fp32 before they are pooled, so that pooling, normalising and loss never round to bf16."""
+
+    def widen(module: nn.Module, args: object, output: Any) -> Any:
+        output["token_embeddings"] = output["token_embeddings"].float()
+        return output
+
+    handle = encoder[0].register_forward_hook(widen)
+    try:
+        yield
+    finally:
+        handle.remove()

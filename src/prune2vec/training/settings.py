@@ -1,0 +1,108 @@
+"""Settings of a training run; the defaults are the L3Prune paper's recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from prune2vec.records.settings import Settings
+
+# These change how a run is watched or kept, or are recorded resolved: a checkpoint stays valid when they change.
+_FREE = frozenset(
+    {"save_every", "report_to", "gradient_checkpointing", "restart", "dev", "dev_rows", "device", "dtype", "distil_from"}
+)
+
+
+class TrainSettings(Settings):
+    """How an encoder is trained; the defaults are those of L3Prune (arXiv 2410.14578)."""
+
+    method: Literal["lora", "full"] = "lora"
+    """Train low-rank adapters on a frozen model (merged afterwards), or all weights."""
+    lora_rank: int = Field(default=16, ge=1)
+    """Rank of the adapters."""
+    lora_alpha: float = Field(default=32, gt=0)
+    """Scale of the adapters: their output is multiplied by alpha / rank."""
+    lora_dropout: float = Field(default=0.05, ge=0, lt=1)
+    """Dropout before each adapter."""
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """Which linear layers get adapters: all-linear, a regular expression, or a list of name endings (q_proj, v_proj)."""
+    learning_rate: float = Field(default=2e-4, gt=0)
+    """Learning rate after warm-up."""
+    schedule: Literal["linear", "constant", "cosine"] = "linear"
+    """After warm-up: linear falls towards zero at the end of three epochs, as the paper's (whose 1,000 steps end long before
+    that, at 99 % of the rate), or at the last step if that is later; cosine falls to zero at the last step."""
+    warmup_steps: int | None = Field(default=None, ge=0)
+    """Steps in which the learning rate rises from zero; None is three tenths of the steps, the paper's 300 of 1,000."""
+    steps: int = Field(default=1000, ge=1)
+    """Optimiser steps."""
+    batch_size: int = Field(default=64, ge=2)
+    """Rows a step; all from one dataset, and no text twice."""
+    max_length: int = Field(default=512, ge=1)
+    """Longest text in tokens, instruction and special tokens included; what is longer is cut and counted."""
+    scale: float = Field(default=50.0, gt=0)
+    """Cosines are multiplied by this in the loss (1 / temperature)."""
+    hard_negatives: int = Field(default=1, ge=0)
+    """Hard negatives taken from each row, its first ones; a row with fewer repeats them."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's weight decay."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    seed: int = Field(default=42, ge=0)
+    """Seed of the adapters' start, the order of the data and dropout."""
+    instruction: str = "saved"
+    """Before a query: saved (what the checkpoint puts there), none, e5 (the E5 set's, by data set), or the words themselves."""
+    symmetric: Literal["both", "paper"] | None = None
+    """Whether documents of symmetric data sets get the instruction too (both) or never (paper); None is both for e5 alone."""
+    cached: bool = False
+    """GradCache: batches of any size in the memory of mini_batch_size rows, for about twice the time."""
+    mini_batch_size: int = Field(default=32, ge=1)
+    """Rows in memory at a time when cached."""
+    mini_batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens in memory at a time when cached, instead of rows."""
+    matryoshka_dims: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Train these leading dimensions as embeddings of their own too; the full size is always among them."""
+    distil_from: Path | None = None
+    """Folder of the unpruned encoder whose scores (or embeddings) are learnt beside the contrastive loss."""
+    distil: Literal["scores", "embeddings"] = "scores"
+    """What is learnt of it: how it divides its belief among a row's documents (any size), or its embeddings (same size)."""
+    distil_weight: float = Field(default=1.0, gt=0)
+    """Weight of the distillation beside the contrastive loss, which has 1."""
+    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
+    """Recompute activations in the backward pass: about 1.4 times the time, a fraction of the memory. auto measures the
+    activations of the run's largest batch and does so only if they would take more than 60 % of the free memory."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of the multiplications; auto is bf16 where the hardware is fast at it. What is trained is always fp32,
+    and so is the loss, from the pooling on."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where it is trained."""
+    dev: Path | None = None
+    """Held-out triplets; nDCG@10 among their own documents is taken at each checkpoint and at the end."""
+    dev_rows: int = Field(default=500, ge=1)
+    """Rows of each held-out dataset that are used, from the top."""
+    save_every: int = Field(default=200, ge=1)
+    """Steps between checkpoints, from which the same command goes on after an interruption."""
+    report_to: str = "none"
+    """A tracker that transformers knows (wandb, tensorboard, ...), or none."""
+    restart: bool = False
+    """Discard an unfinished or finished run with other settings at the same output."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainSettings:
+        if self.warmup_steps is not None and self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}; or leave it out")
+        if self.distil_from is not None and (self.cached or self.matryoshka_dims):
+            raise ValueError("distil_from works with neither cached nor matryoshka_dims; choose one")
+        if self.distil_from is not None and self.distil == "scores" and self.hard_negatives == 0:
+            raise ValueError("distil 'scores' compares a row's documents; set hard_negatives to 1, or distil to embeddings")
+        return self
+
+    @property
+    def warmup(self) -> int:
+        """Warm-up steps, resolved."""
+        return self.warmup_steps if self.warmup_steps is not None else round(0.3 * self.steps)
+
+    def identity(self) -> dict[str, object]:
+        """Return the settings that decide what is computed; a checkpoint is only continued when they are the same."""
+        return self.model_dump(mode="json", exclude=set(_FREE))

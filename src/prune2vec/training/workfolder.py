@@ -1,0 +1,141 @@
+"""The hidden folder beside the output in which an unfinished run lives, and what may be continued from it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prune2vec.errors import TrainingError
+from prune2vec.files import digest_json, read_json, sync_tree, write_json, write_text
+
+IDENTITY_FILE = "run.json"
+CURVE_FILE = "train.jsonl"
+DEV_FILE = "dev.jsonl"
+_COMPLETE = "complete.json"
+_NOTES_FILE = "notes.json"
+# What an identity holds as a digest, and how people call it.
+_DIGESTS = {
+    "data": "training texts",
+    "base": "checkpoint to train",
+    "teacher": "encoder to distil from",
+    "prompts": "instructions",
+}
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """Checkpoints and curves of a run that has not ended: ``.NAME.training`` beside the output NAME."""
+
+    folder: Path
+
+    @classmethod
+    def beside(cls, output: Path) -> WorkFolder:
+        """Return the work folder of ``output``; nothing is made yet."""
+        output = output.absolute()
+        return cls(output.parent / f".{output.name}.training")
+
+    @property
+    def curve(self) -> Path:
+        """The training curve."""
+        return self.folder / CURVE_FILE
+
+    @property
+    def dev(self) -> Path:
+        """Scores on held-out rows."""
+        return self.folder / DEV_FILE
+
+    def open(self, identity: Mapping[str, Any], *, restart: bool) -> Path | None:
+        """Make the folder ready, and return the newest complete checkpoint to go on from, if there is one.
+
+        Half-written checkpoints are removed and the curves are cut back to the checkpoint. ``restart`` discards a run with
+        another identity, never one with the same: a restarted run goes on after a kill like any other.
+
+        Raises:
+            TrainingError: The folder holds a run with another identity, and ``restart`` is off.
+        """
+        record = self.folder / IDENTITY_FILE
+        changed = differences(read_json(record), identity) if record.exists() else ""
+        if changed and not restart:
+            raise TrainingError(f"an unfinished run at this output differs ({changed}); go back to that or set restart")
+        if changed or not record.exists():
+            self.remove()
+            write_json(record, identity)
+        newest = self._newest()
+        for file in (self.curve, self.dev):
+            cut_back(file, step_of(newest) if newest else 0)
+        return newest
+
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Keep facts about the run for its record."""
+        write_json(self.folder / _NOTES_FILE, facts)
+
+    def notes(self) -> dict[str, Any]:
+        """Return what ``note`` kept."""
+        return dict(read_json(self.folder / _NOTES_FILE))
+
+    def checkpoint(self, step: int) -> Path:
+        """Return the checkpoint folder of a step."""
+        return self.folder / f"checkpoint-{step}"
+
+    def complete(self, step: int) -> None:
+        """Mark the checkpoint of ``step`` as whole: the last thing written into it."""
+        checkpoint = self.checkpoint(step)
+        sync_tree(checkpoint)
+        write_json(checkpoint / _COMPLETE, {"step": step})
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _newest(self) -> Path | None:
+        whole = []
+        for checkpoint in self.folder.glob("checkpoint-*"):
+            if (checkpoint / _COMPLETE).exists():
+                whole.append(checkpoint)
+            else:
+                shutil.rmtree(checkpoint)
+        return max(whole, key=step_of, default=None)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step a checkpoint folder is of, by its name."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Name what differs between two identities: ``learning_rate 0.0002, now 0.0001``; empty when they are equal."""
+    named = []
+    for key, (old, new) in _unequal(before, now):
+        named.append(f"the {_DIGESTS[key]} changed" if key in _DIGESTS else f"{key} {old}, now {new}")
+    return "; ".join(named)
+
+
+def _unequal(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _unequal(old, new)
+        elif digest_json(old) != digest_json(new):
+            yield key, (old, new)
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """Return the records of a JSON-lines file up to the first broken line, which only a killed process leaves."""
+    records = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def cut_back(file: Path, step: int) -> None:
+    """Drop the records after ``step`` from a JSON-lines file, and a half-written last line."""
+    if file.exists():
+        kept = [record for record in read_lines(file) if record["step"] <= step]
+        write_text(file, "".join(json.dumps(record) + "\n" for record in kept))

@@ -1,0 +1,122 @@
+"""Options made from settings classes: every kind of field, and the real classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import click
+import pytest
+from click.testing import CliRunner
+from pydantic import BeforeValidator, Field
+
+from prune2vec.cli.options import SectionOption, options_from
+from prune2vec.cli.outcome import Outcome
+from prune2vec.cli.section import Section
+from prune2vec.cli.verb import Verb, verb
+from prune2vec.records.settings import Settings
+
+Doubled = Annotated[int, BeforeValidator(lambda value: int(value) * 2)]
+
+
+class Every(Settings):
+    """One field of each kind."""
+
+    count: int = Field(3, ge=1)
+    """How many."""
+    share: float = 0.5
+    """What part."""
+    word: str = ""
+    """Any text."""
+    kind: Literal["red", "dark-blue"] = "red"
+    """A choice."""
+    maybe_kind: Literal["a", "b"] | None = None
+    """A choice or nothing."""
+    switch: bool = True
+    """On or off."""
+    dims: tuple[int, ...] = ()
+    """Numbers."""
+    targets: str | tuple[str, ...] = "all"
+    """A word or several."""
+    percent: float | str = "30%"
+    """A number or a text."""
+    amount: Doubled | None = None
+    """Read by the class itself."""
+    source: Path | None = None
+    """A file that is there."""
+
+
+@pytest.fixture
+def every() -> Verb:
+    @verb(example="every", sections=[Section("settings", "Every", lambda: Every)], writes=False)
+    def every(settings: Every) -> Outcome:
+        """Show the settings."""
+        return Outcome("done", settings.model_dump(mode="json", exclude_unset=True))
+
+    return every
+
+
+def read(command: Verb, *words: str) -> Any:
+    import json
+
+    result = CliRunner().invoke(command, [*words, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_what_is_not_given_is_not_set(every: Verb) -> None:
+    assert read(every) == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        (["--count", "5"], {"count": 5}),
+        (["--share", "0.25"], {"share": 0.25}),
+        (["--word", ""], {"word": ""}),
+        (["--kind", "dark-blue"], {"kind": "dark-blue"}),
+        (["--maybe-kind", "b"], {"maybe_kind": "b"}),
+        (["--no-switch"], {"switch": False}),
+        (["--switch"], {"switch": True}),
+        (["--dims", "64,128"], {"dims": [64, 128]}),
+        (["--targets", "all-linear"], {"targets": "all-linear"}),
+        (["--targets", "q,v"], {"targets": ["q", "v"]}),
+        (["--percent", "20%"], {"percent": "20%"}),
+        (["--amount", "21"], {"amount": 42}),
+    ],
+)
+def test_every_kind_of_field(every: Verb, words: list[str], value: dict[str, Any]) -> None:
+    assert read(every, *words) == value
+
+
+def test_paths_must_be_there(every: Verb, tmp_path: Path) -> None:
+    from prune2vec.errors import DataError
+
+    assert read(every, "--source", str(tmp_path)) == {"source": str(tmp_path)}
+    with pytest.raises(DataError, match="does not exist"):
+        read(every, "--source", str(tmp_path / "absent"))
+
+
+def test_help_has_docstring_and_default() -> None:
+    options = {option.name: option.help or "" for option in options_from(Section("settings", "Every", lambda: Every))}
+    assert options["count"] == "How many.  [default: 3]"
+    assert options["switch"].endswith("[default: on]")
+    assert options["amount"] == "Read by the class itself."
+
+
+def test_options_keep_the_order_of_the_fields() -> None:
+    options = options_from(Section("settings", "Every", lambda: Every))
+    assert [option.name for option in options] == list(Every.model_fields)
+    assert all(isinstance(option, SectionOption) for option in options)
+
+
+def test_a_wrong_value_is_refused_by_the_class(every: Verb) -> None:
+    from prune2vec.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=r"count.*got 0"):
+        CliRunner().invoke(every, ["--count", "0"], catch_exceptions=False)
+
+
+def test_a_wrong_type_is_a_usage_error(every: Verb) -> None:
+    with pytest.raises(click.BadParameter):
+        every.main(["--count", "many"], standalone_mode=False)

@@ -1,0 +1,46 @@
+"""What all verbs share: the settings file, JSON, quiet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prune2vec import progress
+from tests.cli.conftest import Cli
+
+
+def test_settings_file_gives_what_the_command_line_does_not(cli: Cli, profile_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text("method: depth\ndepth: 4\noutput: four.json\n", encoding="utf-8")
+    ran = cli("plan", profile_file, "--config", "plan.yaml", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.data["keep_layers"] == [0, 1, 2, 3]
+    assert (tmp_path / "four.json").exists()
+
+
+def test_command_line_overrides_the_settings_file(cli: Cli, profile_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text("method: depth\ndepth: 4\n", encoding="utf-8")
+    ran = cli("plan", profile_file, "--config", "plan.yaml", "--depth", "2", "--json")
+    assert ran.data["keep_layers"] == [0, 1]
+
+
+def test_settings_file_may_hold_arguments_and_dashes(cli: Cli, profile_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(f"profile: {profile_file.name}\nmax-params: 1.4K\n", encoding="utf-8")
+    ran = cli("plan", "--config", "plan.yaml", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.data["parameters"]["max_params"] == 1400
+
+
+def test_a_list_in_a_settings_file(cli: Cli, profile_file: Path, tmp_path: Path, triplets_file: Path) -> None:
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "encoder" / "modules.json").write_text("[]", encoding="utf-8")
+    (tmp_path / "train.yaml").write_text("matryoshka-dims: [64, 128]\ncached: true\n", encoding="utf-8")
+    ran = cli("train", "encoder", "--data", triplets_file, "-o", "out", "--config", "train.yaml", "--dry-run", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.data["settings"]["matryoshka_dims"] == [64, 128]
+    assert ran.data["settings"]["cached"] is True
+
+
+def test_quiet_switches_progress_off_for_this_run_only(cli: Cli, profile_file: Path) -> None:
+    cli("plan", profile_file, "--quiet")
+    assert progress._enabled is False
+    cli("plan", profile_file)
+    assert progress._enabled is True

@@ -1,0 +1,105 @@
+"""The verbs that need no model: plan, plan show, methods, init, mine, and the dry runs."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from prune2vec.planners import planners
+from prune2vec.pooling import poolings
+from prune2vec.records.plan import PruningPlan
+from tests.cli.conftest import Cli
+
+
+def test_plan_writes_what_it_prints(cli: Cli, profile_file: Path, tmp_path: Path) -> None:
+    ran = cli("plan", profile_file, "--method", "l3prune", "--variant", "small", "-o", "plan.json")
+    assert ran.code == 0, ran.err
+    assert PruningPlan.load(tmp_path / "plan.json").keep_layers == (0, 1)
+    assert "0-1 of 0-7" in ran.out
+    assert cli("plan", "show", "plan.json").out.strip() in ran.out
+
+
+def test_plan_json_is_the_file(cli: Cli, profile_file: Path, tmp_path: Path) -> None:
+    ran = cli("plan", profile_file, "--json")
+    assert ran.data == PruningPlan.load(tmp_path / "plan.json").to_json()
+    shown = cli("plan", "show", "plan.json", "--json").data
+    assert shown["plan"] == ran.data
+    assert shown["figures"]["layers"] == {"before": 8, "after": 6}
+
+
+def test_a_file_called_show_can_be_planned_from(cli: Cli, profile_file: Path, tmp_path: Path) -> None:
+    profile_file.rename(tmp_path / "show")
+    ran = cli("plan", "./show", "--json")
+    assert ran.code == 0, ran.err
+
+
+@pytest.mark.parametrize("method", planners.names())
+def test_every_method_can_be_chosen(cli: Cli, profile_file: Path, method: str) -> None:
+    given = {"depth": ["--depth", "3"], "uniform": ["--layers", "3"], "keep-last": ["--layers", "3"]}.get(method, [])
+    ran = cli("plan", profile_file, "--method", method, *given, "--max-layers", "6", "--json")
+    assert ran.code == 0, ran.err
+    assert len(ran.data["keep_layers"]) <= 6
+
+
+def test_methods_lists_the_registries(cli: Cli) -> None:
+    found = cli("methods", "--json").data
+    assert tuple(found["planner"]) == planners.names()
+    assert tuple(found["pooling"]) == poolings.names()
+    assert all(line for parts in found.values() for line in parts.values())
+    assert "l3prune" in cli("methods").out
+
+
+def test_init_writes_a_recipe_that_can_be_run(cli: Cli, tmp_path: Path) -> None:
+    from prune2vec.experiments import Recipe
+
+    assert cli("init").code == 0
+    Recipe.load(tmp_path / "recipe.yaml")
+    assert cli("init").code == 1
+    assert cli("init", "--force").code == 0
+
+
+def test_mine_a_folder(cli: Cli, tmp_path: Path) -> None:
+    words = [first + second for first in ("ba", "do", "ki", "mu", "re", "so") for second in ("dan", "fel", "gor", "lim", "nup")]
+    draw = random.Random(0)
+    (tmp_path / "docs").mkdir()
+    for file in range(6):
+        sections = [f"## {' '.join(draw.sample(words, 3))}\n\n{' '.join(draw.sample(words, 20))}.\n" for _ in range(8)]
+        (tmp_path / "docs" / f"{file}.md").write_text("\n".join(sections), encoding="utf-8")
+    ran = cli("mine", "docs/", "-o", "triplets", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.data["counts"]["pairs"] > 0
+    assert (tmp_path / "triplets" / "train.jsonl.gz").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "profile gpt2 --texts triplets.jsonl",
+        "plan profile.json",
+        "prune gpt2 plan.json -o small",
+        "train encoder --data triplets.jsonl -o trained",
+        "evaluate encoder --data triplets.jsonl -o results.json",
+        "compare profile.json -o report",
+        "init -o recipe.yaml",
+        "mine docstrings -o mined",
+        "demo -o runs/demo",
+    ],
+)
+def test_a_dry_run_says_what_and_writes_nothing(
+    cli: Cli, profile_file: Path, triplets_file: Path, tmp_path: Path, line: str
+) -> None:
+    cli("plan", profile_file)
+    if not line.startswith("plan"):
+        assert (tmp_path / "plan.json").exists()
+    else:
+        (tmp_path / "plan.json").unlink()
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "encoder" / "modules.json").write_text("[]", encoding="utf-8")
+    before = sorted(tmp_path.rglob("*"))
+    ran = cli(*line.split(), "--dry-run")
+    assert ran.code == 0, ran.err
+    assert "would" in ran.out
+    assert cli(*line.split(), "--dry-run", "--json").data
+    assert sorted(tmp_path.rglob("*")) == before

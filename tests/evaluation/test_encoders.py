@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from prune2vec.errors import CheckpointError, ConfigError, EvaluationError
+from prune2vec.evaluation.encoders import LoadedEncoder, load_for_evaluation
+from prune2vec.evaluation.settings import EvaluateSettings
+from tests.evaluation.helpers import QUICK, save_tiny_encoder
+from tests.tiny import save_tiny, tiny_model
+
+SETTINGS = EvaluateSettings(**QUICK)
+
+
+def test_sizes_are_counted_once(encoder: LoadedEncoder) -> None:
+    model = tiny_model("llama")
+    assert encoder.size() == {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "embedding_parameters": 384 * 32,
+        "disk_bytes": sum(file.stat().st_size for file in encoder.folder.rglob("*") if file.is_file()),
+    }
+
+
+def test_what_is_said_about_an_encoder(encoder: LoadedEncoder) -> None:
+    said = encoder.describe()
+    assert (said["dimension"], said["max_length"], said["dtype"], said["device"]) == (32, 64, "float32", "cpu")
+    assert said["modules"] == ["Transformer", "Pooling", "Normalize"]
+    assert len(said["digest"]) == 64
+
+
+def test_the_digest_follows_the_weights(encoder: LoadedEncoder, tmp_path: Path) -> None:
+    other = load_for_evaluation(save_tiny_encoder(tmp_path / "other", seed=1), SETTINGS)
+    assert other.digest != encoder.digest
+    copy = shutil.copytree(encoder.folder, tmp_path / "copy")
+    assert load_for_evaluation(copy, SETTINGS).digest == encoder.digest
+
+
+def test_max_length_replaces_the_encoders_own(encoder_folder: Path) -> None:
+    short = load_for_evaluation(encoder_folder, EvaluateSettings(**QUICK, max_length=5))
+    assert short.model.max_seq_length == 5
+
+
+def test_dtype_is_used(encoder_folder: Path) -> None:
+    half = load_for_evaluation(encoder_folder, EvaluateSettings(**{**QUICK, "dtype": "bfloat16"}))
+    assert {str(parameter.dtype) for parameter in half.model.parameters()} == {"torch.bfloat16"}
+
+
+def test_what_is_no_encoder(tmp_path: Path) -> None:
+    for folder in (save_tiny(tmp_path / "bare"), tmp_path, tmp_path / "missing"):
+        with pytest.raises(CheckpointError) as caught:
+            load_for_evaluation(folder, SETTINGS)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_folder_is_one_line(encoder_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(encoder_folder, tmp_path / "damaged")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="cannot load") as caught:
+        load_for_evaluation(folder, SETTINGS)
+    assert "\n" not in str(caught.value)
+
+
+def test_nan_weights_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="not finite"):
+        load_for_evaluation(save_tiny_encoder(tmp_path / "nan", broken=True), SETTINGS)
+
+
+def test_an_unknown_device_is_one_line(encoder_folder: Path) -> None:
+    with pytest.raises(ConfigError, match="no device is called 'gpu9'"):
+        load_for_evaluation(encoder_folder, EvaluateSettings(**{**QUICK, "device": "gpu9"}))

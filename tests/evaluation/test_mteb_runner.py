@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from prune2vec.errors import EvaluationError
+from prune2vec.evaluation.encoders import LoadedEncoder
+from prune2vec.evaluation.mteb_runner import TaskUnavailable, run_task, task_data
+from prune2vec.evaluation.presets import PINNED
+from prune2vec.evaluation.results import TaskScore
+from tests.evaluation.helpers import write_rows
+
+SCIFACT, STS, BANKING = PINNED["SciFact"], PINNED["STSBenchmark"], PINNED["Banking77Classification"]
+
+
+def run(encoder: LoadedEncoder, name: str, mirror: Path, prompts: dict[str, str] | None = None) -> TaskScore:
+    task = PINNED[name]
+    return run_task(encoder, task, data=task_data(task, mirror), prompts=prompts or {"text": ""}, batch_size=8)
+
+
+def test_retrieval(encoder: LoadedEncoder, mirror: Path) -> None:
+    score = run(encoder, "SciFact", mirror, {"query": "", "document": ""})
+    # Each query is word for word its document, so that a perfect score is certain.
+    assert (score.score, score.main_score) == (1.0, "ndcg_at_10")
+    assert score.parts == ({"split": "test", "subset": "default", "score": 1.0},)
+    assert score.metrics["recall_at_1"] == 1.0
+
+
+def test_prompts_reach_the_texts_and_leave_the_encoder_as_it_was(encoder: LoadedEncoder, mirror: Path) -> None:
+    rows = [("a quick fox", "the quick fox", 4.5), ("a lazy dog", "birds sing", 0.5), ("cut layers", "layers cut", 4.0)]
+    own = dict(encoder.model.prompts)
+    for prompt in ("", "tell me: "):
+        left, right = (encoder.model.encode([row[side] for row in rows], prompt=prompt) for side in (0, 1))
+        expected = spearmanr(np.sum(left * right, axis=1), [row[2] for row in rows]).statistic
+        score = run(encoder, "STSBenchmark", mirror, {"text": prompt})
+        assert score.score == pytest.approx(expected)
+        assert score.prompts == {"text": prompt}
+    assert encoder.model.prompts == own
+
+
+def test_only_the_queries_are_prompted_when_only_they_have_a_prompt(encoder: LoadedEncoder, mirror: Path) -> None:
+    seen: dict[str, set[str | None]] = {"query": set(), "document": set()}
+    query, document = encoder.model.encode_query, encoder.model.encode_document
+
+    def spy_query(texts: list[str], prompt: str | None = None, **rest: object) -> object:
+        seen["query"].add(prompt)
+        return query(texts, prompt=prompt, **rest)
+
+    def spy_document(texts: list[str], prompt: str | None = None, **rest: object) -> object:
+        seen["document"].add(prompt)
+        return document(texts, prompt=prompt, **rest)
+
+    encoder.model.encode_query, encoder.model.encode_document = spy_query, spy_document
+    try:
+        run(encoder, "SciFact", mirror, {"query": "find: ", "document": ""})
+    finally:
+        del encoder.model.encode_query, encoder.model.encode_document
+    assert seen == {"query": {"find: "}, "document": {""}}
+
+
+def test_classification_is_repeatable(encoder: LoadedEncoder, mirror: Path) -> None:
+    first, second = (run(encoder, "Banking77Classification", mirror) for _ in range(2))
+    assert first.score == second.score
+    assert 0 <= first.score <= 1
+
+
+def test_changed_local_data_are_seen(encoder: LoadedEncoder, mirror: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(mirror / "STSBenchmark", tmp_path / "STSBenchmark").parent
+    before, seen = run(encoder, "STSBenchmark", copy), (copy / "STSBenchmark" / "test.jsonl").stat()
+    rows = [("one text", "one text", 0.0), ("a lazy dog", "birds sing", 5.0), ("cut layers", "rows of a file", 4.0)]
+    path = write_rows(copy / "STSBenchmark" / "test.jsonl", [{"sentence1": a, "sentence2": b, "score": s} for a, b, s in rows])
+    # The same time stamp as before: a cache that goes by it would not notice.
+    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    after = run(encoder, "STSBenchmark", copy)
+    assert after.score != before.score
+    assert after.data["digest"] != before.data["digest"]
+
+
+def test_the_usual_cache_is_left_alone(encoder: LoadedEncoder, mirror: Path) -> None:
+    usual, disabled = datasets.config.HF_DATASETS_CACHE, datasets.are_progress_bars_disabled()
+    run(encoder, "STSBenchmark", mirror)
+    assert usual == datasets.config.HF_DATASETS_CACHE
+    assert datasets.are_progress_bars_disabled() == disabled
+
+
+def test_a_proxy_is_reported_under_its_folder(encoder: LoadedEncoder, tmp_path: Path) -> None:
+    from prune2vec.evaluation.tasks import resolve_tasks
+
+    folder = tmp_path / "BiorxivClusteringS2S-proxy"
+    row = {"sentences": ["cells", "genes", "neurons", "brains"] * 3, "labels": ["a", "a", "b", "b"] * 3}
+    write_rows(folder / "test.jsonl", [row])
+    (task,) = resolve_tasks(folder.name, tmp_path)
+    score = run_task(encoder, task, data=task_data(task, tmp_path), prompts={"text": "topic: "}, batch_size=8)
+    assert score.name == folder.name
+    assert score.main_score == "v_measure"
+
+
+def test_a_task_that_is_not_in_the_mirror(mirror: Path) -> None:
+    with pytest.raises(TaskUnavailable, match="not in the mirror"):
+        task_data(PINNED["SICK-R"], mirror)
+
+
+def test_a_broken_copy_is_one_line(encoder: LoadedEncoder, tmp_path: Path) -> None:
+    (tmp_path / "STSBenchmark").mkdir()
+    with pytest.raises(EvaluationError, match="not a copy of STSBenchmark") as caught:
+        run(encoder, "STSBenchmark", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_columns_are_one_line(encoder: LoadedEncoder, tmp_path: Path) -> None:
+    write_rows(tmp_path / "STSBenchmark" / "test.jsonl", [{"a": "x", "b": "y"}])
+    with pytest.raises(EvaluationError, match="STSBenchmark"):
+        run(encoder, "STSBenchmark", tmp_path)
+
+
+def test_a_score_that_is_not_finite_is_refused(encoder: LoadedEncoder, tmp_path: Path) -> None:
+    # Equal gold scores have no rank correlation.
+    write_rows(tmp_path / "STSBenchmark" / "test.jsonl", [{"sentence1": "x", "sentence2": "y", "score": 1.0}] * 3)
+    with pytest.raises(EvaluationError, match="no finite cosine_spearman"):
+        run(encoder, "STSBenchmark", tmp_path)

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+from prune2vec.errors import DataError, EvaluationError
+from prune2vec.evaluation.encoders import LoadedEncoder
+from prune2vec.evaluation.own_data import (
+    describe_retrieval,
+    evaluate_bm25,
+    evaluate_retrieval,
+    load_retrieval,
+    self_documents,
+)
+from prune2vec.evaluation.results import METRICS
+from prune2vec.evaluation.settings import EvaluateSettings
+from prune2vec.texts import Retrieval
+from tests.evaluation.helpers import QUICK, write_rows
+
+SETTINGS = EvaluateSettings(**QUICK)
+
+
+def beir(folder: Path) -> Path:
+    write_rows(folder / "corpus.jsonl", [{"_id": f"d{i}", "title": "T", "text": f"document {i}"} for i in range(4)])
+    write_rows(folder / "queries.jsonl", [{"_id": "q0", "text": "document 0"}, {"_id": "q1", "text": "none"}])
+    (folder / "qrels").mkdir()
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq0\td0\t2\nq1\td1\t0\n", encoding="utf-8")
+    return folder
+
+
+def test_metrics_equal_those_of_sentence_transformers(encoder: LoadedEncoder, triplets_file: Path) -> None:
+    retrieval = load_retrieval(triplets_file, SETTINGS)
+    theirs = InformationRetrievalEvaluator(
+        retrieval.queries,
+        retrieval.corpus,
+        {query: set(grades) for query, grades in retrieval.qrels.items()},
+        precision_recall_at_k=[1, 10, 100],
+        write_csv=False,
+    )(encoder.model)
+    names = {
+        "ndcg@10": "cosine_ndcg@10",
+        "mrr@10": "cosine_mrr@10",
+        **{f"recall@{k}": f"cosine_recall@{k}" for k in (1, 10, 100)},
+    }
+    ours = evaluate_retrieval(encoder, retrieval, SETTINGS)
+    assert ours == pytest.approx({name: theirs[other] for name, other in names.items()}, abs=1e-9)
+
+
+def test_bm25_finds_what_shares_words(triplets_file: Path) -> None:
+    found = evaluate_bm25(load_retrieval(triplets_file, SETTINGS), SETTINGS)
+    assert found["metrics"] == pytest.approx(dict.fromkeys(METRICS, 1.0))
+    assert found["parameters"]["k1"] == 1.5
+
+
+def test_negatives_are_optional(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "pairs.jsonl", [{"query": "a b", "positive": "c d"}, {"query": "e", "positive": "f"}])
+    assert len(load_retrieval(path, SETTINGS).corpus) == 2
+
+
+def test_beir_queries_without_a_relevant_document_are_left_out(tmp_path: Path) -> None:
+    retrieval = load_retrieval(beir(tmp_path / "beir"), SETTINGS)
+    assert retrieval.queries == {"q0": "document 0"}
+    assert retrieval.qrels == {"q0": {"d0": 2}}
+    assert retrieval.corpus["d0"] == "T document 0"
+
+
+def test_an_unknown_split_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no qrels for split 'tset'"):
+        load_retrieval(beir(tmp_path / "beir"), EvaluateSettings(**QUICK, split="tset"))
+
+
+def test_distractors_join_the_corpus_once(triplets_file: Path, tmp_path: Path) -> None:
+    rows = [{"text": "about the apple itself"}, {"title": "New", "text": "text"}, {"text": "New text"}]
+    extra = write_rows(tmp_path / "corpus.jsonl", rows)
+    plain = load_retrieval(triplets_file, SETTINGS).corpus
+    more = load_retrieval(triplets_file, EvaluateSettings(**QUICK, corpus=extra)).corpus
+    assert sorted(set(more.values()) - set(plain.values())) == ["New text"]
+    assert len(more) == len(plain) + 1
+
+
+@pytest.mark.parametrize(
+    ("line", "words"), [("{", r"corpus\.jsonl:1: not JSON"), ('{"txt": 1}', r'corpus\.jsonl:1: no "text"')]
+)
+def test_a_broken_corpus_is_one_line(triplets_file: Path, tmp_path: Path, line: str, words: str) -> None:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text(line + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=words):
+        load_retrieval(triplets_file, EvaluateSettings(**QUICK, corpus=path))
+
+
+def test_empty_and_absent_files_are_one_line(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    for path in (empty, tmp_path / "absent.jsonl"):
+        with pytest.raises((DataError, EvaluationError)) as caught:
+            load_retrieval(path, SETTINGS)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_query_does_not_find_itself() -> None:
+    corpus = {"same": "the argument itself", "other": "its rebuttal", "7": "unrelated"}
+    queries = {"same": "the argument itself", "7": "a question"}
+    qrels = {"same": {"other": 1}, "7": {"other": 1}}
+    # Equal names of different texts are chance: the corpus and the queries number themselves from 0.
+    assert self_documents(Retrieval(queries=queries, corpus=corpus, qrels=qrels)) == {0: 0}
+    assert self_documents(Retrieval(queries=queries, corpus=corpus, qrels={**qrels, "same": {"same": 1}})) == {}
+
+
+def test_truncated_texts_are_counted(encoder: LoadedEncoder) -> None:
+    retrieval = Retrieval(queries={"q": "short"}, corpus={"a": "word " * 200, "b": "short"}, qrels={"q": {"a": 1}})
+    said = describe_retrieval(encoder, retrieval, source="here")
+    assert (said["truncated_queries"], said["truncated_documents"], said["documents"]) == (0, 1, 2)

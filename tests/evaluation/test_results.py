@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from prune2vec.errors import DataError, EvaluationError
+from prune2vec.evaluation.results import METRICS, Results, TaskScore
+
+SCORES = dict(zip(METRICS, (0.5, 0.4, 0.3, 0.6, 0.9), strict=True))
+TASK = TaskScore(
+    name="SciFact",
+    type="Retrieval",
+    main_score="ndcg_at_10",
+    score=0.25,
+    parts=({"split": "test", "subset": "default", "score": 0.25},),
+    metrics={"ndcg_at_10": 0.25},
+    prompts={"query": "", "document": ""},
+    data={"path": "SciFact", "digest": "0"},
+    seconds=1.0,
+)
+SIDE = {"texts_per_s": 10.0, "tokens_per_s": 200.0}
+RESULTS = Results(
+    encoder={"path": "small"},
+    size={"parameters": 134_500_000, "embedding_parameters": 28_000_000, "disk_bytes": 269_000_000},
+    memory={"process": 900_000_000, "encoding": 800_000_000, "cuda": None},
+    speed={"queries": SIDE, "documents": SIDE},
+    tasks=(TASK, dataclasses.replace(TASK, name="STS17", score=0.75)),
+    missing={"SciDocsRR": "not in the mirror"},
+)
+OWN = {"data": {"source": "heldout.jsonl", "queries": 3, "documents": 9}, "metrics": SCORES, "bm25": {"metrics": SCORES}}
+
+
+def test_saved_and_loaded_are_equal(tmp_path: Path) -> None:
+    results = dataclasses.replace(RESULTS, retrieval=OWN)
+    results.save(tmp_path / "results.json")
+    assert Results.load(tmp_path / "results.json") == results
+
+
+def test_the_average_says_over_how_many() -> None:
+    assert RESULTS.score == 0.5
+    assert RESULTS.score_name == "mean of 2 of 3 tasks"
+    stored = RESULTS.to_json()
+    assert (stored["score"], stored["score_name"], stored["task_mean"]) == (0.5, "mean of 2 of 3 tasks", 0.5)
+
+
+def test_own_data_comes_before_tasks() -> None:
+    results = dataclasses.replace(RESULTS, retrieval={**OWN, "metrics": {**SCORES, "ndcg@10": 0.8}})
+    assert (results.score, results.score_name, results.task_mean) == (0.8, "nDCG@10", 0.5)
+
+
+def test_without_any_score() -> None:
+    results = dataclasses.replace(RESULTS, tasks=(), missing={})
+    assert results.to_json()["score"] is None
+    with pytest.raises(EvaluationError, match="no score"):
+        _ = results.score
+
+
+def test_the_table_has_every_number() -> None:
+    text = dataclasses.replace(RESULTS, retrieval=OWN).render()
+    for words in (
+        "134.5 M parameters",
+        "269.0 MB on disk",
+        "800.0 MB peak",
+        "BM25",
+        "0.9000",
+        "SciFact",
+        "missing",
+        "2 of 3 tasks",
+    ):
+        assert words in text
+    assert "BM25" not in dataclasses.replace(RESULTS, retrieval={**OWN, "bm25": None}).render()
+
+
+def test_broken_files_are_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match=r"results\.json:1"):
+        Results.load(path)
+    path.write_text('{"format": "prune2vec.plan/1"}', encoding="utf-8")
+    with pytest.raises(EvaluationError, match="not a results file"):
+        Results.load(path)
+    path.write_text(json.dumps({**RESULTS.to_json(), "tasks": [{"name": "x"}]}), encoding="utf-8")
+    with pytest.raises(EvaluationError, match="broken results"):
+        Results.load(path)

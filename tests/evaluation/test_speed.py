@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from prune2vec.evaluation.encoders import LoadedEncoder
+from prune2vec.evaluation.settings import EvaluateSettings
+from prune2vec.evaluation.speed import PeakMemory, builtin_sample, draw_sample, measure_cost, measure_speed
+from tests.evaluation.helpers import QUICK
+
+TEXTS = [f"text number {n}" for n in range(10)]
+
+
+def test_rates_follow_from_the_median_pass(encoder: LoadedEncoder) -> None:
+    speed = measure_speed(encoder, TEXTS, TEXTS, source="here", settings=EvaluateSettings(**{**QUICK, "speed_repeats": 3}))
+    side = speed["documents"]
+    assert len(side["pass_seconds"]) == 3
+    middle = sorted(side["pass_seconds"])[1]
+    assert side["texts_per_s"] == pytest.approx(3 / middle)
+    assert side["tokens_per_s"] == pytest.approx(side["tokens"] / middle)
+
+
+def test_tokens_are_those_encoded(encoder: LoadedEncoder) -> None:
+    texts = ["a b c", "word " * 200]
+    speed = measure_speed(encoder, texts, texts, source="here", settings=EvaluateSettings(**QUICK))
+    # The long one is cut at the encoder's 64 tokens; padding does not count.
+    assert speed["queries"]["tokens"] == 64 + len(encoder.model.tokenizer("a b c")["input_ids"])
+
+
+def test_time_is_limited(encoder: LoadedEncoder) -> None:
+    settings = EvaluateSettings(**{**QUICK, "speed_repeats": 1000, "speed_seconds": 0.05})
+    begin = time.perf_counter()
+    speed = measure_speed(encoder, TEXTS, TEXTS, source="here", settings=settings)
+    assert time.perf_counter() - begin < 5
+    assert 1 <= len(speed["queries"]["pass_seconds"]) < 1000
+
+
+def test_the_sample_is_fixed() -> None:
+    assert draw_sample(TEXTS, count=4, seed=1) == draw_sample(TEXTS, count=4, seed=1)
+    assert draw_sample(TEXTS, count=4, seed=1) != draw_sample(TEXTS, count=4, seed=2)
+    assert sorted(draw_sample(TEXTS, count=99, seed=1)) == sorted(TEXTS)
+
+
+def test_the_builtin_sample_is_prose() -> None:
+    queries, documents = builtin_sample()
+    assert len(queries) > 300
+    assert len(documents) > 300
+    assert {20 <= len(query) <= 150 for query in queries} == {True}
+    assert {400 <= len(document) <= 1200 for document in documents} == {True}
+
+
+def test_speed_can_be_left_out(encoder: LoadedEncoder) -> None:
+    speed, memory = measure_cost(encoder, None, source="", settings=EvaluateSettings(**{**QUICK, "speed_texts": 0}))
+    assert speed == {}
+    assert memory["encoding"] is None
+    assert memory["process"] > 50e6
+
+
+def test_peak_memory_sees_what_is_gone_again() -> None:
+    with PeakMemory() as before:
+        pass
+    with PeakMemory() as during:
+        block = np.ones(30_000_000)
+        time.sleep(0.2)
+        del block
+    with PeakMemory() as after:
+        pass
+    assert during.peak_bytes > max(before.peak_bytes, after.peak_bytes) + 150e6

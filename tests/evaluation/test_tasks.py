@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prune2vec.errors import EvaluationError
+from prune2vec.evaluation.presets import PINNED, PRESETS
+from prune2vec.evaluation.tasks import resolve_tasks, task_prompts
+from prune2vec.records.text_format import TextFormat
+
+FORMAT = TextFormat(prefix="<user>", separator="; ")
+OWN = {"query": "query: ", "document": ""}
+
+
+def test_presets_and_names_are_joined_once() -> None:
+    names = [task.name for task in resolve_tasks("STS12, mteb-15,SciFact")]
+    assert names == ["STS12", *(task.name for task in PRESETS["mteb-15"])]
+
+
+def test_a_pinned_task_keeps_its_subset_when_asked_for_by_name() -> None:
+    assert resolve_tasks(["STS17"])[0].subsets == ("en-en",)
+
+
+def test_other_tasks_come_as_mteb_defines_them() -> None:
+    (task,) = resolve_tasks(["STS12"])
+    assert (task.type, task.main_score, task.splits, task.subsets) == ("STS", "cosine_spearman", (), ())
+    assert task.instruction == "Retrieve semantically similar text."
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Scifact", "did you mean 'SciFact'"),
+        ("STSBenchmrk", "did you mean 'STSBenchmark'"),
+        ("mteb15", "did you mean 'mteb-15'"),
+        ("SciFact-proxy", "no task is called 'SciFact-proxy'"),
+        ("", "no task is named"),
+    ],
+)
+def test_unknown_names_are_one_line(name: str, words: str) -> None:
+    with pytest.raises(EvaluationError, match=words) as caught:
+        resolve_tasks(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_proxy_folder_counts_only_under_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "BiorxivClusteringS2S-proxy").mkdir()
+    (task,) = resolve_tasks("BiorxivClusteringS2S-proxy", tmp_path)
+    assert (task.name, task.label) == ("BiorxivClusteringS2S", "BiorxivClusteringS2S-proxy")
+    assert all(not task.folder for task in resolve_tasks("mteb-15", tmp_path))
+
+
+def test_an_absent_mirror_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="no mirror folder"):
+        resolve_tasks("SciFact", tmp_path / "absent")
+
+
+def test_instructions_go_where_the_papers_put_them() -> None:
+    asked = {task.name: task_prompts(task, "mteb", text_format=FORMAT, own=OWN) for task in PINNED.values()}
+    claim = "<user>Given a scientific claim, retrieve documents that support or refute the claim; "
+    assert asked["SciFact"] == {"query": claim, "document": "<user>"}
+    duplicate = "<user>Retrieve duplicate questions from StackOverflow forum; "
+    assert asked["StackOverflowDupQuestions"] == {"query": duplicate, "document": duplicate}
+    assert asked["STS17"] == {"text": "<user>Retrieve semantically similar text.; "}
+    assert all(list(asked[name]) == ["text"] for name, task in PINNED.items() if task.type not in ("Retrieval", "Reranking"))
+
+
+def test_without_instructions_the_encoders_own_prompts_stand() -> None:
+    assert task_prompts(PINNED["SciFact"], "none", text_format=FORMAT, own=OWN) == OWN
+    assert task_prompts(PINNED["STS17"], "none", text_format=FORMAT, own=OWN) == {"text": "<user>"}

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from prune2vec.errors import DataError
+from prune2vec.experiments.answers import Answer, Document, Hit, answer, load_answers, read_documents, save_answers
+
+
+def test_corpus_file_with_titles_and_names(tmp_path: Path) -> None:
+    rows = [{"_id": "a.b", "title": "T", "text": "x"}, {"text": "y"}]
+    path = tmp_path / "corpus.jsonl.gz"
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    assert read_documents(str(path)) == [Document("T x", "a.b"), Document("y", "")]
+
+
+def test_triplets_give_their_documents(tmp_path: Path) -> None:
+    path = tmp_path / "dev.jsonl"
+    path.write_text(json.dumps({"anchor": "q", "positive": "p", "negative": "n"}) + "\n")
+    assert [document.text for document in read_documents(str(path))] == ["p", "n"]
+
+
+@pytest.mark.parametrize(("line", "message"), [("{", r"c\.jsonl:2: not JSON"), ("[1]", r"c\.jsonl:2: expected a JSON object")])
+def test_broken_corpus(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "c.jsonl").write_text(f'{{"text": "x"}}\n{line}\n')
+    with pytest.raises(DataError, match=message):
+        read_documents(str(tmp_path / "c.jsonl"))
+
+
+def test_saved_and_loaded(tmp_path: Path) -> None:
+    answers = [Answer(query="q", hits=(Hit(name="n", text="t", score=0.25),))]
+    save_answers(answers, tmp_path / "answers.json")
+    assert load_answers(tmp_path / "answers.json") == answers
+
+
+def test_rendered_on_lines_of_limited_width() -> None:
+    one = Answer(query="q", hits=(Hit(name="a.b", text="word\n" * 100, score=0.5), Hit(name="", text="short", score=0.25)))
+    lines = one.render(width=60).splitlines()
+    assert lines[0] == "q"
+    assert lines[1].startswith("  0.500  a.b: word word")
+    assert len(lines[1]) <= 60
+    assert lines[1].endswith("…")
+    assert lines[2] == "  0.250  short"
+
+
+def test_nothing_to_search(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no texts to search"):
+        answer(tmp_path, [], ["q"])

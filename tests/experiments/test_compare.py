@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prune2vec.errors import EvaluationError
+from prune2vec.experiments.compare import compare_results
+from prune2vec.records.plan import PruningPlan
+from tests.experiments.small import profile_of, results_of
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """Two encoders evaluated by hand, one with its plan beside the results and one with it in the encoder."""
+    profile = profile_of()
+    for name, depth, score in (("full", 12, 0.5), ("small", 3, 0.4)):
+        plan = PruningPlan(model=profile.model, shape=profile.shape, keep_layers=tuple(range(depth)), method="depth")
+        encoder = tmp_path / "encoders" / name
+        plan.save((encoder if name == "small" else tmp_path / name) / "plan.json")
+        results_of(encoder, score=score).save(tmp_path / name / "results.json")
+    return tmp_path
+
+
+def test_reads_results_from_anywhere(elsewhere: Path) -> None:
+    comparison = compare_results([elsewhere / "full" / "results.json", elsewhere / "small"])
+    assert [(row.name, row.layers, row.score) for row in comparison.rows] == [
+        ("full", "12 of 12", 0.5),
+        ("small", "3 of 12", 0.4),
+    ]
+    assert comparison == compare_results([elsewhere])
+
+
+def test_layers_from_the_record_when_there_is_no_plan(elsewhere: Path) -> None:
+    record = {"keep_layers": [0, 1], "num_layers": 4}
+    results_of("gone", encoder={"path": "gone", "record": record}).save(elsewhere / "alone.json")
+    row = compare_results([elsewhere / "alone.json"]).rows[0]
+    assert (row.name, row.layers, row.proportional_params) == ("alone", "2 of 4", None)
+
+
+def test_writes_table_and_page(elsewhere: Path) -> None:
+    comparison = compare_results([elsewhere], output=elsewhere / "report")
+    assert json.loads((elsewhere / "report" / "comparison.json").read_text()) == comparison.to_json()
+    assert "| small | 3 of 12 |" in (elsewhere / "report" / "report.md").read_text()
+    page = (elsewhere / "report" / "report.html").read_text()
+    assert "small keeps 3 of 12 layers" in page
+    assert page.count("<svg") == 1
+    assert "http" not in page
+
+
+def test_not_results(elsewhere: Path) -> None:
+    (elsewhere / "other.json").write_text("{}")
+    with pytest.raises(EvaluationError, match="not a results file"):
+        compare_results([elsewhere / "other.json"])

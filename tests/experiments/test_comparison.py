@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import pytest
+
+from prune2vec.evaluation.results import METRICS, TaskScore
+from prune2vec.experiments.comparison import Comparison, Row, comparison_of
+from prune2vec.records.plan import PruningPlan
+from tests.experiments.small import METRICS_OF_BM25, profile_of, results_of
+
+
+def plan_of(kept: int) -> PruningPlan:
+    profile = profile_of()
+    return PruningPlan(model=profile.model, shape=profile.shape, keep_layers=tuple(range(kept)), method="depth")
+
+
+def task(name: str, score: float) -> TaskScore:
+    return TaskScore(
+        name=name, type="STS", main_score="cosine_spearman", score=score, parts=(), metrics={}, prompts={}, data={}, seconds=1.0
+    )
+
+
+@pytest.fixture
+def comparison() -> Comparison:
+    full = Row(name="full", results=results_of(score=0.5, params=7_000_000, docs_per_s=10.0), plan=plan_of(12))
+    small = Row(name="small", results=results_of(score=0.4375, params=3_500_000, docs_per_s=25.0), plan=plan_of(5))
+    return comparison_of([full, small])
+
+
+def test_summary_has_every_number(comparison: Comparison) -> None:
+    table = comparison.summary()
+    assert table.header == (
+        *("variant", "layers", "parameters", "share", "docs/s", "speed-up"),
+        *("nDCG@10", "difference", "MRR@10", "R@1", "R@10", "R@100"),
+    )
+    full, small, bm25 = table.rows
+    assert full == ("full", "12 of 12", "7.0 M", "100 %", "10.0", "", "0.5000", "", "0.5000", "0.5000", "0.5000", "0.5000")
+    assert small[:8] == ("small", "5 of 12", "3.5 M", "50 %", "25.0", "2.5x", "0.4375", "-0.0625")
+    assert bm25[0] == "BM25"
+    assert bm25[6:8] == ("0.5000", "+0.0000")
+    assert comparison.notes == ()
+
+
+def test_twin_is_named() -> None:
+    results = results_of()
+    comparison = comparison_of([Row(name="full", results=results), Row(name="large", results=results, same_as="full")])
+    assert comparison.summary().rows[1][0] == "large (= full)"
+
+
+def test_other_data_is_said_and_not_hidden() -> None:
+    other = results_of()
+    data = {**other.retrieval["data"], "digest": "another"}
+    other = results_of(retrieval={**other.retrieval, "data": data, "bm25": {"metrics": dict.fromkeys(METRICS, 0.9)}})
+    comparison = comparison_of([Row(name="a", results=results_of()), Row(name="b", results=other)])
+    assert any("not measured on the same data" in note for note in comparison.notes)
+    assert comparison.bm25 == {}
+    assert "difference" not in comparison.summary().header, "scores on different data are not subtracted"
+
+
+def test_other_machine_is_said() -> None:
+    other = results_of(environment={"cpu": "another"})
+    notes = comparison_of([Row(name="a", results=results_of()), Row(name="b", results=other)]).notes
+    assert notes == ("The speeds are from different machines.",)
+
+
+def test_tasks_alone() -> None:
+    one = results_of(retrieval={}, tasks=(task("A", 0.5), task("B", 0.7)))
+    two = results_of(retrieval={}, tasks=(task("A", 0.6),), missing={"B": "no data"})
+    comparison = comparison_of([Row(name="one", results=one), Row(name="two", results=two)])
+    tasks = comparison.tasks()
+    assert tasks is not None
+    assert tasks.rows == (("A", "0.5000", "0.6000"), ("B", "0.7000", "missing"))
+    assert comparison.notes == ("two lacks B: its average is over other tasks than the others'.",)
+    assert "difference" not in comparison.summary().header, "averages over different tasks are not subtracted"
+    same = comparison_of([Row(name="one", results=one), Row(name="again", results=one)])
+    assert same.summary().rows[1][-2:] == ("0.6000", "+0.0000")
+    assert same.summary().header[-2] == "mean of 2 of 2 tasks"
+
+
+def test_without_scores_or_speed() -> None:
+    bare = results_of(retrieval={}, speed={})
+    comparison = comparison_of([Row(name="a", results=bare), Row(name="b", results=bare)])
+    assert comparison.summary().header == ("variant", "parameters", "share")
+    assert comparison.to_json()["rows"][0]["score"] is None
+
+
+def test_json_holds_what_the_table_shows(comparison: Comparison) -> None:
+    value = comparison.to_json()
+    assert [row["name"] for row in value["rows"]] == ["full", "small"]
+    assert value["rows"][1]["proportional_parameters"] == round((1_000_008 + 12 * 500_000) * 5 / 12)
+    assert value["bm25"] == METRICS_OF_BM25
+
+
+def test_markdown_and_text(comparison: Comparison) -> None:
+    assert comparison.to_markdown().startswith("| variant | layers |")
+    assert len(comparison.render().splitlines()) == 5

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prune2vec.experiments.demo import demo_recipe, run_demo
+from prune2vec.progress import set_enabled
+from tests.experiments.small import SmallStages
+
+
+def test_recipe_is_what_the_demo_promises() -> None:
+    recipe = demo_recipe()
+    assert recipe.model == "smollm2"
+    assert recipe.data.mine is not None
+    assert recipe.data.mine.source == "docstrings"
+    assert recipe.profile.groups * recipe.profile.group_size == 640
+    assert [variant.name for variant in recipe.variants] == ["full", "large", "small"]
+    assert len(recipe.queries) == 3
+
+
+def test_says_first_what_it_will_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    set_enabled(True)
+    small = SmallStages()
+    report = run_demo(tmp_path / "demo", stages=small.stages())
+    told = capsys.readouterr().err
+    assert "minutes" in told.partition("mine ...")[0]
+    assert "640 triplets" in told
+    assert small.calls[0] == "mine"
+    assert small.calls[-1] == "answer small"
+    assert len(report.answers) == 3

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from prune2vec.errors import CheckpointError, ConfigError
+from prune2vec.experiments.plots import Point, color_of, inline_svg, plot_profile, profile_svg, score_svg, training_svg
+from tests.experiments.small import profile_of
+
+PICKS = {"full": 12, "large": 10, "small": 3}
+
+
+def test_svg_and_png_are_written_and_the_same_every_time(tmp_path: Path) -> None:
+    for suffix, head in ((".svg", b"<?xml"), (".png", b"\x89PNG")):
+        first = plot_profile(profile_of(), PICKS, tmp_path / f"one{suffix}").read_bytes()
+        second = plot_profile(profile_of(), PICKS, tmp_path / "sub" / f"two{suffix}").read_bytes()
+        assert first == second
+        assert first.startswith(head)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_every_pick_is_drawn_in_its_colour() -> None:
+    svg = profile_svg(profile_of(), PICKS)
+    for place in range(len(PICKS)):
+        assert color_of(place) in svg
+    assert color_of(len(PICKS)) not in svg
+
+
+def test_picks_of_one_depth_share_a_label() -> None:
+    svg = profile_svg(profile_of(), {"full": 12, "large": 12})
+    assert "full = large: 12" in svg  # matplotlib keeps the words in a comment beside their outlines
+    assert color_of(1) not in svg
+
+
+def test_other_suffix_and_unwritable_place(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot draw a\.pdf; expected"):
+        plot_profile(profile_of(), PICKS, tmp_path / "a.pdf")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot write"):
+        plot_profile(profile_of(), PICKS, tmp_path / "file" / "a.png")
+
+
+def test_training_and_score_pictures_are_svg() -> None:
+    curves = {"full": [(1.0, 3.0), (2.0, 2.0)], "untrained": [], "small": [(1.0, 3.5)]}
+    points = [Point(name="full", params=7_000_000, score=0.5), Point(name="small", params=2_000_000, score=0.4)]
+    for svg in (training_svg(curves), score_svg(points, metric="nDCG@10", baseline=("BM25", 0.45))):
+        assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_inline_svg_has_ids_of_its_own_and_no_address() -> None:
+    svg = inline_svg(profile_svg(profile_of(), PICKS), prefix="p", label='a "label"')
+    assert svg.startswith("<svg")
+    assert "http" not in svg
+    assert 'id="p-' in svg
+    assert 'href="#p-' in svg
+    assert 'href="#D' not in svg
+    assert " width=" not in svg[: svg.index(">")]

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prune2vec.errors import ConfigError
+from prune2vec.experiments.recipe import Recipe
+from tests.experiments.small import recipe_values
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    (tmp_path / "train.jsonl").write_text("{}\n")
+    (tmp_path / "dev.jsonl").write_text("{}\n")
+    return tmp_path / "recipe.yaml"
+
+
+HEAD = "data:\n  train: train.jsonl\n  dev: dev.jsonl\n"
+
+
+def load(path: Path, text: str) -> Recipe:
+    path.write_text(text, encoding="utf-8")
+    return Recipe.load(path)
+
+
+def test_defaults_are_full_large_small() -> None:
+    recipe = Recipe()
+    assert [variant.name for variant in recipe.variants] == ["full", "large", "small"]
+    assert [variant.method for variant in recipe.variants] == ["full", "l3prune", "l3prune"]
+    assert recipe.model == "smollm2"
+
+
+def test_relative_paths_start_from_the_recipe(recipe_file: Path) -> None:
+    recipe = load(recipe_file, HEAD + "model: org/name\nevaluate: {mirror: .}\n")
+    assert recipe.data.train == (str(recipe_file.parent / "train.jsonl"),)
+    assert recipe.data.dev == str(recipe_file.parent / "dev.jsonl")
+    assert recipe.evaluate is not None
+    assert recipe.evaluate.mirror == str(recipe_file.parent)
+    assert recipe.model == "org/name"
+
+
+def test_yaml_round_trip(recipe_file: Path, tmp_path: Path) -> None:
+    extra = "train: null\nvariants:\n  - {name: a, method: depth, parameters: {depth: 3}, budget: {max-params: 90M}}\n"
+    recipe = load(recipe_file, HEAD + extra)
+    assert recipe.variants[0].budget is not None
+    assert recipe.variants[0].budget.max_params == 90_000_000
+    again = load(tmp_path / "again.yaml", recipe.to_yaml())
+    assert again == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("modle: x\n", r"recipe\.yaml:4: unknown key 'modle'; did you mean 'model'\?"),
+        ("train:\n  steps: 3\n  learning-rat: 1\n", r"recipe\.yaml:6: unknown key .*; did you mean 'learning_rate'\?"),
+        ("train: {steps: many}\n", r"recipe\.yaml:4: train\.steps: .*got 'many'"),
+        ("variants:\n  - {name: a, method: l3prun}\n", r"recipe\.yaml:5: variant 'a': .* did you mean 'l3prune'\?"),
+        (
+            "variants:\n  - {name: a}\n  - {name: b, parameters: {varaint: small}}\n",
+            r"recipe\.yaml:6: .*did you mean 'variant'\?",
+        ),
+        ("variants:\n  - {name: b, budget: {max-layer: 3}}\n", r"recipe\.yaml:5: unknown key .*did you mean 'max_layers'\?"),
+        ("variants:\n  - {name: a}\n  - {name: a}\n", r"recipe\.yaml:4: two variants are called 'a'"),
+        ("variants:\n  - {name: data}\n", r"recipe\.yaml:5: variant 'data': the run keeps its own files"),
+        ("variants:\n  - {name: a/b}\n", r"recipe\.yaml:5: variants\.0\.name"),
+        ("variants: []\n", r"recipe\.yaml:4: variants"),
+        ("variants:\n  - {name: a, method: full, parameters: {depth: 1}}\n", "method full keeps every layer"),
+        ("model: ./models/x\n", r"recipe\.yaml:4: .*models/x does not exist"),
+        ("evaluate:\n  mirror: nowhere\n", r"recipe\.yaml:5: .*nowhere does not exist"),
+        ("profile:\n  pooling: mean\n", r"recipe\.yaml:5: profile\.pooling is 'mean', prune\.pooling 'weightedmean'"),
+        ("prune:\n  revision: abc\n", r"recipe\.yaml:5: give revision once, at the top"),
+    ],
+)
+def test_one_line_with_the_place(recipe_file: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(recipe_file, HEAD + text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data: {train: trian.jsonl}\nevaluate: null\n", r"recipe\.yaml:1: .*did you mean '.*train\.jsonl'\?"),
+        ("data: {}\n", "no training texts"),
+        ("data: {train: train.jsonl, mine: {}}\n", "drop either mine or train"),
+        ("data:\n  train: train.jsonl\n", r"recipe\.yaml:1: nothing to evaluate on"),
+    ],
+)
+def test_data_must_come_from_somewhere(recipe_file: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(recipe_file, text)
+
+
+def test_mapping_and_its_errors(tmp_path: Path) -> None:
+    recipe = Recipe.of(recipe_values(tmp_path, variants=[{"name": "x", "method": "keep-last", "parameters": {"layers": 2}}]))
+    assert recipe.variants[0].parameters == {"layers": 2}
+    with pytest.raises(ConfigError, match=r"recipe: unknown key 'train\.step'"):
+        Recipe.of(recipe_values(tmp_path, train={"step": 1}))
+
+
+def test_revision_and_trust_reach_every_stage(tmp_path: Path) -> None:
+    recipe = Recipe.of(recipe_values(tmp_path, revision="abc", trust_remote_code=True))
+    for settings in (recipe.profile_settings(), recipe.prune_settings()):
+        assert (settings.revision, settings.trust_remote_code) == ("abc", True)
+
+
+def test_hub_names_stay_names(tmp_path: Path) -> None:
+    values = recipe_values(tmp_path)
+    recipe = Recipe.of({**values, "data": {**values["data"], "train": ["owner/set", values["data"]["train"]]}})
+    assert recipe.data.train == ("owner/set", str(tmp_path / "train.jsonl"))

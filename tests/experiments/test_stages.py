@@ -1,0 +1,75 @@
+"""The real stages, on a tiny random model: the whole chain, offline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prune2vec.experiments.run import Report, run_recipe
+from prune2vec.files import digest_tree
+from tests.tiny import save_tiny
+
+WORDS = ("layer", "model", "number", "rows", "reader", "file", "line", "error", "spring", "birds", "light", "dog")
+
+
+def triplets(path: Path, start: int, count: int) -> None:
+    rows = []
+    for row in range(start, start + count):
+        one, two, three = WORDS[row % 12], WORDS[(row * 5 + 1) % 12], WORDS[(row * 7 + 3) % 12]
+        rows.append(
+            {"anchor": f"the {one} {row}", "positive": f"{one} of {two} {row}", "negative": f"{three} of {two} {row + 500}"}
+        )
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("chain")
+    triplets(folder / "train.jsonl", 0, 40)
+    triplets(folder / "dev.jsonl", 100, 12)
+    return {
+        "model": str(save_tiny(folder / "tiny", "llama")),
+        "data": {"train": str(folder / "train.jsonl"), "dev": str(folder / "dev.jsonl")},
+        "profile": {"groups": 2, "group_size": 8, "dtype": "float32"},
+        "variants": [{"name": "full", "method": "full"}, {"name": "two", "method": "depth", "parameters": {"depth": 2}}],
+        "train": {"steps": 2, "batch_size": 4, "dtype": "float32"},
+        "evaluate": {"speed_texts": 4, "speed_repeats": 1, "dtype": "float32"},
+        "queries": ["the birds"],
+    }
+
+
+@pytest.fixture(scope="module")
+def first(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return run_recipe(recipe, tmp_path_factory.mktemp("first"))
+
+
+def test_chain_of_real_parts(first: Report) -> None:
+    assert first.comparison is not None
+    assert [row.layers for row in first.comparison.rows] == ["5 of 5", "2 of 5"]
+    assert len(first.answers[0].hits) == 3
+    text = (first.folder / "report.html").read_text(encoding="utf-8")
+    assert text.count("<svg") == 3, "the training curves are found where training leaves them"
+    assert "BM25" in first.render()
+
+
+def test_repeated_elsewhere_gives_the_same_numbers(recipe: dict[str, Any], first: Report, tmp_path: Path) -> None:
+    again = run_recipe(recipe, tmp_path / "again")
+    for name in ("full", "two"):
+        weights = [digest_tree(run / name / "encoder" / "model.safetensors") for run in (first.folder, tmp_path / "again")]
+        assert weights[0] == weights[1]
+    assert again.comparison is not None
+    assert first.comparison is not None
+    assert [row.score for row in again.comparison.rows] == [row.score for row in first.comparison.rows]
+
+
+def test_edited_training_replaces_the_encoder(recipe: dict[str, Any], first: Report) -> None:
+    before = digest_tree(first.folder / "two" / "encoder" / "model.safetensors")
+    report = run_recipe({**recipe, "train": {**recipe["train"], "learning_rate": 0.01}}, first.folder)
+    outcomes = {step.name: step.outcome for step in report.steps}
+    assert outcomes["two.prune"] == "skipped"
+    assert outcomes["two.train"] == outcomes["two.evaluate"] == outcomes["answer"] == "done"
+    assert digest_tree(first.folder / "two" / "encoder" / "model.safetensors") != before
+    assert {step.outcome for step in run_recipe(report.folder / "recipe.yaml", report.folder).steps} == {"skipped"}

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from prune2vec import errors
+from prune2vec.errors import Prune2vecError, did_you_mean
+
+CLASSES = [value for _, value in inspect.getmembers(errors, inspect.isclass) if value.__module__ == errors.__name__]
+
+
+def test_every_error_is_a_prune2vec_error_and_in_the_tree_of_the_docstring() -> None:
+    assert len(CLASSES) > 8
+    for error in CLASSES:
+        assert issubclass(error, Prune2vecError)
+        assert f" {error.__name__} " in f" {str(errors.__doc__).replace(chr(10), ' ')} "
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "expected"),
+    [
+        ("smal", ("small", "large"), "; did you mean 'small'?"),
+        ("zzz", ("small", "large"), "; known: large, small"),
+        ("anything", (), ""),
+        ("depht", {"depth": 1, "width": 2}, "; did you mean 'depth'?"),
+    ],
+)
+def test_close_matches(name: str, known: tuple[str, ...], expected: str) -> None:
+    assert did_you_mean(name, known) == expected
+
+
+def test_a_generator_of_names_is_read_once() -> None:
+    assert did_you_mean("zzz", (name for name in "ba")) == "; known: a, b"

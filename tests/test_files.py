@@ -1,0 +1,434 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from prune2vec.errors import CheckpointError, DataError
+from prune2vec.files import (
+    digest_file,
+    digest_json,
+    digest_tree,
+    explained_os_errors,
+    read_json,
+    staged_folder,
+    write_json,
+    write_text,
+)
+
+ONE_LINE = r"^cannot write [^\n]+$"
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# Texts and JSON
+
+
+def test_text_is_written_whole_and_folders_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "note.txt"
+    write_text(path, "naïve — 東京\n")
+    assert path.read_text(encoding="utf-8") == "naïve — 東京\n"
+    assert names(path.parent) == ["note.txt"]
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "note.txt"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "new \ud800")
+    assert path.read_text() == "old" and names(tmp_path) == ["note.txt"]
+
+
+@given(value=json_values)
+def test_json_round_trip(value: object, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "round-trip.json"
+    write_json(path, value)
+    assert read_json(path) == value
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_nan_and_infinity_are_never_written(value: float, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "x.json", {"loss": [1.0, value]})
+    assert names(tmp_path) == []
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        digest_json(value)
+
+
+@pytest.mark.parametrize("name", ["NaN", "Infinity", "-Infinity"])
+def test_nan_and_infinity_are_never_read(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(f'{{"loss": [1.0, {name}]}}')
+    with pytest.raises(DataError, match=rf"^{path}: holds {name}, which is not JSON; make the file again$"):
+        read_json(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", ":1: not JSON: Expecting value"),
+        (b'{"a": 1,\n "b": }', ":2: not JSON: Expecting value"),
+        (b'{"a": 1', ":1: not JSON: "),
+        (b"\xff\xfe\x00", ": not UTF-8 text (byte 0); expected a JSON file"),
+        (b"\xef\xbb\xbf{}", ":1: not JSON: "),
+    ],
+)
+def test_broken_json_gives_file_and_line(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_json(path)
+    assert str(caught.value).startswith(f"{path}{message}") and "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^cannot read [^\n]+: No such file or directory$"):
+        read_json(tmp_path / "none.json")
+    with pytest.raises(DataError, match=r"^cannot read [^\n]+: Is a directory$"):
+        read_json(tmp_path)
+
+
+# What the operating system refuses. Tests may run as root, whom no permission bit stops.
+
+
+def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CheckpointError, match=ONE_LINE) as caught:
+        write_text(tmp_path / "file" / "deep" / "note.txt", "x")
+    assert "a file where a folder is needed" in str(caught.value) and str(tmp_path / "file") in str(caught.value)
+    with pytest.raises(CheckpointError, match="a file where a folder is needed"), staged_folder(tmp_path / "file" / "out"):
+        pass
+
+
+def test_a_folder_where_a_file_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "note.txt").mkdir()
+    with pytest.raises(CheckpointError, match=r"^cannot write [^\n]+note.txt: Is a directory$"):
+        write_text(tmp_path / "note.txt", "x")
+    assert names(tmp_path) == ["note.txt"]
+
+
+def test_a_place_where_nobody_may_write() -> None:
+    if not Path("/proc/self").is_dir():
+        pytest.skip("needs a file system that refuses even root")
+    with pytest.raises(CheckpointError, match=r"^cannot write /proc/self/out: [^\n]+$"), staged_folder(Path("/proc/self/out")):
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_no_permission_says_what_to_do(code: int, tmp_path: Path) -> None:
+    with (
+        pytest.raises(
+            CheckpointError, match=rf"^cannot write {tmp_path}: {os.strerror(code)}; choose a folder that you may write to$"
+        ),
+        explained_os_errors(tmp_path),
+    ):
+        raise OSError(code, os.strerror(code))
+
+
+def test_a_full_disk_says_what_to_do() -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs /dev/full")
+    with (
+        pytest.raises(
+            CheckpointError, match=r"^cannot write /dev/full: No space left on device; free some space or write elsewhere"
+        ),
+        explained_os_errors(full),
+        full.open("wb", buffering=0) as file,
+    ):
+        file.write(b"x")
+
+
+LIMITED = """
+import resource, signal, sys
+from pathlib import Path
+from prune2vec.errors import CheckpointError
+from prune2vec.files import staged_folder, write_text
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+root = Path(sys.argv[1])
+for write in (lambda: write_text(root / "note.txt", "x" * 9000), lambda: staged()):
+    def staged():
+        with staged_folder(root / "out") as stage:
+            (stage / "small").write_text("x")
+            (stage / "large").write_text("x" * 9000)
+    try:
+        write()
+    except CheckpointError as error:
+        print(error)
+"""
+
+
+def test_a_write_that_breaks_off_half_way_leaves_the_old_file_and_folder(tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("old")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").write_text("old")
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"cannot write {tmp_path / name}: File too large" for name in ("note.txt", "out")]
+    assert names(tmp_path) == ["note.txt", "out"] and names(tmp_path / "out") == ["old"]
+    assert (tmp_path / "note.txt").read_text() == "old"
+
+
+def test_what_could_not_be_read_while_writing_is_named(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.bin"
+    with pytest.raises(CheckpointError, match=rf"No such file or directory: {missing}$"), staged_folder(tmp_path / "out"):
+        missing.read_bytes()
+
+
+def test_a_failed_write_of_safetensors_is_explained_too(tmp_path: Path) -> None:
+    target = tmp_path / "none" / "x.safetensors"
+    with pytest.raises(CheckpointError, match=ONE_LINE), explained_os_errors(target):
+        save_file({"x": torch.zeros(2)}, target)
+
+
+def test_other_errors_pass_through(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), staged_folder(tmp_path / "out"):
+        raise KeyError("x")
+    assert names(tmp_path) == []
+
+
+# Folders that appear whole or not at all
+
+
+def test_a_folder_appears_at_the_end_and_not_before(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "out"
+    with staged_folder(target) as stage:
+        (stage / "a").write_text("1")
+        assert not target.exists() and stage.parent == target.parent
+    assert names(target) == ["a"] and names(target.parent) == ["out"]
+
+
+def test_an_earlier_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        with staged_folder(tmp_path / "out") as stage:
+            (stage / name).write_text(name)
+    assert names(tmp_path / "out") == ["second"] and names(tmp_path) == ["out"]
+
+
+def test_an_error_leaves_the_earlier_folder(tmp_path: Path) -> None:
+    with staged_folder(tmp_path / "out") as stage:
+        (stage / "first").write_text("1")
+    with pytest.raises(RuntimeError), staged_folder(tmp_path / "out") as stage:
+        (stage / "second").write_text("2")
+        raise RuntimeError
+    assert names(tmp_path / "out") == ["first"] and names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("name", ["out", "run[1]", "a*b"])
+def test_leftovers_of_killed_calls_for_this_target_alone_are_removed(name: str, tmp_path: Path) -> None:
+    for stale in (f".{name}.partial-123", f".{name}.partial-old-123", f".{name}.partial-{os.getpid()}", ".else.partial-1"):
+        (tmp_path / stale / "deep").mkdir(parents=True)
+    with staged_folder(tmp_path / name) as stage:
+        assert names(stage) == []
+    assert names(tmp_path) == sorted([".else.partial-1", name])
+
+
+def test_a_file_in_the_way_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(CheckpointError, match="a file of that name is there"), staged_folder(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_the_folder_that_one_is_in_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    monkeypatch.chdir(inside)
+    for target in (Path("."), Path(".."), inside, tmp_path):
+        with pytest.raises(CheckpointError, match="you are in this folder"), staged_folder(target):
+            pass
+    assert inside.is_dir()
+
+
+def test_with_a_mark_only_earlier_results_are_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    with staged_folder(target, mark="mark.json") as stage:
+        (stage / "mark.json").write_text("{}")
+    with staged_folder(target, mark="mark.json") as stage:
+        (stage / "thesis.txt").write_text("mine")
+    with (
+        pytest.raises(CheckpointError, match=r"holds something else \(no mark.json\)"),
+        staged_folder(target, mark="mark.json"),
+    ):
+        pass
+    assert names(target) == ["thesis.txt"]
+
+
+def test_a_link_keeps_pointing_to_where_the_data_is(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "real").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "real")
+    with staged_folder(tmp_path / "link") as stage:
+        (stage / "a").write_text("1")
+    assert (tmp_path / "link").is_symlink()
+    assert (
+        names(tmp_path / "disk") == ["real"]
+        and names(tmp_path / "disk" / "real") == ["a"]
+        and names(tmp_path) == ["disk", "link"]
+    )
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from prune2vec.files import staged_folder
+print("ready", flush=True)
+number = 0
+while True:
+    number += 1
+    with staged_folder(Path(sys.argv[1])) as stage:
+        for part in range(20):
+            (stage / f"part-{part}").write_text(str(number))
+            time.sleep(0.0002)
+"""
+
+
+@pytest.mark.parametrize("delay", [0.004, 0.011, 0.017, 0.03, 0.05, 0.08])
+def test_sigkill_leaves_no_target_or_a_whole_one(delay: float, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(target)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+    if target.exists():
+        contents = [(target / f"part-{part}").read_text() for part in range(20)]
+        assert len(set(contents)) == 1 and len(names(target)) == 20
+    assert all(name == "out" or name.startswith(".out.partial-") for name in names(tmp_path))
+    with staged_folder(target) as stage:
+        (stage / "again").write_text("x")
+    assert names(tmp_path) == ["out"] and names(target) == ["again"]
+
+
+EVERY_STEP = """
+import itertools, os, shutil, signal, sys
+from pathlib import Path
+from prune2vec.files import staged_folder
+
+target = Path(sys.argv[1])
+NAMES = [f"part-{part}" for part in range(4)]
+
+
+def fill(folder, text):
+    for name in NAMES:
+        (folder / name).write_text(text)
+
+
+def child(kill_at):
+    calls = itertools.count(1)
+
+    def watch(frame, event, arg):
+        # Only calls into the operating system change what is on the disk.
+        if event == "c_call" and arg.__module__ in ("posix", "_io") and next(calls) == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.setprofile(watch)
+    with staged_folder(target) as stage:
+        fill(stage, "new")
+    os._exit(0)
+
+
+def found():
+    if not target.exists():
+        return "none"
+    texts = {(target / name).read_text() if (target / name).exists() else "" for name in NAMES}
+    return texts.pop() if len(texts) == 1 and len(list(target.iterdir())) == len(NAMES) else "half"
+
+
+seen = []
+for kill_at in itertools.count(1):
+    shutil.rmtree(target.parent)
+    target.mkdir(parents=True)
+    if sys.argv[2] == "fresh":
+        target.rmdir()
+    else:
+        fill(target, "old")
+    pid = os.fork()
+    if pid == 0:
+        child(kill_at)
+    _, status = os.waitpid(pid, 0)
+    seen.append(found())
+    if status == 0:
+        break
+    assert os.WIFSIGNALED(status), status
+print(*seen)
+"""
+
+
+@pytest.mark.parametrize("before", ["fresh", "old"])
+def test_sigkill_before_every_system_call_leaves_none_the_old_or_the_new(before: str, tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "out"
+    target.mkdir(parents=True)
+    command = [sys.executable, "-c", EVERY_STEP, str(target), before]
+    seen = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert len(seen) > 20 and seen[-1] == "new"
+    start = "none" if before == "fresh" else "old"
+    # First what was there before, perhaps nothing for a moment, then the new one: never half of anything.
+    order = [state for place, state in enumerate(seen) if place == 0 or state != seen[place - 1]]
+    assert order in ([start, "new"], [start, "none", "new"])
+
+
+# Digests
+
+
+def test_known_digests(tmp_path: Path) -> None:
+    path = tmp_path / "abc"
+    path.write_bytes(b"abc")
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert digest_file(path) == digest_tree(path) == known
+    assert (
+        digest_json({"b": [1, 2.5, None, "é"], "a": True}) == "c4a4f1f12239cd499c5102e16bea810b04391b9c66edd63615a4baa9ca5d2369"
+    )
+
+
+def test_a_json_digest_does_not_depend_on_key_order_or_on_tuples() -> None:
+    assert digest_json({"a": 1, "b": {"c": (1, 2), "d": 3}}) == digest_json({"b": {"d": 3, "c": [1, 2]}, "a": 1})
+    assert digest_json({"a": 1}) != digest_json({"a": 2}) != digest_json({"a": "2"})
+
+
+def test_a_tree_digest_sees_names_and_contents_but_not_hidden_files_or_times(tmp_path: Path) -> None:
+    def tree(name: str, **files: str) -> str:
+        for file, text in files.items():
+            path = tmp_path / name / file.replace("__", "/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return digest_tree(tmp_path / name)
+
+    base = tree("one", a="1", sub__b="2")
+    assert tree("two", sub__b="2", a="1") == base
+    (tmp_path / "two" / ".hidden").write_text("x")
+    (tmp_path / "two" / ".cache").mkdir()
+    (tmp_path / "two" / ".cache" / "y").write_text("y")
+    os.utime(tmp_path / "two" / "a", (0, 0))
+    assert digest_tree(tmp_path / "two") == base
+    assert (
+        len({base, tree("three", a="2", sub__b="1"), tree("four", a="1", b="2"), tree("five", a="1"), tree("six", a="12")}) == 5
+    )
+
+
+def test_what_is_not_there_has_no_digest(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        digest_tree(tmp_path / "none")
+
+
+def test_the_written_form_of_json_is_stable(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"b": 1, "a": "é"})
+    assert (tmp_path / "x.json").read_text(encoding="utf-8") == '{\n  "b": 1,\n  "a": "é"\n}\n'
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"b": 1, "a": "é"}

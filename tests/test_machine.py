@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from prune2vec.errors import ConfigError
+from prune2vec.machine import cpu_has_fast_bf16, describe, peak_rss_bytes, pick_device, pick_dtype
+
+
+def test_a_named_device_is_taken() -> None:
+    assert pick_device("cpu") == torch.device("cpu")
+
+
+def test_auto_takes_what_there_is() -> None:
+    expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert pick_device().type == expected
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", ""])
+def test_an_unknown_device_is_one_line(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^no device is called '{name}'; expected auto, cpu, mps, cuda or cuda:1$"):
+        pick_device(name)
+
+
+def test_a_device_that_is_not_there_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^this machine has no device 'cuda:99'; use --device auto$"):
+        pick_device("cuda:99")
+
+
+def test_number_formats() -> None:
+    assert pick_dtype("float32") is torch.float32
+    assert pick_dtype("bfloat16") is torch.bfloat16
+    assert pick_dtype("float16") is torch.float16
+    expected = torch.bfloat16 if cpu_has_fast_bf16() else torch.float32
+    assert pick_dtype("auto", torch.device("cpu")) is pick_dtype() is expected
+    assert pick_dtype("auto", torch.device("mps")) is torch.float32
+
+
+def test_a_number_format_with_a_typo_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"^no number format is called 'float23'; did you mean 'float32'\?$"):
+        pick_dtype("float23")
+
+
+def test_peak_memory_is_in_bytes_and_grows() -> None:
+    before = peak_rss_bytes()
+    block = bytearray(64 << 20)
+    block[:: 1 << 12] = b"x" * len(block[:: 1 << 12])
+    after = peak_rss_bytes()
+    assert 20 << 20 < before <= after < 1 << 40
+    if sys.platform != "darwin":
+        assert after == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def test_the_description_is_json_and_names_the_libraries() -> None:
+    found = json.loads(json.dumps(describe()))
+    assert found["versions"]["torch"] == torch.__version__.split("+")[0] or found["versions"]["torch"] == torch.__version__
+    assert found["threads"] == torch.get_num_threads()
+    assert set(found) == {"python", "versions", "platform", "cpu", "cpu_fast_bf16", "threads", "gpu"}
+
+
+def test_importing_it_does_not_import_torch() -> None:
+    script = "import sys, prune2vec.machine; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import os
+import pty
+from collections.abc import Iterator
+
+import pytest
+
+from prune2vec import progress as module
+from prune2vec.progress import _clock, progress, say, set_enabled
+
+
+@pytest.fixture(autouse=True)
+def _switched_on() -> Iterator[None]:
+    set_enabled(True)
+    yield
+    set_enabled(True)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3599, "59:59"), (3725, "1:02:05")])
+def test_clock(seconds: float, text: str) -> None:
+    assert _clock(seconds) == text
+
+
+def test_lines_go_to_stderr_only(capsys: pytest.CaptureFixture[str]) -> None:
+    say("hello")
+    assert capsys.readouterr() == ("", "hello\n")
+
+
+def test_switched_off_nothing_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    set_enabled(False)
+    say("hello")
+    with progress("work", 10) as advance:
+        advance(10)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_quick_step_leaves_no_line_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("work", 3) as advance:
+        for _ in range(3):
+            advance(1)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a list whose only entry is the time that progress sees."""
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_log_line_has_share_time_and_time_left(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("work", 200) as advance:
+        clock[0] += 19
+        advance(40)
+        assert capsys.readouterr().err == ""
+        clock[0] += 11
+        advance(10)
+    assert capsys.readouterr().err == "work:  25 %, 0:30 so far, about 1:30 left\n"
+
+
+def test_work_done_by_an_earlier_run_counts_for_the_share_but_not_for_the_speed(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress("work", 200, done=100) as advance:
+        clock[0] += 20
+        advance(50)
+    assert capsys.readouterr().err == "work:  75 %, 0:20 so far, about 0:20 left\n"
+
+
+@pytest.mark.parametrize("total", [100, 0])
+def test_more_work_than_announced_is_not_more_than_all(
+    total: int, clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress("work", total) as advance:
+        clock[0] += 30
+        advance(150)
+    assert capsys.readouterr().err == "work: 100 %, 0:30 so far, about 0:00 left\n"
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    leader, follower = pty.openpty()
+    with os.fdopen(follower, "w") as terminal:
+        monkeypatch.setattr("sys.stderr", terminal)
+        with progress("work", 4, done=1) as advance:
+            advance(3)
+    shown = os.read(leader, 100_000).decode()
+    os.close(leader)
+    assert "work" in shown and "100%" in shown

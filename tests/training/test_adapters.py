@@ -1,0 +1,98 @@
+"""Adapters: only they train, in fp32; merging changes nothing; a checkpoint is restored to the bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from prune2vec.checkpoint import load_encoder
+from prune2vec.errors import ConfigError, TrainingError
+from prune2vec.training.adapters import add_lora, embed, load_weights, merge_adapter, restore_adapter
+from prune2vec.training.settings import TrainSettings
+from tests.training.encoders import save_tiny_encoder
+
+PROBE = ["the quick brown fox", "row 7 of the file", "a"]
+
+
+def adapted(folder: Path, dtype: str = "float32", **settings: object) -> SentenceTransformer:
+    """Return an encoder whose adapters are random in both factors, as after training."""
+    encoder = load_encoder(folder, device="cpu", dtype=dtype)
+    torch.manual_seed(0)
+    add_lora(encoder, TrainSettings(lora_rank=4, **settings))  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return encoder
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "phi3", "gpt2"])
+def test_every_linear_layer_of_every_block_gets_an_fp32_adapter(tmp_path: Path, family: str) -> None:
+    encoder = adapted(save_tiny_encoder(tmp_path / "small", family), "bfloat16")
+    trained = {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+    assert trained
+    assert all("lora_" in name for name in trained)
+    assert {dict(encoder.named_parameters())[name].dtype for name in trained} == {torch.float32}
+    rest = {parameter.dtype for name, parameter in encoder.named_parameters() if name not in trained}
+    assert rest == {torch.bfloat16}
+    # q, k, v, o, gate, up, down; phi3 and gpt2 fuse some of them.
+    assert len(trained) == 2 * 2 * {"llama": 7, "qwen3": 7, "phi3": 4, "gpt2": 4}[family]
+
+
+def test_target_modules_can_be_named(small: Path) -> None:
+    encoder = adapted(small, target_modules=("q_proj",))
+    assert all("q_proj" in name for name, parameter in encoder.named_parameters() if parameter.requires_grad)
+    with pytest.raises(ConfigError, match="fit no linear layer of this model; leave it at all-linear"):
+        adapted(small, target_modules=("wq",))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2"])
+def test_merged_equals_unmerged_and_is_stock(tmp_path: Path, family: str) -> None:
+    folder = save_tiny_encoder(tmp_path / "small", family)
+    encoder = adapted(folder)
+    unmerged = embed(encoder.eval(), PROBE)
+    encoder.transformers_model.save_pretrained(tmp_path / "adapter")
+    fresh = load_encoder(folder, device="cpu", dtype="float32")
+    untrained = embed(fresh, PROBE)
+    assert merge_adapter(fresh, tmp_path / "adapter", PROBE) < 1e-5
+    assert abs(embed(fresh, PROBE) - unmerged).max() < 1e-5
+    assert abs(untrained - unmerged).max() > 1e-2
+    assert type(fresh.transformers_model) is type(load_encoder(folder, device="cpu").transformers_model)
+    assert not any("lora" in name for name in fresh.state_dict())
+
+
+def test_a_merge_that_changes_embeddings_is_refused(small: Path, tmp_path: Path) -> None:
+    adapted(small).transformers_model.save_pretrained(tmp_path / "adapter")
+    coarse = load_encoder(small, device="cpu", dtype="bfloat16")
+    with pytest.raises(TrainingError, match=r"merging the adapter changed embeddings by .*nothing was saved"):
+        merge_adapter(coarse, tmp_path / "adapter", PROBE)
+
+
+def test_restoring_is_exact_on_a_bf16_base(small: Path, tmp_path: Path) -> None:
+    trained = adapted(small, "bfloat16")
+    trained.transformers_model.save_pretrained(tmp_path / "adapter")
+    encoder = load_encoder(small, device="cpu", dtype="bfloat16")
+    add_lora(encoder, TrainSettings(lora_rank=4))
+    restore_adapter(encoder, tmp_path / "adapter")
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(tensor, encoder.state_dict()[name]), name
+
+
+def test_full_weights_must_all_be_there(small: Path, tmp_path: Path) -> None:
+    other = save_tiny_encoder(tmp_path / "deeper", layers=3, seed=1)
+    encoder = load_encoder(small, device="cpu", dtype="float32")
+    with pytest.raises(TrainingError, match="does not fit its model"):
+        load_weights(encoder.transformers_model, other)
+    load_weights(encoder.transformers_model, save_tiny_encoder(tmp_path / "same", seed=1))
+    assert abs(embed(encoder, PROBE) - embed(load_encoder(small, device="cpu", dtype="float32"), PROBE)).max() > 1e-2
+
+
+def test_embeddings_that_are_not_finite_are_an_error(small: Path) -> None:
+    encoder = load_encoder(small, device="cpu", dtype="float32")
+    with torch.no_grad():
+        encoder.transformers_model.norm.weight[0] = float("inf")
+    with pytest.raises(TrainingError, match="not finite; nothing was saved"):
+        embed(encoder, PROBE)

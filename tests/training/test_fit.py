@@ -1,0 +1,138 @@
+"""What the settings switch on in the trainer, seen in what it does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from prune2vec.texts import write_triplets
+from prune2vec.training import train_encoder
+from prune2vec.training.data import Table, TrainingData
+from prune2vec.training.fit import _schedule
+from prune2vec.training.settings import TrainSettings
+from tests.training.encoders import rows, save_tiny_encoder
+from tests.training.test_run import DATA, QUICK, curve, weights
+
+FOUR: dict[str, Any] = {**QUICK, "steps": 4}
+
+
+class Look(TrainerCallback):
+    """Keeps what a test wants to see of the model in training."""
+
+    def __init__(self) -> None:
+        self.dtypes: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+        self.recomputes = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        for parameter in model.parameters():
+            self.dtypes[parameter.requires_grad].add(parameter.dtype)
+        self.recomputes = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def losses(output: Path) -> list[float]:
+    return [line["loss"] for line in curve(output)]
+
+
+@pytest.fixture(scope="module")
+def plain(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("plain") / "encoder"
+    train_encoder(small, DATA, output, **FOUR, lora_dropout=0.0)
+    return output
+
+
+def test_adapters_are_fp32_beside_a_bf16_base(small: Path, tmp_path: Path, plain: Path) -> None:
+    look = Look()
+    train_encoder(small, DATA, tmp_path / "encoder", callbacks=[look], **{**FOUR, "dtype": "bfloat16"}, lora_dropout=0.0)
+    assert look.dtypes == {True: {torch.float32}, False: {torch.bfloat16}}
+    assert losses(tmp_path / "encoder") == pytest.approx(losses(plain), rel=0.1)
+    # The base was fp32 on disk: what is not adapted comes out as it went in, not rounded to bf16.
+    assert torch.equal(weights(tmp_path / "encoder")["norm.weight"], weights(small)["norm.weight"])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_full_training_moves_every_weight_in_fp32(small: Path, tmp_path: Path, dtype: str) -> None:
+    look = Look()
+    settings = {**FOUR, "method": "full", "learning_rate": 1e-3, "dtype": dtype}
+    result = train_encoder(small, DATA, tmp_path / "encoder", callbacks=[look], **settings)
+    assert look.dtypes == {True: {torch.float32}, False: set()}
+    assert result.merge_difference is None
+    same = [name for name, tensor in weights(tmp_path / "encoder").items() if torch.equal(tensor, weights(small)[name])]
+    assert same == []
+
+
+def test_checkpointing_activations_changes_no_loss(small: Path, tmp_path: Path, plain: Path) -> None:
+    look = Look()
+    train_encoder(small, DATA, tmp_path / "encoder", callbacks=[look], **FOUR, lora_dropout=0.0, gradient_checkpointing="on")
+    assert look.recomputes
+    assert losses(tmp_path / "encoder") == pytest.approx(losses(plain), abs=1e-5)
+
+
+def test_cached_run_equals_the_plain_one(small: Path, tmp_path: Path, plain: Path) -> None:
+    train_encoder(small, DATA, tmp_path / "encoder", **FOUR, lora_dropout=0.0, cached=True, mini_batch_size=3)
+    assert losses(tmp_path / "encoder") == pytest.approx(losses(plain), abs=1e-4)
+
+
+def test_distillation_logs_both_parts_and_draws_nearer_to_the_teacher(small: Path, tmp_path: Path) -> None:
+    teacher = save_tiny_encoder(tmp_path / "full", layers=3)
+    train_encoder(small, DATA, tmp_path / "encoder", **QUICK, distil_from=teacher, distil="embeddings", distil_weight=20)
+    lines = curve(tmp_path / "encoder")
+    for line in lines:
+        assert line["loss"] == pytest.approx(line["contrastive"] + line["distillation"], abs=2e-3)
+    assert lines[-1]["distillation"] < lines[0]["distillation"]
+
+
+def test_matryoshka_run_improves_short_vectors(small: Path, tmp_path: Path) -> None:
+    train_encoder(small, DATA, tmp_path / "encoder", **QUICK, matryoshka_dims=(8,))
+    assert losses(tmp_path / "encoder")[-1] < losses(tmp_path / "encoder")[0]
+
+
+def test_instructions_are_trained_with_and_saved(small: Path, tmp_path: Path) -> None:
+    train_encoder(small, DATA, tmp_path / "encoder", **FOUR, instruction="Find it")
+    config = json.loads((tmp_path / "encoder" / "config_sentence_transformers.json").read_text())
+    record = json.loads((tmp_path / "encoder" / "prune2vec.json").read_text())["train"]
+    used = record["data"]["one"]["query_prompt"]
+    assert used.startswith("Find it")
+    assert config["prompts"] == {"query": used, "document": ""}
+
+
+def test_held_out_rows_are_scored_at_checkpoints_and_the_end(small: Path, tmp_path: Path) -> None:
+    write_triplets(rows(12, "held", start=90), tmp_path / "dev.jsonl")
+    result = train_encoder(small, DATA, tmp_path / "encoder", **{**QUICK, "save_every": 5}, dev=tmp_path / "dev.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "encoder" / "dev.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [5, 10, 12]
+    assert result.dev == {key: value for key, value in lines[-1].items() if key != "step"}
+    assert all(0 < value <= 1 for value in result.dev.values())
+    assert len(result.dev) == 1
+
+
+def test_long_texts_are_cut_counted_and_told_once(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = train_encoder(small, DATA, tmp_path / "encoder", **FOUR, max_length=12)
+    lines = curve(tmp_path / "encoder")
+    assert result.cut_texts == sum(line["cut"] for line in lines) > 0
+    assert capsys.readouterr().err.count("longer than 12 tokens") == 1
+
+
+def table(count: int) -> TrainingData:
+    one = Table(rows=rows(count), query_prompt="", document_prompt="")
+    return TrainingData(tables={"one": one}, left_out={}, digest="", negatives=1)
+
+
+def test_linear_schedule_is_the_papers_line_over_three_epochs(small: Path, tmp_path: Path) -> None:
+    settings = TrainSettings(steps=6, batch_size=8, warmup_steps=2, learning_rate=1.0)
+    kwargs = _schedule(settings, table(32))["lr_scheduler_kwargs"]
+    # 3 epochs of 4 batches: the line from step 2 to zero at step 12 is at 6/10 at step 6.
+    assert kwargs["lr_end"] == pytest.approx(0.6)
+    assert _schedule(settings, table(8))["lr_scheduler_kwargs"]["lr_end"] == 0.0
+    train_encoder(small, rows(32), tmp_path / "encoder", **{**QUICK, "steps": 6, "warmup_steps": 2, "learning_rate": 1e-3})
+    rates = [line["learning_rate"] for line in curve(tmp_path / "encoder")]
+    assert rates == pytest.approx([0, 5e-4, 1e-3, 9e-4, 8e-4, 7e-4])
+
+
+def test_weights_on_disk_are_the_merged_ones(plain: Path) -> None:
+    assert not [name for name in load_file(plain / "model.safetensors") if "lora" in name]

@@ -1,0 +1,74 @@
+"""Gradient checkpointing is used when asked for, or when the measured activations do not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+
+from prune2vec.checkpoint import load_encoder
+from prune2vec.training.memory import activation_bytes_per_token, choose_checkpointing, free_memory_bytes
+from tests.training.encoders import save_tiny_encoder
+
+
+@pytest.fixture
+def encoder(small: Path) -> SentenceTransformer:
+    return load_encoder(small, device="cpu", dtype="float32")
+
+
+def is_on(encoder: SentenceTransformer) -> bool:
+    return any(getattr(module, "gradient_checkpointing", False) for module in encoder.modules())
+
+
+def test_bytes_are_those_that_autograd_keeps() -> None:
+    class Squares(SentenceTransformer):
+        def __init__(self) -> None:
+            nn.Module.__init__(self)
+            self.weight = nn.Parameter(torch.ones(7))
+
+        @property
+        def device(self) -> torch.device:
+            return torch.device("cpu")
+
+        def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
+            states = features["input_ids"].float().unsqueeze(-1) * self.weight  # Keeps the ids as fp32: 4 bytes a token.
+            return {"out": states.square()}  # Keeps the states: 28 bytes a token; weights do not count.
+
+    assert activation_bytes_per_token(Squares(), {"input_ids": torch.ones(5, 3, dtype=torch.long)}) == 32
+
+
+def test_deeper_models_keep_more_and_the_measure_changes_nothing(encoder: SentenceTransformer, tmp_path: Path) -> None:
+    deep = load_encoder(save_tiny_encoder(tmp_path / "deep", layers=6), device="cpu", dtype="float32")
+    features = encoder.eval().preprocess(["the fox jumps"] * 4)
+    torch.manual_seed(3)
+    shallow_bytes, deep_bytes = (activation_bytes_per_token(model, features) for model in (encoder, deep))
+    assert 2.5 < deep_bytes / shallow_bytes < 3.1
+    drawn = torch.rand(1)
+    torch.manual_seed(3)
+    assert torch.equal(drawn, torch.rand(1))
+    assert not encoder.training
+    assert set(features) == {"input_ids", "attention_mask", "modality"}
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("on", True), ("off", False), ("auto", False)])
+def test_asked_for_or_not_needed(encoder: SentenceTransformer, asked: str, expected: bool) -> None:
+    largest = [encoder.preprocess(["the fox jumps"] * 4)] * 3
+    choice = choose_checkpointing(encoder, asked, largest, rows=4)  # type: ignore[arg-type]
+    assert choice.on is is_on(encoder) is expected
+    if asked == "auto":
+        per_token = activation_bytes_per_token(encoder, largest[0])
+        assert choice.activation_bytes == round(per_token * 3 * 4 * largest[0]["input_ids"].shape[1])
+
+
+def test_auto_switches_on_when_activations_do_not_fit(encoder: SentenceTransformer) -> None:
+    largest = [encoder.preprocess(["the fox jumps"] * 4)] * 3
+    rows = free_memory_bytes(encoder.device) // 1000
+    assert choose_checkpointing(encoder, "auto", largest, rows=rows).on
+    assert is_on(encoder)
+
+
+def test_free_memory_is_plausible() -> None:
+    assert 2**20 < free_memory_bytes(torch.device("cpu")) < 2**50

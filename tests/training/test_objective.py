@@ -1,0 +1,123 @@
+"""Every loss against another way to compute it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from prune2vec.checkpoint import load_encoder
+from prune2vec.errors import ConfigError
+from prune2vec.losses import hard_negative_nll
+from prune2vec.training.objective import build_loss, pooled_in_fp32
+from prune2vec.training.settings import TrainSettings
+from tests.training.encoders import rows, save_tiny_encoder
+
+BATCH = rows(6, negatives=2)
+
+
+def features(encoder: SentenceTransformer) -> list[dict[str, Any]]:
+    return [dict(encoder.preprocess(list(column))) for column in zip(*(row.texts for row in BATCH), strict=True)]
+
+
+def embeddings(encoder: SentenceTransformer) -> list[torch.Tensor]:
+    return [encoder(column)["sentence_embedding"] for column in features(encoder)]
+
+
+def gradients(encoder: SentenceTransformer, loss: torch.Tensor) -> torch.Tensor:
+    encoder.zero_grad()
+    loss.backward()
+    return torch.cat([parameter.grad.flatten() for parameter in encoder.parameters() if parameter.grad is not None])
+
+
+@pytest.fixture
+def encoder(small: Path) -> SentenceTransformer:
+    return load_encoder(small, device="cpu", dtype="float32")
+
+
+def nll(vectors: list[torch.Tensor], scale: float = 50.0) -> torch.Tensor:
+    return hard_negative_nll(vectors[0], vectors[1], torch.cat(vectors[2:]), scale=scale)
+
+
+def test_loss_is_the_profiles_loss(encoder: SentenceTransformer) -> None:
+    loss = build_loss(encoder, TrainSettings(scale=30))
+    assert loss(features(encoder), None).item() == pytest.approx(nll(embeddings(encoder), 30.0).item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("small_batches", [{"mini_batch_size": 2}, {"mini_batch_tokens": 40}])
+def test_cached_gradient_equals_the_uncached(encoder: SentenceTransformer, small_batches: dict[str, int]) -> None:
+    plain = build_loss(encoder, TrainSettings())(features(encoder), None)
+    expected = gradients(encoder, plain)
+    cached = build_loss(encoder, TrainSettings(cached=True, **small_batches))(features(encoder), None)
+    assert cached.item() == pytest.approx(plain.item(), abs=1e-5)
+    assert (gradients(encoder, cached) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_matryoshka_is_the_sum_over_leading_dimensions(encoder: SentenceTransformer, cached: bool) -> None:
+    settings = TrainSettings(matryoshka_dims=(8, 16), cached=cached, mini_batch_size=4)
+    found = build_loss(encoder, settings)(features(encoder), None)
+    vectors = embeddings(encoder)
+    expected = sum(nll([vector[:, :dim] for vector in vectors]) for dim in (8, 16, 32))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    ours = gradients(encoder, found)
+    theirs = gradients(encoder, sum(nll([vector[:, :dim] for vector in embeddings(encoder)]) for dim in (8, 16, 32)))
+    assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()
+
+
+def test_a_matryoshka_dimension_beyond_the_encoder_is_refused(encoder: SentenceTransformer) -> None:
+    with pytest.raises(ConfigError, match="64 is more than the encoder's 32 dimensions"):
+        build_loss(encoder, TrainSettings(matryoshka_dims=(64,)))
+
+
+def test_distilling_scores_adds_the_divergence_of_beliefs(encoder: SentenceTransformer, tmp_path: Path) -> None:
+    teacher = load_encoder(save_tiny_encoder(tmp_path / "full", seed=1, layers=3), device="cpu", dtype="float32")
+    loss = build_loss(encoder, TrainSettings(distil_from=tmp_path / "full", distil_weight=0.5, hard_negatives=2), teacher)
+    parts = loss(features(encoder), None)
+    ours, theirs = ([(50 * (v[0] * d).sum(1)) for d in v[1:]] for v in (embeddings(encoder), embeddings(teacher)))
+    student, belief = torch.stack(ours, 1).log_softmax(1), torch.stack(theirs, 1).softmax(1)
+    divergence = (belief * (belief.log() - student)).sum(1).mean()
+    assert parts["distillation"].item() == pytest.approx(0.5 * divergence.item(), rel=1e-4)
+    assert parts["contrastive"].item() == pytest.approx(nll(embeddings(encoder)).item(), abs=1e-5)
+    sum(parts.values()).backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_distilling_embeddings_is_the_mean_cosine_distance(encoder: SentenceTransformer, tmp_path: Path) -> None:
+    teacher = load_encoder(save_tiny_encoder(tmp_path / "full", seed=1), device="cpu", dtype="float32")
+    loss = build_loss(encoder, TrainSettings(distil_from=tmp_path / "full", distil="embeddings"), teacher)
+    pairs = zip(embeddings(encoder), embeddings(teacher), strict=True)
+    expected = torch.stack([1 - (ours * theirs).sum(1).mean() for ours, theirs in pairs]).mean()
+    assert loss(features(encoder), None)["distillation"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_an_encoder_teaches_itself_nothing(encoder: SentenceTransformer, small: Path) -> None:
+    teacher = load_encoder(small, device="cpu", dtype="float32")
+    for what in ("scores", "embeddings"):
+        loss = build_loss(encoder, TrainSettings(distil_from=small, distil=what), teacher)  # type: ignore[arg-type]
+        assert loss(features(encoder), None)["distillation"].item() == pytest.approx(0, abs=1e-5)
+
+
+def test_a_teacher_of_another_size_cannot_teach_embeddings(encoder: SentenceTransformer, tmp_path: Path) -> None:
+    wide = save_tiny_encoder(tmp_path / "wide", hidden_size=48)
+    teacher = load_encoder(wide, device="cpu", dtype="float32")
+    with pytest.raises(ConfigError, match=r"48 dimensions, these 32; set distil to scores"):
+        build_loss(encoder, TrainSettings(distil_from=wide, distil="embeddings"), teacher)
+    build_loss(encoder, TrainSettings(distil_from=wide), teacher)
+
+
+def test_loss_of_a_bf16_encoder_is_fp32_from_the_pooling_on(small: Path) -> None:
+    encoder = load_encoder(small, device="cpu", dtype="bfloat16")
+    settings = TrainSettings()
+    with pooled_in_fp32(encoder):
+        vectors = embeddings(encoder)
+        loss = build_loss(encoder, settings)(features(encoder), None)
+    assert {vector.dtype for vector in vectors} == {torch.float32}
+    assert loss.dtype is torch.float32
+    assert loss.item() == pytest.approx(nll(vectors).item(), abs=1e-6)
+    # Rounding to bf16 anywhere between the pooling and the loss would leave a trace of its 8 bits.
+    assert not torch.equal(vectors[0], vectors[0].bfloat16().float())
+    assert embeddings(encoder)[0].dtype is torch.bfloat16

@@ -1,0 +1,226 @@
+"""The whole verb: training, resuming after a kill, and refusing what does not fit."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from prune2vec.errors import ConfigError, DataError, TrainingError
+from prune2vec.training import train_encoder
+from prune2vec.training.workfolder import WorkFolder
+from tests.training.encoders import rows, save_tiny_encoder
+
+# 4 + 3 batches of 8 an epoch: 12 steps end in the second epoch.
+DATA = (*rows(32, "one"), *rows(26, "two", start=32))
+QUICK: dict[str, Any] = {"steps": 12, "batch_size": 8, "learning_rate": 3e-3, "save_every": 4, "dtype": "float32"}
+
+
+class StopAt(TrainerCallback):
+    """Dies at a step, when its checkpoint is written but not yet marked as whole, or just after the step."""
+
+    def __init__(self, step: int, *, in_save: bool = False) -> None:
+        self._step = step
+        self._in_save = in_save
+
+    def _stop(self, step: int) -> None:
+        if step == self._step:
+            raise KeyboardInterrupt
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self._in_save:
+            self._stop(state.global_step)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._in_save:
+            self._stop(state.global_step)
+
+
+def curve(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "train.jsonl").read_text().splitlines()]
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "model.safetensors")
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert [line["step"] for line in curve(other)] == [line["step"] for line in curve(one)]
+    for ours, theirs in zip(curve(one), curve(other), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-6)
+        assert {k: ours[k] for k in ("dataset", "tokens", "learning_rate")} == {
+            k: theirs[k] for k in ("dataset", "tokens", "learning_rate")
+        }
+    for name, tensor in weights(one).items():
+        assert torch.equal(tensor, weights(other)[name]), name
+
+
+@pytest.fixture(scope="module")
+def whole(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    output = tmp_path_factory.mktemp("whole") / "encoder"
+    train_encoder(small, DATA, output, **QUICK)
+    return output
+
+
+def test_loss_falls_and_the_record_says_how(small: Path, whole: Path) -> None:
+    losses = [line["loss"] for line in curve(whole)]
+    assert sum(losses[-4:]) < 0.7 * sum(losses[:4])
+    record = json.loads((whole / "prune2vec.json").read_text())["train"]
+    assert record["steps"] == 12
+    assert {name: table["batches"] for name, table in record["data"].items()} == {"one": 7, "two": 5}
+    assert record["merge"]["max_difference"] < 1e-5
+    assert record["tokens"] == sum(line["tokens"] for line in curve(whole))
+    assert all(line["peak_memory_bytes"] > 0 and line["tokens_per_s"] > 0 for line in curve(whole))
+    assert not WorkFolder.beside(whole).folder.exists()
+    changed = [name for name, tensor in weights(whole).items() if not torch.equal(tensor, weights(small)[name])]
+    assert changed == [name for name in weights(whole) if "proj" in name]
+
+
+@pytest.mark.parametrize(
+    ("stop", "save_every", "resumed"),
+    [(3, 4, None), (6, 4, 4), (9, 7, 7), (11, 4, 8)],
+    ids=["before the first checkpoint", "in the first epoch", "at its end", "in the second"],
+)
+def test_resuming_equals_not_stopping(
+    small: Path, whole: Path, tmp_path: Path, stop: int, save_every: int, resumed: int | None
+) -> None:
+    output = tmp_path / "encoder"
+    settings = {**QUICK, "save_every": save_every}
+    with pytest.raises(KeyboardInterrupt):
+        train_encoder(small, DATA, output, callbacks=[StopAt(stop)], **settings)
+    assert not output.exists()
+    assert train_encoder(small, DATA, output, **settings).resumed_from == resumed
+    assert_same_run(whole, output)
+
+
+def test_checkpoint_without_its_mark_is_not_used(small: Path, whole: Path, tmp_path: Path) -> None:
+    output = tmp_path / "encoder"
+    with pytest.raises(KeyboardInterrupt):
+        train_encoder(small, DATA, output, callbacks=[StopAt(8, in_save=True)], **QUICK)
+    work = WorkFolder.beside(output)
+    assert work.checkpoint(8).exists()
+    with work.curve.open("a") as file:
+        file.write('{"step": 9, "lo')
+    assert train_encoder(small, DATA, output, **QUICK).resumed_from == 4
+    assert_same_run(whole, output)
+
+
+def test_stopped_before_saving_trains_no_further_step(small: Path, whole: Path, tmp_path: Path) -> None:
+    class StopAtEnd(TrainerCallback):
+        def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+            raise KeyboardInterrupt
+
+    output = tmp_path / "encoder"
+    with pytest.raises(KeyboardInterrupt):
+        train_encoder(small, DATA, output, callbacks=[StopAtEnd()], **QUICK)
+    assert train_encoder(small, DATA, output, **QUICK).resumed_from == 12
+    assert_same_run(whole, output)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_resuming_is_exact_on_a_base_stored_in_bf16(tmp_path: Path, method: str) -> None:
+    base = save_tiny_encoder(tmp_path / "small", "qwen3", dtype=torch.bfloat16)
+    settings = {**QUICK, "method": method, "steps": 6, "learning_rate": 1e-3}
+    train_encoder(base, DATA, tmp_path / "whole", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        train_encoder(base, DATA, tmp_path / "encoder", callbacks=[StopAt(5)], **settings)
+    train_encoder(base, DATA, tmp_path / "encoder", **settings)
+    assert_same_run(tmp_path / "whole", tmp_path / "encoder")
+    assert {tensor.dtype for tensor in weights(tmp_path / "encoder").values()} == {torch.bfloat16}
+
+
+_CHILD = """
+import sys
+from pathlib import Path
+from prune2vec.training import train_encoder
+from tests.training.test_run import DATA, QUICK
+train_encoder(Path(sys.argv[1]), DATA, Path(sys.argv[2]), **QUICK)
+"""
+
+
+def test_same_command_after_sigkill(small: Path, whole: Path, tmp_path: Path) -> None:
+    output = tmp_path / "encoder"
+    curve_file = WorkFolder.beside(output).curve
+    child = subprocess.Popen([sys.executable, "-c", _CHILD, str(small), str(output)], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while child.poll() is None and time.monotonic() < deadline:
+        if curve_file.exists() and curve_file.read_text().count("\n") >= 5:
+            child.send_signal(signal.SIGKILL)
+        time.sleep(0.002)
+    assert child.wait() == -signal.SIGKILL
+    assert train_encoder(small, DATA, output, **QUICK).resumed_from is not None
+    assert_same_run(whole, output)
+
+
+def test_a_finished_output_is_returned_or_protected(small: Path, whole: Path) -> None:
+    before = (whole / "prune2vec.json").stat().st_mtime_ns
+    assert train_encoder(small, DATA, whole, **QUICK).resumed_from == 12
+    assert train_encoder(small, DATA, whole, **{**QUICK, "save_every": 7}).resumed_from == 12
+    with pytest.raises(TrainingError, match=r"learning_rate 0\.003, now 0\.001.*restart"):
+        train_encoder(small, DATA, whole, **{**QUICK, "learning_rate": 1e-3})
+    with pytest.raises(TrainingError, match="the training texts changed"):
+        train_encoder(small, DATA[:-1], whole, **QUICK)
+    assert (whole / "prune2vec.json").stat().st_mtime_ns == before
+
+
+def test_other_settings_need_restart(small: Path, tmp_path: Path) -> None:
+    output = tmp_path / "encoder"
+    with pytest.raises(KeyboardInterrupt):
+        train_encoder(small, DATA, output, callbacks=[StopAt(5)], **QUICK)
+    other = {**QUICK, "steps": 6}
+    with pytest.raises(TrainingError, match=r"steps 12, now 6"):
+        train_encoder(small, DATA, output, **other)
+    result = train_encoder(small, DATA, output, **other, restart=True)
+    assert (result.steps, result.resumed_from, len(curve(output))) == (6, None, 6)
+
+
+def test_folders_that_are_not_ours_are_left_alone(small: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(TrainingError, match="no encoder of ours"):
+        train_encoder(small, DATA, tmp_path / "mine", **QUICK, restart=True)
+    with pytest.raises(TrainingError, match="the checkpoint to train"):
+        train_encoder(small, DATA, small, **QUICK)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_nan_weights_stop_at_once_and_save_nothing(tmp_path: Path) -> None:
+    base = save_tiny_encoder(tmp_path / "small")
+    broken = load_file(base / "model.safetensors")
+    broken["norm.weight"][0] = float("nan")
+    from safetensors.torch import save_file
+
+    save_file(broken, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TrainingError, match=r"step 1 \(data set (one|two)\): the loss is not finite in float32; no weights"):
+        train_encoder(base, DATA, tmp_path / "encoder", **QUICK)
+    assert not (tmp_path / "encoder").exists()
+
+
+def test_bad_input_is_one_line(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no data set has the 64 rows of one batch \(one has 20\)"):
+        train_encoder(small, rows(20), tmp_path / "encoder")
+    with pytest.raises(ConfigError, match="unknown key 'learning_rat'; did you mean 'learning_rate'"):
+        train_encoder(small, DATA, tmp_path / "encoder", learning_rat=1)
+    with pytest.raises(DataError, match="no source of texts"):
+        train_encoder(small, [], tmp_path / "encoder")
+    same = rows(1) * 16
+    with pytest.raises(DataError, match=r"one: 16 rows give 0 batches of 8 in which no text comes twice, expected 2"):
+        train_encoder(small, same, tmp_path / "encoder", **QUICK)
+
+
+def test_nothing_is_printed_to_stdout(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_encoder(small, DATA, tmp_path / "encoder", **{**QUICK, "steps": 2})
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Writing" not in captured.err
+    assert "example" not in captured.err
