@@ -6,7 +6,7 @@ structure of its modules. Either way the result is only trusted after the self-t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,18 +147,11 @@ def cut_config_entries(entries: dict[str, Any], keep: Sequence[int], count: int)
     Raises:
         UnsupportedModel: A list has one entry a layer but no record says that it belongs to the layers.
     """
-    changed: dict[str, Any] = {}
+    changed = {}
     for name, value in entries.items():
-        if name in PER_LAYER_LISTS and isinstance(value, (list, tuple)):
-            changed[name] = _cut_list(name, value, keep, count)
-        elif name in LAYER_NUMBER_LISTS and value:
-            changed[name] = [new for new, old in enumerate(keep) if old in value]
-        elif name in LEADING_COUNTS and isinstance(value, int):
-            changed[name] = sum(layer < value for layer in keep)
-        elif name == "attention_types" and value:
-            # GPT-Neo's attention_layers in run-length form: [[["global", "local"], 12]].
-            kinds = [kind for pattern, times in value for kind in list(pattern) * times]
-            changed[name] = [[[kind], 1] for kind in _cut_list(name, kinds, keep, count)]
+        rule = _CUT.get(name)
+        if rule is not None and value is not None:
+            changed[name] = rule(name, value, keep, count)
         elif isinstance(value, (list, tuple)) and len(value) == count > 1 and name not in _NOT_PER_LAYER:
             raise UnsupportedModel(
                 f"config entry {name!r} has {count} values, one a layer by its length; add it to PER_LAYER_LISTS in families.py"
@@ -171,6 +164,29 @@ _NOT_PER_LAYER = frozenset({"architectures", "keys_to_ignore_at_inference", "bos
 
 
 def _cut_list(name: str, values: Sequence[Any], keep: Sequence[int], count: int) -> list[Any]:
-    if len(values) != count:
-        raise UnsupportedModel(f"config entry {name!r} has {len(values)} values for {count} layers")
+    if not isinstance(values, (list, tuple)) or len(values) != count:
+        found = len(values) if isinstance(values, (list, tuple)) else values
+        raise UnsupportedModel(f"config entry {name!r} has {found} values for {count} layers")
     return [values[layer] for layer in keep]
+
+
+def _renumber(name: str, layers: Sequence[int], keep: Sequence[int], count: int) -> list[int]:
+    return [new for new, old in enumerate(keep) if old in layers]
+
+
+def _count_leading(name: str, leading: int, keep: Sequence[int], count: int) -> int:
+    return sum(layer < leading for layer in keep)
+
+
+def _cut_run_lengths(name: str, runs: Sequence[Any], keep: Sequence[int], count: int) -> list[Any]:
+    """Cut GPT-Neo's attention kinds in run-length form: ``[[["global", "local"], 12]]``."""
+    kinds = [kind for pattern, times in runs for kind in list(pattern) * times]
+    return [[[kind], 1] for kind in _cut_list(name, kinds, keep, count)]
+
+
+_CUT: dict[str, Callable[[str, Any, Sequence[int], int], Any]] = {
+    **dict.fromkeys(PER_LAYER_LISTS, _cut_list),
+    **dict.fromkeys(LAYER_NUMBER_LISTS, _renumber),
+    **dict.fromkeys(LEADING_COUNTS, _count_leading),
+    "attention_types": _cut_run_lengths,
+}

@@ -17,8 +17,7 @@ class TextFormat:
     is an instruction). Everything before the text is attended to but not pooled; the suffix is pooled, as in L3Prune.
 
     Attributes:
-        wrapper: Where prefix and suffix come from: ``"none"``, ``"chat"`` (the user turn of the model's chat template)
-            or ``"custom"``.
+        wrapper: Where prefix and suffix come from: ``"none"``, or ``"chat"`` (the user turn of the model's chat template).
         prefix: Literal text before the instruction.
         suffix: Literal text after the text.
         separator: Between instruction and text. L3Prune's code has ``"; "``; a line break is the default here since its
