@@ -63,6 +63,7 @@ def test_tokeniser_class_is_known_everywhere(folder: Path) -> None:
     config = read(folder, "tokenizer_config.json")
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"  # type: ignore[index]
     assert config["model_max_length"] == 128  # type: ignore[index]
+    assert set(AutoTokenizer.from_pretrained(folder)("quick")) == {"input_ids", "attention_mask"}
 
 
 def test_prompts_and_similarity(folder: Path) -> None:

@@ -153,6 +153,8 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_len
             "tokenizer_class": "PreTrainedTokenizerFast",
             **tokens,
             "model_max_length": max_length,
+            # Older releases hand token types to every model that takes them, and GPT-2 adds their embeddings.
+            "model_input_names": ["input_ids", "attention_mask"],
             "padding_side": "right",
             "truncation_side": "right",
             "clean_up_tokenization_spaces": False,

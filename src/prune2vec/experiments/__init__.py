@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from prune2vec.experiments.recipe import Recipe as Recipe
     from prune2vec.experiments.run import Report as Report
     from prune2vec.experiments.run import run_recipe as run_recipe
-    from prune2vec.experiments.sparkline import sparkline as sparkline
     from prune2vec.experiments.stages import Stages as Stages
     from prune2vec.experiments.template import init_recipe as init_recipe
 
@@ -30,7 +29,6 @@ __all__ = [
     "plot_profile",
     "run_demo",
     "run_recipe",
-    "sparkline",
 ]
 __getattr__ = lazy_names(
     __name__,
@@ -41,7 +39,6 @@ __getattr__ = lazy_names(
     plots=("plot_profile",),
     recipe=("Recipe",),
     run=("Report", "run_recipe"),
-    sparkline=("sparkline",),
     stages=("Stages",),
     template=("init_recipe",),
 )

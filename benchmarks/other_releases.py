@@ -1,0 +1,57 @@
+"""Do encoders written here give the same vectors in another release of sentence-transformers? One file, two environments.
+
+python benchmarks/other_releases.py make encoders/            # here: 14 tiny families x 3 poolings, and their vectors
+other/bin/python benchmarks/other_releases.py check encoders/ # there: only sentence-transformers is needed
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import sentence_transformers
+import transformers
+
+TEXTS = [
+    "a",
+    "The quick brown fox jumps over the lazy dog.",
+    "in  2024,   365 days; 12  34",
+    "def add(a, b):\n    return a + b",
+    "naïve café, Zürich — ¿qué?",
+    "One long passage, longer than any encoder reads. " * 120,
+]
+
+
+def encode(folder: Path) -> np.ndarray:
+    """Return the vectors of the texts in fp32 (the tiny encoders are stored so)."""
+    return np.asarray(sentence_transformers.SentenceTransformer(str(folder), device="cpu").encode(TEXTS, batch_size=3))
+
+
+def make(root: Path) -> None:
+    """Write the encoders and their vectors."""
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    from prune2vec.checkpoint import prune_model
+    from tests.checkpoint.plans import plan_for
+    from tests.tiny import FAMILIES, save_tiny
+
+    for family in FAMILIES:
+        model = save_tiny(root / "models" / family, family)
+        plan = plan_for(model, [0, 2, 3])
+        for pooling in ("weightedmean", "mean", "lasttoken"):
+            out = prune_model(str(model), plan, root / f"{family}-{pooling}", max_length=128, pooling=pooling)
+            np.save(root / f"{out.name}.npy", encode(out))
+
+
+def check(root: Path) -> None:
+    """Encode again and print the largest differences."""
+    files = sorted(root.glob("*.npy"))
+    differences = {file.stem: float(np.abs(np.load(file) - encode(root / file.stem)).max()) for file in files}
+    for name, difference in sorted(differences.items(), key=lambda item: -item[1])[:5]:
+        print(f"{name:<28} {difference:.1e}")
+    versions = f"sentence-transformers {sentence_transformers.__version__}, transformers {transformers.__version__}"
+    print(f"{len(differences)} encoders, largest difference {max(differences.values()):.1e}, {versions}")
+
+
+if __name__ == "__main__":
+    {"make": make, "check": check}[sys.argv[1]](Path(sys.argv[2]))
