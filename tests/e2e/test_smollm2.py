@@ -130,7 +130,7 @@ def kill_at_random(recipe: Path, output: Path, seed: int) -> int:
             command("run", recipe, "-o", output), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
         )
         try:
-            _, errors = process.communicate(timeout=generator.uniform(4, 40) if kills < 6 else None)
+            _, errors = process.communicate(timeout=generator.uniform(4, 14) if kills < 6 else None)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
