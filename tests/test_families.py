@@ -79,7 +79,6 @@ def test_a_record_says_what_would_have_been_inferred(family: str) -> None:
         ("cohere2", "layers", "norm", "self_attn"),
         ("bloom", "h", "ln_f", "self_attention"),
         ("gptj", "h", "ln_f", "attn"),
-        ("phi", "layers", "final_layernorm", "self_attn"),
     ],
 )
 def test_unknown_families_are_inferred(family: str, blocks: str, final: str, attention: str) -> None:

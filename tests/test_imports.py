@@ -15,6 +15,7 @@ LEVELS = (
     ("errors",),
     ("registry", "files", "progress"),
     ("machine", "records", "families", "pooling", "losses", "texts"),
+    ("sublayers",),
     ("surgery",),
     ("backbone",),
     ("scorers", "planners", "checkpoint"),

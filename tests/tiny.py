@@ -39,6 +39,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "granite": _BASE,
     "gpt2": {**_GPT2, **_SPECIALS},
     "gpt_neox": _BASE,
+    "phi": {**_BASE, "partial_rotary_factor": 0.5},
     "opt": {
         **{key: _BASE[key] for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")},
         **_SPECIALS,

@@ -49,6 +49,7 @@ _FAMILIES: dict[str, Family] = {
     ),
     "gpt2": Family(blocks="h", final=("ln_f",), attention="attn"),
     "gpt_neox": Family(final=("final_layer_norm",), attention="attention"),
+    "phi": Family(final=("final_layernorm",)),
     "opt": Family(
         blocks="decoder.layers", final=("decoder.final_layer_norm", "decoder.project_out"), mlp=("fc1", "activation_fn", "fc2")
     ),

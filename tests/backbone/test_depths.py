@@ -10,7 +10,7 @@ from prune2vec.backbone.load import Backbone, load_backbone
 from prune2vec.backbone.tokens import TokenRow
 from prune2vec.errors import ProfileError
 from prune2vec.pooling import pool, poolings
-from prune2vec.surgery.layers import cut_layers
+from prune2vec.surgery.cut import cut_model
 from tests.tiny import FAMILIES, VOCAB, save_tiny
 
 
@@ -31,7 +31,7 @@ def test_every_depth_equals_the_model_cut_to_it(tmp_path: Path, family: str) -> 
     rows = random_rows(9)
     vectors = pooled_depths(backbone, rows, pooling="weightedmean", token_budget=100)
     for depth in range(1, backbone.shape.num_layers + 1):
-        model = cut_layers(backbone.model, range(depth))
+        model = cut_model(backbone.model, range(depth))
         for place, row in enumerate(rows):
             ids = torch.tensor([row.ids])
             pooled = torch.ones_like(ids)

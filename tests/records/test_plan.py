@@ -40,7 +40,7 @@ def test_round_trip(keep: set[int], tmp_path_factory: pytest.TempPathFactory) ->
 def test_the_file_is_readable(tmp_path: Path) -> None:
     made_plan().save(tmp_path / "plan.json")
     value = json.loads((tmp_path / "plan.json").read_text())
-    assert (value["format"], value["num_layers"], value["keep_layers"]) == ("prune2vec.plan/1", 4, [0, 2])
+    assert (value["format"], value["num_layers"], value["keep_layers"]) == ("prune2vec.plan/2", 4, [0, 2])
     assert list(value)[-1] == "shape", "the long part comes last"
 
 
@@ -85,7 +85,7 @@ def test_layers_that_no_model_could_keep_are_refused(keep: tuple[int, ...], mess
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"format": "prune2vec.plan/2"}, PlanError, "not a plan (expected format 'prune2vec.plan/1')"),
+        ({"format": "prune2vec.plan/1"}, PlanError, "not a plan (expected format 'prune2vec.plan/2')"),
         ({"model": "a name"}, PlanError, "broken plan"),
         ({"parameters": 3}, PlanError, "broken plan"),
         ({"keep_layers": 3}, PlanError, "broken plan"),

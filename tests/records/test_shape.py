@@ -8,7 +8,7 @@ from prune2vec.backbone.load import measure_shape
 from prune2vec.errors import DataError
 from prune2vec.families import find_family
 from prune2vec.records.shape import ModelShape
-from prune2vec.surgery.layers import cut_layers
+from prune2vec.surgery.cut import cut_model
 from tests.planners.made import made_shape
 from tests.tiny import FAMILIES, tiny_model
 
@@ -19,7 +19,7 @@ def test_the_arithmetic_gives_the_parameters_of_really_cut_models(family: str) -
     shape = measure_shape(model, find_family(model, model.config), bytes_per_param=4)
     assert shape.params(range(5)) == sum(parameter.numel() for parameter in model.parameters())
     for keep in ([0], [0, 1, 2], [1, 4]):
-        cut = cut_layers(model, keep)
+        cut = cut_model(model, keep)
         assert shape.params(keep) == sum(parameter.numel() for parameter in cut.parameters())
 
 

@@ -9,7 +9,7 @@ from prune2vec.backbone.load import Backbone, load_backbone
 from prune2vec.backbone.tokens import TokenRow
 from prune2vec.scorers.groups import TokenGroup
 from prune2vec.scorers.layer_loss import layer_loss
-from prune2vec.surgery.layers import cut_layers
+from prune2vec.surgery.cut import cut_model
 from tests.tiny import FAMILIES, VOCAB, save_tiny
 
 SCALE = 50.0
@@ -56,7 +56,7 @@ def test_curve_equals_the_losses_of_the_cut_models(tmp_path: Path, family: str) 
     backbone, groups = tiny_backbone(tmp_path, family), random_groups()
     curve = layer_loss(backbone, groups, scale=SCALE)
     for depth in range(1, 6):
-        cut = cut_layers(backbone.model, range(depth))
+        cut = cut_model(backbone.model, range(depth))
         expected = [by_hand(cut, group) for group in groups]
         # A loss of about 10 to 100 here: 1e-5 relative is the rounding of fp32 in a random model.
         assert [row[depth - 1] for row in curve.group_loss] == pytest.approx(expected, rel=1e-5, abs=1e-5)

@@ -8,7 +8,8 @@ from transformers import AutoModel
 
 from prune2vec.errors import PlanError
 from prune2vec.families import block_list, find_family
-from prune2vec.surgery.layers import block_of, cut_config, cut_layers, reference_cut, renamed
+from prune2vec.surgery.cut import cut_model
+from prune2vec.surgery.layers import block_of, cut_config, reference_cut, renamed
 from tests.tiny import FAMILIES, VOCAB, tiny_model
 
 KEEPS = ([0], [0, 1, 2], [0, 2, 4], [1, 3])
@@ -23,7 +24,7 @@ def random_ids() -> torch.Tensor:
 def test_cut_equals_the_model_whose_other_blocks_are_skipped(family: str, keep: list[int]) -> None:
     """The independent reference: the whole model, where a dropped block returns its input unchanged."""
     model, ids = tiny_model(family), random_ids()
-    cut = cut_layers(model, keep)(input_ids=ids, use_cache=False).last_hidden_state
+    cut = cut_model(model, keep)(input_ids=ids, use_cache=False).last_hidden_state
     found = find_family(model, model.config)
     handles = [
         block.register_forward_hook(lambda module, args, kwargs, out: _input_of(args, kwargs, out), with_kwargs=True)
@@ -45,7 +46,7 @@ def _input_of(args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor], o
 @pytest.mark.parametrize("keep", KEEPS, ids=str)
 def test_the_reference_of_prune_is_the_cut_model(family: str, keep: list[int]) -> None:
     model, ids = tiny_model(family), random_ids()
-    cut = cut_layers(model, keep)
+    cut = cut_model(model, keep)
     reference = reference_cut(cut, model.config, keep)
     torch.testing.assert_close(cut(input_ids=ids, use_cache=False)[0], reference(input_ids=ids, use_cache=False)[0])
 
@@ -53,7 +54,7 @@ def test_the_reference_of_prune_is_the_cut_model(family: str, keep: list[int]) -
 @pytest.mark.parametrize("family", FAMILIES)
 def test_cut_model_reloads_with_the_stock_class_and_caches(tmp_path: Path, family: str) -> None:
     ids = random_ids()
-    cut = cut_layers(tiny_model(family), [0, 2, 4])
+    cut = cut_model(tiny_model(family), [0, 2, 4])
     cut.save_pretrained(tmp_path)
     reloaded = AutoModel.from_pretrained(tmp_path).eval()
     # With its cache on, a model whose layer_idx were not renumbered raises.
@@ -64,7 +65,7 @@ def test_cut_model_reloads_with_the_stock_class_and_caches(tmp_path: Path, famil
 def test_the_argument_is_not_touched(family: str) -> None:
     model, ids = tiny_model(family), random_ids()
     before = model(input_ids=ids)[0]
-    cut = cut_layers(model, [0, 1])
+    cut = cut_model(model, [0, 1])
     with torch.no_grad():
         for parameter in cut.parameters():
             parameter.zero_()
@@ -74,14 +75,14 @@ def test_the_argument_is_not_touched(family: str) -> None:
 
 def test_a_shared_cut_holds_no_copy() -> None:
     model = tiny_model("llama")
-    cut = cut_layers(model, [0, 1], share=True)
+    cut = cut_model(model, [0, 1], share=True)
     assert cut.layers[1].mlp.up_proj.weight.data_ptr() == model.layers[1].mlp.up_proj.weight.data_ptr()
 
 
 @pytest.mark.parametrize("keep", [[], [0, 0], [1, 0], [-1], [5]])
 def test_layers_that_the_model_does_not_have(keep: list[int]) -> None:
     with pytest.raises(PlanError, match="between 0 and 4"):
-        cut_layers(tiny_model("llama"), keep)
+        cut_model(tiny_model("llama"), keep)
 
 
 def test_per_layer_lists_follow_the_layers() -> None:

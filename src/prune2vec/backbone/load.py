@@ -13,11 +13,12 @@ from prune2vec.backbone.quiet import quiet_transformers
 from prune2vec.backbone.selftest import self_test
 from prune2vec.backbone.source import ModelSource, resolve_source
 from prune2vec.backbone.weights import WeightFiles, fingerprint
-from prune2vec.errors import ModelError
+from prune2vec.errors import ModelError, UnsupportedModel
 from prune2vec.families import Family, block_list, final_modules, find_family, num_layers
 from prune2vec.machine import pick_device, pick_dtype
 from prune2vec.progress import say
 from prune2vec.records.shape import ModelShape
+from prune2vec.sublayers import Neurons, find_sub_layers, mlp_width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +154,7 @@ def measure_shape(model: PreTrainedModel, family: Family, *, bytes_per_param: in
     finals = final_modules(model, family)
     final = sum(parameter.numel() for module in finals for parameter in module.parameters())
     per_block = tuple(_count(block) for block in blocks)
-    matmul = tuple(sum(p.numel() for p in block.parameters() if p.ndim > 1) for block in blocks)
+    matmul = tuple(_count_matrices(block) for block in blocks)
     config = model.config
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -167,7 +168,46 @@ def measure_shape(model: PreTrainedModel, family: Family, *, bytes_per_param: in
         block_matmul_params=matmul,
         final_params=final,
         bytes_per_param=bytes_per_param,
+        **part_sizes(model, family),
     )
+
+
+def part_sizes(model: PreTrainedModel, family: Family) -> dict[str, tuple[int, ...]]:
+    """Count attention, MLP and neurons of each block for a ``ModelShape``; what is not known is left out."""
+    blocks = block_list(model, family)
+    try:
+        parts = find_sub_layers(blocks[0], family, model.config)
+    except UnsupportedModel:
+        return {}
+    attention = [[block.get_submodule(path) for path in (parts.attention, *parts.attention_norms)] for block in blocks]
+    mlp = [[block.get_submodule(path) for path in (*parts.mlp, *parts.mlp_norms)] for block in blocks]
+    sizes = {
+        "attention_params": tuple(sum(map(_count, modules)) for modules in attention),
+        "attention_matmul_params": tuple(sum(map(_count_matrices, modules)) for modules in attention),
+        "mlp_params": tuple(sum(map(_count, modules)) for modules in mlp),
+        "mlp_matmul_params": tuple(sum(map(_count_matrices, modules)) for modules in mlp),
+    }
+    neurons = parts.neurons
+    if neurons is None:
+        return sizes
+    widths = tuple(mlp_width(block, neurons) for block in blocks)
+    weights, biases = zip(
+        *(_neuron_size(block, neurons, width) for block, width in zip(blocks, widths, strict=True)), strict=True
+    )
+    return {
+        **sizes,
+        "mlp_width": widths,
+        "neuron_params": tuple(map(sum, zip(weights, biases, strict=True))),
+        "neuron_matmul_params": tuple(weights),
+    }
+
+
+def _neuron_size(block: nn.Module, neurons: Neurons, width: int) -> tuple[int, int]:
+    """Return the weights and the biases that belong to one neuron."""
+    modules = [block.get_submodule(path) for path in neurons.into]
+    weights = _count_matrices(block.get_submodule(neurons.out)) + sum(map(_count_matrices, modules))
+    biases = sum(map(_count, modules)) - sum(map(_count_matrices, modules))
+    return weights // width, biases // width
 
 
 def context_length(config: Any) -> int:
@@ -189,6 +229,10 @@ def _output_size(model: PreTrainedModel, finals: list[nn.Module]) -> int:
 
 def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _count_matrices(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim > 1)
 
 
 def _first_line(error: BaseException) -> str:

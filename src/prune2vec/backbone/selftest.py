@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from prune2vec.errors import UnsupportedModel
 from prune2vec.families import Family, block_list, final_modules
-from prune2vec.surgery.layers import cut_layers
+from prune2vec.surgery.cut import cut_model
 
 _LENGTH = 12
 
@@ -63,7 +63,7 @@ def _check_depths(model: PreTrainedModel, family: Family, ids: Tensor, states: l
         for final in finals:
             expected = final(expected)
         whole = depth == len(states)
-        cut = output if whole else cut_layers(model, range(depth), share=True)(input_ids=ids, use_cache=False)[0]
+        cut = output if whole else cut_model(model, range(depth), share=True)(input_ids=ids, use_cache=False)[0]
         if not _close(expected, cut):
             difference = (expected - cut).abs().max().item()
             raise UnsupportedModel(

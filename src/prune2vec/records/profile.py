@@ -51,6 +51,7 @@ class Profile:
         model: Name, revision and fingerprint of the model: ``{"name", "revision", "fingerprint"}``.
         shape: Its sizes.
         layer_loss: The layer-loss curve.
+        sections: What other scorers measured, by the scorer's name.
         texts: Which texts were used: paths, digest, counts, how they were drawn.
         settings: Every setting of the measurement, resolved (dtype, pooling, scale, seed, text format, ...).
         environment: Versions of the libraries and the kind of machine.
@@ -62,6 +63,7 @@ class Profile:
     model: Mapping[str, str | None]
     shape: ModelShape
     layer_loss: LayerLoss
+    sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     texts: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
@@ -80,6 +82,19 @@ class Profile:
             if bad is not None:
                 raise ProfileError(f"{name} is {row[bad - 1]} at depth {bad}; measure it again, with --dtype float32")
 
+    def section(self, name: str) -> Mapping[str, Any]:
+        """Return what another scorer measured.
+
+        Raises:
+            ProfileError: It was not run.
+        """
+        if name not in self.sections:
+            found = ", ".join(("layer-loss", *self.sections))
+            raise ProfileError(
+                f"the profile has no {name} (it has {found}); measure it with prune2vec profile --scorers {name}"
+            )
+        return self.sections[name]
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
         return {
@@ -87,6 +102,7 @@ class Profile:
             "model": dict(self.model),
             "shape": self.shape.to_json(),
             "layer_loss": asdict(self.layer_loss),
+            "sections": {name: dict(section) for name, section in self.sections.items()},
             "texts": dict(self.texts),
             "settings": dict(self.settings),
             "environment": dict(self.environment),
@@ -116,9 +132,10 @@ class Profile:
             shape = ModelShape.from_json(value["shape"], where=str(path))
             layer_loss = LayerLoss.from_json(value["layer_loss"])
             rest = {name: dict(value[name]) for name in ("model", "texts", "settings", "environment")}
-        except (KeyError, TypeError, ValueError) as error:
+            sections = {name: dict(section) for name, section in value.get("sections", {}).items()}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ProfileError(f"{path}: broken profile ({error}); make it again with prune2vec profile") from error
         try:
-            return cls(shape=shape, layer_loss=layer_loss, **rest)
+            return cls(shape=shape, layer_loss=layer_loss, sections=sections, **rest)
         except ProfileError as error:
             raise ProfileError(f"{path}: {error}") from error

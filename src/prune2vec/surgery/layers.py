@@ -1,4 +1,4 @@
-"""The layer cut: keep some blocks of a model, drop the others, renumber the rest."""
+"""Blocks that stay and go: their config, their tensors' names, and building the model that is left."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from prune2vec.errors import PlanError
 from prune2vec.families import Family, block_list, cut_config_entries, find_family, num_layers
+from prune2vec.surgery.layout import Layout, apply_layout
 
 
 def check_keep(keep: Sequence[int], count: int) -> None:
@@ -25,8 +26,13 @@ def check_keep(keep: Sequence[int], count: int) -> None:
         raise PlanError(f"cannot keep layers {list(keep)}; expected ascending layers between 0 and {count - 1}, at least one")
 
 
-def cut_config(config: Any, keep: Sequence[int]) -> Any:
+def cut_config(config: Any, keep: Sequence[int], *, changes: Mapping[str, Any] | None = None) -> Any:
     """Return a copy of ``config`` for the model that keeps blocks ``keep`` (0-based), per-layer lists cut with them.
+
+    Args:
+        config: A model's config.
+        keep: Kept blocks, ascending.
+        changes: Further entries that the cut changes.
 
     Raises:
         PlanError: The model does not have these layers.
@@ -34,9 +40,9 @@ def cut_config(config: Any, keep: Sequence[int]) -> Any:
     """
     count = num_layers(config)
     check_keep(keep, count)
-    changes = cut_config_entries(config.to_dict(), keep, count)
+    cut = cut_config_entries(config.to_dict(), keep, count)
     # Lists and count are validated against each other as they are set, so the config is made anew from a dictionary.
-    entries = {**copy.deepcopy(config.to_dict()), **changes}
+    entries = {**copy.deepcopy(config.to_dict()), **cut, **(changes or {})}
     depth_key = type(config).attribute_map.get("num_hidden_layers", "num_hidden_layers")
     entries[depth_key] = len(keep)
     entries.pop("quantization_config", None)
@@ -62,29 +68,13 @@ def renamed(name: str, blocks: str, keep: Sequence[int]) -> str | None:
     return re.sub(rf"((?:^|\.){re.escape(blocks)}\.)\d+\.", rf"\g<1>{list(keep).index(layer)}.", name, count=1)
 
 
-def cut_layers(model: PreTrainedModel, keep: Sequence[int], *, share: bool = False) -> PreTrainedModel:
-    """Return a new model of the same class that has only blocks ``keep`` of ``model``, which stays as it was.
-
-    Args:
-        model: A base model (no LM head).
-        keep: Kept blocks, 0-based, ascending.
-        share: Let both models hold the same weights in memory (a view for measuring) instead of copying them.
-
-    Raises:
-        PlanError: The model does not have these layers.
-        UnsupportedModel: Its structure is not understood.
-    """
-    family = find_family(model, model.config)
-    state = {
-        new: tensor if share else tensor.clone()
-        for name, tensor in model.state_dict().items()
-        if (new := renamed(name, family.blocks, keep)) is not None
-    }
-    return assemble(type(model), cut_config(model.config, keep), state, buffers_from=model)
-
-
 def assemble(
-    model_class: type[PreTrainedModel], config: Any, state: Mapping[str, Tensor], *, buffers_from: nn.Module
+    model_class: type[PreTrainedModel],
+    config: Any,
+    state: Mapping[str, Tensor],
+    *,
+    buffers_from: nn.Module,
+    layout: Layout = (),
 ) -> PreTrainedModel:
     """Build a model without allocating or initialising weights, and give it exactly the tensors of ``state``.
 
@@ -93,12 +83,15 @@ def assemble(
         config: Its config.
         state: Every parameter and persistent buffer; they are used as they are, not copied.
         buffers_from: A model of the same family that lends what is in no checkpoint (rotary frequencies, scales).
+        layout: The structure of its blocks where they are not all alike.
 
     Raises:
         RuntimeError: From ``load_state_dict``, when ``state`` lacks a tensor or has one too many.
     """
     with torch.device("meta"):
         model = model_class(config)
+    if layout:
+        apply_layout(model, layout)
     model.load_state_dict(dict(state), strict=True, assign=True)
     lend_buffers(model, buffers_from)
     model.eval()
@@ -125,7 +118,7 @@ def _twin(name: str, lent: Mapping[str, Tensor]) -> str:
     return name if name in lent else re.sub(r"\.\d+\.", ".0.", name)
 
 
-def reference_cut(model: PreTrainedModel, original_config: Any, keep: Sequence[int]) -> PreTrainedModel:
+def reference_cut(model: PreTrainedModel, original_config: Any, keep: Sequence[int], layout: Layout = ()) -> PreTrainedModel:
     """Return the original architecture with its other blocks deleted, sharing the weights of a cut ``model``.
 
     The blocks are those that the original config builds at their original places, so a cut model whose config went
@@ -135,6 +128,7 @@ def reference_cut(model: PreTrainedModel, original_config: Any, keep: Sequence[i
         model: The cut model, whose weights are used.
         original_config: The config before the cut.
         keep: Its kept blocks, 0-based.
+        layout: What each of them still has, where that is not all.
     """
     with torch.device("meta"):
         whole = type(model)(original_config)
@@ -148,6 +142,8 @@ def reference_cut(model: PreTrainedModel, original_config: Any, keep: Sequence[i
     whole.config = config
     if parent:
         setattr(whole.get_submodule(parent), "config", config)  # noqa: B010
+    if layout:
+        apply_layout(whole, layout)
     whole.load_state_dict(model.state_dict(), strict=True, assign=True)
     lend_buffers(whole, model)
     whole.eval()

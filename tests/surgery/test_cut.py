@@ -1,0 +1,155 @@
+"""Cuts inside blocks, against the whole model whose dropped parts add nothing and whose cut neurons are silent."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from prune2vec.backbone.load import measure_shape
+from prune2vec.errors import PlanError, UnsupportedModel
+from prune2vec.families import block_list, find_family
+from prune2vec.records.kept import Kept
+from prune2vec.records.plan import PruningPlan
+from prune2vec.surgery.cut import cut_model
+from prune2vec.surgery.layers import reference_cut
+from prune2vec.surgery.layout import is_even, layout_of, per_layer_config, read_layout, sub_layers_of
+from tests.tiny import FAMILIES, tiny_model
+
+IDS = torch.randint(3, 384, (2, 24), generator=torch.Generator().manual_seed(0))
+
+
+def plan_of(model: PreTrainedModel, kept: Kept, neurons: Mapping[int, tuple[int, ...]]) -> PruningPlan:
+    return PruningPlan(
+        model={"name": "tiny"},
+        shape=measure_shape(model, find_family(model, model.config), bytes_per_param=4),
+        keep_layers=kept.layers,
+        drop_attention=kept.drop_attention,
+        drop_mlp=kept.drop_mlp,
+        neurons=neurons,
+        method="test",
+    )
+
+
+def _silent(module: object, args: object, output: Any) -> Any:
+    return (torch.zeros_like(output[0]), *output[1:]) if isinstance(output, tuple) else torch.zeros_like(output)
+
+
+@contextmanager
+def silenced(model: PreTrainedModel, plan: PruningPlan) -> Iterator[None]:
+    """Make the dropped parts of the whole model add nothing, by hooks on what each sub-layer does last."""
+    parts = sub_layers_of(model)
+    blocks = block_list(model, find_family(model, model.config))
+    handles = []
+    for layer, block in enumerate(blocks):
+        gone = layer not in plan.keep_layers
+        if gone or layer in plan.drop_attention:
+            handles.append(_last(block, parts.attention, parts.attention_norms).register_forward_hook(_silent))
+        if gone or layer in plan.drop_mlp:
+            handles.append(_last(block, parts.mlp[-1], parts.mlp_norms).register_forward_hook(_silent))
+        if layer in plan.neurons:
+            out = block.get_submodule(parts.neurons.out)
+            alive = torch.zeros(plan.shape.mlp_width[layer])
+            alive[list(plan.neurons[layer])] = 1
+            handles.append(out.register_forward_pre_hook(lambda module, args, alive=alive: (args[0] * alive,)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _last(block: torch.nn.Module, path: str, norms: tuple[str, ...]) -> torch.nn.Module:
+    """The module whose output is added to the stream: a norm after the sub-layer, or the sub-layer itself."""
+    after = [name for name in norms if name in ("post_feedforward_layernorm",)]
+    if "attn" in path and "pre_feedforward_layernorm" in dict(block.named_children()):
+        after = ["post_attention_layernorm"]
+    if len(norms) == 1 and "post_feedforward_layernorm" in dict(block.named_children()):
+        after = list(norms)  # olmo2
+    return block.get_submodule(after[0] if after else path)
+
+
+def random_cut(model: PreTrainedModel, seed: int) -> PruningPlan:
+    draw = random.Random(seed)
+    layers = sorted(draw.sample(range(5), draw.randint(3, 5)))
+    attention, mlp = draw.sample(layers, 1), draw.sample(layers, draw.randint(1, 2))
+    kept = Kept.of(layers, drop_attention=attention, drop_mlp=mlp)
+    width = measure_shape(model, find_family(model, model.config), bytes_per_param=4).mlp_width[0]
+    neurons = {
+        layer: tuple(sorted(draw.sample(range(width), draw.randint(1, width - 1))))
+        for layer in kept.mlps
+        if draw.random() < 0.7
+    }
+    return plan_of(model, kept, neurons)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_cut_model_is_the_whole_one_with_silent_parts(family: str, seed: int) -> None:
+    model = tiny_model(family)
+    plan = random_cut(model, seed)
+    with silenced(model, plan), torch.inference_mode():
+        expected = model(input_ids=IDS, use_cache=False)[0]
+    cut = cut_model(model, plan)
+    torch.testing.assert_close(cut(input_ids=IDS, use_cache=False)[0], expected, atol=1e-5, rtol=1e-5)
+    assert sum(p.numel() for p in cut.parameters()) == plan.shape.params(plan.kept)
+    assert layout_of(cut) == tuple(
+        type(block)(attention=layer not in plan.drop_attention, mlp=layer in plan.kept.mlps, width=width)
+        for layer, block, width in zip(plan.keep_layers, layout_of(cut), _widths(plan), strict=True)
+    )
+    reference = reference_cut(cut, model.config, plan.keep_layers, layout_of(cut))
+    torch.testing.assert_close(reference(input_ids=IDS, use_cache=False)[0], expected, atol=1e-5, rtol=1e-5)
+
+
+def _widths(plan: PruningPlan) -> list[int | None]:
+    full = plan.shape.mlp_width
+    return [len(plan.neurons.get(layer, range(full[layer]))) if layer in plan.kept.mlps else None for layer in plan.keep_layers]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equal_widths_give_a_stock_config(family: str) -> None:
+    model = tiny_model(family)
+    plan = plan_of(model, Kept.of(range(4)), {layer: tuple(range(layer, layer + 20)) for layer in range(4)})
+    cut = cut_model(model, plan)
+    assert is_even(layout_of(cut))
+    stock = type(model)(cut.config)
+    stock.load_state_dict(cut.state_dict(), strict=True)
+    stock.eval()
+    with silenced(model, plan), torch.inference_mode():
+        expected = model(input_ids=IDS, use_cache=False)[0]
+        torch.testing.assert_close(stock(input_ids=IDS, use_cache=False)[0], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cutting_leaves_the_model_as_it_was(family: str) -> None:
+    model = tiny_model(family)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    cut = cut_model(model, random_cut(model, 1))
+    with torch.no_grad():
+        for parameter in cut.parameters():
+            parameter.fill_(7.0)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_the_layout_survives_the_config() -> None:
+    model = tiny_model("llama")
+    layout = layout_of(cut_model(model, random_cut(model, 2)))
+    entries = per_layer_config(layout, "intermediate_size")
+    assert read_layout(entries, "intermediate_size", len(layout)) == layout
+
+
+def test_an_undecided_width_is_refused() -> None:
+    with pytest.raises(PlanError, match="prune2vec slim"):
+        cut_model(tiny_model("llama"), Kept.of(range(3), width_cut=Fraction(3, 10)))
+
+
+def test_norms_on_the_stream_are_refused() -> None:
+    model = tiny_model("opt", do_layer_norm_before=False)
+    with pytest.raises(UnsupportedModel, match="no sub-layer can be taken out"):
+        cut_model(model, Kept.of(range(5), drop_mlp=[1]))
