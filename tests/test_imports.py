@@ -17,15 +17,16 @@ LEVELS = (
     ("machine", "records", "families", "pooling", "losses", "texts"),
     ("sublayers",),
     ("surgery",),
-    ("backbone",),
+    ("backbone", "modules"),
     ("scorers", "planners", "checkpoint"),
-    ("training", "evaluation"),
+    ("training", "evaluation", "exporting"),
+    ("slimming",),
     ("experiments",),
     ("cli",),
     ("__main__",),
 )
 LEVEL_OF = {part: level for level, parts in enumerate(LEVELS) for part in parts}
-VERBS = ("profile", "plan", "prune", "train", "evaluate", "run", "compare")
+VERBS = ("profile", "plan", "slim", "prune", "train", "evaluate", "run", "compare", "export")
 
 Graph = dict[str, set[str]]
 

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from prune2vec.evaluation import evaluate_encoder as evaluate
     from prune2vec.experiments import compare_results as compare
     from prune2vec.experiments import run_recipe as run
+    from prune2vec.exporting import export_encoder as export
     from prune2vec.planners import make_plan as plan
     from prune2vec.records.plan import PruningPlan
     from prune2vec.records.profile import Profile
     from prune2vec.scorers import profile_model as profile
+    from prune2vec.slimming import slim_plan as slim
     from prune2vec.texts import mine
     from prune2vec.training import train_encoder as train
 
@@ -38,12 +40,14 @@ _HOMES = {
     "PruningPlan": ("prune2vec.records.plan", "PruningPlan"),
     "compare": ("prune2vec.experiments", "compare_results"),
     "evaluate": ("prune2vec.evaluation", "evaluate_encoder"),
+    "export": ("prune2vec.exporting", "export_encoder"),
     "load": ("prune2vec.checkpoint", "load_encoder"),
     "mine": ("prune2vec.texts", "mine"),
     "plan": ("prune2vec.planners", "make_plan"),
     "profile": ("prune2vec.scorers", "profile_model"),
     "prune": ("prune2vec.checkpoint", "prune_model"),
     "run": ("prune2vec.experiments", "run_recipe"),
+    "slim": ("prune2vec.slimming", "slim_plan"),
     "train": ("prune2vec.training", "train_encoder"),
 }
 
@@ -54,12 +58,14 @@ __all__ = [
     "__version__",
     "compare",
     "evaluate",
+    "export",
     "load",
     "mine",
     "plan",
     "profile",
     "prune",
     "run",
+    "slim",
     "train",
 ]
 

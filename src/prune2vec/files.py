@@ -53,7 +53,16 @@ def _remedy(error: OSError, path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` whole or not at all (temporary name, fsync, rename).
+    """Write ``text`` to ``path`` in UTF-8, whole or not at all.
+
+    Raises:
+        CheckpointError: The file cannot be written.
+    """
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` whole or not at all (temporary name, fsync, rename).
 
     Raises:
         CheckpointError: The file cannot be written.
@@ -62,8 +71,8 @@ def write_text(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
         try:
-            with partial.open("w", encoding="utf-8") as file:
-                file.write(text)
+            with partial.open("wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)

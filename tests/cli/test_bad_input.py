@@ -24,7 +24,7 @@ def folder(tmp_path: Path, profile_file: Path, triplets_file: Path) -> Path:
     (tmp_path / "not.yaml").write_text("a: [1\nb: 2\n", encoding="utf-8")
     (tmp_path / "list.yaml").write_text("- 1\n", encoding="utf-8")
     (tmp_path / "typo.yaml").write_text("method: depth\ndepht: 4\n", encoding="utf-8")
-    (tmp_path / "value.yaml").write_text("method: depth\ndepth: four\n", encoding="utf-8")
+    (tmp_path / "value.yaml").write_text("method: uniform\nlayers: four\n", encoding="utf-8")
     (tmp_path / "twice.yaml").write_text("depth: 4\ndepth: 5\n", encoding="utf-8")
     (tmp_path / "hollow").mkdir()
     return tmp_path
@@ -94,7 +94,7 @@ def test_one_line_and_exit_1(cli: Cli, folder: Path, line: str, said: str) -> No
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("plan profile.json --depth four", "'four' is not a valid integer"),
+        ("plan profile.json --layers four", "'four' is not a valid integer"),
         ("profile gpt2 --texts triplets.jsonl --order smpled", "'sampled'"),
         ("evaluate hollow", "--data or --tasks"),
         ("mine docstrings -o mined --dev-fraction 2", "--dev-fraction"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from prune2vec.cli.options import options_from
 from prune2vec.cli.parameters import planner_parameters
 from prune2vec.cli.section import Section
@@ -22,3 +24,43 @@ def test_none_is_required_and_types_hold() -> None:
     assert parameters.build({}, where="here").model_dump(exclude_unset=True) == {}
     given = parameters.build({"depth": "3", "percent": "20%"}, where="here").model_dump(exclude_unset=True)
     assert given == {"depth": 3, "percent": "20%"}
+
+
+def test_a_parameter_that_two_planners_read_differently_is_a_number_where_it_can_be_one() -> None:
+    parameters = planner_parameters()
+
+    def read(**given: str) -> dict[str, object]:
+        return parameters.build(given, where="here").model_dump(exclude_unset=True)
+
+    assert read(depth="small") == {"depth": "small"} and read(depth="12") == {"depth": 12}
+    assert read(mlps="8", width="30%") == {"mlps": 8, "width": "30%"}
+    assert read(mlps="50%", width="0.25") == {"mlps": "50%", "width": 0.25}
+    assert read(what="16M8A", percent="0.3") == {"what": "16M8A", "percent": 0.3}
+
+
+def test_the_help_says_what_each_planner_means_by_it() -> None:
+    fields = planner_parameters().model_fields
+    assert "For depth: A number of layers. For drop (all unless given): Layers that are kept" in (
+        fields["depth"].description or ""
+    )
+    assert "as few MLPs go as fit it." in (fields["what"].description or ""), "the last line of a longer text"
+    for field in fields.values():
+        text = field.description or ""
+        assert "  " not in text and "\n" not in text and text.endswith("."), text
+
+
+def test_kinds_of_any_sort_are_kept_whole() -> None:
+    name = "odd-in-test-parameters"
+
+    @planners.register(name)
+    def odd(
+        profile: object, allowed: object, *, odd_kind: Literal["one", "two"] = "one", odd_list: tuple[int, ...] = ()
+    ) -> None:
+        """Do nothing."""
+
+    try:
+        given = planner_parameters().build({"odd_kind": "two", "odd_list": ["1", "2"]}, where="here")
+        assert given.model_dump(exclude_unset=True) == {"odd_kind": "two", "odd_list": (1, 2)}
+        assert planner_parameters().model_fields["odd_kind"].description == f"For {name} (one unless given)."
+    finally:
+        planners._parts.pop(name)

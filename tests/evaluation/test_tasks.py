@@ -69,3 +69,26 @@ def test_instructions_go_where_the_papers_put_them() -> None:
 def test_without_instructions_the_encoders_own_prompts_stand() -> None:
     assert task_prompts(PINNED["SciFact"], "none", text_format=FORMAT, own=OWN) == OWN
     assert task_prompts(PINNED["STS17"], "none", text_format=FORMAT, own=OWN) == {"text": "<user>"}
+
+
+def test_an_instruction_of_a_list_stays_with_the_list() -> None:
+    assert resolve_tasks("beir-13") == PRESETS["beir-13"]
+    (alone,) = resolve_tasks("SciFact")
+    assert alone == next(task for task in resolve_tasks("mteb-15") if task.name == "SciFact")
+    assert alone.instruction == "Given a scientific claim, retrieve documents that support or refute the claim"
+    (fiqa,) = resolve_tasks("FiQA2018")
+    assert fiqa.instruction.startswith("Given a financial question")
+
+
+def test_effirs_prompt_is_word_for_word_whatever_the_encoders_separator() -> None:
+    for task in PRESETS["beir-13"]:
+        found = task_prompts(task, "mteb", text_format=TextFormat(separator="; "), own=OWN)
+        expected = "<instruct>Given a query, retrieve relevant passages that answer the query.\n<query>"
+        assert found == {"query": expected, "document": ""}
+        assert task_prompts(task, "none", text_format=TextFormat(), own=OWN) == OWN
+
+
+@pytest.mark.parametrize("names", ["mteb-15,beir-13", "beir-13,mteb-15", "SciFact,beir-13", "beir-13,ArguAna"])
+def test_two_ways_to_evaluate_one_task_are_refused(names: str) -> None:
+    with pytest.raises(EvaluationError, match="in another way than a name before it does; evaluate them one after the other"):
+        resolve_tasks(names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 import os
 import signal
 import sys
@@ -25,7 +26,7 @@ from prune2vec.records.plan import PruningPlan
 from prune2vec.records.profile import LayerLoss, Profile
 from prune2vec.records.shape import ModelShape
 
-LAYERS = 12
+LAYERS, WIDTH = 12, 100
 VARIANTS = ("full", "large", "small")
 TWO_BASINS = (3.0, 2.6, 2.2, 2.5, 2.9, 3.1, 3.0, 2.4, 1.9, 1.7, 2.0, 2.3)
 FALLING = tuple(3.0 - 0.1 * depth for depth in range(LAYERS))
@@ -43,6 +44,13 @@ def shape() -> ModelShape:
         block_matmul_params=(490_000,) * LAYERS,
         final_params=8,
         bytes_per_param=4,
+        attention_params=(200_000,) * LAYERS,
+        attention_matmul_params=(190_000,) * LAYERS,
+        mlp_params=(300_000,) * LAYERS,
+        mlp_matmul_params=(300_000,) * LAYERS,
+        mlp_width=(WIDTH,) * LAYERS,
+        neuron_params=(3_000,) * LAYERS,
+        neuron_matmul_params=(3_000,) * LAYERS,
     )
 
 
@@ -97,6 +105,7 @@ class SmallStages:
             mine=self.mine,
             profile=self.profile,
             plan=real_stages().plan,
+            slim=self.slim,
             prune=self.prune,
             train=self.train,
             evaluate=self.evaluate,
@@ -122,13 +131,26 @@ class SmallStages:
         found = profile_of(self._loss, name=model)
         Profile(**{**vars(found), "settings": settings.model_dump(mode="json")}).save(output)
 
+    def slim(self, model: str, plan: Path, texts: Sequence[str], settings: Any, output: Path) -> None:
+        """Cut the last neurons of every MLP, as many as the plan or the settings say."""
+        self.calls.append(f"slim {output.parent.name}")
+        assert all(Path(text).exists() for text in texts)
+        given = PruningPlan.load(plan)
+        stay = range(math.ceil((1 - (settings.width_cut or given.width_cut)) * WIDTH))
+        self._work()
+        given.slimmed({layer: tuple(stay) for layer in given.kept.mlps}, ranking=settings.ranking).save(output)
+
     def prune(self, model: str, plan: Path, settings: Any, output: Path) -> None:
         self.calls.append(f"prune {output.parent.name}")
-        kept = PruningPlan.load(plan).keep_layers
+        loaded = PruningPlan.load(plan)
+        assert not loaded.width_cut, "prune cannot decide a width"
+        kept = loaded.keep_layers
         with staged_folder(output) as stage:
             for layer in kept:
                 (stage / f"layer-{layer}.bin").write_bytes(hashlib.sha256(f"{model} {layer}".encode()).digest() * 100)
                 self._work()
+            if loaded.neurons:
+                write_json(stage / "widths.json", {layer: len(stay) for layer, stay in loaded.neurons.items()})
             write_json(stage / "prune2vec.json", {"keep_layers": list(kept), "num_layers": LAYERS})
 
     def train(self, checkpoint: Path, texts: Sequence[str], settings: Any, output: Path) -> None:

@@ -55,9 +55,7 @@ def test_equal_plans_are_built_once(run: Run) -> None:
     report, calls = run(small=SmallStages(loss=FALLING))
     # A curve that always falls: large keeps all layers, small the deepest of the lower half.
     assert [call for call in calls if call.endswith("large")] == []
-    assert [step.detail for step in report.steps if step.name == "large"] == [
-        "keeps the same layers as full; nothing is done twice"
-    ]
+    assert [step.detail for step in report.steps if step.name == "large"] == ["keeps the same as full; nothing is done twice"]
     results = [(run.output / name / "results.json").read_text() for name in ("full", "large")]
     assert results[0] == results[1]
     assert "large (= full)" in report.render()

@@ -79,4 +79,4 @@ def test_reuse_forgets_the_stages_of_an_earlier_plan(tmp_path: Path) -> None:
     ledger.do("large.train", Writer(), output="large/encoder", inputs={"x": 1})
     ledger.reuse("large", "full", stages=("train",))
     assert not (tmp_path / "stamps" / "large.train.json").exists()
-    assert "same layers as full" in ledger.steps[-1].render()
+    assert "same as full" in ledger.steps[-1].render()

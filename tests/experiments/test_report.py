@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import html
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
 
+from prune2vec.experiments.report import Story, write_report
 from prune2vec.records.plan import PruningPlan
 from tests.experiments.small import FALLING, Run, SmallStages
+from tests.experiments.test_heatmap import BOTH
 
 
 def test_notes_of_the_plans_are_shown(run: Run) -> None:
@@ -52,5 +56,26 @@ def test_markdown_report(run: Run) -> None:
     run()
     text = (run.output / "report.md").read_text(encoding="utf-8")
     assert "| small | 3 of 12 |" in text
-    assert "**small** keeps layers 0-2 of 0-11." in text
+    assert "**small** keeps 0-2 of 0-11." in text
     assert "![Contrastive loss by depth](profile.svg)" in text
+
+
+def test_redundancy_is_shown_where_it_was_measured(run: Run, tmp_path: Path) -> None:
+    run(small=SmallStages(full_report=True))
+    assert not (run.output / "redundancy.svg").exists()
+    assert "Redundancy of sub-layers" not in (run.output / "report.md").read_text(encoding="utf-8")
+    plans = {"full": PruningPlan.load(run.output / "full" / "plan.json")}
+    nothing: dict[str, Any] = {"environment": {}, "stages": {}, "seconds": 1.0}
+    story = Story(
+        profile=BOTH, plans=plans, twins={}, comparison=None, answers=(), answered_by="", curves={}, manifest=nothing, recipe=""
+    )
+    write_report(story, tmp_path)
+    page, text = Loads(), (tmp_path / "report.html").read_text(encoding="utf-8")
+    page.feed(text)
+    assert page.loads == []
+    assert len(page.ids) == len(set(page.ids))
+    assert "http" not in text
+    assert text.count("<svg") == 2
+    assert "Rank correlation of plain with retrieval text: attention 1.00, MLP -1.00" in text
+    assert "![Redundancy of sub-layers](redundancy.svg)" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert (tmp_path / "redundancy.svg").is_file()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,9 +11,11 @@ from prune2vec.planners import Budget, make_plan, planners
 from prune2vec.planners.keep_last import first_and_last
 from prune2vec.planners.registry import LayersOf, prefix
 from prune2vec.planners.uniform import spread
+from prune2vec.records.kept import Kept
 from tests.planners.made import made_profile, made_shape
 
 LAYOUTS: dict[str, LayersOf] = {"uniform": spread, "keep-last": first_and_last}
+WHOLE_LAYERS = [method for method in planners.names() if method not in ("drop", "effir")]
 ASKED = {"percent": {"percent": 0.25}, "l3prune": {"variant": "large"}}
 
 
@@ -57,6 +61,32 @@ def test_each_limit_is_met_exactly_at_its_value() -> None:
     assert Budget(min_speedup=speedup).allows(shape, keep) and not Budget(min_speedup=speedup + 1e-6).allows(shape, keep)
 
 
+def test_cuts_inside_blocks_are_counted_as_they_are() -> None:
+    shape = made_shape(4)
+    kept = Kept.of(range(4), drop_attention=(0,), drop_mlp=(3,), width_cut=Fraction(1, 4))
+    params = 5000 + 32 + 4000 + 6 - 333 - (1003 - 333) - 45 * 10
+    assert shape.params(kept) == params
+    assert Budget(max_params=params).allows(shape, kept) and not Budget(max_params=params - 1).allows(shape, kept)
+    speedup = shape.flops_per_token(range(4)) / shape.flops_per_token(kept)
+    assert Budget(min_speedup=speedup).allows(shape, kept) and not Budget(min_speedup=speedup + 1e-6).allows(shape, kept)
+    # A block that lost one of its sub-layers is still a layer; one that lost both is not.
+    assert not Budget(max_layers=3).allows(shape, kept)
+    assert Budget(max_layers=3).allows(shape, Kept.of(range(4), drop_attention=(3,), drop_mlp=(3,)))
+
+
+def test_every_limit_that_is_not_met_is_named_with_what_it_would_need() -> None:
+    shape = made_shape(4)
+    speedup = shape.flops_per_token(range(4)) / shape.flops_per_token((0, 1))
+    budget = Budget(max_params=7000, max_layers=1, max_memory=1000, min_speedup=3)
+    assert budget.exceeded(shape, (0, 1)) == (
+        "7,033 parameters against at most 7,000",
+        "2 layers against at most 1",
+        f"{shape.memory_bytes((0, 1)):,} bytes against at most 1,000",
+        f"a speed-up of {speedup:.4g} against at least 3",
+    )
+    assert Budget(max_layers=2).exceeded(shape, iter([0, 1])) == ()
+
+
 def test_only_set_limits_are_recorded() -> None:
     assert Budget().set_limits() == {}
     assert Budget(max_layers=3, min_speedup=1.5).set_limits() == {"max_layers": 3, "min_speedup": 1.5}
@@ -64,7 +94,7 @@ def test_only_set_limits_are_recorded() -> None:
 
 @pytest.mark.parametrize("method", planners.names())
 def test_a_budget_below_one_layer_is_refused_in_one_line(method: str) -> None:
-    with pytest.raises(PlanError, match=r"^the budget admits not even one layer[^\n]+$"):
+    with pytest.raises(PlanError, match=r"^the budget admits (not even one layer|no cut of)[^\n]+$"):
         make_plan(made_profile([1.0, 2.0, 3.0]), method=method, budget=Budget(max_params=10))
 
 
@@ -88,7 +118,7 @@ def cases(draw: st.DrawFn) -> tuple[list[float], Budget, int]:
     return loss, Budget.build({limit: values[limit]}, where="test"), draw(st.integers(1, len(loss)))
 
 
-@pytest.mark.parametrize("method", planners.names())
+@pytest.mark.parametrize("method", WHOLE_LAYERS)
 @given(case=cases())
 def test_the_pick_is_admitted_and_the_best_admitted_where_the_free_pick_is_not(
     method: str, case: tuple[list[float], Budget, int]

@@ -22,7 +22,12 @@ BUDGETS = [Budget(max_layers=4), Budget(max_params=9500), Budget(max_memory=8_41
 
 
 def needed(method: str, *, layers: int = 2) -> dict[str, Any]:
-    """Return values for the parameters that have no default; every such one so far counts layers."""
+    """Return values for the parameters without which a method does not know what to do."""
+    if method == "drop":
+        # Dropping MLPs alone obeys no limit on layers, so the depth does.
+        return {"what": "1M", "depth": min(4, layers) if layers > 1 else "all"}
+    if method == "effir":
+        return {}
     return {name: layers for name, default in planner_parameters(method).items() if default in (None, inspect.Parameter.empty)}
 
 
@@ -47,8 +52,14 @@ def test_obeys_every_budget(method: str, budget: Budget) -> None:
     profile = made_profile(CURVE)
     assert not budget.allows(profile.shape, tuple(range(9))), "the budget must bind for the test to say anything"
     plan = make_plan(profile, method=method, budget=budget, **needed(method, layers=9))
-    assert budget.allows(profile.shape, plan.keep_layers)
+    assert budget.allows(profile.shape, plan.kept)
     assert plan.parameters.items() >= budget.set_limits().items()
+
+
+def test_what_a_planner_may_choose_is_recorded_whole() -> None:
+    plans = {method: make_plan(made_profile(CURVE), method=method, **needed(method)) for method in METHODS}
+    assert plans["drop"].drop_mlp and plans["effir"].drop_mlp and plans["effir"].width_cut
+    assert all(plan.kept.whole_blocks for method, plan in plans.items() if method not in ("drop", "effir"))
 
 
 @pytest.mark.parametrize("method", METHODS)

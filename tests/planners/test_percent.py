@@ -7,7 +7,8 @@ import pytest
 
 from prune2vec.errors import PlanError
 from prune2vec.planners import make_plan
-from prune2vec.planners.percent import depth_for_share, parse_share
+from prune2vec.planners.percent import depth_for_share
+from prune2vec.planners.shares import parse_share
 from tests.planners.made import made_profile
 
 
@@ -22,7 +23,7 @@ def test_the_depths_where_floats_or_the_papers_code_go_wrong(layers: int, percen
 
 def test_every_two_digit_percent_of_every_model_up_to_200_layers_is_the_exact_floor() -> None:
     for cents in range(100):
-        shares = {parse_share(f"{cents}%"), parse_share(cents / 100), parse_share(f"0.{cents:02d}")}
+        shares = {parse_share(given, key="percent") for given in (f"{cents}%", cents / 100, f"0.{cents:02d}")}
         assert shares == {Fraction(cents, 100)}
         for layers in range(1, 201):
             assert depth_for_share(layers, Fraction(cents, 100)) == max(1, layers * (100 - cents) // 100)

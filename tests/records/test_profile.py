@@ -17,6 +17,7 @@ from prune2vec.planners import make_plan
 from prune2vec.records.profile import LayerLoss, Profile
 from tests.planners.made import made_profile
 
+BAD = 123.25
 PROFILE = made_profile([3.0, 1.0, 2.0, 2.5], spread=((0.1,), (-0.1,)))
 
 
@@ -88,6 +89,33 @@ def test_a_group_that_is_not_finite_is_refused() -> None:
     curve = dataclasses.replace(PROFILE.layer_loss, group_loss=((1.0,) * 4, (1.0, float("nan"), 1.0, 1.0)))
     with pytest.raises(ProfileError, match=r"^group_loss\[1\] is nan at depth 2; "):
         dataclasses.replace(PROFILE, layer_loss=curve)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
+@pytest.mark.parametrize(
+    ("section", "place"),
+    [
+        ({"tokens": 3, "mlp": [0.1, BAD, 0.2]}, r"mlp is {} at layer 1"),
+        ({"drop_loss": [[1.0, 2.0], [3.0, BAD]]}, r"drop_loss\[1\] is {} at layer 1"),
+        ({"by": {"kind": (BAD,)}}, r"by\.kind is {} at layer 0"),
+        ({"share": BAD}, r"share is {};"),
+    ],
+)
+def test_a_section_that_is_not_finite_is_refused(section: dict[str, Any], place: str, bad: float) -> None:
+    section = json.loads(json.dumps(section).replace(json.dumps(BAD), json.dumps(bad)))
+    with pytest.raises(ProfileError, match=rf"^redundancy: {place.format(bad)}[^\n]+$"):
+        dataclasses.replace(PROFILE, sections={"redundancy": section})
+
+
+def test_sections_survive_the_file(tmp_path: Path) -> None:
+    profile = dataclasses.replace(PROFILE, sections={"redundancy": {"mlp": [0.1, 0.2], "texts": "retrieval"}})
+    profile.save(tmp_path / "profile.json")
+    loaded = Profile.load(tmp_path / "profile.json")
+    assert loaded == profile
+    assert loaded.digest == profile.digest != PROFILE.digest
+    assert loaded.section("redundancy")["mlp"] == [0.1, 0.2]
+    with pytest.raises(ProfileError, match=r"no cut-loss \(it has layer-loss, redundancy\); measure it with prune2vec profile"):
+        loaded.section("cut-loss")
 
 
 @pytest.mark.parametrize(

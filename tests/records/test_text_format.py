@@ -33,3 +33,10 @@ def test_round_trip() -> None:
 def test_what_is_no_text_format_is_one_line(value: object) -> None:
     with pytest.raises(DataError, match=r"^broken text format [^\n]+; make the folder again with prune2vec prune$"):
         TextFormat.from_json(value)  # type: ignore[arg-type]
+
+
+def test_an_instruction_may_bring_its_own_separator() -> None:
+    layout = TextFormat(prefix="<user>", separator="; ")
+    assert layout.before("Find it", "\n<query>") == "<user>Find it\n<query>"
+    assert layout.before("Find it", "") == "<user>Find it"
+    assert layout.before("", "\n<query>") == "<user>"

@@ -1,13 +1,15 @@
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from prune2vec.errors import ConfigError, DataError, Prune2vecError
+from prune2vec.errors import ConfigError, DataError, Prune2vecError, UnsupportedModel
 from prune2vec.records.profile import Profile
 from prune2vec.scorers import profile_model
 from prune2vec.texts import Triplet
-from tests.tiny import save_tiny
+from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 
 WORDS = ("quick", "brown", "fox", "jumps", "over", "lazy", "dog", "birds", "sing", "light")
 
@@ -60,6 +62,9 @@ def test_long_texts_are_cut_and_counted(tmp_path: Path, capsys: pytest.CaptureFi
         ({"dtype": "bf16"}, ConfigError, "no number format"),
         ({"scale": -1}, ConfigError, "scale"),
         ({"wrapper": "chat"}, Prune2vecError, "no chat template"),
+        ({"scorers": "redundency"}, ConfigError, "no scorer is called 'redundency'; did you mean 'redundancy'"),
+        ({"scorers": ["redundancy-plain"]}, ConfigError, "reads plain text, and none is given; set plain"),
+        ({"scorers": "redundancy-iterative", "rounds": 5}, ConfigError, "one of 5 layers must stay"),
     ],
 )
 def test_bad_settings_are_one_line(tmp_path: Path, settings: dict[str, object], error: type[Exception], message: str) -> None:
@@ -67,3 +72,50 @@ def test_bad_settings_are_one_line(tmp_path: Path, settings: dict[str, object], 
     with pytest.raises(error, match=message) as caught:
         profile_model(model, triplets(), **{"groups": 2, "group_size": 4, "device": "cpu", **settings})
     assert "\n" not in str(caught.value)
+
+
+def test_other_scorers_fill_sections(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, out = str(save_tiny(tmp_path / "m")), tmp_path / "profile.json"
+    (tmp_path / "plain.txt").write_text(" ".join(WORDS) * 20)
+    settings = {"groups": 2, "group_size": 4, "dtype": "float32", "device": "cpu"}
+    alone = profile_model(model, triplets(), **settings)
+    assert alone.sections == {}
+    asked = profile_model(model, triplets(), **settings, scorers="redundancy, cut-loss", output=out)
+    assert set(asked.sections) == {"redundancy", "cut-loss"}
+    assert asked.layer_loss == alone.layer_loss
+    assert Profile.load(out) == asked
+    assert Profile.load(out).digest == asked.digest
+    every = profile_model(model, triplets(), **settings, scorers=["all"])
+    assert set(every.sections) == {"redundancy", "redundancy-iterative", "cut-loss"}
+    assert every.sections["redundancy"] == asked.sections["redundancy"]
+    plain = profile_model(
+        model, triplets(), **settings, scorers=["all"], plain=tmp_path / "plain.txt", windows=3, window_length=16
+    )
+    assert set(plain.sections) == {*every.sections, "redundancy-plain"}
+    assert plain.sections["redundancy-plain"]["tokens"] == 48
+
+
+def test_what_the_model_is_not_fit_for_is_left_out_only_with_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_model("opt", causal_lm=True, do_layer_norm_before=False).save_pretrained(tmp_path / "m")
+    tiny_tokenizer().save_pretrained(tmp_path / "m")
+    settings = {"groups": 2, "group_size": 4, "dtype": "float32", "device": "cpu"}
+    profile = profile_model(str(tmp_path / "m"), triplets(), **settings, scorers=["all"])
+    assert profile.sections == {}
+    assert "redundancy is left out: opt with do_layer_norm_before=False" in capsys.readouterr().err
+    with pytest.raises(UnsupportedModel, match="no sub-layer can be taken out"):
+        profile_model(str(tmp_path / "m"), triplets(), **settings, scorers=["redundancy"])
+
+
+def test_progress_runs_over_the_tokens_of_all_scorers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    totals, done = [], []
+
+    @contextmanager
+    def shown(label: str, total: float) -> Iterator[Callable[[float], None]]:
+        totals.append(total)
+        yield done.append
+
+    monkeypatch.setattr("prune2vec.scorers.measure.progress", shown)
+    settings = {"groups": 2, "group_size": 4, "dtype": "float32", "device": "cpu", "scorers": ("all",)}
+    profile = profile_model(str(save_tiny(tmp_path / "m")), triplets(), **settings)
+    # layer-loss 1, redundancy 1, iterative 1 + 3 for two rounds, cut-loss 3 + 3 drops + 5 for widths
+    assert totals == [sum(done)] == [profile.texts["tokens"] * (1 + 1 + 4 + 10)]

@@ -41,7 +41,7 @@ def test_good_commands_pass(tmp_path: Path) -> None:
     [
         ("plan profile.json --metod l3prune", "--metod"),
         ("plann profile.json", "plann"),
-        ("plan profile.json --depth four", "four"),
+        ("plan profile.json --layers four", "four"),
         ("plan profile.json other.json", "other.json"),
         ("profile smollm2 --texts t.jsonl --order smpled", "smpled"),
         ("profile smollm2", "--texts"),

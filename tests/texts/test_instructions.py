@@ -84,3 +84,18 @@ def test_unknown_names_get_the_close_match() -> None:
         Instructions.parse("e5", None).for_triplet(_row("squadd", 0))
     with pytest.raises(ConfigError, match="no symmetric setting is called 'boht'; did you mean 'both'"):
         Instructions.parse("e5", "boht")
+
+
+@pytest.mark.parametrize("name", ["effir", " EffiR "])
+def test_effirs_has_a_name_and_its_own_separator(name: str) -> None:
+    found = Instructions.parse(name, "both")
+    query, document = found.for_triplet(_row("anything", 3))
+    assert f"{query}{found.separator}" == "<instruct>Given a query, retrieve relevant passages that answer the query.\n<query>"
+    assert document == ""
+    assert found == Instructions.named(name)
+
+
+@pytest.mark.parametrize("other", ["none", "e5", "", "Find the body"])
+def test_all_others_leave_the_separator_to_the_text_format(other: str) -> None:
+    assert Instructions.named(other) is None
+    assert Instructions.parse(other).separator is None

@@ -59,3 +59,10 @@ def test_largest_batch_is_the_one_with_the_longest_texts(small: Path, tmp_path: 
     widths = [column["input_ids"].shape for column in columns]
     assert len(widths) == 3
     assert widths[1] == (8, len(encoder.tokenizer(long[0].positive)["input_ids"]))
+
+
+def test_rows_may_have_different_numbers_of_negatives(small: Path, tmp_path: Path) -> None:
+    uneven = [*rows(8, "one", negatives=1), *rows(8, "one", negatives=3, start=8)]
+    plan, job = planned(small, tmp_path, uneven, steps=2, hard_negatives=2)
+    encoder, _ = prepare(small, uneven, tmp_path / "other", job.settings)
+    assert [len(column["input_ids"]) for column in plan.largest(encoder)] == [8] * 4

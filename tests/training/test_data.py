@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from prune2vec.errors import DataError
@@ -76,3 +78,23 @@ def test_data_can_be_rows_or_files(tmp_path) -> None:  # type: ignore[no-untyped
     assert [row.texts for row in read(tmp_path / "one.jsonl", hard_negatives=1)] == [row.texts for row in rows(5)]
     assert read([tmp_path / "one.jsonl"] * 2, hard_negatives=1)[5:] == read(str(tmp_path / "one.jsonl"), hard_negatives=1)
     assert read(tuple(rows(5)), hard_negatives=1) == rows(5)
+
+
+def test_scores_travel_as_the_label_beside_the_negatives_they_belong_to() -> None:
+    scored = [replace(row, scores=(9.0, *(float(place) for place in range(5)))) for row in rows(8, negatives=5)]
+    settings = TrainSettings(batch_size=2, hard_negatives=7, negative_sampling="sampled", distil="data")
+    data = training_data(scored, PLAIN, settings)
+    stored = data.datasets()["one"]
+    assert stored.column_names == [*data.columns, "label"]
+    for row, found in zip(scored, stored, strict=True):
+        texts = [found[f"negative_{number}"] for number in range(1, 8)]
+        assert found["label"] == [9.0, *(float(row.negatives.index(text)) for text in texts)]
+        assert set(texts) == set(row.negatives)
+    assert data.prompts["one"].keys() == set(data.columns)
+
+
+def test_effirs_instruction_stands_before_queries_word_for_word() -> None:
+    expected = "<instruct>Given a query, retrieve relevant passages that answer the query.\n<query>"
+    for separator in ("\n", "; ", ""):
+        assert prompting("effir", separator=separator).before(rows(1)[0]) == (expected, "")
+    assert prompting("effir", "both").before(rows(1)[0]) == (expected, "")

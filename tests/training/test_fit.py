@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def test_long_texts_are_cut_counted_and_told_once(small: Path, tmp_path: Path, c
 
 def table(count: int) -> TrainingData:
     one = Table(rows=rows(count), query_prompt="", document_prompt="")
-    return TrainingData(tables={"one": one}, left_out={}, digest="", negatives=1)
+    return TrainingData(tables={"one": one}, left_out={}, digest="", settings=TrainSettings())
 
 
 def test_linear_schedule_is_the_papers_line_over_three_epochs(small: Path, tmp_path: Path) -> None:
@@ -136,3 +137,14 @@ def test_linear_schedule_is_the_papers_line_over_three_epochs(small: Path, tmp_p
 
 def test_weights_on_disk_are_the_merged_ones(plain: Path) -> None:
     assert not [name for name in load_file(plain / "model.safetensors") if "lora" in name]
+
+
+def test_linear_to_zero_is_a_line_that_ends_at_the_last_step(small: Path, tmp_path: Path) -> None:
+    settings = {**FOUR, "steps": 6, "schedule": "linear-to-zero", "warmup_steps": 2, "learning_rate": 1e-3}
+    train_encoder(small, DATA, tmp_path / "encoder", **settings)
+    rates = [line["learning_rate"] for line in curve(tmp_path / "encoder")]
+    falling = rates[rates.index(max(rates)) :]
+    drops = [before - after for before, after in pairwise(falling)]
+    assert drops == pytest.approx([1e-3 / 4] * len(drops))
+    assert max(rates) == pytest.approx(1e-3)
+    assert falling[-1] <= 1e-3 / 4 + 1e-9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,61 @@ def test_loss_of_a_bf16_encoder_is_fp32_from_the_pooling_on(small: Path) -> None
     # Rounding to bf16 anywhere between the pooling and the loss would leave a trace of its 8 bits.
     assert not torch.equal(vectors[0], vectors[0].bfloat16().float())
     assert embeddings(encoder)[0].dtype is torch.bfloat16
+
+
+def three_rows(dtype: torch.dtype = torch.float64) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Return three queries, positives and two negatives each as unit vectors in the plane, and a teacher's scores."""
+    degrees = [[0.0, 90.0, 45.0], [10.0, 60.0, 45.0], [20.0, 100.0, 75.0], [70.0, 180.0, 15.0]]
+    angles = torch.deg2rad(torch.tensor(degrees, dtype=dtype))
+    columns = [torch.stack([angle.cos(), angle.sin()], dim=1) for angle in angles]
+    return columns, torch.tensor([[5.0, 3.0, -1.0], [2.0, 2.0, 2.0], [0.5, -4.0, 8.0]], dtype=dtype)
+
+
+def divergence_by_hand(columns: list[torch.Tensor], scores: torch.Tensor, scale: float, temperature: float) -> float:
+    """Return the mean over rows of sum_j t_j (log t_j - log s_j), in plain floats."""
+    rows = []
+    for place in range(3):
+        cosines = [
+            sum(float(q) * float(d) for q, d in zip(columns[0][place], column[place], strict=True)) for column in columns[1:]
+        ]
+        student = [math.exp(scale * cosine) for cosine in cosines]
+        teacher = [math.exp(float(score) / temperature) for score in scores[place]]
+        pairs = [(t / sum(teacher), s / sum(student)) for t, s in zip(teacher, student, strict=True)]
+        rows.append(sum(t * math.log(t / s) for t, s in pairs))
+    return sum(rows) / 3
+
+
+@pytest.mark.parametrize(("scale", "temperature"), [(1.0, 1.0), (20.0, 1.0), (50.0, 2.0)])
+def test_three_rows_against_a_teacher_by_hand(encoder: SentenceTransformer, scale: float, temperature: float) -> None:
+    settings = TrainSettings(distil="data", hard_negatives=2, scale=scale, teacher_temperature=temperature)
+    loss = build_loss(encoder, settings)
+    columns, scores = three_rows()
+    found = loss._distance([column.float() for column in columns], [], scores)
+    assert found.item() == pytest.approx(divergence_by_hand(columns, scores, scale, temperature), rel=1e-5)
+
+
+def test_gradient_of_the_divergence_is_student_minus_teacher(encoder: SentenceTransformer) -> None:
+    loss = build_loss(encoder, TrainSettings(distil="data", hard_negatives=2, scale=20.0))
+    columns, scores = three_rows(torch.float32)
+    columns = [column.requires_grad_() for column in columns]
+    loss._distance(columns, [], scores).backward()
+    queries, documents = columns[0].detach().double(), torch.stack([column.detach().double() for column in columns[1:]], dim=1)
+    cosines = torch.einsum("qd,qjd->qj", queries, documents)
+    towards = 20.0 * ((20.0 * cosines).softmax(1) - scores.double().softmax(1)) / 3
+    # d cos(q, d) / dq of unit vectors is d - cos q.
+    expected = (towards.unsqueeze(2) * (documents - cosines.unsqueeze(2) * queries.unsqueeze(1))).sum(dim=1)
+    assert columns[0].grad is not None
+    torch.testing.assert_close(columns[0].grad.double(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_scores_of_the_rows_are_learnt_beside_the_contrastive_loss(encoder: SentenceTransformer) -> None:
+    settings = TrainSettings(distil="data", hard_negatives=2, distil_weight=0.5, scale=20.0)
+    scores = torch.linspace(-3, 5, 18).reshape(6, 3)
+    parts = build_loss(encoder, settings)(features(encoder), scores)
+    vectors = embeddings(encoder)
+    student = torch.stack([20 * (vectors[0] * document).sum(1) for document in vectors[1:]], 1).log_softmax(1)
+    belief = scores.softmax(1)
+    assert parts["distillation"].item() == pytest.approx(
+        0.5 * (belief * (belief.log() - student)).sum(1).mean().item(), rel=1e-4
+    )
+    assert parts["contrastive"].item() == pytest.approx(nll(vectors, 20.0).item(), abs=1e-5)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +225,25 @@ def test_nothing_is_printed_to_stdout(small: Path, tmp_path: Path, capsys: pytes
     assert captured.out == ""
     assert "Writing" not in captured.err
     assert "example" not in captured.err
+
+
+def test_scores_of_the_rows_are_learnt_and_a_run_goes_on_exactly(small: Path, tmp_path: Path) -> None:
+    data = [replace(row, scores=(3.0, 2.0, 1.0, 0.0)) for row in rows(48, negatives=3)]
+    settings: dict[str, Any] = {**QUICK, "steps": 8, "hard_negatives": 2, "negative_sampling": "sampled", "distil": "data"}
+    train_encoder(small, data, tmp_path / "whole", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        train_encoder(small, data, tmp_path / "resumed", callbacks=[StopAt(5)], **settings)
+    result = train_encoder(small, data, tmp_path / "resumed", **settings)
+    assert result.resumed_from == 4
+    assert_same_run(tmp_path / "whole", tmp_path / "resumed")
+    assert all(
+        line["loss"] == pytest.approx(line["contrastive"] + line["distillation"], abs=2e-3)
+        for line in curve(tmp_path / "whole")
+    )
+    assert curve(tmp_path / "whole")[-1]["distillation"] < curve(tmp_path / "whole")[0]["distillation"]
+
+
+def test_rows_without_scores_are_refused_before_training(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"row 1 of one has 0 teacher scores for 2 documents"):
+        train_encoder(small, DATA, tmp_path / "encoder", **QUICK, distil="data")
+    assert not (tmp_path / "encoder").exists()

@@ -49,7 +49,7 @@ def pooled_depths(
     out = torch.empty(backbone.shape.num_layers, len(rows), backbone.shape.hidden_size)
     weigh = poolings.get(pooling)
     for batch in batches:
-        inputs, pooled, attended = _pad([rows[row] for row in batch], backbone, padding_side)
+        inputs, pooled, attended = pad_rows([rows[row] for row in batch], backbone, padding_side)
         weights = weigh(pooled, attended)
         with _collect(backbone, weights) as vectors, torch.inference_mode():
             backbone.model(**inputs, use_cache=False)
@@ -80,10 +80,10 @@ def _collect(backbone: Backbone, weights: Float[Tensor, "row seq"]) -> Iterator[
             handle.remove()
 
 
-def _pad(
+def pad_rows(
     rows: Sequence[TokenRow], backbone: Backbone, side: PaddingSide
 ) -> tuple[dict[str, Tensor], Int[Tensor, "row seq"], Int[Tensor, "row seq"]]:
-    """Return the model's inputs, and masks of the pooled and of the attended positions."""
+    """Return the model's inputs for one batch, and masks of the pooled and of the attended positions."""
     width = max(len(row.ids) for row in rows)
     ids = torch.full((len(rows), width), backbone.pad_id)
     attended = torch.zeros((len(rows), width), dtype=torch.long)

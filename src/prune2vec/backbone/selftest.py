@@ -1,4 +1,4 @@
-"""Checks made on every model that is loaded: its blocks are where we think, and it looks only backwards."""
+"""Checks on the model itself: its blocks and their parts are where we think, and it looks only backwards."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from prune2vec.backbone.sublayer_states import ATTENTION, BLOCK, sub_layer_states
 from prune2vec.errors import UnsupportedModel
 from prune2vec.families import Family, block_list, final_modules
+from prune2vec.records.kept import Kept
+from prune2vec.sublayers import SubLayers
 from prune2vec.surgery.cut import cut_model
+from prune2vec.surgery.layout import sub_layers_of
 
 _LENGTH = 12
+_REMEDY = "its parts are not understood: add a record to sublayers.py"
 
 
 def self_test(model: PreTrainedModel, family: Family) -> None:
@@ -21,12 +26,75 @@ def self_test(model: PreTrainedModel, family: Family) -> None:
     Raises:
         UnsupportedModel: One of the two does not hold; the message says where.
     """
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(1, max(2, model.config.vocab_size - 1), (2, _LENGTH), generator=generator).to(model.device)
+    ids = _random_ids(model)
     with torch.inference_mode():
         states, output = _block_states(model, family, ids)
         _check_causal(model, family, ids, states)
         _check_depths(model, family, ids, states, output)
+
+
+def check_sub_layers(model: PreTrainedModel, family: Family) -> SubLayers:
+    """Check on a few random tokens that single sub-layers can go, and return the parts of the model's blocks.
+
+    In the first, a middle and the last block: without both sub-layers the block passes its input on unchanged; without
+    the MLP alone it returns what the whole model has between attention and MLP. A model of one block passes, as nothing
+    in it can go.
+
+    Raises:
+        UnsupportedModel: The parts are not known, or one of the two does not hold.
+    """
+    parts = sub_layers_of(model)
+    count = len(block_list(model, family))
+    if count < 2:
+        return parts
+    ids = _random_ids(model)
+    try:
+        with torch.inference_mode():
+            whole = _sub_layer_outputs(model, family, parts, ids)
+            for layer in sorted({0, count // 2, count - 1}):
+                _check_block(model, family, parts, ids, layer, whole[layer, ATTENTION][1])
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UnsupportedModel(
+            f"{model.config.model_type} does not run without single sub-layers ({reason}); {_REMEDY}"
+        ) from error
+    return parts
+
+
+def _check_block(
+    model: PreTrainedModel, family: Family, parts: SubLayers, ids: Tensor, layer: int, after_attention: Tensor
+) -> None:
+    every = tuple(range(len(block_list(model, family))))
+    name = f"{model.config.model_type}: block {layer}"
+    empty = cut_model(model, Kept(layers=every, drop_attention=(layer,), drop_mlp=(layer,)), share=True)
+    before, after = _sub_layer_outputs(empty, family, parts, ids)[layer, BLOCK]
+    if not torch.allclose(before, after, rtol=0, atol=0, equal_nan=True):
+        raise UnsupportedModel(f"{name} without attention and MLP changes its input; {_REMEDY}")
+    no_mlp = cut_model(model, Kept(layers=every, drop_mlp=(layer,)), share=True)
+    _, without = _sub_layer_outputs(no_mlp, family, parts, ids)[layer, BLOCK]
+    if not _close(without, after_attention):
+        difference = (without - after_attention).abs().max().item()
+        raise UnsupportedModel(
+            f"{name} without its MLP differs by {difference:.2g} from the stream after its attention; {_REMEDY}"
+        )
+
+
+def _sub_layer_outputs(
+    model: PreTrainedModel, family: Family, parts: SubLayers, ids: Tensor
+) -> dict[tuple[int, str], tuple[Tensor, Tensor]]:
+    seen: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
+
+    def see(layer: int, kind: str, before: Tensor, after: Tensor) -> None:
+        seen[layer, kind] = (before, after)
+
+    with sub_layer_states(model, family, parts, see):
+        model(input_ids=ids, use_cache=False)
+    return seen
+
+
+def _random_ids(model: PreTrainedModel) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(1, max(2, model.config.vocab_size - 1), (2, _LENGTH), generator=generator).to(model.device)
 
 
 def _block_states(model: PreTrainedModel, family: Family, ids: Tensor) -> tuple[list[Tensor], Tensor]:

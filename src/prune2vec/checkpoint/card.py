@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from prune2vec.checkpoint.described import describe_cut
 from prune2vec.checkpoint.portable import EncoderParts
 from prune2vec.checkpoint.probe import Parity
 
@@ -13,6 +14,13 @@ _SERVED = {
     "mean": "sentence-transformers, Infinity, TEI, vLLM and llama.cpp.",
     "lasttoken": "sentence-transformers, Infinity, TEI, vLLM and llama.cpp.",
 }
+# What a reader must know before anything else: the usual call does not load it.
+_UNEVEN = (
+    "The blocks of this encoder are not all alike, which stock model classes cannot build. It loads with prune2vec installed "
+    "(`pip install prune2vec`); `trust_remote_code=True` lets sentence-transformers import its module from that package, and "
+    "runs no code from this folder. Stock transformers (`AutoModel`), text-embeddings-inference and llama.cpp cannot load it; "
+    "`prune2vec export` writes forms for vLLM (Llama-like models with mean, cls or lasttoken pooling) and ONNX.\n\n"
+)
 
 
 def model_card(parts: EncoderParts, parity: Parity, *, name: str) -> str:
@@ -21,6 +29,7 @@ def model_card(parts: EncoderParts, parity: Parity, *, name: str) -> str:
     header = ["library_name: sentence-transformers", "pipeline_tag: sentence-similarity", "tags:", "- sentence-transformers"]
     header += ["- feature-extraction", "- prune2vec", *([f"base_model: {base}"] if base and base.count("/") == 1 else [])]
     params = sum(parameter.numel() for parameter in parts.model.parameters())
+    classes = "the class of prune2vec" if parts.layout else "stock classes"
     sections = [
         "---\n" + "\n".join(header) + "\n---",
         f"# {name}",
@@ -29,20 +38,23 @@ def model_card(parts: EncoderParts, parity: Parity, *, name: str) -> str:
         _pruning(parts.record),
         *_training(parts.record.get("train")),
         "## Check\n\n"
-        f"Reloaded with stock classes and compared with {parity.reference} on {parity.texts} texts in {parity.dtype}: "
+        f"Reloaded with {classes} and compared with {parity.reference} on {parity.texts} texts in {parity.dtype}: "
         f"largest difference {parity.max_difference:.2g}, smallest cosine {parity.min_cosine:.6f}.",
     ]
     return "\n\n".join(sections) + "\n"
 
 
 def _usage(parts: EncoderParts) -> str:
+    trust = ", trust_remote_code=True" if parts.layout else ""
+    served = "sentence-transformers with prune2vec." if parts.layout else _SERVED.get(parts.pooling, "sentence-transformers.")
     return (
-        "## Use\n\n```python\nfrom sentence_transformers import SentenceTransformer\n\n"
-        'encoder = SentenceTransformer("path/to/this/folder")\n'
+        f"## Use\n\n{_UNEVEN if parts.layout else ''}"
+        "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
+        f'encoder = SentenceTransformer("path/to/this/folder"{trust})\n'
         'queries = encoder.encode_query(["what to look for"])\ndocuments = encoder.encode_document(["where to look"])\n'
         "scores = encoder.similarity(queries, documents)\n```\n\n"
         f"Pooling: {parts.pooling}; longest text: {parts.max_length} tokens; prompts: {dict(parts.prompts)}. "
-        f"Served by: {_SERVED.get(parts.pooling, 'sentence-transformers.')}"
+        f"Served by: {served}"
     )
 
 
@@ -55,6 +67,7 @@ def _pruning(record: Mapping[str, Any]) -> str:
         f"- base: {record.get('model', {}).get('name')} (revision {record.get('model', {}).get('revision') or 'local files'})",
         f"- method: {plan.get('method')} {plan.get('parameters') or ''}".rstrip(),
         f"- kept layers (0-based, of {total}): {', '.join(map(str, kept))}",
+        *(f"- {line}" for line in describe_cut(plan)[1:]),
         *(f"- note: {note}" for note in plan.get("notes", [])),
     ]
     return "## Pruning\n\n" + "\n".join(lines)

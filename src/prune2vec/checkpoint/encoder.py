@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from prune2vec.backbone.quiet import quiet_transformers
 from prune2vec.checkpoint.card import model_card
-from prune2vec.checkpoint.portable import EncoderParts, write_portable
+from prune2vec.checkpoint.portable import UNEVEN_MODULE, EncoderParts, write_portable
 from prune2vec.checkpoint.probe import PROBE_TEXTS, Parity, compare_vectors, probe_prompts
 from prune2vec.errors import CheckpointError
 from prune2vec.files import read_json, staged_folder, write_json, write_text
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 RECORD = "prune2vec.json"
+_HARMLESS = re.compile(r"sentence_transformers\..*\b(Pooling|Normalize)")
 
 
 def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto") -> SentenceTransformer:
-    """Load an encoder's folder as a stock ``SentenceTransformer``, ready to ``encode``.
+    """Load an encoder's folder as a ``SentenceTransformer``, ready to ``encode``.
+
+    Code that comes with a folder is never run: ``trust_remote_code`` is passed for our own module alone.
 
     Args:
         folder: A folder written by ``prune`` or ``train``, or any other sentence-transformers folder or hub id.
@@ -43,7 +47,9 @@ def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto
     check_is_encoder(folder)
     try:
         with quiet_transformers():
-            return SentenceTransformer(str(folder), device=str(place), model_kwargs={"dtype": number_format})
+            return SentenceTransformer(
+                str(folder), device=str(place), model_kwargs={"dtype": number_format}, trust_remote_code=_is_ours(folder)
+            )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"cannot load the encoder {folder}: {reason}") from error
@@ -68,6 +74,15 @@ def check_is_encoder(folder: str | Path) -> None:
         raise CheckpointError(f"no encoder at {folder}{hint}")
 
 
+def _is_ours(folder: str | Path) -> bool:
+    """Return whether an encoder's modules are our uneven one and stock ones after it that load no model of their own."""
+    from sentence_transformers.util import load_file_path
+
+    file = load_file_path(str(folder), "modules.json")
+    kinds = [str(module["type"]) for module in read_json(Path(file))] if file is not None else []
+    return kinds[:1] == [UNEVEN_MODULE] and all(_HARMLESS.fullmatch(kind) for kind in kinds[1:])
+
+
 def read_record(folder: str | Path) -> dict[str, Any]:
     """Return what ``prune2vec.json`` says of an encoder, without its format mark; empty for folders made elsewhere."""
     path = Path(folder) / RECORD
@@ -77,7 +92,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
 
 
 def save_encoder(encoder: SentenceTransformer, folder: Path, *, record: Mapping[str, Any] | None = None) -> Parity:
-    """Write an encoder portably, reload it with stock classes, compare the vectors, and only then put it in place.
+    """Write an encoder portably, reload it, compare the vectors, and only then put it in place.
 
     Args:
         encoder: Transformer, Pooling and, as a rule, Normalize.
@@ -149,9 +164,13 @@ def parts_of(encoder: SentenceTransformer, record: Mapping[str, Any]) -> Encoder
     """
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
+    from prune2vec.modules import UnevenTransformer
+
     modules: list[Any] = list(encoder)
     kinds = [type(module) for module in modules]
-    if kinds[:2] != [Transformer, Pooling] or any(kind is not Normalize for kind in kinds[2:]):
+    if kinds[:2] not in ([Transformer, Pooling], [UnevenTransformer, Pooling]) or any(
+        kind is not Normalize for kind in kinds[2:]
+    ):
         raise CheckpointError(
             f"can write Transformer, Pooling, Normalize; this encoder has {[kind.__name__ for kind in kinds]}"
         )

@@ -1,4 +1,4 @@
-"""Read from a model's files only the tensors of kept layers, into the stock class of the cut model."""
+"""Read from a model's files only the tensors that stay, into the class of the cut model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from prune2vec.backbone.quiet import quiet_transformers
 from prune2vec.backbone.source import ModelSource
 from prune2vec.backbone.weights import WeightFiles
 from prune2vec.errors import CheckpointError, ModelError, PlanError
-from prune2vec.families import find_family
 from prune2vec.progress import progress
 from prune2vec.records.plan import PruningPlan
-from prune2vec.surgery.layers import block_of, cut_config, renamed
+from prune2vec.surgery.cut import Cut
+from prune2vec.surgery.layers import block_of
+from prune2vec.surgery.layout import is_even
+from prune2vec.surgery.uneven import load_with_layout
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class KeptModel:
     """A cut model as read from disk.
 
     Attributes:
-        model: The base model with the kept layers, in the number format of the files, eval mode.
+        model: The base model with what is kept, in the number format of the files, eval mode.
         original_config: The config before the cut.
         files: The account of what was opened and read.
     """
@@ -37,10 +39,12 @@ class KeptModel:
 
 
 def read_kept(source: ModelSource, plan: PruningPlan, *, trust_remote_code: bool = False) -> KeptModel:
-    """Read the layers that ``plan`` keeps; files that hold none of their tensors are never opened nor downloaded.
+    """Read what ``plan`` keeps; files that hold none of it are never opened nor downloaded.
+
+    Matrices are narrowed one by one as they are read, so that memory holds little more than the cut model.
 
     Raises:
-        PlanError: The plan was made for a model of another shape.
+        PlanError: The plan was made for a model of another shape, or its width is not decided yet.
         CheckpointError: A tensor is missing, damaged, or holds NaN or infinity.
         UnsupportedModel: The architecture is not understood.
     """
@@ -48,17 +52,18 @@ def read_kept(source: ModelSource, plan: PruningPlan, *, trust_remote_code: bool
     check_fits(plan, config)
     with torch.device("meta"):
         skeleton = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
-    blocks = find_family(skeleton, config).blocks
+    cut = Cut.of(plan, skeleton)
     files = WeightFiles.find(source)
     names = _of_backbone(files.file_of, skeleton)
-    kept = {name: new for name in names if (new := renamed(name, blocks, plan.keep_layers)) is not None}
+    kept = {name: new for name in names if (new := cut.rename(name)) is not None}
     with progress("reading kept layers", total=len(kept)) as advance:
         state: dict[str, Tensor] = {}
         for name, tensor in files.read(kept):
-            _check_finite(name, tensor, block_of(name, blocks))
-            state[kept[name]] = tensor
+            part = cut.take(name, tensor)
+            _check_finite(name, part, block_of(name, cut.blocks))
+            state[kept[name]] = part
             advance(1)
-    model = _build(type(skeleton), cut_config(config, plan.keep_layers), state, source)
+    model = _build(type(skeleton), cut, cut.config(config), state, source)
     return KeptModel(model, config, files)
 
 
@@ -96,20 +101,22 @@ def _check_finite(name: str, tensor: Tensor, layer: int | None) -> None:
         )
 
 
-def _build(model_class: type[PreTrainedModel], config: Any, state: dict[str, Tensor], source: ModelSource) -> PreTrainedModel:
+def _build(
+    model_class: type[PreTrainedModel], cut: Cut, config: Any, state: dict[str, Tensor], source: ModelSource
+) -> PreTrainedModel:
+    layout = () if is_even(cut.layout) else cut.layout
     dtypes = [tensor.dtype for tensor in state.values() if tensor.is_floating_point()]
     try:
         with quiet_transformers():
-            loaded: Any = model_class.from_pretrained(
-                None, config=config, state_dict=state, dtype=max(set(dtypes), key=dtypes.count), output_loading_info=True
+            model, info = load_with_layout(
+                model_class, layout, None, config=config, state_dict=state, dtype=max(set(dtypes), key=dtypes.count)
             )
     except (RuntimeError, ValueError, KeyError) as error:
         raise ModelError(f"cannot build the cut of {source.name}: {str(error).splitlines()[0]}") from error
-    model, info = loaded
     wrong = sorted(info["missing_keys"]) or sorted(str(key) for key in info["mismatched_keys"])
     if wrong:
         raise CheckpointError(
             f"{source.name} lacks {len(wrong)} tensors that the plan keeps, {wrong[0]} first; its weights are incomplete"
         )
     model.eval()
-    return model  # type: ignore[no-any-return]
+    return model

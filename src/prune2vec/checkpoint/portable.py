@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from itertools import takewhile
 from pathlib import Path
@@ -20,6 +21,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 from prune2vec.backbone.quiet import quiet_transformers
 from prune2vec.errors import ConfigError
 from prune2vec.files import write_json
+from prune2vec.surgery.layout import Layout
+from prune2vec.surgery.uneven import uneven_config, uneven_layout
 
 _POOLING_FLAGS = {
     "cls": "pooling_mode_cls_token",
@@ -30,6 +33,7 @@ _POOLING_FLAGS = {
     "lasttoken": "pooling_mode_lasttoken",
 }
 _MODULES = "sentence_transformers.models"
+UNEVEN_MODULE = "prune2vec.modules.UnevenTransformer"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,23 +60,33 @@ class EncoderParts:
     normalize: bool = True
     record: Mapping[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def layout(self) -> Layout:
+        """The model's blocks where its config cannot tell them; empty for a stock model."""
+        return uneven_layout(self.model)
+
 
 def write_portable(parts: EncoderParts, folder: Path) -> None:
-    """Write an encoder as a stock sentence-transformers folder into the existing, empty ``folder``.
+    """Write an encoder as a sentence-transformers folder into the existing, empty ``folder``.
+
+    It is a stock one, unless the model's blocks are not all alike: then its first module is ours, and its config one that
+    stock classes refuse.
 
     Raises:
         ConfigError: There is no such pooling.
+        CheckpointError: The model has other tensors than its config tells.
     """
     if parts.pooling not in _POOLING_FLAGS:
         raise ConfigError(f"sentence-transformers has no pooling {parts.pooling!r}; known: {', '.join(_POOLING_FLAGS)}")
     with quiet_transformers():
         parts.model.save_pretrained(folder)
-    _amend_config(folder / "config.json", parts.model)
+    _amend_config(folder / "config.json", parts)
     write_tokenizer(parts.tokenizer, folder, max_length=parts.max_length)
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * parts.normalize
+    first = UNEVEN_MODULE if parts.layout else f"{_MODULES}.Transformer"
+    modules = [("", first), ("1_Pooling", f"{_MODULES}.Pooling")] + [("2_Normalize", f"{_MODULES}.Normalize")] * parts.normalize
     write_json(
         folder / "modules.json",
-        [{"idx": i, "name": str(i), "path": path, "type": f"{_MODULES}.{kind}"} for i, (path, kind) in enumerate(modules)],
+        [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(modules)],
     )
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": parts.max_length, "do_lower_case": False})
     flags = {flag: mode == parts.pooling for mode, flag in _POOLING_FLAGS.items()}
@@ -96,16 +110,16 @@ def _sentence_transformers_config(parts: EncoderParts) -> dict[str, Any]:
     }
 
 
-def _amend_config(path: Path, model: PreTrainedModel) -> None:
+def _amend_config(path: Path, parts: EncoderParts) -> None:
     """Add the entries that transformers 4 reads beside those that transformers 5 writes."""
     config = json.loads(path.read_text(encoding="utf-8"))
-    config["architectures"] = [type(model).__name__]
+    config["architectures"] = [type(parts.model).__name__]
     config.update(legacy_rope_entries(config))
     # Encoders keep no key-value cache; the older name of the number format is read by older releases.
     config["use_cache"] = False
     if "dtype" in config:
         config["torch_dtype"] = config["dtype"]
-    write_json(path, config)
+    write_json(path, uneven_config(config, parts.model, parts.layout) if parts.layout else config)
 
 
 def legacy_rope_entries(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,12 +10,15 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from prune2vec.backbone.end_of_text import end_with_eos
 from prune2vec.backbone.load import context_length, load_config, load_tokenizer, within_context
 from prune2vec.backbone.source import ModelSource, resolve_source
 from prune2vec.backbone.weights import fingerprint
 from prune2vec.backbone.wrapper import text_format
+from prune2vec.checkpoint.described import describe_cut, record_of
 from prune2vec.checkpoint.encoder import RECORD, write_checked
 from prune2vec.checkpoint.kept import KeptModel, check_fits, read_kept
+from prune2vec.checkpoint.part_check import check_parts
 from prune2vec.checkpoint.portable import EncoderParts, with_suffix
 from prune2vec.checkpoint.probe import PROBE_TEXTS, probe_prompts
 from prune2vec.checkpoint.settings import PruneSettings
@@ -26,15 +29,18 @@ from prune2vec.progress import say
 from prune2vec.records.plan import PruningPlan
 from prune2vec.records.text_format import TextFormat
 from prune2vec.surgery.layers import reference_cut
+from prune2vec.surgery.layout import layout_of
+from prune2vec.texts.instructions import Instructions
 
 
 def prune_model(
     model: str, plan: PruningPlan | str | Path, output: Path, *, settings: PruneSettings | None = None, **overrides: Any
 ) -> Path:
-    """Cut a model as a plan says and write it as a stock sentence-transformers folder.
+    """Cut a model as a plan says and write it as a sentence-transformers folder.
 
-    Only the kept tensors are read. The folder is written under a temporary name, reloaded with stock classes, compared
-    with the original architecture whose other layers were deleted, and then renamed.
+    Only the kept tensors are read. The folder is written under a temporary name, reloaded, compared with the original
+    architecture from which the rest was deleted, and then renamed. Where the blocks that are left are not all alike, the
+    folder loads with prune2vec installed and ``trust_remote_code=True``; otherwise it is a stock one.
 
     Args:
         model: Hub id, folder, GGUF file or ``smollm2``: the model the plan was made for.
@@ -47,9 +53,9 @@ def prune_model(
         ``output``.
 
     Raises:
-        PlanError: The plan is for another model.
+        PlanError: The plan is for another model, or its width is not decided yet.
         CheckpointError: Tensors are missing or damaged, the folder cannot be written, or the reloaded encoder differs.
-        ModelError: The model cannot be found or understood.
+        ModelError: The model cannot be found or understood, or single sub-layers cannot be taken out of it.
     """
     base = settings.model_dump() if settings is not None else {}
     chosen = PruneSettings.build({**base, **overrides}, where="prune")
@@ -58,26 +64,34 @@ def prune_model(
     source = resolve_source(model, revision=chosen.revision)
     config = load_config(source, trust_remote_code=chosen.trust_remote_code)
     check_fits(what, config)
-    _check_identity(what, source)
+    check_identity(what, source)
     chosen = PruneSettings(**{**chosen.model_dump(), "max_length": within_context(chosen.max_length, context_length(config))})
     tokenizer = load_tokenizer(source, trust_remote_code=chosen.trust_remote_code)
     layout = text_format(tokenizer, wrapper=chosen.wrapper, separator=chosen.separator)
+    layout = end_with_eos(layout, tokenizer, append_eos=chosen.append_eos, pooling=chosen.pooling)
     kept = read_kept(source, what, trust_remote_code=chosen.trust_remote_code)
+    if what.drop_attention or what.drop_mlp:
+        check_parts(kept.model)
     parts = _parts(kept, with_suffix(tokenizer, layout.suffix), what, chosen, layout)
     check_prompts(parts)
     reference = _reference_vectors(kept, parts, what)
     parity = write_checked(
-        parts, Path(output), reference, named="the original with its other layers deleted", extra={"plan.json": what.to_json()}
+        parts, Path(output), reference, named="the original with the rest deleted", extra={"plan.json": what.to_json()}
     )
     files = kept.files
     say(
-        f"{output}: {len(what.keep_layers)} of {what.num_layers} layers; read {files.bytes_read / 1e6:,.0f} MB from "
+        f"{output}: {'; '.join(describe_cut(record_of(what)))}; read {files.bytes_read / 1e6:,.0f} MB from "
         f"{len(files.opened)} of {len(set(files.file_of.values()))} files; largest difference {parity.max_difference:.1g}"
     )
     return Path(output)
 
 
-def _check_identity(plan: PruningPlan, source: ModelSource) -> None:
+def check_identity(plan: PruningPlan, source: ModelSource) -> None:
+    """Refuse a model that has the plan's shape but is not the one that it was made for.
+
+    Raises:
+        PlanError: It is another one.
+    """
     found = fingerprint(source)
     if plan.model.get("fingerprint") != found:
         raise PlanError(
@@ -89,8 +103,7 @@ def _check_identity(plan: PruningPlan, source: ModelSource) -> None:
 def _parts(
     kept: KeptModel, tokenizer: PreTrainedTokenizerBase, plan: PruningPlan, settings: PruneSettings, layout: TextFormat
 ) -> EncoderParts:
-    prompts = {"query": layout.before(settings.instruction), "document": layout.before()}
-    plan_entries = plan.to_json()
+    prompts = {"query": _query_prompt(layout, settings.instruction), "document": layout.before()}
     return EncoderParts(
         model=kept.model,
         tokenizer=tokenizer,
@@ -107,19 +120,23 @@ def _parts(
             "pooling": settings.pooling,
             "text_format": layout.to_json(),
             "instruction": settings.instruction,
-            "plan": {
-                key: plan_entries[key]
-                for key in ("method", "parameters", "notes", "keep_layers", "num_layers", "profile_digest")
-            },
+            "plan": record_of(plan),
             "read": {"bytes": kept.files.bytes_read, "files": list(kept.files.opened)},
             "train": None,
         },
     )
 
 
+def _query_prompt(layout: TextFormat, instruction: str) -> str:
+    named = Instructions.named(instruction)
+    return layout.before(named.text, named.separator) if named is not None else layout.before(instruction)
+
+
 def _reference_vectors(kept: KeptModel, parts: EncoderParts, plan: PruningPlan) -> NDArray[np.float32]:
     """Return the probe vectors by another path than the encoder's: original architecture, one text at a time, our pooling."""
-    model: PreTrainedModel = reference_cut(kept.model, kept.original_config, plan.keep_layers).float()
+    # Not the written layout: a uniform width is in the written config, and the reference is built from the original one.
+    layout = () if plan.kept.whole_blocks else layout_of(kept.model)
+    model: PreTrainedModel = reference_cut(kept.model, kept.original_config, plan.keep_layers, layout).float()
     stacked = torch.cat(
         [_vector(model, parts, prompt, text) for prompt in probe_prompts(parts.prompts) for text in PROBE_TEXTS]
     )
@@ -153,11 +170,14 @@ def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
 def check_prompts(parts: EncoderParts) -> None:
     """Refuse a prompt whose last token would merge with a text's first one.
 
-    sentence-transformers leaves the tokens of the prompt alone out of the pooling, so a merged token would be lost.
+    sentence-transformers leaves the tokens of the prompt alone out of the pooling, so a merged token would be lost. Not so
+    where the last token alone is pooled and that is the EOS token.
 
     Raises:
         ConfigError: Such a prompt.
     """
+    if parts.pooling == "lasttoken" and parts.tokenizer("a")["input_ids"][-1] == parts.tokenizer.eos_token_id:
+        return
     for prompt in probe_prompts(parts.prompts):
         alone = _prompt_ids(parts.tokenizer, prompt)
         for text in PROBE_TEXTS:

@@ -14,10 +14,12 @@ class PruneSettings(Settings):
 
     pooling: Literal["weightedmean", "mean", "lasttoken"] = "weightedmean"
     """From token states to one vector. TEI, vLLM and llama.cpp serve mean and lasttoken; weightedmean needs sentence-transformers."""
+    append_eos: Literal["auto", "on", "off"] = "auto"
+    """End every text with the model's EOS token, however it is cut; auto does so for lasttoken, which then pools that token."""
     max_length: int = Field(512, ge=8)
     """Longest text in tokens; longer ones lose their end."""
     instruction: str = ""
-    """Before each query (prompt "query"); documents get none."""
+    """Before each query (prompt "query"): the words themselves, or effir (EffiR's); documents get none."""
     wrapper: Literal["none", "chat"] = "none"
     """Around each text: nothing, or the user turn of the model's chat template."""
     separator: str = "\n"

@@ -14,7 +14,23 @@ import click
 from prune2vec.cli.silence import prepare_environment
 from prune2vec.errors import Prune2vecError, did_you_mean
 
-VERBS = ("demo", "run", "init", "mine", "profile", "plan", "plan show", "prune", "train", "evaluate", "compare", "methods")
+VERBS = (
+    "demo",
+    "run",
+    "init",
+    "mine",
+    "mine negatives",
+    "profile",
+    "plan",
+    "plan show",
+    "slim",
+    "prune",
+    "train",
+    "evaluate",
+    "export",
+    "compare",
+    "methods",
+)
 """In the order of the pipeline. A verb of two words wins over its first word: ``prune2vec plan show FILE``."""
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130

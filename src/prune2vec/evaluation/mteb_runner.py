@@ -16,6 +16,7 @@ from prune2vec.errors import EvaluationError
 from prune2vec.evaluation.encoders import LoadedEncoder
 from prune2vec.evaluation.presets import Task
 from prune2vec.evaluation.results import TaskScore
+from prune2vec.evaluation.sampling import Sampling, sample_task
 from prune2vec.files import digest_tree
 
 if TYPE_CHECKING:
@@ -44,7 +45,13 @@ def task_data(task: Task, mirror: Path | None) -> dict[str, str]:
 
 
 def run_task(
-    encoder: LoadedEncoder, task: Task, *, data: Mapping[str, str], prompts: Mapping[str, str], batch_size: int
+    encoder: LoadedEncoder,
+    task: Task,
+    *,
+    data: Mapping[str, str],
+    prompts: Mapping[str, str],
+    batch_size: int,
+    sampling: Sampling | None = None,
 ) -> TaskScore:
     """Evaluate one task.
 
@@ -54,6 +61,7 @@ def run_task(
         data: From ``task_data``.
         prompts: From ``tasks.task_prompts``.
         batch_size: Texts per forward pass.
+        sampling: How much of a retrieval task is used; None for all. The name of the score tells.
 
     Raises:
         TaskUnavailable: The hub cannot be reached, or does not have the data.
@@ -62,6 +70,7 @@ def run_task(
     begin = time.perf_counter()
     with _quiet_libraries(), _own_datasets_cache(local="digest" in data):
         loaded = _load_task(task, data)
+        note = sample_task(loaded, sampling or Sampling())
         result = _evaluate(encoder, loaded, prompts, batch_size)
     parts: list[dict[str, Any]] = []
     metrics: dict[str, float] = {}
@@ -70,7 +79,7 @@ def run_task(
             parts.append({"split": split, "subset": row["hf_subset"], "score": float(row["main_score"])})
             metrics = metrics or _finite_numbers(row)
     return TaskScore(
-        name=task.label,
+        name=f"{task.label} {note}".rstrip(),
         type=task.type,
         main_score=task.main_score,
         score=_mean_score(task, parts),
@@ -79,6 +88,7 @@ def run_task(
         prompts=dict(prompts),
         data=dict(data),
         seconds=time.perf_counter() - begin,
+        sample=note,
     )
 
 

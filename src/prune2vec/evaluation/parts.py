@@ -45,7 +45,9 @@ class Parts:
 
     def __init__(self, output: Path | None, encoder: LoadedEncoder, settings: EvaluateSettings) -> None:
         self._folder = output.parent / f".{output.name}.parts" if output is not None else None
-        how = settings.model_dump(mode="json", include={"batch_size", "max_length", "seed", "bm25"})
+        how = settings.model_dump(
+            mode="json", include={"batch_size", "max_length", "seed", "bm25", "max_queries", "max_documents"}
+        )
         made = {"encoder": encoder.digest, "dtype": encoder.dtype, "device": encoder.model.device.type}
         self._base = {**how, **made, "versions": environment()["versions"]}
 

@@ -1,10 +1,16 @@
-"""Task lists with a name. ``mteb-15`` is the one that the L3Prune paper reports (arXiv 2410.14578, section 4)."""
+"""Task lists with a name: those that the papers report.
+
+``mteb-15`` is L3Prune's (arXiv 2410.14578, section 4), ``beir-13`` EffiR's (arXiv 2512.20612): retrieval alone, with one
+instruction for all queries.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+
+from prune2vec.texts import Instructions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +25,7 @@ class Task:
         splits: Splits to evaluate; empty means all that the task evaluates by itself.
         subsets: Subsets to evaluate; empty means all.
         folder: Name of its folder in a mirror, and the name under which it is reported.
+        separator: What stands between this instruction and a text; None is what the encoder's own format puts there.
     """
 
     name: str
@@ -28,6 +35,7 @@ class Task:
     splits: tuple[str, ...] = ("test",)
     subsets: tuple[str, ...] = ()
     folder: str = ""
+    separator: str | None = None
 
     @property
     def label(self) -> str:
@@ -83,8 +91,19 @@ _MTEB_15 = (
     Task(name="STSBenchmark", type="STS", main_score="cosine_spearman", instruction=_STS),
 )
 
-PRESETS: Mapping[str, tuple[Task, ...]] = MappingProxyType({"mteb-15": _MTEB_15})
+_BEIR_13_NAMES = (
+    *("ArguAna", "ClimateFEVER", "DBPedia", "FEVER", "FiQA2018", "HotpotQA", "NFCorpus", "NQ", "QuoraRetrieval"),
+    *("SCIDOCS", "SciFact", "TRECCOVID", "Touche2020"),
+)
+_EFFIR = Instructions.parse("effir")
+_BEIR_13 = tuple(
+    Task(name=name, type="Retrieval", main_score="ndcg_at_10", instruction=_EFFIR.text, separator=_EFFIR.separator)
+    for name in _BEIR_13_NAMES
+)
+
+PRESETS: Mapping[str, tuple[Task, ...]] = MappingProxyType({"mteb-15": _MTEB_15, "beir-13": _BEIR_13})
 """Task lists by name."""
 
-PINNED: Mapping[str, Task] = MappingProxyType({task.name: task for tasks in PRESETS.values() for task in tasks})
-"""Every task of a preset by its mteb name; asked for by name, it is evaluated on the same split and subset."""
+PINNED: Mapping[str, Task] = MappingProxyType({task.name: task for task in _MTEB_15})
+"""Tasks of mteb-15 by their mteb name; asked for by name, they are evaluated on the same split and subset, with the same
+instruction. Those of beir-13 are not among them: their instruction belongs to the list, not to the task."""

@@ -20,7 +20,8 @@ class TaskScore:
     """The result of one MTEB task.
 
     Attributes:
-        name: The name it is reported under (the folder's name for a ``-proxy`` folder of a mirror).
+        name: The name it is reported under (the folder's name for a ``-proxy`` folder of a mirror); where only a sample of
+            the task was used it ends with how much that is: ``SciFact (1,000 of 5,183 documents)``.
         type: Its kind in mteb.
         main_score: The metric that counts.
         score: That metric, 0 to 1, averaged over splits and subsets.
@@ -29,6 +30,7 @@ class TaskScore:
         prompts: What stood before the texts: ``{"query", "document"}`` or ``{"text"}``.
         data: Where the data came from: ``{"path", "revision" or "digest"}``.
         seconds: Time it took, loading its data included.
+        sample: How much of the task was used, where not all of it: ``(1,000 of 5,183 documents)``.
     """
 
     name: str
@@ -40,6 +42,7 @@ class TaskScore:
     prompts: Mapping[str, str]
     data: Mapping[str, str]
     seconds: float
+    sample: str = ""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -56,7 +59,8 @@ class Results:
         size: ``parameters`` (shared ones once), ``embedding_parameters``, ``disk_bytes``.
         memory: Peaks in bytes: ``process`` (whole process), ``encoding`` (during the speed sample), ``cuda``.
         speed: For ``queries`` and ``documents``: ``texts_per_s``, ``tokens_per_s`` and how they were measured.
-        retrieval: On the user's own data: ``data`` (source, digest, counts), ``metrics``, ``bm25``; empty without data.
+        retrieval: On the user's own data: ``data`` (source, digest, counts, and how much of it is a ``sample``), ``metrics``,
+            ``bm25``; empty without data.
         tasks: The MTEB tasks that were evaluated.
         missing: The MTEB tasks that were asked for but could not be evaluated, each with the reason.
         settings: The resolved settings.
@@ -96,8 +100,14 @@ class Results:
     def score_name(self) -> str:
         """What ``score`` is, with the counts: an average always says over how many of how many tasks it is."""
         if self.retrieval:
-            return "nDCG@10"
-        return f"mean of {len(self.tasks)} of {len(self.tasks) + len(self.missing)} tasks"
+            return f"nDCG@10 {self.retrieval['data'].get('sample', '')}".rstrip()
+        return self._mean_name
+
+    @property
+    def _mean_name(self) -> str:
+        sampled = sum(bool(task.sample) for task in self.tasks)
+        mean = f"mean of {len(self.tasks)} of {len(self.tasks) + len(self.missing)} tasks"
+        return f"{mean}, {sampled} sampled" if sampled else mean
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
@@ -155,7 +165,8 @@ class Results:
     def _render_retrieval(self) -> str:
         data = self.retrieval["data"]
         rows = {"encoder": self.retrieval["metrics"], "BM25": (self.retrieval.get("bm25") or {}).get("metrics")}
-        lines = [f"{data['source']}: {data['queries']:,} queries, {data['documents']:,} documents"]
+        sample = f" {data['sample']}" if data.get("sample") else ""
+        lines = [f"{data['source']}{sample}: {data['queries']:,} queries, {data['documents']:,} documents"]
         lines.append(f"  {'':<9}" + "".join(f"{name:>12}" for name in METRICS))
         lines += [f"  {name:<9}" + "".join(f"{row[m]:>12.4f}" for m in METRICS) for name, row in rows.items() if row]
         return "\n".join(lines)
@@ -166,7 +177,7 @@ class Results:
         lines = [f"  {task.name:<{width}}  {task.score:.4f}  {task.main_score}" for task in self.tasks]
         lines += [f"  {name:<{width}}  missing  {reason}" for name, reason in self.missing.items()]
         if self.task_mean is not None:
-            lines.append(f"  mean of {len(self.tasks)} of {len(names)} tasks: {self.task_mean:.4f}")
+            lines.append(f"  {self._mean_name}: {self.task_mean:.4f}")
         return "\n".join(["MTEB tasks", *lines])
 
 

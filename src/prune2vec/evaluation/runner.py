@@ -14,6 +14,7 @@ from prune2vec.evaluation.own_data import describe_retrieval, evaluate_bm25, eva
 from prune2vec.evaluation.parts import Clock, Parts, environment
 from prune2vec.evaluation.presets import Task
 from prune2vec.evaluation.results import Results, TaskScore
+from prune2vec.evaluation.sampling import Sampling, sample_retrieval
 from prune2vec.evaluation.settings import EvaluateSettings
 from prune2vec.evaluation.speed import measure_cost
 from prune2vec.evaluation.tasks import resolve_tasks, task_prompts
@@ -56,13 +57,15 @@ def evaluate_encoder(
         raise EvaluationError("nothing to evaluate; give data (held-out triplets or a BEIR folder), tasks, or both")
     mirror = Path(mirror).expanduser() if mirror is not None else None
     chosen = resolve_tasks(tasks, mirror) if tasks is not None else ()
-    retrieval = load_retrieval(data, settings) if data is not None else None
+    retrieval, note = None, ""
+    if data is not None:
+        retrieval, note = sample_retrieval(load_retrieval(data, settings), Sampling.of(settings))
     clock = Clock()
     with clock("load"):
         loaded = load_for_evaluation(encoder, settings)
     file = _output_file(output)
     job = _Job(loaded, settings, mirror, Parts(file, loaded, settings), clock)
-    results = job.run(retrieval, chosen, source=str(data))
+    results = job.run(retrieval, chosen, source=str(data), sample=note)
     if file is not None:
         results.save(file)
         job.parts.remove()
@@ -86,11 +89,11 @@ class _Job:
     parts: Parts
     clock: Clock
 
-    def run(self, retrieval: Retrieval | None, tasks: Sequence[Task], *, source: str) -> Results:
+    def run(self, retrieval: Retrieval | None, tasks: Sequence[Task], *, source: str, sample: str) -> Results:
         own: dict[str, Any] = {}
         if retrieval is not None:
             with self.clock("retrieval"):
-                own = self._own_data(retrieval, source)
+                own = self._own_data(retrieval, source, sample)
         with self.clock("tasks"):
             scores, missing = self._all_tasks(tasks)
         if tasks and not scores and not own:
@@ -111,8 +114,8 @@ class _Job:
             seconds=self.clock.seconds,
         )
 
-    def _own_data(self, retrieval: Retrieval, source: str) -> dict[str, Any]:
-        data = describe_retrieval(self.encoder, retrieval, source=source)
+    def _own_data(self, retrieval: Retrieval, source: str, sample: str) -> dict[str, Any]:
+        data = {**describe_retrieval(self.encoder, retrieval, source=source), "sample": sample}
 
         def compute() -> dict[str, Any]:
             found: dict[str, Any] = {"metrics": evaluate_retrieval(self.encoder, retrieval, self.settings)}
@@ -145,7 +148,8 @@ class _Job:
         key = {"part": "task", "task": asdict(task), "prompts": prompts, "data": data}
 
         def compute() -> dict[str, Any]:
-            return asdict(run_task(encoder, task, data=data, prompts=prompts, batch_size=settings.batch_size))
+            size, sampling = settings.batch_size, Sampling.of(settings)
+            return asdict(run_task(encoder, task, data=data, prompts=prompts, batch_size=size, sampling=sampling))
 
         return TaskScore.from_json(self.parts.get(key, compute))
 

@@ -22,7 +22,12 @@ class EvaluateSettings(Settings):
     max_length: int | None = Field(default=None, ge=1)
     """Longest text in tokens, special tokens included; None keeps the encoder's own limit."""
     instruction: Literal["none", "mteb"] = "none"
-    """Instructions for MTEB tasks: none (the encoder's own prompts), or the task's, as in the L3Prune paper."""
+    """Instructions for MTEB tasks: none (the encoder's own prompts), or the task's: L3Prune's, and in beir-13 EffiR's."""
+    max_queries: int | None = Field(default=None, ge=1)
+    """Quick look: at most so many queries of a retrieval task (MTEB's or own data), drawn with the seed."""
+    max_documents: int | None = Field(default=None, ge=1)
+    """Quick look: search among so many documents, all that are relevant to a query and others drawn with the seed. Scores
+    are higher than on the whole task; its name in the results says how much of it was used."""
     split: str = "test"
     """Which relevance judgements of a BEIR folder to use."""
     corpus: Path | None = None
@@ -36,4 +41,4 @@ class EvaluateSettings(Settings):
     speed_seconds: float = Field(default=30.0, gt=0)
     """No further pass over the queries, or the documents, starts once this many seconds are spent on them."""
     seed: int = 42
-    """Draws the speed sample and the order in which documents of equal score are ranked."""
+    """Draws the speed sample, max_queries and max_documents, and the order in which documents of equal score are ranked."""

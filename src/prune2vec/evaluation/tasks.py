@@ -25,7 +25,8 @@ def resolve_tasks(names: str | Sequence[str], mirror: Path | None = None) -> tup
         mirror: Folder of local copies.
 
     Raises:
-        EvaluationError: A name is unknown (the closest one is named), or the mirror does not exist.
+        EvaluationError: A name is unknown (the closest one is named), two of the lists differ about a task, or the mirror does
+            not exist.
     """
     if mirror is not None and not mirror.is_dir():
         raise EvaluationError(f"no mirror folder {mirror}; expected a folder with one folder per task")
@@ -35,7 +36,11 @@ def resolve_tasks(names: str | Sequence[str], mirror: Path | None = None) -> tup
         raise EvaluationError(f"no task is named; give task names or a preset ({', '.join(PRESETS)})")
     found: dict[str, Task] = {}
     for name in wanted:
-        found |= {task.label: task for task in (PRESETS[name] if name in PRESETS else (_one_task(name, mirror),))}
+        for task in PRESETS[name] if name in PRESETS else (_one_task(name, mirror),):
+            if found.setdefault(task.label, task) != task:
+                raise EvaluationError(
+                    f"{name} evaluates {task.label} in another way than a name before it does; evaluate them one after the other"
+                )
     return tuple(found.values())
 
 
@@ -113,7 +118,7 @@ def task_prompts(
     if policy == "none":
         plain = text_format.before()
         return {"query": own.get("query") or "", "document": own.get("document") or ""} if sided else {"text": plain}
-    instructed = text_format.before(task.instruction)
+    instructed = text_format.before(task.instruction, task.separator)
     if not sided:
         return {"text": instructed}
     return {"query": instructed, "document": text_format.before() if task.type in _ASYMMETRIC else instructed}

@@ -8,6 +8,7 @@ from pathlib import Path
 from prune2vec.errors import DataError, PlanError
 from prune2vec.evaluation.results import Results
 from prune2vec.experiments.comparison import Comparison, Row, comparison_of
+from prune2vec.experiments.job import PLAN, SLIM_PLAN
 from prune2vec.experiments.report import comparison_html
 from prune2vec.experiments.results_files import find_results
 from prune2vec.files import write_json, write_text
@@ -37,7 +38,7 @@ def compare_results(paths: Sequence[Path | str], *, output: Path | None = None) 
 
 def _read_row(name: str, file: Path) -> Row:
     results = Results.load(file)
-    beside = [file.parent / "plan.json", Path(str(results.encoder.get("path", ""))) / "plan.json"]
+    beside = [*(file.parent / name for name in (SLIM_PLAN, PLAN)), Path(str(results.encoder.get("path", ""))) / PLAN]
     return Row(name=name, results=results, plan=next(filter(None, map(_read_plan, beside)), None))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prune2vec.checkpoint.settings import PruneSettings
 from prune2vec.errors import ConfigError
@@ -16,10 +16,14 @@ from prune2vec.experiments.stages import Stages
 from prune2vec.files import digest_json, write_text
 from prune2vec.records.plan import PruningPlan
 from prune2vec.records.settings import Settings
+from prune2vec.slimming.settings import SlimSettings
 from prune2vec.training.settings import TrainSettings
 
 PROFILE, PLAN, RESULTS, ANSWERS = "profile.json", "plan.json", "results.json", "answers.json"
+SLIM_PLAN = "slim-plan.json"
 _TRAIN, _DEV, _CORPUS = "train.jsonl.gz", "dev.jsonl.gz", "corpus.jsonl.gz"
+
+S = TypeVar("S", PruneSettings, SlimSettings)
 
 
 class Job:
@@ -31,8 +35,8 @@ class Job:
         stages: What does the work.
         ledger: Stages done so far.
         sources: Digests of what was read.
-        plans: Plan of each variant; in a dry run only those that are there and stay.
-        twins: Variants that keep the same layers as an earlier one, and which.
+        plans: Plan of each variant, its width decided; in a dry run only those that are there and stay.
+        twins: Variants that keep the same of the model as an earlier one, and which.
     """
 
     def __init__(self, recipe: Recipe, folder: Path, stages: Stages, *, dry_run: bool) -> None:
@@ -49,7 +53,7 @@ class Job:
         """Do every stage that is not done, or, in a dry run, find out which would be."""
         self._mine()
         profile = self._profile()
-        plans = {variant.name: self._plan(variant, profile) for variant in self.recipe.variants}
+        plans = {variant.name: self._slim(variant, self._plan(variant, profile)) for variant in self.recipe.variants}
         self._find_twins()
         for name, plan in plans.items():
             if name in self.twins:
@@ -63,10 +67,10 @@ class Job:
         return self.folder / self.twins.get(name, name) / ("encoder" if self.recipe.train is not None else "checkpoint")
 
     def smallest(self) -> str | None:
-        """Return the first variant with the fewest layers; None while a plan is missing."""
+        """Return the first variant with the fewest parameters; None while a plan is missing."""
         if len(self.plans) < len(self.recipe.variants):
             return None
-        return min(self.plans, key=lambda name: len(self.plans[name].keep_layers))
+        return min(self.plans, key=lambda name: self.plans[name].shape.params(self.plans[name].kept))
 
     def _mine(self) -> None:
         settings = self.recipe.data.mine
@@ -100,7 +104,12 @@ class Job:
             "profile",
             lambda path: self.stages.profile(model, texts, settings, path),
             output=PROFILE,
-            inputs={"model": self._model(), "texts": self.sources.together(texts), "settings": _plain(settings)},
+            inputs={
+                "model": self._model(),
+                "texts": self.sources.together(texts),
+                "plain": self.sources.of(str(settings.plain)) if settings.plain is not None else "none",
+                "settings": _plain(settings),
+            },
         )
 
     def _model(self) -> str | None:
@@ -112,16 +121,53 @@ class Job:
             f"{variant.name}.plan",
             lambda path: self.stages.plan(self.folder / PROFILE, variant, path),
             output=output,
-            inputs={"profile": profile, "variant": _plain(variant)},
+            inputs={"profile": profile, "variant": variant.model_dump(mode="json", exclude={"slim"})},
         )
         if plan is not None:
             self.plans[variant.name] = PruningPlan.load(self.folder / output)
         return plan
 
+    def _slim(self, variant: Variant, plan: str | None) -> str | None:
+        """Decide the width of a variant's plan, if it is to be cut; return the digest of its final plan."""
+        name, depth_plan = variant.name, self.plans.get(variant.name)
+        if variant.slim is None and (depth_plan is None or not depth_plan.width_cut):
+            self._forget_slim(name)
+            return plan
+        model, texts = self.recipe.model, self._train_texts()
+        settings = self._at_commit(name, self.recipe.slim_settings(variant))
+        # Another interval between checkpoints, or another device, is no reason to rank again.
+        cut = settings.model_dump(mode="json", include={"width_cut", "max_params", "floor", "multiple", "uniform"})
+        final = self.ledger.do(
+            f"{name}.slim",
+            lambda path: self.stages.slim(model, self.folder / name / PLAN, texts, settings, path),
+            output=f"{name}/{SLIM_PLAN}",
+            inputs={
+                "model": self._model(),
+                "plan": plan,
+                "texts": self.sources.together(texts),
+                "settings": {**settings.identity(), **cut},
+            },
+        )
+        self.plans.pop(name, None)
+        if final is not None:
+            self.plans[name] = PruningPlan.load(self.folder / name / SLIM_PLAN)
+        return final
+
+    def _forget_slim(self, name: str) -> None:
+        """Remove the slimmed plan of an earlier recipe: it must not be taken for the variant's plan."""
+        if not self.ledger.dry_run:
+            for leftover in (self.folder / name).glob(f"{Path(SLIM_PLAN).stem}.*"):
+                leftover.unlink()
+            shutil.rmtree(self.folder / name / f".{SLIM_PLAN}.training", ignore_errors=True)
+
+    def _final_plan(self, name: str) -> Path:
+        slimmed = self.folder / name / SLIM_PLAN
+        return slimmed if slimmed.exists() else self.folder / name / PLAN
+
     def _find_twins(self) -> None:
-        first: dict[tuple[int, ...], str] = {}
+        first: dict[object, str] = {}
         for name, plan in self.plans.items():
-            twin = first.setdefault(plan.keep_layers, name)
+            twin = first.setdefault(_what_stays(plan), name)
             if twin != name:
                 self.twins[name] = twin
 
@@ -145,17 +191,16 @@ class Job:
             self._evaluate(name, encoder, self.recipe.evaluate)
 
     def _prune(self, name: str, plan: str | None) -> str | None:
-        model, settings = self.recipe.model, self._pinned(name)
+        model, settings = self.recipe.model, self._at_commit(name, self.recipe.prune_settings())
         return self.ledger.do(
             f"{name}.prune",
-            lambda path: self.stages.prune(model, self.folder / name / PLAN, settings, path),
+            lambda path: self.stages.prune(model, self._final_plan(name), settings, path),
             output=f"{name}/checkpoint",
             inputs={"model": self._model(), "plan": plan, "settings": _plain(settings)},
         )
 
-    def _pinned(self, name: str) -> PruneSettings:
-        """Return the pruning settings with the commit that was profiled: a hub branch may move during a long run."""
-        settings = self.recipe.prune_settings()
+    def _at_commit(self, name: str, settings: S) -> S:
+        """Return settings with the commit that was profiled: a hub branch may move during a long run."""
         commit = self.plans[name].model.get("revision") if name in self.plans else None
         return settings.model_copy(update={"revision": commit}) if commit else settings
 
@@ -206,6 +251,11 @@ class Job:
             output=ANSWERS,
             inputs={"queries": list(queries), "encoder": encoder, "texts": self.sources.of(texts)},
         )
+
+
+def _what_stays(plan: PruningPlan) -> object:
+    """Return what makes two plans of one model build the same encoder."""
+    return plan.keep_layers, plan.drop_attention, plan.drop_mlp, tuple(sorted(plan.neurons.items()))
 
 
 def _plain(settings: Settings) -> dict[str, Any]:

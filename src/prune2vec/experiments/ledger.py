@@ -98,8 +98,8 @@ class Ledger:
         say(step.render())
 
     def reuse(self, variant: str, twin: str, *, stages: Sequence[str]) -> None:
-        """Note that ``variant`` keeps the same layers as ``twin``, and forget its ``stages`` from an earlier, other plan."""
-        step = Step(name=variant, outcome="reused", detail=f"keeps the same layers as {twin}; nothing is done twice")
+        """Note that ``variant`` keeps the same as ``twin``, and forget its ``stages`` from an earlier, other plan."""
+        step = Step(name=variant, outcome="reused", detail=f"keeps the same as {twin}; nothing is done twice")
         self.steps.append(step)
         say(step.render())
         for stage in stages if not self.dry_run else ():

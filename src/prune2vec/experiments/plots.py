@@ -62,7 +62,8 @@ def color_of(position: int) -> str:
 
 
 @contextmanager
-def _figure(width: float, height: float, **grid: Any) -> Iterator[tuple[Figure, Any]]:
+def styled_figure(width: float, height: float, **grid: Any) -> Iterator[tuple[Figure, Any]]:
+    """Yield a figure of a size in inches and its axes, in the style of all pictures; ``grid`` goes to ``subplots``."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -94,13 +95,16 @@ def plot_profile(profile: Profile, picks: Mapping[str, int], path: Path) -> Path
 
 def profile_svg(profile: Profile, picks: Mapping[str, int]) -> str:
     """Return the picture of ``plot_profile`` as SVG text."""
-    with _figure(8.2, 4.9, nrows=2, sharex=True, height_ratios=[3, 1]) as (figure, (top, bottom)):
+    with styled_figure(8.2, 4.9, nrows=2, sharex=True, height_ratios=[3, 1]) as (figure, (top, bottom)):
         _draw_profile(profile, picks, top, bottom)
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def _write_png(path: Path, profile: Profile, picks: Mapping[str, int]) -> None:
-    with _figure(8.2, 4.9, nrows=2, sharex=True, height_ratios=[3, 1]) as (figure, (top, bottom)), explained_os_errors(path):
+    with (
+        styled_figure(8.2, 4.9, nrows=2, sharex=True, height_ratios=[3, 1]) as (figure, (top, bottom)),
+        explained_os_errors(path),
+    ):
         _draw_profile(profile, picks, top, bottom)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
@@ -122,12 +126,13 @@ def _draw_profile(profile: Profile, picks: Mapping[str, int], top: Axes, bottom:
     bottom.set_xlabel(f"depth: number of leading layers kept, of {profile.shape.num_layers}")
     bottom.set_ylim(bottom=0)
     bottom.set_xlim(0.5, len(depths) + 0.5)
-    _whole_ticks(bottom)
+    whole_ticks(bottom)
     top.axvline(profile.shape.num_layers // 2 + 0.5, color=_FAINT, linewidth=0.8, linestyle=(0, (4, 4)))
     _mark_picks(picks, curve.loss, top, bottom)
 
 
-def _whole_ticks(axes: Axes) -> None:
+def whole_ticks(axes: Axes) -> None:
+    """Let the marks along x be whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
@@ -171,7 +176,7 @@ def training_svg(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
     Args:
         curves: Name of the variant to its ``(step, loss)`` points; the order decides the colours.
     """
-    with _figure(8.2, 3.4) as (figure, axes):
+    with styled_figure(8.2, 3.4) as (figure, axes):
         for position, (name, points) in enumerate(curves.items()):
             if points:
                 color = color_of(position)
@@ -180,9 +185,9 @@ def training_svg(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
                 axes.plot(steps, _smoothed(losses), color=color, linewidth=2.0, label=name)
         axes.set_xlabel("step")
         axes.set_ylabel("training loss")
-        _whole_ticks(axes)
+        whole_ticks(axes)
         axes.legend(loc="upper right", ncols=4)
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
@@ -204,7 +209,7 @@ def score_svg(points: Sequence[Point], *, metric: str, baseline: tuple[str, floa
         metric: What the score is, for the axis.
         baseline: Name and score of a method without parameters (BM25), drawn as a line.
     """
-    with _figure(8.2, 3.6) as (figure, axes):
+    with styled_figure(8.2, 3.6) as (figure, axes):
         ascending = sorted(points, key=lambda point: point.params)
         axes.plot([p.params / 1e6 for p in ascending], [p.score for p in ascending], color=_FAINT, linewidth=1.0, zorder=1)
         _label_points(axes, points)
@@ -216,7 +221,7 @@ def score_svg(points: Sequence[Point], *, metric: str, baseline: tuple[str, floa
         axes.margins(x=0.14, y=0.28)
         axes.set_xlabel("parameters, millions")
         axes.set_ylabel(metric)
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def _label_points(axes: Axes, points: Sequence[Point]) -> None:
@@ -234,7 +239,8 @@ def _label_points(axes: Axes, points: Sequence[Point]) -> None:
         axes.annotate(text, at, shift, textcoords="offset points", ha="center", va=anchor, color=color)
 
 
-def _svg(figure: Figure) -> str:
+def svg_text(figure: Figure) -> str:
+    """Return a figure as SVG, the same bytes every time."""
     buffer = io.StringIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
     figure.savefig(buffer, format="svg", metadata=nothing)

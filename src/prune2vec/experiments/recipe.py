@@ -13,10 +13,12 @@ from prune2vec.checkpoint.settings import PruneSettings
 from prune2vec.errors import ConfigError, did_you_mean
 from prune2vec.evaluation.settings import EvaluateSettings
 from prune2vec.experiments.recipe_paths import DOCSTRINGS, absolute_paths
+from prune2vec.experiments.slimming import conflict, slim_settings
 from prune2vec.experiments.yaml_file import Location, dump_yaml, read_yaml, underscored
 from prune2vec.planners.budget import Budget
 from prune2vec.records.settings import Settings
 from prune2vec.scorers.settings import ProfileSettings
+from prune2vec.slimming.settings import SlimSettings
 from prune2vec.training.settings import TrainSettings
 
 KEEP_ALL = "full"
@@ -88,6 +90,9 @@ class Variant(Settings):
     """Parameters of the planner, for l3prune for example {variant: small}."""
     budget: Budget | None = None
     """Limits that the plan must keep: max-params, max-layers, max-memory, min-speedup."""
+    slim: SlimSettings | None = None
+    """How the neurons to cut are chosen, for example {width-cut: 30%, ranking: gates}; default: gates, where the plan cuts a
+    share of them. Texts, pooling, instruction and hard negatives are those of the other stages."""
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
@@ -102,6 +107,7 @@ class Variant(Settings):
         if self.name in _FOLDER_NAMES_TAKEN:
             raise _wrong(f"{here}: the run keeps its own files under that name; choose another")
         self._check_parameters(here)
+        self._check_ranking(here)
         return self
 
     def _check_parameters(self, here: str) -> None:
@@ -112,6 +118,16 @@ class Variant(Settings):
         unknown = next((name for name in self.parameters if name not in known), None)
         if unknown is not None:
             raise _wrong(f"{here}: {self.method} has no parameter {unknown!r}{did_you_mean(unknown, known)}")
+
+    def _check_ranking(self, here: str) -> None:
+        """Refuse an unknown ranking before any work; the registry is only loaded where one is named."""
+        if self.slim is None:
+            return
+        from prune2vec.slimming.registry import rankings
+
+        if self.slim.ranking not in rankings.names():
+            near = did_you_mean(self.slim.ranking, rankings.names())
+            raise _wrong(f"{here}: no ranking is called {self.slim.ranking!r}{near}")
 
 
 class Evaluation(EvaluateSettings):
@@ -170,10 +186,13 @@ class Recipe(Settings):
         if self.evaluate is not None and not self._has_test(self.evaluate):
             remedy = "give data.dev, evaluate.data or evaluate.tasks, or set evaluate to null"
             raise _wrong(f"nothing to evaluate on; {remedy}", "data")
-        if self.profile.pooling != self.prune.pooling:
-            pair = f"profile.pooling is {self.profile.pooling!r}, prune.pooling {self.prune.pooling!r}"
-            raise _wrong(f"{pair}; set both to the same, so that what is measured is what is built", "profile", "pooling")
+        for name in ("pooling", "append_eos"):
+            measured, built = getattr(self.profile, name), getattr(self.prune, name)
+            if measured != built:
+                pair = f"profile.{name} is {measured!r}, prune.{name} {built!r}"
+                raise _wrong(f"{pair}; set both to the same, so that what is measured is what is built", "profile", name)
         self._check_about_model()
+        self._check_slim()
         return self
 
     def _has_test(self, evaluate: Evaluation) -> bool:
@@ -186,6 +205,18 @@ class Recipe(Settings):
                 value = getattr(getattr(self, section), name)
                 if value and value != getattr(self, name):
                     raise _wrong(f"give {name} once, at the top of the recipe, not in {section}", section, name)
+
+    def _check_slim(self) -> None:
+        """Refuse a setting of a slim section that says otherwise than the stage it belongs to: both must see the same texts."""
+        for variant in self.variants:
+            found = conflict(variant.slim, self.prune, self.train) if variant.slim is not None else None
+            if found is not None:
+                name, section = found
+                raise _wrong(f"variant {variant.name!r}: give {name} once, in {section}, not in slim", "variants")
+
+    def slim_settings(self, variant: Variant) -> SlimSettings:
+        """Return how a variant is slimmed, with the other stages' settings and the model's filled in."""
+        return slim_settings(variant.slim, self.prune, self.train, about_model=self._about_model())
 
     def profile_settings(self) -> ProfileSettings:
         """Return the profile's settings with the model's revision and trust filled in."""

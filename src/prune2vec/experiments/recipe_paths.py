@@ -18,6 +18,7 @@ _SUFFIXES = (".jsonl", ".json", ".gz", ".parquet", ".csv", ".tsv", ".gguf", ".sa
 # Keys that hold a path, and those that hold a path or the name of something on the hub.
 _PATHS: tuple[tuple[str, ...], ...] = (
     ("data", "mine", "source"),
+    ("profile", "plain"),
     ("train", "dev"),
     ("train", "distil_from"),
     ("evaluate", "data"),

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from prune2vec.experiments.answers import Answer
 from prune2vec.experiments.comparison import Comparison, Row
+from prune2vec.experiments.heatmap import caption, plot_redundancy, redundancies, redundancy_svg
 from prune2vec.experiments.plots import Point, color_of, inline_svg, plot_profile, profile_svg, score_svg, training_svg
 from prune2vec.files import write_text
 from prune2vec.planners import plan_figures
-from prune2vec.planners.render import layer_ranges
+from prune2vec.planners.render import cut_summary
 from prune2vec.records.plan import PruningPlan
 from prune2vec.records.profile import Profile
 
@@ -61,13 +62,14 @@ class Story:
 
 
 def write_report(story: Story, folder: Path) -> None:
-    """Write ``profile.svg``, ``profile.png``, ``report.md`` and ``report.html``.
+    """Write ``profile.svg``, ``profile.png``, ``report.md`` and ``report.html``; ``redundancy.svg`` too if it was measured.
 
     Raises:
         CheckpointError: The folder cannot be written.
     """
     for suffix in (".svg", ".png"):
         plot_profile(story.profile, story.picks, folder / f"profile{suffix}")
+    plot_redundancy(story.profile, folder / "redundancy.svg")
     write_text(folder / "report.md", report_markdown(story))
     write_text(folder / "report.html", report_html(story))
 
@@ -84,7 +86,7 @@ def _headline_of(story: Story) -> list[str]:
 def _sentence(row: Row, comparison: Comparison) -> str:
     first, difference = comparison.rows[0], comparison.difference(row)
     if row.same_as:
-        return f"{row.name} keeps the same layers as {row.same_as}, so it is the same encoder."
+        return f"{row.name} keeps the same as {row.same_as}, so it is the same encoder."
     kept = f"{row.name} keeps {row.layers} layers" if row.layers else row.name
     parts = [f"{kept}: {100 * row.params / first.params:.0f} % of {first.name}'s parameters"]
     if row.texts_per_s is not None and first.texts_per_s:
@@ -101,6 +103,8 @@ def report_markdown(story: Story) -> str:
         parts.append(story.comparison.to_markdown().rstrip())
     parts.append("## Plans\n\n" + "\n".join(f"- {line}" for line in _plan_lines(story)))
     parts.append("![Contrastive loss by depth](profile.svg)")
+    if redundancies(story.profile):
+        parts.append(f"![Redundancy of sub-layers](redundancy.svg)\n\n{caption(story.profile)}")
     if story.answers:
         parts.append(f"## What {story.answered_by} finds")
         parts += [_answer_markdown(one) for one in story.answers]
@@ -113,7 +117,7 @@ def _plan_lines(story: Story) -> list[str]:
     lines = []
     for name, plan in story.plans.items():
         notes = "".join(f" {note[:1].upper()}{note[1:].rstrip('.')}." for note in plan.notes)
-        lines.append(f"**{name}** keeps layers {layer_ranges(plan.keep_layers)} of 0-{plan.num_layers - 1}.{notes}")
+        lines.append(f"**{name}** {cut_summary(plan)}.{notes}")
     return lines
 
 
@@ -127,6 +131,7 @@ def report_html(story: Story) -> str:
     curves = {name: _read_curve(story.curves[name]) if name in story.curves else [] for name in story.plans}
     figures = {
         "profile": inline_svg(profile_svg(story.profile, story.picks), prefix="p", label="Contrastive loss by depth"),
+        "redundancy": _redundancy_figure(story.profile),
         "training": inline_svg(training_svg(curves), prefix="t", label="Training loss by step") if any(curves.values()) else "",
         "score": _score_figure(story.comparison) if story.comparison is not None else "",
     }
@@ -135,6 +140,7 @@ def report_html(story: Story) -> str:
         story=story,
         headline=_headline_of(story),
         comparison=story.comparison,
+        about_redundancy=caption(story.profile) if redundancies(story.profile) else "",
         colors={name: color_of(place) for place, name in enumerate(story.plans)},
         figures=figures,
         plans=[_plan_view(name, plan, story.twins.get(name)) for name, plan in story.plans.items()],
@@ -166,6 +172,12 @@ def _template() -> Template:
     return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(text)
 
 
+def _redundancy_figure(profile: Profile) -> str:
+    if not redundancies(profile):
+        return ""
+    return inline_svg(redundancy_svg(profile), prefix="r", label="Redundancy of sub-layers")
+
+
 def _score_figure(comparison: Comparison) -> str:
     rows = [row for row in comparison.rows if row.score is not None and not row.same_as]
     if len(rows) < 2:
@@ -182,7 +194,7 @@ def _plan_view(name: str, plan: PruningPlan, twin: str | None) -> dict[str, Any]
         "name": name,
         "twin": twin,
         "method": plan.method,
-        "kept": f"{layer_ranges(plan.keep_layers)} of 0-{plan.num_layers - 1}",
+        "kept": cut_summary(plan).removeprefix("keeps "),
         "params": f"{figures['params']['after'] / 1e6:,.1f} M",
         "paper": f"{figures['params_proportional']['after'] / 1e6:,.1f} M",
         "flops": f"{figures['flops_per_token']['after'] / 1e6:,.1f} M",

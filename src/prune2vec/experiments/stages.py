@@ -12,6 +12,7 @@ from prune2vec.checkpoint.settings import PruneSettings
 from prune2vec.experiments.recipe import KEEP_ALL, Evaluation, Mine, Variant
 from prune2vec.experiments.report import Story, write_report
 from prune2vec.scorers.settings import ProfileSettings
+from prune2vec.slimming.settings import SlimSettings
 from prune2vec.training.settings import TrainSettings
 
 P = ParamSpec("P")
@@ -25,6 +26,7 @@ class Stages:
         mine: Settings -> folder of texts.
         profile: Model, texts, settings -> ``profile.json``.
         plan: Profile, variant -> ``plan.json``.
+        slim: Model, plan, texts, settings -> ``slim-plan.json``.
         prune: Model, plan, settings -> checkpoint folder.
         train: Checkpoint, texts, settings -> encoder folder.
         evaluate: Encoder, evaluation -> ``results.json``.
@@ -35,6 +37,7 @@ class Stages:
     mine: Callable[[Mine, Path], object]
     profile: Callable[[str, Sequence[str], ProfileSettings, Path], object]
     plan: Callable[[Path, Variant, Path], object]
+    slim: Callable[[str, Path, Sequence[str], SlimSettings, Path], object]
     prune: Callable[[str, Path, PruneSettings, Path], object]
     train: Callable[[Path, Sequence[str], TrainSettings, Path], object]
     evaluate: Callable[[Path, Evaluation, Path], object]
@@ -48,6 +51,7 @@ def real_stages() -> Stages:
         mine=_mine,
         profile=_freed(_profile),
         plan=_plan,
+        slim=_freed(_slim),
         prune=_freed(_prune),
         train=_freed(_train),
         evaluate=_freed(_evaluate),
@@ -97,6 +101,14 @@ def _plan(profile: Path, variant: Variant, output: Path) -> None:
         make_plan(profile, method="depth", depth=Profile.load(profile).shape.num_layers, output=output)
     else:
         make_plan(profile, method=variant.method, budget=variant.budget, output=output, **variant.parameters)
+
+
+def _slim(model: str, plan: Path, texts: Sequence[str], settings: SlimSettings, output: Path) -> None:
+    from prune2vec.slimming import slim_plan
+
+    # As in training: an unfinished run with other settings is out of date.
+    settings = settings.model_copy(update={"restart": True})
+    slim_plan(model, plan, texts[0] if len(texts) == 1 else list(texts), output=output, settings=settings)
 
 
 def _prune(model: str, plan: Path, settings: PruneSettings, output: Path) -> None:

@@ -9,5 +9,9 @@ from prune2vec.records.profile import Profile
 
 @planners.register("depth")
 def depth(profile: Profile, allowed: Allowed, *, depth: int | None = None) -> Choice:
-    """Keep the first ``depth`` layers."""
+    """Keep the first ``depth`` layers.
+
+    Args:
+        depth: A number of layers.
+    """
     return fixed_count(profile, allowed, prefix, count=depth, key="depth")

@@ -9,7 +9,11 @@ from prune2vec.records.profile import Profile
 
 @planners.register("keep-last")
 def keep_last(profile: Profile, allowed: Allowed, *, layers: int | None = None) -> Choice:
-    """Keep ``layers`` layers: the first ones and the last."""
+    """Keep ``layers`` layers: the first ones and the last.
+
+    Args:
+        layers: How many.
+    """
     return fixed_count(profile, allowed, first_and_last, count=layers, key="layers")
 
 

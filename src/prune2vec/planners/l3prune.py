@@ -10,18 +10,22 @@ from prune2vec.planners.registry import Allowed, Choice, planners, prefix
 from prune2vec.planners.search import admitted, least_loss
 from prune2vec.records.profile import Profile
 
-_VARIANTS = ("small", "large")
+VARIANTS = ("small", "large")
 
 
 @planners.register("l3prune")
 def l3prune(profile: Profile, allowed: Allowed, *, variant: str = "large") -> Choice:
-    """Keep the layers up to the least loss in the lower half (``small``) or the upper half (``large``)."""
+    """Keep the layers up to the least loss in the lower half (``small``) or the upper half (``large``).
+
+    Args:
+        variant: Which half: small or large.
+    """
     total = profile.shape.num_layers
     half = half_of(variant, total)
     pick = least_loss(profile, half)
     counts = admitted(profile, allowed, prefix)
     if pick in counts:
-        return Choice(keep=prefix(pick, total), parameters={"variant": variant}, notes=_notes(profile, pick, half, variant))
+        return Choice(keep=prefix(pick, total), parameters={"variant": variant}, notes=pick_notes(profile, pick, half, variant))
     best = least_loss(profile, counts)
     note = f"{variant} is depth {pick}, over the budget; kept {best}, the best depth that fits it"
     return Choice(keep=prefix(best, total), parameters={"variant": variant}, notes=(note,))
@@ -33,15 +37,16 @@ def half_of(variant: str, total: int) -> range:
     Raises:
         PlanError: There is no such variant, or the model has one layer and no lower half.
     """
-    if variant not in _VARIANTS:
-        raise PlanError(f"l3prune has no variant {variant!r}{did_you_mean(variant, _VARIANTS)}")
+    if variant not in VARIANTS:
+        raise PlanError(f"l3prune has no variant {variant!r}{did_you_mean(variant, VARIANTS)}")
     middle = total // 2
     if variant == "small" and middle < 1:
         raise PlanError("a model of one layer has no lower half; nothing can be cut")
     return range(1, middle + 1) if variant == "small" else range(middle + 1, total + 1)
 
 
-def _notes(profile: Profile, pick: int, half: range, variant: str) -> tuple[str, ...]:
+def pick_notes(profile: Profile, pick: int, half: range, variant: str) -> tuple[str, ...]:
+    """Return what a reader should know about the least loss of a half: an edge, near ties, nothing cut."""
     notes = []
     if variant == "large" and pick == profile.shape.num_layers:
         notes.append("the least loss of the upper half is at the last layer: nothing is cut")

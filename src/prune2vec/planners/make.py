@@ -9,6 +9,7 @@ from typing import Any
 from prune2vec.errors import ConfigError, PlanError, did_you_mean
 from prune2vec.planners.budget import Budget
 from prune2vec.planners.registry import Choice, Layers, planners
+from prune2vec.records.kept import Kept
 from prune2vec.records.plan import PruningPlan
 from prune2vec.records.profile import Profile
 
@@ -21,7 +22,7 @@ def make_plan(
     output: Path | None = None,
     **parameters: Any,
 ) -> PruningPlan:
-    """Decide which layers stay.
+    """Decide what of a model stays.
 
     Args:
         profile: A profile, or the path of one.
@@ -42,16 +43,23 @@ def make_plan(
     if unknown:
         raise ConfigError(f"planner {method!r} has no parameter {unknown[0]!r}{did_you_mean(unknown[0], known)}")
 
-    def allowed(keep: Layers) -> bool:
+    def allowed(keep: Layers | Kept) -> bool:
         return limits.allows(measured.shape, keep)
 
     choice: Choice = planner(measured, allowed, **parameters)
-    if not allowed(choice.keep):
-        raise PlanError(f"planner {method!r} returned {len(choice.keep)} layers, which the budget does not admit")
+    over = limits.exceeded(measured.shape, choice.kept)
+    if over:
+        given = ", ".join(f"{name} {value}" for name, value in choice.parameters.items())
+        raise PlanError(
+            f"{method}{f' ({given})' if given else ''} is over the budget: {'; '.join(over)}; cut more, or loosen it"
+        )
     plan = PruningPlan(
         model=dict(measured.model),
         shape=measured.shape,
         keep_layers=choice.keep,
+        drop_attention=choice.drop_attention,
+        drop_mlp=choice.drop_mlp,
+        width_cut=choice.width_cut,
         method=method,
         parameters={**choice.parameters, **limits.set_limits()},
         notes=choice.notes,

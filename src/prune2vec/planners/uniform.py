@@ -9,7 +9,11 @@ from prune2vec.records.profile import Profile
 
 @planners.register("uniform")
 def uniform(profile: Profile, allowed: Allowed, *, layers: int | None = None) -> Choice:
-    """Keep ``layers`` layers evenly spread over the model, first and last among them."""
+    """Keep ``layers`` layers evenly spread over the model, first and last among them.
+
+    Args:
+        layers: How many.
+    """
     return fixed_count(profile, allowed, spread, count=layers, key="layers")
 
 

@@ -74,22 +74,18 @@ class PruningPlan:
             raise PlanError(f"the plan drops both sub-layers of layer {min(both)}; leave it out of the kept layers instead")
         if set(self.drop_mlp) == set(self.keep_layers):
             raise PlanError("the plan drops every MLP; keep at least one, or fewer layers")
-        if self.drop_attention or self.drop_mlp:
-            self.shape.check_can_drop(self.kept)
 
     def _check_widths(self) -> None:
         if not 0 <= self.width_cut < 1:
             raise PlanError(f"the plan cuts a share of {self.width_cut} of the neurons; expected 0 to under 1")
+        self.shape.check_can_drop(self.kept)
         for layer, stay in self.neurons.items():
-            width = self.shape.mlp_width[layer] if self.shape.knows_neurons and 0 <= layer < self.num_layers else 0
-            if (
-                layer not in self.kept.mlps
-                or not stay
-                or list(stay) != sorted(set(stay))
-                or not 0 <= stay[0] <= stay[-1] < width
-            ):
+            if layer not in self.kept.mlps:
+                raise PlanError(f"the plan keeps neurons in layer {layer}, whose MLP it does not keep")
+            width = self.shape.mlp_width[layer]
+            if not stay or list(stay) != sorted(set(stay)) or not 0 <= stay[0] <= stay[-1] < width:
                 raise PlanError(
-                    f"the plan keeps impossible neurons in layer {layer}: expected some of 0 to {width - 1} of a kept MLP"
+                    f"the plan keeps impossible neurons in layer {layer}: expected some of 0 to {width - 1}, ascending"
                 )
 
     @property
@@ -162,7 +158,7 @@ class PruningPlan:
                 keep_layers=_layers(value["keep_layers"]),
                 drop_attention=_layers(value["drop_attention"]),
                 drop_mlp=_layers(value["drop_mlp"]),
-                width_cut=Fraction(value["width_cut"]),
+                width_cut=Fraction(str(value["width_cut"])),
                 neurons={int(layer): _unpacked(bits) for layer, bits in value["neurons"].items()},
                 method=value["method"],
                 parameters=dict(value["parameters"]),

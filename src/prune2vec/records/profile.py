@@ -57,7 +57,7 @@ class Profile:
         environment: Versions of the libraries and the kind of machine.
 
     Raises:
-        ProfileError: When built with a curve of another length than the model, or one that holds NaN or infinity.
+        ProfileError: When built with a curve of another length than the model, or with NaN or infinity anywhere.
     """
 
     model: Mapping[str, str | None]
@@ -81,6 +81,10 @@ class Profile:
             bad = next((depth for depth, value in enumerate(row, start=1) if not math.isfinite(value)), None)
             if bad is not None:
                 raise ProfileError(f"{name} is {row[bad - 1]} at depth {bad}; measure it again, with --dtype float32")
+        for name, section in self.sections.items():
+            place = _not_finite(section)
+            if place is not None:
+                raise ProfileError(f"{name}: {place}; measure it again, with --dtype float32")
 
     def section(self, name: str) -> Mapping[str, Any]:
         """Return what another scorer measured.
@@ -139,3 +143,21 @@ class Profile:
             return cls(shape=shape, layer_loss=layer_loss, sections=sections, **rest)
         except ProfileError as error:
             raise ProfileError(f"{path}: {error}") from error
+
+
+def _not_finite(value: Any, place: str = "") -> str | None:
+    """Return where in a section of a profile the first number is that is NaN or infinite: ``"mlp is nan at layer 3"``."""
+    if isinstance(value, Mapping):
+        inner = [(f"{place}.{key}".removeprefix("."), item) for key, item in value.items()]
+    elif isinstance(value, (list, tuple)):
+        bad = next((layer for layer, item in enumerate(value) if _is_not_finite(item)), None)
+        if bad is not None:
+            return f"{place} is {value[bad]} at layer {bad}"
+        inner = [(f"{place}[{index}]", item) for index, item in enumerate(value)]
+    else:
+        return f"{place} is {value}" if _is_not_finite(value) else None
+    return next((found for at, item in inner if (found := _not_finite(item, at)) is not None), None)
+
+
+def _is_not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

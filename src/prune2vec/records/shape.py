@@ -109,7 +109,7 @@ class ModelShape:
         total: int = sum(of_blocks[layer] for layer in kept.layers)
         total -= sum(getattr(self, f"attention_{kind}")[layer] for layer in kept.drop_attention)
         total -= sum(getattr(self, f"mlp_{kind}")[layer] for layer in kept.drop_mlp)
-        if kept.widths or kept.width_cut:
+        if kept.mlps and (kept.widths or kept.width_cut):
             # Every block of a decoder has the same MLP, so it does not matter here which neurons go.
             size: int = getattr(self, f"neuron_{kind}")[kept.mlps[0]]
             total -= kept.cut_neurons(self.mlp_width) * size

@@ -30,9 +30,16 @@ class TextFormat:
     suffix: str = ""
     separator: str = "\n"
 
-    def before(self, instruction: str = "") -> str:
-        """Return everything that stands before the text."""
-        return self.prefix + (instruction + self.separator if instruction else "")
+    def before(self, instruction: str = "", separator: str | None = None) -> str:
+        """Return everything that stands before the text.
+
+        Args:
+            instruction: The words; empty for none.
+            separator: What joins this instruction to the text, where it brings its own; None is the format's.
+        """
+        if not instruction:
+            return self.prefix
+        return self.prefix + instruction + (self.separator if separator is None else separator)
 
     def to_json(self) -> dict[str, str]:
         """Return a JSON-ready dictionary."""

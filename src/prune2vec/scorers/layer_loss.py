@@ -12,8 +12,8 @@ from prune2vec.backbone.depths import PaddingSide, pooled_depths
 from prune2vec.backbone.load import Backbone
 from prune2vec.losses import GroupScores, group_scores
 from prune2vec.records.profile import LayerLoss
-from prune2vec.scorers.groups import TokenGroup, distinct_rows
-from prune2vec.scorers.registry import Advance, scorers
+from prune2vec.scorers.groups import TokenGroup, distinct_rows, token_count
+from prune2vec.scorers.registry import Advance, Work, scorers
 from prune2vec.scorers.settings import ProfileSettings
 
 # Pooled vectors of as many groups as fit in this much memory are made in one sorted run.
@@ -21,12 +21,19 @@ _WINDOW_BYTES = 256 << 20
 
 
 @scorers.register("layer-loss")
-def score(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings, advance: Advance) -> Mapping[str, Any]:
+def score(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings) -> Work:
     """Loss, accuracy, alignment and uniformity of every depth (L3Prune)."""
+
+    def measure(advance: Advance) -> Mapping[str, Any]:
+        return asdict(measured_as(backbone, groups, settings, advance))
+
+    return Work(token_count(groups), measure)
+
+
+def measured_as(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings, advance: Advance) -> LayerLoss:
+    """Return ``layer_loss`` with scale, pooling and batches as the settings of a profile have them."""
     budget = settings.token_budget
-    return asdict(
-        layer_loss(backbone, groups, scale=settings.scale, pooling=settings.pooling, token_budget=budget, advance=advance)
-    )
+    return layer_loss(backbone, groups, scale=settings.scale, pooling=settings.pooling, token_budget=budget, advance=advance)
 
 
 def layer_loss(

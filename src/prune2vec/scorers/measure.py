@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prune2vec.backbone.end_of_text import end_with_eos
 from prune2vec.backbone.load import Backbone, load_backbone, within_context
 from prune2vec.backbone.wrapper import text_format
+from prune2vec.errors import UnsupportedModel
 from prune2vec.machine import describe
 from prune2vec.pooling import poolings
 from prune2vec.progress import progress, say
 from prune2vec.records.profile import LayerLoss, Profile
 from prune2vec.records.text_format import TextFormat
 from prune2vec.scorers.groups import TokenGroup, token_count, tokenise_groups
-from prune2vec.scorers.registry import scorers
-from prune2vec.scorers.settings import ProfileSettings
+from prune2vec.scorers.registry import Work, scorers
+from prune2vec.scorers.settings import ALL, LAYER_LOSS, PLAIN, ProfileSettings
 from prune2vec.texts import Instructions, Triplet, digest_texts, draw_groups, load_triplets
 
 Texts = Sequence[Triplet] | str | Path
@@ -24,7 +27,7 @@ Texts = Sequence[Triplet] | str | Path
 def profile_model(
     model: str, texts: Texts, *, settings: ProfileSettings | None = None, output: Path | None = None, **overrides: Any
 ) -> Profile:
-    """Measure what each depth of a model is worth for embeddings (L3Prune, section 3).
+    """Measure what each depth of a model is worth for embeddings (L3Prune, section 3), and what other scorers tell of it.
 
     Args:
         model: Hub id, folder, GGUF file or ``smollm2``.
@@ -39,12 +42,14 @@ def profile_model(
     Raises:
         DataError: Texts cannot be read, or are fewer than ``groups * group_size``.
         ModelError: The model cannot be loaded or understood.
+        UnsupportedModel: The parts of its blocks are not known, and a scorer that needs them was asked for by name.
         ProfileError: A vector is NaN or infinite.
         ConfigError: A setting is unknown or does not fit.
     """
     base = settings.model_dump() if settings is not None else {}
     chosen = ProfileSettings.build({**base, **overrides}, where="profile")
     poolings.get(chosen.pooling)
+    names = scorer_names(chosen)
     # Texts are read first: their faults show in a second, a model takes longer.
     triplets = load_triplets(texts) if isinstance(texts, (str, Path)) else list(texts)
     instructions = Instructions.parse(chosen.instruction, symmetric=chosen.symmetric)
@@ -53,48 +58,87 @@ def profile_model(
         model, revision=chosen.revision, dtype=chosen.dtype, device=chosen.device, trust_remote_code=chosen.trust_remote_code
     )
     chosen = ProfileSettings(**{**chosen.model_dump(), "max_length": within_context(chosen.max_length, backbone.max_length)})
-    layout = text_format(backbone.tokenizer, wrapper=chosen.wrapper, separator=chosen.separator)
+    layout = _text_format(backbone, instructions, chosen)
     tokenised = tokenise_groups(
         backbone.tokenizer, groups, instructions=instructions, text_format=layout, max_length=chosen.max_length
     )
-    result = _assemble(backbone, triplets, tokenised, layout, chosen, texts)
-    if output is not None:
-        result.save(output)
-    return result
-
-
-def _assemble(
-    backbone: Backbone,
-    triplets: Sequence[Triplet],
-    groups: Sequence[TokenGroup],
-    layout: TextFormat,
-    settings: ProfileSettings,
-    texts: Texts,
-) -> Profile:
-    rows = [row for group in groups for row in group.rows]
-    truncated = sum(row.truncated for row in rows)
-    if truncated:
-        say(f"{truncated} of {len(rows)} texts are longer than {settings.max_length} tokens and lost their end")
-    tokens = token_count(groups)
-    with progress("profile", total=tokens) as advance:
-        section = scorers.get("layer-loss")(backbone, groups, settings, advance)
-    return Profile(
+    works = _prepare(names, backbone, tokenised, chosen)
+    _say_truncated(tokenised, chosen.max_length)
+    with progress("profile", total=sum(work.tokens for work in works.values())) as advance:
+        sections = {name: _as_json(work.measure(advance)) for name, work in works.items()}
+    result = Profile(
         model=backbone.identity(),
         shape=backbone.shape,
-        layer_loss=LayerLoss.from_json(section),
-        texts={
-            "source": str(texts) if isinstance(texts, (str, Path)) else "in memory",
-            "digest": digest_texts(triplets),
-            "tuples": len(triplets),
-            "used": sum(len(group.queries) for group in groups),
-            "tokens": tokens,
-            "truncated": truncated,
-        },
+        layer_loss=LayerLoss.from_json(sections.pop(LAYER_LOSS)),
+        sections=sections,
+        texts=_about_texts(texts, triplets, tokenised),
         settings={
-            **settings.model_dump(mode="json"),
+            **chosen.model_dump(mode="json"),
             "dtype": str(backbone.model.dtype).removeprefix("torch."),
             "device": backbone.model.device.type,
             "text_format": layout.to_json(),
         },
         environment=describe(),
     )
+    if output is not None:
+        result.save(output)
+    return result
+
+
+def _text_format(backbone: Backbone, instructions: Instructions, settings: ProfileSettings) -> TextFormat:
+    separator = settings.separator if instructions.separator is None else instructions.separator
+    layout = text_format(backbone.tokenizer, wrapper=settings.wrapper, separator=separator)
+    return end_with_eos(layout, backbone.tokenizer, append_eos=settings.append_eos, pooling=settings.pooling)
+
+
+def scorer_names(settings: ProfileSettings) -> tuple[str, ...]:
+    """Return the scorers that are asked for, ``layer-loss`` first, as it is the backbone of every profile.
+
+    Raises:
+        ConfigError: A name is unknown; the message gives the closest one.
+    """
+    asked = [name for name in settings.scorers if name != ALL]
+    for name in asked:
+        scorers.get(name)
+    if ALL in settings.scorers:
+        asked = [name for name in scorers if name != PLAIN or settings.plain is not None]
+    return tuple(dict.fromkeys((LAYER_LOSS, *asked)))
+
+
+def _prepare(
+    names: Sequence[str], backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings
+) -> dict[str, Work]:
+    """Return the work of each scorer; with ``all``, those that the model is not fit for are left out."""
+    works = {}
+    for name in names:
+        try:
+            works[name] = scorers.get(name)(backbone, groups, settings)
+        except UnsupportedModel as error:
+            if name in settings.scorers or name == LAYER_LOSS:
+                raise
+            say(f"{name} is left out: {error}")
+    return works
+
+
+def _as_json(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a section as it reads back from its file, lists for tuples, so that a saved profile equals the loaded one."""
+    found: dict[str, Any] = json.loads(json.dumps(section))
+    return found
+
+
+def _say_truncated(groups: Sequence[TokenGroup], max_length: int) -> None:
+    rows = [row for group in groups for row in group.rows]
+    truncated = sum(row.truncated for row in rows)
+    if truncated:
+        say(f"{truncated} of {len(rows)} texts are longer than {max_length} tokens and lost their end")
+
+
+def _about_texts(texts: Texts, triplets: Sequence[Triplet], groups: Sequence[TokenGroup]) -> dict[str, Any]:
+    return {
+        "source": str(texts) if isinstance(texts, (str, Path)) else "in memory",
+        "digest": digest_texts(triplets),
+        "tuples": len(triplets),
+        "used": sum(len(group.queries) for group in groups),
+        "tokens": token_count(groups),
+        "truncated": sum(row.truncated for group in groups for row in group.rows),
+    }

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from prune2vec.records.settings import Settings
 
+LAYER_LOSS, PLAIN, ALL = "layer-loss", "redundancy-plain", "all"
+
 
 class ProfileSettings(Settings):
-    """How the layer-loss curve is measured; the defaults are the L3Prune paper's (20 batches of 64, scale 50)."""
+    """How a model is measured; the defaults of the layer-loss curve are the L3Prune paper's (20 batches of 64, scale 50)."""
+
+    scorers: tuple[str, ...] = (LAYER_LOSS,)
+    """What to measure beside the layer-loss: redundancy, redundancy-plain, redundancy-iterative, cut-loss, or all."""
 
     groups: int = Field(20, ge=1)
     """Groups of tuples; the loss is the mean over them."""
@@ -24,6 +30,8 @@ class ProfileSettings(Settings):
     """Factor on the cosine similarities (1 / temperature)."""
     pooling: str = "weightedmean"
     """From token states to one vector: weightedmean, mean or lasttoken."""
+    append_eos: Literal["auto", "on", "off"] = "auto"
+    """End every text with the model's EOS token; auto does so for lasttoken, which then pools that token."""
     instruction: str = "none"
     """Before each text: none, e5 (the table of the public E5 set) or a literal instruction for queries."""
     symmetric: Literal["both", "paper"] | None = None
@@ -44,3 +52,22 @@ class ProfileSettings(Settings):
     """Branch, tag or commit of a hub model."""
     trust_remote_code: bool = False
     """Run model code that comes with the checkpoint."""
+    plain: Path | None = None
+    """Plain text for redundancy-plain: a .txt, .md or .jsonl file (column text), or a folder of them."""
+    windows: int = Field(256, ge=1)
+    """Windows of plain text (256 in LLM-Drop)."""
+    window_length: int = Field(2048, ge=8)
+    """Tokens in each of them (2048 in LLM-Drop)."""
+    rounds: int | None = Field(None, ge=1)
+    """Sub-layers of each kind that redundancy-iterative drops one by one; unset: half the layers."""
+
+    @field_validator("scorers", mode="before")
+    @classmethod
+    def _as_list(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _has_plain_text(self) -> Self:
+        if PLAIN in self.scorers and self.plain is None:
+            raise ValueError(f"{PLAIN} reads plain text, and none is given; set plain to a file or folder of it")
+        return self

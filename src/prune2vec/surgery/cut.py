@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -30,7 +30,7 @@ class Cut:
         blocks: Path of the model's block list.
         parts: The parts of its blocks; None where only whole blocks go.
         neurons: By original block, the neurons that stay in MLPs that become narrower.
-        full_width: Neurons of every MLP before the cut; None where they are not known.
+        full_widths: By kept original block, the neurons of its MLP before the cut; empty where they are not known.
         transposed: Whether the MLP's matrices are stored with the inputs first (GPT-2).
     """
 
@@ -38,7 +38,7 @@ class Cut:
     blocks: str
     parts: SubLayers | None = None
     neurons: Mapping[int, Tensor] = field(default_factory=dict)
-    full_width: int | None = None
+    full_widths: Mapping[int, int] = field(default_factory=dict)
     transposed: bool = False
 
     @classmethod
@@ -46,7 +46,7 @@ class Cut:
         """Return the cut that carries out ``keep`` on models like ``model``, which may be without values (meta device).
 
         Raises:
-            PlanError: The model does not have these layers, or the plan's width is not decided yet.
+            PlanError: The model does not have these layers or neurons, or the plan's width is not decided yet.
             UnsupportedModel: Sub-layers or neurons go, and the architecture's are not known.
         """
         kept = keep.kept if isinstance(keep, PruningPlan) else Kept.whole(keep)
@@ -60,11 +60,12 @@ class Cut:
             return cls(kept=kept, blocks=family.blocks)
         parts = sub_layers_of(model)
         stay = keep.neurons if isinstance(keep, PruningPlan) else {}
-        width, transposed = None, False
+        widths, transposed = {}, False
         if parts.neurons is not None:
-            block = block_list(model, family)[kept.mlps[0]]
-            width = mlp_width(block, parts.neurons)
-            transposed = isinstance(block.get_submodule(parts.neurons.out), Conv1D)
+            blocks = block_list(model, family)
+            widths = {layer: mlp_width(blocks[layer], parts.neurons) for layer in kept.mlps}
+            transposed = bool(kept.mlps) and isinstance(blocks[kept.mlps[0]].get_submodule(parts.neurons.out), Conv1D)
+            _check_neurons(stay, widths)
         elif stay:
             raise PlanError(f"{model.config.model_type}: the neurons of its MLPs are not known, so its width cannot be cut")
         return cls(
@@ -72,7 +73,7 @@ class Cut:
             blocks=family.blocks,
             parts=parts,
             neurons={layer: torch.tensor(numbers) for layer, numbers in stay.items()},
-            full_width=width,
+            full_widths=widths,
             transposed=transposed,
         )
 
@@ -110,7 +111,7 @@ class Cut:
 
     def _block(self, layer: int) -> BlockLayout:
         mlp = layer not in self.kept.drop_mlp
-        width = len(self.neurons[layer]) if layer in self.neurons else self.full_width
+        width = len(self.neurons[layer]) if layer in self.neurons else self.full_widths.get(layer)
         return BlockLayout(attention=layer not in self.kept.drop_attention, mlp=mlp, width=width if mlp else None)
 
     def config(self, config: Any) -> Any:
@@ -128,6 +129,15 @@ class Cut:
         """
         layout = () if is_even(self.layout) else self.layout
         return assemble(type(model), self.config(model.config), state, buffers_from=model, layout=layout)
+
+
+def _check_neurons(stay: Mapping[int, Sequence[int]], widths: Mapping[int, int]) -> None:
+    for layer, numbers in stay.items():
+        if numbers[-1] >= widths[layer]:
+            raise PlanError(
+                f"the plan keeps neuron {numbers[-1]} of layer {layer}, but its MLP has neurons 0 to {widths[layer] - 1}; "
+                "the plan is for another model"
+            )
 
 
 def slice_neurons(tensor: Tensor, path: str, leaf: str, stay: Tensor, neurons: Neurons, *, transposed: bool = False) -> Tensor:

@@ -1,4 +1,4 @@
-"""Instructions in front of texts: none, one for all, or the public E5 set's own for each data set (ALGORITHMS D)."""
+"""Instructions in front of texts: none, one for all, EffiR's, or the public E5 set's own for each data set (ALGORITHMS D)."""
 
 from __future__ import annotations
 
@@ -67,6 +67,10 @@ E5_DATASETS: Mapping[str, E5Dataset] = {
 }
 
 
+EFFIR = "effir"
+_EFFIR_TEXT = "<instruct>Given a query, retrieve relevant passages that answer the query."
+
+
 @dataclass(frozen=True, kw_only=True)
 class Instructions:
     """Which instruction stands before the query and before the documents of a triplet.
@@ -75,21 +79,34 @@ class Instructions:
         kind: ``"none"``, ``"e5"`` (by data set and row) or ``"literal"`` (``text`` for all).
         text: The literal instruction.
         both_sides: Whether documents of symmetric rows (with a literal: all documents) get the instruction as well.
+        separator: What stands between this instruction and a text; None leaves that to the text format.
     """
 
     kind: Literal["none", "e5", "literal"] = "none"
     text: str = ""
     both_sides: bool = False
+    separator: str | None = None
+
+    @classmethod
+    def named(cls, name: str) -> Self | None:
+        """Return the one instruction that has a name, ``effir``; None for anything else.
+
+        EffiR's queries read ``<instruct>Given a query, ... the query.\\n<query>`` and then the query (arXiv 2512.20612).
+        """
+        if name.strip().lower() != EFFIR:
+            return None
+        return cls(kind="literal", text=_EFFIR_TEXT, separator="\n<query>")
 
     @classmethod
     def parse(cls, instruction: str, symmetric: str | None = None) -> Self:
         """Read the setting.
 
         Args:
-            instruction: ``"none"``, ``"e5"``, or the instruction itself.
+            instruction: ``"none"``, ``"e5"``, ``"effir"``, or the instruction itself.
             symmetric: ``"both"`` puts the instruction on both sides of symmetric rows, as the E5 set intends (odd rows of
                 allnli, all of quora_duplicates); ``"paper"`` on the query only, as the released L3Prune code in effect does.
-                None means ``"both"`` for e5, and ``"paper"`` for a literal instruction, which says nothing about symmetry.
+                None means ``"both"`` for e5, and ``"paper"`` for a literal instruction, which says nothing about symmetry;
+                effir never stands before documents.
 
         Raises:
             ConfigError: ``symmetric`` is something else.
@@ -101,7 +118,7 @@ class Instructions:
             return cls()
         if stripped.lower() == "e5":
             return cls(kind="e5", both_sides=symmetric != "paper")
-        return cls(kind="literal", text=stripped, both_sides=symmetric == "both")
+        return cls.named(stripped) or cls(kind="literal", text=stripped, both_sides=symmetric == "both")
 
     @property
     def names(self) -> tuple[str, ...]:

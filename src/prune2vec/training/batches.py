@@ -41,7 +41,7 @@ class BatchPlan:
         """Return the tokenised columns of the batch whose longest texts have the most characters."""
         name, texts = max((self._texts(batch) for batch in self.batches), key=lambda found: _width(found[1]))
         prompts = self._data.prompts[name]
-        columns = zip(self._data.columns, zip(*texts, strict=True), strict=False)
+        columns = zip(self._data.columns, zip(*texts, strict=True), strict=True)
         return [encoder.preprocess(list(column), prompt=prompts[key]) for key, column in columns]
 
     def _draw(self, trainer: SentenceTransformerTrainer, steps: int) -> list[list[int]]:
@@ -73,7 +73,7 @@ class BatchPlan:
     def _texts(self, batch: list[int]) -> tuple[str, list[tuple[str, ...]]]:
         name = self._table(batch)
         start = self._starts[self._names.index(name)]
-        return name, [self._data.tables[name].rows[index - start].texts for index in batch]
+        return name, [self._data.texts_of(self._data.tables[name].rows[index - start]) for index in batch]
 
 
 def _width(texts: list[tuple[str, ...]]) -> int:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prune2vec.checkpoint.encoder import read_record
 from prune2vec.errors import DataError
 from prune2vec.progress import say
 from prune2vec.records.text_format import TextFormat
 from prune2vec.texts import Instructions, Triplet, digest_texts, load_triplets
+from prune2vec.training.negatives import check_rows, choose_negatives, chosen_scores
 from prune2vec.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ class Prompting:
         if self.instructions is None:
             return self.saved
         query, document = self.instructions.for_triplet(triplet)
-        return self.text_format.before(query), self.text_format.before(document)
+        own = self.instructions.separator
+        return self.text_format.before(query, own), self.text_format.before(document, own)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,18 +74,18 @@ class TrainingData:
         tables: By name; a data set with two instructions becomes two tables, NAME and NAME#2.
         left_out: Tables with fewer rows than a batch, and how many rows they have.
         digest: SHA-256 of all texts, those left out too.
-        negatives: Hard negatives a row.
+        settings: How many hard negatives a row has and how they are chosen, and whether teacher scores go with them.
     """
 
     tables: Mapping[str, Table]
     left_out: Mapping[str, int]
     digest: str
-    negatives: int
+    settings: TrainSettings
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of every table: the anchor first, then the documents, the positive first."""
-        return ("anchor", "positive", *(f"negative_{number + 1}" for number in range(self.negatives)))
+        return ("anchor", "positive", *(f"negative_{number + 1}" for number in range(self.settings.hard_negatives)))
 
     @property
     def prompts(self) -> dict[str, dict[str, str]]:
@@ -94,22 +96,30 @@ class TrainingData:
             for name, table in self.tables.items()
         }
 
+    def texts_of(self, row: Triplet) -> tuple[str, ...]:
+        """Return a row's texts by column: the anchor, the positive and the chosen hard negatives."""
+        return (row.anchor, row.positive, *(row.negatives[number] for number in choose_negatives(row, self.settings)))
+
     def datasets(self) -> DatasetDict:
-        """Return the tables as Hugging Face datasets, in memory."""
+        """Return the tables as Hugging Face datasets, in memory; teacher scores, if learnt, in the column ``label``."""
         from datasets import Dataset, DatasetDict
 
         return DatasetDict({name: Dataset.from_list(list(self._dicts(table))) for name, table in self.tables.items()})
 
-    def _dicts(self, table: Table) -> Iterator[dict[str, str]]:
+    def _dicts(self, table: Table) -> Iterator[dict[str, Any]]:
         for row in table.rows:
-            yield dict(zip(self.columns, _texts(row, self.negatives), strict=True))
+            scores = (
+                {"label": chosen_scores(row, choose_negatives(row, self.settings))} if self.settings.distil == "data" else {}
+            )
+            yield {**dict(zip(self.columns, self.texts_of(row), strict=True)), **scores}
 
 
 def training_data(triplets: Sequence[Triplet], prompting: Prompting, settings: TrainSettings) -> TrainingData:
     """Sort triplets into tables that can each fill a batch.
 
     Raises:
-        DataError: There is no row, a row has no negative though the settings want one, or no table fills a batch.
+        DataError: There is no row, a row has no negative or teacher score though the settings want one, or no table fills a
+            batch.
     """
     tables = by_prompt(triplets, prompting)
     large = {name: table for name, table in tables.items() if len(table.rows) >= settings.batch_size}
@@ -120,9 +130,8 @@ def training_data(triplets: Sequence[Triplet], prompting: Prompting, settings: T
     if small:
         named = ", ".join(f"{name} ({count})" for name, count in small.items())
         say(f"left out, because they cannot fill a batch of {settings.batch_size} rows: {named}")
-    return TrainingData(
-        tables=large, left_out=small, digest=digest_texts(triplets), negatives=_checked(triplets, settings.hard_negatives)
-    )
+    check_rows(triplets, settings)
+    return TrainingData(tables=large, left_out=small, digest=digest_texts(triplets), settings=settings)
 
 
 def by_prompt(triplets: Sequence[Triplet], prompting: Prompting) -> dict[str, Table]:
@@ -148,17 +157,3 @@ def read(data: Data, *, hard_negatives: int) -> list[Triplet]:
         return load_triplets(data, require_negative=hard_negatives > 0)
     given = [item for item in data if isinstance(item, Triplet)]
     return given or load_triplets([item for item in data if isinstance(item, str | Path)], require_negative=hard_negatives > 0)
-
-
-def _checked(triplets: Sequence[Triplet], negatives: int) -> int:
-    if negatives:
-        for triplet in triplets:
-            if not triplet.negatives:
-                where = f"row {triplet.line + 1} of {triplet.dataset or 'the data'}"
-                raise DataError(f"{where} has no hard negative; add one to each row or set hard_negatives to 0")
-    return negatives
-
-
-def _texts(row: Triplet, negatives: int) -> tuple[str, ...]:
-    """Anchor, positive and exactly so many negatives: the first ones, from the start again when they run out."""
-    return (row.anchor, row.positive, *(row.negatives[number % len(row.negatives)] for number in range(negatives)))

@@ -25,6 +25,7 @@ from prune2vec.training.dev import evaluators
 from prune2vec.training.failures import explained_failures
 from prune2vec.training.memory import Checkpointing, choose_checkpointing
 from prune2vec.training.objective import build_loss, pooled_in_fp32
+from prune2vec.training.part import Part, PartTrainer
 from prune2vec.training.settings import TrainSettings
 from prune2vec.training.watch import Watch
 from prune2vec.training.workfolder import WorkFolder, step_of
@@ -67,7 +68,14 @@ class Job:
         return str(self.dtype).removeprefix("torch.")
 
 
-def fit(job: Job, encoder: SentenceTransformer, resume: Path | None, callbacks: Sequence[TrainerCallback] = ()) -> None:
+def fit(
+    job: Job,
+    encoder: SentenceTransformer,
+    resume: Path | None,
+    callbacks: Sequence[TrainerCallback] = (),
+    *,
+    part: Part | None = None,
+) -> None:
     """Train from the start, or from a checkpoint, to the last step; the last checkpoint holds the result.
 
     Args:
@@ -75,6 +83,7 @@ def fit(job: Job, encoder: SentenceTransformer, resume: Path | None, callbacks: 
         encoder: The encoder of ``job.base``, on its device; it is changed.
         resume: The checkpoint to go on from.
         callbacks: Called before ours.
+        part: What is trained in place of adapters or weights.
 
     Raises:
         DataError: The tables cannot fill batches without repeating a text.
@@ -83,17 +92,21 @@ def fit(job: Job, encoder: SentenceTransformer, resume: Path | None, callbacks: 
     settings = job.settings
     with quiet_transformers(), pooled_in_fp32(encoder):
         torch.manual_seed(settings.seed)  # The adapters' start must not depend on what was drawn before.
-        if settings.method == "lora":
+        adapted = settings.method == "lora" and part is None
+        if part is not None:
+            part.install(encoder)
+        elif adapted:
             add_lora(encoder, settings)
         loss = build_loss(encoder, settings, _teacher(job))
+        loss = loss if part is None else part.loss(loss)
         collator = NotingCollator.of(encoder, job.data.prompts)
-        trainer = make_trainer(job, encoder, loss, collator)
+        trainer = make_trainer(job, encoder, loss, collator, part)
         plan = BatchPlan(job.data, trainer, settings.steps)
         checkpointing = _checkpointing(settings, encoder, plan)
         job.work.note({"batches": plan.counts(), "gradient_checkpointing": checkpointing.to_json()})
         done = step_of(resume) if resume else 0
         with progress("training", settings.steps, done=done) as advance:
-            restore = resume if settings.method == "lora" else None
+            restore = resume if adapted else None
             watch = Watch(job.work, notes=collator.notes, advance=advance, resumed=restore, dtype=job.dtype_name)
             for callback in (*callbacks, watch):
                 trainer.add_callback(callback)
@@ -103,7 +116,7 @@ def fit(job: Job, encoder: SentenceTransformer, resume: Path | None, callbacks: 
 
 
 def make_trainer(
-    job: Job, encoder: SentenceTransformer, loss: nn.Module, collator: NotingCollator
+    job: Job, encoder: SentenceTransformer, loss: nn.Module, collator: NotingCollator, part: Part | None = None
 ) -> SentenceTransformerTrainer:
     """Return sentence-transformers' trainer for a run, without a word of its own on the terminal."""
     # Each checkpoint gets a model card; it must not ask the hub about the base, nor look for examples in the data.
@@ -112,7 +125,7 @@ def make_trainer(
     arguments = _arguments(job)
     if arguments.n_gpu > 1:
         raise TrainingError(f"{arguments.n_gpu} GPUs are in sight, training uses one; set CUDA_VISIBLE_DEVICES to one of them")
-    trainer = SentenceTransformerTrainer(
+    trainer = (SentenceTransformerTrainer if part is None else PartTrainer)(
         model=encoder,
         args=arguments,
         train_dataset=job.data.datasets(),
@@ -120,6 +133,8 @@ def make_trainer(
         evaluator=list(evaluators(job.dev, rows=job.settings.dev_rows, batch_size=job.settings.mini_batch_size)) or None,
         data_collator=collator,
     )
+    if isinstance(trainer, PartTrainer) and part is not None:
+        trainer.part = part
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(SentenceTransformerModelCardCallback)
     return trainer
@@ -168,7 +183,8 @@ def _schedule(settings: TrainSettings, data: TrainingData) -> dict[str, Any]:
     for the steps, so the same line is asked for as a polynomial of power 1 with its height at the last step.
     """
     if settings.schedule != "linear":
-        return {"lr_scheduler_type": {"constant": "constant_with_warmup", "cosine": "cosine"}[settings.schedule]}
+        names = {"constant": "constant_with_warmup", "cosine": "cosine", "linear-to-zero": "linear"}
+        return {"lr_scheduler_type": names[settings.schedule]}
     epoch = sum(len(table.rows) // settings.batch_size for table in data.tables.values())
     end = max(_EPOCHS * epoch, settings.steps)
     left = (end - settings.steps) / (end - settings.warmup)

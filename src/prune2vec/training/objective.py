@@ -36,6 +36,8 @@ def build_loss(encoder: SentenceTransformer, settings: TrainSettings, teacher: S
         ConfigError: A Matryoshka dimension exceeds the encoder's, or the teacher does not fit.
     """
     if teacher is not None:
+        _check_teacher(encoder, teacher, settings)
+    if settings.distils:
         return DistilledLoss(encoder, teacher, settings)
     loss: nn.Module
     if settings.cached:
@@ -61,38 +63,48 @@ def _dims(encoder: SentenceTransformer, asked: tuple[int, ...]) -> list[int]:
 
 
 class DistilledLoss(nn.Module):
-    """The contrastive loss plus the distance to a frozen teacher, both sentence-transformers', over one pass of the student.
+    """The contrastive loss plus the distance to a teacher, both sentence-transformers', over one pass of the student.
 
-    With ``scores`` the teacher's and the student's scaled cosines of a row's documents are compared as distributions
-    (Kullback-Leibler divergence); with ``embeddings`` all texts' embeddings are, by cosine.
+    With ``scores`` a frozen encoder's and the student's scaled cosines of a row's documents are compared as distributions
+    (Kullback-Leibler divergence, mean over the rows); with ``data`` the labels are the teacher's scores, (rows, documents);
+    with ``embeddings`` all texts' embeddings are compared, by cosine.
     """
 
-    def __init__(self, encoder: SentenceTransformer, teacher: SentenceTransformer, settings: TrainSettings) -> None:
+    def __init__(self, encoder: SentenceTransformer, teacher: SentenceTransformer | None, settings: TrainSettings) -> None:
         super().__init__()
-        _check_teacher(encoder, teacher, settings)
         self.model = encoder
-        self.teacher = teacher.eval().requires_grad_(False)
+        self.teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
         self._weight = settings.distil_weight
-        self._by_scores = settings.distil == "scores"
+        self._by_embeddings = settings.distil == "embeddings"
         self._similarity = partial(_scaled_cosine, scale=settings.scale)
         self._contrastive = MultipleNegativesRankingLoss(encoder, scale=settings.scale)
         self._embeddings = EmbedDistillLoss(encoder)
-        self._scores = DistillKLDivLoss(encoder, similarity_fct=self._similarity)
+        # The student's own temperature stays at 1: the loss is multiplied by its square, and scale is in the cosines already.
+        self._scores = DistillKLDivLoss(
+            encoder, similarity_fct=self._similarity, teacher_temperature=settings.teacher_temperature
+        )
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor) -> dict[str, Tensor]:
         """Return both parts by name; the trainer adds them up and logs each."""
         columns = list(sentence_features)
+        theirs = self._taught(columns)
+        ours = embed_columns(self.model, columns)
+        contrastive = self._contrastive.compute_loss_from_embeddings(ours, labels)
+        return {"contrastive": contrastive, "distillation": self._weight * self._distance(ours, theirs, labels)}
+
+    def _taught(self, columns: list[Features]) -> list[Tensor]:
+        if self.teacher is None:
+            return []
         # A forward pass writes into its features, so teacher and student each get their own dictionary.
         with torch.no_grad():
-            theirs = embed_columns(self.teacher, [dict(features) for features in columns])
-        ours = embed_columns(self.model, columns)
-        if self._by_scores:
-            targets = torch.stack([self._similarity(theirs[0], document) for document in theirs[1:]], dim=1)
-            distance = self._scores.compute_loss_from_embeddings(ours, targets.float())
-        else:
-            distance = self._embeddings.compute_loss_from_embeddings(ours, theirs)
-        contrastive = self._contrastive.compute_loss_from_embeddings(ours, labels)
-        return {"contrastive": contrastive, "distillation": self._weight * distance}
+            return embed_columns(self.teacher, [dict(features) for features in columns])
+
+    def _distance(self, ours: list[Tensor], theirs: list[Tensor], labels: Tensor) -> Tensor:
+        if self._by_embeddings:
+            return self._embeddings.compute_loss_from_embeddings(ours, theirs)
+        if theirs:
+            labels = torch.stack([self._similarity(theirs[0], document) for document in theirs[1:]], dim=1)
+        return self._scores.compute_loss_from_embeddings(ours, labels.float())
 
 
 def _scaled_cosine(a: Tensor, b: Tensor, *, scale: float) -> Tensor:

@@ -88,7 +88,7 @@ class Watch(TrainerCallback):
         record = {
             "step": state.global_step,
             "loss": logs["loss"],
-            **{name: logs[name] for name in ("contrastive", "distillation") if name in logs},
+            **{name: logs[name] for name in ("contrastive", "distillation", "penalty") if name in logs},
             "learning_rate": logs["learning_rate"],
             "grad_norm": logs["grad_norm"],
             "dataset": note.dataset,

@@ -35,14 +35,6 @@ def test_a_file_called_show_can_be_planned_from(cli: Cli, profile_file: Path, tm
     assert ran.code == 0, ran.err
 
 
-@pytest.mark.parametrize("method", planners.names())
-def test_every_method_can_be_chosen(cli: Cli, profile_file: Path, method: str) -> None:
-    given = {"depth": ["--depth", "3"], "uniform": ["--layers", "3"], "keep-last": ["--layers", "3"]}.get(method, [])
-    ran = cli("plan", profile_file, "--method", method, *given, "--max-layers", "6", "--json")
-    assert ran.code == 0, ran.err
-    assert len(ran.data["keep_layers"]) <= 6
-
-
 def test_methods_lists_the_registries(cli: Cli) -> None:
     found = cli("methods", "--json").data
     assert tuple(found["planner"]) == planners.names()

@@ -26,13 +26,14 @@ EXAMPLE = """
 prune2vec evaluate encoder/ --data heldout.jsonl
 prune2vec evaluate encoder/ --tasks SciFact,STSBenchmark -o results.json
 prune2vec evaluate encoder/ --tasks mteb-15 --mirror mteb-copies/
+prune2vec evaluate encoder/ --tasks SciFact --max-documents 1000 --max-queries 100
 """
 
 
 @verb(example=EXAMPLE, sections=[Section("settings", "Evaluating", _settings)])
 @click.argument("encoder", type=Source("encoder"))
 @click.option("--data", type=Source("path"), help="Held-out triplets, or a BEIR folder.")
-@click.option("--tasks", help="MTEB tasks, separated by commas, or the preset mteb-15.")
+@click.option("--tasks", help="MTEB tasks, separated by commas, or a preset (mteb-15, beir-13).")
 @click.option("--mirror", type=Existing(), help="Folder with offline copies of MTEB tasks.")
 @click.option("-o", "--output", type=Target(folder=False), help="File to write; without it the result is only printed.")
 def evaluate(

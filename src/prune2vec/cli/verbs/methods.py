@@ -12,7 +12,7 @@ from prune2vec.registry import Registry
 
 @verb(example="prune2vec methods", writes=False)
 def methods() -> Outcome:
-    """List planners, scorers and poolings."""
+    """List planners, scorers, rankings, poolings and export targets."""
     found = {registry.kind: _described(registry) for registry in _registries()}
     width = max(len(name) for parts in found.values() for name in parts)
     blocks = [_listed(kind, parts, width) for kind, parts in found.items()]
@@ -24,11 +24,13 @@ def _listed(kind: str, parts: dict[str, str], width: int) -> str:
 
 
 def _registries() -> list[Registry[Any]]:
+    from prune2vec.exporting.registry import targets
     from prune2vec.planners import planners
     from prune2vec.pooling import poolings
     from prune2vec.scorers.registry import scorers
+    from prune2vec.slimming.registry import rankings
 
-    return [planners, scorers, poolings]
+    return [planners, scorers, rankings, poolings, targets]
 
 
 def _described(registry: Registry[Any]) -> dict[str, str]:

@@ -35,7 +35,8 @@ def mine(source: str, *, output: Path, packages: str | None, dry_run: bool, **se
     """Make training triplets from text that you have.
 
     SOURCE is `docstrings` (those of the installed Python packages) or a folder of Markdown, RST or plain text. A triplet
-    is a query, its positive and hard negatives from the same package or folder.
+    is a query, its positive and hard negatives from the same package or folder. `prune2vec mine negatives` finds harder ones
+    with an encoder.
     """
     names = [name.strip() for name in packages.split(",")] if packages else None
     settings = {**settings, "packages": names}

@@ -32,6 +32,8 @@ def _budget() -> type[Budget]:
 EXAMPLE = """
 prune2vec plan profile.json --method l3prune --variant large -o plan.json
 prune2vec plan profile.json --method depth --depth 12
+prune2vec plan profile.json --method drop --what 16M8A
+prune2vec plan profile.json --method effir --max-params 90M
 prune2vec plan show plan.json
 """
 
@@ -44,7 +46,7 @@ prune2vec plan show plan.json
 @click.option("--method", default="l3prune", show_default=True, help="How to choose; `prune2vec methods` lists them.")
 @click.option("-o", "--output", type=Target(folder=False), default="plan.json", show_default=True, help="File to write.")
 def plan(profile: Path, *, method: str, output: Path, parameters: Settings, budget: Budget, dry_run: bool) -> Outcome:
-    """Choose the layers to keep.
+    """Choose what to keep: layers, sub-layers, neurons.
 
     PROFILE is a file made by `prune2vec profile`.
 

@@ -16,7 +16,7 @@ from prune2vec.cli.verb import verb
 def plan_show(plan: Path) -> Outcome:
     """Print what PLAN keeps and saves.
 
-    Kept layers, parameters before and after, FLOPs per token, memory.
+    Kept layers and sub-layers, parameters before and after, FLOPs per token, memory.
     """
     from prune2vec.planners import plan_figures, render_plan
     from prune2vec.records.plan import PruningPlan

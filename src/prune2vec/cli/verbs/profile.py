@@ -27,6 +27,7 @@ def _settings() -> type[ProfileSettings]:
 EXAMPLE = """
 prune2vec profile smollm2 --texts triplets.jsonl -o profile.json
 prune2vec profile Qwen/Qwen3-0.6B --texts triplets/ --order dataset --instruction e5
+prune2vec profile smollm2 --texts triplets.jsonl --scorers redundancy,redundancy-plain --plain book.txt
 """
 
 
@@ -35,21 +36,32 @@ prune2vec profile Qwen/Qwen3-0.6B --texts triplets/ --order dataset --instructio
 @click.option("--texts", type=Source("path"), required=True, help="Triplets: a file, a folder of files or a hub dataset.")
 @click.option("-o", "--output", type=Target(folder=False), default="profile.json", show_default=True, help="File to write.")
 def profile(model: str, *, texts: str, output: Path, settings: ProfileSettings, dry_run: bool) -> Outcome:
-    """Measure what every depth of MODEL is worth.
+    """Measure what every depth of MODEL is worth, and with --scorers what its sub-layers add.
 
-    MODEL is `smollm2`, a hub id, a folder or a GGUF file. A picture of the curve is written beside the profile.
+    MODEL is `smollm2`, a hub id, a folder or a GGUF file. A picture of the curve is written beside the profile, and one of
+    the redundancy where it was measured.
     """
     if dry_run:
         check_model(model)
         check_texts(texts)
+        _check_scorers(settings)
         return would(f"profile {model}", reads=[model, texts], writes=output, settings=settings.model_dump(mode="json"))
+    from prune2vec.experiments.heatmap import plot_redundancy
     from prune2vec.experiments.plots import plot_profile
     from prune2vec.scorers import profile_model
 
     result = profile_model(model, texts, settings=settings, output=output)
     picks = _picks(result)
-    picture = plot_profile(result, picks, output.with_suffix(".svg"))
-    return Outcome(_render(result, picks, [output, picture]), {"output": str(output), "picks": picks, **result.to_json()})
+    pictures = [plot_profile(result, picks, output.with_suffix(".svg"))]
+    heat_map = plot_redundancy(result, output.with_suffix(".redundancy.svg"))
+    pictures += [heat_map] if heat_map is not None else []
+    return Outcome(_render(result, picks, [output, *pictures]), {"output": str(output), "picks": picks, **result.to_json()})
+
+
+def _check_scorers(settings: ProfileSettings) -> None:
+    from prune2vec.scorers.measure import scorer_names
+
+    scorer_names(settings)
 
 
 def _picks(profile: Profile) -> dict[str, int]:
@@ -62,6 +74,7 @@ def _picks(profile: Profile) -> dict[str, int]:
 
 
 def _render(profile: Profile, picks: dict[str, int], written: list[Path]) -> str:
+    from prune2vec.experiments.heatmap import redundancy_table
     from prune2vec.experiments.sparkline import sparkline
 
     curve = profile.layer_loss
@@ -71,4 +84,4 @@ def _render(profile: Profile, picks: dict[str, int], written: list[Path]) -> str
         f"   accuracy@1 {curve.accuracy[depth - 1]:.3f}"
         for name, depth in {**picks, "full": len(curve.loss)}.items()
     ]
-    return "\n".join([*lines, *map(str, written)])
+    return "\n".join([*lines, *redundancy_table(profile), *map(str, written)])

@@ -30,13 +30,16 @@ def _settings() -> type[PruneSettings]:
 def prune(model: str, plan: Path, *, output: Path, settings: PruneSettings, dry_run: bool) -> Outcome:
     """Cut MODEL as PLAN says and save what is left.
 
-    The result is a SentenceTransformer folder that loads anywhere. Only the weights that stay are read.
+    The result is a SentenceTransformer folder. Whole layers and one width for all layers leave a stock one, which loads
+    anywhere; dropped sub-layers and uneven widths leave one that needs prune2vec installed and trust_remote_code=True. Only
+    the weights that stay are read.
     """
+    from prune2vec.checkpoint.described import describe_cut, record_of
     from prune2vec.files import read_json
     from prune2vec.records.plan import PruningPlan
 
     loaded = PruningPlan.load(plan)
-    action = f"prune {model} to {len(loaded.keep_layers)} of {loaded.num_layers} layers"
+    action = f"prune {model} to {', '.join(describe_cut(record_of(loaded)))}"
     if dry_run:
         check_model(model)
         return would(action, reads=[model, plan], writes=output, settings=settings.model_dump(mode="json"))

@@ -26,6 +26,7 @@ def _settings() -> type[TrainSettings]:
 EXAMPLE = """
 prune2vec train small/ --data triplets/ -o encoder/
 prune2vec train small/ --data train.jsonl.gz -o encoder/ --steps 200 --batch-size 32
+prune2vec train small/ --data scored.jsonl.gz -o encoder/ --preset effir
 """
 
 

@@ -1,0 +1,40 @@
+"""``prune2vec export``: encoder -> folder for another runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from prune2vec.cli.checks import check_encoder
+from prune2vec.cli.outcome import Outcome, would
+from prune2vec.cli.paths import Existing, Target
+from prune2vec.cli.verb import verb
+
+EXAMPLE = """
+prune2vec export encoder/ --target vllm -o encoder-vllm/
+prune2vec export encoder/ --target onnx -o encoder-onnx/
+"""
+
+
+@verb(example=EXAMPLE)
+@click.argument("encoder", type=Existing())
+@click.option("--target", required=True, help="The runtime: vllm or onnx.")
+@click.option("-o", "--output", type=Target(folder=True), required=True, help="Folder to write.")
+def export(encoder: Path, *, target: str, output: Path, dry_run: bool) -> Outcome:
+    """Write ENCODER in the form of another runtime.
+
+    vllm: blocks without attention or MLP, and MLPs of different widths, of Llama-like encoders. Pooling mean, cls or lasttoken.
+
+    onnx: one fp32 graph, pooling included, of any encoder; run and compared before it is kept.
+    """
+    if dry_run:
+        from prune2vec.exporting.job import prepared
+
+        check_encoder(encoder)
+        prepared(target, output)
+        return would(f"export {encoder} to {target}", reads=[encoder], writes=output)
+    from prune2vec.exporting import export_encoder
+
+    done = export_encoder(encoder, target=target, output=output)
+    return Outcome(done.render(), done.to_json())

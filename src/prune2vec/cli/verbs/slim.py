@@ -1,0 +1,60 @@
+"""``prune2vec slim``: model + plan.json + texts -> a plan with its width decided."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from prune2vec.cli.checks import check_model, check_texts
+from prune2vec.cli.outcome import Outcome, would
+from prune2vec.cli.paths import Existing, Source, Target
+from prune2vec.cli.section import Section
+from prune2vec.cli.verb import verb
+
+if TYPE_CHECKING:
+    from prune2vec.slimming.settings import SlimSettings
+
+
+def _settings() -> type[SlimSettings]:
+    from prune2vec.slimming.settings import SlimSettings
+
+    return SlimSettings
+
+
+EXAMPLE = """
+prune2vec slim smollm2 plan.json --texts triplets/ -o slim-plan.json
+prune2vec slim smollm2 plan.json --texts triplets/ -o slim-plan.json --ranking activation --width-cut 30%
+prune2vec slim smollm2 plan.json --scores slim-plan.scores.safetensors -o half.json --width-cut 50%
+"""
+
+
+@verb(example=EXAMPLE, sections=[Section("settings", "Ranking and cutting", _settings)])
+@click.argument("model", type=Source("model"))
+@click.argument("plan", type=Existing())
+@click.option("--texts", type=Source("path"), help="Triplets: a file, a folder of files or a hub dataset.")
+@click.option("--scores", type=Existing(), help="Cut by these scores of an earlier call instead of ranking.")
+@click.option("-o", "--output", type=Target(folder=False), default="slim-plan.json", show_default=True, help="File to write.")
+def slim(
+    model: str, plan: Path, *, texts: str | None, scores: Path | None, output: Path, settings: SlimSettings, dry_run: bool
+) -> Outcome:
+    """Choose the neurons that stay in the MLPs that PLAN keeps of MODEL.
+
+    The scores of all neurons are written beside the new plan. The same command goes on after an interruption.
+    """
+    if dry_run:
+        from prune2vec.records.plan import PruningPlan
+
+        loaded = PruningPlan.load(plan)
+        check_model(model)
+        if texts is not None:
+            check_texts(texts)
+        action = f"slim the MLPs of {len(loaded.kept.mlps)} layers of {model}"
+        reads = [model, plan, *(one for one in (texts, scores) if one is not None)]
+        return would(action, reads=reads, writes=output, settings=settings.model_dump(mode="json"))
+    from prune2vec.slimming import render_slim, slim_plan
+    from prune2vec.slimming.render import slim_figures
+
+    made = slim_plan(model, plan, texts, output=output, settings=settings, scores=scores)
+    return Outcome(f"{render_slim(made)}\n{output}", {"output": str(output), **slim_figures(made), "plan": made.to_json()})

@@ -1,0 +1,168 @@
+"""Heat map and table of a profile's redundancy: which attention, MLP or block changes the residual stream least."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prune2vec.experiments.plots import styled_figure, svg_text, whole_ticks
+from prune2vec.files import write_text
+from prune2vec.records.profile import Profile
+from prune2vec.records.redundancy import KINDS, Redundancy, rank_correlation
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_SECTIONS = ("redundancy", "redundancy-plain")
+_NAMES = {"attention": "attention", "mlp": "MLP", "block": "block"}
+_MARKED = 8
+_COLOURS = "YlGnBu"
+# Values closer to zero than this are drawn as it: a dropped or silent sub-layer has none at all.
+_LEAST = 1e-9
+
+
+@dataclass(frozen=True)
+class _Row:
+    label: str
+    values: tuple[float, ...]
+    order: tuple[int, ...]
+
+
+def redundancies(profile: Profile) -> dict[str, Redundancy]:
+    """Return what was measured of redundancy, by the texts it was measured on (``retrieval``, ``plain``).
+
+    Raises:
+        ProfileError: A section is broken.
+    """
+    found = [Redundancy.from_json(profile.sections[name]) for name in _SECTIONS if name in profile.sections]
+    return {one.texts: one for one in found}
+
+
+def plot_redundancy(profile: Profile, path: Path) -> Path | None:
+    """Write the heat map of ``profile`` as SVG and return its path; None when no redundancy was measured.
+
+    Raises:
+        CheckpointError: The file cannot be written.
+        ProfileError: A section is broken.
+    """
+    if not redundancies(profile):
+        return None
+    write_text(path, redundancy_svg(profile))
+    return path
+
+
+def redundancy_svg(profile: Profile) -> str:
+    """Return the heat map as SVG text: layers along x, one row a kind of sub-layer and kind of text, ranks of the least.
+
+    Raises:
+        ProfileError: A section is broken.
+    """
+    rows = _rows(redundancies(profile))
+    with styled_figure(8.2, 1.2 + 0.42 * len(rows)) as (figure, axes):
+        _draw(rows, axes)
+        axes.set_xlabel(f"layer; 1 to {marked(profile.shape.num_layers)}: the least important of each row", labelpad=6)
+        return svg_text(figure)
+
+
+def marked(layers: int) -> int:
+    """Return how many of the least important sub-layers are shown: eight, or half of those of a small model."""
+    return max(1, min(_MARKED, layers // 2))
+
+
+def caption(profile: Profile) -> str:
+    """Return what the heat map shows, in words; with both kinds of text, how far their orders agree.
+
+    Raises:
+        ProfileError: A section is broken.
+    """
+    found = redundancies(profile)
+    about = "Importance of each sub-layer: 1 - cosine of the residual stream before and after it, mean over tokens"
+    counts = " and ".join(f"{one.tokens:,} tokens of {texts} text" for texts, one in found.items())
+    agree = _agreement(found)
+    shared = ", ".join(f"{_NAMES[kind]} {_shown(value)}" for kind, value in agree.items())
+    return f"{about} ({counts})." + (f" Rank correlation of plain with retrieval text: {shared}." if agree else "")
+
+
+def redundancy_table(profile: Profile) -> list[str]:
+    """Return lines for a terminal: the least important sub-layers of each kind, the least first.
+
+    Raises:
+        ProfileError: A section is broken.
+    """
+    found = redundancies(profile)
+    lines = []
+    for texts, one in found.items():
+        lines.append(f"least important on {texts} text, as layer (1 - cosine), least first:")
+        for kind in KINDS:
+            least = one.order(kind)[: marked(len(one.row(kind)))]
+            lines.append(f"  {_NAMES[kind]:<10}" + "  ".join(f"{layer} ({one.row(kind)[layer]:.2g})" for layer in least))
+    agree = _agreement(found)
+    if agree:
+        shared = ", ".join(f"{_NAMES[kind]} {_shown(value)}" for kind, value in agree.items())
+        lines.append(f"rank correlation of plain with retrieval text: {shared}")
+    return lines
+
+
+def _agreement(found: Mapping[str, Redundancy]) -> dict[str, float | None]:
+    """Return Spearman's correlation by kind of sub-layer where both kinds of text were measured."""
+    if len(found) < 2:
+        return {}
+    first, second = found.values()
+    return {kind: rank_correlation(first.row(kind), second.row(kind)) for kind in KINDS}
+
+
+def _shown(correlation: float | None) -> str:
+    return "undefined" if correlation is None else f"{correlation:.2f}"
+
+
+def _rows(found: Mapping[str, Redundancy]) -> list[_Row]:
+    """Return the rows from top to bottom; those of one kind of sub-layer stand together."""
+    return [
+        _Row(_NAMES[kind] + (f", {texts}" if len(found) > 1 or texts != "retrieval" else ""), one.row(kind), one.order(kind))
+        for kind in KINDS
+        for texts, one in found.items()
+    ]
+
+
+def _draw(rows: list[_Row], axes: Axes) -> None:
+    from matplotlib.colors import LogNorm
+
+    values = [[max(value, _LEAST) for value in row.values] for row in rows]
+    every = [value for row in values for value in row]
+    low, high = min(every), max(every)
+    # One value alone has no scale.
+    norm = LogNorm(vmin=low, vmax=high if high > low else 2 * low)
+    layers = len(values[0])
+    mesh = axes.pcolormesh(
+        [layer - 0.5 for layer in range(layers + 1)],
+        [row - 0.5 for row in range(len(rows) + 1)],
+        values,
+        cmap=_COLOURS,
+        norm=norm,
+        edgecolors="white",
+        linewidth=0.8,
+    )
+    axes.grid(visible=False)
+    axes.invert_yaxis()
+    axes.set_yticks(range(len(rows)), [row.label for row in rows])
+    axes.tick_params(axis="y", length=0)
+    axes.spines[:].set_visible(False)
+    whole_ticks(axes)
+    axes.set_xlim(-0.5, layers - 0.5)
+    bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02, aspect=12)
+    bar.set_label("1 - cosine")
+    bar.outline.set_visible(False)
+    if bar.solids is not None:
+        # matplotlib draws a bar of many colours as an image inside the SVG.
+        bar.solids.set_rasterized(False)
+    for place, row in enumerate(rows):
+        _number(row, place, norm, axes)
+
+
+def _number(row: _Row, place: int, norm: object, axes: Axes) -> None:
+    for rank, layer in enumerate(row.order[: marked(len(row.values))], start=1):
+        dark = norm(max(row.values[layer], _LEAST)) > 0.6  # type: ignore[operator]
+        colour = "white" if dark else "#1f2933"
+        axes.text(layer, place, str(rank), ha="center", va="center", fontsize=7.5, fontweight="bold", color=colour)

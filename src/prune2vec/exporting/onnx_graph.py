@@ -1,0 +1,112 @@
+"""An encoder as one module, from token numbers to vectors, and its ONNX graph."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from prune2vec.backbone.quiet import quiet_transformers
+from prune2vec.checkpoint.portable import EncoderParts
+from prune2vec.errors import CheckpointError
+from prune2vec.pooling import pool, poolings
+
+OPSET = 18
+OUTPUTS = ("sentence_embedding", "token_embeddings")
+# sentence-transformers' names, and the pooling of ours that does the same also when prompts are left out.
+POOLINGS = {"mean": "mean", "weightedmean": "weightedmean-st", "lasttoken": "lasttoken"}
+# One protobuf file holds 2 GB; above this the weights go into a file of their own.
+_ONE_FILE_BYTES = 1_500_000_000
+
+
+class EncoderGraph(nn.Module):
+    """Transformer, pooling and normalisation in fp32.
+
+    Args:
+        parts: The encoder.
+    """
+
+    def __init__(self, parts: EncoderParts) -> None:
+        super().__init__()
+        self.model = parts.model
+        self._weigh = poolings.get(POOLINGS[parts.pooling])
+        self._normalize = parts.normalize
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, pooling_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return (batch, dim) vectors of texts and the (batch, seq, dim) states of tokens.
+
+        Args:
+            input_ids: (batch, seq) int64, padded on the right.
+            attention_mask: (batch, seq) int64; 1 where there is a token.
+            pooling_mask: (batch, seq) int64; 1 where a token is pooled. None: wherever there is one.
+        """
+        states = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0].float()
+        pooled = attention_mask if pooling_mask is None else pooling_mask
+        vectors = pool(states, self._weigh(pooled, attention_mask))
+        return (nn.functional.normalize(vectors, dim=1) if self._normalize else vectors), states
+
+
+def input_names(*, with_pooling_mask: bool) -> tuple[str, ...]:
+    """Return the graph's inputs, in order."""
+    return ("input_ids", "attention_mask", *(["pooling_mask"] if with_pooling_mask else []))
+
+
+def write_graph(parts: EncoderParts, path: Path, *, with_pooling_mask: bool) -> None:
+    """Write the encoder's graph, with any batch size and any length of text, to ``path``.
+
+    Args:
+        parts: The encoder, in fp32 on the CPU.
+        path: The file; weights above 1.5 GB go into ``path`` + ``.data`` beside it.
+        with_pooling_mask: Whether the graph has the third input.
+
+    Raises:
+        CheckpointError: PyTorch's exporter cannot turn the model into a graph.
+    """
+    graph = EncoderGraph(parts).eval()
+    names = input_names(with_pooling_mask=with_pooling_mask)
+    mask = torch.ones((2, 7), dtype=torch.int64)
+    # A first token that is not pooled and a shorter second text: both masks must be seen to matter.
+    mask[1, 5:] = 0
+    pooling_mask = mask.clone()
+    pooling_mask[:, 0] = 0
+    ids = torch.arange(14).reshape(2, 7) % parts.model.config.vocab_size
+    examples = (ids, mask, pooling_mask)[: len(names)]
+    try:
+        with _quiet_exporter(), torch.no_grad():
+            program = torch.onnx.export(
+                graph,
+                examples,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=names,
+                output_names=OUTPUTS,
+                dynamic_shapes=tuple({0: "batch", 1: "sequence"} for _ in names),
+                verbose=False,
+            )
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise CheckpointError(f"{parts.model.config.model_type} cannot be turned into an ONNX graph: {reason}") from error
+    assert program is not None
+    size = sum(parameter.numel() * 4 for parameter in graph.parameters())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    program.save(str(path), external_data=size > _ONE_FILE_BYTES)
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Silence what the exporter says of axis names, of torchvision and of PyTorch's own deprecated parts."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with quiet_transformers(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"# The axis name: \w+ will not be used", category=UserWarning)
+            warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)

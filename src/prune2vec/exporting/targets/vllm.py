@@ -1,0 +1,131 @@
+"""vLLM: a folder that its ``DeciLMForCausalLM`` loads, dropped sub-layers and uneven widths included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prune2vec.errors import CheckpointError
+from prune2vec.exporting.registry import Source, Written, targets
+from prune2vec.files import read_json, write_json, write_text
+
+_POOLING_FLAGS = {
+    "cls": "pooling_mode_cls_token",
+    "mean": "pooling_mode_mean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
+_NOT_RUN = "only names and shapes of the tensors were checked here; compare a few vectors once vLLM serves the folder"
+_ZEROED = "block {0} has no attention, which vLLM needs in the first block: it is written with zeros and costs its time"
+_EVEN = "all blocks are alike: vLLM also loads the encoder's own folder, without --trust-remote-code"
+
+
+@targets.register("vllm")
+class VllmTarget:
+    """vLLM's DeciLM layout, for Llama-like encoders with uneven blocks; mean, cls and lasttoken pooling."""
+
+    def prepare(self) -> None:
+        """Nothing is needed: vLLM itself is not imported."""
+
+    def number_format(self, folder: Path) -> str:
+        """Return the number format of the encoder's weights."""
+        path = folder / "config.json"
+        config = read_json(path) if path.is_file() else {}
+        name = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+        return name if name in ("float32", "bfloat16", "float16") else "float32"
+
+    def write(self, source: Source, folder: Path) -> Written:
+        """Write config, weights, tokeniser and the small files from which vLLM reads pooling and longest text.
+
+        Raises:
+            CheckpointError: The layout, or vLLM's pooling, cannot express the encoder.
+        """
+        from huggingface_hub import save_torch_state_dict
+
+        from prune2vec.checkpoint.portable import write_tokenizer
+        from prune2vec.exporting.decilm import to_decilm
+        from prune2vec.exporting.decilm_limits import check_expressible
+        from prune2vec.surgery.layout import is_even, layout_of
+
+        parts = source.parts
+        _check_pooling(source)
+        check_expressible(parts.model, parts.max_length)
+        made = to_decilm(parts.model)
+        save_torch_state_dict(made.tensors, folder)
+        write_json(folder / "config.json", made.config)
+        code = Path(__file__).parent.parent / "configuration_decilm.py"
+        write_text(folder / code.name, code.read_text(encoding="utf-8"))
+        write_tokenizer(parts.tokenizer, folder, max_length=parts.max_length)
+        _write_sentence_files(source, folder)
+        notes = [_NOT_RUN]
+        if made.zeroed is not None:
+            notes.append(_ZEROED.format(made.zeroed))
+        if is_even(layout_of(parts.model)):
+            notes.append(_EVEN)
+        usage = {"prompts": dict(parts.prompts), "dtype": made.config["dtype"], "command": _command(made.config)}
+        return Written(readme=_readme(source, made.config, notes), usage=usage, notes=tuple(notes))
+
+
+def _check_pooling(source: Source) -> None:
+    if source.parts.pooling not in _POOLING_FLAGS:
+        raise CheckpointError(
+            f"vLLM cannot pool by {source.parts.pooling}; it serves {', '.join(_POOLING_FLAGS)}: "
+            "prune or train the encoder with one of these, or export it to onnx"
+        )
+    if source.leaves_out_prompts:
+        names = ", ".join(name for name, prompt in source.parts.prompts.items() if prompt)
+        raise CheckpointError(
+            f"vLLM pools a prompt's tokens too; this encoder leaves those of its prompts ({names}) out of its "
+            f"{source.parts.pooling}: use lasttoken pooling or no prompt, or export it to onnx"
+        )
+
+
+def _write_sentence_files(source: Source, folder: Path) -> None:
+    parts = source.parts
+    names = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * parts.normalize
+    modules = [
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for number, (path, kind) in enumerate(names)
+    ]
+    write_json(folder / "modules.json", modules)
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": parts.max_length, "do_lower_case": False})
+    # vLLM takes the first entry that is true for the pooling.
+    flags = {flag: mode == parts.pooling for mode, flag in _POOLING_FLAGS.items()}
+    size = {"word_embedding_dimension": parts.model.config.hidden_size}
+    write_json(folder / "1_Pooling" / "config.json", {**size, **flags, "include_prompt": True})
+
+
+def _command(config: Mapping[str, Any]) -> str:
+    return f"vllm serve FOLDER --runner pooling --trust-remote-code --dtype {config['dtype']}"
+
+
+def _readme(source: Source, config: Mapping[str, Any], notes: list[str]) -> str:
+    parts = source.parts
+    lines = "\n".join(f"- {name}: {prompt!r}" for name, prompt in parts.prompts.items() if prompt) or "- none"
+    return f"""# {source.name} for vLLM
+
+A text encoder of {config["num_hidden_layers"]} blocks in vLLM's DeciLM layout, which takes dropped attentions, dropped MLPs and a width of
+its own for each MLP.
+
+```sh
+{_command(config)}
+curl localhost:8000/v1/embeddings -H 'Content-Type: application/json' -d '{{"model": "FOLDER", "input": ["some text"]}}'
+```
+
+`--trust-remote-code` runs configuration_decilm.py of this folder, {_CODE_LINE}
+It needs a vLLM whose DeciLM reads `ffn.intermediate_size`; an older one stops with an error about `ffn_mult`.
+
+Pooling: {parts.pooling}{", L2-normalised" if parts.normalize else ""}. Longest text: {parts.max_length} tokens. vLLM refuses longer ones:
+cut them at that many tokens before sending them, because the encoder keeps their beginning and vLLM's own truncation may keep their end.
+
+vLLM adds no prompt. Put it before the text yourself:
+
+{lines}
+
+Notes:
+
+{chr(10).join(f"- {note}" for note in notes)}
+"""
+
+
+_CODE_LINE = "which only gives the blocks' entries in config.json the form that vLLM expects."

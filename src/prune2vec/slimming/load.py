@@ -1,0 +1,88 @@
+"""The cut model of a plan, as a ranking's subject."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import TrainerCallback
+
+from prune2vec.backbone.end_of_text import end_with_eos
+from prune2vec.backbone.load import context_length, load_config, load_tokenizer, within_context
+from prune2vec.backbone.source import resolve_source
+from prune2vec.backbone.wrapper import text_format
+from prune2vec.checkpoint.kept import check_fits, read_kept
+from prune2vec.checkpoint.portable import with_suffix
+from prune2vec.checkpoint.pruning import check_identity
+from prune2vec.errors import PlanError
+from prune2vec.families import block_list, find_family
+from prune2vec.machine import pick_device, pick_dtype
+from prune2vec.records.plan import PruningPlan
+from prune2vec.slimming.encoder import encoder_around
+from prune2vec.slimming.settings import SlimSettings
+from prune2vec.slimming.subject import Subject
+from prune2vec.surgery.layout import sub_layers_of
+from prune2vec.texts import Instructions
+from prune2vec.training.data import Prompting
+
+
+def load_subject(
+    model: str,
+    plan: PruningPlan,
+    settings: SlimSettings,
+    *,
+    identity: dict[str, Any],
+    output: Path,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Subject:
+    """Read what a plan of full widths keeps of a model, as an encoder that treats texts as ``prune`` would.
+
+    Args:
+        model: Hub id, folder, GGUF file or ``smollm2``: the model the plan was made for.
+        plan: What is kept.
+        settings: Pooling, what stands around a text, number format and device.
+        identity: What a ranking depends on.
+        output: The plan that is to be written.
+        callbacks: More callbacks for a ranking that trains.
+
+    Raises:
+        PlanError: The plan is for another model, or the model's neurons are not known.
+        ModelError: The model cannot be found or understood.
+        CheckpointError: Tensors are missing or damaged.
+    """
+    source = resolve_source(model, revision=settings.revision or plan.model.get("revision"))
+    config = load_config(source, trust_remote_code=settings.trust_remote_code)
+    check_fits(plan, config)
+    check_identity(plan, source)
+    instructions = Instructions.parse(settings.instruction, symmetric=settings.symmetric)
+    tokenizer = load_tokenizer(source, trust_remote_code=settings.trust_remote_code)
+    layout = text_format(tokenizer, wrapper=settings.wrapper, separator=settings.separator)
+    layout = end_with_eos(layout, tokenizer, append_eos=settings.append_eos, pooling=settings.pooling)
+    device = pick_device(settings.device)
+    kept = read_kept(source, plan, trust_remote_code=settings.trust_remote_code).model
+    neurons = sub_layers_of(kept).neurons
+    if neurons is None:
+        raise PlanError(f"{config.model_type}: the neurons of its MLPs are not known, so its width cannot be cut")
+    dtype = pick_dtype(settings.dtype, device)
+    nn.Module.to(kept, dtype=dtype).requires_grad_(False)
+    encoder = encoder_around(
+        kept,
+        with_suffix(tokenizer, layout.suffix),
+        pooling=settings.pooling,
+        max_length=within_context(settings.max_length, context_length(config)),
+        device=device,
+    )
+    blocks = zip(plan.keep_layers, block_list(kept, find_family(kept, config)), strict=True)
+    return Subject(
+        encoder=encoder.eval(),
+        blocks={layer: block for layer, block in blocks if layer in plan.kept.mlps},
+        neurons=neurons,
+        prompting=Prompting(instructions=instructions, text_format=layout, saved=("", "")),
+        device=device,
+        dtype=dtype,
+        identity=identity,
+        output=output,
+        callbacks=callbacks,
+    )

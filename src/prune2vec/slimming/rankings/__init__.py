@@ -1,0 +1,1 @@
+"""The rankings: each is one file here that registers a function."""

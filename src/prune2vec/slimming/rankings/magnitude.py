@@ -1,0 +1,27 @@
+"""Rank neurons by their weights alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from prune2vec.slimming.registry import rankings
+from prune2vec.slimming.settings import SlimSettings
+from prune2vec.slimming.subject import Subject
+from prune2vec.texts import Triplet
+
+
+@rankings.register("magnitude")
+def magnitude(subject: Subject, triplets: Sequence[Triplet], settings: SlimSettings) -> dict[int, Tensor]:
+    """Product of the norms of a neuron's weights: each row that leads to it, and the column that leads from it.
+
+    Biases do not count. Needs no texts.
+    """
+    scores = {}
+    for layer in subject.blocks:
+        score = subject.columns(layer).norm(dim=0)
+        for rows in subject.rows(layer):
+            score = score * rows.norm(dim=1)
+        scores[layer] = score
+    return scores

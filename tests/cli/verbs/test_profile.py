@@ -1,0 +1,43 @@
+"""``profile`` with scorers beside the layer-loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.cli.conftest import Cli
+from tests.tiny import save_tiny
+
+MEASURE = ("--groups", "2", "--group-size", "8", "--max-length", "64", "--dtype", "float32")
+
+
+def test_redundancy_is_measured_drawn_and_told(cli: Cli, tmp_path: Path, triplets_file: Path) -> None:
+    save_tiny(tmp_path / "model", "llama")
+    (tmp_path / "book.txt").write_text("the quick brown fox " * 100)
+    plain = ("--plain", "book.txt", "--windows", "4", "--window-length", "32")
+    words = ("profile", "model", "--texts", triplets_file, *MEASURE, "--scorers", "redundancy,redundancy-plain", *plain)
+    ran = cli(*words, "-o", "sub/p.json")
+    assert ran.code == 0, ran.err
+    lines = ran.out.splitlines()
+    assert "least important on retrieval text, as layer (1 - cosine), least first:" in lines
+    assert any(line.startswith("rank correlation of plain with retrieval text: attention ") for line in lines)
+    assert lines[-3:] == ["sub/p.json", "sub/p.svg", "sub/p.redundancy.svg"]
+    assert (tmp_path / "sub" / "p.redundancy.svg").read_text(encoding="utf-8").count("<svg") == 1
+    data = cli(*words, "-o", "q.json", "--json").data
+    assert len(data["sections"]["redundancy"]["mlp"]) == 5
+    assert data["sections"]["redundancy-plain"]["tokens"] == 128
+
+
+def test_mistakes_are_told_before_anything_is_loaded(cli: Cli, tmp_path: Path, triplets_file: Path) -> None:
+    save_tiny(tmp_path / "model", "llama")
+    words = ("profile", "model", "--texts", triplets_file, "--dry-run", "--scorers")
+    for scorer, message in (
+        ("redundency", "did you mean 'redundancy'"),
+        ("redundancy-plain", "reads plain text, and none is given"),
+    ):
+        ran = cli(*words, scorer)
+        assert ran.code == 1
+        assert message in ran.err
+    assert cli(*words, "all").code == 0
+    ran = cli(*words, "redundancy-plain", "--plain", "no.txt")
+    assert ran.code == 1
+    assert "no.txt" in ran.err

@@ -1,0 +1,88 @@
+"""Curves of cut models, against a float64 loss of the whole model with silent parts, depth by depth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from prune2vec.backbone.load import Backbone
+from prune2vec.families import block_list
+from prune2vec.records.kept import Kept
+from prune2vec.scorers import cut_loss
+from prune2vec.scorers.cut_loss import drop_counts
+from prune2vec.scorers.groups import distinct_rows
+from prune2vec.scorers.redundancy import redundancy
+from prune2vec.scorers.registry import scorers
+from prune2vec.scorers.settings import ProfileSettings
+from prune2vec.surgery.layout import sub_layers_of
+from tests.scorers.test_layer_loss import by_hand, random_groups, tiny_backbone
+from tests.surgery.silence import plan_of, silenced
+
+FAMILIES = ["llama", "gemma2", "gpt2", "phi", "phi3", "opt"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_curves_are_those_of_models_with_silent_parts(tmp_path: Path, family: str) -> None:
+    backbone, groups = tiny_backbone(tmp_path, family), random_groups(groups=1)
+    section = scorers.get("cut-loss")(backbone, groups, ProfileSettings()).measure(lambda amount: None)
+    rows, parts = distinct_rows(groups), sub_layers_of(backbone.model)
+    order = section["mlp_order"]
+    assert order == list(redundancy(backbone, parts, rows).order("mlp"))
+    assert section["drops"] == [0, 1, 2, 3]
+    for count, curve in zip(section["drops"], section["drop_loss"], strict=True):
+        for depth in range(1, 6):
+            kept = Kept.of(range(depth), drop_mlp=order[:count])
+            with silenced(backbone.model, plan_of(backbone.model, kept, {})):
+                assert curve[depth - 1] == pytest.approx(by_hand(backbone.model, groups[0]), rel=1e-4, abs=1e-5)
+    assert section["width_cuts"] == ["0", "1/10", "1/5", "3/10", "1/2"]
+    assert section["width_loss"][0] == section["drop_loss"][0]
+    activity = activity_by_hand(backbone, parts.neurons.out)
+    for share, curve in zip(section["width_cuts"], section["width_loss"], strict=True):
+        gone = sorted((value, layer, neuron) for layer, row in enumerate(activity) for neuron, value in enumerate(row))
+        gone = gone[: int(Fraction(share) * len(gone))]
+        stays = {
+            layer: tuple(n for n in range(len(row)) if (row[n], layer, n) not in gone) for layer, row in enumerate(activity)
+        }
+        with silenced(backbone.model, plan_of(backbone.model, Kept.of(range(5)), stays)):
+            assert curve[-1] == pytest.approx(by_hand(backbone.model, groups[0]), rel=1e-4, abs=1e-5)
+
+
+def activity_by_hand(backbone: Backbone, out: str) -> list[list[float]]:
+    """Return mean |activation| of every neuron from one text at a time, in float64."""
+    rows, seen = distinct_rows(random_groups(groups=1)), {}
+    handles = []
+    for layer, block in enumerate(block_list(backbone.model, backbone.family)):
+
+        def keep(module: object, args: tuple[Tensor, ...], layer: int = layer) -> None:
+            seen.setdefault(layer, []).append(args[0].double().abs().flatten(0, -2))
+
+        handles.append(block.get_submodule(out).register_forward_pre_hook(keep))
+    for row in rows:
+        with torch.inference_mode():
+            backbone.model(input_ids=torch.tensor([row.ids]), use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return [torch.cat(seen[layer]).mean(dim=0).tolist() for layer in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"), [(1, ()), (2, (1,)), (5, (1, 2, 3)), (30, (3, 7, 11, 15, 18, 22)), (32, (4, 8, 12, 16, 20, 24))]
+)
+def test_counts_are_eighths_up_to_three_quarters(layers: int, expected: tuple[int, ...]) -> None:
+    assert drop_counts(layers) == expected
+
+
+def test_a_family_without_known_neurons_has_no_width_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = cut_loss.check_sub_layers
+    monkeypatch.setattr(cut_loss, "check_sub_layers", lambda *args: replace(known(*args), neurons=None))
+    done: list[float] = []
+    work = scorers.get("cut-loss")(tiny_backbone(tmp_path, "llama"), random_groups(), ProfileSettings())
+    section = work.measure(done.append)
+    assert section["width_cuts"] == ["0"]
+    assert section["width_loss"] == [section["drop_loss"][0]]
+    assert sum(done) == work.tokens

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+from prune2vec.errors import ConfigError
+from prune2vec.slimming.settings import SlimSettings
+
+
+@pytest.mark.parametrize(
+    ("value", "share"),
+    [("30%", Fraction(3, 10)), ("0.3", Fraction(3, 10)), (0.3, Fraction(3, 10)), ("3/10", Fraction(3, 10)), (0, Fraction(0))],
+)
+def test_shares_are_exact(value: Any, share: Fraction) -> None:
+    assert SlimSettings(width_cut=value).width_cut == share
+
+
+@pytest.mark.parametrize(
+    ("value", "floor"), [(64, Fraction(64)), ("64", Fraction(64)), ("10%", Fraction(1, 10)), (1, Fraction(1))]
+)
+def test_a_floor_is_a_count_or_a_share(value: Any, floor: Fraction) -> None:
+    assert SlimSettings(floor=value).floor == floor
+
+
+def test_settings_survive_json() -> None:
+    made = SlimSettings(width_cut="1/3", floor="12.5%", max_length=64)
+    assert SlimSettings(**made.model_dump(mode="json")) == made
+    assert SlimSettings(**made.model_dump()) == made
+    counted = SlimSettings(floor=128, max_params="90M")
+    assert SlimSettings(**counted.model_dump(mode="json")) == counted
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"width_cut": "much"}, r"width_cut: expected a share such as 30% or 0\.3, got 'much'"),
+        ({"width_cut": "100%"}, "width_cut: 100% drops everything"),
+        ({"width_cut": -0.1}, "width_cut: -0.1 drops everything or less than nothing"),
+        ({"floor": 0}, "floor: every MLP keeps at least 1 neuron"),
+        ({"floor": "1.5"}, "floor: 1.5 drops everything"),
+        ({"width_cut": "30%", "max_params": "1M"}, "give one of them"),
+        ({"steps": 10, "warmup_steps": 10}, "warmup_steps 10 must be below steps 10"),
+        ({"rankin": "gates"}, "unknown key 'rankin'; did you mean 'ranking'"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SlimSettings.build(values, where="slim")
+
+
+def test_only_what_decides_the_scores_is_their_identity() -> None:
+    base = SlimSettings().identity()
+    for change in ({"width_cut": "30%"}, {"floor": "10%"}, {"multiple": 64}, {"uniform": True}, {"save_every": 7}):
+        assert SlimSettings(**change).identity() == base
+    for change in ({"ranking": "wanda"}, {"learning_rate": 0.1}, {"gate_penalty": 0.0}, {"seed": 1}, {"pooling": "mean"}):
+        assert SlimSettings(**change).identity() != base

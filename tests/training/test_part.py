@@ -1,0 +1,69 @@
+"""A part that is trained in place of adapters: it alone moves, and it alone is in checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import nn
+
+from prune2vec.training.fit import fit
+from prune2vec.training.run import prepare
+from prune2vec.training.settings import TrainSettings
+from tests.training.test_run import DATA
+
+
+class Bias:
+    """One vector, added to the token states."""
+
+    def __init__(self) -> None:
+        self.restored: list[str] = []
+
+    def install(self, encoder: SentenceTransformer) -> None:
+        encoder.requires_grad_(False)
+        self.value = nn.Parameter(torch.zeros(32))
+        encoder[0].register_parameter("bias", self.value)
+        encoder[0].register_forward_hook(self._add)
+
+    def _add(self, module: nn.Module, args: object, output: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {**output, "token_embeddings": output["token_embeddings"] + self.value}
+
+    def loss(self, loss: nn.Module) -> nn.Module:
+        return loss
+
+    def save(self, folder: Path) -> None:
+        torch.save(self.value.detach(), folder / "bias.pt")
+
+    def restore(self, folder: Path) -> None:
+        self.restored.append(folder.name)
+        self.value.data.copy_(torch.load(folder / "bias.pt"))
+
+
+def run(small: Path, output: Path, steps: int) -> tuple[Bias, SentenceTransformer]:
+    settings = TrainSettings(steps=steps, batch_size=8, save_every=2, dtype="float32", learning_rate=0.01, schedule="constant")
+    encoder, job = prepare(small, DATA, output, settings)
+    job = dataclasses.replace(job, identity={})
+    part = Bias()
+    fit(job, encoder, job.work.open({}, restart=False), part=part)
+    return part, encoder
+
+
+def test_only_the_part_is_trained_and_kept(small: Path, tmp_path: Path) -> None:
+    part, encoder = run(small, tmp_path / "out", 4)
+    assert part.value.abs().min() > 0
+    assert [name for name, parameter in encoder.named_parameters() if parameter.requires_grad] == ["0.bias"]
+    assert not any("lora" in name for name, _ in encoder.named_parameters())
+    assert {file.suffix for file in (tmp_path / ".out.training" / "checkpoint-4").iterdir()} == {".pt", ".pth", ".json"}
+    assert torch.equal(torch.load(tmp_path / ".out.training" / "checkpoint-4" / "bias.pt"), part.value)
+
+
+def test_a_run_goes_on_from_the_parts_checkpoint(small: Path, tmp_path: Path) -> None:
+    whole, _ = run(small, tmp_path / "whole", 6)
+    run(small, tmp_path / "cut", 4)
+    part, _ = run(small, tmp_path / "cut", 6)
+    assert part.restored == ["checkpoint-4"]
+    # The shorter run warmed up in fewer steps, so only near.
+    assert (part.value - whole.value).abs().max() < 0.02
+    assert part.value.abs().max() > 0.03
