@@ -51,6 +51,22 @@ def test_trust_runs_no_code_of_the_folder(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("kind", ["CrossEncoder", "SparseEncoder", "anything"])
+def test_a_folder_that_says_it_is_something_else_runs_no_code_either(tmp_path: Path, kind: str) -> None:
+    """Told of another kind of model, sentence-transformers leaves modules.json aside and builds a stock Transformer."""
+    out = cut_tiny(tmp_path)
+    mark = tmp_path / "ran"
+    (out / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()\nclass Evil: pass\n")
+    for name, changes in (
+        ("config_sentence_transformers.json", {"model_type": kind}),
+        ("config.json", {"auto_map": {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"}, "model_type": "evil"}),
+    ):
+        (out / name).write_text(json.dumps({**json.loads((out / name).read_text()), **changes}))
+    with pytest.raises(CheckpointError):
+        load_encoder(out, device="cpu")
+    assert not mark.exists()
+
+
 @pytest.mark.parametrize(
     "kind", ["evil.Module", "sentence_transformers.models.Transformer", "sentence_transformers.models.Router"]
 )
@@ -59,7 +75,7 @@ def test_other_modules_are_not_trusted(tmp_path: Path, kind: str) -> None:
     modules = json.loads((out / "modules.json").read_text())
     modules[2]["type"] = kind
     (out / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(CheckpointError, match="cannot load the encoder"):
+    with pytest.raises(CheckpointError, match="not part of Sentence Transformers"):
         load_encoder(out, device="cpu")
 
 

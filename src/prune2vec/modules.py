@@ -26,7 +26,7 @@ class UnevenTransformer(Transformer):
     def load(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> Self:
         """Load the module as ``SentenceTransformer(folder, trust_remote_code=True)`` asks for it.
 
-        The permission is for this class of the installed package; code that comes with the encoder is never run.
+        The permission is for this class of the installed package: nothing that comes with the encoder is run by it.
 
         Raises:
             CheckpointError: The folder holds no uneven model, or its weights do not fit.
@@ -60,13 +60,14 @@ class UnevenTransformer(Transformer):
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
         """Save the module as sentence-transformers does, with the config that tells its structure.
 
+        With adapters, transformers saves these alone: merge them first for a folder that loads by itself.
+
         Raises:
             CheckpointError: Its blocks cannot be told by a config.
         """
         adapted = getattr(self.model, "_hf_peft_config_loaded", False)
         layout = () if adapted else uneven_layout(self.model)
         super().save(output_path, *args, **kwargs)
-        # With adapters, transformers saves nothing but those.
         if layout:
             path = Path(output_path) / _CONFIG
             entries = json.loads(path.read_text(encoding="utf-8"))

@@ -111,11 +111,12 @@ def find_sub_layers(block: nn.Module, family: Family, config: Any) -> SubLayers:
         raise UnsupportedModel(
             f"{config.model_type} with do_layer_norm_before=False norms the residual stream itself: no sub-layer can be taken out"
         )
+    if config.model_type == "minimax":
+        raise UnsupportedModel("minimax adds each sub-layer to the normed residual stream: no sub-layer can be taken out")
     found = _SUB_LAYERS.get(config.model_type) or _infer(block, family, config)
     if getattr(config, "use_parallel_residual", False):
         found = replace(found, between=None)
-    neurons = found.neurons
-    if neurons is not None and not all(_is_linear(block, path) for path in (*neurons.into, neurons.out)):
+    if found.neurons is not None and not _has_nothing_but_neurons(block, found.mlp, found.neurons):
         found = replace(found, neurons=None)
     return found
 
@@ -129,6 +130,15 @@ def _infer(block: nn.Module, family: Family, config: Any) -> SubLayers:
         f"{config.model_type}: which norms belong to attention and which to the MLP is not known (found {', '.join(sorted(norms))}); "
         "add a record to sublayers.py"
     )
+
+
+def _has_nothing_but_neurons(block: nn.Module, mlp: tuple[str, ...], neurons: Neurons) -> bool:
+    """Return whether an MLP is those linear layers and no more: a norm over the neurons ties them to each other."""
+    layers = (*neurons.into, neurons.out)
+    if not all(_is_linear(block, path) for path in layers):
+        return False
+    own = {f"{path}.{leaf}" for path in layers for leaf in ("weight", "bias")}
+    return {f"{path}.{name}" for path in mlp for name, _ in block.get_submodule(path).named_parameters()} <= own
 
 
 def _is_linear(block: nn.Module, path: str) -> bool:

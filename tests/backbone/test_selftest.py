@@ -69,6 +69,12 @@ def test_a_model_of_one_block_has_nothing_to_check() -> None:
         # Taken for sequential, though both read the block's input.
         ("gpt_neox", {"between": "post_attention_layernorm"}, "block 0 without its MLP differs by"),
         ("llama", {"between": "no_such_norm"}, "does not run without single sub-layers"),
+        # The MLP's norm is taken for one of attention's, so dropping attention would drop it too.
+        (
+            "llama",
+            {"attention_norms": ("input_layernorm", "post_attention_layernorm")},
+            "block 0 without its attention differs",
+        ),
         ("llama", {"mlp": ("input_layernorm",), "mlp_norms": ()}, "block 0 without attention and MLP changes its input"),
     ],
 )

@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+from prune2vec.backbone import load_backbone
 from prune2vec.checkpoint import load_encoder, prune_model, save_encoder
 from prune2vec.checkpoint.probe import PROBE_TEXTS
-from prune2vec.errors import CheckpointError, PlanError
+from prune2vec.errors import CheckpointError, ModelError, PlanError
 from prune2vec.modules import UnevenTransformer
 from tests.checkpoint.plans import check_reads, plan_for
 from tests.checkpoint.uneven import cut_tiny, silenced_original, uneven_plan
@@ -144,6 +145,12 @@ def test_only_the_shards_of_kept_parts_are_opened(tmp_path: Path) -> None:
     check_reads(model, plan, kept)
 
 
+def test_an_uneven_folder_is_no_model_to_cut(tmp_path: Path) -> None:
+    out = cut_tiny(tmp_path)
+    with pytest.raises(ModelError, match="cut the original model instead"):
+        load_backbone(str(out))
+
+
 def test_damage_in_what_goes_does_not_matter(tmp_path: Path) -> None:
     model = save_tiny(tmp_path / "m")
     spoil(model, "model.layers.1.mlp.up_proj.weight", neuron=0)
@@ -163,7 +170,7 @@ def spoil(model: Path, name: str, neuron: int) -> None:
 def test_unmerged_adapters_are_refused(tmp_path: Path) -> None:
     encoder = load_encoder(cut_tiny(tmp_path), device="cpu", dtype="float32")
     encoder.add_adapter(LoraConfig(target_modules="all-linear"))
-    with pytest.raises(CheckpointError, match="merge"):
+    with pytest.raises(CheckpointError, match="merge adapters first"):
         save_encoder(encoder, tmp_path / "again")
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModel
 
 from prune2vec.backbone.load import Backbone, load_backbone
 
@@ -164,3 +166,27 @@ def test_the_report_opens_without_a_network(tmp_path: Path) -> None:
     assert 'src="http' not in report
     assert "<svg" in report
     assert np.isfinite(json.loads((tmp_path / "run" / "profile.json").read_text())["layer_loss"]["loss"]).all()
+
+
+def test_effir_inside_the_blocks(tmp_path: Path) -> None:
+    mined, profile, plan = tmp_path / "mined", tmp_path / "profile.json", tmp_path / "plan.json"
+    run("mine", "docstrings", "-o", mined, "--packages", "numpy,rich", "--max-pairs", "300")
+    options = ("--groups", "1", "--group-size", "16", "--max-length", "48")
+    measured = json.loads(
+        run("profile", "smollm2", "--texts", mined, "--scorers", "redundancy", "-o", profile, *options, "--json")
+    )
+    assert set(measured["sections"]) == {"redundancy"}
+    assert "MLP of" in run("plan", profile, "--method", "effir", "--mlps", "16", "--width", "30%", "-o", plan)
+    ranking = ("--ranking", "activation", "--batches", "2", "--batch-size", "8", "--max-length", "48")
+    run("slim", "smollm2", plan, "--texts", mined, "-o", tmp_path / "slim.json", *ranking)
+    pruned = json.loads(
+        run("prune", "smollm2", tmp_path / "slim.json", "-o", tmp_path / "effir", "--max-length", "64", "--json")
+    )
+    # 16 of 30 MLPs of 3 * 576 * 1536 weights and a norm go, and 30 % of the neurons of the other 14.
+    gone = 16 * (3 * 576 * 1536 + 576) + 14 * 1536 * 3 // 10 * 3 * 576
+    encoder = SentenceTransformer(str(tmp_path / "effir"), trust_remote_code=True, device="cpu")
+    assert sum(parameter.numel() for parameter in encoder.parameters()) == 134_515_008 - gone
+    assert pruned["parity"]["max_difference"] < 1e-4
+    assert np.isfinite(encoder.encode(["a river", "a mountain"])).all()
+    with pytest.raises(Exception, match="per-layer attribute"):
+        AutoModel.from_pretrained(tmp_path / "effir")

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from prune2vec.backbone.load import measure_shape
 from prune2vec.errors import PlanError, UnsupportedModel
@@ -95,6 +95,29 @@ def test_the_layout_survives_the_config() -> None:
 def test_an_undecided_width_is_refused() -> None:
     with pytest.raises(PlanError, match="prune2vec slim"):
         cut_model(tiny_model("llama"), Kept.of(range(3), width_cut=Fraction(3, 10)))
+
+
+def test_widths_without_neurons_are_refused() -> None:
+    with pytest.raises(PlanError, match="which neurons stay"):
+        cut_model(tiny_model("llama"), Kept(layers=(0, 1, 2), widths={0: 7}))
+
+
+def mixed_model() -> PreTrainedModel:
+    """A model whose first block is dense and whose others are mixtures of experts."""
+    torch.manual_seed(0)
+    moe = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "mlp_only_layers": [0]}
+    return AutoModel.from_config(AutoConfig.for_model("qwen3_moe", **FAMILIES["qwen3"], **moe)).eval()
+
+
+def test_dense_blocks_among_mixtures_of_experts_lose_sub_layers_but_no_neurons() -> None:
+    model = mixed_model()
+    plan = plan_of(model, Kept.of(range(5), drop_attention=[1], drop_mlp=[0, 3]), {})
+    assert not plan.shape.knows_neurons
+    with silenced(model, plan), torch.inference_mode():
+        expected = model(input_ids=IDS, use_cache=False)[0]
+    cut = cut_model(model, plan)
+    torch.testing.assert_close(cut(input_ids=IDS, use_cache=False)[0], expected, atol=1e-5, rtol=1e-5)
+    assert sum(p.numel() for p in cut.parameters()) == plan.shape.params(plan.kept)
 
 
 def test_norms_on_the_stream_are_refused() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from prune2vec.backbone.quiet import quiet_transformers
 from prune2vec.backbone.selftest import self_test
@@ -18,7 +18,8 @@ from prune2vec.families import Family, block_list, final_modules, find_family, n
 from prune2vec.machine import pick_device, pick_dtype
 from prune2vec.progress import say
 from prune2vec.records.shape import ModelShape
-from prune2vec.sublayers import Neurons, find_sub_layers, mlp_width
+from prune2vec.sublayers import Neurons, mlp_width
+from prune2vec.surgery.layout import sub_layers_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +104,9 @@ def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
         ModelError: ``config.json`` is missing, broken or of an unknown architecture.
     """
     try:
+        entries, _ = PretrainedConfig.get_config_dict(source.location, revision=source.revision)
+        if "per_layer_config" in entries:
+            raise ModelError(f"{source.name} was already cut inside its blocks; cut the original model instead")
         return AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"cannot read the config of {source.name}: {_first_line(error)}") from error
@@ -176,7 +180,7 @@ def part_sizes(model: PreTrainedModel, family: Family) -> dict[str, tuple[int, .
     """Count attention, MLP and neurons of each block for a ``ModelShape``; what is not known is left out."""
     blocks = block_list(model, family)
     try:
-        parts = find_sub_layers(blocks[0], family, model.config)
+        parts = sub_layers_of(model)
     except UnsupportedModel:
         return {}
     attention = [[block.get_submodule(path) for path in (parts.attention, *parts.attention_norms)] for block in blocks]

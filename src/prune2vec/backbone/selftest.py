@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prune2vec.backbone.sublayer_states import ATTENTION, BLOCK, sub_layer_states
+from prune2vec.backbone.sublayer_states import ATTENTION, BLOCK, MLP, sub_layer_states
 from prune2vec.errors import UnsupportedModel
 from prune2vec.families import Family, block_list, final_modules
 from prune2vec.records.kept import Kept
 from prune2vec.sublayers import SubLayers
 from prune2vec.surgery.cut import cut_model
 from prune2vec.surgery.layout import sub_layers_of
+
+Outputs = dict[tuple[int, str], tuple[Tensor, Tensor]]
+"""The stream before and after a sub-layer, by block number and kind."""
 
 _LENGTH = 12
 _REMEDY = "its parts are not understood: add a record to sublayers.py"
@@ -37,11 +43,11 @@ def check_sub_layers(model: PreTrainedModel, family: Family) -> SubLayers:
     """Check on a few random tokens that single sub-layers can go, and return the parts of the model's blocks.
 
     In the first, a middle and the last block: without both sub-layers the block passes its input on unchanged; without
-    the MLP alone it returns what the whole model has between attention and MLP. A model of one block passes, as nothing
-    in it can go.
+    the MLP alone it returns what the whole model has between attention and MLP; without attention alone it makes of that
+    what the whole model makes of it. A model of one block passes, as nothing in it can go.
 
     Raises:
-        UnsupportedModel: The parts are not known, or one of the two does not hold.
+        UnsupportedModel: The parts are not known, or one of the three does not hold.
     """
     parts = sub_layers_of(model)
     count = len(block_list(model, family))
@@ -52,7 +58,7 @@ def check_sub_layers(model: PreTrainedModel, family: Family) -> SubLayers:
         with torch.inference_mode():
             whole = _sub_layer_outputs(model, family, parts, ids)
             for layer in sorted({0, count // 2, count - 1}):
-                _check_block(model, family, parts, ids, layer, whole[layer, ATTENTION][1])
+                _check_block(model, family, parts, ids, layer, whole)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UnsupportedModel(
@@ -61,9 +67,8 @@ def check_sub_layers(model: PreTrainedModel, family: Family) -> SubLayers:
     return parts
 
 
-def _check_block(
-    model: PreTrainedModel, family: Family, parts: SubLayers, ids: Tensor, layer: int, after_attention: Tensor
-) -> None:
+def _check_block(model: PreTrainedModel, family: Family, parts: SubLayers, ids: Tensor, layer: int, whole: Outputs) -> None:
+    after_attention = whole[layer, ATTENTION][1]
     every = tuple(range(len(block_list(model, family))))
     name = f"{model.config.model_type}: block {layer}"
     empty = cut_model(model, Kept(layers=every, drop_attention=(layer,), drop_mlp=(layer,)), share=True)
@@ -77,12 +82,35 @@ def _check_block(
         raise UnsupportedModel(
             f"{name} without its MLP differs by {difference:.2g} from the stream after its attention; {_REMEDY}"
         )
+    # Given what attention left, the rest of the block must do what it did; where both read the same input, it is the MLP alone.
+    parallel = parts.between is None
+    expected = whole[layer, MLP][1] if parallel else whole[layer, BLOCK][1]
+    no_attention = cut_model(model, Kept(layers=every, drop_attention=(layer,)), share=True)
+    with _given(block_list(no_attention, family)[layer], None if parallel else after_attention):
+        _, rest = _sub_layer_outputs(no_attention, family, parts, ids)[layer, BLOCK]
+    if not _close(rest, expected):
+        difference = (rest - expected).abs().max().item()
+        raise UnsupportedModel(f"{name} without its attention differs by {difference:.2g} from its MLP's part; {_REMEDY}")
 
 
-def _sub_layer_outputs(
-    model: PreTrainedModel, family: Family, parts: SubLayers, ids: Tensor
-) -> dict[tuple[int, str], tuple[Tensor, Tensor]]:
-    seen: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
+@contextmanager
+def _given(block: nn.Module, states: Tensor | None) -> Iterator[None]:
+    """Let a block get these states instead of its input, unless None, while the context is open."""
+
+    def give(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if states is None:
+            return None
+        return ((states, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": states})
+
+    handle = block.register_forward_pre_hook(give, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _sub_layer_outputs(model: PreTrainedModel, family: Family, parts: SubLayers, ids: Tensor) -> Outputs:
+    seen: Outputs = {}
 
     def see(layer: int, kind: str, before: Tensor, after: Tensor) -> None:
         seen[layer, kind] = (before, after)

@@ -18,7 +18,7 @@ _SERVED = {
 _UNEVEN = (
     "The blocks of this encoder are not all alike, which stock model classes cannot build. It loads with prune2vec installed "
     "(`pip install prune2vec`); `trust_remote_code=True` lets sentence-transformers import its module from that package, and "
-    "runs no code from this folder. Stock transformers (`AutoModel`), text-embeddings-inference and llama.cpp cannot load it; "
+    "this folder holds no code. Stock transformers (`AutoModel`), text-embeddings-inference and llama.cpp cannot load it; "
     "`prune2vec export` writes forms for vLLM (Llama-like models with mean, cls or lasttoken pooling) and ONNX.\n\n"
 )
 

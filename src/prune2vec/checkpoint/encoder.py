@@ -45,12 +45,19 @@ def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto
     place = pick_device(device)
     number_format = pick_dtype(dtype, place)
     check_is_encoder(folder)
+    # Our module's class alone is trusted, whatever else the folder makes sentence-transformers build.
+    distrust = {"trust_remote_code": False}
     try:
         with quiet_transformers():
             return SentenceTransformer(
-                str(folder), device=str(place), model_kwargs={"dtype": number_format}, trust_remote_code=_is_ours(folder)
+                str(folder),
+                device=str(place),
+                trust_remote_code=_is_ours(folder),
+                model_kwargs={"dtype": number_format, **distrust},
+                processor_kwargs=dict(distrust),
+                config_kwargs=dict(distrust),
             )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"cannot load the encoder {folder}: {reason}") from error
 
@@ -160,7 +167,7 @@ def parts_of(encoder: SentenceTransformer, record: Mapping[str, Any]) -> Encoder
     """Take a Transformer, Pooling(, Normalize) encoder apart.
 
     Raises:
-        CheckpointError: It has other modules, or pools in several ways at once.
+        CheckpointError: It has other modules or unmerged adapters, or pools in several ways at once.
     """
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
@@ -174,6 +181,8 @@ def parts_of(encoder: SentenceTransformer, record: Mapping[str, Any]) -> Encoder
         raise CheckpointError(
             f"can write Transformer, Pooling, Normalize; this encoder has {[kind.__name__ for kind in kinds]}"
         )
+    if getattr(modules[0].auto_model, "_hf_peft_config_loaded", False):
+        raise CheckpointError("the encoder has adapters beside its weights; merge adapters first, then save")
     pooling = modules[1].pooling_mode
     if not isinstance(pooling, str):
         raise CheckpointError(f"can write one pooling; this encoder has {pooling}")

@@ -28,7 +28,7 @@ class KeptModel:
     """A cut model as read from disk.
 
     Attributes:
-        model: The base model with what is kept, in the number format of the files, eval mode.
+        model: The base model with what is kept, in the number format of most of their tensors, eval mode.
         original_config: The config before the cut.
         files: The account of what was opened and read.
     """

@@ -46,12 +46,16 @@ def _neurons(plan: PruningPlan) -> dict[str, Any]:
     kept, full = plan.kept, plan.shape.mlp_width
     if not full:
         return {}
-    widths = [kept.widths.get(layer, full[layer]) for layer in kept.mlps]
+    widths = _widths(plan)
     after = sum(full[layer] for layer in kept.mlps) - kept.cut_neurons(full)
     return {
         "neurons": {"before": sum(full), "after": after},
         "mlp_width": {"before": [min(full), max(full)], "after": [min(widths), max(widths)]},
     }
+
+
+def _widths(plan: PruningPlan) -> list[int]:
+    return [plan.kept.widths.get(layer, plan.shape.mlp_width[layer]) for layer in plan.kept.mlps]
 
 
 def render_plan(plan: PruningPlan) -> str:
@@ -88,7 +92,7 @@ def _cuts(plan: PruningPlan) -> list[tuple[str, str]]:
         share = share_text(plan.width_cut)
         cuts.append(("width", f"{share} of the remaining MLPs' neurons, still to be cut with prune2vec slim"))
     elif plan.neurons:
-        widths, full = plan.kept.widths.values(), max(plan.shape.mlp_width)
+        widths, full = _widths(plan), max(plan.shape.mlp_width)
         how = plan.parameters.get("slim", {}).get("ranking", "")
         cuts.append(("width", f"{min(widths):,} to {max(widths):,} of {full:,} neurons an MLP{f', by {how}' if how else ''}"))
     return cuts

@@ -134,6 +134,9 @@ class ModelShape:
             sizes |= {len(getattr(shape, name)) for name in (*_PARTS, *_NEURONS)} - {0}
         except (AttributeError, TypeError, ValueError) as error:
             raise DataError(f"{where}: broken model shape ({error}); make the file again with prune2vec profile") from error
+        halves = any(len({bool(getattr(shape, name)) for name in names}) > 1 for names in (_PARTS, _NEURONS))
+        if halves:
+            raise DataError(f"{where}: broken model shape (sub-layers or neurons are counted in part); make the file again")
         if shape.num_layers < 1 or sizes != {shape.num_layers}:
             raise DataError(
                 f"{where}: broken model shape ({shape.num_layers} layers but {min(sizes)} block sizes); make the file again"

@@ -56,6 +56,8 @@ class Cut:
             raise PlanError(
                 f"the plan is to cut {float(kept.width_cut):.1%} of the neurons, but not which; run prune2vec slim first"
             )
+        if kept.widths and not isinstance(keep, PruningPlan):
+            raise PlanError("these widths do not say which neurons stay; cut by the plan itself")
         if kept.whole_blocks:
             return cls(kept=kept, blocks=family.blocks)
         parts = sub_layers_of(model)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -62,15 +62,17 @@ def is_even(layout: Layout) -> bool:
 
 
 def sub_layers_of(model: PreTrainedModel) -> SubLayers:
-    """Return the parts of the model's blocks, read off one whose MLP is still there.
+    """Return the parts of the model's blocks, read off those whose MLP is still there.
 
     Raises:
         UnsupportedModel: They are not known.
     """
     family = find_family(model, model.config)
     blocks = block_list(model, family)
-    whole = next((block for block in blocks if not _is_dropped(block, family.mlp[0])), blocks[0])
-    return find_sub_layers(whole, family, model.config)
+    whole = [block for block in blocks if not _is_dropped(block, family.mlp[0])] or [blocks[0]]
+    found = [find_sub_layers(block, family, model.config) for block in whole]
+    # Dense blocks among mixtures of experts have no neurons in common with them.
+    return found[0] if all(parts.neurons for parts in found) else replace(found[0], neurons=None)
 
 
 def layout_of(model: PreTrainedModel, parts: SubLayers | None = None) -> Layout:
@@ -165,13 +167,18 @@ def read_layout(entries: Mapping[str, Mapping[str, Any]], config_key: str, count
     """
     by_block: dict[int, BlockLayout] = {}
     for number, entry in entries.items():
-        skip = set(entry.get("skip", ()))
+        skip = set(entry.get("skip") or ())
         unknown = sorted(skip - {ATTENTION, MLP}) + sorted(set(entry) - {"skip", config_key})
-        if unknown or not number.isdigit() or int(number) >= count:
+        if unknown or not number.isdecimal() or int(number) >= count:
             what = unknown or "a layer beyond the model"
             raise CheckpointError(
                 f"per_layer_config of layer {number}: cannot read {what}; expected layers 0 to {count - 1} with skip "
                 f"({ATTENTION}, {MLP}) and {config_key}"
             )
-        by_block[int(number)] = BlockLayout(attention=ATTENTION not in skip, mlp=MLP not in skip, width=entry.get(config_key))
+        width = entry.get(config_key)
+        if width is not None and (not isinstance(width, int) or width < 1):
+            raise CheckpointError(
+                f"per_layer_config of layer {number}: {config_key} is {width!r}, expected a whole number from 1 on"
+            )
+        by_block[int(number)] = BlockLayout(attention=ATTENTION not in skip, mlp=MLP not in skip, width=width)
     return tuple(by_block.get(number, BlockLayout()) for number in range(count))

@@ -84,7 +84,8 @@ def read_uneven(entries: Mapping[str, Any], **changes: Any) -> tuple[Any, Layout
     keys = {key for block in blocks.values() for key in block} - {"skip"}
     key = keys.pop() if len(keys) == 1 else ""
     if key:
-        stock[key] = max(block[key] for block in blocks.values() if key in block)
+        # What is no number is refused by read_layout, in words.
+        stock[key] = max((block[key] for block in blocks.values() if isinstance(block.get(key), int)), default=1)
     config = CONFIG_MAPPING[kind].from_dict({**stock, "model_type": kind}, **changes)
     return config, read_layout(blocks, key, num_layers(config))
 

@@ -69,7 +69,8 @@ class OnnxTarget:
             "outputs": list(OUTPUTS),
             "prompts": prompts,
         }
-        return Written(readme=_readme(source, usage, parity), usage=usage, parity=parity)
+        has_data = (folder / MODEL).with_suffix(".onnx.data").exists()
+        return Written(readme=_readme(source, usage, parity, has_data=has_data), usage=usage, parity=parity)
 
 
 def _token_count(source: Source, prompt: str) -> int:
@@ -133,7 +134,7 @@ print(encode(["where to look", "another text"]).shape)
 '''
 
 
-def _readme(source: Source, usage: Mapping[str, Any], parity: Parity) -> str:
+def _readme(source: Source, usage: Mapping[str, Any], parity: Parity, *, has_data: bool) -> str:
     parts = source.parts
     mask = (
         "\n- `pooling_mask`: 1 where a token is pooled. This encoder leaves the tokens of its prompts out of the pooling; "
@@ -143,11 +144,12 @@ def _readme(source: Source, usage: Mapping[str, Any], parity: Parity) -> str:
     )
     ending = " and L2 normalisation" if parts.normalize else ""
     sizes = ", ".join(map(str, _BATCH_SIZES))
+    data = " The weights are in `onnx/model.onnx.data`: keep it beside the model." if has_data else ""
     prompts = ", ".join(f"{name} {prompt['text']!r}" for name, prompt in usage["prompts"].items() if prompt["text"]) or "none"
     return f"""# {source.name} in ONNX
 
 One graph in fp32, opset {usage["opset"]}, from token numbers to vectors, {parts.pooling} pooling{ending} included. Any batch size; texts
-of up to {parts.max_length} tokens. Prompts: {prompts}. An `onnx/model.onnx.data` holds the weights: keep it beside the model.
+of up to {parts.max_length} tokens. Prompts: {prompts}.{data}
 
 Inputs, all int64 of shape (batch, sequence), padded on the right:
 
