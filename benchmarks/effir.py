@@ -131,7 +131,7 @@ def build(name: str, options: argparse.Namespace) -> None:
 
 def slim(plan: PruningPlan, output: Path, options: argparse.Namespace) -> None:
     """Decide the width; the neurons are ranked once, whatever the share."""
-    ranked = next(options.work.glob("*/plan.scores.safetensors"), None)
+    ranked = next(options.work.glob("*/plan.*.scores.safetensors"), None)
     if ranked is not None:
         slim_plan(options.model, plan, output=output, scores=ranked)
         return

@@ -1,6 +1,8 @@
 """Do encoders written here give the same vectors in another release of sentence-transformers? One file, two environments.
 
-python benchmarks/other_releases.py make encoders/            # here: 14 tiny families x 3 poolings, and their vectors
+Those whose blocks are not all alike must be refused there, by AutoModel, instead of being filled with random numbers.
+
+python benchmarks/other_releases.py make encoders/            # here: tiny families x 3 poolings and 3 uneven cuts
 other/bin/python benchmarks/other_releases.py check encoders/ # there: only sentence-transformers is needed
 """
 
@@ -22,6 +24,12 @@ TEXTS = [
     "One long passage, longer than any encoder reads. " * 120,
 ]
 
+UNEVEN = {
+    "mlp": {"drop_mlp": [1]},
+    "attention": {"drop_attention": [3]},
+    "widths": {"neurons": {0: range(20), 2: range(5, 30)}},
+}
+
 
 def encode(folder: Path) -> np.ndarray:
     """Return the vectors of the texts in fp32 (the tiny encoders are stored so)."""
@@ -41,6 +49,9 @@ def make(root: Path) -> None:
         for pooling in ("weightedmean", "mean", "lasttoken"):
             out = prune_model(str(model), plan, root / f"{family}-{pooling}", max_length=128, pooling=pooling)
             np.save(root / f"{out.name}.npy", encode(out))
+        for name, cut in UNEVEN.items():
+            uneven = plan_for(model, range(5), **cut)
+            prune_model(str(model), uneven, root / "uneven" / f"{family}-{name}", max_length=128)
 
 
 def check(root: Path) -> None:
@@ -51,6 +62,20 @@ def check(root: Path) -> None:
         print(f"{name:<28} {difference:.1e}")
     versions = f"sentence-transformers {sentence_transformers.__version__}, transformers {transformers.__version__}"
     print(f"{len(differences)} encoders, largest difference {max(differences.values()):.1e}, {versions}")
+    folders = sorted((root / "uneven").iterdir())
+    loaded = [folder.name for folder in folders if not refused(folder)]
+    print(
+        f"{len(folders) - len(loaded)} of {len(folders)} uneven folders are refused by AutoModel; loaded: {', '.join(loaded) or 'none'}"
+    )
+
+
+def refused(folder: Path) -> bool:
+    """Return whether stock transformers raises on a folder."""
+    try:
+        transformers.AutoModel.from_pretrained(str(folder))
+    except Exception:
+        return True
+    return False
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from prune2vec.checkpoint.described import record_of
 from prune2vec.evaluation.results import METRICS, TaskScore
 from prune2vec.experiments.comparison import Comparison, Row, comparison_of
+from prune2vec.experiments.report import headline
 from prune2vec.records.plan import PruningPlan
 from tests.experiments.small import METRICS_OF_BM25, profile_of, results_of
 
@@ -38,6 +42,32 @@ def test_summary_has_every_number(comparison: Comparison) -> None:
     assert bm25[0] == "BM25"
     assert bm25[6:8] == ("0.5000", "+0.0000")
     assert comparison.notes == ()
+
+
+@pytest.mark.parametrize("known_by", ["plan", "record"])
+@pytest.mark.parametrize(
+    ("attention", "mlp", "shown", "sentence"),
+    [
+        ((), (3, 4), "5 of 12, 3 MLPs", "cut keeps 5 of 12 layers (3 MLPs): "),
+        ((0,), (1, 2, 3, 4), "5 of 12, 4 attentions, 1 MLP", "cut keeps 5 of 12 layers (4 attentions, 1 MLP): "),
+        ((), (), "5 of 12", "cut keeps 5 of 12 layers: "),
+    ],
+)
+def test_layers_without_a_sub_layer_are_told_apart(
+    known_by: str, attention: tuple[int, ...], mlp: tuple[int, ...], shown: str, sentence: str
+) -> None:
+    plan = replace(plan_of(5), drop_attention=attention, drop_mlp=mlp)
+    record = {"keep_layers": list(plan.keep_layers), "num_layers": 12, "plan": record_of(plan)}
+    cut = (
+        Row(name="cut", results=results_of(), plan=plan)
+        if known_by == "plan"
+        else Row(name="cut", results=results_of(encoder={"path": "cut", "record": record}))
+    )
+    comparison = comparison_of([Row(name="full", results=results_of(), plan=plan_of(12)), cut])
+    assert [row[1] for row in comparison.summary().rows[:2]] == ["12 of 12", shown]
+    assert headline(comparison)[0].startswith(sentence)
+    row = comparison.to_json()["rows"][1]
+    assert (row["layers"], row["attentions"], row["mlps"]) == ("5 of 12", 5 - len(attention), 5 - len(mlp))
 
 
 def test_twin_is_named() -> None:

@@ -14,7 +14,9 @@ from prune2vec.errors import ConfigError
 from prune2vec.experiments.job import SLIM_PLAN
 from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.stages import Stages, real_stages
+from prune2vec.planners import planners
 from prune2vec.records.plan import PruningPlan
+from prune2vec.slimming.scores_file import scores_beside
 from tests.experiments.small import Run, SmallStages, recipe_values
 
 FULL = {"name": "full", "method": "full"}
@@ -122,6 +124,9 @@ def test_the_other_stages_settings_are_the_sections(tmp_path: Path) -> None:
     assert (made.steps, made.width_cut, made.revision) == (7, Fraction(3, 10), "abc")
     untrained = Recipe.of(recipe_values(tmp_path, train=None, prune={"max_length": 32}))
     assert untrained.slim_settings(untrained.variants[0]).max_length == 32
+    for trained, pruned, shorter in ((512, 32, 32), (32, 512, 32), (64, 64, 64)):
+        recipe = Recipe.of(recipe_values(tmp_path, train={"max_length": trained}, prune={"max_length": pruned}))
+        assert recipe.slim_settings(recipe.variants[0]).max_length == shorter, "the trainer takes the smaller one"
     own = Recipe.of(recipe_values(tmp_path, train={"instruction": "e5"}))
     assert own.slim_settings(own.variants[0]).instruction == "e5"
 
@@ -130,6 +135,8 @@ def test_the_other_stages_settings_are_the_sections(tmp_path: Path) -> None:
     ("slim", "message"),
     [
         ({"pooling": "mean"}, "variant 'thin': give pooling once, in prune, not in slim"),
+        ({"hard_negatives": 1}, "variant 'thin': give hard_negatives once, in train, not in slim"),
+        ({"max_length": 512}, "variant 'thin': give max_length once, in train, not in slim"),
         ({"hard_negatives": 7}, "variant 'thin': give hard_negatives once, in train, not in slim"),
         ({"ranking": "gate"}, "variant 'thin': no ranking is called 'gate'; did you mean 'gates'"),
         ({"step": 3}, "unknown key .*did you mean 'steps'"),
@@ -138,7 +145,13 @@ def test_the_other_stages_settings_are_the_sections(tmp_path: Path) -> None:
 )
 def test_what_does_not_fit_is_one_line(tmp_path: Path, slim: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        Recipe.of(recipe_values(tmp_path, variants=[depth("thin", 6, slim=slim)]))
+        Recipe.of(
+            recipe_values(
+                tmp_path,
+                variants=[depth("thin", 6, slim={"width_cut": "30%", **slim})],
+                train={"hard_negatives": 3, "max_length": 64},
+            )
+        )
     assert "\n" not in str(caught.value)
 
 
@@ -146,6 +159,75 @@ def test_round_trip(tmp_path: Path) -> None:
     recipe = Recipe.of(recipe_values(tmp_path, variants=[depth("thin", 6, slim={"width_cut": "1/3", "floor": 64})]))
     (tmp_path / "again.yaml").write_text(recipe.to_yaml())
     assert Recipe.load(tmp_path / "again.yaml") == recipe
+
+
+def test_what_other_stages_decide_is_not_written_into_the_section(tmp_path: Path) -> None:
+    slim = {"width_cut": "1/3", "steps": 7, "hard_negatives": 3}
+    other = {"train": {"hard_negatives": 3, "scale": 20}, "prune": {"pooling": "mean"}, "profile": {"pooling": "mean"}}
+    recipe = Recipe.of(recipe_values(tmp_path, variants=[depth("thin", 6, slim=slim)], **other))
+    (tmp_path / "again.yaml").write_text(recipe.to_yaml())
+    again = Recipe.load(tmp_path / "again.yaml")
+    assert again == recipe
+    assert again.slim_settings(again.variants[0]) == recipe.slim_settings(recipe.variants[0])
+    assert "gate-penalty" in recipe.to_yaml()
+
+
+@pytest.mark.parametrize("slim", [{}, {"ranking": "magnitude"}, {"multiple": 8}])
+def test_a_section_must_say_how_much_where_the_plan_cannot(tmp_path: Path, slim: dict[str, Any]) -> None:
+    for variant in (
+        depth("thin", 6),
+        {"name": "thin", "method": "drop", "parameters": {"what": "last2M"}},
+        {**FULL, "name": "thin"},
+    ):
+        with pytest.raises(ConfigError, match=r"variant 'thin': slim does not say how much to cut.*give slim\.width-cut"):
+            Recipe.of(recipe_values(tmp_path, variants=[{**variant, "slim": slim}]))
+        Recipe.of(recipe_values(tmp_path, variants=[{**variant, "slim": {**slim, "max_params": "5M"}}]))
+    effir = {"name": "thin", "method": "effir", "slim": slim}
+    assert Recipe.of(recipe_values(tmp_path, variants=[effir], profile={"scorers": ["redundancy"]})).variants[0].slim
+
+
+def test_a_planner_from_elsewhere_may_say_how_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mine(profile: object, allowed: object, *, depth: int = 1) -> None: ...
+
+    planners.names()
+    monkeypatch.setitem(planners._parts, "mine", mine)
+    variant = {"name": "thin", "method": "mine", "slim": {"ranking": "magnitude"}}
+    assert Recipe.of(recipe_values(tmp_path, variants=[variant])).variants[0].slim
+
+
+class Ranking(SmallStages):
+    """Its slim stage ranks where it finds no scores of its settings, and notes who did."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ranked: list[str] = []
+
+    def slim(self, model: str, plan: Path, texts: Any, settings: Any, output: Path) -> None:
+        file = scores_beside(output, settings.ranking)
+        identity = json.dumps(settings.identity())
+        if not file.exists() or file.read_text() != identity:
+            self.ranked.append(output.parent.name)
+            file.write_text(identity)
+        super().slim(model, plan, texts, settings, output)
+
+
+def test_variants_that_differ_in_width_alone_are_ranked_once(run: Run) -> None:
+    def variants(width: str) -> list[dict[str, Any]]:
+        return [
+            depth("third", 6, slim={"width_cut": "30%"}),
+            depth("half", 6, slim={"width_cut": width, "floor": 2}),
+            depth("longer", 6, slim={"width_cut": "50%", "steps": 7}),
+            depth("deeper", 7, slim={"width_cut": "50%"}),
+        ]
+
+    small = Ranking()
+    run(small=small, variants=variants("50%"))
+    assert small.ranked == ["third", "longer", "deeper"]
+    again = Ranking()
+    scores_beside(run.output / "half" / SLIM_PLAN, "gates").unlink()
+    _, calls = run(small=again, variants=variants("60%"))
+    assert "slim half" in calls
+    assert again.ranked == [], "the scores of an earlier call serve as well"
 
 
 def test_the_real_stage_calls_the_verb(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,16 +35,16 @@ def test_amounts(text: str, number: int) -> None:
     assert Budget.build({"max-params": text}, where="test").max_params == number
 
 
-@pytest.mark.parametrize("text", ["90X", "-3", "1.2.3", "", "M", "0", "0.2"])
+@pytest.mark.parametrize("text", ["90X", "-3", "1.2.3", "1.2.3M", "1e999", "1e308B", "", "M", "0", "0.2"])
 def test_what_is_no_amount_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^test: max_params: [^\n]+$") as caught:
         Budget.build({"max_params": text}, where="test")
-    assert str(caught.value).count("got") <= 1
+    assert str(caught.value).count("got") == 1
 
 
 @pytest.mark.parametrize("limits", [{"max_layers": 0}, {"min_speedup": 0.5}, {"min_speedup": "inf"}, {"min_speedup": "nan"}])
 def test_limits_that_make_no_sense_are_refused(limits: dict[str, object]) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=rf"^test: {next(iter(limits))}: Input should be "):
         Budget.build(limits, where="test")
 
 

@@ -39,9 +39,12 @@ def test_the_best_is_the_least_loss_then_the_fewest_parameters_then_the_first() 
         (2.0, MlpCut(depth=3, mlps=1, width=Fraction(0))),
         (2.0, MlpCut(depth=2, mlps=0, width=HALF)),
         (2.0, MlpCut(depth=3, mlps=2, width=Fraction(0))),
+        # Of 120 neurons as many as half.
+        (2.0, MlpCut(depth=2, mlps=0, width=Fraction(501, 1000))),
         (3.0, MlpCut(depth=1, mlps=0, width=HALF)),
     ]
     shape = made_shape(4)
+    assert shape.params(cuts[2][1].kept(())) == shape.params(cuts[4][1].kept(()))
     assert best_admitted(cuts, (2, 1, 0), shape, lambda keep: True) == cuts[0][1]
     assert best_admitted(cuts, (2, 1, 0), shape, lambda keep: shape.params(keep) < 8000) == cuts[2][1]
     assert best_admitted(cuts, (2, 1, 0), shape, lambda keep: False) is None

@@ -130,6 +130,19 @@ def test_without_a_word_or_a_budget_that_binds_or_can_be_met_it_is_refused() -> 
         dropped(ordered(8), None, budget=Budget(max_layers=4))
 
 
+def test_an_order_that_names_too_few_layers_is_not_the_budgets_fault() -> None:
+    section = {"mlp": [3, 1], "attention": [], "block": []}
+    profile = ordered(5)
+    profile = replace(profile, sections={**profile.sections, "redundancy-iterative": section})
+    sizes = [profile.shape.params(Kept.of(range(5), drop_mlp=gone)) for gone in ((1, 3), (2, 3, 4))]
+    enough = dropped(profile, None, order="iterative", budget=Budget(max_params=sizes[0]))
+    assert enough.drop_mlp == (1, 3)
+    assert dropped(profile, None, budget=Budget(max_params=sizes[1])).drop_mlp == (2, 3, 4)
+    message = rf"^the iterative order names only 2 of 5 MLPs, and without them there are {sizes[0]:,} parameters, .*--rounds.*one-shot$"
+    with pytest.raises(PlanError, match=message):
+        dropped(profile, None, order="iterative", budget=Budget(max_params=sizes[1]))
+
+
 def test_a_model_whose_parts_are_not_known_is_refused() -> None:
     profile = ordered(8)
     unknown = {name: () for name in ("attention_params", "attention_matmul_params", "mlp_params", "mlp_matmul_params")}

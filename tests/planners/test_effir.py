@@ -141,8 +141,15 @@ def test_everything_given_is_held_against_the_budget_and_needs_no_guide() -> Non
 
 def test_a_search_without_the_guide_says_how_to_measure_it() -> None:
     bare = made_profile(CURVE, sections={"redundancy": PROFILE.sections["redundancy"]})
-    with pytest.raises(ProfileError, match=r"no cut-loss .* measure it with prune2vec profile --scorers cut-loss$"):
+    with pytest.raises(ProfileError, match=r"no cut-loss .* measure it with prune2vec profile --scorers redundancy,cut-loss$"):
         effir(bare, budget=Budget(max_params=12000))
+    plain = made_profile(CURVE, sections={})
+    with pytest.raises(ProfileError, match=r"no redundancy and no cut-loss .* --scorers redundancy,cut-loss$"):
+        effir(plain, budget=Budget(max_params=12000))
+    with pytest.raises(
+        ProfileError, match=r"no redundancy-iterative and no cut-loss .* --scorers redundancy-iterative,cut-loss$"
+    ):
+        effir(plain, budget=Budget(max_params=12000), order="iterative")
 
 
 def test_the_plan_says_what_to_expect() -> None:
@@ -179,12 +186,27 @@ def test_a_budget_that_nothing_meets_names_the_smallest_cut() -> None:
 
 @pytest.mark.parametrize(
     "given",
-    [{"mlps": 8}, {"mlps": "100%"}, {"mlps": "x"}, {"width": "100%"}, {"width": "x"}, {"depth": 9}, {"depth": 2, "mlps": 2}],
+    [
+        {"mlps": 8},
+        {"mlps": 1, "depth": 1},
+        {"mlps": "100%"},
+        {"mlps": "x"},
+        {"width": "100%"},
+        {"width": "x"},
+        {"depth": 9},
+        {"depth": 2, "mlps": 2},
+    ],
 )
 @pytest.mark.parametrize("budget", [None, Budget(max_params=12000)])
 def test_what_cannot_be_is_refused_in_one_line(given: dict[str, Any], budget: Budget | None) -> None:
     with pytest.raises(PlanError, match=r"^(mlps|width|depth)[^\n]+$"):
         effir(budget=budget, **given)
+
+
+def test_the_only_layer_keeps_its_mlp() -> None:
+    with pytest.raises(PlanError, match=r"^mlps: 2, but the only layer must keep its MLP; choose 0, or keep more layers$"):
+        effir(depth=1, mlps=2)
+    assert effir(depth=1, mlps=0).drop_mlp == ()
 
 
 def test_a_model_without_known_neurons_keeps_its_width() -> None:

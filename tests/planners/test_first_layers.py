@@ -27,5 +27,8 @@ def test_the_words_mean_what_l3prune_picks_and_bring_its_notes(variant: str) -> 
 def test_what_is_no_depth_is_refused_in_one_line(depth: int | str) -> None:
     with pytest.raises(PlanError, match=r"^depth[^\n]+$"):
         depth_of(PROFILE, depth)
+
+
+def test_a_word_that_was_meant_is_named() -> None:
     with pytest.raises(PlanError, match=r"got 'smal'; did you mean 'small'\?$"):
         depth_of(PROFILE, "smal")

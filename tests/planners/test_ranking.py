@@ -33,7 +33,9 @@ def test_each_order_has_its_section() -> None:
     turned = {**SECTION, "mlp": [-value for value in MLP], "texts": "plain"}
     assert ranked(profile(**{"redundancy-plain": turned}), "plain", "mlp", 4) == (3, 1, 0, 2)
     assert ranked(profile(), "iterative", "attention", 4) == (3, 1)
-    with pytest.raises(ProfileError, match=r"no redundancy-plain .* --scorers redundancy-plain$"):
+    with pytest.raises(
+        ProfileError, match=r"no redundancy-plain .* --scorers redundancy,redundancy-iterative,redundancy-plain$"
+    ):
         ranked(profile(), "plain", "mlp", 4)
     with pytest.raises(PlanError, match=r"^no order is called 'one_shot'; did you mean 'one-shot'\?$"):
         ranked(profile(), "one_shot", "mlp", 4)

@@ -73,4 +73,13 @@ def test_more_than_there_is_names_the_most() -> None:
         Part(kind="M", amount=9).count_of(8, leave=1)
     with pytest.raises(PlanError, match=r"^100%B: there are 8 blocks, of which 1 must stay; drop at most 7B$"):
         Part(kind="B", amount=Fraction(1)).count_of(8, leave=1)
+    with pytest.raises(PlanError, match=r"^2A: there is 1 attention; drop at most 1A$"):
+        Part(kind="A", amount=2).count_of(1)
     assert Part(kind="A", amount=8).count_of(8) == 8
+
+
+@pytest.mark.parametrize(("kind", "one"), [("M", "MLP"), ("B", "block")])
+def test_of_one_none_can_go(kind: str, one: str) -> None:
+    with pytest.raises(PlanError, match=rf"^2{kind}: the only {one} must stay; leave 2{kind} out, or keep more layers$"):
+        Part(kind=kind, amount=2).count_of(1, leave=1)
+    assert Part(kind=kind, amount=0).count_of(1, leave=1) == 0

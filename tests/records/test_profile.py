@@ -114,8 +114,23 @@ def test_sections_survive_the_file(tmp_path: Path) -> None:
     assert loaded == profile
     assert loaded.digest == profile.digest != PROFILE.digest
     assert loaded.section("redundancy")["mlp"] == [0.1, 0.2]
-    with pytest.raises(ProfileError, match=r"no cut-loss \(it has layer-loss, redundancy\); measure it with prune2vec profile"):
+    missing = r"no cut-loss \(it has layer-loss, redundancy\); measure it with .* --scorers redundancy,cut-loss$"
+    with pytest.raises(ProfileError, match=missing):
         loaded.section("cut-loss")
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ((), r"^the profile has no redundancy and no cut-loss \(it has layer-loss\); .* --scorers redundancy,cut-loss$"),
+        (("plain", "redundancy"), r"^the profile has no cut-loss \(.*--scorers plain,redundancy,cut-loss$"),
+    ],
+)
+def test_what_is_missing_is_named_together_with_what_a_new_run_would_lose(sections: tuple[str, ...], message: str) -> None:
+    profile = dataclasses.replace(PROFILE, sections={name: {} for name in sections})
+    with pytest.raises(ProfileError, match=message):
+        profile.check_has("redundancy", "cut-loss")
+    profile.check_has(*sections)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ FAMILIES = ["llama", "gemma2", "gpt2", "phi", "phi3", "opt"]
 @pytest.mark.parametrize("family", FAMILIES)
 def test_curves_are_those_of_models_with_silent_parts(tmp_path: Path, family: str) -> None:
     backbone, groups = tiny_backbone(tmp_path, family), random_groups(groups=1)
-    section = scorers.get("cut-loss")(backbone, groups, ProfileSettings()).measure(lambda amount: None)
+    section = scorers.get("cut-loss")(backbone, groups, ProfileSettings()).measure(lambda amount: None, {})
     rows, parts = distinct_rows(groups), sub_layers_of(backbone.model)
     order = section["mlp_order"]
     assert order == list(redundancy(backbone, parts, rows).order("mlp"))
@@ -82,7 +82,7 @@ def test_a_family_without_known_neurons_has_no_width_part(tmp_path: Path, monkey
     monkeypatch.setattr(cut_loss, "check_sub_layers", lambda *args: replace(known(*args), neurons=None))
     done: list[float] = []
     work = scorers.get("cut-loss")(tiny_backbone(tmp_path, "llama"), random_groups(), ProfileSettings())
-    section = work.measure(done.append)
+    section = work.measure(done.append, {})
     assert section["width_cuts"] == ["0"]
     assert section["width_loss"] == [section["drop_loss"][0]]
     assert sum(done) == work.tokens

@@ -117,5 +117,13 @@ def test_progress_runs_over_the_tokens_of_all_scorers(tmp_path: Path, monkeypatc
     monkeypatch.setattr("prune2vec.scorers.measure.progress", shown)
     settings = {"groups": 2, "group_size": 4, "dtype": "float32", "device": "cpu", "scorers": ("all",)}
     profile = profile_model(str(save_tiny(tmp_path / "m")), triplets(), **settings)
-    # layer-loss 1, redundancy 1, iterative 1 + 3 for two rounds, cut-loss 3 + 3 drops + 5 for widths
-    assert totals == [sum(done)] == [profile.texts["tokens"] * (1 + 1 + 4 + 10)]
+    # layer-loss 1, redundancy 1, iterative 3 for the second of two rounds, cut-loss 3 drops + 5 for widths
+    assert totals == [sum(done)] == [profile.texts["tokens"] * (1 + 1 + 3 + 8)]
+
+
+def test_no_order_of_scorers_and_no_company_changes_what_is_found(tmp_path: Path) -> None:
+    model = str(save_tiny(tmp_path / "m"))
+    settings = {"groups": 2, "group_size": 4, "dtype": "float32", "device": "cpu"}
+    every = profile_model(model, triplets(), **settings, scorers="cut-loss,redundancy-iterative,redundancy")
+    for name in ("cut-loss", "redundancy-iterative"):
+        assert profile_model(model, triplets(), **settings, scorers=name).sections == {name: every.sections[name]}

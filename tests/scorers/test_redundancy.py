@@ -188,7 +188,7 @@ def test_one_pass_gives_all_three_kinds(tmp_path: Path, family: str) -> None:
 def test_the_score_reads_the_distinct_texts_of_the_groups(tmp_path: Path) -> None:
     backbone, groups, done = tiny_backbone(tmp_path), random_groups(), []
     work = scorers.get("redundancy")(backbone, [*groups, groups[0]], ProfileSettings())
-    section = work.measure(done.append)
+    section = work.measure(done.append, {})
     expected = redundancy(backbone, sub_layers_of(backbone.model), distinct_rows(groups))
     assert section["mlp"] == pytest.approx(list(expected.mlp))
     assert section["tokens"] == expected.tokens == sum(done) == work.tokens

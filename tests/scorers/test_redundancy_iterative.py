@@ -28,7 +28,7 @@ def kept_without(kind: str, gone: list[int]) -> Kept:
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi", "olmo2", "opt"])
 def test_each_round_takes_the_least_important_of_what_is_left(tmp_path: Path, family: str) -> None:
     backbone, groups = tiny_backbone(tmp_path, family), random_groups()
-    section = scorers.get("redundancy-iterative")(backbone, groups, ProfileSettings(rounds=4)).measure(lambda amount: None)
+    section = scorers.get("redundancy-iterative")(backbone, groups, ProfileSettings(rounds=4)).measure(lambda amount: None, {})
     for kind in KINDS:
         gone: list[int] = []
         for _ in range(4):
@@ -40,7 +40,7 @@ def test_each_round_takes_the_least_important_of_what_is_left(tmp_path: Path, fa
 
 def test_half_the_layers_unless_told(tmp_path: Path) -> None:
     backbone, groups = tiny_backbone(tmp_path, "llama"), random_groups()
-    section = scorers.get("redundancy-iterative")(backbone, groups, ProfileSettings()).measure(lambda amount: None)
+    section = scorers.get("redundancy-iterative")(backbone, groups, ProfileSettings()).measure(lambda amount: None, {})
     assert {kind: len(section[kind]) for kind in KINDS} == dict.fromkeys(KINDS, 2)
 
 

@@ -19,7 +19,7 @@ def test_it_is_the_redundancy_on_windows_and_not_on_the_groups(tmp_path: Path) -
     source.write_text("the quick brown fox jumps over the lazy dog\n" * 40)
     settings = ProfileSettings(plain=source, windows=5, window_length=24, seed=3)
     work = scorers.get("redundancy-plain")(backbone, random_groups(), settings)
-    section = work.measure(done.append)
+    section = work.measure(done.append, {})
     windows = plain_windows(source, backbone.tokenizer, count=5, length=24, context=backbone.max_length, seed=3)
     expected = redundancy(backbone, sub_layers_of(backbone.model), windows, texts="plain")
     found = Redundancy.from_json(section)
@@ -28,7 +28,7 @@ def test_it_is_the_redundancy_on_windows_and_not_on_the_groups(tmp_path: Path) -
     assert (found.texts, found.tokens, section["windows"], section["window_length"]) == ("plain", 120, 5, 24)
     assert sum(done) == work.tokens == 120
     other = scorers.get("redundancy-plain")(backbone, random_groups(), settings.model_copy(update={"seed": 4}))
-    assert other.measure(done.append)["digest"] != section["digest"]
+    assert other.measure(done.append, {})["digest"] != section["digest"]
 
 
 def test_no_text_no_work(tmp_path: Path) -> None:

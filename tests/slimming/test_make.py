@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import TrainerCallback
@@ -52,7 +53,7 @@ def tiny(tmp_path: Path) -> Tiny:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[PruningPlan, Ranked]:
     """An uninterrupted run of gates: its plan and its scores."""
     tiny = Tiny(tmp_path_factory.mktemp("whole"))
-    return tiny(**GATES), Ranked.load(scores_beside(tiny.output()))
+    return tiny(**GATES), Ranked.load(scores_beside(tiny.output(), "gates"))
 
 
 def test_the_share_of_the_plan_is_cut_and_the_plan_says_how(whole: tuple[PruningPlan, Ranked]) -> None:
@@ -77,7 +78,7 @@ def test_the_plan_is_written_and_can_be_pruned(tiny: Tiny) -> None:
     made = tiny(**CHEAP)
     assert PruningPlan.load(tiny.output()) == made
     assert not WorkFolder.beside(tiny.output()).folder.exists()
-    assert {path.name for path in tiny.folder.iterdir() if path.is_file()} == {"slim.json", "slim.scores.safetensors"}
+    assert {path.name for path in tiny.folder.iterdir() if path.is_file()} == {"slim.json", "slim.magnitude.scores.safetensors"}
     prune_model(str(tiny.model), made, tiny.folder / "small", max_length=64)
     assert json.loads((tiny.folder / "small" / "parity.json").read_text())["max_difference"] < 1e-4
 
@@ -91,7 +92,7 @@ def test_resuming_gives_the_same_plan(whole: tuple[PruningPlan, Ranked], tiny: T
     assert work.folder.exists()
     assert not list(work.folder.glob("*/model*")), "checkpoints hold gates, not the model"
     assert tiny(**GATES) == whole[0]
-    again = Ranked.load(scores_beside(tiny.output()))
+    again = Ranked.load(scores_beside(tiny.output(), "gates"))
     for layer, values in whole[1].scores.items():
         assert (values == again.scores[layer]).all()
     assert again.facts["gates"] == whole[1].facts["gates"]
@@ -119,28 +120,129 @@ def test_an_unfinished_run_with_other_settings_is_not_gone_on_with(tiny: Tiny) -
     assert made.parameters["slim"]["steps"] == 3
 
 
+def not_again(*args: Any, **kwargs: Any) -> None:
+    raise AssertionError("ranked again")
+
+
+def test_another_ranking_leaves_an_unfinished_run_alone(whole: tuple[PruningPlan, Ranked], tiny: Tiny) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        tiny(**GATES, callbacks=[StopAt(6)])
+    work = WorkFolder.beside(tiny.output())
+    tiny(**CHEAP)
+    tiny(texts=None, scores=scores_beside(tiny.output(), "magnitude"), width_cut="50%")
+    assert (work.checkpoint(4) / "gates.safetensors").exists()
+    assert tiny(**GATES) == whole[0]
+    assert not work.folder.exists()
+
+
+def test_rankings_keep_their_scores_apart(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    learnt = tiny(**GATES)
+    tiny(**CHEAP)
+    monkeypatch.setattr("prune2vec.slimming.make.load_subject", not_again)
+    assert tiny(**GATES) == learnt, "the scores that were learnt are still there"
+
+
+def budgeted(plan: PruningPlan, **limits: Any) -> PruningPlan:
+    return replace(plan, parameters={**plan.parameters, **limits})
+
+
+def params_left(plan: PruningPlan, cut: int) -> int:
+    kept = replace(plan.kept, width_cut=Fraction(0))
+    return plan.shape.params(kept) - cut * plan.shape.neuron_params[0]
+
+
+def test_a_plans_own_limits_hold(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = params_left(tiny.plan, 43)
+    plan = budgeted(tiny.plan, max_params=limit)
+    made = tiny(plan=plan, **CHEAP)
+    assert made.shape.params(made.kept) == limit
+    assert tiny(plan=plan, **CHEAP, width_cut="10%").neurons, "what is given overrules the plan"
+    assert tiny(plan=plan, **CHEAP, max_params=limit, multiple=16).parameters["slim"]["cut"] >= 43
+    monkeypatch.setattr("prune2vec.slimming.make.load_subject", not_again)
+    # At least 101 neurons stay: 102 in three equal widths, 112 in sixteens.
+    for rule, cut in (({"uniform": True}, 42), ({"multiple": 16}, 32)):
+        left = f"{params_left(plan, cut):,} parameters against at most {limit:,}"
+        with pytest.raises(PlanError, match=rf"over the limits.*{left}; lower multiple.*give --max-params"):
+            tiny("other", plan=plan, **CHEAP, **rule)
+    speed = budgeted(tiny.plan, min_speedup=20.0)
+    with pytest.raises(PlanError, match=r"a speed-up of .* against at least 20"):
+        tiny("other", plan=speed, **CHEAP)
+
+
+def test_limits_that_only_the_scores_break_keep_the_scores(tiny: Tiny) -> None:
+    # Half of each MLP is a multiple of 24; where another MLP loses more, two keep more than half, which is all.
+    plan = budgeted(replace(tiny.plan, width_cut=Fraction(1, 2)), max_params=params_left(tiny.plan, 72))
+    tiny(**CHEAP)
+    file = scores_beside(tiny.output(), "magnitude")
+    scores = {0: range(48), 1: range(-20, 28), 4: range(48)}
+    uneven = {layer: np.array(values, dtype=np.float32) for layer, values in scores.items()}
+    replace(Ranked.load(file), scores=uneven).save(file)
+    with pytest.raises(PlanError, match="over the limits"):
+        tiny(plan=plan, **CHEAP, multiple=24)
+    assert file.exists()
+
+
+def test_a_cut_that_cuts_nothing_is_refused(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(PlanError, match=r"25% of 144 neurons should go, but by the rules for the widths none does; lower"):
+        tiny(**CHEAP, width_cut="25%", multiple=48)
+    with pytest.raises(PlanError, match=r"0\.1% of 144 neurons should go"):
+        tiny(**CHEAP, width_cut="0.1%")
+    assert tiny(**CHEAP, width_cut=0).neurons == {}
+    tiny(**CHEAP, width_cut="50%")
+    assert "under half" not in capsys.readouterr().err
+    scores = {layer: np.arange(start, start + 48, dtype=np.float32) for layer, start in ((0, 0), (1, 10), (4, 10))}
+    file = scores_beside(tiny.output(), "magnitude")
+    replace(Ranked.load(file), scores=scores).save(file)
+    # 30 go, the lowest of all: 17, 7 and 6; widths of 31, 41 and 42 become 32, 48 and 48.
+    made = tiny(**CHEAP, width_cut="0.21", multiple=16)
+    assert made.parameters["slim"]["cut"] == 16
+    assert "under half" not in capsys.readouterr().err
+    replace(Ranked.load(file), scores={0: scores[0], 1: scores[1] + 16, 4: scores[4] + 16}).save(file)
+    # 50 go: 34, 8 and 8; widths of 14, 40 and 40 become 24, 48 and 48.
+    tiny(**CHEAP, width_cut="0.35", multiple=24)
+    assert "24 neurons go, under half of the 50 that were asked for" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ranking", ["gates", "activation", "taylor", "wanda"])
+def test_texts_are_looked_at_before_the_model(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, ranking: str) -> None:
+    monkeypatch.setattr("prune2vec.slimming.make.load_subject", not_again)
+    with pytest.raises(DataError, match=rf"ranking '{ranking}' looks at texts and got none; give triplets \(--texts\)"):
+        tiny(texts=None, **QUICK, ranking=ranking)
+    with pytest.raises(DataError, match=r"no data set has the 8 rows of one batch \(one has 7\)"):
+        tiny(texts=rows(7, "one"), **QUICK, ranking=ranking)
+    with pytest.raises(DataError, match="has no hard negative"):
+        tiny(texts=rows(24, "one", negatives=0), **QUICK, ranking=ranking)
+
+
 def test_another_share_is_cut_without_ranking_again(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny(**CHEAP)
-    scores = Ranked.load(scores_beside(tiny.output()))
-
-    def not_again(*args: Any, **kwargs: Any) -> None:
-        raise AssertionError("ranked again")
+    scores = Ranked.load(scores_beside(tiny.output(), "magnitude"))
 
     monkeypatch.setattr("prune2vec.slimming.make.load_subject", not_again)
     half = tiny(**CHEAP, width_cut="50%")
     assert half.parameters["slim"]["cut"] == 72
-    given = tiny("other", texts=None, scores=scores_beside(tiny.output()), width_cut="50%")
+    given = tiny("other", texts=None, scores=scores_beside(tiny.output(), "magnitude"), width_cut="50%")
     assert given.neurons == half.neurons
     assert given.parameters["slim"]["ranking"] == "magnitude"
-    assert not scores_beside(tiny.output("other")).exists()
-    assert Ranked.load(scores_beside(tiny.output())).scores.keys() == scores.scores.keys()
+    assert not scores_beside(tiny.output("other"), "magnitude").exists()
+    assert Ranked.load(scores_beside(tiny.output(), "magnitude")).scores.keys() == scores.scores.keys()
     with pytest.raises(AssertionError, match="ranked again"):
         tiny(**{**CHEAP, "ranking": "wanda"})
 
 
+def test_settings_that_a_ranking_does_not_read_leave_its_scores_alone(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny(**QUICK, ranking="activation")
+    tiny(**CHEAP)
+    monkeypatch.setattr("prune2vec.slimming.make.load_subject", not_again)
+    assert tiny(**QUICK, ranking="activation", steps=400, scale=20.0).neurons
+    assert tiny(texts=None, **{**CHEAP, "batch_size": 9, "seed": 1}).parameters["slim"]["texts"] is None
+    with pytest.raises(AssertionError, match="ranked again"):
+        tiny(**{**QUICK, "batches": 2}, ranking="activation")
+
+
 def test_scores_of_something_else_are_refused(tiny: Tiny, tmp_path: Path) -> None:
     tiny(**CHEAP)
-    scores = scores_beside(tiny.output())
+    scores = scores_beside(tiny.output(), "magnitude")
     with pytest.raises(PlanError, match=r"for something else.*drop_mlp \[0\], now \[2\]"):
         tiny("other", plan=replace(tiny.plan, drop_mlp=(0,)), scores=scores)
     broken = tmp_path / "broken.safetensors"
@@ -184,8 +286,10 @@ def test_a_budget_is_met_and_not_by_more_than_it_takes(tiny: Tiny, multiple: int
     assert full - left == (30 * neuron if multiple == 1 else made.parameters["slim"]["cut"] * neuron)
     assert left > limit - multiple * neuron * 2
     assert made.parameters["slim"]["max_params"] == limit
-    with pytest.raises(PlanError, match="drop more layers"):
-        tiny(**CHEAP, max_params=1000)
+    least = full - 3 * (48 - multiple) * neuron
+    with pytest.raises(PlanError, match=rf"at least {least:,} parameters stay, which is over 1,000: .*drop more layers"):
+        tiny(**CHEAP, max_params=1000, multiple=multiple)
+    assert tiny(**CHEAP, max_params=least, multiple=multiple).parameters["slim"]["cut"] == 3 * (48 - multiple)
     assert tiny(**CHEAP, max_params=full).neurons == {}
 
 
@@ -237,7 +341,7 @@ def test_table_has_every_mlp_and_the_totals(whole: tuple[PruningPlan, Ranked]) -
 
 def test_more_worthless_neurons_than_are_cut_are_mentioned(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     tiny(**CHEAP)
-    file = scores_beside(tiny.output())
+    file = scores_beside(tiny.output(), "magnitude")
     ranked = Ranked.load(file)
     assert "score 0" not in capsys.readouterr().err
     replace(ranked, scores={layer: values * (values > values.mean()) for layer, values in ranked.scores.items()}).save(file)

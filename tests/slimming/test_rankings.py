@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from prune2vec.errors import DataError
 from prune2vec.registry import Registry
-from prune2vec.slimming.registry import RankingFn, rankings
+from prune2vec.slimming.registry import TEXTS, RankingFn, Rankings, rankings
 from prune2vec.slimming.settings import SlimSettings
 from prune2vec.slimming.subject import Subject
 from prune2vec.texts import Triplet
@@ -71,10 +70,17 @@ def test_a_new_file_is_a_new_ranking(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert registry.names() == ("mine",)
 
 
-@pytest.mark.parametrize("name", ["activation", "gates", "taylor", "wanda"])
-def test_texts_are_needed(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match=rf"ranking '{name}' looks at texts and got none; give triplets \(--texts\)"):
-        rankings.get(name)(tiny_subject(tmp_path), [], small(ranking=name))
+def test_a_ranking_says_what_it_reads() -> None:
+    registry = Rankings()
+    registry._loaded = True
+
+    @registry.register("careless")
+    def careless(*args: object) -> None: ...
+
+    registry.register("by-weights", reads=())(careless)
+    assert registry.reads("careless") == {"texts", "batches", "loss", "steps"}, "unsaid, its scores depend on everything"
+    assert registry.reads("by-weights") == frozenset()
+    assert {name for name in rankings if TEXTS not in rankings.reads(name)} == {"magnitude"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

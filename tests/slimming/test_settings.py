@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from prune2vec.errors import ConfigError
-from prune2vec.slimming.settings import SlimSettings
+from prune2vec.slimming.settings import _GROUPS, _NOT_OF_SCORES, SlimSettings
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,25 @@ def test_settings_survive_json() -> None:
 def test_what_does_not_fit_is_one_line(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SlimSettings.build(values, where="slim")
+
+
+def test_what_a_ranking_does_not_read_is_not_of_its_identity() -> None:
+    assert set(SlimSettings(ranking="magnitude").identity()) == {"ranking", "revision", "trust_remote_code"}
+    for ranking, unread, read in (
+        ("gates", {"batches": 3}, {"steps": 3}),
+        ("activation", {"steps": 3}, {"batches": 3}),
+        ("wanda", {"scale": 3}, {"max_length": 33}),
+        ("taylor", {"learning_rate": 3}, {"scale": 3}),
+    ):
+        base = SlimSettings(ranking=ranking).identity()
+        assert SlimSettings(ranking=ranking, **unread).identity() == base
+        assert SlimSettings(ranking=ranking, **read).identity() != base
+
+
+def test_every_setting_is_of_the_scores_of_a_ranking_that_reads_all_or_of_none() -> None:
+    grouped = [name for names in _GROUPS.values() for name in names]
+    always = {"ranking", "revision", "trust_remote_code"}
+    assert sorted([*grouped, *_NOT_OF_SCORES, *always]) == sorted(SlimSettings.model_fields), "a new setting needs a group"
 
 
 def test_only_what_decides_the_scores_is_their_identity() -> None:

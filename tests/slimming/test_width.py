@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prune2vec.errors import PlanError
-from prune2vec.slimming.width import Scores, WidthRule, choose_neurons, choose_widths, count_of, smallest_cut
+from prune2vec.slimming.width import (
+    Scores,
+    WidthRule,
+    choose_neurons,
+    choose_widths,
+    count_of,
+    fewest_left,
+    most_taken,
+    smallest_cut,
+)
 
 # Few different values, so that ties are common.
 LAYER = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0, 2.0]), min_size=1, max_size=12)
@@ -106,11 +115,25 @@ def test_smallest_cut_is_the_smallest(scores: Scores, at_least: int, uniform: bo
         return total(scores) - sum(choose_widths(scores, rule, cut=cut).values())
 
     possible = [cut for cut in range(total(scores) - len(scores) + 1) if taken(cut) >= at_least]
+    assert most_taken(scores, rule) == max(map(taken, range(total(scores) - len(scores) + 1)))
+    assert bool(possible) == (at_least <= most_taken(scores, rule))
     if possible:
         assert smallest_cut(scores, rule, at_least=at_least) == possible[0]
-    else:
-        with pytest.raises(PlanError, match="drop more layers"):
-            smallest_cut(scores, rule, at_least=at_least)
+
+
+@given(SCORES, SHARE, st.integers(1, 5))
+def test_fewer_never_stay_than_the_fewest(scores: Scores, share: Fraction, multiple: int) -> None:
+    rule, cut = WidthRule(multiple=multiple), min(count_of(share, scores), total(scores) - len(scores))
+    left = fewest_left(scores, rule, cut=cut)
+    assert total(scores) - cut <= left <= sum(choose_widths(scores, rule, cut=cut).values())
+
+
+def test_the_fewest_that_stay_by_hand() -> None:
+    blank = {layer: np.zeros(48) for layer in range(3)}
+    assert fewest_left(blank, WidthRule(), cut=43) == 101
+    assert fewest_left(blank, WidthRule(multiple=16), cut=43) == 112
+    assert fewest_left(blank, WidthRule(multiple=20), cut=43) == 104, "widths of 20, 40 and 48: all multiples of 4"
+    assert fewest_left(blank, WidthRule(uniform=True), cut=43) == 102
 
 
 def test_among_equals_the_deeper_layer_and_the_higher_number_go_first() -> None:

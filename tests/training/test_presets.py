@@ -27,6 +27,11 @@ def test_every_preset_sets_known_keys_to_what_the_class_makes_of_them() -> None:
         assert {key: made[key] for key in values} == dict(values)
 
 
+def test_the_help_says_how_to_prune_for_it() -> None:
+    text = " ".join((TrainSettings.model_fields["preset"].description or "").split())
+    assert "prune (and slim) the model for it with --pooling lasttoken --instruction effir" in text
+
+
 def test_what_is_set_explicitly_stays() -> None:
     chosen = TrainSettings.build({"preset": "effir", "lora-rank": 8, "hard_negatives": 2}, where="train()")
     assert (chosen.lora_rank, chosen.hard_negatives, chosen.lora_alpha) == (8, 2, 64)

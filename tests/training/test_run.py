@@ -17,8 +17,11 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from prune2vec.errors import ConfigError, DataError, TrainingError
+from prune2vec.texts import write_triplets
+from prune2vec.texts.instructions import E5_DATASETS
 from prune2vec.training import train_encoder
 from prune2vec.training.workfolder import WorkFolder
+from tests.tiny import tiny_tokenizer
 from tests.training.encoders import rows, save_tiny_encoder
 
 # 4 + 3 batches of 8 an epoch: 12 steps end in the second epoch.
@@ -217,6 +220,31 @@ def test_bad_input_is_one_line(small: Path, tmp_path: Path) -> None:
     same = rows(1) * 16
     with pytest.raises(DataError, match=r"one: 16 rows give 0 batches of 8 in which no text comes twice, expected 2"):
         train_encoder(small, same, tmp_path / "encoder", **QUICK)
+
+
+@pytest.mark.parametrize("limit", ["max_length", "the encoder's own"])
+def test_an_instruction_that_leaves_no_room_for_texts_is_refused_before_training(
+    small: Path, tmp_path: Path, limit: str
+) -> None:
+    output = tmp_path / "out"
+    # The tiny tokeniser puts one token before a text; the line break after an instruction is one more.
+    words, length = (30, 32) if limit == "max_length" else (62, 512)
+    told = {**QUICK, "steps": 1, "instruction": " ".join(["fox"] * words), "max_length": length}
+    with pytest.raises(ConfigError, match=rf"^one: the instruction has {words + 2} tokens of max_length {words + 2}, .*raise"):
+        train_encoder(small, DATA, output, **told)
+    assert not output.exists() and not WorkFolder.beside(output).folder.exists()
+    train_encoder(small, DATA, output, **{**told, "instruction": " ".join(["fox"] * (words - 1))})
+
+
+def test_held_out_rows_need_room_as_well(small: Path, tmp_path: Path) -> None:
+    write_triplets([replace(row, dataset="") for row in rows(4)], tmp_path / "quora_duplicates.jsonl")
+    told = {**QUICK, "steps": 1, "instruction": "e5", "dev": tmp_path / "quora_duplicates.jsonl"}
+    counts = [len(tiny_tokenizer()(f"{E5_DATASETS[name].even}\n").input_ids) for name in ("squad", "quora_duplicates")]
+    assert counts[0] + 1 < counts[1]
+    with pytest.raises(
+        ConfigError, match=rf"^quora_duplicates: the instruction has \d+ tokens of max_length {counts[0] + 1}, "
+    ):
+        train_encoder(small, rows(16, "squad"), tmp_path / "out", **told, max_length=counts[0] + 1)
 
 
 def test_nothing_is_printed_to_stdout(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

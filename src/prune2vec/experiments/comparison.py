@@ -8,6 +8,7 @@ from typing import Any
 
 from prune2vec.evaluation.results import METRICS, Results
 from prune2vec.experiments.table import Table
+from prune2vec.records.kept import Kept
 from prune2vec.records.plan import PruningPlan
 
 _TITLES = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@1": "R@1", "recall@10": "R@10", "recall@100": "R@100"}
@@ -35,13 +36,35 @@ class Row:
         return self.results.size["parameters"]
 
     @property
+    def kept(self) -> Kept | None:
+        """What stays of the model, by the plan or else by the encoder's own record; None where neither says."""
+        if self.plan is not None:
+            return self.plan.kept
+        cut = self._record.get("plan") or self._record
+        if not cut.get("keep_layers"):
+            return None
+        return Kept.of(cut["keep_layers"], drop_attention=cut.get("drop_attention") or (), drop_mlp=cut.get("drop_mlp") or ())
+
+    @property
     def layers(self) -> str:
         """Layers kept, and of how many."""
-        record = self.results.encoder.get("record") or {}
-        kept, whole = record.get("keep_layers"), record.get("num_layers")
-        if self.plan is not None:
-            kept, whole = self.plan.keep_layers, self.plan.num_layers
-        return f"{len(kept)} of {whole}" if kept and whole else ""
+        whole = self.plan.num_layers if self.plan is not None else self._record.get("num_layers")
+        return f"{len(self.kept.layers)} of {whole}" if self.kept is not None and whole else ""
+
+    @property
+    def inside(self) -> str:
+        """How many attentions and MLPs the kept layers have, where some of them lack theirs; empty where none does."""
+        if self.kept is None:
+            return ""
+        counts = (
+            ("attention", self.kept.attentions, self.kept.drop_attention),
+            ("MLP", self.kept.mlps, self.kept.drop_mlp),
+        )
+        return ", ".join(f"{len(stay)} {one}{'s' * (len(stay) != 1)}" for one, stay, gone in counts if gone)
+
+    @property
+    def _record(self) -> Mapping[str, Any]:
+        return self.results.encoder.get("record") or {}
 
     @property
     def proportional_params(self) -> int | None:
@@ -73,6 +96,7 @@ class Row:
             "name": self.name,
             "same_as": self.same_as,
             "layers": self.layers,
+            **({"attentions": len(self.kept.attentions), "mlps": len(self.kept.mlps)} if self.kept is not None else {}),
             "parameters": self.params,
             "proportional_parameters": self.proportional_params,
             "disk_bytes": self.results.size["disk_bytes"],
@@ -123,7 +147,7 @@ class Comparison:
         gap = self.difference(row) if row is not first else None
         return {
             "variant": f"{row.name} (= {row.same_as})" if row.same_as else row.name,
-            "layers": row.layers,
+            "layers": ", ".join(filter(None, (row.layers, row.inside))),
             "parameters": _millions(row.params),
             "share": f"{100 * row.params / first.params:.0f} %",
             "docs/s": f"{speed:,.1f}" if speed is not None else "",

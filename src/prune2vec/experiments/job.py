@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,9 +14,10 @@ from prune2vec.experiments.recipe import Evaluation, Recipe, Variant
 from prune2vec.experiments.recipe_paths import DOCSTRINGS
 from prune2vec.experiments.sources import SourceDigests, installed_packages
 from prune2vec.experiments.stages import Stages
-from prune2vec.files import digest_json, write_text
+from prune2vec.files import digest_json, write_bytes, write_text
 from prune2vec.records.plan import PruningPlan
 from prune2vec.records.settings import Settings
+from prune2vec.slimming.scores_file import scores_beside
 from prune2vec.slimming.settings import SlimSettings
 from prune2vec.training.settings import TrainSettings
 
@@ -48,6 +50,7 @@ class Job:
         self.twins: dict[str, str] = {}
         self.stages = stages
         self._encoders: dict[str, str | None] = {}
+        self._scores_of: dict[str, Path] = {}
 
     def do(self) -> None:
         """Do every stage that is not done, or, in a dry run, find out which would be."""
@@ -133,13 +136,13 @@ class Job:
         if variant.slim is None and (depth_plan is None or not depth_plan.width_cut):
             self._forget_slim(name)
             return plan
-        model, texts = self.recipe.model, self._train_texts()
+        model, texts, depth_file = self.recipe.model, self._train_texts(), self.folder / name / PLAN
         settings = self._at_commit(name, self.recipe.slim_settings(variant))
         # Another interval between checkpoints, or another device, is no reason to rank again.
         cut = settings.model_dump(mode="json", include={"width_cut", "max_params", "floor", "multiple", "uniform"})
         final = self.ledger.do(
             f"{name}.slim",
-            lambda path: self.stages.slim(model, self.folder / name / PLAN, texts, settings, path),
+            lambda path: self._ranked_once(name, settings, lambda: self.stages.slim(model, depth_file, texts, settings, path)),
             output=f"{name}/{SLIM_PLAN}",
             inputs={
                 "model": self._model(),
@@ -150,8 +153,22 @@ class Job:
         )
         self.plans.pop(name, None)
         if final is not None:
+            self._scores_of.setdefault(_ranked_as(PruningPlan.load(depth_file), settings), self._scores(name, settings))
             self.plans[name] = PruningPlan.load(self.folder / name / SLIM_PLAN)
         return final
+
+    def _ranked_once(self, name: str, settings: SlimSettings, slim: Callable[[], object]) -> None:
+        """Hand a variant the scores of an earlier one that keeps the same before its width is cut, so that none is learnt twice.
+
+        The stage itself looks whether they are for these texts.
+        """
+        found = self._scores_of.get(_ranked_as(self.plans[name], settings))
+        if found is not None and found.exists():
+            write_bytes(self._scores(name, settings), found.read_bytes())
+        slim()
+
+    def _scores(self, name: str, settings: SlimSettings) -> Path:
+        return scores_beside(self.folder / name / SLIM_PLAN, settings.ranking)
 
     def _forget_slim(self, name: str) -> None:
         """Remove the slimmed plan of an earlier recipe: it must not be taken for the variant's plan."""
@@ -256,6 +273,11 @@ class Job:
 def _what_stays(plan: PruningPlan) -> object:
     """Return what makes two plans of one model build the same encoder."""
     return plan.keep_layers, plan.drop_attention, plan.drop_mlp, tuple(sorted(plan.neurons.items()))
+
+
+def _ranked_as(plan: PruningPlan, settings: SlimSettings) -> str:
+    """Return what makes the neurons of two plans of one model score the same on the same texts."""
+    return digest_json([plan.keep_layers, plan.drop_attention, plan.drop_mlp, settings.identity()])
 
 
 def _plain(settings: Settings) -> dict[str, Any]:

@@ -6,14 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from prune2vec.checkpoint.settings import PruneSettings
-from prune2vec.errors import ConfigError, did_you_mean
+from prune2vec.errors import ConfigError, PlanError, did_you_mean
 from prune2vec.evaluation.settings import EvaluateSettings
+from prune2vec.experiments.profile_sections import missing_sections, remedy, sections_for
 from prune2vec.experiments.recipe_paths import DOCSTRINGS, absolute_paths
-from prune2vec.experiments.slimming import conflict, slim_settings
+from prune2vec.experiments.slimming import conflict, own_settings, slim_settings
 from prune2vec.experiments.yaml_file import Location, dump_yaml, read_yaml, underscored
 from prune2vec.planners.budget import Budget
 from prune2vec.records.settings import Settings
@@ -107,8 +108,23 @@ class Variant(Settings):
         if self.name in _FOLDER_NAMES_TAKEN:
             raise _wrong(f"{here}: the run keeps its own files under that name; choose another")
         self._check_parameters(here)
+        self._check_sections(here)
         self._check_ranking(here)
+        self._check_share(here)
         return self
+
+    def sections(self) -> tuple[str, ...]:
+        """Return what the method needs of the profile beside the layer-loss.
+
+        Raises:
+            PlanError: The method's parameters cannot be read.
+        """
+        return sections_for(self.method, self.parameters, self.budget)
+
+    @field_serializer("slim")
+    def _slim_without_others(self, slim: SlimSettings | None) -> dict[str, Any] | None:
+        """Leave out what other stages decide: written down, a default would read back as if it had been given."""
+        return None if slim is None else own_settings(slim)
 
     def _check_parameters(self, here: str) -> None:
         """Refuse an unknown parameter now: the planner itself would only do so after the profile has been measured."""
@@ -118,6 +134,27 @@ class Variant(Settings):
         unknown = next((name for name in self.parameters if name not in known), None)
         if unknown is not None:
             raise _wrong(f"{here}: {self.method} has no parameter {unknown!r}{did_you_mean(unknown, known)}")
+
+    def _check_sections(self, here: str) -> None:
+        """Refuse an order or parts that the planner could not read, before the profile is measured."""
+        try:
+            self.sections()
+        except PlanError as error:
+            raise _wrong(f"{here}: {error}") from error
+
+    def _check_share(self, here: str) -> None:
+        """Refuse a slim section that does not say how much goes where no plan of ours would."""
+        from prune2vec.planners import planners
+
+        slim = self.slim
+        if slim is None or slim.width_cut is not None or slim.max_params is not None or self.method == "effir":
+            return
+        # A planner from elsewhere may put a share into its plan.
+        if self.method == KEEP_ALL or planners.get(self.method).__module__.startswith("prune2vec."):
+            raise _wrong(
+                f"{here}: slim does not say how much to cut, and plans of {self.method} do not either; give slim.width-cut, "
+                "such as 30%, or slim.max-params"
+            )
 
     def _check_ranking(self, here: str) -> None:
         """Refuse an unknown ranking before any work; the registry is only loaded where one is named."""
@@ -193,6 +230,7 @@ class Recipe(Settings):
                 raise _wrong(f"{pair}; set both to the same, so that what is measured is what is built", "profile", name)
         self._check_about_model()
         self._check_slim()
+        self._check_profile()
         return self
 
     def _has_test(self, evaluate: Evaluation) -> bool:
@@ -213,6 +251,17 @@ class Recipe(Settings):
             if found is not None:
                 name, section = found
                 raise _wrong(f"variant {variant.name!r}: give {name} once, in {section}, not in slim", "variants")
+
+    def _check_profile(self) -> None:
+        """Refuse a profile that lacks what a variant's method reads, before hours go into measuring it."""
+        needed = {variant.name: variant.sections() for variant in self.variants}
+        missing = missing_sections(self.profile, (name for sections in needed.values() for name in sections))
+        if missing:
+            here = next(name for name, sections in needed.items() if missing[0] in sections)
+            raise _wrong(
+                f"variant {here!r} needs {missing[0]}, which the profile does not measure; {remedy(self.profile, missing)}",
+                *("profile", "scorers"),
+            )
 
     def slim_settings(self, variant: Variant) -> SlimSettings:
         """Return how a variant is slimmed, with the other stages' settings and the model's filled in."""

@@ -87,7 +87,8 @@ def _sentence(row: Row, comparison: Comparison) -> str:
     first, difference = comparison.rows[0], comparison.difference(row)
     if row.same_as:
         return f"{row.name} keeps the same as {row.same_as}, so it is the same encoder."
-    kept = f"{row.name} keeps {row.layers} layers" if row.layers else row.name
+    layers = f"{row.layers} layers{f' ({row.inside})' if row.inside else ''}"
+    kept = f"{row.name} keeps {layers}" if row.layers else row.name
     parts = [f"{kept}: {100 * row.params / first.params:.0f} % of {first.name}'s parameters"]
     if row.texts_per_s is not None and first.texts_per_s:
         parts.append(f"{row.texts_per_s / first.texts_per_s:.1f} times its speed")

@@ -10,6 +10,7 @@ from prune2vec.training.settings import TrainSettings
 
 FROM_PRUNE = ("pooling", "append_eos", "wrapper", "separator")
 FROM_TRAIN = ("symmetric", "scale", "hard_negatives", "negative_sampling")
+SHARED = frozenset({*FROM_PRUNE, *FROM_TRAIN, "instruction", "max_length"})
 
 
 def shared_settings(prune: PruneSettings, train: TrainSettings | None) -> dict[str, tuple[str, Any]]:
@@ -21,17 +22,24 @@ def shared_settings(prune: PruneSettings, train: TrainSettings | None) -> dict[s
         shared["instruction"] = ("prune", prune.instruction or "none")
     else:
         shared["instruction"] = ("train", train.instruction)
-    shared["max_length"] = ("prune", prune.max_length) if train is None else ("train", train.max_length)
+    # The trainer cuts texts where the checkpoint does, if that is sooner.
+    shared["max_length"] = ("prune", prune.max_length)
+    if train is not None and train.max_length < prune.max_length:
+        shared["max_length"] = ("train", train.max_length)
     return shared
 
 
 def conflict(slim: SlimSettings, prune: PruneSettings, train: TrainSettings | None) -> tuple[str, str] | None:
     """Return the first setting that a slim section gives otherwise than the stage it belongs to, with that stage's name."""
     for name, (section, value) in shared_settings(prune, train).items():
-        own = getattr(slim, name)
-        if own not in (value, SlimSettings.model_fields[name].default):
+        if name in slim.model_fields_set and getattr(slim, name) != value:
             return name, section
     return None
+
+
+def own_settings(slim: SlimSettings) -> dict[str, Any]:
+    """Return a slim section as JSON, without the settings of other stages that it does not give itself."""
+    return slim.model_dump(mode="json", exclude=set(SHARED - slim.model_fields_set))
 
 
 def slim_settings(

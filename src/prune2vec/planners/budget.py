@@ -25,10 +25,12 @@ def parse_amount(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"\s*([\d.]+(?:e\d+)?)\s*([a-z]*)\s*", value.lower())
-    units = {**_UNITS, **_BINARY}
-    if match is None or match.group(2) not in units:
-        raise ValueError(f"expected a number such as 90M, 1.5B or 4GB, got {value!r}")
-    return round(float(match.group(1)) * units[match.group(2)])
+    try:
+        if match is not None:
+            return round(float(match.group(1)) * {**_UNITS, **_BINARY}[match.group(2)])
+    except (KeyError, OverflowError, ValueError):
+        pass  # An unknown unit, infinity, or no number: one message for all.
+    raise ValueError(f"expected a number such as 90M, 1.5B or 4GB, got {value!r}")
 
 
 Amount = Annotated[int, BeforeValidator(parse_amount), Field(gt=0)]

@@ -119,7 +119,7 @@ def _fewest(profile: Profile, allowed: Allowed, order: str, layers: int) -> tupl
     """Return the smallest number of MLPs to drop that fits the budget.
 
     Raises:
-        PlanError: No budget binds, or no number is enough.
+        PlanError: No budget binds, no number is enough, or the order does not name that many.
     """
     if allowed(tuple(range(profile.shape.num_layers))):
         raise PlanError(
@@ -131,6 +131,11 @@ def _fewest(profile: Profile, allowed: Allowed, order: str, layers: int) -> tupl
         if allowed(Kept.of(whole, drop_mlp=ranks[:count])):
             return (Part(kind="M", amount=count),)
     least = profile.shape.params(Kept.of(whole, drop_mlp=ranks))
+    if len(ranks) < layers - 1:
+        raise PlanError(
+            f"the {order} order names only {len(ranks)} of {layers} MLPs, and without them there are {least:,} parameters, "
+            f"over the budget; measure it with more --rounds, or use --order {ONE_SHOT}"
+        )
     raise PlanError(
         f"the budget admits no cut of MLPs alone: without {len(ranks)} of {layers} there are {least:,} parameters in {layers} "
         "layers; give a smaller --depth, use --method effir, or loosen it"

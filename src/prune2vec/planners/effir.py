@@ -12,7 +12,7 @@ from prune2vec.planners.cut_loss import SECTION, CutLoss
 from prune2vec.planners.cut_search import WIDTHS, MlpCut, best_admitted, candidates
 from prune2vec.planners.drop import edge_notes
 from prune2vec.planners.first_layers import ALL, depth_of
-from prune2vec.planners.ranking import ONE_SHOT, least_important, ranked
+from prune2vec.planners.ranking import ONE_SHOT, least_important, ranked, section_of
 from prune2vec.planners.registry import Allowed, Choice, Layers, planners
 from prune2vec.planners.shares import count_of, parse_count, parse_share, share_text
 from prune2vec.records.profile import Profile
@@ -44,7 +44,7 @@ def effir(
 
     Raises:
         PlanError: A parameter does not fit the model, or no cut fits the budget.
-        ProfileError: A search is needed, and ``cut-loss`` was not measured.
+        ProfileError: The order was not measured, or a search is needed and ``cut-loss`` was not.
     """
     asked = _Asked(
         profile=profile,
@@ -90,7 +90,9 @@ def _searched(asked: _Asked, allowed: Allowed) -> Choice:
 
     Raises:
         PlanError: The budget admits none, or nothing was measured for what is given.
+        ProfileError: The order or ``cut-loss`` was not measured.
     """
+    asked.profile.check_has(section_of(asked.order), SECTION)
     guide, shape = CutLoss.of(asked.profile), asked.profile.shape
     depths = range(1, shape.num_layers + 1)
     notes: tuple[str, ...] = ()
@@ -117,6 +119,8 @@ def _searched(asked: _Asked, allowed: Allowed) -> Choice:
 
 def _mlp_count(mlps: int | Fraction, layers: int) -> int:
     count = count_of(mlps, layers)
+    if layers == 1 and count:
+        raise PlanError(f"mlps: {count}, but the only layer must keep its MLP; choose 0, or keep more layers")
     if count >= layers:
         raise PlanError(f"mlps: {count} is every MLP of {layers} layers or more; one must stay, choose 0 to {layers - 1}")
     return count

@@ -71,10 +71,19 @@ def ranked_jointly(profile: Profile, order: str, depth: int) -> tuple[tuple[str,
     return tuple((("mlp", "attention")[rank], -layer) for _, rank, layer in sorted(pairs))
 
 
-def _section(profile: Profile, order: str) -> tuple[str, Mapping[str, Any]]:
+def section_of(order: str) -> str:
+    """Return the name of the profile's section that an order is read from.
+
+    Raises:
+        PlanError: There is no such order.
+    """
     if order not in _SECTIONS:
         raise PlanError(f"no order is called {order!r}{did_you_mean(str(order), _SECTIONS)}")
-    name = _SECTIONS[order]
+    return _SECTIONS[order]
+
+
+def _section(profile: Profile, order: str) -> tuple[str, Mapping[str, Any]]:
+    name = section_of(order)
     return name, profile.section(name)
 
 

@@ -10,6 +10,7 @@ from prune2vec.errors import PlanError
 from prune2vec.planners.shares import amount_text, count_of
 
 KINDS = {"A": "attentions", "M": "MLPs", "B": "blocks", "J": "sub-layers"}
+_ONE = {kind: many.removesuffix("s") for kind, many in KINDS.items()}
 _PART = re.compile(r"[\s+,]*(last)?\s*(?:(\d+)|(\d+(?:\.\d+)?)\s*%)\s*([ambj])", re.IGNORECASE)
 _EXPECTED = (
     "expected a count or share of A (attentions), M (MLPs), B (blocks) or J (jointly), such as 8M, 50%M, last16B or 16M8A"
@@ -46,9 +47,11 @@ class Part:
         """
         count = count_of(self.amount, total)
         most = max(0, total - leave)
+        if count > most == 0:
+            raise PlanError(f"{self}: the only {_ONE[self.kind]} must stay; leave {self} out, or keep more layers")
         if count > most:
             stay = f", of which {leave} must stay" if leave and count <= total else ""
-            raise PlanError(f"{self}: there are {total} {KINDS[self.kind]}{stay}; drop at most {most}{self.kind}")
+            raise PlanError(f"{self}: there {_counted(total, self.kind)}{stay}; drop at most {most}{self.kind}")
         return count
 
 
@@ -73,6 +76,10 @@ def parse_what(text: str) -> tuple[Part, ...]:
     if "J" in kinds and {"A", "M"} & set(kinds):
         raise PlanError(f"what: J already ranks attentions and MLPs together; leave A and M out of {text!r}")
     return tuple(sorted(parts, key=lambda part: "BJMA".index(part.kind)))
+
+
+def _counted(total: int, kind: str) -> str:
+    return f"is 1 {_ONE[kind]}" if total == 1 else f"are {total} {KINDS[kind]}"
 
 
 def _part(match: re.Match[str]) -> Part:

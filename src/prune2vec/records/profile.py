@@ -92,12 +92,23 @@ class Profile:
         Raises:
             ProfileError: It was not run.
         """
-        if name not in self.sections:
-            found = ", ".join(("layer-loss", *self.sections))
-            raise ProfileError(
-                f"the profile has no {name} (it has {found}); measure it with prune2vec profile --scorers {name}"
-            )
+        self.check_has(name)
         return self.sections[name]
+
+    def check_has(self, *names: str) -> None:
+        """Refuse a profile in which one of these scorers was not run, naming all that one run then has to measure.
+
+        Raises:
+            ProfileError: One was not.
+        """
+        missing = [name for name in names if name not in self.sections]
+        if missing:
+            # A run writes a new profile: what this one has would be lost unless it is asked for again.
+            wanted = ",".join(dict.fromkeys((*self.sections, *missing)))
+            raise ProfileError(
+                f"the profile has no {' and no '.join(missing)} (it has {', '.join(('layer-loss', *self.sections))}); "
+                f"measure it with prune2vec profile --scorers {wanted}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""

@@ -11,12 +11,13 @@ from typing import Any
 from prune2vec.backbone.load import Backbone
 from prune2vec.backbone.selftest import check_sub_layers
 from prune2vec.records.kept import Kept
+from prune2vec.records.redundancy import Redundancy
 from prune2vec.scorers.activations import least_active, mean_activations, silenced
 from prune2vec.scorers.groups import TokenGroup, distinct_rows, token_count
 from prune2vec.scorers.layer_loss import measured_as
-from prune2vec.scorers.redundancy import redundancy
-from prune2vec.scorers.registry import Advance, Work, scorers
-from prune2vec.scorers.settings import ProfileSettings
+from prune2vec.scorers.redundancy import REDUNDANCY, redundancy
+from prune2vec.scorers.registry import Advance, Found, Work, scorers
+from prune2vec.scorers.settings import LAYER_LOSS, ProfileSettings
 from prune2vec.sublayers import SubLayers
 from prune2vec.surgery.cut import cut_model
 
@@ -29,11 +30,12 @@ def score(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSet
     parts = check_sub_layers(backbone.model, backbone.family)
     counts, shares = drop_counts(backbone.shape.num_layers), _WIDTH_CUTS if parts.neurons is not None else ()
     # One pass for the order of the MLPs, one for the whole model, one a variant; activations take one of their own.
-    passes = 2 + len(counts) + (1 + len(shares) if shares else 0)
+    passes, tokens = 2 + len(counts) + (1 + len(shares) if shares else 0), token_count(groups)
 
-    def measure(advance: Advance) -> Mapping[str, Any]:
+    def measure(advance: Advance, found: Found) -> Mapping[str, Any]:
         curves = _Curves(backbone, groups, settings, parts, advance)
-        whole, order = curves.of(backbone), curves.mlp_order()
+        whole = list(found[LAYER_LOSS]["loss"]) if LAYER_LOSS in found else curves.of(backbone)
+        order = list(Redundancy.from_json(found[REDUNDANCY]).order("mlp")) if REDUNDANCY in found else curves.mlp_order()
         return {
             "mlp_order": order,
             "drops": [0, *counts],
@@ -42,7 +44,7 @@ def score(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSet
             "width_loss": [whole, *curves.narrower(shares)],
         }
 
-    return Work(passes * token_count(groups), measure)
+    return Work(passes * tokens, measure, reuses={LAYER_LOSS: tokens, REDUNDANCY: tokens})
 
 
 def drop_counts(layers: int) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from prune2vec.backbone.load import Backbone
 from prune2vec.losses import GroupScores, group_scores
 from prune2vec.records.profile import LayerLoss
 from prune2vec.scorers.groups import TokenGroup, distinct_rows, token_count
-from prune2vec.scorers.registry import Advance, Work, scorers
+from prune2vec.scorers.registry import Advance, Found, Work, scorers
 from prune2vec.scorers.settings import ProfileSettings
 
 # Pooled vectors of as many groups as fit in this much memory are made in one sorted run.
@@ -24,7 +24,7 @@ _WINDOW_BYTES = 256 << 20
 def score(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings) -> Work:
     """Loss, accuracy, alignment and uniformity of every depth (L3Prune)."""
 
-    def measure(advance: Advance) -> Mapping[str, Any]:
+    def measure(advance: Advance, found: Found) -> Mapping[str, Any]:
         return asdict(measured_as(backbone, groups, settings, advance))
 
     return Work(token_count(groups), measure)

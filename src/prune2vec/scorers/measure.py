@@ -64,8 +64,7 @@ def profile_model(
     )
     works = _prepare(names, backbone, tokenised, chosen)
     _say_truncated(tokenised, chosen.max_length)
-    with progress("profile", total=sum(work.tokens for work in works.values())) as advance:
-        sections = {name: _as_json(work.measure(advance)) for name, work in works.items()}
+    sections = _measure(works)
     result = Profile(
         model=backbone.identity(),
         shape=backbone.shape,
@@ -118,6 +117,17 @@ def _prepare(
                 raise
             say(f"{name} is left out: {error}")
     return works
+
+
+def _measure(works: Mapping[str, Work]) -> dict[str, dict[str, Any]]:
+    """Do the work of each scorer, those that can take over what others find after these."""
+    ordered = sorted(works, key=lambda name: bool(works[name].reuses))
+    total = sum(works[name].tokens_after(ordered[:place]) for place, name in enumerate(ordered))
+    sections: dict[str, dict[str, Any]] = {}
+    with progress("profile", total=total) as advance:
+        for name in ordered:
+            sections[name] = _as_json(works[name].measure(advance, sections))
+    return sections
 
 
 def _as_json(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,17 +19,19 @@ from prune2vec.errors import ProfileError
 from prune2vec.families import block_list
 from prune2vec.records.redundancy import KINDS, Redundancy
 from prune2vec.scorers.groups import TokenGroup, distinct_rows, token_count
-from prune2vec.scorers.registry import Advance, Work, scorers
+from prune2vec.scorers.registry import Advance, Found, Work, scorers
 from prune2vec.scorers.settings import ProfileSettings
 from prune2vec.sublayers import SubLayers
 
+REDUNDANCY = "redundancy"
 
-@scorers.register("redundancy")
+
+@scorers.register(REDUNDANCY)
 def score(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings) -> Work:
     """Importance of every attention, MLP and block on the retrieval texts (EffiR)."""
     parts, rows = check_sub_layers(backbone.model, backbone.family), distinct_rows(groups)
 
-    def measure(advance: Advance) -> Mapping[str, Any]:
+    def measure(advance: Advance, found: Found) -> Mapping[str, Any]:
         return redundancy(backbone, parts, rows, token_budget=settings.token_budget, advance=advance).to_json()
 
     return Work(token_count(groups), measure)

@@ -13,8 +13,8 @@ from prune2vec.errors import ConfigError
 from prune2vec.records.kept import Kept
 from prune2vec.records.redundancy import KINDS, Redundancy, most_redundant_first
 from prune2vec.scorers.groups import TokenGroup, distinct_rows, token_count
-from prune2vec.scorers.redundancy import redundancy
-from prune2vec.scorers.registry import Advance, Work, scorers
+from prune2vec.scorers.redundancy import REDUNDANCY, redundancy
+from prune2vec.scorers.registry import Advance, Found, Work, scorers
 from prune2vec.scorers.settings import ProfileSettings
 from prune2vec.sublayers import SubLayers
 from prune2vec.surgery.cut import cut_model
@@ -23,17 +23,19 @@ from prune2vec.surgery.cut import cut_model
 @scorers.register("redundancy-iterative")
 def score(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings) -> Work:
     """Order of dropping when every attention, MLP or block that goes is followed by a new measurement."""
-    rounds = _rounds(settings.rounds, backbone.shape.num_layers)
+    layers = backbone.shape.num_layers
+    rounds = _rounds(settings.rounds, layers)
     parts = check_sub_layers(backbone.model, backbone.family)
     # The first measurement, of the whole model, serves all three kinds.
-    passes = 1 + len(KINDS) * max(0, rounds - 1)
+    passes, tokens = 1 + len(KINDS) * max(0, rounds - 1), token_count(groups)
 
-    def measure(advance: Advance) -> Mapping[str, Any]:
+    def measure(advance: Advance, found: Found) -> Mapping[str, Any]:
         dropping = _Dropping(backbone, parts, distinct_rows(groups), settings.token_budget, advance)
-        whole = dropping.measured(Kept(layers=tuple(range(backbone.shape.num_layers))))
+        known = REDUNDANCY in found
+        whole = Redundancy.from_json(found[REDUNDANCY]) if known else dropping.measured(Kept(layers=tuple(range(layers))))
         return {kind: dropping.order(kind, rounds, whole) for kind in KINDS}
 
-    return Work(passes * token_count(groups), measure)
+    return Work(passes * tokens, measure, reuses={REDUNDANCY: tokens})
 
 
 def _rounds(wanted: int | None, layers: int) -> int:

@@ -12,7 +12,7 @@ from prune2vec.files import digest_json
 from prune2vec.scorers.groups import TokenGroup
 from prune2vec.scorers.plain_windows import plain_windows
 from prune2vec.scorers.redundancy import redundancy
-from prune2vec.scorers.registry import Advance, Work, scorers
+from prune2vec.scorers.registry import Advance, Found, Work, scorers
 from prune2vec.scorers.settings import ProfileSettings
 
 
@@ -31,7 +31,7 @@ def score(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSet
         seed=settings.seed,
     )
 
-    def measure(advance: Advance) -> Mapping[str, Any]:
+    def measure(advance: Advance, before: Found) -> Mapping[str, Any]:
         found = redundancy(backbone, parts, windows, texts="plain", token_budget=settings.token_budget, advance=advance)
         digest = digest_json([row.ids for row in windows])
         return {**found.to_json(), "windows": len(windows), "window_length": len(windows[0].ids), "digest": digest}

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prune2vec.errors import DataError
 from prune2vec.progress import progress, say
+from prune2vec.records.text_format import TextFormat
 from prune2vec.slimming.settings import SlimSettings
 from prune2vec.slimming.subject import Subject
-from prune2vec.texts import Triplet
-from prune2vec.training.data import Table, TrainingData, training_data
+from prune2vec.texts import Instructions, Triplet
+from prune2vec.training.data import Prompting, Table, TrainingData, by_prompt, training_data
+from prune2vec.training.negatives import check_rows as check_negatives
 from prune2vec.training.settings import TrainSettings
 
 Columns = list[dict[str, Any]]
@@ -35,9 +36,22 @@ def tables_for(subject: Subject, triplets: Sequence[Triplet], settings: SlimSett
     Raises:
         DataError: There are none, too few for a batch, or one has no hard negative though the settings want some.
     """
-    if not triplets:
-        raise DataError(f"ranking {settings.ranking!r} looks at texts and got none; give triplets (--texts)")
     return training_data(triplets, subject.prompting, train_settings(settings))
+
+
+def check_rows(triplets: Sequence[Triplet], settings: SlimSettings) -> None:
+    """Refuse, before a model is loaded, triplets that ``tables_for`` would refuse.
+
+    Raises:
+        DataError: As ``tables_for``.
+    """
+    instructions = Instructions.parse(settings.instruction, symmetric=settings.symmetric)
+    # What stands around every text alike tells no two rows apart.
+    prompting = Prompting(instructions=instructions, text_format=TextFormat(), saved=("", ""))
+    chosen = train_settings(settings)
+    if all(len(table.rows) < chosen.batch_size for table in by_prompt(triplets, prompting).values()):
+        training_data(triplets, prompting, chosen)
+    check_negatives(triplets, chosen)
 
 
 def batches(subject: Subject, triplets: Sequence[Triplet], settings: SlimSettings) -> Iterator[Columns]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from prune2vec.registry import Registry
 
@@ -16,8 +16,54 @@ if TYPE_CHECKING:
 
 Scores = Mapping[int, "Tensor"]
 RankingFn = Callable[["Subject", Sequence["Triplet"], "SlimSettings"], Scores]
+Group = Literal["texts", "batches", "loss", "steps"]
+F = TypeVar("F", bound=Callable[..., object])
 
-rankings: Registry[RankingFn] = Registry("ranking", package="prune2vec.slimming.rankings")
+TEXTS: Group = "texts"
+"""Triplets, their seed, and how they become vectors."""
+BATCHES: Group = "batches"
+"""How many batches of triplets are looked at."""
+LOSS: Group = "loss"
+"""The contrastive loss."""
+STEPS: Group = "steps"
+"""Steps of learning."""
+EVERY: tuple[Group, ...] = get_args(Group)
+
+
+class Rankings(Registry[RankingFn]):
+    """Rankings, and which groups of settings each one reads: no other setting makes its scores out of date."""
+
+    def __init__(self) -> None:
+        super().__init__("ranking", package="prune2vec.slimming.rankings")
+        self._reads: dict[str, frozenset[Group]] = {}
+
+    def register(self, name: str, *, reads: Iterable[Group] = EVERY) -> Callable[[F], F]:
+        """Return a decorator that files a ranking under ``name``.
+
+        Args:
+            name: Its name, which can be taken once.
+            reads: Groups of settings that its scores depend on; without ``TEXTS`` it is called without triplets.
+        """
+        groups, file = frozenset(reads), super().register(name)
+
+        def add(part: F) -> F:
+            filed = file(part)
+            self._reads[name] = groups
+            return filed
+
+        return add
+
+    def reads(self, name: str) -> frozenset[Group]:
+        """Return the groups of settings that a ranking's scores depend on.
+
+        Raises:
+            ConfigError: No ranking has that name.
+        """
+        self.get(name)
+        return self._reads[name]
+
+
+rankings = Rankings()
 """Each ranking takes (subject, triplets, settings) and returns the importance of every neuron: by original layer, for every
 MLP of the subject, a 1-D float32 tensor on the CPU with one finite number a neuron; the lowest are cut first.
 

@@ -60,6 +60,6 @@ class Ranked:
             raise DataError(f"cannot read the scores in {path}: {error}") from error
 
 
-def scores_beside(plan: Path) -> Path:
-    """Return where the scores of a plan lie: ``slim-plan.scores.safetensors`` for ``slim-plan.json``."""
-    return plan.with_name(f"{plan.stem}.scores.safetensors")
+def scores_beside(plan: Path, ranking: str) -> Path:
+    """Return where a ranking's scores for a plan lie: ``slim-plan.gates.scores.safetensors`` for ``slim-plan.json``."""
+    return plan.with_name(f"{plan.stem}.{ranking}.scores.safetensors")

@@ -12,7 +12,25 @@ from prune2vec.errors import PlanError
 from prune2vec.planners.budget import Amount
 from prune2vec.planners.shares import parse_count, parse_share
 from prune2vec.records.settings import Settings
+from prune2vec.slimming.registry import BATCHES, LOSS, STEPS, TEXTS, Group, rankings
 
+# What a ranking reads says which of these its scores depend on.
+_GROUPS: dict[Group, frozenset[str]] = {
+    TEXTS: frozenset(
+        {
+            *("batch_size", "hard_negatives", "negative_sampling", "seed", "pooling", "append_eos"),
+            *("instruction", "symmetric", "wrapper", "separator", "max_length"),
+        }
+    ),
+    BATCHES: frozenset({"batches"}),
+    LOSS: frozenset({"scale"}),
+    STEPS: frozenset(
+        {
+            *("steps", "learning_rate", "schedule", "warmup_steps", "max_grad_norm"),
+            *("gate_penalty", "gate_sharpness"),
+        }
+    ),
+}
 # These decide which neurons are cut, or how a run is watched; the scores stay valid when they change.
 _NOT_OF_SCORES = frozenset(
     {
@@ -144,5 +162,11 @@ class SlimSettings(Settings):
         return self.warmup_steps if self.warmup_steps is not None else self.steps // 10
 
     def identity(self) -> dict[str, object]:
-        """Return the settings that decide the scores; scores and checkpoints are only used again when they are the same."""
-        return self.model_dump(mode="json", exclude=set(_NOT_OF_SCORES))
+        """Return the settings that decide the scores; scores and checkpoints are only used again when they are the same.
+
+        Raises:
+            ConfigError: There is no such ranking.
+        """
+        reads = rankings.reads(self.ranking)
+        unread = (names for group, names in _GROUPS.items() if group not in reads)
+        return self.model_dump(mode="json", exclude=set(_NOT_OF_SCORES.union(*unread)))

@@ -101,22 +101,43 @@ def _even(full: Widths, least: Widths, rule: WidthRule, cut: int) -> Widths:
 def smallest_cut(scores: Scores, rule: WidthRule, *, at_least: int) -> int:
     """Return the smallest ``cut`` that really takes ``at_least`` neurons away, after all rounding.
 
-    Raises:
-        PlanError: No cut within the rule takes so many.
+    Args:
+        scores: As for ``choose_widths``.
+        rule: What the widths must be like.
+        at_least: At most ``most_taken`` neurons.
     """
+    cuts = range(_largest_cut(scores, rule) + 1)
+    return bisect.bisect_left(cuts, at_least, key=lambda cut: _taken(scores, rule, cut))
+
+
+def most_taken(scores: Scores, rule: WidthRule) -> int:
+    """Return how many neurons really go when as many are cut as the rule allows; the same for all scores."""
+    return _taken(scores, rule, _largest_cut(scores, rule))
+
+
+def fewest_left(scores: Scores, rule: WidthRule, *, cut: int) -> int:
+    """Return a number of neurons that stay at least, of all MLPs together, whatever the scores are.
+
+    Args:
+        scores: Any, of the right lengths.
+        rule: What the widths must be like; ``uniform`` makes the number exact.
+        cut: Neurons to cut, of all MLPs together.
+    """
+    if rule.uniform:
+        return sum(choose_widths(scores, rule, cut=cut).values())
+    full = [len(values) for values in scores.values()]
+    # Each width is a multiple of it, or a full one, so that their sum is a multiple of what divides all of these.
+    step = math.gcd(rule.multiple, *full)
+    return math.ceil(Fraction(sum(full) - cut, step)) * step
+
+
+def _largest_cut(scores: Scores, rule: WidthRule) -> int:
     _check(scores)
-    total = sum(map(len, scores.values()))
-    most = total - sum(rule.least(len(values)) for values in scores.values())
+    return sum(len(values) - rule.least(len(values)) for values in scores.values())
 
-    def taken(cut: int) -> int:
-        return total - sum(choose_widths(scores, rule, cut=cut).values())
 
-    if taken(most) < at_least:
-        raise PlanError(
-            f"{at_least} of {total} neurons would have to go, but the rules for the widths let only {taken(most)} go; "
-            "drop more layers or sub-layers first, or lower floor or multiple"
-        )
-    return bisect.bisect_left(range(most + 1), at_least, key=taken)
+def _taken(scores: Scores, rule: WidthRule, cut: int) -> int:
+    return sum(map(len, scores.values())) - sum(choose_widths(scores, rule, cut=cut).values())
 
 
 def choose_neurons(scores: Scores, widths: Widths) -> dict[int, tuple[int, ...]]:

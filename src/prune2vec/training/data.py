@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune2vec.checkpoint.encoder import read_record
-from prune2vec.errors import DataError
+from prune2vec.errors import ConfigError, DataError
 from prune2vec.progress import say
 from prune2vec.records.text_format import TextFormat
 from prune2vec.texts import Instructions, Triplet, digest_texts, load_triplets
@@ -145,6 +145,24 @@ def by_prompt(triplets: Sequence[Triplet], prompting: Prompting) -> dict[str, Ta
         name = dataset if number == 1 else f"{dataset}#{number}"
         tables[name] = Table(rows=found, query_prompt=query, document_prompt=document)
     return tables
+
+
+def check_room(encoder: SentenceTransformer, tables: Mapping[str, Table]) -> None:
+    """Refuse an instruction that fills all tokens an encoder reads: its texts would be cut away whole.
+
+    Raises:
+        ConfigError: One does; the message says how many tokens it has.
+    """
+    limit = encoder.max_seq_length
+    for name, table in tables.items():
+        for prompt in filter(None, (table.query_prompt, table.document_prompt)):
+            # Special tokens count: they stay when a text is cut.
+            count = len(encoder.tokenizer(prompt, truncation=False, verbose=False)["input_ids"])
+            if limit is not None and count >= limit:
+                raise ConfigError(
+                    f"{name}: the instruction has {count} tokens of max_length {limit}, which leaves none for texts; "
+                    "raise max_length"
+                )
 
 
 def read(data: Data, *, hard_negatives: int) -> list[Triplet]:

@@ -16,7 +16,7 @@ from prune2vec.checkpoint.encoder import RECORD, load_encoder, read_record
 from prune2vec.errors import TrainingError
 from prune2vec.files import digest_json, digest_tree
 from prune2vec.machine import pick_device, pick_dtype
-from prune2vec.training.data import Data, Prompting, TrainingData, by_prompt, read, training_data
+from prune2vec.training.data import Data, Prompting, TrainingData, by_prompt, check_room, read, training_data
 from prune2vec.training.finish import finish, keep_files
 from prune2vec.training.fit import Job, fit
 from prune2vec.training.randomness import isolated_randomness
@@ -119,7 +119,13 @@ def _check_output(base: Path, output: Path) -> None:
 
 
 def prepare(base: Path, data: Data, output: Path, settings: TrainSettings) -> tuple[SentenceTransformer, Job]:
-    """Load the encoder and the texts, and settle everything that defines the run."""
+    """Load the encoder and the texts, and settle everything that defines the run.
+
+    Raises:
+        ConfigError: An instruction leaves no room for texts.
+        DataError: The texts cannot be read, or are too few for a batch.
+        CheckpointError: The encoder cannot be loaded.
+    """
     triplets = read(data, hard_negatives=settings.hard_negatives)
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device)
@@ -130,6 +136,8 @@ def prepare(base: Path, data: Data, output: Path, settings: TrainSettings) -> tu
     prompting = Prompting.of(base, encoder, settings)
     tables = training_data(triplets, prompting, settings)
     dev = by_prompt(read(settings.dev, hard_negatives=0), prompting) if settings.dev is not None else {}
+    for texts in (tables.tables, dev):
+        check_room(encoder, texts)
     identity = {
         "settings": settings.identity(),
         "dtype": str(dtype).removeprefix("torch."),

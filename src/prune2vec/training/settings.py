@@ -32,7 +32,8 @@ class TrainSettings(Settings):
 
     preset: Literal["l3prune", "effir"] = "l3prune"
     """Set of defaults. effir (arXiv 2512.20612): rank 32, alpha 64, rate 1e-4, 128 rows a step, 7 drawn hard negatives, the effir
-    instruction, the rows' teacher scores learnt beside the contrastive loss. What is set explicitly stays as it is set."""
+    instruction, the rows' teacher scores learnt beside the contrastive loss; prune (and slim) the model for it with
+    --pooling lasttoken --instruction effir. What is set explicitly stays as it is set."""
     method: Literal["lora", "full"] = "lora"
     """Train low-rank adapters on a frozen model (merged afterwards), or all weights."""
     lora_rank: int = Field(default=16, ge=1)

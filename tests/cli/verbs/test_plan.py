@@ -100,4 +100,4 @@ def test_a_profile_that_lacks_a_measurement_says_how_to_make_it(cli: Cli, profil
     ran = cli("plan", profile_file, "--method", "drop", "--what", "2M")
     assert ran.code == 1 and "prune2vec profile --scorers redundancy" in ran.err
     ran = cli("plan", profile_file, "--method", "effir", "--max-layers", "4")
-    assert ran.code == 1 and "prune2vec profile --scorers cut-loss" in ran.err
+    assert ran.code == 1 and "prune2vec profile --scorers redundancy,cut-loss\n" in ran.err

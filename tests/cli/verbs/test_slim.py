@@ -35,7 +35,7 @@ def test_slim(cli: Cli, tmp_path: Path, plan_file: Path, triplets_file: Path) ->
     assert lines[6] == "slim-plan.json"
     assert "step 2: gates" in ran.err
 
-    scores = ("--scores", "slim-plan.scores.safetensors")
+    scores = ("--scores", "slim-plan.gates.scores.safetensors")
     half = cli("slim", "model", plan_file, *scores, "-o", "half.json", "--width-cut", "50%", "--json")
     assert half.code == 0, half.err
     assert half.data["neurons"] == {"before": 144, "after": 72}
@@ -59,10 +59,17 @@ def test_what_is_wrong_is_one_line(cli: Cli, tmp_path: Path, plan_file: Path) ->
         (("--width-cut", "half"), "width_cut: expected a share such as 30% or 0.3, got 'half'"),
         (("--width-cut", "30%", "--max-params", "1M"), "width_cut and max_params both say how much is cut"),
     ):
-        ran = cli("slim", "model", plan_file, *words)
-        assert ran.code == 1
-        assert message in ran.err
-        assert ran.err.count("error:") == 1
+        for dry_run in ((), ("--dry-run",)):
+            ran = cli("slim", "model", plan_file, *words, *dry_run)
+            assert ran.code == 1
+            assert message in ran.err
+            assert ran.err.count("error:") == 1
+    whole = replace(PruningPlan.load(plan_file), width_cut=Fraction(0))
+    whole.save(plan_file)
+    ran = cli("slim", "model", plan_file, "--ranking", "magnitude", "--dry-run")
+    assert ran.code == 1
+    assert "the plan cuts no width; say how much to cut" in ran.err
+    assert cli("slim", "model", plan_file, "--ranking", "magnitude", "--width-cut", "30%", "--dry-run").code == 0
     assert not (tmp_path / "slim-plan.json").exists()
 
 

@@ -26,7 +26,7 @@ def _settings() -> type[SlimSettings]:
 EXAMPLE = """
 prune2vec slim smollm2 plan.json --texts triplets/ -o slim-plan.json
 prune2vec slim smollm2 plan.json --texts triplets/ -o slim-plan.json --ranking activation --width-cut 30%
-prune2vec slim smollm2 plan.json --scores slim-plan.scores.safetensors -o half.json --width-cut 50%
+prune2vec slim smollm2 plan.json --scores slim-plan.gates.scores.safetensors -o half.json --width-cut 50%
 """
 
 
@@ -45,8 +45,10 @@ def slim(
     """
     if dry_run:
         from prune2vec.records.plan import PruningPlan
+        from prune2vec.slimming import check_slim
 
         loaded = PruningPlan.load(plan)
+        check_slim(loaded, settings, texts=texts is not None, scores=scores is not None)
         check_model(model)
         if texts is not None:
             check_texts(texts)

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from prune2vec.slimming.calibration import batches, for_each_activation
-from prune2vec.slimming.registry import rankings
+from prune2vec.slimming.registry import BATCHES, TEXTS, rankings
 from prune2vec.slimming.settings import SlimSettings
 from prune2vec.slimming.subject import Subject
 from prune2vec.texts import Triplet
 
 
-@rankings.register("activation")
+@rankings.register("activation", reads=(TEXTS, BATCHES))
 def activation(subject: Subject, triplets: Sequence[Triplet], settings: SlimSettings) -> dict[int, Tensor]:
     """Mean absolute activation over all tokens, instructions included (Minitron, arXiv 2407.14679)."""
     totals = {layer: torch.zeros(subject.width(layer), dtype=torch.float64) for layer in subject.blocks}

@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from prune2vec.progress import say
 from prune2vec.slimming.calibration import tables_for, train_settings
 from prune2vec.slimming.gates import Gates
-from prune2vec.slimming.registry import rankings
+from prune2vec.slimming.registry import LOSS, STEPS, TEXTS, rankings
 from prune2vec.slimming.settings import SlimSettings
 from prune2vec.slimming.subject import Subject
 from prune2vec.texts import Triplet
@@ -24,7 +24,7 @@ STATISTICS = "gates.jsonl"
 _REPORTS = 10
 
 
-@rankings.register("gates")
+@rankings.register("gates", reads=(TEXTS, LOSS, STEPS))
 def gates(subject: Subject, triplets: Sequence[Triplet], settings: SlimSettings) -> dict[int, Tensor]:
     """How far a learnt gate on the neuron is open, relu(z), after training gates alone (EffiR, arXiv 2512.20612, section 3).
 

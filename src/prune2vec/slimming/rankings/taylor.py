@@ -9,14 +9,14 @@ from torch import Tensor
 
 from prune2vec.slimming.calibration import batches, evaluating, train_settings
 from prune2vec.slimming.gates import Gates
-from prune2vec.slimming.registry import rankings
+from prune2vec.slimming.registry import BATCHES, LOSS, TEXTS, rankings
 from prune2vec.slimming.settings import SlimSettings
 from prune2vec.slimming.subject import Subject
 from prune2vec.texts import Triplet
 from prune2vec.training.objective import build_loss, pooled_in_fp32
 
 
-@rankings.register("taylor")
+@rankings.register("taylor", reads=(TEXTS, BATCHES, LOSS))
 def taylor(subject: Subject, triplets: Sequence[Triplet], settings: SlimSettings) -> dict[int, Tensor]:
     """``|sum w * dL/dw|`` over the weights that lead from a neuron, L the mean loss of all batches (LLM-Pruner's vector form).
 

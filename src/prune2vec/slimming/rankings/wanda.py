@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from prune2vec.slimming.calibration import batches, for_each_activation
-from prune2vec.slimming.registry import rankings
+from prune2vec.slimming.registry import BATCHES, TEXTS, rankings
 from prune2vec.slimming.settings import SlimSettings
 from prune2vec.slimming.subject import Subject
 from prune2vec.texts import Triplet
 
 
-@rankings.register("wanda")
+@rankings.register("wanda", reads=(TEXTS, BATCHES))
 def wanda(subject: Subject, triplets: Sequence[Triplet], settings: SlimSettings) -> dict[int, Tensor]:
     """Sum of Wanda's scores of the weights that lead from a neuron, ``|W_ij| * ||X_j||_2`` (arXiv 2306.11695).
 
