@@ -19,14 +19,14 @@ LEVELS = (
     ("surgery",),
     ("backbone", "modules"),
     ("scorers", "planners", "checkpoint"),
-    ("training", "evaluation", "exporting"),
+    ("training", "evaluation", "exporting", "encoding"),
     ("slimming",),
     ("experiments",),
     ("cli",),
     ("__main__",),
 )
 LEVEL_OF = {part: level for level, parts in enumerate(LEVELS) for part in parts}
-VERBS = ("profile", "plan", "slim", "prune", "train", "evaluate", "run", "compare", "export")
+VERBS = ("profile", "plan", "slim", "prune", "train", "evaluate", "run", "compare", "encode", "export")
 
 Graph = dict[str, set[str]]
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from prune2vec.checkpoint import load_encoder as load
     from prune2vec.checkpoint import prune_model as prune
+    from prune2vec.encoding import encode_corpus as encode
     from prune2vec.errors import Prune2vecError
     from prune2vec.evaluation import evaluate_encoder as evaluate
     from prune2vec.experiments import compare_results as compare
@@ -39,6 +40,7 @@ _HOMES = {
     "Prune2vecError": ("prune2vec.errors", "Prune2vecError"),
     "PruningPlan": ("prune2vec.records.plan", "PruningPlan"),
     "compare": ("prune2vec.experiments", "compare_results"),
+    "encode": ("prune2vec.encoding", "encode_corpus"),
     "evaluate": ("prune2vec.evaluation", "evaluate_encoder"),
     "export": ("prune2vec.exporting", "export_encoder"),
     "load": ("prune2vec.checkpoint", "load_encoder"),
@@ -57,6 +59,7 @@ __all__ = [
     "PruningPlan",
     "__version__",
     "compare",
+    "encode",
     "evaluate",
     "export",
     "load",

@@ -10,6 +10,7 @@
     ├── CheckpointError     a folder that cannot be written, read back or trusted
     ├── TrainingError       training that must stop (NaN, wrong resume)
     ├── EvaluationError     a task or a file that cannot be evaluated
+    ├── EncodingError       a corpus or an encoder that cannot be encoded, or vectors that do not fit it
     └── MissingExtra        an optional dependency is not installed
 
 The message is one line: what came, what was expected, what to do. The command line prints it and exits with 1.
@@ -59,6 +60,10 @@ class TrainingError(Prune2vecError):
 
 class EvaluationError(Prune2vecError):
     """A task or a file that cannot be evaluated."""
+
+
+class EncodingError(Prune2vecError):
+    """A corpus that cannot be encoded, or a folder of vectors that does not fit it."""
 
 
 class MissingExtra(Prune2vecError):

@@ -27,6 +27,7 @@ VERBS = (
     "prune",
     "train",
     "evaluate",
+    "encode",
     "export",
     "compare",
     "methods",

@@ -73,6 +73,8 @@ def test_mine_a_folder(cli: Cli, tmp_path: Path) -> None:
         "prune gpt2 plan.json -o small",
         "train encoder --data triplets.jsonl -o trained",
         "evaluate encoder --data triplets.jsonl -o results.json",
+        "export encoder --target vllm -o exported",
+        "encode encoder triplets.jsonl --text-column anchor -o vectors",
         "compare profile.json -o report",
         "init -o recipe.yaml",
         "mine docstrings -o mined",

@@ -1,0 +1,52 @@
+"""``prune2vec encode``: encoder + corpus -> Parquet parts of vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from prune2vec.cli.checks import check_encoder
+from prune2vec.cli.outcome import Outcome, would
+from prune2vec.cli.paths import Existing, Target
+from prune2vec.cli.section import Section
+from prune2vec.cli.verb import verb
+
+if TYPE_CHECKING:
+    from prune2vec.encoding.settings import EncodeSettings
+
+
+def _settings() -> type[EncodeSettings]:
+    from prune2vec.encoding.settings import EncodeSettings
+
+    return EncodeSettings
+
+
+EXAMPLE = """
+prune2vec encode encoder/ corpus.jsonl.gz -o vectors/
+prune2vec encode encoder/ corpus.parquet -o vectors/ --precision int8 --shard 0/4
+"""
+
+
+@verb(example=EXAMPLE, sections=[Section("settings", "Encoding", _settings)])
+@click.argument("encoder", type=Existing())
+@click.argument("corpus", type=Existing())
+@click.option("-o", "--output", type=Target(folder=True), required=True, help="Folder to write.")
+def encode(encoder: Path, corpus: Path, *, output: Path, settings: EncodeSettings, dry_run: bool) -> Outcome:
+    """Encode every text of CORPUS.
+
+    CORPUS is .jsonl, .csv, .parquet or .txt (one text a line), packed or not, of any size. The vectors are written in parts
+    of (id, vector); the same command goes on after an interruption.
+    """
+    if dry_run:
+        from prune2vec.encoding.corpus import Corpus
+
+        check_encoder(encoder)
+        source = Corpus(path=corpus, text_column=settings.text_column, id_column=settings.id_column)
+        next(source.documents(), None)
+        return would(f"encode {corpus}", reads=[encoder, corpus], writes=output, settings=settings.model_dump(mode="json"))
+    from prune2vec.encoding import encode_corpus
+
+    done = encode_corpus(encoder, corpus, output, settings=settings)
+    return Outcome(done.render(), done.to_json())

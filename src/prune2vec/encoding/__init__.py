@@ -1,0 +1,23 @@
+"""Encoding a corpus: texts to vectors at the machine's speed, and on disk in parts that survive a kill."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prune2vec.registry import lazy_names
+
+if TYPE_CHECKING:
+    from prune2vec.encoding.engine import Engine as Engine
+    from prune2vec.encoding.job import EncodeResult as EncodeResult
+    from prune2vec.encoding.job import encode_corpus as encode_corpus
+    from prune2vec.encoding.settings import EncodeSettings as EncodeSettings
+    from prune2vec.encoding.store import Store as Store
+
+__all__ = ["EncodeResult", "EncodeSettings", "Engine", "Store", "encode_corpus"]
+__getattr__ = lazy_names(
+    __name__,
+    engine=("Engine",),
+    job=("EncodeResult", "encode_corpus"),
+    settings=("EncodeSettings",),
+    store=("Store",),
+)

@@ -1,0 +1,123 @@
+"""A corpus as a stream of (id, text): JSON lines, Parquet, CSV or one text a line, packed or not; of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from prune2vec.errors import DataError, did_you_mean
+from prune2vec.texts.formats import Row, formats
+from prune2vec.texts.lines import read_lines
+
+_ID_COLUMNS = ("_id", "id")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text to encode.
+
+    Attributes:
+        id: Its id in the corpus, or the number of its row.
+        text: Title (where there is one), blank, text; it may be empty.
+    """
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """A corpus file.
+
+    Attributes:
+        path: The file.
+        text_column: Column with the text.
+        id_column: Column with the id; None takes ``_id`` or ``id``, else the row's number.
+    """
+
+    path: Path
+    text_column: str = "text"
+    id_column: str | None = None
+
+    def opened(self) -> IO[bytes]:
+        """Open the file as it is, packed or not.
+
+        Raises:
+            DataError: It cannot be opened.
+        """
+        try:
+            return self.path.open("rb")
+        except OSError as error:
+            raise DataError(f"cannot read {self.path}: {error.strerror or error}") from error
+
+    def count(self) -> int:
+        """Return the number of rows, for an estimate of the time left; blank lines may count.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
+        if self._suffix == ".parquet":
+            return sum(1 for _ in self.documents()) if self.path.suffix == ".gz" else _parquet_rows(self.path)
+        return sum(1 for _ in read_lines(self.path))
+
+    @property
+    def _suffix(self) -> str:
+        return Path(self.path.name.removesuffix(".gz")).suffix
+
+    def documents(self) -> Iterator[Document]:
+        """Yield the documents in file order; only a few rows are in memory.
+
+        Raises:
+            DataError: The file cannot be read, or a row lacks its text or id; with file and line.
+        """
+        suffix = self._suffix
+        if suffix == ".txt":
+            for number, line in read_lines(self.path):
+                yield Document(str(number - 1), line.rstrip("\r\n"))
+            return
+        if suffix not in formats.names():
+            raise DataError(
+                f"{self.path}: cannot read {suffix or 'a file without an ending'}; expected .txt, {', '.join(formats.names())}"
+            )
+        for row in formats.get(suffix)(self.path):
+            yield self._document(row)
+
+    def _document(self, row: Row) -> Document:
+        text = self._text(row, self.text_column)
+        title = row.values.get("title")
+        if isinstance(title, str) and title and self.text_column == "text":
+            text = f"{title} {text}"
+        return Document(self._id(row), text)
+
+    def _text(self, row: Row, column: str) -> str:
+        value = row.values.get(column)
+        if isinstance(value, str):
+            return value
+        if column not in row.values:
+            hint = did_you_mean(column, list(map(str, row.values)))
+            raise DataError(f"{row.where}: no column {column!r}{hint}; give --text-column")
+        raise DataError(f"{row.where}: {column} is {type(value).__name__}, expected a string")
+
+    def _id(self, row: Row) -> str:
+        names = (self.id_column,) if self.id_column is not None else _ID_COLUMNS
+        name = next((name for name in names if name in row.values), None)
+        if name is None:
+            if self.id_column is not None:
+                raise DataError(f"{row.where}: no column {self.id_column!r}; give --id-column")
+            return str(row.number)
+        value = row.values[name]
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            raise DataError(f"{row.where}: {name} is {type(value).__name__}, expected a string or a number")
+        return str(value)
+
+
+def _parquet_rows(path: Path) -> int:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return int(pyarrow.parquet.ParquetFile(path).metadata.num_rows)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,175 @@
+"""``encode``: a corpus of any size to vectors on disk, in constant memory; the same command goes on after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+
+from prune2vec.checkpoint.encoder import load_encoder
+from prune2vec.encoding.corpus import Corpus, Document
+from prune2vec.encoding.engine import Engine
+from prune2vec.encoding.precision import Precision, ranges_of
+from prune2vec.encoding.settings import EncodeSettings
+from prune2vec.encoding.store import MANIFEST, Store, shard_folder
+from prune2vec.errors import EncodingError, did_you_mean
+from prune2vec.files import digest_tree
+from prune2vec.progress import Advance, progress
+
+_HEAD_BYTES = 1 << 20
+# An encoder without these prompts puts nothing before a text, as in encode_query and encode_document.
+_USUAL = ("none", "query", "document")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeResult:
+    """What an encoding came to.
+
+    Attributes:
+        folder: Where the vectors of this shard are.
+        rows: All of the shard's rows.
+        encoded: Rows that this call encoded; the others were there.
+        parts: Files.
+        dimension: Dimensions of a vector before it is packed.
+        precision: How they are stored.
+    """
+
+    folder: Path
+    rows: int
+    encoded: int
+    parts: int
+    dimension: int
+    precision: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        return {**asdict(self), "folder": str(self.folder)}
+
+    def render(self) -> str:
+        """Return one line for people."""
+        there = f", {self.rows - self.encoded:,} of them there before" if self.encoded < self.rows else ""
+        return f"{self.folder}: {self.rows:,} vectors of {self.dimension} dimensions in {self.parts} parts, {self.precision}{there}"
+
+
+def encode_corpus(
+    encoder: Path | str, corpus: Path | str, output: Path | str, *, settings: EncodeSettings | None = None, **overrides: Any
+) -> EncodeResult:
+    """Encode every text of a corpus and write Parquet parts of (id, vector).
+
+    A part is whole or not there; a killed run, started again with the same arguments, goes on after the last whole part.
+
+    Args:
+        encoder: Folder of an encoder, or a sentence-transformers hub id.
+        corpus: ``.jsonl``, ``.csv``, ``.parquet`` or ``.txt`` (also ``.gz``).
+        output: Folder to write.
+        settings: How.
+        **overrides: Single settings, over ``settings``.
+
+    Raises:
+        ConfigError: A setting is unknown or does not fit.
+        DataError: The corpus cannot be read.
+        EncodingError: The folder holds vectors of something else, or a vector is not finite.
+        CheckpointError: The encoder cannot be loaded, or a part cannot be written.
+    """
+    given = settings.model_dump(exclude_unset=True) if settings is not None else {}
+    chosen = EncodeSettings.build({**given, **overrides}, where="encode")
+    shard, shards = chosen.shard_of
+    if shard >= shards:
+        raise EncodingError(f"shard {chosen.shard}: shards are numbered from 0 to {shards - 1}")
+    source = Corpus(path=Path(corpus), text_column=chosen.text_column, id_column=chosen.id_column)
+    loaded = load_encoder(encoder, device=chosen.device, dtype=chosen.dtype)
+    engine = _engine(loaded, chosen)
+    folder = shard_folder(Path(output), shard, shards)
+    store = _open(folder, _identity(Path(encoder), source, loaded, chosen), engine, source, chosen)
+    before = store.rows
+    if not store.complete:
+        store = _fill(store, engine, source, chosen)
+    return EncodeResult(
+        folder=folder,
+        rows=store.rows,
+        encoded=store.rows - before,
+        parts=len(store.parts),
+        dimension=store.precision.dimension,
+        precision=store.precision.name,
+    )
+
+
+def _engine(encoder: SentenceTransformer, settings: EncodeSettings) -> Engine:
+    if settings.max_length is not None:
+        encoder.max_seq_length = min(settings.max_length, encoder.max_seq_length or settings.max_length)
+    if settings.prompt not in (*_USUAL, *encoder.prompts):
+        raise EncodingError(
+            f"the encoder has no prompt {settings.prompt!r}{did_you_mean(settings.prompt, list(encoder.prompts))}"
+        )
+    prompt = encoder.prompts.get(settings.prompt) or ""
+    if settings.dimensions is not None and settings.dimensions > (encoder.get_embedding_dimension() or 0):
+        raise EncodingError(f"dimensions {settings.dimensions}: the encoder has {encoder.get_embedding_dimension()}")
+    return Engine(encoder, token_budget=settings.token_budget, prompt=prompt, dimensions=settings.dimensions)
+
+
+def _identity(folder: Path, source: Corpus, encoder: SentenceTransformer, settings: EncodeSettings) -> dict[str, Any]:
+    with source.opened() as file:
+        head = hashlib.sha256(file.read(_HEAD_BYTES)).hexdigest()
+    return {
+        "encoder": digest_tree(folder) if folder.is_dir() else str(folder),
+        "corpus": {"bytes": source.path.stat().st_size, "head_sha256": head},
+        "dtype": str(next(encoder.parameters()).dtype).removeprefix("torch."),
+        "settings": settings.identity(),
+    }
+
+
+def _open(folder: Path, identity: dict[str, Any], engine: Engine, source: Corpus, settings: EncodeSettings) -> Store:
+    if (folder / MANIFEST).exists():
+        store = Store.load(folder)
+        changed = [key for key in identity if store.identity.get(key) != identity[key]]
+        if changed:
+            raise EncodingError(f"{folder} holds vectors made with another {' and '.join(changed)}; give another output")
+        return store
+    if folder.exists() and any(folder.iterdir()) and not any(path.name.startswith(".part") for path in folder.iterdir()):
+        raise EncodingError(f"{folder} is not empty and holds no vectors; give another output")
+    ranges = None
+    if settings.precision == "int8":
+        # From the corpus's head whatever the shard, so that all shards have the same range.
+        ranges = ranges_of(engine.encode([document.text for document in islice(source.documents(), settings.calibration)]))
+    return Store(
+        folder=folder,
+        identity=identity,
+        precision=Precision(name=settings.precision, dimension=engine.dimension, ranges=ranges),
+    )
+
+
+def _fill(store: Store, engine: Engine, source: Corpus, settings: EncodeSettings) -> Store:
+    """Encode what is not there yet; the next part is read and tokenised while one is computed."""
+    shard, shards = settings.shard_of
+    mine = islice(source.documents(), shard, None, shards)
+    parts = _parts(islice(mine, store.rows, None), settings.part_rows)
+    total = len(range(shard, source.count(), shards))
+
+    def prepared() -> tuple[Sequence[Document], list[list[int]]] | None:
+        documents = next(parts, None)
+        return None if documents is None else (documents, engine.tokenise([document.text for document in documents]))
+
+    with progress("encoding", total, done=store.rows) as advance, ThreadPoolExecutor(1) as ahead:
+        waiting = ahead.submit(prepared)
+        while (part := waiting.result()) is not None:
+            waiting = ahead.submit(prepared)
+            documents, rows = part
+            share = len(rows) / max(1, sum(map(len, rows)))
+            vectors = engine.encode_rows(rows, advance=_scaled(advance, share))
+            store = store.add([document.id for document in documents], vectors)
+    return store.finish()
+
+
+def _scaled(advance: Advance, factor: float) -> Advance:
+    return lambda amount: advance(amount * factor)
+
+
+def _parts(documents: Iterator[Document], size: int) -> Iterator[Sequence[Document]]:
+    while part := list(islice(documents, size)):
+        yield part

@@ -1,0 +1,81 @@
+"""How a vector is stored: as floats, as one byte a dimension, or as one bit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sentence_transformers.util import quantize_embeddings
+
+from prune2vec.errors import EncodingError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_BITS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """A number format of stored vectors.
+
+    Attributes:
+        name: float32, float16, int8 or binary.
+        dimension: Dimensions of a vector before it is packed.
+        ranges: For int8, (2, dim): least and greatest value of each dimension, which become -128 and 127.
+    """
+
+    name: str
+    dimension: int
+    ranges: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse bits that do not fill bytes, and bytes without a range."""
+        if self.name == "binary" and self.dimension % _BITS:
+            raise EncodingError(
+                f"binary packs 8 dimensions into a byte, and there are {self.dimension}; set dimensions to a multiple of 8"
+            )
+        if self.name == "int8" and self.ranges is None:
+            raise EncodingError("int8 needs the range of each dimension")
+
+    @property
+    def width(self) -> int:
+        """Stored numbers of one vector."""
+        return self.dimension // _BITS if self.name == "binary" else self.dimension
+
+    def store(self, vectors: NDArray[np.float32]) -> NDArray[Any]:
+        """Return (row, dim) float32 vectors as they are stored."""
+        if self.name in ("float32", "float16"):
+            return vectors.astype(self.name)
+        if not len(vectors):
+            return np.empty((0, self.width), dtype=self.arrow_name)
+        if self.name == "int8":
+            # Outside the calibrated range a value would wrap around.
+            vectors = np.clip(vectors, self.ranges[0], self.ranges[1])  # type: ignore[index]
+            return np.asarray(quantize_embeddings(vectors, precision="int8", ranges=self.ranges))
+        return np.asarray(quantize_embeddings(vectors, precision="ubinary"))
+
+    @property
+    def arrow_name(self) -> str:
+        """Arrow's (and numpy's) name of a stored number."""
+        return "uint8" if self.name == "binary" else self.name
+
+    def arrow_type(self) -> pyarrow.DataType:
+        """Return the Parquet column's type: a list of fixed size."""
+        import pyarrow
+
+        kinds = {"float32": pyarrow.float32(), "float16": pyarrow.float16(), "int8": pyarrow.int8(), "uint8": pyarrow.uint8()}
+        return pyarrow.list_(kinds[self.arrow_name], self.width)
+
+
+def ranges_of(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the least and the greatest value of every dimension, (2, dim)."""
+    return np.stack([vectors.min(axis=0), vectors.max(axis=0)])
+
+
+def ranges_from(values: Sequence[Sequence[float]]) -> NDArray[np.float32]:
+    """Read back ranges from a manifest."""
+    return np.asarray(values, dtype=np.float32)

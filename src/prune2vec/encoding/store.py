@@ -1,0 +1,154 @@
+"""Vectors on disk: Parquet parts of (id, vector), and a manifest that names the finished ones.
+
+A part is written under a temporary name, flushed, renamed and only then entered into the manifest. Whatever is killed
+in between leaves at most a file that the manifest does not name, which the next run writes again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prune2vec.encoding.precision import Precision, ranges_from
+from prune2vec.errors import EncodingError
+from prune2vec.files import digest_file, explained_os_errors, read_json, write_json
+
+if TYPE_CHECKING:
+    pass
+
+FORMAT = "prune2vec.vectors/1"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """The folder of one shard's vectors.
+
+    Attributes:
+        folder: Where the parts are.
+        identity: What decides what is in them; a store is only continued when it is the same.
+        precision: How vectors are stored.
+        parts: Finished parts in order: ``{"file", "rows", "sha256"}``.
+        complete: Whether the corpus came to its end.
+    """
+
+    folder: Path
+    identity: Mapping[str, Any]
+    precision: Precision
+    parts: tuple[Mapping[str, Any], ...] = ()
+    complete: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Rows in the finished parts."""
+        return sum(int(part["rows"]) for part in self.parts)
+
+    def add(self, ids: Sequence[str], vectors: NDArray[np.float32]) -> Self:
+        """Write one part and return the store that has it.
+
+        Args:
+            ids: One a row.
+            vectors: (row, dim) float32.
+
+        Raises:
+            CheckpointError: The file cannot be written.
+        """
+        import pyarrow
+        import pyarrow.parquet
+
+        name = f"part-{len(self.parts):05d}.parquet"
+        path, partial = self.folder / name, self.folder / f".{name}.partial"
+        stored = self.precision.store(vectors)
+        column = pyarrow.FixedSizeListArray.from_arrays(
+            pyarrow.array(np.ascontiguousarray(stored).reshape(-1)), type=self.precision.arrow_type()
+        )
+        table = pyarrow.table({"id": pyarrow.array(ids, type=pyarrow.string()), "vector": column})
+        with explained_os_errors(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Vectors do not compress; statistics of them help nobody.
+            pyarrow.parquet.write_table(table, partial, compression="none", use_dictionary=False, write_statistics=False)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+        part = {"file": name, "rows": len(ids), "sha256": digest_file(path)}
+        store = replace(self, parts=(*self.parts, part))
+        store.save()
+        return store
+
+    def finish(self) -> Self:
+        """Say in the manifest that the corpus came to its end."""
+        store = replace(self, complete=True)
+        store.save()
+        return store
+
+    def save(self) -> None:
+        """Write the manifest, whole or not at all."""
+        write_json(self.folder / MANIFEST, self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest."""
+        ranges = self.precision.ranges
+        return {
+            "format": FORMAT,
+            "identity": dict(self.identity),
+            "precision": self.precision.name,
+            "dimension": self.precision.dimension,
+            "ranges": ranges.tolist() if ranges is not None else None,
+            "rows": self.rows,
+            "parts": [dict(part) for part in self.parts],
+            "complete": self.complete,
+        }
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a store's manifest.
+
+        Raises:
+            DataError: There is none, or it is no JSON.
+            EncodingError: It is broken, or a part that it names is not there.
+        """
+        value = read_json(folder / MANIFEST)
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            raise EncodingError(f"{folder / MANIFEST}: not a manifest of vectors (expected format {FORMAT!r})")
+        try:
+            ranges = ranges_from(value["ranges"]) if value["ranges"] is not None else None
+            precision = Precision(name=value["precision"], dimension=int(value["dimension"]), ranges=ranges)
+            store = cls(
+                folder=folder,
+                identity=dict(value["identity"]),
+                precision=precision,
+                parts=tuple(dict(part) for part in value["parts"]),
+                complete=bool(value["complete"]),
+            )
+            missing = [part["file"] for part in store.parts if not (folder / part["file"]).is_file()]
+        except (KeyError, TypeError, ValueError) as error:
+            raise EncodingError(f"{folder / MANIFEST}: broken manifest ({error}); encode again into a new folder") from error
+        if missing:
+            raise EncodingError(
+                f"{folder}: {missing[0]} is in the manifest but not there; restore it, or encode into a new folder"
+            )
+        return store
+
+    def read(self) -> tuple[list[str], NDArray[Any]]:
+        """Return all ids and vectors as they are stored: (row,) and (row, width)."""
+        import pyarrow.parquet
+
+        ids: list[str] = []
+        vectors = []
+        for part in self.parts:
+            table = pyarrow.parquet.read_table(self.folder / part["file"])
+            ids += table["id"].to_pylist()
+            flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            vectors.append(flat.reshape(-1, self.precision.width))
+        return ids, np.concatenate(vectors) if vectors else np.empty((0, self.precision.width))
+
+
+def shard_folder(output: Path, shard: int, shards: int) -> Path:
+    """Return the folder of one shard below ``output``; the only one has none of its own."""
+    return output if shards == 1 else output / f"shard-{shard:05d}-of-{shards:05d}"

@@ -1,0 +1,106 @@
+"""The engine's vectors are SentenceTransformer.encode's, for every text, whatever its batch mates."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from prune2vec.checkpoint import load_encoder, prune_model
+from prune2vec.encoding import Engine
+from prune2vec.errors import EncodingError
+from tests.checkpoint.plans import plan_for
+from tests.tiny import FAMILIES, save_tiny
+
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "lazy",
+    "dog",
+    "while",
+    "birds",
+    "sing",
+    "in",
+    "",
+    "morning",
+    "light\n",
+    "of",
+    "spring",
+]
+
+
+def texts(count: int, seed: int = 0) -> list[str]:
+    draw = random.Random(seed)
+    return ["", " ", "a", *(" ".join(draw.choices(WORDS, k=draw.randint(1, 90))) for _ in range(count - 3))]
+
+
+def encoder(folder: Path, family: str = "llama", *, bos: bool = False, **settings: str) -> SentenceTransformer:
+    model = save_tiny(folder / "m", family, bos=bos)
+    out = prune_model(str(model), plan_for(model, [0, 2, 4]), folder / "out", max_length=64, **settings)
+    return load_encoder(out, device="cpu", dtype="float32")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family(tmp_path: Path, family: str) -> None:
+    stock, some = encoder(tmp_path, family, bos=True), texts(40)[2:]
+    engine = Engine(stock, token_budget=200)
+    assert engine.is_causal
+    np.testing.assert_allclose(engine.encode(some), stock.encode(some, batch_size=7), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "weightedmean", "lasttoken"])
+@pytest.mark.parametrize("instruction", ["", "find it"])
+def test_every_pooling_with_and_without_instruction(tmp_path: Path, pooling: str, instruction: str) -> None:
+    stock, some = encoder(tmp_path, bos=True, pooling=pooling, instruction=instruction), texts(30)[2:]
+    engine = Engine(stock, prompt=stock.prompts["query"])
+    np.testing.assert_allclose(engine.encode(some), stock.encode_query(some), atol=1e-5, rtol=0)
+
+
+def test_batches_change_nothing(tmp_path: Path) -> None:
+    stock, some = encoder(tmp_path, bos=True), texts(40)
+    one, many = Engine(stock, token_budget=64), Engine(stock, token_budget=4096)
+    np.testing.assert_allclose(one.encode(some), many.encode(some), atol=1e-6, rtol=0)
+    order = random.Random(1).sample(range(len(some)), len(some))
+    np.testing.assert_allclose(many.encode([some[place] for place in order]), many.encode(some)[order], atol=1e-6, rtol=0)
+
+
+def test_texts_without_tokens_are_zero_vectors_as_in_sentence_transformers(tmp_path: Path) -> None:
+    stock = encoder(tmp_path)
+    some = ["", "a fox", ""]
+    np.testing.assert_allclose(Engine(stock).encode(some), stock.encode(some), atol=1e-5, rtol=0)
+    assert not Engine(stock).encode([""]).any()
+
+
+def test_nothing_to_encode(tmp_path: Path) -> None:
+    assert Engine(encoder(tmp_path)).encode([]).shape == (0, 32)
+
+
+def test_leading_dimensions_are_normalised_again(tmp_path: Path) -> None:
+    stock, some = encoder(tmp_path, bos=True), texts(10)
+    cut = Engine(stock, dimensions=8).encode(some)
+    np.testing.assert_allclose(cut, stock.encode(some, truncate_dim=8, normalize_embeddings=True), atol=1e-5, rtol=0)
+
+
+def test_a_model_that_looks_ahead_gets_its_mask(tmp_path: Path) -> None:
+    stock, some = encoder(tmp_path, bos=True), texts(30)[2:]
+    stock[0].auto_model.config.is_causal = False
+    for block in stock[0].auto_model.layers:
+        block.self_attn.is_causal = False
+    engine = Engine(stock)
+    assert not engine.is_causal
+    np.testing.assert_allclose(engine.encode(some), stock.encode(some), atol=1e-5, rtol=0)
+
+
+def test_nan_names_the_text(tmp_path: Path) -> None:
+    stock = encoder(tmp_path, bos=True)
+    engine = Engine(stock)
+    stock[0].auto_model.norm.weight.data[0] = float("nan")
+    with pytest.raises(EncodingError, match=r"NaN or infinity in the vector of .*the quick"):
+        engine.encode(["the quick"])

@@ -1,0 +1,181 @@
+"""A corpus becomes Parquet parts: in order, each row once, whatever is killed; shards add up; numbers are stored as asked."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from prune2vec.checkpoint import load_encoder, prune_model
+from prune2vec.encoding import Engine, Store, encode_corpus
+from prune2vec.errors import DataError, EncodingError
+from tests.checkpoint.plans import plan_for
+from tests.encoding.test_engine import texts
+from tests.tiny import save_tiny
+
+ROWS = 57
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("encoder")
+    model = save_tiny(root / "m", bos=True)
+    return prune_model(str(model), plan_for(model, [0, 2]), root / "out", max_length=64)
+
+
+@pytest.fixture(scope="module")
+def vectors(folder: Path) -> np.ndarray:
+    return load_encoder(folder, device="cpu", dtype="float32").encode(texts(ROWS), prompt_name="document")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    lines = [json.dumps({"_id": f"d{row}", "text": text}) for row, text in enumerate(texts(ROWS))]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
+    return tmp_path / "corpus.jsonl"
+
+
+def test_rows_come_out_in_order_with_their_ids(tmp_path: Path, folder: Path, corpus: Path, vectors: np.ndarray) -> None:
+    result = encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32")
+    ids, found = Store.load(tmp_path / "v").read()
+    assert (result.rows, result.encoded, result.parts) == (ROWS, ROWS, 6)
+    assert ids == [f"d{row}" for row in range(ROWS)]
+    np.testing.assert_allclose(found, vectors, atol=1e-5, rtol=0)
+    schema = pyarrow.parquet.read_schema(tmp_path / "v" / "part-00000.parquet")
+    assert schema.field("vector").type == pyarrow.list_(pyarrow.float32(), 32)
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl.gz", "parquet", "csv"])
+def test_every_format(tmp_path: Path, folder: Path, kind: str) -> None:
+    some = [text.replace("\n", " ") for text in texts(9)[2:]]
+    path = tmp_path / f"corpus.{kind}"
+    if kind == "txt":
+        path.write_text("\n".join(some))
+    elif kind == "jsonl.gz":
+        path.write_bytes(
+            gzip.compress("\n".join(json.dumps({"id": row, "text": text}) for row, text in enumerate(some)).encode())
+        )
+    elif kind == "csv":
+        path.write_text("id,text\n" + "".join(f'{row},"{text}"\n' for row, text in enumerate(some)))
+    else:
+        pyarrow.parquet.write_table(pyarrow.table({"id": range(len(some)), "text": some}), path)
+    encode_corpus(folder, path, tmp_path / "v", dtype="float32")
+    ids, found = Store.load(tmp_path / "v").read()
+    assert ids == [str(row) for row in range(len(some))]
+    expected = load_encoder(folder, device="cpu", dtype="float32").encode(some, prompt_name="document")
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+
+
+def test_titles_stand_before_texts(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "c.jsonl").write_text(json.dumps({"_id": "1", "title": "fox", "text": "jumps"}))
+    encode_corpus(folder, tmp_path / "c.jsonl", tmp_path / "v", dtype="float32")
+    expected = load_encoder(folder, device="cpu", dtype="float32").encode(["fox jumps"])
+    np.testing.assert_allclose(Store.load(tmp_path / "v").read()[1], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("fails_at", [0, 1, 3])
+def test_an_interrupted_run_repeats_and_loses_nothing(
+    tmp_path: Path, folder: Path, corpus: Path, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch, fails_at: int
+) -> None:
+    encoded: list[int] = []
+    encode_rows = Engine.encode_rows
+
+    def counted(self: Engine, rows: list[list[int]], **kwargs: object) -> np.ndarray:
+        if len(encoded) == fails_at:
+            raise KeyboardInterrupt
+        encoded.append(len(rows))
+        return encode_rows(self, rows, **kwargs)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Engine, "encode_rows", counted)
+        encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32")
+    result = encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32")
+    assert result.encoded == ROWS - sum(encoded)
+    ids, found = Store.load(tmp_path / "v").read()
+    assert ids == [f"d{row}" for row in range(ROWS)]
+    np.testing.assert_allclose(found, vectors, atol=1e-5, rtol=0)
+    assert encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32").encoded == 0
+
+
+def test_a_part_without_its_entry_is_written_again(tmp_path: Path, folder: Path, corpus: Path) -> None:
+    encode_corpus(folder, corpus, tmp_path / "v", part_rows=20, dtype="float32")
+    whole = Store.load(tmp_path / "v")
+    manifest = json.loads((tmp_path / "v" / "manifest.json").read_text())
+    manifest.update(parts=manifest["parts"][:1], complete=False)
+    (tmp_path / "v" / "manifest.json").write_text(json.dumps(manifest))
+    assert encode_corpus(folder, corpus, tmp_path / "v", part_rows=20, dtype="float32").encoded == ROWS - 20
+    assert Store.load(tmp_path / "v").parts == whole.parts
+
+
+def test_shards_hold_every_row_once(tmp_path: Path, folder: Path, corpus: Path) -> None:
+    for shard in range(3):
+        encode_corpus(folder, corpus, tmp_path / "v", shard=f"{shard}/3", part_rows=8, dtype="float32")
+    ids = [name for store in sorted((tmp_path / "v").iterdir()) for name in Store.load(store).read()[0]]
+    assert sorted(ids) == sorted(f"d{row}" for row in range(ROWS))
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8", "binary"])
+def test_smaller_numbers(tmp_path: Path, folder: Path, corpus: Path, vectors: np.ndarray, precision: str) -> None:
+    encode_corpus(folder, corpus, tmp_path / "v", precision=precision, part_rows=10, dtype="float32")
+    store = Store.load(tmp_path / "v")
+    found = store.read()[1]
+    if precision == "float16":
+        np.testing.assert_allclose(found, vectors, atol=1e-3)
+    elif precision == "int8":
+        low, high = store.precision.ranges
+        back = (found.astype(np.float32) + 128) / 255 * (high - low) + low
+        np.testing.assert_allclose(back, vectors, atol=float((high - low).max()) / 200)
+    else:
+        assert found.shape == (ROWS, 4)
+        np.testing.assert_array_equal(np.unpackbits(found, axis=1), vectors > 0)
+
+
+def test_vectors_of_something_else_are_left_alone(tmp_path: Path, folder: Path, corpus: Path) -> None:
+    encode_corpus(folder, corpus, tmp_path / "v", dtype="float32")
+    with pytest.raises(EncodingError, match="another settings"):
+        encode_corpus(folder, corpus, tmp_path / "v", precision="float16", dtype="float32")
+    corpus.write_text(corpus.read_text() + "\n" + json.dumps({"_id": "new", "text": "more"}))
+    with pytest.raises(EncodingError, match="another corpus"):
+        encode_corpus(folder, corpus, tmp_path / "v", dtype="float32")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.doc").write_text("years of work")
+    with pytest.raises(EncodingError, match="holds no vectors"):
+        encode_corpus(folder, corpus, tmp_path / "full", dtype="float32")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"_id": "2"}', r"corpus.jsonl:58: no column 'text'"),
+        ('{"_id": "2", "text": 3}', r"corpus.jsonl:58: text is int, expected a string"),
+        ('{"_id": [2], "text": "a"}', r"corpus.jsonl:58: _id is list"),
+        ("{", r"corpus.jsonl:58: not JSON"),
+    ],
+)
+def test_a_bad_row_names_file_and_line(tmp_path: Path, folder: Path, corpus: Path, line: str, message: str) -> None:
+    corpus.write_text(f"{corpus.read_text()}\n{line}\n")
+    with pytest.raises(DataError, match=message):
+        encode_corpus(folder, corpus, tmp_path / "v", part_rows=20, dtype="float32")
+    assert Store.load(tmp_path / "v").rows == 40
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"shard": "3/3"}, EncodingError, "numbered from 0 to 2"),
+        ({"prompt": "quarry"}, EncodingError, "did you mean 'query'"),
+        ({"dimensions": 64}, EncodingError, "the encoder has 32"),
+        ({"precision": "binary", "dimensions": 12}, EncodingError, "multiple of 8"),
+    ],
+)
+def test_settings_that_do_not_fit(
+    tmp_path: Path, folder: Path, corpus: Path, settings: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        encode_corpus(folder, corpus, tmp_path / "v", **settings)
+    assert not (tmp_path / "v").exists()
