@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModel
 
 from prune2vec.checkpoint import load_encoder, prune_model
 from prune2vec.slimming.load import load_subject
@@ -39,3 +40,6 @@ def test_weights_are_the_models_own(tmp_path: Path) -> None:
     assert list(subject.blocks) == [0, 1, 4], "layer 2 has no MLP, layer 3 is not kept"
     assert subject.encoder.max_seq_length == 32
     assert not any(parameter.requires_grad for parameter in subject.model.parameters())
+    whole = AutoModel.from_pretrained(model).layers
+    for layer, block in subject.blocks.items():
+        assert torch.equal(block.mlp.up_proj.weight, whole[layer].mlp.up_proj.weight)

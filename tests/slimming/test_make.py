@@ -314,7 +314,11 @@ def test_a_finished_or_unfinished_run_leaves_global_randomness_alone(tiny: Tiny)
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    tiny(**{**GATES, "steps": 1})
+    with pytest.raises(KeyboardInterrupt):
+        tiny(**GATES, callbacks=[StopAt(2)])
+    assert torch.equal(torch.rand(3), expected)
+    torch.manual_seed(7)
+    tiny(**GATES)
     assert torch.equal(torch.rand(3), expected)
 
 

@@ -46,8 +46,9 @@ def test_settings_survive_json() -> None:
     ],
 )
 def test_what_does_not_fit_is_one_line(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as caught:
         SlimSettings.build(values, where="slim")
+    assert "\n" not in str(caught.value)
 
 
 def test_what_a_ranking_does_not_read_is_not_of_its_identity() -> None:
