@@ -27,6 +27,8 @@ from prune2vec.files import read_json, write_json, write_text
 from prune2vec.machine import describe
 from prune2vec.planners import make_plan
 from prune2vec.records.plan import PruningPlan
+from prune2vec.records.profile import Profile
+from prune2vec.records.redundancy import KINDS, Redundancy, rank_correlation
 from prune2vec.scorers import profile_model
 from prune2vec.slimming import slim_plan
 from prune2vec.texts import Triplet, load_triplets
@@ -92,7 +94,9 @@ def main() -> None:
     names = [name.strip() for name in options.only.split(";") if name.strip()] or list(PLANS)
     for name in names:
         build(name, options)
-    rows = {name: row_of(work / folder_name(name)) for name in names}
+    # With --only, those that were made earlier are in the table too.
+    done = [name for name in PLANS if (work / folder_name(name) / "held-out.json").exists()]
+    rows = {name: row_of(work / folder_name(name)) for name in done}
     result = {
         "settings": {
             "steps": options.steps,
@@ -101,6 +105,7 @@ def main() -> None:
             "training": TRAINING,
         },
         "data": {"train": TRAIN, "held_out": HELD_OUT, "tasks": TASKS, "rows": ROWS, "seed": SEED},
+        "redundancy": redundancy_of(work / "profile.json"),
         "variants": rows,
         "environment": describe(),
     }
@@ -205,6 +210,20 @@ def write_part(folder: Path, whole: Retrieval, queries: int, documents: int) -> 
     write_text(folder / "queries.jsonl", "".join(json.dumps({"_id": q, "text": whole.queries[q]}) + "\n" for q in chosen))
     table = ["query-id\tcorpus-id\tscore", *(f"{query}\t{name}\t{score}" for query, name, score in judged)]
     write_text(folder / "qrels" / "test.tsv", "\n".join(table) + "\n")
+
+
+def redundancy_of(profile: Path) -> dict[str, Any]:
+    """Return each kind's importance by layer on both kinds of text, and how alike the two orders are."""
+    measured = Profile.load(profile)
+    retrieval, plain = (Redundancy.from_json(measured.section(name)) for name in ("redundancy", "redundancy-plain"))
+    return {
+        kind: {
+            "retrieval texts": [round(value, 5) for value in retrieval.row(kind)],
+            "running text": [round(value, 5) for value in plain.row(kind)],
+            "rank correlation": round(rank_correlation(retrieval.row(kind), plain.row(kind)) or 0.0, 3),
+        }
+        for kind in KINDS
+    }
 
 
 def row_of(folder: Path) -> dict[str, Any]:
