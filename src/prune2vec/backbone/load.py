@@ -191,18 +191,16 @@ def part_sizes(model: PreTrainedModel, family: Family) -> dict[str, tuple[int, .
         "mlp_params": tuple(sum(map(_count, modules)) for modules in mlp),
         "mlp_matmul_params": tuple(sum(map(_count_matrices, modules)) for modules in mlp),
     }
-    neurons = parts.neurons
-    if neurons is None:
-        return sizes
+    return {**sizes, **(_neuron_sizes(blocks, parts.neurons) if parts.neurons is not None else {})}
+
+
+def _neuron_sizes(blocks: nn.ModuleList, neurons: Neurons) -> dict[str, tuple[int, ...]]:
     widths = tuple(mlp_width(block, neurons) for block in blocks)
-    weights, biases = zip(
-        *(_neuron_size(block, neurons, width) for block, width in zip(blocks, widths, strict=True)), strict=True
-    )
+    pairs = [_neuron_size(block, neurons, width) for block, width in zip(blocks, widths, strict=True)]
     return {
-        **sizes,
         "mlp_width": widths,
-        "neuron_params": tuple(map(sum, zip(weights, biases, strict=True))),
-        "neuron_matmul_params": tuple(weights),
+        "neuron_params": tuple(weights + biases for weights, biases in pairs),
+        "neuron_matmul_params": tuple(weights for weights, _ in pairs),
     }
 
 
