@@ -1,4 +1,4 @@
-"""Encoding a corpus: texts to vectors at the machine's speed, and on disk in parts that survive a kill."""
+"""Encoding a corpus: texts to vectors, and those on disk in parts that survive a kill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts to vectors with an encoder's own modules, and nothing computed that no vector needs.
+"""Texts to vectors with an encoder's own modules, without a mask where none is needed.
 
 sentence-transformers pads a batch of 32 and passes a mask. A causal model never looks at what comes after a token, so
 with padding on the right it needs no mask, and without one the attention kernel's own causal path serves. Batches hold
@@ -25,7 +25,7 @@ _PROBE_TOKENS = 8
 
 
 class Engine:
-    """Encodes texts as ``SentenceTransformer.encode`` does, faster.
+    """Encodes texts to the vectors of ``SentenceTransformer.encode``.
 
     Args:
         encoder: A Transformer, its pooling and what follows, on its device.
