@@ -79,12 +79,24 @@ def test_more_work_than_announced_is_not_more_than_all(
     assert capsys.readouterr().err == "work: 100 %, 0:30 so far, about 0:00 left\n"
 
 
+def read_all(terminal: int) -> str:
+    """Return what was written to a pseudo-terminal whose other side is closed; one read may bring only a part of it."""
+    shown = b""
+    while True:
+        try:
+            shown += (part := os.read(terminal, 100_000))
+        except OSError:  # Linux's word for the end of a pseudo-terminal.
+            part = b""
+        if not part:
+            return shown.decode()
+
+
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     leader, follower = pty.openpty()
     with os.fdopen(follower, "w") as terminal:
         monkeypatch.setattr("sys.stderr", terminal)
         with progress("work", 4, done=1) as advance:
             advance(3)
-    shown = os.read(leader, 100_000).decode()
+    shown = read_all(leader)
     os.close(leader)
     assert "work" in shown and "100%" in shown
