@@ -70,6 +70,12 @@ def test_layers_without_a_sub_layer_are_told_apart(
     assert (row["layers"], row["attentions"], row["mlps"]) == ("5 of 12", 5 - len(attention), 5 - len(mlp))
 
 
+def test_narrower_mlps_are_told_apart() -> None:
+    # Three MLPs of 100 neurons are left, of which 100, 60 and 50 stay.
+    plan = replace(plan_of(5), drop_mlp=(3, 4), neurons={1: tuple(range(60)), 2: tuple(range(50))})
+    assert Row(name="cut", results=results_of(), plan=plan).inside == "3 MLPs, 70 % of the neurons"
+
+
 def test_twin_is_named() -> None:
     results = results_of()
     comparison = comparison_of([Row(name="full", results=results), Row(name="large", results=results, same_as="full")])

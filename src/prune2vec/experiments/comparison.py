@@ -53,14 +53,24 @@ class Row:
 
     @property
     def inside(self) -> str:
-        """How many attentions and MLPs the kept layers have, where some of them lack theirs; empty where none does."""
+        """How many attentions, MLPs and neurons the kept layers have, where some are gone; empty where none is."""
         if self.kept is None:
             return ""
         counts = (
             ("attention", self.kept.attentions, self.kept.drop_attention),
             ("MLP", self.kept.mlps, self.kept.drop_mlp),
         )
-        return ", ".join(f"{len(stay)} {one}{'s' * (len(stay) != 1)}" for one, stay, gone in counts if gone)
+        parts = [f"{len(stay)} {one}{'s' * (len(stay) != 1)}" for one, stay, gone in counts if gone]
+        return ", ".join([*parts, *self._width])
+
+    @property
+    def _width(self) -> list[str]:
+        """The share of the kept MLPs' neurons that stayed, where the plan says that some went."""
+        if self.plan is None or not self.plan.kept.widths:
+            return []
+        kept, widths = self.plan.kept, self.plan.shape.mlp_width
+        full = sum(widths[layer] for layer in kept.mlps)
+        return [f"{100 * (1 - kept.cut_neurons(widths) / full):.0f} % of the neurons"]
 
     @property
     def _record(self) -> Mapping[str, Any]:
