@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from prune2vec.errors import ConfigError
-from prune2vec.machine import cpu_has_fast_bf16, describe, peak_rss_bytes, pick_device, pick_dtype
+from prune2vec.machine import (
+    cpu_has_fast_bf16,
+    describe,
+    free_memory_bytes,
+    memory_in_use,
+    peak_rss_bytes,
+    pick_device,
+    pick_dtype,
+)
 
 
 def test_a_named_device_is_taken() -> None:
@@ -66,3 +74,16 @@ def test_the_description_is_json_and_names_the_libraries() -> None:
 def test_importing_it_does_not_import_torch() -> None:
     script = "import sys, prune2vec.machine; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_free_memory_is_plausible() -> None:
+    assert 2**20 < free_memory_bytes(torch.device("cpu")) < 2**50
+
+
+def test_memory_in_use_goes_up_and_down() -> None:
+    before = memory_in_use()
+    held = torch.ones(50_000_000, dtype=torch.uint8)
+    assert memory_in_use() - before == pytest.approx(50_000_000, rel=0.2)
+    assert memory_in_use() <= peak_rss_bytes()
+    del held
+    assert memory_in_use() - before < 25_000_000

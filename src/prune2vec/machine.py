@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import platform
 import resource
 import sys
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     import torch
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_MEMINFO = Path("/proc/meminfo")
+_STATM = Path("/proc/self/statm")
 _LIBRARIES = ("prune2vec", "torch", "transformers", "sentence-transformers", "tokenizers", "peft", "mteb")
 
 
@@ -80,10 +84,48 @@ def _cpu_info(field: str) -> str:
     return next((value.strip() for key, _, value in lines if key.strip() == field), "")
 
 
+def forward_tokens(device: torch.device) -> int:
+    """Return how many tokens a forward pass without gradients should hold, padding included.
+
+    A CPU is fastest while activations stay in its caches (1,024 tokens took half the time of 8,192 in the profile of
+    SmolLM2), and pads less; a GPU needs more to have work for all its units.
+    """
+    return 1024 if device.type == "cpu" else 16384
+
+
 def peak_rss_bytes() -> int:
     """Return the largest resident memory of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def memory_in_use(device: torch.device | None = None) -> int:
+    """Return the bytes that this process holds now: resident memory, or what torch has allocated on a GPU."""
+    if device is not None and device.type == "cuda":
+        import torch
+
+        return torch.cuda.memory_allocated(device)
+    if not _STATM.exists():
+        return peak_rss_bytes()
+    return int(_STATM.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def free_memory_bytes(device: torch.device) -> int:
+    """Return the memory that is still to be had on ``device``; on the CPU, within the container's limit."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = _available_bytes()
+    limit = _CGROUP_LIMIT.read_text(encoding="ascii").strip() if _CGROUP_LIMIT.exists() else ""
+    return min(free, max(int(limit) - memory_in_use(), 0)) if limit.isdigit() else free
+
+
+def _available_bytes() -> int:
+    lines = _MEMINFO.read_text(encoding="ascii").splitlines() if _MEMINFO.exists() else []
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    # Where the system does not say, half of what is built in.
+    return found[0] if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def describe() -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The heart of the profile: one pass over all depths equals the models really cut to each depth."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,16 @@ def test_hooks_are_gone_afterwards(tmp_path: Path) -> None:
     backbone = tiny_backbone(tmp_path, "llama")
     pooled_depths(backbone, random_rows(2), pooling="mean")
     assert not any(block._forward_hooks for block in backbone.model.layers)
+
+
+def test_batches_shrink_to_the_memory_given(tmp_path: Path) -> None:
+    backbone, sizes = tiny_backbone(tmp_path, "llama"), []
+    handle = backbone.model.register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    whole = pooled_depths(backbone, random_rows(9), pooling="mean")
+    assert len(sizes) == 1
+    small = replace(backbone, memory=1)
+    torch.testing.assert_close(pooled_depths(small, random_rows(9), pooling="mean"), whole, rtol=1e-5, atol=1e-5)
+    assert len(sizes) == 1 + 9
+    handle.remove()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from prune2vec.backbone.selftest import check_sub_layers, self_test
+from prune2vec.backbone.selftest import check_sub_layers, is_causal, self_test
 from prune2vec.errors import UnsupportedModel
 from prune2vec.families import Family, find_family
 from prune2vec.sublayers import SubLayers
@@ -15,6 +15,7 @@ from tests.tiny import FAMILIES, tiny_model
 def test_every_family_passes(family: str) -> None:
     model = tiny_model(family)
     self_test(model, find_family(model, model.config))
+    assert is_causal(model)
 
 
 def test_wrong_final_norm_is_found() -> None:
@@ -29,6 +30,7 @@ def test_bidirectional_model_is_refused() -> None:
     )
     torch.manual_seed(0)
     model = AutoModel.from_config(config).eval()
+    assert not is_causal(model)
     with pytest.raises(UnsupportedModel, match="not a decoder-only model: at layer 0"):
         self_test(model, Family(blocks="encoder.layer", final=()))
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from prune2vec.scorers.activations import least_active, mean_activations, silenced
+from prune2vec.backbone.passes import Look, Variant, watched
+from prune2vec.scorers.activations import least_active, mean_activations
 from prune2vec.surgery.layout import sub_layers_of
 from tests.backbone.test_depths import random_rows
 from tests.scorers.test_layer_loss import tiny_backbone
@@ -33,13 +34,13 @@ def test_least_active_are_taken_over_all_layers() -> None:
     assert all(all(row.tolist()) for row in least_active(activity, 0))
 
 
-def test_the_model_is_as_before_afterwards(tmp_path: Path) -> None:
+def test_silent_neurons_leave_the_model_as_it_was(tmp_path: Path) -> None:
     backbone, ids = tiny_backbone(tmp_path, "llama"), torch.arange(4, 20)[None]
-    neurons = sub_layers_of(backbone.model).neurons
-    nothing = [torch.zeros(48, dtype=torch.bool)] * 5
+    variant = Variant(neurons=sub_layers_of(backbone.model).neurons, speaking=[torch.zeros(48, dtype=torch.bool)] * 5)
+    blocks = list(enumerate(backbone.model.layers))
     with torch.inference_mode():
         before = backbone.model(input_ids=ids, use_cache=False)[0]
-        with pytest.raises(KeyError), silenced(backbone, neurons, nothing):
+        with pytest.raises(KeyError), watched(Look(watchers=[], variant=variant), blocks):
             assert not torch.allclose(backbone.model(input_ids=ids, use_cache=False)[0], before)
             raise KeyError
         assert torch.equal(backbone.model(input_ids=ids, use_cache=False)[0], before)

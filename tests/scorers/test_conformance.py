@@ -1,4 +1,4 @@
-"""Every registered scorer: finite, independent of batching, and it accounts for its work."""
+"""Every registered scorer: finite, independent of batching, the same when streamed, and it accounts for its work."""
 
 import json
 import math
@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from prune2vec.backbone.load import load_backbone
+from prune2vec.backbone.load import Backbone, load_backbone
+from prune2vec.scorers.groups import TokenGroup
 from prune2vec.scorers.registry import scorers
 from prune2vec.scorers.settings import ProfileSettings
+from prune2vec.scorers.together import Together
 from tests.scorers.test_layer_loss import random_groups
 from tests.tiny import save_tiny
 
@@ -27,36 +29,30 @@ def numbers(value: Any, place: str = "") -> Iterator[tuple[str, float]]:
         yield place, value
 
 
+def section_of(backbone: Backbone, name: str, groups: list[TokenGroup], settings: ProfileSettings, done: list[float]) -> Any:
+    """Return what a scorer alone finds, as it reads back from a file; ``done`` gets the progress, which is what was told."""
+    together = Together({name: scorers.get(name)(backbone, groups, settings)})
+    sections = together.run(backbone, token_budget=settings.token_budget, advance=done.append)
+    assert sum(done) == pytest.approx(together.tokens) != 0
+    return json.loads(json.dumps(sections[name], allow_nan=False))
+
+
 @pytest.mark.parametrize("name", scorers.names())
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "phi", "opt"])
 def test_scorer(tmp_path: Path, name: str, family: str) -> None:
-    backbone = load_backbone(str(save_tiny(tmp_path / "m", family)), dtype="float32", device="cpu")
+    folder, groups = str(save_tiny(tmp_path / "m", family)), random_groups()
+    backbone = load_backbone(folder, dtype="float32", device="cpu")
     (tmp_path / "plain.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 20)
-    settings = {"plain": tmp_path / "plain.txt", "windows": 3, "window_length": 40}
-    groups, done = random_groups(), []
-    work = scorers.get(name)(backbone, groups, ProfileSettings(**settings))
-    section = json.loads(json.dumps(work.measure(done.append, {}), allow_nan=False))
-    again = scorers.get(name)(backbone, groups, ProfileSettings(**settings, token_budget=64)).measure(lambda amount: None, {})
+    settings = ProfileSettings(plain=tmp_path / "plain.txt", windows=3, window_length=40)
+    section = section_of(backbone, name, groups, settings, [])
     found = dict(numbers(section))
     assert len(found) >= backbone.shape.num_layers
     assert all(math.isfinite(value) for value in found.values())
-    assert dict(numbers(json.loads(json.dumps(again)))) == pytest.approx(found, rel=1e-4, abs=1e-5)
-    assert sum(done) == work.tokens > 0
-
-
-@pytest.mark.parametrize("name", scorers.names())
-def test_what_was_found_before_is_taken_over_and_not_measured_again(tmp_path: Path, name: str) -> None:
-    backbone = load_backbone(str(save_tiny(tmp_path / "m")), dtype="float32", device="cpu")
-    (tmp_path / "plain.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 20)
-    settings = ProfileSettings(plain=tmp_path / "plain.txt", windows=3, window_length=40)
-    groups, done = random_groups(), []
-    work = scorers.get(name)(backbone, groups, settings)
-    before = {other: scorers.get(other)(backbone, groups, settings).measure(lambda amount: None, {}) for other in work.reuses}
-    before = json.loads(json.dumps(before))
-    assert json.loads(json.dumps(work.measure(done.append, before))) == json.loads(
-        json.dumps(work.measure(lambda amount: None, {}))
-    )
-    assert sum(done) == work.tokens_after(before) == work.tokens - sum(work.reuses.values())
+    small = settings.model_copy(update={"token_budget": 64})
+    again = section_of(backbone, name, groups, small, [])
+    assert dict(numbers(again)) == pytest.approx(found, rel=1e-4, abs=1e-5)
+    streamed = load_backbone(folder, dtype="float32", device="cpu", stream="on")
+    assert dict(numbers(section_of(streamed, name, groups, small, []))) == pytest.approx(found, rel=1e-5, abs=1e-5)
 
 
 def test_registry_documents_every_scorer() -> None:

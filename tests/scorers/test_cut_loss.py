@@ -13,13 +13,12 @@ from torch import Tensor
 from prune2vec.backbone.load import Backbone
 from prune2vec.families import block_list
 from prune2vec.records.kept import Kept
-from prune2vec.scorers import cut_loss
 from prune2vec.scorers.cut_loss import drop_counts
-from prune2vec.scorers.groups import distinct_rows
+from prune2vec.scorers.groups import distinct_rows, token_count
 from prune2vec.scorers.redundancy import redundancy
-from prune2vec.scorers.registry import scorers
 from prune2vec.scorers.settings import ProfileSettings
 from prune2vec.surgery.layout import sub_layers_of
+from tests.scorers.test_conformance import section_of
 from tests.scorers.test_layer_loss import by_hand, random_groups, tiny_backbone
 from tests.surgery.silence import plan_of, silenced
 
@@ -29,7 +28,7 @@ FAMILIES = ["llama", "gemma2", "gpt2", "phi", "phi3", "opt"]
 @pytest.mark.parametrize("family", FAMILIES)
 def test_curves_are_those_of_models_with_silent_parts(tmp_path: Path, family: str) -> None:
     backbone, groups = tiny_backbone(tmp_path, family), random_groups(groups=1)
-    section = scorers.get("cut-loss")(backbone, groups, ProfileSettings()).measure(lambda amount: None, {})
+    section = section_of(backbone, "cut-loss", groups, ProfileSettings(), [])
     rows, parts = distinct_rows(groups), sub_layers_of(backbone.model)
     order = section["mlp_order"]
     assert order == list(redundancy(backbone, parts, rows).order("mlp"))
@@ -78,11 +77,10 @@ def test_counts_are_eighths_up_to_three_quarters(layers: int, expected: tuple[in
 
 
 def test_a_family_without_known_neurons_has_no_width_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = cut_loss.check_sub_layers
-    monkeypatch.setattr(cut_loss, "check_sub_layers", lambda *args: replace(known(*args), neurons=None))
+    known = Backbone.sub_layers
+    monkeypatch.setattr(Backbone, "sub_layers", lambda self: replace(known(self), neurons=None))
     done: list[float] = []
-    work = scorers.get("cut-loss")(tiny_backbone(tmp_path, "llama"), random_groups(), ProfileSettings())
-    section = work.measure(done.append, {})
+    section = section_of(tiny_backbone(tmp_path, "llama"), "cut-loss", random_groups(), ProfileSettings(), done)
     assert section["width_cuts"] == ["0"]
     assert section["width_loss"] == [section["drop_loss"][0]]
-    assert sum(done) == work.tokens
+    assert sum(done) == (1 + 3) * token_count(random_groups())

@@ -79,7 +79,7 @@ def test_batching_and_padding_side_do_not_matter(tmp_path: Path, family: str) ->
 def test_windows_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone, groups = tiny_backbone(tmp_path, "llama"), random_groups(groups=3)
     whole = layer_loss(backbone, groups)
-    monkeypatch.setattr("prune2vec.scorers.layer_loss._WINDOW_BYTES", 1)
+    monkeypatch.setattr("prune2vec.backbone.resident._WINDOW_BYTES", 1)
     assert layer_loss(backbone, groups).loss == pytest.approx(whole.loss, rel=1e-5)
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from prune2vec.errors import ConfigError, DataError, Prune2vecError, UnsupportedModel
+from prune2vec.errors import ConfigError, DataError, ProfileError, Prune2vecError, UnsupportedModel
+from prune2vec.planners import make_plan
 from prune2vec.records.profile import Profile
 from prune2vec.scorers import profile_model
 from prune2vec.texts import Triplet
@@ -61,6 +62,8 @@ def test_long_texts_are_cut_and_counted(tmp_path: Path, capsys: pytest.CaptureFi
         ({"groop_size": 3}, ConfigError, "did you mean 'group_size'"),
         ({"dtype": "bf16"}, ConfigError, "no number format"),
         ({"scale": -1}, ConfigError, "scale"),
+        ({"memory": "lots"}, ConfigError, "memory: expected a number such as 90M, 1.5B or 4GB, got 'lots'"),
+        ({"max_depth": 3, "scorers": "redundancy"}, ConfigError, "max_depth is 3, but redundancy must see all layers"),
         ({"wrapper": "chat"}, Prune2vecError, "no chat template"),
         ({"scorers": "redundency"}, ConfigError, "no scorer is called 'redundency'; did you mean 'redundancy'"),
         ({"scorers": ["redundancy-plain"]}, ConfigError, "reads plain text, and none is given; set plain"),
@@ -117,8 +120,8 @@ def test_progress_runs_over_the_tokens_of_all_scorers(tmp_path: Path, monkeypatc
     monkeypatch.setattr("prune2vec.scorers.measure.progress", shown)
     settings = {"groups": 2, "group_size": 4, "dtype": "float32", "device": "cpu", "scorers": ("all",)}
     profile = profile_model(str(save_tiny(tmp_path / "m")), triplets(), **settings)
-    # layer-loss 1, redundancy 1, iterative 3 for the second of two rounds, cut-loss 3 drops + 5 for widths
-    assert totals == [sum(done)] == [profile.texts["tokens"] * (1 + 1 + 3 + 8)]
+    # One pass over the whole model for all, iterative 3 for the second of two rounds, cut-loss 3 drops + 4 widths.
+    assert totals == [sum(done)] == [profile.texts["tokens"] * (1 + 3 + 7)]
 
 
 def test_no_order_of_scorers_and_no_company_changes_what_is_found(tmp_path: Path) -> None:
@@ -127,3 +130,50 @@ def test_no_order_of_scorers_and_no_company_changes_what_is_found(tmp_path: Path
     every = profile_model(model, triplets(), **settings, scorers="cut-loss,redundancy-iterative,redundancy")
     for name in ("cut-loss", "redundancy-iterative"):
         assert profile_model(model, triplets(), **settings, scorers=name).sections == {name: every.sections[name]}
+
+
+def test_streamed_profiles_are_those_of_the_model_in_memory(tmp_path: Path) -> None:
+    model = str(save_tiny(tmp_path / "m"))
+    settings = {"groups": 2, "group_size": 4, "dtype": "float32", "device": "cpu", "scorers": ("all",)}
+    resident = profile_model(model, triplets(), **settings, stream="off")
+    streamed = profile_model(model, triplets(), **settings, stream="on")
+    assert streamed.layer_loss.loss == pytest.approx(resident.layer_loss.loss, rel=1e-5, abs=1e-5)
+    assert streamed.sections["redundancy-iterative"] == resident.sections["redundancy-iterative"]
+    assert streamed.shape == resident.shape
+    assert "stream" not in resident.environment
+    # All scorers in one pass, and two more for what depends on it: the second round, and the variants of cut-loss beside it.
+    runs = streamed.environment["stream"]["runs"]
+    assert [run["looks"] for run in runs] == [1, 3 + 7]
+    assert {run["blocks"] for run in runs} == {5}
+
+
+def test_a_model_that_does_not_fit_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = str(save_tiny(tmp_path / "m"))
+    settings = {"groups": 2, "group_size": 4, "dtype": "float32", "device": "cpu"}
+    assert "stream" not in profile_model(model, triplets(), **settings, memory="64GB").environment
+    monkeypatch.setattr("prune2vec.backbone.load.memory_in_use", lambda device: 64 * 10**9)
+    assert "stream" in profile_model(model, triplets(), **settings, memory="64GB").environment
+
+
+@pytest.mark.parametrize("stream", ["on", "off"])
+def test_stopping_early_gives_the_curve_up_to_there(tmp_path: Path, stream: str) -> None:
+    model, out = str(save_tiny(tmp_path / "m")), tmp_path / "profile.json"
+    settings = {"groups": 2, "group_size": 4, "dtype": "float32", "device": "cpu", "stream": stream}
+    whole = profile_model(model, triplets(), **settings)
+    short = profile_model(model, triplets(), **settings, max_depth=3, output=out)
+    assert short.layer_loss.loss == pytest.approx(whole.layer_loss.loss[:3], rel=1e-6)
+    assert (short.depths, short.shape, short.settings["max_depth"]) == (3, whole.shape, 3)
+    assert Profile.load(out) == short
+    assert len(make_plan(short, method="l3prune", variant="small").keep_layers) <= 2
+    with pytest.raises(ProfileError, match=r"stops at depth 3 of 5 \(max_depth\), and this choice needs depth 5"):
+        make_plan(short, method="l3prune", variant="large")
+    deeper = profile_model(model, triplets(), **settings, max_depth=9)
+    assert (deeper.depths, deeper.settings["max_depth"]) == (5, None)
+    if stream == "on":
+        assert short.environment["stream"]["runs"][0]["blocks"] == 3
+
+
+def test_memory_too_small_for_one_block_is_one_line(tmp_path: Path) -> None:
+    model = str(save_tiny(tmp_path / "m"))
+    with pytest.raises(ConfigError, match=r"memory is 1 MB, but one block and the longest text need .*; give more memory"):
+        profile_model(model, triplets(), groups=2, group_size=4, dtype="float32", device="cpu", memory="1MB")

@@ -25,6 +25,7 @@ from prune2vec.scorers.settings import ProfileSettings
 from prune2vec.surgery.cut import cut_model
 from prune2vec.surgery.layout import sub_layers_of
 from tests.backbone.test_depths import random_rows
+from tests.scorers.test_conformance import section_of
 from tests.scorers.test_layer_loss import random_groups
 from tests.tiny import FAMILIES, save_tiny, tiny_model, tiny_tokenizer
 
@@ -187,11 +188,10 @@ def test_one_pass_gives_all_three_kinds(tmp_path: Path, family: str) -> None:
 
 def test_the_score_reads_the_distinct_texts_of_the_groups(tmp_path: Path) -> None:
     backbone, groups, done = tiny_backbone(tmp_path), random_groups(), []
-    work = scorers.get("redundancy")(backbone, [*groups, groups[0]], ProfileSettings())
-    section = work.measure(done.append, {})
+    section = section_of(backbone, "redundancy", [*groups, groups[0]], ProfileSettings(), done)
     expected = redundancy(backbone, sub_layers_of(backbone.model), distinct_rows(groups))
     assert section["mlp"] == pytest.approx(list(expected.mlp))
-    assert section["tokens"] == expected.tokens == sum(done) == work.tokens
+    assert section["tokens"] == expected.tokens == sum(done)
     assert section["texts"] == "retrieval"
 
 

@@ -14,6 +14,7 @@ from prune2vec.scorers.redundancy import redundancy
 from prune2vec.scorers.registry import scorers
 from prune2vec.scorers.settings import ProfileSettings
 from prune2vec.surgery.layout import sub_layers_of
+from tests.scorers.test_conformance import section_of
 from tests.scorers.test_layer_loss import random_groups, tiny_backbone
 from tests.surgery.silence import plan_of, silenced
 
@@ -28,7 +29,7 @@ def kept_without(kind: str, gone: list[int]) -> Kept:
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi", "olmo2", "opt"])
 def test_each_round_takes_the_least_important_of_what_is_left(tmp_path: Path, family: str) -> None:
     backbone, groups = tiny_backbone(tmp_path, family), random_groups()
-    section = scorers.get("redundancy-iterative")(backbone, groups, ProfileSettings(rounds=4)).measure(lambda amount: None, {})
+    section = section_of(backbone, "redundancy-iterative", groups, ProfileSettings(rounds=4), [])
     for kind in KINDS:
         gone: list[int] = []
         for _ in range(4):
@@ -40,7 +41,7 @@ def test_each_round_takes_the_least_important_of_what_is_left(tmp_path: Path, fa
 
 def test_half_the_layers_unless_told(tmp_path: Path) -> None:
     backbone, groups = tiny_backbone(tmp_path, "llama"), random_groups()
-    section = scorers.get("redundancy-iterative")(backbone, groups, ProfileSettings()).measure(lambda amount: None, {})
+    section = section_of(backbone, "redundancy-iterative", groups, ProfileSettings(), [])
     assert {kind: len(section[kind]) for kind in KINDS} == dict.fromkeys(KINDS, 2)
 
 

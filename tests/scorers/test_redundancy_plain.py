@@ -11,6 +11,7 @@ from prune2vec.scorers.redundancy import redundancy
 from prune2vec.scorers.registry import scorers
 from prune2vec.scorers.settings import ProfileSettings
 from prune2vec.surgery.layout import sub_layers_of
+from tests.scorers.test_conformance import section_of
 from tests.scorers.test_layer_loss import random_groups, tiny_backbone
 
 
@@ -18,17 +19,16 @@ def test_it_is_the_redundancy_on_windows_and_not_on_the_groups(tmp_path: Path) -
     backbone, source, done = tiny_backbone(tmp_path, "llama"), tmp_path / "plain.txt", []
     source.write_text("the quick brown fox jumps over the lazy dog\n" * 40)
     settings = ProfileSettings(plain=source, windows=5, window_length=24, seed=3)
-    work = scorers.get("redundancy-plain")(backbone, random_groups(), settings)
-    section = work.measure(done.append, {})
+    section = section_of(backbone, "redundancy-plain", random_groups(), settings, done)
     windows = plain_windows(source, backbone.tokenizer, count=5, length=24, context=backbone.max_length, seed=3)
     expected = redundancy(backbone, sub_layers_of(backbone.model), windows, texts="plain")
     found = Redundancy.from_json(section)
     for kind in KINDS:
         assert found.row(kind) == pytest.approx(expected.row(kind))
     assert (found.texts, found.tokens, section["windows"], section["window_length"]) == ("plain", 120, 5, 24)
-    assert sum(done) == work.tokens == 120
-    other = scorers.get("redundancy-plain")(backbone, random_groups(), settings.model_copy(update={"seed": 4}))
-    assert other.measure(done.append, {})["digest"] != section["digest"]
+    assert sum(done) == 120
+    other = section_of(backbone, "redundancy-plain", random_groups(), settings.model_copy(update={"seed": 4}), [])
+    assert other["digest"] != section["digest"]
 
 
 def test_no_text_no_work(tmp_path: Path) -> None:

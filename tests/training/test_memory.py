@@ -10,7 +10,12 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from prune2vec.checkpoint import load_encoder
-from prune2vec.training.memory import activation_bytes_per_token, choose_checkpointing, free_memory_bytes
+from prune2vec.machine import free_memory_bytes
+from prune2vec.training.adapters import add_lora
+from prune2vec.training.memory import activation_bytes_per_token, choose_checkpointing
+from prune2vec.training.objective import build_loss
+from prune2vec.training.packing import without_padding
+from prune2vec.training.settings import TrainSettings
 from tests.training.encoders import save_tiny_encoder
 
 
@@ -70,5 +75,26 @@ def test_auto_switches_on_when_activations_do_not_fit(encoder: SentenceTransform
     assert is_on(encoder)
 
 
-def test_free_memory_is_plausible() -> None:
-    assert 2**20 < free_memory_bytes(torch.device("cpu")) < 2**50
+def test_without_padding_only_real_tokens_count(encoder: SentenceTransformer) -> None:
+    column = encoder.preprocess(["the fox jumps over the lazy dog", "a", "the dog", "a b"])
+    lengths = sorted(column["attention_mask"].sum(dim=1).tolist())
+    loss = build_loss(encoder, TrainSettings())
+    with without_padding(loss, [encoder], "on", max_length=64):
+        choice = choose_checkpointing(encoder, "auto", [column] * 3, rows=2, padded=False)
+        per_token = activation_bytes_per_token(encoder, column, padded=False)
+    assert choice.activation_bytes == round(per_token * 3 * (lengths[-1] + lengths[-2]))
+    # The states of padding are not kept: per real token it comes to no more than per padded one before.
+    assert per_token == pytest.approx(activation_bytes_per_token(encoder, column), rel=0.2)
+
+
+def test_layers_below_the_trained_ones_keep_nothing(tmp_path: Path) -> None:
+    folder = save_tiny_encoder(tmp_path / "deep", layers=6)
+    kept = []
+    for top in (6, 3, 1):
+        deep = load_encoder(folder, device="cpu", dtype="float32")
+        add_lora(deep, TrainSettings(train_top=top))
+        column = deep.preprocess(["the fox jumps over the lazy dog"] * 2)
+        with without_padding(build_loss(deep, TrainSettings()), [deep], "on", max_length=64):
+            kept.append(activation_bytes_per_token(deep, column, padded=False))
+    assert kept[1] < 0.6 * kept[0]
+    assert kept[2] < 0.45 * kept[1]

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from prune2vec.backbone.blockfiles import BlockFiles, without_values
+from prune2vec.backbone.passes import Passes
 from prune2vec.backbone.quiet import quiet_transformers
-from prune2vec.backbone.selftest import self_test
+from prune2vec.backbone.resident import ResidentPasses
+from prune2vec.backbone.room import bytes_per_token, largest_block, parameter_bytes
+from prune2vec.backbone.selftest import check_sub_layers, self_test
 from prune2vec.backbone.source import ModelSource, resolve_source
+from prune2vec.backbone.streamed import StreamedPasses
 from prune2vec.backbone.weights import WeightFiles, fingerprint
 from prune2vec.errors import ModelError, UnsupportedModel
 from prune2vec.families import Family, block_list, final_modules, find_family, num_layers
-from prune2vec.machine import pick_device, pick_dtype
+from prune2vec.machine import free_memory_bytes, memory_in_use, pick_device, pick_dtype
 from prune2vec.progress import say
 from prune2vec.records.shape import ModelShape
-from prune2vec.sublayers import Neurons, mlp_width
+from prune2vec.sublayers import Neurons, SubLayers, mlp_width
 from prune2vec.surgery.layout import sub_layers_of
+
+Stream = Literal["auto", "on", "off"]
+
+# What counts as a batch when it is decided whether a model fits.
+_BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +44,9 @@ class Backbone:
         source: Where it came from.
         fingerprint: Its identity, stored in profiles and plans.
         max_length: Most tokens its positions allow.
+        stream: How its blocks are read one by one; None when ``model`` holds them all. With it, only what comes after the
+            last block has values in ``model``.
+        memory: Bytes that may be in use in all; None for no limit.
     """
 
     model: PreTrainedModel
@@ -43,16 +56,41 @@ class Backbone:
     source: ModelSource
     fingerprint: str
     max_length: int
+    stream: StreamedPasses | None = None
+    memory: int | None = None
+
+    @property
+    def passes(self) -> Passes:
+        """The way texts run through the model."""
+        return self.stream or ResidentPasses(self.model, self.family, self.pad_id, self.memory)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.stream.device if self.stream is not None else self.model.device
+
+    def sub_layers(self) -> SubLayers:
+        """Return the parts of the model's blocks, checked by taking some of them out.
+
+        Raises:
+            UnsupportedModel: They are not known, or the check failed.
+        """
+        return check_sub_layers(self.model, self.family) if self.stream is None else self.stream.sub_layers()
 
     @property
     def pad_id(self) -> int:
         """A token id to fill rows with; it is never looked at."""
-        pad = self.tokenizer.pad_token_id
-        return int(pad) if pad is not None else 0
+        return pad_id_of(self.tokenizer)
 
     def identity(self) -> dict[str, str | None]:
         """Return what profiles and plans store of the model."""
         return {"name": self.source.name, "revision": self.source.revision, "fingerprint": self.fingerprint}
+
+
+def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id that rows are filled up with."""
+    pad = tokenizer.pad_token_id
+    return int(pad) if pad is not None else 0
 
 
 def load_backbone(
@@ -62,6 +100,8 @@ def load_backbone(
     dtype: str = "auto",
     device: str = "auto",
     trust_remote_code: bool = False,
+    stream: Stream = "off",
+    memory: int | None = None,
 ) -> Backbone:
     """Load a decoder-only LM as a backbone (its LM head is never built) and self-test it.
 
@@ -71,6 +111,9 @@ def load_backbone(
         dtype: ``auto`` (bf16 where the hardware is fast at it, else fp32), ``float32``, ``bfloat16`` or ``float16``.
         device: ``auto`` or a torch device.
         trust_remote_code: Run model code that comes with the checkpoint.
+        stream: ``on`` reads the blocks one by one as texts run through them, ``off`` holds them all in memory, ``auto``
+            streams a model that does not fit.
+        memory: Bytes that may be in use in all (on the GPU, where that computes); unset: what is free.
 
     Raises:
         ModelError: It cannot be found or loaded.
@@ -81,20 +124,41 @@ def load_backbone(
     num_layers(config)
     place = pick_device(device)
     number_format = pick_dtype(dtype, place)
-    model = _load_model(source, config, number_format, trust_remote_code)
-    nn.Module.to(model, place).eval()
-    family = find_family(model, model.config)
-    self_test(model, family)
-    files = WeightFiles.find(source)
+    tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
+    streamed = None
+    if stream != "off":
+        allowed = memory if memory is not None else memory_in_use(place) + free_memory_bytes(place)
+        model = without_values(config, number_format, place, trust_remote_code=trust_remote_code)
+        if stream == "on" or not _fits(model, allowed - memory_in_use(place)):
+            family = find_family(model, model.config)
+            files = BlockFiles(model, family, WeightFiles.find(source), dtype=number_format, device=place)
+            streamed = StreamedPasses(
+                model, family, files, pad_id_of(tokenizer), memory=allowed, trust_remote_code=trust_remote_code
+            )
+            streamed.self_test()
+    if streamed is None:
+        model = _load_model(source, config, number_format, trust_remote_code)
+        nn.Module.to(model, place).eval()
+        family = find_family(model, model.config)
+        self_test(model, family)
     return Backbone(
         model=model,
-        tokenizer=load_tokenizer(source, trust_remote_code=trust_remote_code),
+        tokenizer=tokenizer,
         family=family,
-        shape=measure_shape(model, family, bytes_per_param=files.stored_bytes_per_param()),
+        shape=measure_shape(model, family, bytes_per_param=WeightFiles.find(source).stored_bytes_per_param()),
         source=source,
         fingerprint=fingerprint(source),
         max_length=context_length(config),
+        stream=streamed,
+        memory=memory,
     )
+
+
+def _fits(model: PreTrainedModel, free: int) -> bool:
+    """Return whether a model, known without its values, runs in ``free`` bytes with batches of ordinary size."""
+    family = find_family(model, model.config)
+    batch = _BATCH_TOKENS * bytes_per_token(largest_block(model, family), int(model.config.hidden_size), model.dtype.itemsize)
+    return parameter_bytes(model, model.dtype) + batch <= free
 
 
 def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prune2vec.backbone.sublayer_states import ATTENTION, BLOCK, MLP, sub_layer_states
+from prune2vec.backbone.sublayer_states import ATTENTION, BLOCK, MLP, states_of, sub_layer_states
 from prune2vec.errors import UnsupportedModel
 from prune2vec.families import Family, block_list, final_modules
 from prune2vec.records.kept import Kept
@@ -32,11 +32,23 @@ def self_test(model: PreTrainedModel, family: Family) -> None:
     Raises:
         UnsupportedModel: One of the two does not hold; the message says where.
     """
-    ids = _random_ids(model)
+    ids = random_ids(model)
     with torch.inference_mode():
-        states, output = _block_states(model, family, ids)
+        states, output = block_states(model, family, ids)
         _check_causal(model, family, ids, states)
         _check_depths(model, family, ids, states, output)
+
+
+@torch.inference_mode()
+def is_causal(model: PreTrainedModel) -> bool:
+    """Return whether the states of early tokens are the same whatever comes after them.
+
+    Such a model needs no attention mask for rows that are padded on the right.
+    """
+    ids = random_ids(model)
+    one, two = (model(input_ids=x, use_cache=False)[0][:, :-1].float() for x in (ids, _with_another_end(model, ids)))
+    # Rows of one shape are computed alike in any number format, so the two differ by next to nothing.
+    return bool(torch.allclose(one, two, rtol=1e-4, atol=1e-4 * one.abs().max().item(), equal_nan=True))
 
 
 def check_sub_layers(model: PreTrainedModel, family: Family) -> SubLayers:
@@ -53,7 +65,7 @@ def check_sub_layers(model: PreTrainedModel, family: Family) -> SubLayers:
     count = len(block_list(model, family))
     if count < 2:
         return parts
-    ids = _random_ids(model)
+    ids = random_ids(model)
     try:
         with torch.inference_mode():
             whole = _sub_layer_outputs(model, family, parts, ids)
@@ -77,7 +89,7 @@ def _check_block(model: PreTrainedModel, family: Family, parts: SubLayers, ids: 
         raise UnsupportedModel(f"{name} without attention and MLP changes its input; {_REMEDY}")
     no_mlp = cut_model(model, Kept(layers=every, drop_mlp=(layer,)), share=True)
     _, without = _sub_layer_outputs(no_mlp, family, parts, ids)[layer, BLOCK]
-    if not _close(without, after_attention):
+    if not close(without, after_attention):
         difference = (without - after_attention).abs().max().item()
         raise UnsupportedModel(
             f"{name} without its MLP differs by {difference:.2g} from the stream after its attention; {_REMEDY}"
@@ -88,7 +100,7 @@ def _check_block(model: PreTrainedModel, family: Family, parts: SubLayers, ids: 
     no_attention = cut_model(model, Kept(layers=every, drop_attention=(layer,)), share=True)
     with _given(block_list(no_attention, family)[layer], None if parallel else after_attention):
         _, rest = _sub_layer_outputs(no_attention, family, parts, ids)[layer, BLOCK]
-    if not _close(rest, expected):
+    if not close(rest, expected):
         difference = (rest - expected).abs().max().item()
         raise UnsupportedModel(f"{name} without its attention differs by {difference:.2g} from its MLP's part; {_REMEDY}")
 
@@ -120,16 +132,24 @@ def _sub_layer_outputs(model: PreTrainedModel, family: Family, parts: SubLayers,
     return seen
 
 
-def _random_ids(model: PreTrainedModel) -> Tensor:
+def random_ids(model: PreTrainedModel) -> Tensor:
+    """Return two rows of random token ids on the model's device, always the same."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(1, max(2, model.config.vocab_size - 1), (2, _LENGTH), generator=generator).to(model.device)
 
 
-def _block_states(model: PreTrainedModel, family: Family, ids: Tensor) -> tuple[list[Tensor], Tensor]:
+def _with_another_end(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    changed = ids.clone()
+    changed[:, -1] = (changed[:, -1] + 1) % max(2, model.config.vocab_size - 1)
+    return changed
+
+
+def block_states(model: PreTrainedModel, family: Family, ids: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Return the states after each block, and the model's output."""
     states: list[Tensor] = []
 
     def hook(module: object, args: object, output: object) -> None:
-        states.append(output[0] if isinstance(output, tuple) else output)  # type: ignore[arg-type]
+        states.append(states_of(output))
 
     handles = [block.register_forward_hook(hook) for block in block_list(model, family)]
     try:
@@ -141,11 +161,9 @@ def _block_states(model: PreTrainedModel, family: Family, ids: Tensor) -> tuple[
 
 
 def _check_causal(model: PreTrainedModel, family: Family, ids: Tensor, states: list[Tensor]) -> None:
-    changed = ids.clone()
-    changed[:, -1] = (changed[:, -1] + 1) % max(2, model.config.vocab_size - 1)
-    others, _ = _block_states(model, family, changed)
+    others, _ = block_states(model, family, _with_another_end(model, ids))
     for layer, (before, after) in enumerate(zip(states, others, strict=True)):
-        if not _close(before[:, :-1], after[:, :-1]):
+        if not close(before[:, :-1], after[:, :-1]):
             raise UnsupportedModel(
                 f"{model.config.model_type} is not a decoder-only model: at layer {layer} an early token sees a later one"
             )
@@ -160,7 +178,7 @@ def _check_depths(model: PreTrainedModel, family: Family, ids: Tensor, states: l
             expected = final(expected)
         whole = depth == len(states)
         cut = output if whole else cut_model(model, range(depth), share=True)(input_ids=ids, use_cache=False)[0]
-        if not _close(expected, cut):
+        if not close(expected, cut):
             difference = (expected - cut).abs().max().item()
             raise UnsupportedModel(
                 f"{model.config.model_type}: the final norm on block {depth} of {len(states)} differs by {difference:.2g} from the "
@@ -170,7 +188,7 @@ def _check_depths(model: PreTrainedModel, family: Family, ids: Tensor, states: l
         raise UnsupportedModel(f"{model.config.model_type}: its blocks return states of different shapes")
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
+def close(a: Tensor, b: Tensor) -> bool:
     """Compare within rounding; NaN equals NaN here, since bad weights are reported where they are measured."""
     tolerance = 1e-4 if a.dtype == torch.float32 else 3e-2
     scale = max(1.0, torch.nan_to_num(a).abs().max().item())

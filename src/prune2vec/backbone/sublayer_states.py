@@ -36,11 +36,22 @@ def sub_layer_states(model: PreTrainedModel, family: Family, parts: SubLayers, s
     handles: list[RemovableHandle] = []
     try:
         for number, block in enumerate(block_list(model, family)):
-            handles += _Watch(number, see).hooks(block, parts)
+            handles += watch_block(number, block, parts, see)
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def watch_block(number: int, block: nn.Module, parts: SubLayers, see: See) -> list[RemovableHandle]:
+    """Hook one block as ``sub_layer_states`` does all of them; the caller removes the hooks."""
+    return _Watch(number, see).hooks(block, parts)
+
+
+def states_of(output: Any) -> Tensor:
+    """Return the states (batch, seq, dim) in what a block or a sub-layer returns: some families add other things to them."""
+    states: Tensor = output[0] if isinstance(output, tuple) else output
+    return states
 
 
 class _Watch:
@@ -72,29 +83,24 @@ class _Watch:
 
     def _keep_output(self, kind: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            self._held[kind] = _states(output)
+            self._held[kind] = states_of(output)
 
         return hook
 
     def _end_sequential(self, module: nn.Module, args: Any, output: Any) -> None:
         held, self._held = self._held, {}
         self._see(self._number, ATTENTION, held["in"], held["between"])
-        self._see(self._number, MLP, held["between"], _states(output))
-        self._see(self._number, BLOCK, held["in"], _states(output))
+        self._see(self._number, MLP, held["between"], states_of(output))
+        self._see(self._number, BLOCK, held["in"], states_of(output))
 
     def _end_parallel(self, module: nn.Module, args: Any, output: Any) -> None:
         held, self._held = self._held, {}
         self._see(self._number, ATTENTION, held["in"], held["in"] + held[ATTENTION])
         self._see(self._number, MLP, held["in"], held["in"] + held[MLP])
-        self._see(self._number, BLOCK, held["in"], _states(output))
+        self._see(self._number, BLOCK, held["in"], states_of(output))
 
 
 def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """Return the states that a module was called with."""
     states: Tensor = args[0] if args else kwargs["hidden_states"]
-    return states
-
-
-def _states(output: Any) -> Tensor:
-    states: Tensor = output[0] if isinstance(output, tuple) else output
     return states

@@ -7,10 +7,12 @@ import json
 import re
 import struct
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -70,18 +72,41 @@ class WeightFiles:
         for name in names:
             wanted.setdefault(self.file_of[name], []).append(name)
         for file, inside in sorted(wanted.items()):
-            try:
-                path = self.source.fetch(file)
+            with self._opened(file) as tensors:
+                for name in inside:
+                    tensor = tensors.get_tensor(name)
+                    self.bytes_read += tensor.nbytes
+                    yield name, tensor
+
+    def take(self, name: str, dtype: torch.dtype | None = None, *, rows: Tensor | None = None) -> Tensor:
+        """Return one tensor, or some rows of it, in memory of its own; nothing of its file stays mapped.
+
+        Args:
+            name: Its name in the files.
+            dtype: Number format that floating-point tensors are converted to; None for the stored one.
+            rows: Numbers of the rows, ascending; None for all.
+
+        Raises:
+            CheckpointError: The file is missing or damaged.
+        """
+        with self._opened(self.file_of[name]) as tensors:
+            whole: Tensor = tensors.get_tensor(name)
+            part = whole if rows is None else whole[rows]
+            self.bytes_read += part.nbytes
+            return part.to(dtype if part.is_floating_point() else None, copy=True)
+
+    @contextmanager
+    def _opened(self, file: str) -> Iterator[Any]:
+        try:
+            path = self.source.fetch(file)
+            if self.opened[-1:] != [file]:
                 self.opened.append(file)
-                with safe_open(path, framework="pt") as tensors:
-                    for name in inside:
-                        tensor = tensors.get_tensor(name)
-                        self.bytes_read += tensor.nbytes
-                        yield name, tensor
-            except FileNotFoundError as error:
-                raise CheckpointError(f"{self.source.name}: {file} is missing, though the index names it") from error
-            except SafetensorError as error:
-                raise CheckpointError(f"{self.source.name}: {file} is damaged ({error}); fetch or convert it again") from error
+            with safe_open(path, framework="pt") as tensors:
+                yield tensors
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{self.source.name}: {file} is missing, though the index names it") from error
+        except SafetensorError as error:
+            raise CheckpointError(f"{self.source.name}: {file} is damaged ({error}); fetch or convert it again") from error
 
     def stored_bytes_per_param(self) -> int:
         """Return the width of the stored weights in bytes, from the header of the first file."""

@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
+from prune2vec.records.amounts import Amount
 from prune2vec.records.kept import Kept
 from prune2vec.records.settings import Settings
 from prune2vec.records.shape import ModelShape
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-_BINARY = {"kib": 2**10, "mib": 2**20, "gib": 2**30}
-
-
-def parse_amount(value: Any) -> Any:
-    """Read ``90M``, ``1.5B`` or ``4GB`` as a number (K, M, G/B are powers of 1000; KiB, MiB, GiB of 1024).
-
-    Raises:
-        ValueError: The text is not a number with one of these units.
-    """
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"\s*([\d.]+(?:e\d+)?)\s*([a-z]*)\s*", value.lower())
-    try:
-        if match is not None:
-            return round(float(match.group(1)) * {**_UNITS, **_BINARY}[match.group(2)])
-    except (KeyError, OverflowError, ValueError):
-        pass  # An unknown unit, infinity, or no number: one message for all.
-    raise ValueError(f"expected a number such as 90M, 1.5B or 4GB, got {value!r}")
-
-
-Amount = Annotated[int, BeforeValidator(parse_amount), Field(gt=0)]
 
 
 class Budget(Settings):

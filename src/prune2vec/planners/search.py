@@ -10,7 +10,13 @@ from prune2vec.records.profile import Profile
 
 
 def least_loss(profile: Profile, depths: Iterable[int]) -> int:
-    """Return the depth with the least loss; the shallowest one of equals, as numpy's argmin in the papers' code."""
+    """Return the depth with the least loss; the shallowest one of equals, as numpy's argmin in the papers' code.
+
+    Raises:
+        ProfileError: One of them was not measured.
+    """
+    depths = list(depths)
+    profile.check_measured(depths)
     return min(depths, key=lambda depth: (profile.layer_loss.loss[depth - 1], depth))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -50,7 +50,7 @@ class Profile:
     Attributes:
         model: Name, revision and fingerprint of the model: ``{"name", "revision", "fingerprint"}``.
         shape: Its sizes.
-        layer_loss: The layer-loss curve.
+        layer_loss: The layer-loss curve; up to the setting ``max_depth`` where the measurement was stopped early.
         sections: What other scorers measured, by the scorer's name.
         texts: Which texts were used: paths, digest, counts, how they were drawn.
         settings: Every setting of the measurement, resolved (dtype, pooling, scale, seed, text format, ...).
@@ -73,10 +73,12 @@ class Profile:
         curve = self.layer_loss
         rows = {name: getattr(curve, name) for name in _ROWS}
         rows.update({f"group_loss[{group}]": row for group, row in enumerate(curve.group_loss)})
+        depths = self.settings.get("max_depth") or self.shape.num_layers
         for name, row in rows.items():
-            if len(row) != self.shape.num_layers:
+            if len(row) != depths:
+                early = "" if depths == self.shape.num_layers else f" of which {depths} were measured"
                 raise ProfileError(
-                    f"{name} has {len(row)} values for a model of {self.shape.num_layers} layers; measure it again"
+                    f"{name} has {len(row)} values for a model of {self.shape.num_layers} layers{early}; measure it again"
                 )
             bad = next((depth for depth, value in enumerate(row, start=1) if not math.isfinite(value)), None)
             if bad is not None:
@@ -85,6 +87,24 @@ class Profile:
             place = _not_finite(section)
             if place is not None:
                 raise ProfileError(f"{name}: {place}; measure it again, with --dtype float32")
+
+    @property
+    def depths(self) -> int:
+        """The deepest depth that was measured: the number of layers, unless the measurement was stopped early."""
+        return len(self.layer_loss.loss)
+
+    def check_measured(self, depths: Iterable[int]) -> None:
+        """Refuse to choose among depths that were not all measured.
+
+        Raises:
+            ProfileError: One is beyond the depth at which the measurement was stopped.
+        """
+        last = max(depths, default=0)
+        if last > self.depths:
+            raise ProfileError(
+                f"the profile stops at depth {self.depths} of {self.shape.num_layers} (max_depth), and this choice needs depth "
+                f"{last}; measure it again with a deeper max_depth, or without one"
+            )
 
     def section(self, name: str) -> Mapping[str, Any]:
         """Return what another scorer measured.

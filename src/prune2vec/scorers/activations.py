@@ -1,27 +1,82 @@
-"""How active each neuron is, and a model in which the least active ones are silent: a training-free width ranking."""
+"""How active each neuron is: a training-free width ranking."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from prune2vec.backbone.depths import pad_rows
 from prune2vec.backbone.load import Backbone
-from prune2vec.backbone.tokens import TokenRow, length_batches
-from prune2vec.families import block_list
-from prune2vec.scorers.registry import Advance
+from prune2vec.backbone.passes import Advance, Batch
+from prune2vec.backbone.tokens import TokenRow
+from prune2vec.scorers.registry import Measurement
+from prune2vec.scorers.together import measure_alone
 from prune2vec.sublayers import Neurons
 
-PreHook = Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]
+
+class MeanActivation:
+    """The running mean |activation| of the neurons of each layer, in float64 on the CPU."""
+
+    def __init__(self) -> None:
+        self._totals: dict[int, Tensor] = {}
+        self._tokens: Counter[int] = Counter()
+
+    def add(self, layer: int, activations: Float[Tensor, "token neuron"]) -> None:
+        """Take in what the neurons of a layer give for some tokens."""
+        total = activations.float().abs().sum(dim=0).cpu().double()
+        self._totals[layer] = self._totals[layer] + total if layer in self._totals else total
+        self._tokens[layer] += len(activations)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens seen."""
+        return max(self._tokens.values())
+
+    def means(self) -> dict[int, Float[Tensor, " neuron"]]:
+        """Return the mean of each neuron, by layer, first layer first."""
+        return {layer: self._totals[layer] / self._tokens[layer] for layer in sorted(self._totals)}
+
+
+class Activations(Measurement):
+    """The mean |activation| of every neuron over all tokens of the rows.
+
+    Args:
+        neurons: Where the MLPs keep their neurons.
+        rows: Tokenised texts.
+    """
+
+    def __init__(self, neurons: Neurons, rows: Sequence[TokenRow]) -> None:
+        self.rows = tuple(rows)
+        self.key = ("activations", neurons)
+        self._neurons = neurons
+        self._mean = MeanActivation()
+
+    def begin(self, batch: Batch) -> None:
+        """Note which tokens are real."""
+        self._real = batch.attended.flatten().bool()
+        self._padded = bool(batch.tokens < self._real.numel())
+
+    def hooks(self, layer: int, block: nn.Module) -> list[RemovableHandle]:
+        """Watch what the last matrix of a block's MLP receives."""
+
+        def look(module: nn.Module, args: tuple[Any, ...]) -> None:
+            activations = args[0].reshape(-1, args[0].shape[-1])
+            self._mean.add(layer, activations[self._real] if self._padded else activations)
+
+        return [block.get_submodule(self._neurons.out).register_forward_pre_hook(look)]
+
+    def result(self) -> list[Float[Tensor, " neuron"]]:
+        """Return one float64 tensor a layer, on the CPU."""
+        return list(self._mean.means().values())
 
 
 def mean_activations(
-    backbone: Backbone, neurons: Neurons, rows: Sequence[TokenRow], *, token_budget: int, advance: Advance
+    backbone: Backbone, neurons: Neurons, rows: Sequence[TokenRow], *, token_budget: int | None, advance: Advance
 ) -> list[Float[Tensor, " neuron"]]:
     """Return the mean |activation| of every neuron over all tokens of ``rows``, one float64 tensor a layer, on the CPU.
 
@@ -29,29 +84,11 @@ def mean_activations(
         backbone: The model.
         neurons: Where its MLPs keep their neurons.
         rows: Tokenised texts.
-        token_budget: Padded tokens in one forward pass.
+        token_budget: Padded tokens in one forward pass; None takes what suits the device.
         advance: Called with the number of tokens done.
     """
-    count = len(block_list(backbone.model, backbone.family))
-    total: list[Tensor] = [torch.zeros(()) for _ in range(count)]
-    tokens = 0
-    for batch in length_batches([len(row.ids) for row in rows], token_budget=token_budget):
-        inputs, _, attended = pad_rows([rows[row] for row in batch], backbone, "right")
-        real = attended.flatten().bool()
-
-        def add(layer: int, real: Tensor = real) -> PreHook:
-            def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-                activations = args[0].reshape(-1, args[0].shape[-1])[real]
-                total[layer] = total[layer] + activations.float().abs().sum(dim=0).cpu().double()
-
-            return hook
-
-        with _hooked(backbone, neurons, add), torch.inference_mode():
-            backbone.model(**inputs, use_cache=False)
-        done = int(real.sum())
-        tokens += done
-        advance(done)
-    return [layer / tokens for layer in total]
+    found: list[Tensor] = measure_alone(backbone, Activations(neurons, rows), token_budget=token_budget, advance=advance)
+    return found
 
 
 def least_active(activations: Sequence[Float[Tensor, " neuron"]], count: int) -> list[Bool[Tensor, " neuron"]]:
@@ -60,33 +97,3 @@ def least_active(activations: Sequence[Float[Tensor, " neuron"]], count: int) ->
     stays = torch.ones(len(pooled), dtype=torch.bool)
     stays[torch.argsort(pooled, stable=True)[:count]] = False
     return list(stays.split([len(layer) for layer in activations]))
-
-
-@contextmanager
-def silenced(backbone: Backbone, neurons: Neurons, stays: Sequence[Bool[Tensor, " neuron"]]) -> Iterator[None]:
-    """Make the neurons that do not stay add nothing while the context is open."""
-
-    def silence(layer: int) -> PreHook:
-        on = stays[layer].to(device=backbone.model.device, dtype=backbone.model.dtype)
-
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            return (args[0] * on, *args[1:])
-
-        return hook
-
-    with _hooked(backbone, neurons, silence):
-        yield
-
-
-@contextmanager
-def _hooked(backbone: Backbone, neurons: Neurons, hook_of: Callable[[int], PreHook]) -> Iterator[None]:
-    """Hook what receives the neurons' activations, in every block."""
-    handles = [
-        block.get_submodule(neurons.out).register_forward_pre_hook(hook_of(layer))
-        for layer, block in enumerate(block_list(backbone.model, backbone.family))
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
 
 from prune2vec.backbone.load import Backbone
-from prune2vec.backbone.selftest import check_sub_layers
+from prune2vec.backbone.passes import Variant
 from prune2vec.records.kept import Kept
-from prune2vec.records.redundancy import Redundancy
-from prune2vec.scorers.activations import least_active, mean_activations, silenced
+from prune2vec.scorers.activations import Activations, least_active
 from prune2vec.scorers.groups import TokenGroup, distinct_rows, token_count
-from prune2vec.scorers.layer_loss import measured_as
-from prune2vec.scorers.redundancy import REDUNDANCY, redundancy
-from prune2vec.scorers.registry import Advance, Found, Work, scorers
-from prune2vec.scorers.settings import LAYER_LOSS, ProfileSettings
-from prune2vec.sublayers import SubLayers
-from prune2vec.surgery.cut import cut_model
+from prune2vec.scorers.layer_loss import LossCurve
+from prune2vec.scorers.redundancy import Changes
+from prune2vec.scorers.registry import Request, Steps, Work, scorers
+from prune2vec.scorers.settings import ProfileSettings
+from prune2vec.sublayers import Neurons
 
 _WIDTH_CUTS = (Fraction(1, 10), Fraction(2, 10), Fraction(3, 10), Fraction(5, 10))
 
@@ -27,62 +26,43 @@ _WIDTH_CUTS = (Fraction(1, 10), Fraction(2, 10), Fraction(3, 10), Fraction(5, 10
 @scorers.register("cut-loss")
 def score(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings) -> Work:
     """Loss of every depth without the most redundant MLPs, and without the least active neurons."""
-    parts = check_sub_layers(backbone.model, backbone.family)
-    counts, shares = drop_counts(backbone.shape.num_layers), _WIDTH_CUTS if parts.neurons is not None else ()
-    # One pass for the order of the MLPs, one for the whole model, one a variant; activations take one of their own.
-    passes, tokens = 2 + len(counts) + (1 + len(shares) if shares else 0), token_count(groups)
+    parts, rows, layers = backbone.sub_layers(), distinct_rows(groups), backbone.shape.num_layers
+    counts, shares = drop_counts(layers), _WIDTH_CUTS if parts.neurons is not None else ()
 
-    def measure(advance: Advance, found: Found) -> Mapping[str, Any]:
-        curves = _Curves(backbone, groups, settings, parts, advance)
-        whole = list(found[LAYER_LOSS]["loss"]) if LAYER_LOSS in found else curves.of(backbone)
-        order = list(Redundancy.from_json(found[REDUNDANCY]).order("mlp")) if REDUNDANCY in found else curves.mlp_order()
+    def curve(variant: Variant) -> Request:
+        return Request(LossCurve.measured_as(backbone, groups, settings), variant)
+
+    def start() -> Steps:
+        activity = [Request(Activations(parts.neurons, rows))] if parts.neurons is not None else []
+        whole, found, *active = yield [
+            Request(LossCurve.measured_as(backbone, groups, settings)),
+            Request(Changes(backbone, parts, rows)),
+            *activity,
+        ]
+        order = list(found.order("mlp"))
+        # A block without its MLP is still a block, so depths stay what they are.
+        variants = [Variant(kept=Kept.of(range(layers), drop_mlp=order[:count])) for count in counts]
+        if parts.neurons is not None:
+            variants += narrower(parts.neurons, active[0], shares)
+        curves = yield [curve(variant) for variant in variants]
+        losses = [list(one.loss) for one in (whole, *curves)]
         return {
             "mlp_order": order,
             "drops": [0, *counts],
-            "drop_loss": [whole, *(curves.without_mlps(order[:count]) for count in counts)],
+            "drop_loss": losses[: len(counts) + 1],
             "width_cuts": ["0", *map(str, shares)],
-            "width_loss": [whole, *curves.narrower(shares)],
+            "width_loss": [losses[0], *losses[len(counts) + 1 :]],
         }
 
-    return Work(passes * tokens, measure, reuses={LAYER_LOSS: tokens, REDUNDANCY: tokens})
+    return Work(start, later=(len(counts) + len(shares)) * token_count(groups))
+
+
+def narrower(neurons: Neurons, activations: Sequence[Float[Tensor, " neuron"]], shares: Sequence[Fraction]) -> list[Variant]:
+    """Return the model with those shares of its least active neurons silent."""
+    total = sum(len(layer) for layer in activations)
+    return [Variant(neurons=neurons, speaking=tuple(least_active(activations, math.floor(share * total)))) for share in shares]
 
 
 def drop_counts(layers: int) -> tuple[int, ...]:
     """Return how many MLPs to drop: about every eighth of the layers, up to three quarters of them."""
     return tuple(sorted({layers * eighths // 8 for eighths in range(1, 7)} - {0}))
-
-
-@dataclass(frozen=True)
-class _Curves:
-    """Losses at depth 1 to N of variants of one model, all measured on the same groups."""
-
-    backbone: Backbone
-    groups: Sequence[TokenGroup]
-    settings: ProfileSettings
-    parts: SubLayers
-    advance: Advance
-
-    def of(self, backbone: Backbone) -> list[float]:
-        return list(measured_as(backbone, self.groups, self.settings, self.advance).loss)
-
-    def mlp_order(self) -> list[int]:
-        rows, budget = distinct_rows(self.groups), self.settings.token_budget
-        return list(redundancy(self.backbone, self.parts, rows, token_budget=budget, advance=self.advance).order("mlp"))
-
-    def without_mlps(self, layers: Sequence[int]) -> list[float]:
-        # A block without its MLP is still a block, so depths stay what they are.
-        kept = Kept.of(range(self.backbone.shape.num_layers), drop_mlp=layers)
-        return self.of(replace(self.backbone, model=cut_model(self.backbone.model, kept, share=True)))
-
-    def narrower(self, shares: Sequence[Fraction]) -> list[list[float]]:
-        neurons = self.parts.neurons
-        if neurons is None or not shares:
-            return []
-        rows, budget = distinct_rows(self.groups), self.settings.token_budget
-        activations = mean_activations(self.backbone, neurons, rows, token_budget=budget, advance=self.advance)
-        total = sum(len(layer) for layer in activations)
-        curves = []
-        for share in shares:
-            with silenced(self.backbone, neurons, least_active(activations, math.floor(share * total))):
-                curves.append(self.of(self.backbone))
-        return curves

@@ -32,9 +32,9 @@ class TokenGroup:
         return vectors[:first], vectors[first:second], vectors[second:]
 
 
-def distinct_rows(groups: Sequence[TokenGroup]) -> list[TokenRow]:
+def distinct_rows(groups: Sequence[TokenGroup]) -> tuple[TokenRow, ...]:
     """Return the different rows of ``groups`` in order of appearance; equal texts are encoded once."""
-    return list(dict.fromkeys(row for group in groups for row in group.rows))
+    return tuple(dict.fromkeys(row for group in groups for row in group.rows))
 
 
 def token_count(groups: Sequence[TokenGroup]) -> int:

@@ -4,36 +4,103 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
-from prune2vec.backbone.depths import PaddingSide, pooled_depths
+import torch
+from torch import Tensor
+
+from prune2vec.backbone.depths import PooledDepths
 from prune2vec.backbone.load import Backbone
+from prune2vec.backbone.padding import PaddingSide
+from prune2vec.backbone.passes import Advance, Variant
 from prune2vec.losses import GroupScores, group_scores
+from prune2vec.records.kept import Kept
 from prune2vec.records.profile import LayerLoss
-from prune2vec.scorers.groups import TokenGroup, distinct_rows, token_count
-from prune2vec.scorers.registry import Advance, Found, Work, scorers
+from prune2vec.scorers.groups import TokenGroup, distinct_rows
+from prune2vec.scorers.registry import WHOLE, Measurement, Request, Steps, Work, scorers
 from prune2vec.scorers.settings import ProfileSettings
-
-# Pooled vectors of as many groups as fit in this much memory are made in one sorted run.
-_WINDOW_BYTES = 256 << 20
+from prune2vec.scorers.together import measure_alone
 
 
 @scorers.register("layer-loss")
 def score(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings) -> Work:
     """Loss, accuracy, alignment and uniformity of every depth (L3Prune)."""
+    # The model that ends at a depth has the same curve up to there, and nothing beyond is read.
+    variant = WHOLE if settings.max_depth is None else Variant(kept=Kept.whole(range(settings.max_depth)))
 
-    def measure(advance: Advance, found: Found) -> Mapping[str, Any]:
-        return asdict(measured_as(backbone, groups, settings, advance))
+    def start() -> Steps:
+        (curve,) = yield [Request(LossCurve.measured_as(backbone, groups, settings), variant)]
+        return asdict(curve)
 
-    return Work(token_count(groups), measure)
+    return Work(start)
 
 
-def measured_as(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings, advance: Advance) -> LayerLoss:
-    """Return ``layer_loss`` with scale, pooling and batches as the settings of a profile have them."""
-    budget = settings.token_budget
-    return layer_loss(backbone, groups, scale=settings.scale, pooling=settings.pooling, token_budget=budget, advance=advance)
+class LossCurve(PooledDepths, Measurement):
+    """Scores each group at each depth as soon as all of its vectors are there.
+
+    Vectors are kept no longer than the groups that need them: for a model in memory all depths of the texts at hand, for a
+    streamed one a single depth of all texts.
+
+    Args:
+        backbone: The model.
+        groups: Tokenised groups of tuples.
+        scale: Factor on the cosine similarities.
+        pooling: Name of a registered pooling.
+    """
+
+    def __init__(
+        self, backbone: Backbone, groups: Sequence[TokenGroup], *, scale: float = 50.0, pooling: str = "weightedmean"
+    ) -> None:
+        super().__init__(backbone, pooling, self._take)
+        self.rows = distinct_rows(groups)
+        self.key = ("loss", tuple(groups), scale, pooling)
+        self._groups, self._scale = groups, scale
+        place = {row: number for number, row in enumerate(self.rows)}
+        self._members = [[place[row] for row in group.rows] for group in groups]
+        self._groups_of: list[list[int]] = [[] for _ in self.rows]
+        for number, members in enumerate(self._members):
+            for member in dict.fromkeys(members):
+                self._groups_of[member].append(number)
+        self._scores: dict[int, dict[int, GroupScores]] = {}
+        self._restart()
+
+    @classmethod
+    def measured_as(cls, backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings) -> LossCurve:
+        """Return the measurement with scale and pooling as the settings of a profile have them."""
+        return cls(backbone, groups, scale=settings.scale, pooling=settings.pooling)
+
+    def _restart(self) -> None:
+        self._held: dict[int, Tensor] = {}
+        self._missing = [len(set(members)) for members in self._members]
+        self._needed = [len(numbers) for numbers in self._groups_of]
+
+    def _take(self, layers: tuple[int, ...], places: Sequence[int], vectors: Tensor) -> None:
+        for row, place in enumerate(places):
+            self._held[place] = vectors[:, row]
+            for number in self._groups_of[place]:
+                self._missing[number] -= 1
+                if not self._missing[number]:
+                    self._score(number, layers)
+        if not any(self._missing):
+            self._restart()
+
+    def _score(self, number: int, layers: tuple[int, ...]) -> None:
+        vectors = torch.stack([self._held[member] for member in self._members[number]], dim=1)
+        for layer, of_layer in zip(layers, vectors, strict=True):
+            parts = self._groups[number].split(of_layer)
+            self._scores.setdefault(layer, {})[number] = group_scores(*parts, scale=self._scale)
+        for member in dict.fromkeys(self._members[number]):
+            self._needed[member] -= 1
+            vector = self._held.pop(member)
+            if self._needed[member]:
+                # A copy, so that its neighbours in the batch can go.
+                self._held[member] = vector.clone()
+
+    def result(self) -> LayerLoss:
+        """Return the curve."""
+        layers = sorted(self._scores)
+        return summarise_groups([[self._scores[layer][number] for layer in layers] for number in range(len(self._groups))])
 
 
 def layer_loss(
@@ -42,7 +109,7 @@ def layer_loss(
     *,
     scale: float = 50.0,
     pooling: str = "weightedmean",
-    token_budget: int = 8192,
+    token_budget: int | None = None,
     padding_side: PaddingSide = "right",
     advance: Advance = lambda amount: None,
 ) -> LayerLoss:
@@ -55,24 +122,16 @@ def layer_loss(
         groups: Tokenised groups of tuples.
         scale: Factor on the cosine similarities.
         pooling: Name of a registered pooling.
-        token_budget: Padded tokens in one forward pass.
+        token_budget: Padded tokens in one forward pass; None takes what suits the device.
         padding_side: Side on which shorter texts are filled up.
         advance: Called with the number of tokens done.
 
     Raises:
         ProfileError: A vector is NaN or infinite.
     """
-    scores: list[list[GroupScores]] = []
-    for window in _windows(backbone, groups):
-        rows = distinct_rows(window)
-        place = {row: number for number, row in enumerate(rows)}
-        vectors = pooled_depths(
-            backbone, rows, pooling=pooling, token_budget=token_budget, padding_side=padding_side, advance=advance
-        )
-        for group in window:
-            of_group = vectors[:, [place[row] for row in group.rows]].to(backbone.model.device)
-            scores.append([group_scores(*group.split(depth), scale=scale) for depth in of_group])
-    return summarise_groups(scores)
+    curve = LossCurve(backbone, groups, scale=scale, pooling=pooling)
+    found: LayerLoss = measure_alone(backbone, curve, token_budget=token_budget, padding_side=padding_side, advance=advance)
+    return found
 
 
 def summarise_groups(scores: Sequence[Sequence[GroupScores]]) -> LayerLoss:
@@ -87,21 +146,6 @@ def summarise_groups(scores: Sequence[Sequence[GroupScores]]) -> LayerLoss:
         uniformity=_means(scores, "uniformity"),
         group_loss=tuple(tuple(group) for group in losses),
     )
-
-
-def _windows(backbone: Backbone, groups: Sequence[TokenGroup]) -> list[list[TokenGroup]]:
-    """Group the groups so that the pooled vectors of one window stay within ``_WINDOW_BYTES``."""
-    row_bytes = 4 * backbone.shape.num_layers * backbone.shape.hidden_size
-    windows: list[list[TokenGroup]] = []
-    held = math.inf
-    for group in groups:
-        size = len(group.rows) * row_bytes
-        if held + size > _WINDOW_BYTES:
-            windows.append([])
-            held = 0
-        windows[-1].append(group)
-        held += size
-    return windows
 
 
 def _means(scores: Sequence[Sequence[GroupScores]], name: str) -> tuple[float, ...]:

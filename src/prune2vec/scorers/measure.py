@@ -11,7 +11,7 @@ from prune2vec.backbone.end_of_text import end_with_eos
 from prune2vec.backbone.load import Backbone, load_backbone, within_context
 from prune2vec.backbone.wrapper import text_format
 from prune2vec.errors import UnsupportedModel
-from prune2vec.machine import describe
+from prune2vec.machine import describe, forward_tokens
 from prune2vec.pooling import poolings
 from prune2vec.progress import progress, say
 from prune2vec.records.profile import LayerLoss, Profile
@@ -19,6 +19,7 @@ from prune2vec.records.text_format import TextFormat
 from prune2vec.scorers.groups import TokenGroup, token_count, tokenise_groups
 from prune2vec.scorers.registry import Work, scorers
 from prune2vec.scorers.settings import ALL, LAYER_LOSS, PLAIN, ProfileSettings
+from prune2vec.scorers.together import Together
 from prune2vec.texts import Instructions, Triplet, digest_texts, draw_groups, load_triplets
 
 Texts = Sequence[Triplet] | str | Path
@@ -54,17 +55,15 @@ def profile_model(
     triplets = load_triplets(texts) if isinstance(texts, (str, Path)) else list(texts)
     instructions = Instructions.parse(chosen.instruction, symmetric=chosen.symmetric)
     groups = draw_groups(triplets, groups=chosen.groups, size=chosen.group_size, seed=chosen.seed, order=chosen.order)
-    backbone = load_backbone(
-        model, revision=chosen.revision, dtype=chosen.dtype, device=chosen.device, trust_remote_code=chosen.trust_remote_code
-    )
-    chosen = ProfileSettings(**{**chosen.model_dump(), "max_length": within_context(chosen.max_length, backbone.max_length)})
+    backbone = _load(model, chosen)
+    chosen = _fitted(chosen, backbone)
     layout = _text_format(backbone, instructions, chosen)
     tokenised = tokenise_groups(
         backbone.tokenizer, groups, instructions=instructions, text_format=layout, max_length=chosen.max_length
     )
     works = _prepare(names, backbone, tokenised, chosen)
     _say_truncated(tokenised, chosen.max_length)
-    sections = _measure(works)
+    sections = _measure(works, backbone, chosen)
     result = Profile(
         model=backbone.identity(),
         shape=backbone.shape,
@@ -74,14 +73,41 @@ def profile_model(
         settings={
             **chosen.model_dump(mode="json"),
             "dtype": str(backbone.model.dtype).removeprefix("torch."),
-            "device": backbone.model.device.type,
+            "device": backbone.device.type,
             "text_format": layout.to_json(),
         },
-        environment=describe(),
+        environment={**describe(), **_about_stream(backbone)},
     )
     if output is not None:
         result.save(output)
     return result
+
+
+def _load(model: str, settings: ProfileSettings) -> Backbone:
+    return load_backbone(
+        model,
+        revision=settings.revision,
+        dtype=settings.dtype,
+        device=settings.device,
+        trust_remote_code=settings.trust_remote_code,
+        stream=settings.stream,
+        memory=settings.memory,
+    )
+
+
+def _fitted(settings: ProfileSettings, backbone: Backbone) -> ProfileSettings:
+    """Return the settings with what the model has no more of set to what it has, and what suits the device filled in."""
+    budget = settings.token_budget or forward_tokens(backbone.device)
+    length, depth = within_context(settings.max_length, backbone.max_length), settings.max_depth
+    if depth is not None and depth >= backbone.shape.num_layers:
+        depth = None
+    return ProfileSettings(**{**settings.model_dump(), "max_length": length, "max_depth": depth, "token_budget": budget})
+
+
+def _about_stream(backbone: Backbone) -> dict[str, Any]:
+    if backbone.stream is None:
+        return {}
+    return {"stream": {"memory": backbone.stream.memory, "runs": [run.to_json() for run in backbone.stream.accounts]}}
 
 
 def _text_format(backbone: Backbone, instructions: Instructions, settings: ProfileSettings) -> TextFormat:
@@ -119,15 +145,11 @@ def _prepare(
     return works
 
 
-def _measure(works: Mapping[str, Work]) -> dict[str, dict[str, Any]]:
-    """Do the work of each scorer, those that can take over what others find after these."""
-    ordered = sorted(works, key=lambda name: bool(works[name].reuses))
-    total = sum(works[name].tokens_after(ordered[:place]) for place, name in enumerate(ordered))
-    sections: dict[str, dict[str, Any]] = {}
-    with progress("profile", total=total) as advance:
-        for name in ordered:
-            sections[name] = _as_json(works[name].measure(advance, sections))
-    return sections
+def _measure(works: Mapping[str, Work], backbone: Backbone, settings: ProfileSettings) -> dict[str, dict[str, Any]]:
+    together = Together(works)
+    with progress("profile", total=together.tokens) as advance:
+        sections = together.run(backbone, token_budget=settings.token_budget, advance=advance)
+    return {name: _as_json(section) for name, section in sections.items()}
 
 
 def _as_json(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,51 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torch.utils.hooks import RemovableHandle
 
-from prune2vec.backbone.depths import pad_rows
 from prune2vec.backbone.load import Backbone
-from prune2vec.backbone.selftest import check_sub_layers
-from prune2vec.backbone.sublayer_states import sub_layer_states
-from prune2vec.backbone.tokens import TokenRow, length_batches
+from prune2vec.backbone.passes import Advance, Batch
+from prune2vec.backbone.sublayer_states import watch_block
+from prune2vec.backbone.tokens import TokenRow
 from prune2vec.errors import ProfileError
-from prune2vec.families import block_list
 from prune2vec.records.redundancy import KINDS, Redundancy
-from prune2vec.scorers.groups import TokenGroup, distinct_rows, token_count
-from prune2vec.scorers.registry import Advance, Found, Work, scorers
+from prune2vec.scorers.groups import TokenGroup, distinct_rows
+from prune2vec.scorers.registry import Measurement, Request, Steps, Work, scorers
 from prune2vec.scorers.settings import ProfileSettings
+from prune2vec.scorers.together import measure_alone
 from prune2vec.sublayers import SubLayers
 
-REDUNDANCY = "redundancy"
 
-
-@scorers.register(REDUNDANCY)
+@scorers.register("redundancy")
 def score(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings) -> Work:
     """Importance of every attention, MLP and block on the retrieval texts (EffiR)."""
-    parts, rows = check_sub_layers(backbone.model, backbone.family), distinct_rows(groups)
+    parts = backbone.sub_layers()
 
-    def measure(advance: Advance, found: Found) -> Mapping[str, Any]:
-        return redundancy(backbone, parts, rows, token_budget=settings.token_budget, advance=advance).to_json()
+    def start() -> Steps:
+        (found,) = yield [Request(Changes(backbone, parts, distinct_rows(groups)))]
+        section: dict[str, object] = found.to_json()
+        return section
 
-    return Work(token_count(groups), measure)
+    return Work(start)
 
 
-def redundancy(
-    backbone: Backbone,
-    parts: SubLayers,
-    rows: Sequence[TokenRow],
-    *,
-    texts: str = "retrieval",
-    token_budget: int = 8192,
-    advance: Advance = lambda amount: None,
-) -> Redundancy:
-    """Return the importance of every sub-layer, as the mean over all tokens of ``rows``, in one forward pass a row.
+class Changes(Measurement):
+    """The importance of every sub-layer, as the mean over all tokens of the rows.
 
     Tokens of instructions count, padding does not. A sub-layer that a cut has taken out comes out as 0.
 
@@ -55,44 +46,87 @@ def redundancy(
         parts: The parts of its blocks.
         rows: Tokenised texts.
         texts: What they are, for the record.
-        token_budget: Padded tokens in one forward pass.
+    """
+
+    def __init__(self, backbone: Backbone, parts: SubLayers, rows: Sequence[TokenRow], *, texts: str = "retrieval") -> None:
+        self.rows = tuple(rows)
+        self.key = ("redundancy", parts, texts)
+        self._parts, self._texts = parts, texts
+        self._dtype = str(backbone.model.dtype).removeprefix("torch.")
+        self._totals: dict[int, dict[str, float]] = {}
+        self._sums: dict[tuple[int, str], Tensor] = {}
+        self._units: deque[tuple[Tensor, Tensor]] = deque(maxlen=3)
+
+    def begin(self, batch: Batch) -> None:
+        """Note which tokens are real."""
+        self._filling = ~batch.attended.bool()
+
+    def hooks(self, layer: int, block: nn.Module) -> list[RemovableHandle]:
+        """Watch the stream before and after every sub-layer of a block."""
+        return watch_block(layer, block, self._parts, self._see)
+
+    def _see(self, layer: int, kind: str, before: Tensor, after: Tensor) -> None:
+        # Half the squared distance of the unit vectors is 1 - cos, without the cancellation where the two hardly differ.
+        between = self._unit(before) - self._unit(after)
+        changes = torch.linalg.vector_norm(between, dim=-1).square_() / 2
+        self._sums[layer, kind] = changes.masked_fill_(self._filling, 0).sum()
+
+    def _unit(self, states: Tensor) -> Tensor:
+        """Return the states scaled to unit length in fp32; each of a block's three is asked for twice, and one by the next."""
+        found = next((unit for known, unit in self._units if known is states), None)
+        if found is None:
+            found = normalize(states.float(), dim=-1)
+            self._units.append((states, found))
+        return found
+
+    def end(self) -> None:
+        """Add up the batch.
+
+        Raises:
+            ProfileError: A state is NaN or infinite.
+        """
+        sums, self._sums = self._sums, {}
+        self._units.clear()
+        values = torch.stack(list(sums.values())).double().cpu() if sums else torch.zeros(0)
+        if not torch.isfinite(values).all():
+            layer, kind = list(sums)[int((~torch.isfinite(values)).nonzero()[0])]
+            what = "" if kind == "block" else f" after the {kind}"
+            raise ProfileError(
+                f"NaN or infinity at layer {layer}{what} in {self._dtype}; use --dtype float32, or check the weights"
+            )
+        for (layer, kind), value in zip(sums, values.tolist(), strict=True):
+            of_layer = self._totals.setdefault(layer, dict.fromkeys(KINDS, 0.0))
+            of_layer[kind] += value
+
+    def result(self) -> Redundancy:
+        """Return the means."""
+        tokens = sum(len(row.ids) for row in self.rows)
+        rows = {kind: tuple(self._totals[layer][kind] / tokens for layer in sorted(self._totals)) for kind in KINDS}
+        return Redundancy(**rows, tokens=tokens, texts=self._texts)
+
+
+def redundancy(
+    backbone: Backbone,
+    parts: SubLayers,
+    rows: Sequence[TokenRow],
+    *,
+    texts: str = "retrieval",
+    token_budget: int | None = None,
+    advance: Advance = lambda amount: None,
+) -> Redundancy:
+    """Return the importance of every sub-layer in one forward pass a row; see ``Changes``.
+
+    Args:
+        backbone: The model.
+        parts: The parts of its blocks.
+        rows: Tokenised texts.
+        texts: What they are, for the record.
+        token_budget: Padded tokens in one forward pass; None takes what suits the device.
         advance: Called with the number of tokens done.
 
     Raises:
         ProfileError: A state is NaN or infinite.
     """
-    total = torch.zeros(len(KINDS), len(block_list(backbone.model, backbone.family)), dtype=torch.float64)
-    tokens = 0
-    for batch in length_batches([len(row.ids) for row in rows], token_budget=token_budget):
-        changes = _changes([rows[row] for row in batch], backbone, parts)
-        _check_finite(changes, backbone)
-        total += changes.double().sum(dim=2)
-        tokens += changes.shape[2]
-        advance(changes.shape[2])
-    means = {kind: tuple(row.tolist()) for kind, row in zip(KINDS, total / tokens, strict=True)}
-    return Redundancy(**means, tokens=tokens, texts=texts)
-
-
-def _changes(rows: Sequence[TokenRow], backbone: Backbone, parts: SubLayers) -> Float[Tensor, "kind layer token"]:
-    """Return 1 - cos of every sub-layer at every real token of one batch, in fp32 on the CPU."""
-    inputs, _, attended = pad_rows(rows, backbone, "right")
-    count = len(block_list(backbone.model, backbone.family))
-    changes = torch.zeros(len(KINDS), count, *attended.shape, device=attended.device)
-
-    def see(layer: int, kind: str, before: Tensor, after: Tensor) -> None:
-        # Half the squared distance of the unit vectors is 1 - cos, without the cancellation where the two hardly differ.
-        between = normalize(before.float(), dim=-1) - normalize(after.float(), dim=-1)
-        changes[KINDS.index(kind), layer] = between.square().sum(dim=-1) / 2
-
-    with sub_layer_states(backbone.model, backbone.family, parts, see), torch.inference_mode():
-        backbone.model(**inputs, use_cache=False)
-    return changes[:, :, attended.bool()].cpu()
-
-
-def _check_finite(changes: Float[Tensor, "kind layer token"], backbone: Backbone) -> None:
-    bad = (~torch.isfinite(changes)).any(dim=2).T.nonzero()
-    if len(bad):
-        layer, kind = bad[0].tolist()
-        what = "" if KINDS[kind] == "block" else f" after the {KINDS[kind]}"
-        dtype = str(backbone.model.dtype).removeprefix("torch.")
-        raise ProfileError(f"NaN or infinity at layer {layer}{what} in {dtype}; use --dtype float32, or check the weights")
+    changes = Changes(backbone, parts, rows, texts=texts)
+    found: Redundancy = measure_alone(backbone, changes, token_budget=token_budget, advance=advance)
+    return found

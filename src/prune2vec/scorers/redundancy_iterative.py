@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
 
 from prune2vec.backbone.load import Backbone
-from prune2vec.backbone.selftest import check_sub_layers
-from prune2vec.backbone.tokens import TokenRow
+from prune2vec.backbone.passes import Variant
 from prune2vec.errors import ConfigError
 from prune2vec.records.kept import Kept
 from prune2vec.records.redundancy import KINDS, Redundancy, most_redundant_first
 from prune2vec.scorers.groups import TokenGroup, distinct_rows, token_count
-from prune2vec.scorers.redundancy import REDUNDANCY, redundancy
-from prune2vec.scorers.registry import Advance, Found, Work, scorers
+from prune2vec.scorers.redundancy import Changes
+from prune2vec.scorers.registry import Request, Steps, Work, scorers
 from prune2vec.scorers.settings import ProfileSettings
-from prune2vec.sublayers import SubLayers
-from prune2vec.surgery.cut import cut_model
 
 
 @scorers.register("redundancy-iterative")
@@ -25,17 +20,25 @@ def score(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSet
     """Order of dropping when every attention, MLP or block that goes is followed by a new measurement."""
     layers = backbone.shape.num_layers
     rounds = _rounds(settings.rounds, layers)
-    parts = check_sub_layers(backbone.model, backbone.family)
-    # The first measurement, of the whole model, serves all three kinds.
-    passes, tokens = 1 + len(KINDS) * max(0, rounds - 1), token_count(groups)
+    parts, rows = backbone.sub_layers(), distinct_rows(groups)
 
-    def measure(advance: Advance, found: Found) -> Mapping[str, Any]:
-        dropping = _Dropping(backbone, parts, distinct_rows(groups), settings.token_budget, advance)
-        known = REDUNDANCY in found
-        whole = Redundancy.from_json(found[REDUNDANCY]) if known else dropping.measured(Kept(layers=tuple(range(layers))))
-        return {kind: dropping.order(kind, rounds, whole) for kind in KINDS}
+    def start() -> Steps:
+        # The first measurement, of the whole model, serves all three kinds.
+        (whole,) = yield [Request(Changes(backbone, parts, rows))]
+        gone: dict[str, list[int]] = {kind: [] for kind in KINDS}
+        kept = dict.fromkeys(KINDS, Kept.whole(range(layers)))
+        found: dict[str, Redundancy] = {kind: whole for kind in KINDS}
+        for number in range(rounds):
+            if number:
+                kept = {kind: _without(kind, gone[kind], layers) for kind in KINDS}
+                wanted = [Request(Changes(backbone, parts, rows), Variant(kept=kept[kind])) for kind in KINDS]
+                found = dict(zip(KINDS, (yield wanted), strict=True))
+            for kind in KINDS:
+                gone[kind].append(_next(kind, kept[kind], found[kind], gone[kind]))
+        return gone
 
-    return Work(passes * tokens, measure, reuses={REDUNDANCY: tokens})
+    # The rounds of the three kinds run side by side.
+    return Work(start, later=len(KINDS) * max(0, rounds - 1) * token_count(groups))
 
 
 def _rounds(wanted: int | None, layers: int) -> int:
@@ -45,34 +48,14 @@ def _rounds(wanted: int | None, layers: int) -> int:
     return min(rounds, layers - 1)
 
 
-@dataclass(frozen=True)
-class _Dropping:
-    backbone: Backbone
-    parts: SubLayers
-    rows: Sequence[TokenRow]
-    token_budget: int
-    advance: Advance
-
-    def order(self, kind: str, rounds: int, whole: Redundancy) -> list[int]:
-        """Return the layers that go in each of ``rounds`` rounds; ``whole`` is the first measurement."""
-        every = range(self.backbone.shape.num_layers)
-        kept, found, gone = Kept(layers=tuple(every)), whole, list[int]()
-        for number in range(rounds):
-            if number:
-                kept = _without(kind, gone, every)
-                found = self.measured(kept)
-            left = dict(zip(kept.layers, found.row(kind), strict=True))
-            gone.append(most_redundant_first({layer: left[layer] for layer in left if layer not in gone})[0])
-        return gone
-
-    def measured(self, kept: Kept) -> Redundancy:
-        """Return the redundancy of the model cut to ``kept``; its rows follow ``kept.layers``."""
-        model = cut_model(self.backbone.model, kept, share=True)
-        backbone = replace(self.backbone, model=model)
-        return redundancy(backbone, self.parts, self.rows, token_budget=self.token_budget, advance=self.advance)
+def _next(kind: str, kept: Kept, found: Redundancy, gone: Sequence[int]) -> int:
+    """Return the layer that goes next; the rows of ``found`` follow ``kept.layers``."""
+    left = {layer: value for layer, value in zip(kept.layers, found.row(kind), strict=True) if layer not in gone}
+    return most_redundant_first(left)[0]
 
 
-def _without(kind: str, gone: Sequence[int], every: range) -> Kept:
+def _without(kind: str, gone: Sequence[int], layers: int) -> Kept:
+    every = range(layers)
     if kind == "block":
         return Kept.of(set(every) - set(gone))
     return Kept.of(every, drop_attention=gone) if kind == "attention" else Kept.of(every, drop_mlp=gone)

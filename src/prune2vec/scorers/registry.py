@@ -2,40 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from prune2vec.backbone.passes import Variant, Watcher
 from prune2vec.registry import Registry
 
 if TYPE_CHECKING:
     from prune2vec.backbone.load import Backbone
+    from prune2vec.backbone.tokens import TokenRow
     from prune2vec.scorers.groups import TokenGroup
     from prune2vec.scorers.settings import ProfileSettings
 
-Advance = Callable[[float], None]
-Found = Mapping[str, Mapping[str, Any]]
+
+WHOLE = Variant()
+
+
+class Measurement(Watcher):
+    """A watcher that comes to a result.
+
+    Attributes:
+        rows: The tokenised texts that it watches.
+        key: What it measures: two with equal keys, rows and variants have equal results, so one of them runs.
+    """
+
+    rows: tuple[TokenRow, ...]
+    key: Hashable
+
+    def result(self) -> Any:
+        """Return what was found when all rows have passed all layers."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Request:
+    """A measurement that a scorer wants made.
+
+    Attributes:
+        measurement: What is measured.
+        variant: On which variant of the model.
+    """
+
+    measurement: Measurement
+    variant: Variant = WHOLE
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that it takes through the model when it runs alone."""
+        return sum(len(row.ids) for row in self.measurement.rows)
+
+
+Steps = Generator[Sequence[Request], Sequence[Any], Mapping[str, Any]]
+"""Yields the measurements that it wants next, is sent their results, and returns the JSON-ready section of the profile."""
 
 
 @dataclass(frozen=True)
 class Work:
     """What a scorer is going to do; it is made before any scorer starts, so that what cannot be measured shows at once.
 
+    Scorers go on in step, and measurements of the same texts wanted in the same step share one pass through the model.
+
     Attributes:
-        tokens: Tokens that it will send through the model, over all its passes, when nothing has been measured before.
-        measure: Does it, calls the function it is given with the number of tokens done, and returns the JSON-ready
-            section of the profile, in which every number is finite. It also gets the sections found before, by scorer.
-        reuses: Scorers whose sections it takes over where they are found, and how many tokens that saves. A scorer that
-            names any is run after those that name none.
+        start: Begins it. Every number in the section that it returns is finite.
+        later: Tokens that it will take through the model after its first step.
     """
 
-    tokens: int
-    measure: Callable[[Advance, Found], Mapping[str, Any]]
-    reuses: Mapping[str, int] = field(default_factory=dict)
-
-    def tokens_after(self, found: Collection[str]) -> int:
-        """Return the tokens that are left to do when the sections named in ``found`` are there."""
-        return self.tokens - sum(saved for name, saved in self.reuses.items() if name in found)
+    start: Callable[[], Steps]
+    later: int = 0
 
 
 ScorerFn = Callable[["Backbone", Sequence["TokenGroup"], "ProfileSettings"], Work]

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from prune2vec.records.amounts import Amount
 from prune2vec.records.settings import Settings
 
 LAYER_LOSS, PLAIN, ALL = "layer-loss", "redundancy-plain", "all"
@@ -46,8 +47,14 @@ class ProfileSettings(Settings):
     """Number format of the forward pass: auto, float32, bfloat16 or float16; the loss is always float32."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
-    token_budget: int = Field(8192, ge=64)
-    """Padded tokens in one forward pass; changes speed and memory, not the result."""
+    token_budget: int | None = Field(None, ge=64)
+    """Padded tokens in one forward pass, unset: 1,024 on a CPU, 16,384 elsewhere; changes speed and memory, not the result."""
+    stream: Literal["auto", "on", "off"] = "auto"
+    """Hold one block in memory at a time instead of the model; auto does so where the model does not fit."""
+    memory: Amount | None = None
+    """Memory that the profile may use, 500MB or 4GB (on the GPU, where that computes); unset: what is free."""
+    max_depth: int | None = Field(None, ge=1)
+    """Stop after so many layers: the curve ends there, and when streamed nothing beyond is read; layer-loss only."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     trust_remote_code: bool = False
@@ -65,6 +72,15 @@ class ProfileSettings(Settings):
     @classmethod
     def _as_list(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _ends_early_for_the_curve_alone(self) -> Self:
+        others = [name for name in self.scorers if name not in (LAYER_LOSS, ALL)]
+        if self.max_depth is not None and (others or ALL in self.scorers):
+            raise ValueError(
+                f"max_depth is {self.max_depth}, but {', '.join(others) or ALL} must see all layers; set scorers to {LAYER_LOSS}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_plain_text(self) -> Self:

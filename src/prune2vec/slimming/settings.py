@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from prune2vec.errors import PlanError
-from prune2vec.planners.budget import Amount
 from prune2vec.planners.shares import parse_count, parse_share
+from prune2vec.records.amounts import Amount
 from prune2vec.records.settings import Settings
 from prune2vec.slimming.registry import BATCHES, LOSS, STEPS, TEXTS, Group, rankings
 

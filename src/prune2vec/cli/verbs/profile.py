@@ -27,6 +27,7 @@ def _settings() -> type[ProfileSettings]:
 EXAMPLE = """
 prune2vec profile smollm2 --texts triplets.jsonl -o profile.json
 prune2vec profile Qwen/Qwen3-0.6B --texts triplets/ --order dataset --instruction e5
+prune2vec profile meta-llama/Llama-3.1-70B --texts triplets/ --stream on --memory 16GB
 prune2vec profile smollm2 --texts triplets.jsonl --scorers redundancy,redundancy-plain --plain book.txt
 """
 
@@ -65,12 +66,12 @@ def _check_scorers(settings: ProfileSettings) -> None:
 
 
 def _picks(profile: Profile) -> dict[str, int]:
-    """Return the depths that L3Prune would keep; a model of one layer has none to choose."""
+    """Return the depths that L3Prune would keep, as far as the curve goes; a model of one layer has none to choose."""
     from prune2vec.planners import make_plan
 
-    if profile.shape.num_layers < 2:
-        return {}
-    return {name: len(make_plan(profile, method="l3prune", variant=name).keep_layers) for name in ("small", "large")}
+    layers = profile.shape.num_layers
+    names = [name for name, last in (("small", layers // 2), ("large", layers)) if layers > 1 and last <= profile.depths]
+    return {name: len(make_plan(profile, method="l3prune", variant=name).keep_layers) for name in names}
 
 
 def _render(profile: Profile, picks: dict[str, int], written: list[Path]) -> str:
@@ -78,10 +79,11 @@ def _render(profile: Profile, picks: dict[str, int], written: list[Path]) -> str
     from prune2vec.experiments.sparkline import sparkline
 
     curve = profile.layer_loss
-    lines = [f"layer loss, depth 1 to {len(curve.loss)}: {sparkline(curve.loss)}"]
+    last = "full" if profile.depths == profile.shape.num_layers else "end"
+    lines = [f"layer loss, depth 1 to {profile.depths}: {sparkline(curve.loss)}"]
     lines += [
         f"{name:<6} depth {depth:>3}   loss {curve.loss[depth - 1]:.4f} ± {curve.std_error[depth - 1]:.4f}"
         f"   accuracy@1 {curve.accuracy[depth - 1]:.3f}"
-        for name, depth in {**picks, "full": len(curve.loss)}.items()
+        for name, depth in {**picks, last: profile.depths}.items()
     ]
     return "\n".join([*lines, *redundancy_table(profile), *map(str, written)])

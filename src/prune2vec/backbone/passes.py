@@ -1,0 +1,167 @@
+"""What runs through a model and who watches: one protocol for a model in memory and for one that is read block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from prune2vec.backbone.padding import PaddingSide, pad
+from prune2vec.backbone.tokens import TokenRow
+from prune2vec.records.kept import Kept
+from prune2vec.sublayers import Neurons
+from prune2vec.surgery.cut import cut_model
+
+Advance = Callable[[float], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Some of the rows, as one rectangle.
+
+    Attributes:
+        places: Their numbers among all rows of the run.
+        rows: The rows themselves.
+        inputs: What the model is called with.
+        pooled: 1 where a token is pooled.
+        attended: 1 where there is a token at all.
+    """
+
+    places: Sequence[int]
+    rows: Sequence[TokenRow]
+    inputs: dict[str, Tensor]
+    pooled: Int[Tensor, "row seq"]
+    attended: Int[Tensor, "row seq"]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens without padding."""
+        return sum(len(row.ids) for row in self.rows)
+
+
+def make_batch(
+    rows: Sequence[TokenRow], places: Sequence[int], *, pad_id: int, device: torch.device, side: PaddingSide = "right"
+) -> Batch:
+    """Lay the rows with the numbers ``places`` side by side on ``device``.
+
+    Padding on the right comes after every real token, which a causal model never looks at: no mask, and the attention
+    kernel's own causal path serves. On the left it takes a mask and positions.
+    """
+    chosen = [rows[place] for place in places]
+    ids, attended = pad([row.ids for row in chosen], pad_id, side)
+    pooled = attended.clone()
+    for place, row in enumerate(chosen):
+        begin = ids.shape[1] - len(row.ids) if side == "left" else 0
+        pooled[place, begin : begin + row.start] = 0
+    ids, attended, pooled = ids.to(device), attended.to(device), pooled.to(device)
+    inputs = {"input_ids": ids}
+    if side == "left":
+        positions = (attended.cumsum(dim=1) - 1).clamp(min=0)
+        inputs = {"input_ids": ids, "attention_mask": attended, "position_ids": positions}
+    return Batch(places=places, rows=chosen, inputs=inputs, pooled=pooled, attended=attended)
+
+
+class Watcher:
+    """Sees the states inside blocks while texts run through them.
+
+    For every batch: ``begin``, then the blocks run with this watcher's hooks on them, then ``end``. A model in memory runs
+    all its blocks between the two, one that is streamed a single block; ``layer_done`` follows when all rows have passed a
+    layer. So a watcher keeps only what it needs of the batch until ``end``, and of the layer until ``layer_done``.
+    """
+
+    def hooks(self, layer: int, block: nn.Module) -> list[RemovableHandle]:
+        """Hook block number ``layer`` of the model that is watched; the caller removes the hooks."""
+        raise NotImplementedError
+
+    def begin(self, batch: Batch) -> None:
+        """Note which rows run next."""
+
+    def end(self) -> None:
+        """Take in what the hooks saw of the batch."""
+
+    def layer_done(self, layer: int) -> None:
+        """All rows have passed this layer."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Variant:
+    """The model, or a cut of it that shares its weights.
+
+    Attributes:
+        kept: What stays; None for everything. Layers are numbered anew from 0 for those who watch.
+        neurons: Where the MLPs keep their neurons, if some are silent.
+        speaking: By layer, which neurons are not silent; empty for all.
+    """
+
+    kept: Kept | None = None
+    neurons: Neurons | None = None
+    speaking: Sequence[Bool[Tensor, " neuron"]] = ()
+
+    def model(self, whole: PreTrainedModel) -> PreTrainedModel:
+        """Return the cut model; it shares its weights, or their absence, with ``whole``."""
+        return whole if self.kept is None else cut_model(whole, self.kept, share=True)
+
+    def hooks(self, layer: int, block: nn.Module) -> list[RemovableHandle]:
+        """Silence neurons of a block of the variant's model; the caller removes the hooks."""
+        if self.neurons is None or not self.speaking:
+            return []
+        on = self.speaking[layer]
+
+        def silence(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (args[0] * on.to(device=args[0].device, dtype=args[0].dtype), *args[1:])
+
+        return [block.get_submodule(self.neurons.out).register_forward_pre_hook(silence)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """A variant of the model, and who watches it."""
+
+    watchers: Sequence[Watcher]
+    variant: Variant = field(default_factory=Variant)
+
+
+@contextmanager
+def watched(look: Look, layers: Sequence[tuple[int, nn.Module]]) -> Iterator[None]:
+    """Hook these blocks of the look's model for its variant and its watchers while the context is open."""
+    handles: list[RemovableHandle] = []
+    try:
+        for layer, block in layers:
+            handles += look.variant.hooks(layer, block)
+            for watcher in look.watchers:
+                handles += watcher.hooks(layer, block)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class Passes(Protocol):
+    """A model that rows can be run through."""
+
+    def run(
+        self,
+        rows: Sequence[TokenRow],
+        looks: Sequence[Look],
+        *,
+        token_budget: int,
+        padding_side: PaddingSide = "right",
+        advance: Advance = lambda amount: None,
+    ) -> None:
+        """Run all rows through every look's variant of the model.
+
+        Args:
+            rows: Tokenised texts.
+            looks: What is looked at.
+            token_budget: Padded tokens that a forward pass may hold at most.
+            padding_side: Side on which shorter rows are filled up.
+            advance: Called with the number of tokens done; all of them once a look.
+        """
+        ...

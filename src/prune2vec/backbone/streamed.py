@@ -1,0 +1,211 @@
+"""Passes through a model larger than memory: all texts through one block, then through the next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from prune2vec.backbone.account import RunAccount
+from prune2vec.backbone.blockfiles import (
+    BlockFiles,
+    with_embeddings,
+    with_values,
+)
+from prune2vec.backbone.lanes import Lane, Slots
+from prune2vec.backbone.padding import PaddingSide
+from prune2vec.backbone.passes import Advance, Batch, Look, make_batch
+from prune2vec.backbone.probe import check_probe, probe_model
+from prune2vec.backbone.room import Room, bytes_per_token, largest_block, parameter_bytes, plan_room
+from prune2vec.backbone.selftest import check_sub_layers
+from prune2vec.backbone.states import FileStates, MemoryStates, States
+from prune2vec.backbone.stem import Call, Shared, run_stem
+from prune2vec.backbone.tokens import TokenRow, length_batches
+from prune2vec.families import Family, block_list
+from prune2vec.machine import free_memory_bytes, memory_in_use
+from prune2vec.sublayers import SubLayers
+from prune2vec.surgery.layout import sub_layers_of
+
+
+@dataclass
+class StreamedPasses:
+    """``Passes`` through a model of which one block is in memory at a time, or two while the next one is read.
+
+    Attributes:
+        model: The model without values; only what comes after its last block has them.
+        family: Where its blocks are.
+        files: Its files.
+        pad_id: Token id that rows are filled up with.
+        memory: Bytes that may be in use in all, on the GPU where there is one.
+        trust_remote_code: Run model code that came with the checkpoint.
+        accounts: What each run did.
+    """
+
+    model: PreTrainedModel
+    family: Family
+    files: BlockFiles
+    pad_id: int
+    memory: int
+    trust_remote_code: bool = False
+    accounts: list[RunAccount] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Read what comes after the last block: every depth needs it."""
+        finals = [name for name in self.files.outside if any(name.startswith(f"{path}.") for path in self.family.final)]
+        for name in finals:
+            owner, _, leaf = name.rpartition(".")
+            setattr(self.model.get_submodule(owner), leaf, nn.Parameter(self.files.take(name), requires_grad=False))
+        self._stem = [name for name in self.files.outside if name not in finals]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the blocks compute."""
+        return self.files.device
+
+    def self_test(self) -> None:
+        """Test the first and the last block as a model of their own, as the whole one is tested when it is in memory.
+
+        Raises:
+            UnsupportedModel: The model is not understood, or cannot be streamed.
+        """
+        check_probe(self._probe(), self.family)
+
+    def sub_layers(self) -> SubLayers:
+        """Return the parts of the blocks, checked on the first and the last one.
+
+        Raises:
+            UnsupportedModel: They are not known, or the check failed.
+        """
+        parts = sub_layers_of(self.model)
+        check_sub_layers(self._probe(), self.family)
+        return parts
+
+    def _probe(self) -> PreTrainedModel:
+        layers = sorted({0, len(block_list(self.model, self.family)) - 1})
+        return probe_model(self.model, self.family, self.files, layers, trust_remote_code=self.trust_remote_code)
+
+    def run(
+        self,
+        rows: Sequence[TokenRow],
+        looks: Sequence[Look],
+        *,
+        token_budget: int,
+        padding_side: PaddingSide = "right",
+        advance: Advance = lambda amount: None,
+    ) -> None:
+        """Run all rows through every look's variant of the model, block by block; see ``Passes``.
+
+        Raises:
+            ConfigError: Not even one block and the longest row fit into the memory that may be used.
+        """
+        lanes = [Lane(look, self.model, self.family) for look in looks]
+        room = self._room(rows, len(lanes), token_budget)
+        lengths = [len(row.ids) for row in rows]
+        batches = [
+            make_batch(rows, places, pad_id=self.pad_id, device=self.device, side=padding_side)
+            for places in length_batches(lengths, token_budget=room.token_budget)
+        ]
+        read_before = self.files.files.bytes_read
+        with torch.inference_mode(), ExitStack() as stack:
+            states, calls = self._begin(batches, len(lanes), room, stack)
+            seconds, waiting = self._through_blocks(lanes, batches, states, calls, room, advance)
+        self.accounts.append(
+            RunAccount(
+                blocks=len(seconds),
+                bytes_read=self.files.files.bytes_read - read_before,
+                seconds=tuple(seconds),
+                waiting=tuple(waiting),
+                tokens=sum(lengths) * len(lanes),
+                looks=len(lanes),
+                room=room,
+            )
+        )
+
+    def _through_blocks(
+        self,
+        lanes: Sequence[Lane],
+        batches: Sequence[Batch],
+        states: States,
+        calls: Sequence[Sequence[Call]],
+        room: Room,
+        advance: Advance,
+    ) -> tuple[list[float], list[float]]:
+        seconds, waiting = [], []
+        layers = sorted(set().union(*(lane.layers for lane in lanes)))
+        begun = time.perf_counter()
+        for layer, values in self.files.blocks(layers, prefetch=room.prefetch):
+            waiting.append(time.perf_counter() - begun)
+            for number, lane in enumerate(lanes):
+                lane.through(layer, values, batches, Slots(states, number * len(batches)), [call[layer] for call in calls])
+                advance(lane.share(layer) * sum(batch.tokens for batch in batches))
+            self._settle()
+            seconds.append(time.perf_counter() - begun)
+            begun = time.perf_counter()
+        return seconds, waiting
+
+    def _begin(self, batches: Sequence[Batch], lanes: int, room: Room, stack: ExitStack) -> tuple[States, list[list[Call]]]:
+        """Run what comes before the first block; returns the states of all lanes, and how each batch calls each block."""
+        blocks, shared = block_list(self.model, self.family), Shared()
+        states: States | None = None
+        calls = []
+        with self._stem_values(batches):
+            for number, batch in enumerate(batches):
+                first, of_batch = run_stem(self.model, blocks, batch.inputs, shared)
+                states = states or self._states(batches, lanes, first, room, stack)
+                for lane in range(lanes):
+                    states.put(lane * len(batches) + number, first)
+                calls.append(of_batch)
+            self._settle()
+        assert states is not None
+        return states, calls
+
+    def _states(self, batches: Sequence[Batch], lanes: int, first: Tensor, room: Room, stack: ExitStack) -> States:
+        count, place = lanes * len(batches), self._place_of_states(room, first, batches, lanes)
+        if place is not None:
+            return MemoryStates(count, place=place, device=self.device)
+        shapes = [(*batch.attended.shape, first.shape[-1]) for batch in batches] * lanes
+        return stack.enter_context(FileStates(shapes, dtype=first.dtype, device=self.device))
+
+    def _place_of_states(self, room: Room, first: Tensor, batches: Sequence[Batch], lanes: int) -> torch.device | None:
+        """Return where the states are kept, None for a file: what a GPU has no room for goes to the machine's memory first."""
+        if room.states_in_memory:
+            return self.device
+        size = sum(batch.attended.numel() for batch in batches) * lanes * first.shape[-1] * first.dtype.itemsize
+        beside = torch.device("cpu")
+        return beside if self.device != beside and size < free_memory_bytes(beside) // 2 else None
+
+    def _settle(self) -> None:
+        """Wait for the GPU: what is let go after this is read by no kernel any more."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    @contextmanager
+    def _stem_values(self, batches: Sequence[Batch]) -> Iterator[None]:
+        """Lend what comes before the blocks its values: of the token embeddings only the rows that the texts need."""
+        embedding = self.model.get_input_embeddings()
+        path = next(path for path, module in self.model.named_modules() if module is embedding)
+        ids = torch.cat([batch.inputs["input_ids"].flatten() for batch in batches]).unique().cpu()
+        others = {name: self.files.take(name) for name in self._stem if name.rpartition(".")[0] != path}
+        with with_values(self.model, others, strict=False), with_embeddings(self.model, self.files, ids):
+            yield
+
+    def _room(self, rows: Sequence[TokenRow], lanes: int, token_budget: int) -> Room:
+        block, dtype, width = largest_block(self.model, self.family), self.files.dtype, int(self.model.config.hidden_size)
+        lengths = [len(row.ids) for row in rows]
+        batches = length_batches(lengths, token_budget=token_budget)
+        return plan_room(
+            memory=self.memory,
+            # Kernels have buffers of their own, and an allocator does not give all back.
+            in_use=memory_in_use(self.device) + self.memory // 20,
+            block=parameter_bytes(block, dtype),
+            per_token=bytes_per_token(block, width, dtype.itemsize),
+            state=width * dtype.itemsize * lanes,
+            longest=max(lengths),
+            tokens=sum(len(batch) * max(lengths[row] for row in batch) for batch in batches),
+            token_budget=token_budget,
+        )
