@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from prune2vec.errors import ConfigError
 from prune2vec.texts import write_triplets
 from prune2vec.training import train_encoder
 from prune2vec.training.data import Table, TrainingData
@@ -148,3 +149,51 @@ def test_linear_to_zero_is_a_line_that_ends_at_the_last_step(small: Path, tmp_pa
     assert drops == pytest.approx([1e-3 / 4] * len(drops))
     assert max(rates) == pytest.approx(1e-3)
     assert falling[-1] <= 1e-3 / 4 + 1e-9
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"method": "full", "learning_rate": 1e-3},
+        {"cached": True, "mini_batch_tokens": 60},
+        {"matryoshka_dims": (8,), "instruction": "find the text:", "hard_negatives": 3},
+        {"gradient_checkpointing": "on", "max_length": 8, "train_top": 1},
+    ],
+)
+def test_packed_steps_have_the_losses_of_plain_ones(small: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    found = {}
+    for packing in ("on", "off"):
+        output = tmp_path / packing
+        train_encoder(small, DATA, output, **{**QUICK, "steps": 5, "lora_dropout": 0.0, "packing": packing, **settings})
+        found[packing] = losses(output)
+        record = json.loads((output / "prune2vec.json").read_text())["train"]["packing"]
+        assert record == {"packed": packing == "on", "obstacle": None if packing == "on" else "not wanted"}
+    assert len(found["on"]) == 5
+    assert found["on"] == pytest.approx(found["off"], rel=1e-4)
+
+
+def test_a_model_that_takes_no_packed_rows_is_trained_all_the_same(tmp_path: Path) -> None:
+    base = save_tiny_encoder(tmp_path / "small", "gemma2")
+    runs = [{"packing": "auto"}, {"packing": "off"}]
+    for run in runs:
+        train_encoder(base, DATA, tmp_path / run["packing"], **{**QUICK, "steps": 3, "lora_dropout": 0.0, **run})
+    assert losses(tmp_path / "auto") == pytest.approx(losses(tmp_path / "off"), rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_only_the_top_moves(tmp_path: Path, method: str) -> None:
+    base = save_tiny_encoder(tmp_path / "deep", layers=4)
+    settings = {**QUICK, "steps": 2, "learning_rate": 1e-2, "method": method, "train_top": 2}
+    train_encoder(base, DATA, tmp_path / "encoder", **settings)
+    before, after = weights(base), weights(tmp_path / "encoder")
+    moved = {name.split(".")[1] for name in before if name.startswith("layers.") and not torch.equal(before[name], after[name])}
+    assert moved == {"2", "3"}
+    assert torch.equal(before["embed_tokens.weight"], after["embed_tokens.weight"])
+    assert torch.equal(before["norm.weight"], after["norm.weight"]) is (method == "lora")
+
+
+def test_a_top_of_more_layers_than_there_are_is_refused(small: Path, tmp_path: Path) -> None:
+    for method in ("lora", "full"):
+        with pytest.raises(ConfigError, match="train_top 3 is more than the encoder's 2 layers; leave it out to train all"):
+            train_encoder(small, DATA, tmp_path / method, **{**QUICK, "method": method, "train_top": 3})

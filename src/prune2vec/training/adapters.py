@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from prune2vec.errors import ConfigError, TrainingError
+from prune2vec.families import block_list, final_modules, find_family
 from prune2vec.training.settings import TrainSettings
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -35,7 +37,7 @@ def add_lora(encoder: SentenceTransformer, settings: TrainSettings) -> None:
     """Freeze the encoder's weights and give its linear layers fp32 adapters, drawn from torch's global state.
 
     Raises:
-        ConfigError: No layer of the model is called like the target modules.
+        ConfigError: No layer of the model is called like the target modules, or more layers are to be trained than there are.
     """
     model = base_model(encoder)
     targets = settings.target_modules
@@ -45,6 +47,7 @@ def add_lora(encoder: SentenceTransformer, settings: TrainSettings) -> None:
         lora_dropout=settings.lora_dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
         task_type=TaskType.FEATURE_EXTRACTION,
+        exclude_modules=_below(model, settings.train_top),
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
     try:
@@ -54,6 +57,37 @@ def add_lora(encoder: SentenceTransformer, settings: TrainSettings) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def _below(model: PreTrainedModel, top: int | None) -> str | None:
+    """Return an expression for the modules of all blocks but the last ``top``, or None when there are none."""
+    if top is None:
+        return None
+    blocks = block_list(model, find_family(model, model.config))
+    name = next(name for name, module in model.named_modules() if module is blocks)
+    frozen = "|".join(str(number) for number in range(len(blocks) - _checked(top, len(blocks))))
+    return rf"(.*\.)?{re.escape(name)}\.({frozen})\..*" if frozen else None
+
+
+def freeze_below(encoder: SentenceTransformer, top: int) -> None:
+    """Leave only the last ``top`` blocks of an encoder to train, and what comes after them.
+
+    Raises:
+        ConfigError: There are fewer blocks.
+    """
+    model = base_model(encoder)
+    family = find_family(model, model.config)
+    blocks = block_list(model, family)
+    trained = [*blocks[len(blocks) - _checked(top, len(blocks)) :], *final_modules(model, family)]
+    model.requires_grad_(False)
+    for module in trained:
+        module.requires_grad_(True)
+
+
+def _checked(top: int, count: int) -> int:
+    if top > count:
+        raise ConfigError(f"train_top {top} is more than the encoder's {count} layers; leave it out to train all")
+    return top
 
 
 def restore_adapter(encoder: SentenceTransformer, checkpoint: Path) -> None:

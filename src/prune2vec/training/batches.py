@@ -37,9 +37,15 @@ class BatchPlan:
         found = Counter(self._table(batch) for batch in self.batches)
         return {name: found[name] for name in self._names}
 
-    def largest(self, encoder: SentenceTransformer) -> list[Mapping[str, Any]]:
-        """Return the tokenised columns of the batch whose longest texts have the most characters."""
-        name, texts = max((self._texts(batch) for batch in self.batches), key=lambda found: _width(found[1]))
+    def largest(self, encoder: SentenceTransformer, *, padded: bool = True) -> list[Mapping[str, Any]]:
+        """Return the tokenised columns of the largest batch, by characters.
+
+        Args:
+            encoder: Tokenises them.
+            padded: Whether the longest texts decide, or all texts together.
+        """
+        size = _width if padded else _characters
+        name, texts = max((self._texts(batch) for batch in self.batches), key=lambda found: size(found[1]))
         prompts = self._data.prompts[name]
         columns = zip(self._data.columns, zip(*texts, strict=True), strict=True)
         return [encoder.preprocess(list(column), prompt=prompts[key]) for key, column in columns]
@@ -74,6 +80,10 @@ class BatchPlan:
         name = self._table(batch)
         start = self._starts[self._names.index(name)]
         return name, [self._data.texts_of(self._data.tables[name].rows[index - start]) for index in batch]
+
+
+def _characters(texts: list[tuple[str, ...]]) -> int:
+    return sum(len(text) for row in texts for text in set(row))
 
 
 def _width(texts: list[tuple[str, ...]]) -> int:

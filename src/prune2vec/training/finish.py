@@ -98,6 +98,7 @@ def _record(job: Job, merge: dict[str, float | None]) -> dict[str, Any]:
         "dev": {key: value for key, value in dev[-1].items() if key != "step"} if dev else {},
         "merge": merge,
         "gradient_checkpointing": notes["gradient_checkpointing"],
+        "packing": notes.get("packing"),
         "device": str(job.device),
         "dtype": job.dtype_name,
         "machine": describe(),

@@ -17,7 +17,7 @@ from prune2vec.backbone.quiet import quiet_transformers
 from prune2vec.checkpoint.encoder import load_encoder
 from prune2vec.errors import TrainingError
 from prune2vec.progress import progress
-from prune2vec.training.adapters import add_lora
+from prune2vec.training.adapters import add_lora, freeze_below
 from prune2vec.training.batches import BatchPlan
 from prune2vec.training.collate import NotingCollator
 from prune2vec.training.data import Table, TrainingData
@@ -25,6 +25,7 @@ from prune2vec.training.dev import evaluators
 from prune2vec.training.failures import explained_failures
 from prune2vec.training.memory import Checkpointing, choose_checkpointing
 from prune2vec.training.objective import build_loss, pooled_in_fp32
+from prune2vec.training.packing import without_padding
 from prune2vec.training.part import Part, PartTrainer
 from prune2vec.training.settings import TrainSettings
 from prune2vec.training.watch import Watch
@@ -97,22 +98,27 @@ def fit(
             part.install(encoder)
         elif adapted:
             add_lora(encoder, settings)
-        loss = build_loss(encoder, settings, _teacher(job))
+        elif settings.train_top is not None:
+            freeze_below(encoder, settings.train_top)
+        teacher = _teacher(job)
+        loss = build_loss(encoder, settings, teacher)
         loss = loss if part is None else part.loss(loss)
-        collator = NotingCollator.of(encoder, job.data.prompts)
-        trainer = make_trainer(job, encoder, loss, collator, part)
-        plan = BatchPlan(job.data, trainer, settings.steps)
-        checkpointing = _checkpointing(settings, encoder, plan)
-        job.work.note({"batches": plan.counts(), "gradient_checkpointing": checkpointing.to_json()})
-        done = step_of(resume) if resume else 0
-        with progress("training", settings.steps, done=done) as advance:
-            restore = resume if adapted else None
-            watch = Watch(job.work, notes=collator.notes, advance=advance, resumed=restore, dtype=job.dtype_name)
-            for callback in (*callbacks, watch):
-                trainer.add_callback(callback)
-            loss.register_forward_hook(watch.check_loss)
-            with explained_failures(job.work.folder):
-                trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        encoders = [encoder] if teacher is None else [encoder, teacher]
+        with without_padding(loss, encoders, settings.packing, max_length=settings.max_length) as (loss, packing):
+            collator = NotingCollator.of(encoder, job.data.prompts)
+            trainer = make_trainer(job, encoder, loss, collator, part)
+            plan = BatchPlan(job.data, trainer, settings.steps)
+            checkpointing = _checkpointing(settings, encoder, plan, padded=not packing["packed"])
+            notes = {"gradient_checkpointing": checkpointing.to_json(), "packing": packing}
+            job.work.note({"batches": plan.counts(), **notes})
+            with progress("training", settings.steps, done=step_of(resume) if resume else 0) as advance:
+                restore = resume if adapted else None
+                watch = Watch(job.work, notes=collator.notes, advance=advance, resumed=restore, dtype=job.dtype_name)
+                for callback in (*callbacks, watch):
+                    trainer.add_callback(callback)
+                loss.register_forward_hook(watch.check_loss)
+                with explained_failures(job.work.folder):
+                    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
 
 
 def make_trainer(
@@ -194,8 +200,8 @@ def _schedule(settings: TrainSettings, data: TrainingData) -> dict[str, Any]:
     }
 
 
-def _checkpointing(settings: TrainSettings, encoder: SentenceTransformer, plan: BatchPlan) -> Checkpointing:
+def _checkpointing(settings: TrainSettings, encoder: SentenceTransformer, plan: BatchPlan, *, padded: bool) -> Checkpointing:
     asked = settings.gradient_checkpointing
-    largest = plan.largest(encoder) if asked == "auto" else []
+    largest = plan.largest(encoder, padded=padded) if asked == "auto" else []
     rows = min(settings.batch_size, settings.mini_batch_size) if settings.cached else settings.batch_size
-    return choose_checkpointing(encoder, asked, largest, rows=rows)
+    return choose_checkpointing(encoder, asked, largest, rows=rows, padded=padded)

@@ -16,6 +16,7 @@ _FREE = frozenset(
         "save_every",
         "report_to",
         "gradient_checkpointing",
+        "packing",
         "restart",
         "dev",
         "dev_rows",
@@ -44,6 +45,9 @@ class TrainSettings(Settings):
     """Dropout before each adapter."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """Which linear layers get adapters: all-linear, a regular expression, or a list of name endings (q_proj, v_proj)."""
+    train_top: int | None = Field(default=None, ge=1)
+    """Train the last so many of the kept layers alone. Those below keep their weights and need neither gradients nor the
+    memory for them. None trains all."""
     learning_rate: float = Field(default=2e-4, gt=0)
     """Learning rate after warm-up."""
     schedule: Literal["linear", "linear-to-zero", "constant", "cosine"] = "linear"
@@ -92,6 +96,10 @@ class TrainSettings(Settings):
     """Weight of the distillation beside the contrastive loss, which has 1."""
     teacher_temperature: float = Field(default=1.0, gt=0)
     """A teacher's scores are divided by this before their softmax (an encoder's cosines are multiplied by scale as well)."""
+    packing: Literal["auto", "on", "off"] = "auto"
+    """Compute each distinct text of a batch once and without padding: the same loss and gradients, sooner. Equal texts of a
+    batch share one draw of the dropout. auto sorts by length and pads where a model cannot take packed texts; on refuses
+    such a model; off leaves all to sentence-transformers."""
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
     """Recompute activations in the backward pass: about 1.4 times the time, a fraction of the memory. auto measures the
     activations of the run's largest batch and does so only if they would take more than 60 % of the free memory."""

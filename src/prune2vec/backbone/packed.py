@@ -1,0 +1,190 @@
+"""Token rows of different lengths laid end to end in one forward pass, without padding and without a mask.
+
+Norms, MLPs and projections look at one token at a time and need not know where a row ends; attention does. transformers
+passes the row boundaries down to the attention function, and the one registered here cuts queries, keys and values there:
+rows of equal length, which lie side by side, share a call of the ordinary kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import accumulate, chain, groupby
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+ATTENTION = "prune2vec_packed"
+Run = tuple[int, int]
+
+_PACKED = ContextVar("packed", default=False)
+_WINDOWS = ("sliding_window", "attention_chunk_size")
+_PROBE_LENGTHS = (7, 3, 7, 5)
+# Of the largest state; rows that saw each other would differ by about 1.
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
+_ROUNDED_TOLERANCE = 0.1
+
+
+@contextmanager
+def packable(model: PreTrainedModel) -> Iterator[None]:
+    """Let a model take packed rows while the context is open; padded batches are computed as before.
+
+    Gradient checkpointing computes attention anew in the backward pass, which must lie within the context too.
+    """
+    before = model.config._attn_implementation
+    model.set_attn_implementation(ATTENTION)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def packed_states(
+    model: PreTrainedModel, rows: Sequence[Sequence[int]], *, token_budget: int | None = None
+) -> Float[Tensor, "token dim"]:
+    """Return the final states of token rows, end to end in the order of ``rows``; differentiable.
+
+    Args:
+        model: A base model that ``packing_obstacle`` has nothing against, within ``packable``.
+        rows: Token ids, at least one a row.
+        token_budget: Most tokens of one forward pass; a longer row gets one of its own. None takes all rows at once.
+    """
+    order = sorted(range(len(rows)), key=lambda place: -len(rows[place]))
+    states = torch.cat([_forward(model, [rows[place] for place in part]) for part in _parts(rows, order, token_budget)])
+    if order == list(range(len(rows))):
+        return states
+    begins = dict(zip(order, accumulate((len(rows[place]) for place in order), initial=0), strict=False))
+    back = [begins[place] + token for place, row in enumerate(rows) for token in range(len(row))]
+    return states.index_select(0, torch.tensor(back, device=states.device))
+
+
+def _parts(rows: Sequence[Sequence[int]], order: list[int], token_budget: int | None) -> list[list[int]]:
+    parts: list[list[int]] = [[]]
+    held = 0
+    for place in order:
+        if token_budget is not None and parts[-1] and held + len(rows[place]) > token_budget:
+            parts.append([])
+            held = 0
+        parts[-1].append(place)
+        held += len(rows[place])
+    return parts
+
+
+def _forward(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> Tensor:
+    """Run the model on rows, equal lengths side by side."""
+    lengths = [len(row) for row in rows]
+    runs = tuple((length, len(list(same))) for length, same in groupby(lengths))
+    ids = torch.tensor([list(chain.from_iterable(rows))], device=model.device)
+    positions = torch.cat([torch.arange(length, device=ids.device).repeat(count) for length, count in runs])
+    bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=ids.device)
+    token = _PACKED.set(True)
+    try:
+        states: Tensor = model(
+            input_ids=ids,
+            position_ids=positions[None],
+            use_cache=False,
+            cu_seq_lens_q=bounds,
+            cu_seq_lens_k=bounds,
+            max_length_q=max(lengths),
+            max_length_k=max(lengths),
+            packed_runs=runs,
+        )[0]
+    finally:
+        _PACKED.reset(token)
+    return states[0]
+
+
+def packing_obstacle(model: PreTrainedModel, *, max_length: int = 512) -> str:
+    """Return why a model cannot take packed rows of up to ``max_length`` tokens; empty when it can.
+
+    A few random rows are computed packed and one at a time, a long one among them where attention has a shorter window.
+    """
+    attention = model.config._attn_implementation
+    if attention not in ("sdpa", ATTENTION):
+        return f"its attention is {attention}, which has no kernel for packed rows"
+    rows = _probe_rows(model, max_length)
+    was_training = model.training
+    model.eval()
+    try:
+        return _difference(model, rows)
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        return f"packed rows fail in it ({(str(error).strip() or type(error).__name__).splitlines()[0]})"
+    finally:
+        model.train(was_training)
+
+
+def _difference(model: PreTrainedModel, rows: list[list[int]]) -> str:
+    with torch.no_grad():
+        alone = [model(input_ids=torch.tensor([row], device=model.device), use_cache=False)[0][0] for row in rows]
+        with packable(model):
+            # A model that keeps its own attention would still get it right, with a mask over all rows together.
+            if model.config._attn_implementation != ATTENTION:
+                return "its class does not let its attention be replaced"
+            found = packed_states(model, rows).float()
+    expected = torch.cat(alone).float()
+    largest = float((found - expected).abs().max() / expected.abs().max())
+    if not largest <= _TOLERANCE.get(model.dtype, _ROUNDED_TOLERANCE):
+        return f"packed rows come out otherwise than alone (by {largest:.1e} of the largest state)"
+    return ""
+
+
+def _probe_rows(model: PreTrainedModel, max_length: int) -> list[list[int]]:
+    windows = [getattr(model.config, name, None) or max_length for name in _WINDOWS]
+    # The longest length twice: a mask that spans both rows would show.
+    long = [min(windows) + 3] * 2 if min(windows) < max_length else []
+    generator = torch.Generator().manual_seed(0)
+    high = max(2, int(model.get_input_embeddings().num_embeddings))  # type: ignore[arg-type]
+    return [torch.randint(1, high, (length,), generator=generator).tolist() for length in (*_PROBE_LENGTHS, *long)]
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: Float[Tensor, "1 head token dim"],
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    packed_runs: tuple[Run, ...] | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention within each row; without packed rows, transformers' own."""
+    if packed_runs is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    # Split, not sliced: the backward pass of a slice fills a tensor of the whole length with zeros, once a slice.
+    sizes = [length * count for length, count in packed_runs]
+    parts = zip(packed_runs, *(states.split(sizes, dim=2) for states in (query, key, value)), strict=True)
+    window = kwargs.get("sliding_window")
+    outputs = []
+    for run, q, k, v in parts:
+        band = _band(run[0], window, query.device)
+        found, _ = sdpa_attention_forward(module, _rows(q, run), _rows(k, run), _rows(v, run), band, **kwargs)
+        outputs.append(found.flatten(0, 1))
+    return torch.cat(outputs)[None], None
+
+
+def _rows(states: Float[Tensor, "1 head token dim"], run: Run) -> Float[Tensor, "row head length dim"]:
+    length, count = run
+    rows: Tensor = states[0].unflatten(1, (count, length)).transpose(0, 1)
+    return rows
+
+
+def _band(length: int, window: int | None, device: torch.device) -> Tensor | None:
+    """Return the mask of causal attention to the last ``window`` tokens; None where a row is no longer than that."""
+    if window is None or length <= window:
+        return None
+    ones = torch.ones(1, 1, length, length, dtype=torch.bool, device=device)
+    return ones.tril().triu(1 - window)
+
+
+def _mask(*args: Any, **kwargs: Any) -> Any:
+    """Make no mask for packed rows, and transformers' own for padded batches."""
+    return None if _PACKED.get() else sdpa_mask(*args, **kwargs)
+
+
+AttentionInterface.register(ATTENTION, _attention)
+AttentionMaskInterface.register(ATTENTION, _mask)
