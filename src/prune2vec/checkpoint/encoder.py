@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from prune2vec.backbone.quiet import quiet_transformers
 from prune2vec.checkpoint.card import model_card
+from prune2vec.checkpoint.float32 import computing_in_float32
 from prune2vec.checkpoint.portable import UNEVEN_MODULE, EncoderParts, write_portable
 from prune2vec.checkpoint.probe import PROBE_TEXTS, Parity, compare_vectors, probe_prompts
 from prune2vec.errors import CheckpointError
@@ -126,26 +128,37 @@ def write_checked(
     named: str,
     dtype: str = "float32",
     extra: Mapping[str, Any] | None = None,
+    release: bool = False,
 ) -> Parity:
     """Write ``parts`` into ``folder``, reloaded and compared with ``reference`` before it is renamed into place.
+
+    An fp32 comparison of an encoder that is stored in half precision holds one block in fp32 at a time, not the whole.
 
     Args:
         parts: What to write.
         folder: Where.
         reference: (text, dim) vectors of ``encode_probe`` that the reloaded encoder must give.
         named: What the reference is, for messages and ``parity.json``.
-        dtype: Number format to reload in; the same as the reference's.
+        dtype: Number format to compute in; the same as the reference's.
         extra: Further JSON files by name.
+        release: Let go of the model's weights once they are written, so that they are in memory once; its structure stays.
 
     Raises:
         CheckpointError: It cannot be written, or differs.
     """
+    device, stored = str(parts.model.device), str(parts.model.dtype).removeprefix("torch.")
     with staged_folder(folder, mark=RECORD) as stage:
         write_portable(parts, stage)
         for name, value in (extra or {}).items():
             write_json(stage / name, value)
-        reloaded = load_encoder(stage, device=str(parts.model.device), dtype=dtype)
-        parity = compare_vectors(reference, encode_probe(reloaded), named=named, dtype=dtype)
+        if release:
+            parts.model.to("meta")  # type: ignore[arg-type]
+        halves = dtype == "float32" and stored in ("bfloat16", "float16")
+        reloaded = load_encoder(stage, device=device, dtype=stored if halves else dtype)
+        first: Any = reloaded[0]
+        with computing_in_float32(first.auto_model) if halves else nullcontext():
+            vectors = encode_probe(reloaded)
+        parity = compare_vectors(reference, vectors, named=named, dtype=dtype)
         write_json(stage / "parity.json", parity.to_json())
         write_text(stage / "README.md", model_card(parts, parity, name=folder.name))
     return parity

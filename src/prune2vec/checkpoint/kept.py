@@ -22,6 +22,8 @@ from prune2vec.surgery.layers import block_of
 from prune2vec.surgery.layout import is_even
 from prune2vec.surgery.uneven import load_with_layout
 
+_PIECE = 1 << 22  # values
+
 
 @dataclass(frozen=True)
 class KeptModel:
@@ -94,11 +96,17 @@ def _of_backbone(names: Iterable[str], skeleton: PreTrainedModel) -> list[str]:
 
 
 def _check_finite(name: str, tensor: Tensor, layer: int | None) -> None:
-    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+    if tensor.is_floating_point() and not _is_finite(tensor):
         place = f"layer {layer}" if layer is not None else "outside the layers"
         raise CheckpointError(
             f"tensor {name} ({place}) holds NaN or infinity; the weights are damaged, fetch or train them again"
         )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Return whether all values are finite; in pieces, as the check of a whole embedding would take its size three times."""
+    rows = max(1, _PIECE * len(tensor) // max(1, tensor.numel())) if tensor.ndim else 1
+    return all(bool(torch.isfinite(piece).all()) for piece in (tensor.split(rows) if tensor.ndim else (tensor,)))
 
 
 def _build(

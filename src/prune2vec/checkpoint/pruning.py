@@ -17,6 +17,7 @@ from prune2vec.backbone.weights import fingerprint
 from prune2vec.backbone.wrapper import text_format
 from prune2vec.checkpoint.described import describe_cut, record_of
 from prune2vec.checkpoint.encoder import RECORD, write_checked
+from prune2vec.checkpoint.float32 import computing_in_float32
 from prune2vec.checkpoint.kept import KeptModel, check_fits, read_kept
 from prune2vec.checkpoint.part_check import check_parts
 from prune2vec.checkpoint.portable import EncoderParts, with_suffix
@@ -76,7 +77,12 @@ def prune_model(
     check_prompts(parts)
     reference = _reference_vectors(kept, parts, what)
     parity = write_checked(
-        parts, Path(output), reference, named="the original with the rest deleted", extra={"plan.json": what.to_json()}
+        parts,
+        Path(output),
+        reference,
+        named="the original with the rest deleted",
+        extra={"plan.json": what.to_json()},
+        release=True,
     )
     files = kept.files
     say(
@@ -136,10 +142,11 @@ def _reference_vectors(kept: KeptModel, parts: EncoderParts, plan: PruningPlan) 
     """Return the probe vectors by another path than the encoder's: original architecture, one text at a time, our pooling."""
     # Not the written layout: a uniform width is in the written config, and the reference is built from the original one.
     layout = () if plan.kept.whole_blocks else layout_of(kept.model)
-    model: PreTrainedModel = reference_cut(kept.model, kept.original_config, plan.keep_layers, layout).float()
-    stacked = torch.cat(
-        [_vector(model, parts, prompt, text) for prompt in probe_prompts(parts.prompts) for text in PROBE_TEXTS]
-    )
+    model: PreTrainedModel = reference_cut(kept.model, kept.original_config, plan.keep_layers, layout)
+    with computing_in_float32(model):
+        stacked = torch.cat(
+            [_vector(model, parts, prompt, text) for prompt in probe_prompts(parts.prompts) for text in PROBE_TEXTS]
+        )
     if parts.normalize:
         stacked = torch.nn.functional.normalize(stacked, dim=1)
     return np.asarray(stacked.numpy(), dtype=np.float32)
