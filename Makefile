@@ -53,5 +53,5 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) -e '.[gguf,eval,onnx,dev]'
+	$(PIP) -e '.[gguf,eval,onnx,search,ray,dev]'
 	@touch $@

@@ -19,14 +19,15 @@ LEVELS = (
     ("surgery",),
     ("backbone", "modules"),
     ("scorers", "planners", "checkpoint"),
-    ("training", "evaluation", "exporting", "encoding"),
-    ("slimming",),
+    ("encoding",),
+    ("training", "evaluation", "exporting"),
+    ("slimming", "searching"),
     ("experiments",),
     ("cli",),
     ("__main__",),
 )
 LEVEL_OF = {part: level for level, parts in enumerate(LEVELS) for part in parts}
-VERBS = ("profile", "plan", "slim", "prune", "train", "evaluate", "run", "compare", "encode", "export")
+VERBS = ("profile", "plan", "slim", "prune", "train", "evaluate", "run", "compare", "encode", "export", "search")
 
 Graph = dict[str, set[str]]
 

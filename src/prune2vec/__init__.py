@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from prune2vec.records.plan import PruningPlan
     from prune2vec.records.profile import Profile
     from prune2vec.scorers import profile_model as profile
+    from prune2vec.searching import search_vectors as search
     from prune2vec.slimming import slim_plan as slim
     from prune2vec.texts import mine
     from prune2vec.training import train_encoder as train
@@ -49,6 +50,7 @@ _HOMES = {
     "profile": ("prune2vec.scorers", "profile_model"),
     "prune": ("prune2vec.checkpoint", "prune_model"),
     "run": ("prune2vec.experiments", "run_recipe"),
+    "search": ("prune2vec.searching", "search_vectors"),
     "slim": ("prune2vec.slimming", "slim_plan"),
     "train": ("prune2vec.training", "train_encoder"),
 }
@@ -68,6 +70,7 @@ __all__ = [
     "profile",
     "prune",
     "run",
+    "search",
     "slim",
     "train",
 ]

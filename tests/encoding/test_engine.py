@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 
 from prune2vec.checkpoint import load_encoder, prune_model
@@ -104,3 +105,63 @@ def test_nan_names_the_text(tmp_path: Path) -> None:
     stock[0].auto_model.norm.weight.data[0] = float("nan")
     with pytest.raises(EncodingError, match=r"NaN or infinity in the vector of .*the quick"):
         engine.encode(["the quick"])
+
+
+def test_equal_texts_are_computed_once(tmp_path: Path) -> None:
+    stock, some = encoder(tmp_path, bos=True), texts(12)
+    engine, rows = Engine(stock), []
+    handle = stock[0].auto_model.embed_tokens.register_forward_hook(lambda module, args, output: rows.append(len(args[0])))
+    counted: list[float] = []
+    many = engine.encode_rows(engine.tokenise([*some, *reversed(some), some[3]]), counted.append)
+    handle.remove()
+    assert sum(rows) == len({tuple(row) for row in engine.tokenise(some)})
+    assert sum(counted) == sum(map(len, engine.tokenise([*some, *some, some[3]])))
+    np.testing.assert_array_equal(many[: len(some)], many[len(some) : 2 * len(some)][::-1])
+    np.testing.assert_array_equal(many[3], many[-1])
+
+
+def test_another_prompt_leaves_the_first_engine_as_it_is(tmp_path: Path) -> None:
+    stock, some = encoder(tmp_path, bos=True, instruction="find it"), texts(10)[2:]
+    plain = Engine(stock, prompt="")
+    before = plain.encode(some)
+    prompted = plain.with_prompt(stock.prompts["query"])
+    np.testing.assert_allclose(prompted.encode(some), stock.encode_query(some), atol=1e-5, rtol=0)
+    np.testing.assert_array_equal(plain.encode(some), before)
+
+
+def test_fewer_dimensions_of_the_encoder_itself_are_not_normalised_again(tmp_path: Path) -> None:
+    stock, some = encoder(tmp_path, bos=True), texts(10)[2:]
+    stock.truncate_dim = 8
+    assert Engine(stock).encode(some).shape == (8, 8)
+    np.testing.assert_allclose(Engine(stock).encode(some), stock.encode(some), atol=1e-5, rtol=0)
+
+
+def test_a_chat_template_is_refused(tmp_path: Path) -> None:
+    stock = encoder(tmp_path, bos=True)
+    tokenizer = stock[0].tokenizer
+    stock[0].preprocess = lambda texts, prompt=None: tokenizer(
+        [f"user: {text}" for text in texts], padding=True, return_tensors="pt"
+    )
+    with pytest.raises(EncodingError, match=r"other tokens .* chat template"):
+        Engine(stock)
+
+
+def test_lengths_by_task_are_refused(tmp_path: Path) -> None:
+    stock = encoder(tmp_path, bos=True)
+    stock[0].query_length = 4
+    with pytest.raises(EncodingError, match="limit on length"):
+        Engine(stock)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text"])
+def test_rounded_weights_are_no_further_off_than_in_sentence_transformers(tmp_path: Path, family: str) -> None:
+    stock, some = encoder(tmp_path, family, bos=True), texts(200)[2:]
+    exact = stock.encode(some)
+    stock.to(torch.bfloat16)
+    ours, theirs = (
+        (exact * vectors).sum(axis=1) / np.linalg.norm(vectors, axis=1)
+        for vectors in (Engine(stock).encode(some), stock.encode(some))
+    )
+    assert 1 - ours.mean() <= (1 - theirs.mean()) * 1.05
+    assert 1 - ours.min() <= (1 - theirs.min()) * 1.5
+    assert ours.min() < 1 - 1e-7

@@ -11,33 +11,16 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from prune2vec.checkpoint import load_encoder, prune_model
+from prune2vec.checkpoint import load_encoder
 from prune2vec.encoding import Engine, Store, encode_corpus
 from prune2vec.errors import DataError, EncodingError
-from tests.checkpoint.plans import plan_for
+from tests.encoding.conftest import ROWS
 from tests.encoding.test_engine import texts
-from tests.tiny import save_tiny
-
-ROWS = 57
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("encoder")
-    model = save_tiny(root / "m", bos=True)
-    return prune_model(str(model), plan_for(model, [0, 2]), root / "out", max_length=64)
 
 
 @pytest.fixture(scope="module")
 def vectors(folder: Path) -> np.ndarray:
     return load_encoder(folder, device="cpu", dtype="float32").encode(texts(ROWS), prompt_name="document")
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    lines = [json.dumps({"_id": f"d{row}", "text": text}) for row, text in enumerate(texts(ROWS))]
-    (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
-    return tmp_path / "corpus.jsonl"
 
 
 def test_rows_come_out_in_order_with_their_ids(tmp_path: Path, folder: Path, corpus: Path, vectors: np.ndarray) -> None:
@@ -139,13 +122,75 @@ def test_vectors_of_something_else_are_left_alone(tmp_path: Path, folder: Path, 
     encode_corpus(folder, corpus, tmp_path / "v", dtype="float32")
     with pytest.raises(EncodingError, match="another settings"):
         encode_corpus(folder, corpus, tmp_path / "v", precision="float16", dtype="float32")
-    corpus.write_text(corpus.read_text() + "\n" + json.dumps({"_id": "new", "text": "more"}))
-    with pytest.raises(EncodingError, match="another corpus"):
-        encode_corpus(folder, corpus, tmp_path / "v", dtype="float32")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.doc").write_text("years of work")
     with pytest.raises(EncodingError, match="holds no vectors"):
         encode_corpus(folder, corpus, tmp_path / "full", dtype="float32")
+
+
+def test_a_corpus_that_has_grown_is_encoded_from_its_old_end(
+    tmp_path: Path, folder: Path, corpus: Path, vectors: np.ndarray
+) -> None:
+    lines = corpus.read_text().splitlines()
+    corpus.write_text("\n".join(lines[:33]))
+    encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32")
+    corpus.write_text("\n".join(lines))
+    result = encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32")
+    assert (result.rows, result.encoded) == (ROWS, ROWS - 33)
+    ids, found = Store.load(tmp_path / "v").read()
+    assert ids == [f"d{row}" for row in range(ROWS)]
+    np.testing.assert_allclose(found, vectors, atol=1e-5, rtol=0)
+
+
+def test_a_bad_last_row_that_is_mended_costs_its_part_alone(tmp_path: Path, folder: Path, corpus: Path) -> None:
+    good = corpus.read_text()
+    corpus.write_text(good + "\n{")
+    with pytest.raises(DataError, match=r"corpus.jsonl:58: not JSON"):
+        encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32")
+    corpus.write_text(good)
+    result = encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32")
+    assert (result.rows, result.encoded) == (ROWS, ROWS - 50)
+
+
+@pytest.mark.parametrize("place", [0, 25, 56])
+def test_a_corpus_with_another_text_is_another_corpus(tmp_path: Path, folder: Path, corpus: Path, place: int) -> None:
+    encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32")
+    before = (tmp_path / "v" / "manifest.json").read_text()
+    lines = corpus.read_text().splitlines()
+    for changed in ([*lines[:place], lines[place].replace('text": "', 'text": "new '), *lines[place + 1 :]], lines[:place]):
+        corpus.write_text("\n".join(changed))
+        with pytest.raises(EncodingError, match=r"another corpus: its texts \d+ to \d+ have changed"):
+            encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32")
+    assert (tmp_path / "v" / "manifest.json").read_text() == before
+
+
+def test_an_empty_corpus_is_complete_without_parts(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "c.txt").write_text("")
+    result = encode_corpus(folder, tmp_path / "c.txt", tmp_path / "v")
+    assert (result.rows, result.parts) == (0, 0)
+    store = Store.load(tmp_path / "v")
+    assert store.complete
+    assert store.read()[0] == []
+    with pytest.raises(EncodingError, match=r"c.txt holds no texts, so that int8 has no range"):
+        encode_corpus(folder, tmp_path / "c.txt", tmp_path / "w", precision="int8")
+
+
+def test_more_shards_than_rows(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "c.txt").write_text("a fox\na dog\n")
+    rows = [encode_corpus(folder, tmp_path / "c.txt", tmp_path / "v", shard=f"{shard}/3").rows for shard in range(3)]
+    assert rows == [1, 1, 0]
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8", "binary"])
+def test_texts_without_tokens_and_the_same_text_twice(tmp_path: Path, folder: Path, precision: str) -> None:
+    (tmp_path / "c.jsonl").write_text("\n".join(json.dumps({"id": "one", "text": text}) for text in ("", "", "")))
+    encode_corpus(folder, tmp_path / "c.jsonl", tmp_path / "v", precision=precision, dtype="float32")
+    ids, found = Store.load(tmp_path / "v").read()
+    assert ids == ["one"] * 3
+    assert (found == found[0]).all()
+    back = Store.load(tmp_path / "v").precision.restore(found)
+    expected = load_encoder(folder, device="cpu", dtype="float32").encode([""], prompt_name="document")
+    np.testing.assert_allclose(back[0], np.sign(expected[0]) if precision == "binary" else expected[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(

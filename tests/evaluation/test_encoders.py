@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sentence_transformers import SentenceTransformer
 
+from prune2vec.checkpoint import load_encoder
+from prune2vec.encoding import Engine
 from prune2vec.errors import CheckpointError, ConfigError, EvaluationError
 from prune2vec.evaluation.encoders import LoadedEncoder, load_for_evaluation
 from prune2vec.evaluation.settings import EvaluateSettings
@@ -70,3 +74,28 @@ def test_nan_weights_are_refused(tmp_path: Path) -> None:
 def test_an_unknown_device_is_one_line(encoder_folder: Path) -> None:
     with pytest.raises(ConfigError, match="no device is called 'gpu9'"):
         load_for_evaluation(encoder_folder, EvaluateSettings(**{**QUICK, "device": "gpu9"}))
+
+
+def test_the_engine_is_used_only_where_it_gives_the_encoders_own_vectors(
+    encoder_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert load_for_evaluation(encoder_folder, SETTINGS).engine is not None
+    encode = Engine.encode
+    monkeypatch.setattr(Engine, "encode", lambda self, texts: encode(self, texts) * 1.01)
+    assert load_for_evaluation(encoder_folder, SETTINGS).engine is None
+    assert (
+        "sentence-transformers encodes, which takes longer: the engine's vectors differ by 1.0e-02" in capsys.readouterr().err
+    )
+
+
+def test_an_encoder_that_the_engine_refuses_keeps_its_own_encode(
+    encoder_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def with_limit(*args: Any, **settings: Any) -> SentenceTransformer:
+        model = load_encoder(*args, **settings)
+        model[0].query_length = 4
+        return model
+
+    monkeypatch.setattr("prune2vec.evaluation.encoders.load_encoder", with_limit)
+    assert load_for_evaluation(encoder_folder, SETTINGS).engine is None
+    assert "another limit on length for queries" in capsys.readouterr().err

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from prune2vec.encoding import Engine
 from prune2vec.errors import EvaluationError
 from prune2vec.evaluation.encoders import LoadedEncoder
 from prune2vec.evaluation.mteb_runner import TaskUnavailable, run_task, task_data
@@ -58,10 +60,33 @@ def test_only_the_queries_are_prompted_when_only_they_have_a_prompt(encoder: Loa
 
     encoder.model.encode_query, encoder.model.encode_document = spy_query, spy_document
     try:
-        run(encoder, "SciFact", mirror, {"query": "find: ", "document": ""})
+        run(replace(encoder, engine=None), "SciFact", mirror, {"query": "find: ", "document": ""})
     finally:
         del encoder.model.encode_query, encoder.model.encode_document
     assert seen == {"query": {"find: "}, "document": {""}}
+
+
+def test_the_engine_gets_the_same_texts_and_prompts(
+    encoder: LoadedEncoder, mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, set[str]] = {}
+    encode = Engine.encode
+
+    def spy(self: Engine, texts: list[str]) -> object:
+        seen.setdefault(self.prompt, set()).update(texts)
+        return encode(self, texts)
+
+    monkeypatch.setattr(Engine, "encode", spy)
+    run(encoder, "SciFact", mirror, {"query": "find: ", "document": ""})
+    assert {prompt: len(texts) for prompt, texts in seen.items()} == {"find: ": 2, "": 4}
+
+
+@pytest.mark.parametrize("task", ["SciFact", "STSBenchmark", "Banking77Classification"])
+def test_scores_are_those_of_sentence_transformers(encoder: LoadedEncoder, mirror: Path, task: str) -> None:
+    prompts = {"query": "find: ", "document": ""} if task == "SciFact" else {"text": "tell me: "}
+    ours, theirs = (run(one, task, mirror, prompts) for one in (encoder, replace(encoder, engine=None)))
+    assert ours.score == pytest.approx(theirs.score, abs=1e-6)
+    assert ours.metrics == pytest.approx(theirs.metrics, abs=1e-5)
 
 
 def test_classification_is_repeatable(encoder: LoadedEncoder, mirror: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,7 @@ def test_mteb_searches_the_sample_and_its_name_says_so(encoder: LoadedEncoder, m
 
     encoder.model.encode_document = spy  # type: ignore[method-assign]
     try:
-        score = run(encoder, "SciFact", mirror, Sampling(documents=3))
+        score = run(replace(encoder, engine=None), "SciFact", mirror, Sampling(documents=3))
     finally:
         del encoder.model.encode_document
     (documents,) = seen

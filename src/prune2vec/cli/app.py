@@ -28,6 +28,7 @@ VERBS = (
     "train",
     "evaluate",
     "encode",
+    "search",
     "export",
     "compare",
     "methods",

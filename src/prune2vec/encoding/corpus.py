@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,8 @@ from prune2vec.texts.formats import Row, formats
 from prune2vec.texts.lines import read_lines
 
 _ID_COLUMNS = ("_id", "id")
+_HEAD_BYTES = 1 << 20
+_GZIP = 16 + zlib.MAX_WBITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +56,19 @@ class Corpus:
         except OSError as error:
             raise DataError(f"cannot read {self.path}: {error.strerror or error}") from error
 
-    def count(self) -> int:
-        """Return the number of rows, for an estimate of the time left; blank lines may count.
+    def estimate(self) -> float:
+        """Return about how many rows there are, from the size of the file and the lines at its head; exact for Parquet.
 
         Raises:
             DataError: The file cannot be read.
         """
-        if self._suffix == ".parquet":
-            return sum(1 for _ in self.documents()) if self.path.suffix == ".gz" else _parquet_rows(self.path)
-        return sum(1 for _ in read_lines(self.path))
+        if self.path.suffix == ".parquet":
+            return _parquet_rows(self.path)
+        with self.opened() as file:
+            head = file.read(_HEAD_BYTES)
+            size = os.fstat(file.fileno()).st_size
+        lines = _unpacked(head, self.path).count(b"\n") if self.path.suffix == ".gz" else head.count(b"\n")
+        return max(1, lines) * size / max(1, len(head))
 
     @property
     def _suffix(self) -> str:
@@ -111,6 +119,13 @@ class Corpus:
         if not isinstance(value, str | int) or isinstance(value, bool):
             raise DataError(f"{row.where}: {name} is {type(value).__name__}, expected a string or a number")
         return str(value)
+
+
+def _unpacked(head: bytes, path: Path) -> bytes:
+    try:
+        return zlib.decompressobj(wbits=_GZIP).decompress(head)
+    except zlib.error as error:
+        raise DataError(f"{path}: broken gzip file ({error}); fetch it or pack it again") from error
 
 
 def _parquet_rows(path: Path) -> int:

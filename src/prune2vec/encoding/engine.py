@@ -7,8 +7,9 @@ texts of nearly equal length, up to a number of tokens; pooling and normalisatio
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,10 +19,15 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from prune2vec.backbone.padding import pad
+from prune2vec.backbone.selftest import is_causal
 from prune2vec.backbone.tokens import length_batches
 from prune2vec.errors import EncodingError
+from prune2vec.machine import forward_tokens
 
-_PROBE_TOKENS = 8
+_PER_TASK = ("query_length", "document_length", "query_expansion")
+# Capitals, blanks at both ends, and no words at all.
+_PROBE = (" A probe, with Capitals\tand  blanks ", "a", "")
 
 
 class Engine:
@@ -29,37 +35,57 @@ class Engine:
 
     Args:
         encoder: A Transformer, its pooling and what follows, on its device.
-        token_budget: Most tokens of one forward pass, padding included.
+        token_budget: Most tokens of one forward pass, padding included; None for what suits the device.
         prompt: Text before every text; None for the encoder's default prompt, if it has one.
-        dimensions: Keep so many leading dimensions; vectors of an encoder that normalises are normalised again.
+        dimensions: Keep so many leading dimensions; vectors of an encoder that normalises are normalised again. None
+            keeps the encoder's own, as ``SentenceTransformer.encode`` does.
 
     Raises:
-        EncodingError: The encoder is not a text encoder with a token model first.
+        EncodingError: The encoder is not a text encoder with a token model first, or gives its texts other tokens than
+            its tokeniser alone (a chat template does).
     """
 
     def __init__(
         self,
         encoder: SentenceTransformer,
         *,
-        token_budget: int = 4096,
+        token_budget: int | None = None,
         prompt: str | None = None,
         dimensions: int | None = None,
     ) -> None:
         encoder.eval()
         self.encoder = encoder
-        self.token_budget = token_budget
         self.dimension = dimensions or int(encoder.get_embedding_dimension() or 0)
-        default = encoder.prompts.get(encoder.default_prompt_name) if encoder.default_prompt_name else ""
-        self.prompt = (default if prompt is None else prompt) or ""
         transformer: Any = encoder[0]
         model = getattr(transformer, "auto_model", None)
         if model is None or not hasattr(transformer, "tokenizer"):
             raise EncodingError(f"cannot encode texts with {type(transformer).__name__}; expected a Transformer first")
+        if any(getattr(transformer, name, None) is not None for name in _PER_TASK):
+            raise EncodingError("the encoder has another limit on length for queries than for documents")
         self._model = model
+        self._transformer = transformer
         self._tokenizer = transformer.tokenizer
-        self._prompt_length = transformer.preprocess(["a"], prompt=self.prompt).get("prompt_length") if self.prompt else None
-        self._normalises = any(isinstance(module, Normalize) for module in encoder)
-        self.is_causal = self._looks_only_back()
+        self.token_budget = token_budget or forward_tokens(model.device)
+        self._normalises_again = dimensions is not None and any(isinstance(module, Normalize) for module in encoder)
+        default = encoder.prompts.get(encoder.default_prompt_name) if encoder.default_prompt_name else ""
+        self._take_prompt((default if prompt is None else prompt) or "")
+        self.is_causal = is_causal(model)
+
+    def with_prompt(self, prompt: str) -> Self:
+        """Return this engine with another text before every text; the model is shared."""
+        other = copy.copy(self)
+        other._take_prompt(prompt)
+        return other
+
+    def _take_prompt(self, prompt: str) -> None:
+        self.prompt = prompt
+        features = self._transformer.preprocess(list(_PROBE), prompt=prompt or None)
+        self._prompt_length = features.get("prompt_length")
+        ids, mask = (features[name].cpu() for name in ("input_ids", "attention_mask"))
+        if [row[kept.bool()].tolist() for row, kept in zip(ids, mask, strict=True)] != self.tokenise(_PROBE):
+            raise EncodingError(
+                "sentence-transformers gives the encoder other tokens than its tokeniser does; has it a chat template?"
+            )
 
     def tokenise(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of every text under the prompt, cut at the encoder's limit."""
@@ -75,15 +101,15 @@ class Engine:
         rows: list[list[int]] = encoded["input_ids"]
         return rows
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return the vectors of ``texts`` in their order: (text, dim) float32."""
-        return self.encode_rows(self.tokenise(texts))
+    def encode(self, texts: Sequence[str], advance: Callable[[float], None] = lambda amount: None) -> NDArray[np.float32]:
+        """Return the vectors of ``texts`` in their order: (text, dim) float32; see ``encode_rows``."""
+        return self.encode_rows(self.tokenise(texts), advance)
 
     @torch.inference_mode()
     def encode_rows(
         self, rows: Sequence[Sequence[int]], advance: Callable[[float], None] = lambda amount: None
     ) -> NDArray[np.float32]:
-        """Return the vectors of tokenised texts in their order: (text, dim) float32.
+        """Return the vectors of tokenised texts in their order: (text, dim) float32. Equal texts are computed once.
 
         Args:
             rows: Token ids, as from ``tokenise``.
@@ -92,51 +118,38 @@ class Engine:
         Raises:
             EncodingError: A vector is NaN or infinite.
         """
+        places: dict[tuple[int, ...], list[int]] = {}
+        for place, row in enumerate(rows):
+            places.setdefault(tuple(row), []).append(place)
+        distinct = list(places)
         out = np.empty((len(rows), self.dimension), dtype=np.float32)
-        for batch in length_batches([len(row) for row in rows], token_budget=self.token_budget):
-            vectors = self._forward([rows[place] for place in batch]).float().cpu().numpy()
-            bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-            if len(bad):
-                text = self._tokenizer.decode(list(rows[batch[bad[0]]])[:12])
-                raise EncodingError(f"NaN or infinity in the vector of {text!r}...; encode with --dtype float32")
-            out[batch] = vectors
-            advance(sum(len(rows[place]) for place in batch))
+        for batch in length_batches([len(row) for row in distinct], token_budget=self.token_budget):
+            chosen = [distinct[place] for place in batch]
+            vectors = self._checked(chosen)
+            for row, vector in zip(chosen, vectors, strict=True):
+                out[places[row]] = vector
+            advance(sum(len(row) * len(places[row]) for row in chosen))
         return out
 
+    def _checked(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        vectors: NDArray[np.float32] = self._forward(rows).float().cpu().numpy()
+        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        if len(bad):
+            text = self._tokenizer.decode(list(rows[bad[0]])[:12])
+            raise EncodingError(f"NaN or infinity in the vector of {text!r}...; encode with --dtype float32")
+        return vectors
+
     def _forward(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        ids, mask = self._padded(rows)
+        ids, mask = (part.to(self._model.device) for part in pad(rows, self._tokenizer.pad_token_id or 0))
         inputs = {"input_ids": ids} if self.is_causal else {"input_ids": ids, "attention_mask": mask}
         features: dict[str, Any] = {
             "token_embeddings": self._model(**inputs, use_cache=False)[0].float(),
             "attention_mask": mask,
+            "input_ids": ids,
         }
         if self._prompt_length is not None:
             features["prompt_length"] = self._prompt_length
         for module in list(self.encoder)[1:]:
             features = module(features)
         vectors: Tensor = features["sentence_embedding"][:, : self.dimension]
-        whole = vectors.shape[1] == features["sentence_embedding"].shape[1]
-        return vectors if whole or not self._normalises else normalize(vectors, dim=1)
-
-    def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        # A text may have no tokens at all; sentence-transformers pools it to a zero vector.
-        width = max(1, *(len(row) for row in rows))
-        pad = self._tokenizer.pad_token_id or 0
-        ids = torch.full((len(rows), width), pad)
-        mask = torch.zeros((len(rows), width), dtype=torch.long)
-        for place, row in enumerate(rows):
-            ids[place, : len(row)] = torch.tensor(row)
-            mask[place, : len(row)] = 1
-        device = self._model.device
-        return ids.to(device), mask.to(device)
-
-    @torch.inference_mode()
-    def _looks_only_back(self) -> bool:
-        """Return whether an early token's state is the same whatever comes after it."""
-        vocabulary = int(self._model.get_input_embeddings().num_embeddings)
-        generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(1, max(2, vocabulary - 1), (1, _PROBE_TOKENS), generator=generator)
-        other = ids.clone()
-        other[0, -1] = 1 + int(other[0, -1]) % max(1, vocabulary - 2)
-        one, two = (self._model(input_ids=x.to(self._model.device), use_cache=False)[0][:, :-1].float() for x in (ids, other))
-        return bool(torch.allclose(one, two, rtol=1e-3, atol=1e-3 * float(one.abs().max())))
+        return normalize(vectors, dim=1) if self._normalises_again else vectors

@@ -5,26 +5,29 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize
 
 from prune2vec.checkpoint.encoder import load_encoder
 from prune2vec.encoding.corpus import Corpus, Document
 from prune2vec.encoding.engine import Engine
 from prune2vec.encoding.precision import Precision, ranges_of
+from prune2vec.encoding.prompts import prompted_engine
 from prune2vec.encoding.settings import EncodeSettings
 from prune2vec.encoding.store import MANIFEST, Store, shard_folder
-from prune2vec.errors import EncodingError, did_you_mean
+from prune2vec.errors import EncodingError
 from prune2vec.files import digest_tree
 from prune2vec.progress import Advance, progress
 
 _HEAD_BYTES = 1 << 20
-# An encoder without these prompts puts nothing before a text, as in encode_query and encode_document.
-_USUAL = ("none", "query", "document")
+
+
+Prepared = tuple[Sequence[Document], list[list[int]], str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,7 @@ def encode_corpus(
     """Encode every text of a corpus and write Parquet parts of (id, vector).
 
     A part is whole or not there; a killed run, started again with the same arguments, goes on after the last whole part.
+    So does a run on a corpus that has grown: only the new texts are encoded. Ids need not be different from each other.
 
     Args:
         encoder: Folder of an encoder, or a sentence-transformers hub id.
@@ -84,9 +88,16 @@ def encode_corpus(
         raise EncodingError(f"shard {chosen.shard}: shards are numbered from 0 to {shards - 1}")
     source = Corpus(path=Path(corpus), text_column=chosen.text_column, id_column=chosen.id_column)
     loaded = load_encoder(encoder, device=chosen.device, dtype=chosen.dtype)
-    engine = _engine(loaded, chosen)
+    engine = prompted_engine(
+        loaded,
+        prompt=chosen.prompt,
+        max_length=chosen.max_length,
+        dimensions=chosen.dimensions,
+        token_budget=chosen.token_budget,
+    )
     folder = shard_folder(Path(output), shard, shards)
     store = _open(folder, _identity(Path(encoder), source, loaded, chosen), engine, source, chosen)
+    store = replace(store, made_by=_made_by(encoder, loaded))
     before = store.rows
     if not store.complete:
         store = _fill(store, engine, source, chosen)
@@ -100,19 +111,6 @@ def encode_corpus(
     )
 
 
-def _engine(encoder: SentenceTransformer, settings: EncodeSettings) -> Engine:
-    if settings.max_length is not None:
-        encoder.max_seq_length = min(settings.max_length, encoder.max_seq_length or settings.max_length)
-    if settings.prompt not in (*_USUAL, *encoder.prompts):
-        raise EncodingError(
-            f"the encoder has no prompt {settings.prompt!r}{did_you_mean(settings.prompt, list(encoder.prompts))}"
-        )
-    prompt = encoder.prompts.get(settings.prompt) or ""
-    if settings.dimensions is not None and settings.dimensions > (encoder.get_embedding_dimension() or 0):
-        raise EncodingError(f"dimensions {settings.dimensions}: the encoder has {encoder.get_embedding_dimension()}")
-    return Engine(encoder, token_budget=settings.token_budget, prompt=prompt, dimensions=settings.dimensions)
-
-
 def _identity(folder: Path, source: Corpus, encoder: SentenceTransformer, settings: EncodeSettings) -> dict[str, Any]:
     with source.opened() as file:
         head = hashlib.sha256(file.read(_HEAD_BYTES)).hexdigest()
@@ -124,19 +122,34 @@ def _identity(folder: Path, source: Corpus, encoder: SentenceTransformer, settin
     }
 
 
+def _made_by(name: Path | str, encoder: SentenceTransformer) -> dict[str, Any]:
+    path = Path(name)
+    return {
+        "encoder": str(path.resolve()) if path.is_dir() else str(name),
+        "normalised": any(isinstance(module, Normalize) for module in encoder),
+        "similarity": str(encoder.similarity_fn_name),
+    }
+
+
 def _open(folder: Path, identity: dict[str, Any], engine: Engine, source: Corpus, settings: EncodeSettings) -> Store:
     if (folder / MANIFEST).exists():
         store = Store.load(folder)
-        changed = [key for key in identity if store.identity.get(key) != identity[key]]
+        changed = [key for key in identity if key != "corpus" and store.identity.get(key) != identity[key]]
         if changed:
             raise EncodingError(f"{folder} holds vectors made with another {' and '.join(changed)}; give another output")
-        return store
+        if store.identity.get("corpus") == identity["corpus"]:
+            return store
+        # Grown, packed anew, or mended after its last good row: then the texts of the finished parts are what they were.
+        return replace(store, identity=identity, complete=False)
     if folder.exists() and any(folder.iterdir()) and not any(path.name.startswith(".part") for path in folder.iterdir()):
         raise EncodingError(f"{folder} is not empty and holds no vectors; give another output")
     ranges = None
     if settings.precision == "int8":
         # From the corpus's head whatever the shard, so that all shards have the same range.
-        ranges = ranges_of(engine.encode([document.text for document in islice(source.documents(), settings.calibration)]))
+        head = [document.text for document in islice(source.documents(), settings.calibration)]
+        if not head:
+            raise EncodingError(f"{source.path} holds no texts, so that int8 has no range; encode it with another precision")
+        ranges = ranges_of(engine.encode(head))
     return Store(
         folder=folder,
         identity=identity,
@@ -148,22 +161,44 @@ def _fill(store: Store, engine: Engine, source: Corpus, settings: EncodeSettings
     """Encode what is not there yet; the next part is read and tokenised while one is computed."""
     shard, shards = settings.shard_of
     mine = islice(source.documents(), shard, None, shards)
-    parts = _parts(islice(mine, store.rows, None), settings.part_rows)
-    total = len(range(shard, source.count(), shards))
+    total = source.estimate() / shards
+    parts = chain(_passed_over(mine, store), _parts(mine, settings.part_rows))
 
-    def prepared() -> tuple[Sequence[Document], list[list[int]]] | None:
+    def prepared() -> Prepared | None:
         documents = next(parts, None)
-        return None if documents is None else (documents, engine.tokenise([document.text for document in documents]))
+        if documents is None:
+            return None
+        return documents, engine.tokenise([document.text for document in documents]), _digest(documents)
 
     with progress("encoding", total, done=store.rows) as advance, ThreadPoolExecutor(1) as ahead:
         waiting = ahead.submit(prepared)
         while (part := waiting.result()) is not None:
             waiting = ahead.submit(prepared)
-            documents, rows = part
+            documents, rows, digest = part
             share = len(rows) / max(1, sum(map(len, rows)))
             vectors = engine.encode_rows(rows, advance=_scaled(advance, share))
-            store = store.add([document.id for document in documents], vectors)
+            store = store.add([document.id for document in documents], vectors, source=digest)
     return store.finish()
+
+
+def _passed_over(documents: Iterator[Document], store: Store) -> Iterator[Sequence[Document]]:
+    """Read the texts of the finished parts, which must be those they were made from, and yield nothing."""
+    before = 0
+    for part in store.parts:
+        rows = int(part["rows"])
+        if _digest(list(islice(documents, rows))) != part.get("source_sha256"):
+            raise EncodingError(
+                f"{store.folder} holds vectors made with another corpus: its texts {before + 1:,} to {before + rows:,} "
+                "have changed; give another output"
+            )
+        before += rows
+    yield from ()
+
+
+def _digest(documents: Sequence[Document]) -> str:
+    # Lengths, so that no text can pass for the end of one and the beginning of the next.
+    joined = "".join(f"{len(document.id)} {len(document.text)} {document.id}{document.text}" for document in documents)
+    return hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _scaled(advance: Advance, factor: float) -> Advance:

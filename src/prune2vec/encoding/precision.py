@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 _BITS = 8
+_LEAST_RANGE = np.float32(1e-6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,22 @@ class Precision:
             return np.asarray(quantize_embeddings(vectors, precision="int8", ranges=self.ranges))
         return np.asarray(quantize_embeddings(vectors, precision="ubinary"))
 
+    def restore(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+        """Return stored (row, width) numbers as (row, dim) float32; a bit becomes 1 or -1."""
+        if self.name == "binary":
+            return np.unpackbits(stored, axis=1).astype(np.float32) * 2 - 1
+        if self.name == "int8":
+            step, zero = self.steps()
+            return stored.astype(np.float32) * step + zero
+        return stored.astype(np.float32)
+
+    def steps(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what one step of int8 is worth in each dimension and what 0 stands for, both (dim,)."""
+        assert self.ranges is not None
+        low, high = self.ranges
+        step = (high - low) / 255
+        return step, low + 128 * step
+
     @property
     def arrow_name(self) -> str:
         """Arrow's (and numpy's) name of a stored number."""
@@ -72,8 +89,9 @@ class Precision:
 
 
 def ranges_of(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the least and the greatest value of every dimension, (2, dim)."""
-    return np.stack([vectors.min(axis=0), vectors.max(axis=0)])
+    """Return the least and the greatest value of every dimension, (2, dim); never the same, since a step must not be 0."""
+    low, high = vectors.min(axis=0), vectors.max(axis=0)
+    return np.stack([low, np.maximum(high, low + _LEAST_RANGE)])
 
 
 def ranges_from(values: Sequence[Sequence[float]]) -> NDArray[np.float32]:

@@ -37,8 +37,8 @@ class EncodeSettings(Settings):
     """Number format of the forward pass."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
-    token_budget: int = Field(default=4096, ge=64)
-    """Tokens in one forward pass; changes speed and memory, not the result."""
+    token_budget: int | None = Field(default=None, ge=64)
+    """Tokens in one forward pass; changes speed and memory, not the result. Unset takes what suits the device."""
 
     @property
     def shard_of(self) -> tuple[int, int]:

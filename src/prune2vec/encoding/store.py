@@ -6,21 +6,19 @@ in between leaves at most a file that the manifest does not name, which the next
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prune2vec.encoding.precision import Precision, ranges_from
 from prune2vec.errors import EncodingError
-from prune2vec.files import digest_file, explained_os_errors, read_json, write_json
-
-if TYPE_CHECKING:
-    pass
+from prune2vec.files import digest_file, explained_os_errors, read_json, write_text
 
 FORMAT = "prune2vec.vectors/1"
 MANIFEST = "manifest.json"
@@ -34,13 +32,15 @@ class Store:
         folder: Where the parts are.
         identity: What decides what is in them; a store is only continued when it is the same.
         precision: How vectors are stored.
-        parts: Finished parts in order: ``{"file", "rows", "sha256"}``.
+        parts: Finished parts in order: ``{"file", "rows", "sha256", "source_sha256"}``; the last is of the ids and texts.
         complete: Whether the corpus came to its end.
+        made_by: What a search needs to know of the encoder: its path, whether it normalises, how it compares vectors.
     """
 
     folder: Path
     identity: Mapping[str, Any]
     precision: Precision
+    made_by: Mapping[str, Any] = field(default_factory=dict)
     parts: tuple[Mapping[str, Any], ...] = ()
     complete: bool = False
 
@@ -49,12 +49,13 @@ class Store:
         """Rows in the finished parts."""
         return sum(int(part["rows"]) for part in self.parts)
 
-    def add(self, ids: Sequence[str], vectors: NDArray[np.float32]) -> Self:
+    def add(self, ids: Sequence[str], vectors: NDArray[np.float32], *, source: str | None = None) -> Self:
         """Write one part and return the store that has it.
 
         Args:
             ids: One a row.
             vectors: (row, dim) float32.
+            source: Digest of the ids and texts, by which a later run knows them again.
 
         Raises:
             CheckpointError: The file cannot be written.
@@ -76,7 +77,7 @@ class Store:
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
             partial.replace(path)
-        part = {"file": name, "rows": len(ids), "sha256": digest_file(path)}
+        part = {"file": name, "rows": len(ids), "sha256": digest_file(path), "source_sha256": source}
         store = replace(self, parts=(*self.parts, part))
         store.save()
         return store
@@ -89,7 +90,11 @@ class Store:
 
     def save(self) -> None:
         """Write the manifest, whole or not at all."""
-        write_json(self.folder / MANIFEST, self.to_json())
+        # Written anew with every part: one line a part is readable, and quick to write for a hundred thousand parts.
+        entries = self.to_json()
+        parts = ",\n    ".join(map(json.dumps, entries.pop("parts")))
+        text = json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
+        write_text(self.folder / MANIFEST, f'{text},\n  "parts": [{parts}]\n}}\n')
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest."""
@@ -97,6 +102,7 @@ class Store:
         return {
             "format": FORMAT,
             "identity": dict(self.identity),
+            "made_by": dict(self.made_by),
             "precision": self.precision.name,
             "dimension": self.precision.dimension,
             "ranges": ranges.tolist() if ranges is not None else None,
@@ -123,6 +129,7 @@ class Store:
                 folder=folder,
                 identity=dict(value["identity"]),
                 precision=precision,
+                made_by=dict(value.get("made_by", {})),
                 parts=tuple(dict(part) for part in value["parts"]),
                 complete=bool(value["complete"]),
             )
@@ -137,16 +144,44 @@ class Store:
 
     def read(self) -> tuple[list[str], NDArray[Any]]:
         """Return all ids and vectors as they are stored: (row,) and (row, width)."""
+        ids = [name for number in range(len(self.parts)) for name in self.read_ids(number)]
+        vectors = [self.read_vectors(number) for number in range(len(self.parts))]
+        return ids, np.concatenate(vectors) if vectors else np.empty((0, self.precision.width))
+
+    def read_ids(self, number: int) -> list[str]:
+        """Return the ids of one part.
+
+        Raises:
+            EncodingError: The part cannot be read.
+        """
+        names: list[str] = self._column(number, "id").to_pylist()
+        return names
+
+    def read_vectors(self, number: int) -> NDArray[Any]:
+        """Return the vectors of one part as they are stored, (row, width).
+
+        Raises:
+            EncodingError: The part cannot be read.
+        """
+        flat = self._column(number, "vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return np.asarray(flat).reshape(-1, self.precision.width)
+
+    def _column(self, number: int, name: str) -> Any:
+        import pyarrow
         import pyarrow.parquet
 
-        ids: list[str] = []
-        vectors = []
-        for part in self.parts:
-            table = pyarrow.parquet.read_table(self.folder / part["file"])
-            ids += table["id"].to_pylist()
-            flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-            vectors.append(flat.reshape(-1, self.precision.width))
-        return ids, np.concatenate(vectors) if vectors else np.empty((0, self.precision.width))
+        part = self.parts[number]
+        path = self.folder / part["file"]
+        try:
+            column = pyarrow.parquet.read_table(path, columns=[name])[name]
+        except (OSError, KeyError, pyarrow.ArrowException) as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise EncodingError(f"{path}: cannot be read ({reason}); restore it, or encode into a new folder") from error
+        if len(column) != int(part["rows"]):
+            raise EncodingError(
+                f"{path}: {len(column)} rows, and the manifest says {part['rows']}; restore it, or encode into a new folder"
+            )
+        return column
 
 
 def shard_folder(output: Path, shard: int, shards: int) -> Path:

@@ -7,20 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from prune2vec.checkpoint import load_encoder
 from prune2vec.checkpoint.encoder import read_record
-from prune2vec.errors import ConfigError, EvaluationError
+from prune2vec.encoding import Engine
+from prune2vec.errors import ConfigError, EncodingError, EvaluationError
 from prune2vec.evaluation.settings import EvaluateSettings
 from prune2vec.files import digest_tree
 from prune2vec.machine import pick_device, pick_dtype
+from prune2vec.progress import say
 from prune2vec.records.text_format import TextFormat
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 _PROBE = ["one short text", "and another one, which is a little longer than the first"]
+# Distance of two vectors of a probe text by their length: rounding of fp32, and of pooling in less than that.
+_SAME, _SAME_ROUNDED = 1e-4, 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +41,7 @@ class LoadedEncoder:
         record: What ``prune2vec.json`` says about how it was made; empty for encoders made elsewhere.
         text_format: What stands around its texts.
         dtype: Number format of the weights.
+        engine: What encodes texts faster to the same vectors; None leaves it to the model's own ``encode``.
     """
 
     model: SentenceTransformer
@@ -44,6 +51,7 @@ class LoadedEncoder:
     record: Mapping[str, Any]
     text_format: TextFormat
     dtype: str
+    engine: Engine | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return what ``results.json`` says about the encoder."""
@@ -89,7 +97,7 @@ def load_for_evaluation(encoder: Path | str, settings: EvaluateSettings) -> Load
     record = read_record(folder)
     if settings.max_length is not None:
         model.max_seq_length = settings.max_length
-    _check_finite(model, str(encoder))
+    expected = _finite_probe(model, str(encoder))
     return LoadedEncoder(
         model=model,
         name=str(encoder),
@@ -98,6 +106,7 @@ def load_for_evaluation(encoder: Path | str, settings: EvaluateSettings) -> Load
         record=record,
         text_format=TextFormat.from_json(record["text_format"]) if "text_format" in record else TextFormat(),
         dtype=dtype,
+        engine=_engine(model, expected),
     )
 
 
@@ -115,8 +124,25 @@ def _snapshot(repo: str) -> Path:
     return Path(snapshot_download(repo, local_files_only=True))
 
 
-def _check_finite(model: SentenceTransformer, name: str) -> None:
-    import numpy as np
-
-    if not np.isfinite(model.encode(_PROBE, show_progress_bar=False)).all():
+def _finite_probe(model: SentenceTransformer, name: str) -> NDArray[np.float32]:
+    vectors = model.encode(_PROBE, show_progress_bar=False)
+    if not np.isfinite(vectors).all():
         raise EvaluationError(f"{name} gives embeddings that are not finite; its weights hold NaN, or need dtype float32")
+    return np.asarray(vectors, dtype=np.float32)
+
+
+def _engine(model: SentenceTransformer, expected: NDArray[np.float32]) -> Engine | None:
+    """Return an engine for ``model`` if it gives the probe's vectors; encoders of any kind come here, not ours alone."""
+    try:
+        engine = Engine(model)
+        found = engine.encode(_PROBE)
+    except (EncodingError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    else:
+        distances = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
+        full = all(parameter.dtype == torch.float32 for parameter in model.parameters())
+        if distances.max() <= (_SAME if full else _SAME_ROUNDED):
+            return engine
+        reason = f"the engine's vectors differ by {distances.max():.1e}"
+    say(f"sentence-transformers encodes, which takes longer: {reason}")
+    return None

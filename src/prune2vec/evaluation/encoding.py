@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from prune2vec.errors import EvaluationError
+from prune2vec.errors import EncodingError, EvaluationError
 from prune2vec.evaluation.encoders import LoadedEncoder
 from prune2vec.progress import progress
 
 Side = Literal["queries", "documents"]
-_BATCHES_PER_STEP = 16
+# Texts that are tokenised and sorted together; 16 batches where the batch size is given.
+_WINDOW, _BATCHES_PER_STEP = 4096, 16
+# The names that sentence-transformers looks a prompt up under, in this order.
+_PROMPTS: dict[Side, tuple[str, ...]] = {"queries": ("query",), "documents": ("document", "passage", "corpus")}
+
+
+def side_prompt(encoder: LoadedEncoder, side: Side) -> str:
+    """Return what ``encode_query`` or ``encode_document`` puts before a text."""
+    model = encoder.model
+    name = next((name for name in _PROMPTS[side] if name in model.prompts), model.default_prompt_name)
+    return (model.prompts.get(name) if name is not None else None) or ""
+
+
+def side_encode(encoder: LoadedEncoder, side: Side, *, batch_size: int) -> Callable[[list[str]], Any]:
+    """Return what encodes texts of one side to (text, dim): the engine if the encoder has one, else the model itself.
+
+    Args:
+        encoder: The encoder.
+        side: Whose prompt is used.
+        batch_size: Texts per forward pass of the model itself; the engine goes by tokens.
+    """
+    if encoder.engine is not None:
+        return encoder.engine.with_prompt(side_prompt(encoder, side)).encode
+    encode = encoder.model.encode_query if side == "queries" else encoder.model.encode_document
+    return lambda texts: encode(texts, batch_size=batch_size, show_progress_bar=False)
 
 
 def encode_texts(encoder: LoadedEncoder, texts: Sequence[str], side: Side, *, batch_size: int) -> Tensor:
@@ -22,20 +46,22 @@ def encode_texts(encoder: LoadedEncoder, texts: Sequence[str], side: Side, *, ba
     Raises:
         EvaluationError: An embedding is not finite; the text is named.
     """
-    encode = encoder.model.encode_query if side == "queries" else encoder.model.encode_document
-    order = sorted(range(len(texts)), key=lambda index: (-len(texts[index]), index))
-    found: Tensor | None = None
-    with progress(f"encoding {side}", sum(len(text) + 1 for text in texts)) as advance:
-        for start in range(0, len(order), batch_size * _BATCHES_PER_STEP):
-            chosen = order[start : start + batch_size * _BATCHES_PER_STEP]
-            vectors = encode([texts[i] for i in chosen], batch_size=batch_size, show_progress_bar=False)
-            part = torch.as_tensor(vectors).float()
-            if found is None:
-                found = torch.empty(len(texts), part.shape[1])
-            found[chosen] = part
-            advance(sum(len(texts[i]) + 1 for i in chosen))
-    if found is None:
+    if not texts:
         raise EvaluationError(f"no {side} to encode")
+    order = sorted(range(len(texts)), key=lambda index: (-len(texts[index]), index))
+    encode = side_encode(encoder, side, batch_size=batch_size)
+    step = batch_size * _BATCHES_PER_STEP if encoder.engine is None else _WINDOW
+    parts: list[Tensor] = []
+    with progress(f"encoding {side}", sum(len(text) + 1 for text in texts)) as advance:
+        for start in range(0, len(order), step):
+            chosen = [texts[i] for i in order[start : start + step]]
+            try:
+                parts.append(torch.as_tensor(encode(chosen)).float())
+            except EncodingError as error:
+                raise EvaluationError(f"{side}: {error}") from error
+            advance(sum(len(text) + 1 for text in chosen))
+    found = torch.empty(len(texts), parts[0].shape[1])
+    found[order] = torch.cat(parts)
     broken = (~found.isfinite().all(dim=1)).nonzero().flatten().tolist()
     if broken:
         count = f"{len(broken)} of {len(texts)} {side}"
@@ -45,6 +71,6 @@ def encode_texts(encoder: LoadedEncoder, texts: Sequence[str], side: Side, *, ba
 
 def count_tokens(encoder: LoadedEncoder, texts: Sequence[str], side: Side) -> list[int]:
     """Return each text's number of tokens before truncation, prompt and special tokens included."""
-    prompt = encoder.model.prompts.get("query" if side == "queries" else "document") or ""
+    prompt = side_prompt(encoder, side)
     rows = encoder.model.tokenizer([prompt + text for text in texts], truncation=False, verbose=False)["input_ids"]
     return [len(row) for row in rows]

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune2vec.errors import EvaluationError
+from prune2vec.errors import EncodingError, EvaluationError
 from prune2vec.evaluation.encoders import LoadedEncoder
+from prune2vec.evaluation.mteb_encoder import MtebEncoder
 from prune2vec.evaluation.presets import Task
 from prune2vec.evaluation.results import TaskScore
 from prune2vec.evaluation.sampling import Sampling, sample_task
@@ -60,7 +61,7 @@ def run_task(
         task: What to evaluate.
         data: From ``task_data``.
         prompts: From ``tasks.task_prompts``.
-        batch_size: Texts per forward pass.
+        batch_size: Texts per forward pass, where the encoder has no engine.
         sampling: How much of a retrieval task is used; None for all. The name of the score tells.
 
     Raises:
@@ -135,16 +136,17 @@ def _evaluate(encoder: LoadedEncoder, task: AbsTask, prompts: Mapping[str, str],
     model.prompts = {}
     try:
         wrapper = SentenceTransformerEncoderWrapper(model, model_prompts=named)
+        evaluated = wrapper if encoder.engine is None else MtebEncoder(wrapper, encoder.engine)
         # No result cache: it goes by the model's name, and another encoder may stand under the same path.
         results = mteb.evaluate(
-            wrapper,
+            evaluated,
             task,
             encode_kwargs={"batch_size": batch_size, "show_progress_bar": False},
             cache=None,
             co2_tracker=False,
             show_progress_bar=False,
         )
-    except ValueError as error:
+    except (EncodingError, ValueError) as error:
         raise EvaluationError(f"{task.metadata.name} cannot be scored: {str(error).partition(chr(10))[0]}") from error
     finally:
         model.prompts = own

@@ -14,7 +14,7 @@ class EvaluateSettings(Settings):
     """How an encoder is evaluated; what is evaluated (data, tasks) is an argument of ``evaluate_encoder``."""
 
     batch_size: int = Field(default=32, ge=1)
-    """Texts per forward pass."""
+    """Texts per forward pass of an encoder that sentence-transformers must run itself; other batches go by tokens."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the weights; auto is bf16 where the hardware multiplies it fast, else fp32."""
     device: str = "auto"

@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 
 from prune2vec.evaluation.encoders import LoadedEncoder
-from prune2vec.evaluation.encoding import Side
+from prune2vec.evaluation.encoding import Side, side_encode, side_prompt
 from prune2vec.evaluation.settings import EvaluateSettings
 from prune2vec.files import digest_json
 from prune2vec.machine import peak_rss_bytes
@@ -115,20 +115,21 @@ def measure_speed(
     return {
         "source": source,
         "digest": digest_json(samples),
+        "engine": "sentence-transformers" if encoder.engine is None else "prune2vec",
         "batch_size": settings.batch_size,
         **{side: _measure_side(encoder, samples[side], side, settings) for side, _ in sides},
     }
 
 
 def _measure_side(encoder: LoadedEncoder, texts: list[str], side: Side, settings: EvaluateSettings) -> Mapping[str, Any]:
-    encode = encoder.model.encode_query if side == "queries" else encoder.model.encode_document
+    encode = side_encode(encoder, side, batch_size=settings.batch_size)
     tokens = _encoded_tokens(encoder, texts, side)
     longest_first = sorted(texts, key=len, reverse=True)
-    encode(longest_first[: settings.batch_size], batch_size=settings.batch_size, show_progress_bar=False)
+    encode(longest_first[: settings.batch_size])
     seconds: list[float] = []
     while len(seconds) < settings.speed_repeats and sum(seconds) < settings.speed_seconds:
         begin = time.perf_counter()
-        encode(texts, batch_size=settings.batch_size, show_progress_bar=False)
+        encode(texts)
         if encoder.model.device.type == "cuda":
             torch.cuda.synchronize(encoder.model.device)
         seconds.append(time.perf_counter() - begin)
@@ -144,5 +145,5 @@ def _measure_side(encoder: LoadedEncoder, texts: list[str], side: Side, settings
 
 def _encoded_tokens(encoder: LoadedEncoder, texts: list[str], side: Side) -> int:
     """Return the number of real tokens that a pass over ``texts`` encodes: truncated, prompt included, no padding."""
-    prompt = encoder.model.prompts.get("query" if side == "queries" else "document") or None
+    prompt = side_prompt(encoder, side) or None
     return sum(int(encoder.model.preprocess([text], prompt=prompt)["attention_mask"].sum()) for text in texts)

@@ -23,9 +23,16 @@ def _settings() -> type[EncodeSettings]:
     return EncodeSettings
 
 
+def _shards(value: str) -> int | str:
+    if value != "auto" and not (value.isdecimal() and int(value)):
+        raise click.BadParameter(f"{value!r}: expected a number of shards from 1, or auto", param_hint="--ray")
+    return value if value == "auto" else int(value)
+
+
 EXAMPLE = """
 prune2vec encode encoder/ corpus.jsonl.gz -o vectors/
 prune2vec encode encoder/ corpus.parquet -o vectors/ --precision int8 --shard 0/4
+prune2vec encode encoder/ corpus.jsonl.gz -o vectors/ --ray 8
 """
 
 
@@ -33,12 +40,14 @@ prune2vec encode encoder/ corpus.parquet -o vectors/ --precision int8 --shard 0/
 @click.argument("encoder", type=Existing())
 @click.argument("corpus", type=Existing())
 @click.option("-o", "--output", type=Target(folder=True), required=True, help="Folder to write.")
-def encode(encoder: Path, corpus: Path, *, output: Path, settings: EncodeSettings, dry_run: bool) -> Outcome:
+@click.option("--ray", metavar="N", help="Encode N shards on Ray, here or on the cluster of RAY_ADDRESS; auto: one a GPU.")
+def encode(encoder: Path, corpus: Path, *, output: Path, ray: str | None, settings: EncodeSettings, dry_run: bool) -> Outcome:
     """Encode every text of CORPUS.
 
     CORPUS is .jsonl, .csv, .parquet or .txt (one text a line), packed or not, of any size. The vectors are written in parts
     of (id, vector); the same command goes on after an interruption.
     """
+    shards = _shards(ray) if ray is not None else None
     if dry_run:
         from prune2vec.encoding.corpus import Corpus
 
@@ -46,7 +55,12 @@ def encode(encoder: Path, corpus: Path, *, output: Path, settings: EncodeSetting
         source = Corpus(path=corpus, text_column=settings.text_column, id_column=settings.id_column)
         next(source.documents(), None)
         return would(f"encode {corpus}", reads=[encoder, corpus], writes=output, settings=settings.model_dump(mode="json"))
-    from prune2vec.encoding import encode_corpus
+    from prune2vec.encoding import encode_corpus, encode_on_ray
+    from prune2vec.encoding.allocator import keep_freed_memory
 
+    keep_freed_memory()
+    if shards is not None:
+        spread = encode_on_ray(encoder, corpus, output, shards=shards, settings=settings)
+        return Outcome(spread.render(), spread.to_json())
     done = encode_corpus(encoder, corpus, output, settings=settings)
     return Outcome(done.render(), done.to_json())

@@ -53,7 +53,9 @@ def evaluate(
     if dry_run:
         reads = [encoder, *filter(None, [data, tasks, mirror])]
         return would(f"evaluate {encoder}", reads=reads, writes=output, settings=settings.model_dump(mode="json"))
+    from prune2vec.encoding.allocator import keep_freed_memory
     from prune2vec.evaluation import evaluate_encoder
 
+    keep_freed_memory()
     results = evaluate_encoder(encoder, data=data, tasks=names, mirror=mirror, output=output, settings=settings)
     return Outcome(results.render(), results.to_json())

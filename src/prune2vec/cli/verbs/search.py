@@ -1,0 +1,59 @@
+"""``prune2vec search``: vectors + query -> the nearest texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from prune2vec.cli.outcome import Outcome
+from prune2vec.cli.paths import Existing, Source
+from prune2vec.cli.section import Section
+from prune2vec.cli.verb import verb
+
+if TYPE_CHECKING:
+    from prune2vec.searching.settings import SearchSettings
+
+
+def _settings() -> type[SearchSettings]:
+    from prune2vec.searching.settings import SearchSettings
+
+    return SearchSettings
+
+
+EXAMPLE = """
+prune2vec search vectors/ "how to cut a layer"
+prune2vec search vectors/ "how to cut a layer" "what a depth is" -k 5 --corpus corpus.jsonl.gz
+prune2vec search vectors/ --queries queries.txt --json
+"""
+
+
+@verb(example=EXAMPLE, sections=[Section("settings", "Searching", _settings)], writes=False)
+@click.argument("vectors", type=Existing())
+@click.argument("query", nargs=-1)
+@click.option("--queries", type=Existing(), help="File of queries: .txt (one a line), .jsonl, .csv, .parquet.")
+@click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="Hits for each query.")
+@click.option("--encoder", type=Source("encoder"), help="The encoder that made the vectors, if it is no longer where it was.")
+@click.option("--corpus", type=Existing(), help="The file that was encoded, to show the texts.")
+def search(
+    vectors: Path,
+    query: tuple[str, ...],
+    *,
+    queries: Path | None,
+    k: int,
+    encoder: str | None,
+    corpus: Path | None,
+    settings: SearchSettings,
+) -> Outcome:
+    """Find the texts nearest to each QUERY in VECTORS, the folder that encode wrote.
+
+    The index is made on the first search and kept in VECTORS/index.
+    """
+    if not query and queries is None:
+        raise click.UsageError("nothing to search for: give a query, or --queries FILE")
+    from prune2vec.searching.job import read_queries, search_vectors
+
+    asked = [*query, *(read_queries(queries) if queries is not None else [])]
+    found = search_vectors(vectors, asked, k=k, encoder=encoder, corpus=corpus, settings=settings)
+    return Outcome(found.render(), found.to_json())

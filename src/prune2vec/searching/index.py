@@ -1,0 +1,161 @@
+"""An index over all vectors of a folder, in files beside them that are made anew only where parts have changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prune2vec.errors import CheckpointError, EncodingError
+from prune2vec.files import digest_json, explained_os_errors
+from prune2vec.progress import progress, say
+from prune2vec.searching.forms import Found, IndexForm, best, load_faiss
+from prune2vec.searching.shards import VectorFolder
+
+FOLDER = "index"
+
+Part = tuple[int, int, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorIndex:
+    """The vectors of a folder, ready to be searched.
+
+    Attributes:
+        vectors: What is searched.
+        form: The kind of index.
+        segments: Indexes of consecutive parts, in order: a file, or the index itself where none could be written.
+    """
+
+    vectors: VectorFolder
+    form: IndexForm
+    segments: Sequence[Any]
+
+    @classmethod
+    def build(cls, vectors: VectorFolder, form: IndexForm, *, segment_bytes: int = 1 << 30) -> Self:
+        """Take the index files that fit the parts, and make the others.
+
+        Args:
+            vectors: The vectors.
+            form: The kind of index.
+            segment_bytes: Most bytes of vectors in one file, and so in memory at a time.
+
+        Raises:
+            MissingExtra: faiss is not installed.
+            EncodingError: A part cannot be read.
+        """
+        load_faiss()
+        folder = vectors.folder / FOLDER
+        groups = {
+            folder / _file_name(group, form): group for group in _grouped(vectors.parts, form.bytes_per_row, segment_bytes)
+        }
+        lacking = {path: group for path, group in groups.items() if not path.is_file()}
+        made: dict[Path, Any] = {}
+        with progress("indexing", sum(_rows(group) for group in lacking.values())) as advance:
+            for path, group in lacking.items():
+                index = form.empty()
+                for shard, number, part in group:
+                    form.add(index, vectors.stores[shard].read_vectors(number))
+                    advance(int(part["rows"]))
+                if not _written(index, path):
+                    made[path] = index
+        if lacking and not made:
+            _remove_others(folder, form, set(groups))
+        return cls(vectors=vectors, form=form, segments=[made.get(path, path) for path in groups])
+
+    def search(self, queries: NDArray[np.float32], k: int) -> Found:
+        """Return scores and row numbers of the k nearest rows of each query, best first, both (query, at most k).
+
+        Args:
+            queries: (query, dim) float32.
+            k: Rows for each query.
+
+        Raises:
+            EncodingError: Queries have another dimension, or an index file cannot be read.
+        """
+        dimension = self.form.precision.dimension
+        if queries.shape[1] != dimension:
+            raise EncodingError(f"queries of {queries.shape[1]} dimensions, and the vectors have {dimension}")
+        scores = np.empty((len(queries), 0), dtype=np.float32)
+        rows = np.empty((len(queries), 0), dtype=np.int64)
+        before = 0
+        for segment in self.segments:
+            index = _read(segment) if isinstance(segment, Path) else segment
+            near, places = self.form.search(index, queries, k)
+            places = np.where(places < 0, places, places + before)
+            scores, rows = best(np.hstack([scores, near]), np.hstack([rows, places]), k)
+            before += index.ntotal
+        return scores, rows
+
+
+def _grouped(parts: Sequence[Part], bytes_per_row: int, most: int) -> list[list[Part]]:
+    groups: list[list[Part]] = []
+    size = 0
+    for part in parts:
+        own = int(part[2]["rows"]) * bytes_per_row
+        if groups and size + own <= most:
+            groups[-1].append(part)
+            size += own
+        else:
+            groups.append([part])
+            size = own
+    return groups
+
+
+def _rows(group: Sequence[Part]) -> int:
+    return sum(int(part["rows"]) for _, _, part in group)
+
+
+def _file_name(group: Sequence[Part], form: IndexForm) -> str:
+    ranges = form.precision.ranges
+    content = [form.name, [part["sha256"] for _, _, part in group], None if ranges is None else ranges.tolist()]
+    return f"{form.name}-{digest_json(content)[:24]}.faiss"
+
+
+def _written(index: Any, path: Path) -> bool:
+    """Write an index whole or not at all, and return whether that was possible."""
+    faiss = load_faiss()
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        with explained_os_errors(path):
+            path.parent.mkdir(exist_ok=True)
+            try:
+                # FAISS reports a failed write as its own error; the file below shows whether all is there.
+                (faiss.write_index_binary if _is_binary(index) else faiss.write_index)(index, str(partial))
+                descriptor = os.open(partial, os.O_RDONLY)
+                os.fsync(descriptor)
+                os.close(descriptor)
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
+    except (CheckpointError, RuntimeError) as error:
+        say(f"the index is not kept: {' '.join(str(error).split())[:200]}")
+        return False
+    return True
+
+
+def _is_binary(index: Any) -> bool:
+    return isinstance(index, load_faiss().IndexBinary)
+
+
+def _read(path: Path) -> Any:
+    faiss = load_faiss()
+    try:
+        if "-binary-" in path.name:
+            return faiss.read_index_binary(str(path))
+        # Mapped, not read: memory then holds what a search touches, and the system may drop it again.
+        return faiss.read_index(str(path), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
+    except RuntimeError as error:
+        raise EncodingError(f"{path} cannot be read; remove it, and it is made anew") from error
+
+
+def _remove_others(folder: Path, form: IndexForm, keep: set[Path]) -> None:
+    for path in folder.glob(f"{form.name}-*.faiss"):
+        # exact-int8-*.faiss fits exact-int8-unit-DIGEST too; that is another form, and rebuilt just the same.
+        if path not in keep:
+            path.unlink(missing_ok=True)

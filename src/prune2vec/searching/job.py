@@ -1,0 +1,155 @@
+"""``search``: queries in, the nearest texts of an encoded corpus out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prune2vec.checkpoint.encoder import load_encoder
+from prune2vec.encoding.corpus import Corpus
+from prune2vec.encoding.prompts import prompted_engine
+from prune2vec.errors import ConfigError, EncodingError
+from prune2vec.files import digest_tree
+from prune2vec.searching.forms import IndexForm, load_faiss, unit_rows
+from prune2vec.searching.hits import Hit, SearchResult
+from prune2vec.searching.index import VectorIndex
+from prune2vec.searching.settings import SearchSettings
+from prune2vec.searching.shards import VectorFolder
+
+
+def search_vectors(
+    vectors: Path | str,
+    queries: str | Sequence[str],
+    *,
+    k: int = 10,
+    encoder: Path | str | None = None,
+    corpus: Path | str | None = None,
+    settings: SearchSettings | None = None,
+    **overrides: Any,
+) -> SearchResult:
+    """Find the texts of an encoded corpus that are nearest to queries.
+
+    The index is made from the Parquet parts on the first call and kept beside them. Vectors of float32, float16 and int8
+    are compared exactly (by default); binary ones are found by their bits and ranked with the query's floats.
+
+    Args:
+        vectors: Folder written by ``encode``, with all its shards.
+        queries: One query or several.
+        k: Hits for each query.
+        encoder: The encoder of the vectors; None takes it from where it was when they were made.
+        corpus: The file that was encoded, to have the texts of the hits.
+        settings: How.
+        **overrides: Single settings, over ``settings``.
+
+    Raises:
+        ConfigError: A setting is unknown or does not fit, or there is no query.
+        EncodingError: The vectors are incomplete, or of another encoder or corpus.
+        CheckpointError: The encoder cannot be loaded.
+        MissingExtra: faiss is not installed.
+    """
+    given = settings.model_dump(exclude_unset=True) if settings is not None else {}
+    chosen = SearchSettings.build({**given, **overrides}, where="search")
+    asked = (queries,) if isinstance(queries, str) else tuple(queries)
+    if not asked or k < 1:
+        raise ConfigError(f"{len(asked)} queries and k = {k}: expected at least one of each")
+    load_faiss()
+    folder = VectorFolder.open(Path(vectors), partial=chosen.partial)
+    by_cosine = folder.first.made_by.get("similarity", "cosine") != "dot"
+    embedded = _embedded(asked, folder, encoder, chosen)
+    form = IndexForm(
+        precision=folder.precision,
+        graph=chosen.index == "hnsw",
+        unit=by_cosine and not folder.first.made_by.get("normalised", False),
+        candidates=chosen.candidates,
+    )
+    index = VectorIndex.build(folder, form, segment_bytes=chosen.segment_mb << 20)
+    scores, rows = index.search(unit_rows(embedded) if by_cosine else embedded, k)
+    return SearchResult(queries=asked, hits=_hits(folder, scores, rows, corpus), rows=folder.rows)
+
+
+def _embedded(
+    queries: Sequence[str], folder: VectorFolder, name: Path | str | None, settings: SearchSettings
+) -> NDArray[np.float32]:
+    """Return the vectors of the queries, (query, dim) float32."""
+    store = folder.first
+    encoder = _checked_encoder(store.identity.get("encoder"), name or store.made_by.get("encoder"), folder.folder)
+    made_with = store.identity.get("settings", {})
+    loaded = load_encoder(encoder, device=settings.device, dtype=settings.dtype)
+    engine = prompted_engine(
+        loaded, prompt=settings.prompt, max_length=made_with.get("max_length"), dimensions=made_with.get("dimensions")
+    )
+    if engine.dimension != store.precision.dimension:
+        raise EncodingError(
+            f"{encoder} makes {engine.dimension} dimensions, and {folder.folder} has {store.precision.dimension}"
+        )
+    return engine.encode(queries)
+
+
+def _checked_encoder(expected: object, name: Path | str | None, vectors: Path) -> Path | str:
+    if name is None:
+        raise EncodingError(f"{vectors} does not say which encoder made it; name it with --encoder")
+    path = Path(name)
+    if path.is_dir():
+        if digest_tree(path) != expected:
+            raise EncodingError(
+                f"{vectors} was made with another encoder than {path} is now (its files differ); "
+                "name the one that made it with --encoder, or encode the corpus again"
+            )
+    elif str(name) != expected:
+        raise EncodingError(f"{vectors} was not made with {name}, or that is no longer there; name its encoder with --encoder")
+    return name
+
+
+def _hits(
+    folder: VectorFolder, scores: NDArray[np.float32], rows: NDArray[np.int64], corpus: Path | str | None
+) -> tuple[tuple[Hit, ...], ...]:
+    found = [int(row) for row in np.unique(rows) if row >= 0]
+    names = folder.ids(found)
+    numbers = {row: folder.corpus_row(row) for row in found}
+    texts = _texts(folder, {numbers[row]: names[row] for row in found}, Path(corpus)) if corpus is not None else {}
+    return tuple(
+        tuple(
+            Hit(rank=rank, score=float(score), id=names[row], row=numbers[row], text=texts.get(numbers[row]))
+            for rank, (score, row) in enumerate(
+                ((score, int(row)) for score, row in zip(*line, strict=True) if row >= 0), start=1
+            )
+        )
+        for line in zip(scores, rows, strict=True)
+    )
+
+
+def _texts(folder: VectorFolder, wanted: dict[int, str], corpus: Path) -> dict[int, str]:
+    """Return the texts of some rows of the corpus, which is read once and not kept."""
+    settings = folder.first.identity.get("settings", {})
+    source = Corpus(path=corpus, text_column=settings.get("text_column", "text"), id_column=settings.get("id_column"))
+    texts: dict[int, str] = {}
+    for row, document in enumerate(source.documents()):
+        if row not in wanted:
+            continue
+        if document.id != wanted[row]:
+            raise EncodingError(
+                f"{corpus} is not what {folder.folder} was made from: row {row + 1} is {document.id!r}, not {wanted[row]!r}"
+            )
+        texts[row] = document.text
+        if len(texts) == len(wanted):
+            break
+    if len(texts) < len(wanted):
+        raise EncodingError(f"{corpus} is not what {folder.folder} was made from: it ends before row {max(wanted) + 1}")
+    return texts
+
+
+def read_queries(path: Path) -> list[str]:
+    """Return the texts of a file of queries, in any format of a corpus.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    return [document.text for document in _nonempty(Corpus(path=path))]
+
+
+def _nonempty(source: Corpus) -> Iterable[Any]:
+    return (document for document in source.documents() if document.text.strip())

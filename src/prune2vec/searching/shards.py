@@ -1,0 +1,165 @@
+"""All vectors of a corpus: the shards of a folder as one row of Parquet parts."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from prune2vec.encoding.precision import Precision
+from prune2vec.encoding.store import MANIFEST, Store
+from prune2vec.errors import EncodingError
+
+_SHARD = re.compile(r"shard-(\d+)-of-(\d+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorFolder:
+    """The vectors of one corpus, in one store or in several shards.
+
+    Attributes:
+        folder: What the user calls it.
+        stores: Those that are there, by number of their shard.
+        shards: How many there should be.
+    """
+
+    folder: Path
+    stores: Mapping[int, Store]
+    shards: int
+
+    @classmethod
+    def open(cls, folder: Path, *, partial: bool = False) -> Self:
+        """Find all shards below a folder.
+
+        Args:
+            folder: What ``encode`` wrote.
+            partial: Take what is there when rows or shards are missing.
+
+        Raises:
+            EncodingError: There are no vectors, shards do not belong together, or rows or shards are missing.
+        """
+        stores, shards = _stores(folder)
+        found = cls(folder=folder, stores=stores, shards=shards)
+        found._check_alike()
+        if not partial:
+            found._check_whole()
+        if not found.rows:
+            raise EncodingError(f"{folder} holds no vectors yet; let prune2vec encode run on")
+        return found
+
+    @property
+    def first(self) -> Store:
+        """The first store, whose encoder and number format are those of all."""
+        return next(iter(self.stores.values()))
+
+    @property
+    def precision(self) -> Precision:
+        """How the vectors are stored."""
+        return self.first.precision
+
+    @cached_property
+    def parts(self) -> list[tuple[int, int, Mapping[str, Any]]]:
+        """Every part as (shard, number in its store, manifest entry), in the order in which rows are numbered here."""
+        return [(shard, number, part) for shard, store in self.stores.items() for number, part in enumerate(store.parts)]
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(accumulate(int(part["rows"]) for _, _, part in self.parts))
+
+    @property
+    def rows(self) -> int:
+        """Vectors in all parts."""
+        return self._ends[-1] if self._ends else 0
+
+    def ids(self, rows: Iterable[int]) -> dict[int, str]:
+        """Return the ids of some rows; only the parts that they are in are read."""
+        names: dict[int, str] = {}
+        read: tuple[int, list[str]] = (-1, [])
+        for row in sorted(set(rows)):
+            part, inside = self._place(row)
+            if read[0] != part:
+                shard, number, _ = self.parts[part]
+                read = (part, self.stores[shard].read_ids(number))
+            names[row] = read[1][inside]
+        return names
+
+    def corpus_row(self, row: int) -> int:
+        """Return the number of a row's text in the corpus: shard i of n holds rows i, i + n, i + 2n, ..."""
+        part, inside = self._place(row)
+        shard, number, _ = self.parts[part]
+        before = sum(int(entry["rows"]) for entry in self.stores[shard].parts[:number])
+        return shard + (before + inside) * self.shards
+
+    def _place(self, row: int) -> tuple[int, int]:
+        part = bisect_right(self._ends, row)
+        return part, row - (self._ends[part - 1] if part else 0)
+
+    def _check_alike(self) -> None:
+        one = _kind(self.first)
+        for store in self.stores.values():
+            other = _kind(store)
+            changed = [key for key in one if one[key] != other.get(key)]
+            if not changed and not _same_ranges(self.precision, store.precision):
+                changed = ["int8 ranges"]
+            if changed:
+                raise EncodingError(
+                    f"{store.folder} was made with another {' and '.join(changed)} than {self.first.folder}; "
+                    "encode the shards anew into one folder"
+                )
+
+    def _check_whole(self) -> None:
+        missing = [str(shard) for shard in range(self.shards) if shard not in self.stores]
+        if missing:
+            raise EncodingError(
+                f"{self.folder} lacks {_listed(missing)} of {self.shards}; encode them, or search the others with --partial"
+            )
+        open_ones = [store for store in self.stores.values() if not store.complete]
+        if open_ones:
+            raise EncodingError(
+                f"{open_ones[0].folder} is not complete: {open_ones[0].rows:,} rows are there; "
+                "run the same prune2vec encode again to finish it, or search these with --partial"
+            )
+
+
+def _stores(folder: Path) -> tuple[dict[int, Store], int]:
+    if (folder / MANIFEST).exists():
+        store = Store.load(folder)
+        shard, shards = _shard_of(store)
+        return {shard: store}, shards
+    named = {path: match for path in sorted(folder.glob("shard-*")) if (match := _SHARD.fullmatch(path.name))}
+    counts = sorted({int(match[2]) for match in named.values()})
+    if not counts:
+        raise EncodingError(f"{folder} holds no vectors (no {MANIFEST} and no shards); make some with prune2vec encode")
+    if len(counts) > 1:
+        raise EncodingError(f"{folder} holds shards of {counts[0]} and of {counts[1]}; keep those of one encoding")
+    there = {int(match[1]): Store.load(path) for path, match in named.items() if (path / MANIFEST).exists()}
+    if not there:
+        raise EncodingError(f"{folder} holds no vectors yet; let prune2vec encode run on")
+    return there, counts[0]
+
+
+def _shard_of(store: Store) -> tuple[int, int]:
+    number, _, count = str(store.identity.get("settings", {}).get("shard", "0/1")).partition("/")
+    return int(number), int(count)
+
+
+def _kind(store: Store) -> dict[str, Any]:
+    settings = {key: value for key, value in store.identity.get("settings", {}).items() if key != "shard"}
+    return {**store.identity, "settings": settings, "dimension": store.precision.dimension, "precision": store.precision.name}
+
+
+def _same_ranges(one: Precision, other: Precision) -> bool:
+    # Machines may differ in the last bits of the vectors that set the ranges.
+    return one.ranges is None or (other.ranges is not None and np.allclose(one.ranges, other.ranges, rtol=0, atol=1e-4))
+
+
+def _listed(numbers: list[str], most: int = 8) -> str:
+    shown = ", ".join(numbers[:most]) + (f" and {len(numbers) - most} more" if len(numbers) > most else "")
+    return f"shard{'s' * (len(numbers) > 1)} {shown}"

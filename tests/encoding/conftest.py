@@ -1,0 +1,29 @@
+"""A small encoder and a corpus for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prune2vec.checkpoint import prune_model
+from tests.checkpoint.plans import plan_for
+from tests.encoding.test_engine import texts
+from tests.tiny import save_tiny
+
+ROWS = 57
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("encoder")
+    model = save_tiny(root / "m", bos=True)
+    return prune_model(str(model), plan_for(model, [0, 2]), root / "out", max_length=64)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    lines = [json.dumps({"_id": f"d{row}", "text": text}) for row, text in enumerate(texts(ROWS))]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
+    return tmp_path / "corpus.jsonl"
