@@ -28,10 +28,11 @@ from prune2vec.encoding import Engine
 from prune2vec.encoding.allocator import keep_freed_memory
 from prune2vec.evaluation.speed import builtin_sample
 
-BATCH_SIZES = (2, 4, 8, 16, 32, 64, 128)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 DEFAULT_BATCH_SIZE = 32
-# Share of the texts on which the best batch size is looked for.
-TRIAL = 3
+# The best batch size is looked for on so many of the texts, each size twice.
+TRIAL_TEXTS = 64
+TRIES = 2
 MAX_LENGTH = 512
 
 
@@ -47,14 +48,18 @@ def workloads(seed: int = 42) -> dict[str, list[str]]:
 
 def own_texts(path: Path) -> dict[str, list[str]]:
     """Return the lines of a file as the one workload."""
-    return {path.name: [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]}
+    # Equal texts are computed once here, and each time there.
+    return {path.name: [line for line in dict.fromkeys(path.read_text(encoding="utf-8").splitlines()) if line.strip()]}
 
 
 def best_batch_size(peer: Peer, texts: Sequence[str], *, seed: int = 0) -> int:
     """Return the batch size at which the peer is fastest on some of the texts."""
-    peer.take(random.Random(seed).sample(list(texts), max(1, len(texts) // TRIAL)))
+    trial = random.Random(seed).sample(list(texts), min(len(texts), TRIAL_TEXTS))
+    peer.take(trial)
     peer.encode(DEFAULT_BATCH_SIZE)
-    return min(BATCH_SIZES, key=peer.encode)
+    # Above the number of texts all sizes are one batch.
+    sizes = [size for size in BATCH_SIZES if size // 2 < len(trial)]
+    return min(sizes, key=lambda size: min(peer.encode(size) for _ in range(TRIES)))
 
 
 def vectors_of(peer: Peer, batch_size: int) -> np.ndarray:

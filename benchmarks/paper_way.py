@@ -2,7 +2,7 @@
 
 Texts in batches of 64 tuples in file order; three forward passes a batch (queries, positives, negatives), each padded on
 the left to its longest text, with the attention mask; every depth's hidden states kept to the end of the pass
-(``output_hidden_states``) and the key-value cache left on; the final norm applied to every depth; each depth pooled row by
+(``output_hidden_states``); the final norm applied to every depth; each depth pooled row by
 row; one loss a depth and batch. Which tokens are the text is found by tokenising every text a second time, alone.
 """
 
@@ -61,7 +61,7 @@ def _pooled_depths(
         len(tokenizer(text, add_special_tokens=False, truncation=True, max_length=max_length)["input_ids"]) for text in texts
     ]
     with torch.no_grad():
-        found = model(**inputs, output_hidden_states=True)
+        found = model(**inputs, output_hidden_states=True, use_cache=False)
         # The last of them has been through the norm already.
         states = [*(model.norm(hidden) for hidden in found.hidden_states[1:-1]), found.hidden_states[-1]]
     return [_weighted_means(depth, counts) for depth in states]

@@ -1,6 +1,7 @@
 """Speed and memory of the profile against the paper's way of computing it (paper_way.py), on the same tuples.
 
-Three tables: both ways at their default number formats, both at the same one, and all scorers against the layer loss alone.
+Three tables: both ways at their default number formats, both at the same one, and the scorers that share the layer loss's one
+pass against the layer loss alone (with --several-passes also those that by their nature need many).
 The two ways must give the same curve. Times are of a loaded model, texts in and curve out, sides in turn (A B A B); memory
 is the peak RSS of one run in a process of its own, the model's loading included. Where ``auto`` is float32 (a CPU without
 bf16 matrix units), the default formats are the same one, and the second table is the first.
@@ -66,7 +67,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tuples", type=int, default=64, help="a multiple of 64")
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--scorer-rounds", type=int, default=3, help="rounds of the third table; 0 leaves it out")
+    parser.add_argument("--scorer-rounds", type=int, default=5, help="rounds of the third table; 0 leaves it out")
     parser.add_argument("--scorer-tuples", type=int, default=16, help="tuples of the third table")
     parser.add_argument("--several-passes", action="store_true", help="time the scorers of many passes too")
     parser.add_argument("--dtype", help="number format of the second table; unset: what auto picks")

@@ -43,6 +43,8 @@ class Reached:
         tokens_per_s: Tokens a second.
         length: Mean length of a text in tokens.
         passes: How often the forward operations were done for a token.
+        backward: Share of the layers that a training step's backward pass went through.
+        again: Forward passes done once more in it, where activations were recomputed.
         kept: What the encoder keeps of the model; None for everything.
     """
 
@@ -51,6 +53,8 @@ class Reached:
     tokens_per_s: float
     length: int = LENGTH
     passes: float = 1.0
+    backward: float = 1.0
+    again: float = 0.0
     kept: Kept | None = None
 
 
@@ -158,7 +162,8 @@ def reached_speeds(folder: Path, train_passes: float) -> Iterator[Reached]:
         file = folder / f"{name}.json"
         if file.exists():
             for speed in reader(read_json(file)):
-                yield replace(speed, what=f"{name}: {speed.what}", passes=train_passes if reader is train_speeds else 1.0)
+                passes = 1 + (train_passes - 1) * speed.backward + speed.again if reader is train_speeds else 1.0
+                yield replace(speed, what=f"{name}: {speed.what}", passes=passes)
 
 
 def profile_speeds(result: dict[str, Any]) -> Iterator[Reached]:
@@ -179,10 +184,14 @@ def encode_speeds(result: dict[str, Any]) -> Iterator[Reached]:
 
 def train_speeds(result: dict[str, Any]) -> Iterator[Reached]:
     """Yield the speed of every side of a training step but the first, which is the plain recipe."""
+    settings = result["settings"]
+    again = float(settings.get("gradient_checkpointing") == "True")
     for case, found in result["cases"].items():
-        kept = Kept.of(range(int(case.split()[0])))
+        layers = int(case.split()[0])
         for name, side in list(found["sides"].items())[1:]:
-            yield Reached(f"{case}, {name}", number_format(result), side["tokens_per_s"], kept=kept)
+            share = min(int(settings["top"]), layers) / layers if name == "top" else 1.0
+            speed = Reached(f"{case}, {name}", number_format(result), side["tokens_per_s"], kept=Kept.of(range(layers)))
+            yield replace(speed, backward=share, again=again * share)
 
 
 def number_format(result: Mapping[str, Any]) -> str:

@@ -49,6 +49,7 @@ from prune2vec.training.settings import TrainSettings
 PLAIN = "sentence-transformers"
 SIDES = (PLAIN, "sorted", "packed", "top")
 COLUMNS = ("anchor", "positive", "negative")
+_MADE = 4
 Tables = dict[str, list[dict[str, str]]]
 
 
@@ -84,10 +85,11 @@ def real_tables(data: Path, batch: int, seed: int) -> Tables:
 
 
 def made_tables(batch: int, length: int, seed: int) -> Tables:
-    """Return one batch of made texts, every one at least ``length`` tokens long."""
+    """Return a few batches of made texts, every one at least ``length`` tokens long; several, as a round starts a trainer."""
     draw = random.Random(seed)
     words = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school")
-    return {"made": [{name: " ".join(draw.choices(words, k=length)) for name in COLUMNS} for _ in range(batch)]}
+    rows = [{name: " ".join(draw.choices(words, k=length)) for name in COLUMNS} for _ in range(_MADE * batch)]
+    return {f"made{number}": rows[number * batch : (number + 1) * batch] for number in range(_MADE)}
 
 
 def plain_recipe(encoder: SentenceTransformer, options: argparse.Namespace) -> nn.Module:
@@ -283,6 +285,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, nargs="+", default=[7, 30], help="depths of the model to train")
     parser.add_argument("--batches", type=int, nargs="+", default=[32, 8], help="rows a step at each depth")
     parser.add_argument("--synthetic-8b-cut", type=int, nargs="+", metavar="LAYERS", help="train random weights of 8B's shape")
+    parser.add_argument("--synthetic-batch", type=int, default=64, help="rows a step of it, as in the paper")
     parser.add_argument("--hidden", type=int, help="a small hidden size for it, to try the script")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=[PLAIN, "packed"], help="the first is compared with")
     parser.add_argument("--top", type=int, default=4, help="layers that the side top trains")
@@ -313,6 +316,13 @@ def tables_for(options: argparse.Namespace) -> Tables:
     return made_tables(options.batch, options.max_length, options.seed)
 
 
+def cases_of(options: argparse.Namespace) -> list[tuple[int, int]]:
+    """Return layers and rows a step of every encoder to train."""
+    if options.synthetic_8b_cut:
+        return [(layers, options.synthetic_batch) for layers in options.synthetic_8b_cut]
+    return list(zip(options.layers, options.batches, strict=True))
+
+
 def main() -> None:
     """Measure, print the table, write."""
     options = parsed()
@@ -320,10 +330,9 @@ def main() -> None:
         child(options, tables_for(options))
         return
     cuts = options.synthetic_8b_cut
-    cases = [(layers, options.batches[0]) for layers in cuts] if cuts else zip(options.layers, options.batches, strict=True)
     result: dict[str, Any] = {}
     lines: list[Sequence[object]] = []
-    for layers, batch in cases:
+    for layers, batch in cases_of(options):
         options.batch = batch
         tables = tables_for(options)
         with tempfile.TemporaryDirectory(prefix="train-speed-") as place:
@@ -333,10 +342,10 @@ def main() -> None:
         case = f"{layers} layers, {batch} x 3 texts"
         result[case] = {"steps_per_round": len(tables), "sides": found}
         lines += rows_of(case, found, tables)
+        if options.out:  # After each case: the next one may not fit into the machine.
+            settings = {name: str(value) for name, value in vars(options).items()}
+            write_result(options.out, {"settings": settings, "cases": result})
     print(markdown_table(HEADER, lines))
-    if options.out:
-        settings = {name: str(value) for name, value in vars(options).items()}
-        write_result(options.out, {"settings": settings, "cases": result})
 
 
 if __name__ == "__main__":

@@ -134,6 +134,15 @@ def test_a_model_whose_tokens_see_other_rows_is_found_out() -> None:
     assert packing_obstacle(model).startswith("packed rows come out otherwise than alone (by ")
 
 
+def test_a_state_that_is_large_everywhere_hides_no_leak() -> None:
+    model = tiny_model("gpt2").bfloat16()
+    with torch.no_grad():
+        model.ln_f.bias[0] = 100
+    assert packing_obstacle(model) == ""
+    model.h[2].mlp.register_forward_hook(lambda module, args, output: output + 0.5 * output.cumsum(dim=1))
+    assert packing_obstacle(model).startswith("packed rows come out otherwise than alone (by ")
+
+
 def test_a_window_that_attention_is_not_told_of_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("mistral")
     monkeypatch.setattr("prune2vec.backbone.packed._band", lambda *args: None)

@@ -49,6 +49,20 @@ def test_target_modules_can_be_named(small: Path) -> None:
         adapted(small, target_modules=("wq",))
 
 
+def test_embeddings_that_are_named_lie_below_every_top(small: Path) -> None:
+    named = ("embed_tokens", "q_proj")
+    whole, top = (
+        {
+            name
+            for name, parameter in adapted(small, target_modules=named, train_top=top).named_parameters()
+            if parameter.requires_grad
+        }
+        for top in (None, 1)
+    )
+    assert any("embed_tokens" in name for name in whole)
+    assert top == {name for name in whole if "layers.1." in name} != set()
+
+
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2"])
 def test_merged_equals_unmerged_and_is_stock(tmp_path: Path, family: str) -> None:
     folder = save_tiny_encoder(tmp_path / "small", family)

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from prune2vec.backbone.packed import ATTENTION
 from prune2vec.errors import ConfigError
 from prune2vec.texts import write_triplets
 from prune2vec.training import train_encoder
@@ -169,8 +170,21 @@ def test_packed_steps_have_the_losses_of_plain_ones(small: Path, tmp_path: Path,
         found[packing] = losses(output)
         record = json.loads((output / "prune2vec.json").read_text())["train"]["packing"]
         assert record == {"packed": packing == "on", "obstacle": None if packing == "on" else "not wanted"}
+        assert [file.name for file in output.rglob("*.json") if ATTENTION in file.read_text()] == []
     assert len(found["on"]) == 5
     assert found["on"] == pytest.approx(found["off"], rel=1e-4)
+
+
+def test_packed_full_training_in_bf16_differs_by_less_than_bf16_does(small: Path, tmp_path: Path) -> None:
+    found = []
+    for number, (packing, dtype) in enumerate([("on", "bfloat16"), ("off", "bfloat16"), ("off", "float32")]):
+        told = {**QUICK, "steps": 3, "method": "full", "learning_rate": 1e-3, "packing": packing, "dtype": dtype}
+        train_encoder(small, DATA, tmp_path / str(number), **told)
+        found.append(losses(tmp_path / str(number)))
+    packed, plain, exact = found
+    noise = max(abs(a - b) for a, b in zip(plain, exact, strict=True))
+    assert 0 < noise < 0.01 * exact[0]
+    assert max(abs(a - b) for a, b in zip(packed, plain, strict=True)) <= noise
 
 
 def test_a_model_that_takes_no_packed_rows_is_trained_all_the_same(tmp_path: Path) -> None:

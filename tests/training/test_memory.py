@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,12 +13,13 @@ from torch import Tensor, nn
 
 from prune2vec.checkpoint import load_encoder
 from prune2vec.machine import free_memory_bytes
-from prune2vec.training.adapters import add_lora
+from prune2vec.training.adapters import add_lora, base_model, freeze_below
 from prune2vec.training.memory import activation_bytes_per_token, choose_checkpointing
 from prune2vec.training.objective import build_loss
 from prune2vec.training.packing import without_padding
 from prune2vec.training.settings import TrainSettings
 from tests.training.encoders import save_tiny_encoder
+from tests.training.test_packing import assert_equal_steps, columns, made, stepped
 
 
 @pytest.fixture
@@ -98,3 +101,36 @@ def test_layers_below_the_trained_ones_keep_nothing(tmp_path: Path) -> None:
             kept.append(activation_bytes_per_token(deep, column, padded=False))
     assert kept[1] < 0.6 * kept[0]
     assert kept[2] < 0.45 * kept[1]
+
+
+@pytest.mark.parametrize("packing", ["on", "off"])
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_recomputing_draws_no_frozen_layer_into_the_backward_pass(tmp_path: Path, method: str, packing: str) -> None:
+    folder = save_tiny_encoder(tmp_path / "deep", layers=3)
+    steps = []
+    for asked in ("off", "on"):
+        deep = made(folder, method=method, train_top=1) if method == "lora" else made(folder, method=method)
+        if method == "full":
+            freeze_below(deep, 1)
+        needs = need_gradients(base_model(deep).layers)
+        loss = build_loss(deep, TrainSettings(scale=20))
+        with without_padding(loss, [deep], packing, max_length=64) as (chosen, _):  # type: ignore[arg-type]
+            choose_checkpointing(deep, asked, [], rows=1)  # type: ignore[arg-type]
+            steps.append(stepped(deep, chosen, columns(deep)))
+        assert is_on(deep) is (asked == "on")
+        assert needs == [{False}, {False}, {True}]
+    assert_equal_steps(steps[1], steps[0])
+
+
+def need_gradients(blocks: Iterable[nn.Module]) -> list[set[bool]]:
+    """Return, for each block, whether the outputs that it gives from now on need gradients; passes without any do not count."""
+    needs: list[set[bool]] = []
+    for block in blocks:
+        needs.append(set())
+
+        def note(module: nn.Module, args: Any, output: Tensor, seen: set[bool] = needs[-1]) -> None:
+            if torch.is_grad_enabled():
+                seen.add(output.requires_grad)
+
+        block.register_forward_hook(note)
+    return needs

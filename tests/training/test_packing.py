@@ -13,9 +13,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
+from prune2vec.backbone.packed import ATTENTION, packable
 from prune2vec.checkpoint import load_encoder
 from prune2vec.errors import ConfigError
-from prune2vec.training.adapters import add_lora
+from prune2vec.training.adapters import add_lora, base_model
 from prune2vec.training.objective import build_loss
 from prune2vec.training.packing import without_padding
 from prune2vec.training.settings import TrainSettings
@@ -46,7 +47,7 @@ def made(folder: Path, *, method: str = "lora", **settings: Any) -> SentenceTran
     encoder.max_seq_length = LONG
     if method == "lora":
         torch.manual_seed(0)
-        add_lora(encoder, TrainSettings(lora_rank=4, lora_dropout=0.0, **settings))
+        add_lora(encoder, TrainSettings(lora_rank=4, **{"lora_dropout": 0.0, **settings}))
         with torch.no_grad():
             for parameter in encoder.parameters():
                 if parameter.requires_grad:
@@ -142,6 +143,36 @@ def test_distilling(small: Path, tmp_path: Path, what: str) -> None:
     with without_padding(loss, encoders, "on", max_length=LONG) as (packed, _), count_tokens(encoders[-1]) as counts:
         assert_equal_steps(stepped(encoder, packed, columns(encoder), labels), theirs)
         assert len(counts) == 1
+
+
+def test_gradcache_draws_the_same_dropout_again(tmp_path: Path) -> None:
+    encoder = made(save_tiny_encoder(tmp_path / "small"), lora_dropout=0.3)
+    encoder.transformers_model.config.attention_dropout = 0.2
+    for layer in encoder.transformers_model.layers:
+        layer.self_attn.attention_dropout = 0.2
+    vectors: dict[bool, list[Tensor]] = {True: [], False: []}
+    encoder.register_forward_hook(
+        lambda module, args, output: vectors[torch.is_grad_enabled()].append(output["sentence_embedding"].detach().clone())
+    )
+    cached = build_loss(encoder, TrainSettings(cached=True, mini_batch_size=4))
+    with without_padding(cached, [encoder], "on", max_length=LONG) as (loss, _):
+        stepped(encoder, loss, columns(encoder))
+        assert [len(part) for part in vectors[False]] == [4, 2] * 3
+        for first, again in zip(vectors[False], vectors[True], strict=True):
+            assert torch.equal(first, again)
+        stepped(encoder, loss, columns(encoder))
+    assert not any(torch.equal(*pair) for pair in zip(vectors[True][:6], vectors[True][6:], strict=True))
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_no_saved_file_names_the_packed_attention(small: Path, tmp_path: Path, method: str) -> None:
+    encoder, folder = made(small, method=method), tmp_path / "saved"
+    with packable(base_model(encoder)):
+        assert base_model(encoder).config._attn_implementation == ATTENTION
+        encoder.save_pretrained(str(folder), create_model_card=False)
+    written = {str(file.relative_to(folder)): file.read_text() for file in folder.rglob("*.json")}
+    assert {"lora": "adapter_config.json", "full": "config.json"}[method] in written
+    assert [name for name, text in written.items() if ATTENTION in text] == []
 
 
 def test_distinct_texts_are_computed_once_and_without_padding(small: Path) -> None:

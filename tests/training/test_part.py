@@ -9,9 +9,14 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
+from prune2vec.slimming.gates import Gates
 from prune2vec.training.fit import fit
+from prune2vec.training.objective import build_loss
+from prune2vec.training.packing import without_padding
 from prune2vec.training.run import prepare
 from prune2vec.training.settings import TrainSettings
+from tests.slimming.subjects import tiny_subject
+from tests.training.test_packing import assert_equal_steps, columns, count_tokens, stepped
 from tests.training.test_run import DATA
 
 
@@ -67,3 +72,20 @@ def test_a_run_goes_on_from_the_parts_checkpoint(small: Path, tmp_path: Path) ->
     # The shorter run warmed up in fewer steps, so only near.
     assert (part.value - whole.value).abs().max() < 0.02
     assert part.value.abs().max() > 0.03
+
+
+def test_gates_get_the_gradients_of_the_plain_step(tmp_path: Path) -> None:
+    subject = tiny_subject(tmp_path)
+    encoder = subject.encoder.train()
+    gates = Gates(subject, penalty=1e-2)
+    gates.install(encoder)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for gate in gates.values.values():
+            gate.add_(0.5 * torch.randn(gate.shape, generator=generator))
+    loss = gates.loss(build_loss(encoder, TrainSettings(scale=20)))
+    theirs = stepped(encoder, loss, columns(encoder))
+    assert len(theirs[1]) == len(gates.values)
+    with without_padding(loss, [encoder], "on", max_length=64) as (packed, _), count_tokens(encoder) as counts:
+        assert_equal_steps(stepped(encoder, packed, columns(encoder)), theirs)
+    assert len(counts) == 1

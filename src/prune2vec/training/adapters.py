@@ -60,13 +60,14 @@ def add_lora(encoder: SentenceTransformer, settings: TrainSettings) -> None:
 
 
 def _below(model: PreTrainedModel, top: int | None) -> str | None:
-    """Return an expression for the modules of all blocks but the last ``top``, or None when there are none."""
+    """Return an expression for the embeddings and the modules of all blocks but the last ``top``; None trains all."""
     if top is None:
         return None
     blocks = block_list(model, find_family(model, model.config))
-    name = next(name for name, module in model.named_modules() if module is blocks)
-    frozen = "|".join(str(number) for number in range(len(blocks) - _checked(top, len(blocks))))
-    return rf"(.*\.)?{re.escape(name)}\.({frozen})\..*" if frozen else None
+    numbers = range(len(blocks) - _checked(top, len(blocks)))
+    frozen = [model.get_input_embeddings(), *(blocks[number] for number in numbers)]
+    names = [re.escape(name) for name, module in model.named_modules() if any(module is one for one in frozen)]
+    return rf"(.*\.)?({'|'.join(names)})(\..*)?"
 
 
 def freeze_below(encoder: SentenceTransformer, top: int) -> None:

@@ -64,6 +64,9 @@ def choose_checkpointing(
         # The newer name; the older one warns.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
+        # Only reentrant checkpoints need it; it would draw frozen layers below the trained ones into the backward pass.
+        if not model.get_input_embeddings().weight.requires_grad:
+            model.disable_input_require_grads()
     return choice
 
 

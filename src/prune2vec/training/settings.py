@@ -16,7 +16,6 @@ _FREE = frozenset(
         "save_every",
         "report_to",
         "gradient_checkpointing",
-        "packing",
         "restart",
         "dev",
         "dev_rows",
