@@ -23,9 +23,12 @@ def lines(rows: int) -> bytes:
 def test_small_files_are_counted(tmp_path: Path, rows: int) -> None:
     (tmp_path / "a.txt").write_bytes(lines(rows))
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(lines(rows)))
+    # Members one after another, as from a parallel packer, and padding.
+    members = [gzip.compress(line) for line in lines(rows).splitlines(keepends=True)]
+    (tmp_path / "b.txt.gz").write_bytes(b"".join(members) + b"\0" * 9)
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a"] * rows}), tmp_path / "a.parquet")
     for path in tmp_path.iterdir():
-        assert Corpus(path=path).estimate() == rows, path
+        assert Corpus(path=path).estimate() == pytest.approx(rows), path
 
 
 def test_large_files_are_estimated(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Router
 
 from prune2vec.checkpoint import load_encoder, prune_model
 from prune2vec.encoding import Engine
@@ -144,6 +145,28 @@ def test_a_chat_template_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(EncodingError, match=r"other tokens .* chat template"):
         Engine(stock)
+
+
+def routed(stock: SentenceTransformer) -> SentenceTransformer:
+    """Return the encoder with a linear layer for queries and another for documents after its pooling."""
+    torch.manual_seed(0)
+    branches = {task: [Dense(32, 32)] for task in ("query", "document")}
+    return SentenceTransformer(modules=[stock[0], stock[1], Router(branches, default_route="document")], device="cpu")
+
+
+def test_other_modules_for_queries_are_refused(tmp_path: Path) -> None:
+    stock = routed(encoder(tmp_path, bos=True))
+    assert not np.allclose(stock.encode_query(["a fox"]), stock.encode_document(["a fox"]), atol=1e-2)
+    with pytest.raises(EncodingError, match="computes queries otherwise than documents"):
+        Engine(stock)
+
+
+def test_a_prompt_that_gives_other_tokens_is_named(tmp_path: Path) -> None:
+    stock = encoder(tmp_path, bos=True)
+    preprocess = stock[0].preprocess
+    stock[0].preprocess = lambda texts, prompt=None: preprocess(texts, prompt=f"{prompt} " if prompt else prompt)
+    with pytest.raises(EncodingError, match="other tokens than its tokeniser does under the prompt 'find: '"):
+        Engine(stock).with_prompt("find: ")
 
 
 def test_lengths_by_task_are_refused(tmp_path: Path) -> None:

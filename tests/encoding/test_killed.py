@@ -23,6 +23,13 @@ from prune2vec.progress import set_enabled
 encoder, corpus, output, kills = sys.argv[1:]
 draw = random.Random(0)
 set_enabled(False)
+
+
+def written():
+    path = os.path.join(output, "manifest.json")
+    return open(path).read().count('"file"') if os.path.exists(path) else 0
+
+
 for number in range(1000):
     child = os.fork()
     if not child:
@@ -32,24 +39,29 @@ for number in range(1000):
             print(repr(error), flush=True)
             os._exit(1)
         os._exit(0)
-    deadline = time.monotonic() + draw.uniform(0.1, 1.2)
-    while not (ended := os.waitpid(child, os.WNOHANG))[0] and (time.monotonic() < deadline or number >= int(kills)):
+    # Now a moment after a few more parts, however slow the machine, now at any moment, loading included.
+    wanted = 0 if number % 2 else written() + draw.randint(1, 4)
+    deadline = time.monotonic() + draw.uniform(0.1, 0.8) if number % 2 else None
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if deadline is None and written() >= wanted:
+            deadline = time.monotonic() + draw.uniform(0.0, 0.05)
+        if number < int(kills) and deadline is not None and time.monotonic() >= deadline:
+            break
         time.sleep(0.002)
     if ended[0]:
         print(f"ended {os.waitstatus_to_exitcode(ended[1])}", flush=True)
         break
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    path = os.path.join(output, "manifest.json")
-    print("killed", open(path).read().count('"file"') if os.path.exists(path) else 0, flush=True)
+    print("killed", written(), flush=True)
 """
-ROWS = 900
+ROWS = 700
 
 
 def test_killed_at_random(tmp_path: Path, folder: Path) -> None:
     some = texts(ROWS)
     (tmp_path / "c.jsonl").write_text("\n".join(json.dumps({"_id": f"d{row}", "text": text}) for row, text in enumerate(some)))
-    words = [sys.executable, "-c", CODE, folder, tmp_path / "c.jsonl", tmp_path / "v", "8"]
+    words = [sys.executable, "-c", CODE, folder, tmp_path / "c.jsonl", tmp_path / "v", "5"]
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
     said = [line.split() for line in done.stdout.splitlines()]
     assert said[-1] == ["ended", "0"], done.stdout + done.stderr
@@ -63,4 +75,8 @@ def test_killed_at_random(tmp_path: Path, folder: Path) -> None:
     assert ids == [f"d{row}" for row in range(ROWS)]
     expected = load_encoder(folder, device="cpu", dtype="float32").encode(some, prompt_name="document")
     np.testing.assert_allclose(vectors, expected, atol=1e-5, rtol=0)
-    assert {path.name for path in (tmp_path / "v").iterdir()} == {"manifest.json", *(part["file"] for part in store.parts)}
+    assert {path.name for path in (tmp_path / "v").iterdir()} == {
+        ".lock",
+        "manifest.json",
+        *(part["file"] for part in store.parts),
+    }

@@ -4,14 +4,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Transformer
 
 from prune2vec.checkpoint import load_encoder
 from prune2vec.encoding import Engine
 from prune2vec.errors import CheckpointError, ConfigError, EvaluationError
 from prune2vec.evaluation.encoders import LoadedEncoder, load_for_evaluation
+from prune2vec.evaluation.encoding import encode_texts
 from prune2vec.evaluation.settings import EvaluateSettings
+from tests.encoding.test_engine import routed
 from tests.evaluation.helpers import QUICK, save_tiny_encoder
 from tests.tiny import save_tiny, tiny_model
 
@@ -99,3 +103,32 @@ def test_an_encoder_that_the_engine_refuses_keeps_its_own_encode(
     monkeypatch.setattr("prune2vec.evaluation.encoders.load_encoder", with_limit)
     assert load_for_evaluation(encoder_folder, SETTINGS).engine is None
     assert "another limit on length for queries" in capsys.readouterr().err
+
+
+def test_an_encoder_with_modules_of_its_own_for_queries_keeps_its_own_encode(
+    encoder_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("prune2vec.evaluation.encoders.load_encoder", lambda *args, **settings: routed(load_encoder(*args)))
+    loaded = load_for_evaluation(encoder_folder, SETTINGS)
+    assert loaded.engine is None
+    assert "computes queries otherwise than documents" in capsys.readouterr().err
+    for side, encode in (("queries", loaded.model.encode_query), ("documents", loaded.model.encode_document)):
+        np.testing.assert_allclose(encode_texts(loaded, ["a fox"], side, batch_size=2), encode(["a fox"]), atol=1e-6)
+
+
+def test_an_encoder_with_other_tokens_under_one_prompt_keeps_its_own_encode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = save_tiny_encoder(tmp_path / "prompted", prompts={"query": "find: ", "document": ""})
+    preprocess = Transformer.preprocess
+
+    def chatty(self: Transformer, texts: list[str], prompt: str | None = None, **options: Any) -> Any:
+        return preprocess(self, texts, prompt=f"user: {prompt}" if prompt else prompt, **options)
+
+    monkeypatch.setattr(Transformer, "preprocess", chatty)
+    loaded = load_for_evaluation(folder, SETTINGS)
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "sentence-transformers encodes" in line and "'find: '" in line] == said[-1:]
+    assert loaded.engine is None
+    found = encode_texts(loaded, ["a fox"], "queries", batch_size=2)
+    np.testing.assert_allclose(found, loaded.model.encode_query(["a fox"]), atol=1e-6)

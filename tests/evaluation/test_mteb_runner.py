@@ -46,6 +46,25 @@ def test_prompts_reach_the_texts_and_leave_the_encoder_as_it_was(encoder: Loaded
     assert encoder.model.prompts == own
 
 
+def test_a_prompt_that_the_engine_cannot_take_is_left_to_sentence_transformers(
+    encoder: LoadedEncoder, mirror: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = run(replace(encoder, engine=None), "STSBenchmark", mirror, {"text": "tell me: "})
+    transformer = encoder.model[0]
+    preprocess, seen = transformer.preprocess, []
+
+    def chatty(texts: list[str], prompt: str | None = None, **options: object) -> object:
+        seen.append(prompt)
+        # Other tokens for the engine's probe only.
+        return preprocess([f"user: {text}" for text in texts] if "" in texts else texts, prompt=prompt, **options)
+
+    monkeypatch.setattr(transformer, "preprocess", chatty)
+    score = run(encoder, "STSBenchmark", mirror, {"text": "tell me: "})
+    assert seen.count("tell me: ") > 1, "sentence-transformers encoded"
+    assert score.score == pytest.approx(alone.score)
+    assert capsys.readouterr().err.count("sentence-transformers encodes, which takes longer") == 1
+
+
 def test_only_the_queries_are_prompted_when_only_they_have_a_prompt(encoder: LoadedEncoder, mirror: Path) -> None:
     seen: dict[str, set[str | None]] = {"query": set(), "document": set()}
     query, document = encoder.model.encode_query, encoder.model.encode_document

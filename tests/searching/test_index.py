@@ -85,14 +85,68 @@ def test_the_row_in_the_corpus(tmp_path: Path, precision: str) -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_ties_come_in_order(tmp_path: Path, precision: str) -> None:
+@pytest.mark.parametrize("k", [3, 7, 60])
+def test_ties_come_in_order_at_the_last_place_too(tmp_path: Path, precision: str, k: int) -> None:
     vectors = drawn(12)[np.arange(60) % 12]
     folder = stored(tmp_path, vectors, precision=precision, part=9)
+    every = found_by_numpy(folder, drawn(12), 60)[1]
+    # In float64 too, equal rows have equal products only to the last digits.
+    expected = np.lexsort((np.broadcast_to(np.arange(60), every.shape), -every.round(9)), axis=1)[:, :k]
     for segment in (1, 1 << 30):
         index = VectorIndex.build(folder, IndexForm(precision=folder.precision, candidates=60), segment_bytes=segment)
-        scores, rows = index.search(drawn(12), 5)
-        assert rows.tolist() == [[own, own + 12, own + 24, own + 36, own + 48] for own in range(12)]
-        assert np.ptp(scores, axis=1).max() < 1e-6
+        scores, rows = index.search(drawn(12), k)
+        assert rows.tolist() == expected.tolist()
+        np.testing.assert_allclose(scores, np.take_along_axis(every, expected, axis=1), atol=1e-5)
+
+
+def test_of_bits_as_far_away_the_lower_rows_are_candidates(tmp_path: Path) -> None:
+    # Of 400 rows of 32 bits several are as far away as the last of 12 candidates.
+    folder = stored(tmp_path, drawn(400), precision="binary", part=150)
+    queries = drawn(50, seed=1)
+    found = VectorIndex.build(folder, IndexForm(precision=folder.precision, candidates=1)).search(queries, 12)[1]
+    bits = np.unpackbits(folder.first.read()[1], axis=1)
+    far = (bits[None] != (queries > 0)[:, None]).sum(axis=2)
+    expected = np.lexsort((np.broadcast_to(np.arange(400), far.shape), far))[:, :12]
+    np.testing.assert_array_equal(np.sort(found, axis=1), np.sort(expected, axis=1))
+
+
+def test_a_text_that_is_there_many_times(tmp_path: Path) -> None:
+    query = drawn(1, seed=4)
+    near = unit_rows(query + 0.3 * drawn(1, seed=5))
+    folder = stored(tmp_path, np.concatenate([drawn(3), np.repeat(near, 996, axis=0), query]), part=300)
+    index = VectorIndex.build(folder, IndexForm(precision=folder.precision))
+    assert index.search(query, 5)[1].tolist() == [[999, 3, 4, 5, 6]]
+
+
+@pytest.mark.parametrize("form", [{}, {"unit": True}, {"graph": True}])
+def test_shards_of_machines_that_differ_in_the_ranges_of_int8(tmp_path: Path, form: dict[str, bool]) -> None:
+    vectors = drawn(90, scaled=False) * 50
+    for shard, factor in enumerate((1, 1.003, 0.7)):
+        ranges = ranges_of(vectors) * np.float32(factor)
+        store = Store(
+            folder=shard_folder(tmp_path, shard, 3),
+            identity={"settings": {"shard": f"{shard}/3"}},
+            precision=Precision(name="int8", dimension=DIM, ranges=ranges),
+        )
+        store.add([f"d{row}" for row in range(shard, 90, 3)], vectors[shard::3]).finish()
+    folder = VectorFolder.open(tmp_path)
+    values = np.concatenate([store.precision.restore(store.read()[1]) for store in folder.stores.values()])
+    scores, rows = VectorIndex.build(folder, IndexForm(precision=folder.precision, **form)).search(drawn(9, seed=1), 5)
+    every = drawn(9, seed=1) @ (unit_rows(values) if form.get("unit") else values).T
+    np.testing.assert_allclose(scores, np.sort(every, axis=1)[:, ::-1][:, :5], rtol=2e-3)
+    np.testing.assert_allclose(np.take_along_axis(every, rows, axis=1), scores, rtol=2e-3)
+
+
+def test_equal_parts_are_all_searched(tmp_path: Path) -> None:
+    store = Store(folder=tmp_path, identity={}, precision=Precision(name="float32", dimension=DIM))
+    for vectors in (drawn(10), drawn(10), drawn(10, seed=5)):
+        store = store.add(["same"] * 10, vectors)
+    store.finish()
+    folder = VectorFolder.open(tmp_path)
+    assert folder.parts[0][2]["sha256"] == folder.parts[1][2]["sha256"]
+    index = VectorIndex.build(folder, IndexForm(precision=folder.precision), segment_bytes=1)
+    assert index.search(drawn(10), 2)[1].tolist() == [[row, row + 10] for row in range(10)]
+    assert index.search(drawn(10, seed=5), 1)[1].tolist() == [[row + 20] for row in range(10)]
 
 
 def test_bits_ranked_by_floats_beat_bits_alone(tmp_path: Path) -> None:

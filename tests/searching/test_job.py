@@ -17,7 +17,7 @@ from prune2vec.errors import ConfigError, EncodingError, MissingExtra
 from prune2vec.searching import search_vectors
 from tests.checkpoint.plans import plan_for
 from tests.cli.conftest import Cli, cli
-from tests.encoding.test_engine import texts
+from tests.encoding.test_engine import routed, texts
 from tests.tiny import save_tiny
 
 TEXTS = texts(80)[3:]
@@ -116,6 +116,56 @@ def test_another_corpus_is_refused(tmp_path: Path, vectors: Path, corpus: Path) 
     (tmp_path / "short.jsonl").write_text(rows[0])
     with pytest.raises(EncodingError, match="it ends before row"):
         search_vectors(vectors, QUERIES, corpus=tmp_path / "short.jsonl", device="cpu")
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_other_texts_under_the_same_row_numbers_are_refused(tmp_path: Path, encoder: Path, shards: int) -> None:
+    mine, other = tmp_path / "mine.txt", tmp_path / "other.txt"
+    lines = [" ".join(text.split()) for text in TEXTS]
+    mine.write_text("\n".join(lines))
+    for shard in range(shards):
+        encode_corpus(encoder, mine, tmp_path / "v", shard=f"{shard}/{shards}", part_rows=10, dtype="float32", device="cpu")
+    options: dict[str, Any] = {"k": 1, "dtype": "float32", "device": "cpu"}
+    hit = search_vectors(tmp_path / "v", QUERIES[0], corpus=mine, **options).hits[0][0]
+    assert hit.text == lines[hit.row]
+    part = range(hit.row % shards + hit.row // shards // 10 * 10 * shards, len(lines), shards)[:10]
+    for changed in (hit.row, part[0], part[-1]):
+        other.write_text("\n".join([*lines[:changed], f"{lines[changed]} not", *lines[changed + 1 :]]))
+        with pytest.raises(EncodingError, match=rf"rows {part[0] + 1} to {part[-1] + 1}.* hold other texts or ids"):
+            search_vectors(tmp_path / "v", QUERIES[0], corpus=other, **options)
+    # A part without hits is not in question, and texts that came later are not either.
+    elsewhere = next(row for row in range(len(lines)) if row not in part)
+    other.write_text("\n".join([*lines[:elsewhere], "else", *lines[elsewhere + 1 :], "later"]))
+    assert search_vectors(tmp_path / "v", QUERIES[0], corpus=other, **options).hits[0][0].text == hit.text
+    other.write_text("\n".join(lines[: part[-1]]))
+    with pytest.raises(EncodingError, match=f"it ends before row {part[-1] + 1}"):
+        search_vectors(tmp_path / "v", QUERIES[0], corpus=other, **options)
+
+
+def test_measures_other_than_cosine_and_dot(tmp_path: Path, vectors: Path) -> None:
+    def compared_by(measure: str, *, normalised: bool) -> Path:
+        folder = tmp_path / f"{measure}-{normalised}"
+        shutil.copytree(vectors, folder)
+        for path in folder.glob("*/manifest.json"):
+            manifest = json.loads(path.read_text())
+            manifest["made_by"] |= {"similarity": measure, "normalised": normalised}
+            path.write_text(json.dumps(manifest))
+        return folder
+
+    options: dict[str, Any] = {"k": 3, "dtype": "float32", "device": "cpu"}
+    by_cosine = search_vectors(vectors, QUERIES, **options)
+    assert search_vectors(compared_by("euclidean", normalised=True), QUERIES, **options) == by_cosine
+    for measure, normalised in (("euclidean", False), ("manhattan", True), ("manhattan", False)):
+        with pytest.raises(EncodingError, match=f"by {measure}, and search by cosine or dot only"):
+            search_vectors(compared_by(measure, normalised=normalised), QUERIES, **options)
+
+
+def test_an_encoder_with_modules_of_its_own_for_queries_is_refused(
+    vectors: Path, monkeypatch: pytest.MonkeyPatch, encoder: Path
+) -> None:
+    monkeypatch.setattr("prune2vec.searching.job.load_encoder", lambda *args, **options: routed(load_encoder(encoder)))
+    with pytest.raises(EncodingError, match="computes queries otherwise than documents"):
+        search_vectors(vectors, "a")
 
 
 def test_nothing_to_search_for(vectors: Path) -> None:

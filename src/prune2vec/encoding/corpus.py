@@ -96,13 +96,13 @@ class Corpus:
         text = self._text(row, self.text_column)
         title = row.values.get("title")
         if isinstance(title, str) and title and self.text_column == "text":
-            text = f"{title} {text}"
+            text = f"{_sound(title, 'title', row)} {text}"
         return Document(self._id(row), text)
 
     def _text(self, row: Row, column: str) -> str:
         value = row.values.get(column)
         if isinstance(value, str):
-            return value
+            return _sound(value, column, row)
         if column not in row.values:
             hint = did_you_mean(column, list(map(str, row.values)))
             raise DataError(f"{row.where}: no column {column!r}{hint}; give --text-column")
@@ -118,12 +118,30 @@ class Corpus:
         value = row.values[name]
         if not isinstance(value, str | int) or isinstance(value, bool):
             raise DataError(f"{row.where}: {name} is {type(value).__name__}, expected a string or a number")
-        return str(value)
+        return _sound(str(value), name, row)
+
+
+def _sound(text: str, column: str, row: Row) -> str:
+    """Return the text, which UTF-8 can hold; JSON can spell one half of a surrogate pair, and a tokeniser takes none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{row.where}: {column} has half a surrogate pair at character {error.start + 1}; mend the row"
+        ) from error
+    return text
 
 
 def _unpacked(head: bytes, path: Path) -> bytes:
+    # Packed in parallel, or put together from several files, it has several members one after another.
+    unpacked = []
     try:
-        return zlib.decompressobj(wbits=_GZIP).decompress(head)
+        while head:
+            member = zlib.decompressobj(wbits=_GZIP)
+            unpacked.append(member.decompress(head))
+            # Zeros may follow, as after a tape's last block.
+            head = member.unused_data.lstrip(b"\0")
+        return b"".join(unpacked)
     except zlib.error as error:
         raise DataError(f"{path}: broken gzip file ({error}); fetch it or pack it again") from error
 

@@ -41,8 +41,8 @@ class Engine:
             keeps the encoder's own, as ``SentenceTransformer.encode`` does.
 
     Raises:
-        EncodingError: The encoder is not a text encoder with a token model first, or gives its texts other tokens than
-            its tokeniser alone (a chat template does).
+        EncodingError: The encoder is not a text encoder with a token model first, computes queries otherwise than
+            documents, or gives its texts other tokens than its tokeniser alone (a chat template does).
     """
 
     def __init__(
@@ -60,6 +60,12 @@ class Engine:
         model = getattr(transformer, "auto_model", None)
         if model is None or not hasattr(transformer, "tokenizer"):
             raise EncodingError(f"cannot encode texts with {type(transformer).__name__}; expected a Transformer first")
+        # A router has a branch of modules for each task, and the engine would take the default one for all texts.
+        if "task" in encoder.get_model_kwargs():
+            raise EncodingError(
+                "the encoder computes queries otherwise than documents; "
+                "encode with sentence-transformers' encode_query and encode_document"
+            )
         if any(getattr(transformer, name, None) is not None for name in _PER_TASK):
             raise EncodingError("the encoder has another limit on length for queries than for documents")
         self._model = model
@@ -83,8 +89,9 @@ class Engine:
         self._prompt_length = features.get("prompt_length")
         ids, mask = (features[name].cpu() for name in ("input_ids", "attention_mask"))
         if [row[kept.bool()].tolist() for row, kept in zip(ids, mask, strict=True)] != self.tokenise(_PROBE):
+            under = f" under the prompt {prompt!r}" if prompt else ""
             raise EncodingError(
-                "sentence-transformers gives the encoder other tokens than its tokeniser does; has it a chat template?"
+                f"sentence-transformers gives the encoder other tokens than its tokeniser does{under}; has it a chat template?"
             )
 
     def tokenise(self, texts: Sequence[str]) -> list[list[int]]:
@@ -118,18 +125,16 @@ class Engine:
         Raises:
             EncodingError: A vector is NaN or infinite.
         """
-        places: dict[tuple[int, ...], list[int]] = {}
-        for place, row in enumerate(rows):
-            places.setdefault(tuple(row), []).append(place)
-        distinct = list(places)
-        out = np.empty((len(rows), self.dimension), dtype=np.float32)
-        for batch in length_batches([len(row) for row in distinct], token_budget=self.token_budget):
-            chosen = [distinct[place] for place in batch]
-            vectors = self._checked(chosen)
-            for row, vector in zip(chosen, vectors, strict=True):
-                out[places[row]] = vector
-            advance(sum(len(row) * len(places[row]) for row in chosen))
-        return out
+        numbers: dict[tuple[int, ...], int] = {}
+        places = [numbers.setdefault(tuple(row), len(numbers)) for row in rows]
+        distinct = list(numbers)
+        lengths = [len(row) for row in distinct]
+        tokens = np.bincount(np.asarray(places, dtype=np.int64), minlength=len(distinct)) * np.asarray(lengths, dtype=np.int64)
+        found = np.empty((len(distinct), self.dimension), dtype=np.float32)
+        for batch in length_batches(lengths, token_budget=self.token_budget):
+            found[batch] = self._checked([distinct[number] for number in batch])
+            advance(float(tokens[batch].sum()))
+        return found if len(distinct) == len(rows) else found[places]
 
     def _checked(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         vectors: NDArray[np.float32] = self._forward(rows).float().cpu().numpy()

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize
-
 from prune2vec.checkpoint.encoder import load_encoder
 from prune2vec.encoding.corpus import Corpus, Document
 from prune2vec.encoding.engine import Engine
+from prune2vec.encoding.opening import check_ours, check_shards, found, identity_of, made_by, remove_half_written
 from prune2vec.encoding.precision import Precision, ranges_of
 from prune2vec.encoding.prompts import prompted_engine
 from prune2vec.encoding.settings import EncodeSettings
-from prune2vec.encoding.store import MANIFEST, Store, shard_folder
+from prune2vec.encoding.store import Store, shard_folder
 from prune2vec.errors import EncodingError
-from prune2vec.files import digest_tree
+from prune2vec.lock import folder_lock
 from prune2vec.progress import Advance, progress
-
-_HEAD_BYTES = 1 << 20
-
 
 Prepared = tuple[Sequence[Document], list[list[int]], str]
 
@@ -76,9 +71,9 @@ def encode_corpus(
         **overrides: Single settings, over ``settings``.
 
     Raises:
-        ConfigError: A setting is unknown or does not fit.
+        ConfigError: A setting is unknown or does not fit, or another run writes into the folder.
         DataError: The corpus cannot be read.
-        EncodingError: The folder holds vectors of something else, or a vector is not finite.
+        EncodingError: The folder holds vectors of something else or another number of shards, or a vector is not finite.
         CheckpointError: The encoder cannot be loaded, or a part cannot be written.
     """
     given = settings.model_dump(exclude_unset=True) if settings is not None else {}
@@ -86,6 +81,9 @@ def encode_corpus(
     shard, shards = chosen.shard_of
     if shard >= shards:
         raise EncodingError(f"shard {chosen.shard}: shards are numbered from 0 to {shards - 1}")
+    check_shards(Path(output), shards)
+    folder = shard_folder(Path(output), shard, shards)
+    check_ours(folder)
     source = Corpus(path=Path(corpus), text_column=chosen.text_column, id_column=chosen.id_column)
     loaded = load_encoder(encoder, device=chosen.device, dtype=chosen.dtype)
     engine = prompted_engine(
@@ -95,12 +93,18 @@ def encode_corpus(
         dimensions=chosen.dimensions,
         token_budget=chosen.token_budget,
     )
-    folder = shard_folder(Path(output), shard, shards)
-    store = _open(folder, _identity(Path(encoder), source, loaded, chosen), engine, source, chosen)
-    store = replace(store, made_by=_made_by(encoder, loaded))
+    identity, made = identity_of(Path(encoder), source, loaded, chosen), made_by(encoder, source, loaded, chosen)
+    store = found(folder, identity, made)
+    if store is None:
+        store = _begun(folder, identity, made, engine=engine, source=source, settings=chosen)
     before = store.rows
     if not store.complete:
-        store = _fill(store, engine, source, chosen)
+        with folder_lock(folder):
+            # Another run may have held it until now.
+            store = found(folder, identity, made) or store
+            remove_half_written(folder)
+            before = store.rows
+            store = _fill(store, engine, source, chosen)
     return EncodeResult(
         folder=folder,
         rows=store.rows,
@@ -111,38 +115,15 @@ def encode_corpus(
     )
 
 
-def _identity(folder: Path, source: Corpus, encoder: SentenceTransformer, settings: EncodeSettings) -> dict[str, Any]:
-    with source.opened() as file:
-        head = hashlib.sha256(file.read(_HEAD_BYTES)).hexdigest()
-    return {
-        "encoder": digest_tree(folder) if folder.is_dir() else str(folder),
-        "corpus": {"bytes": source.path.stat().st_size, "head_sha256": head},
-        "dtype": str(next(encoder.parameters()).dtype).removeprefix("torch."),
-        "settings": settings.identity(),
-    }
-
-
-def _made_by(name: Path | str, encoder: SentenceTransformer) -> dict[str, Any]:
-    path = Path(name)
-    return {
-        "encoder": str(path.resolve()) if path.is_dir() else str(name),
-        "normalised": any(isinstance(module, Normalize) for module in encoder),
-        "similarity": str(encoder.similarity_fn_name),
-    }
-
-
-def _open(folder: Path, identity: dict[str, Any], engine: Engine, source: Corpus, settings: EncodeSettings) -> Store:
-    if (folder / MANIFEST).exists():
-        store = Store.load(folder)
-        changed = [key for key in identity if key != "corpus" and store.identity.get(key) != identity[key]]
-        if changed:
-            raise EncodingError(f"{folder} holds vectors made with another {' and '.join(changed)}; give another output")
-        if store.identity.get("corpus") == identity["corpus"]:
-            return store
-        # Grown, packed anew, or mended after its last good row: then the texts of the finished parts are what they were.
-        return replace(store, identity=identity, complete=False)
-    if folder.exists() and any(folder.iterdir()) and not any(path.name.startswith(".part") for path in folder.iterdir()):
-        raise EncodingError(f"{folder} is not empty and holds no vectors; give another output")
+def _begun(
+    folder: Path,
+    identity: Mapping[str, Any],
+    made: Mapping[str, Any],
+    *,
+    engine: Engine,
+    source: Corpus,
+    settings: EncodeSettings,
+) -> Store:
     ranges = None
     if settings.precision == "int8":
         # From the corpus's head whatever the shard, so that all shards have the same range.
@@ -150,11 +131,8 @@ def _open(folder: Path, identity: dict[str, Any], engine: Engine, source: Corpus
         if not head:
             raise EncodingError(f"{source.path} holds no texts, so that int8 has no range; encode it with another precision")
         ranges = ranges_of(engine.encode(head))
-    return Store(
-        folder=folder,
-        identity=identity,
-        precision=Precision(name=settings.precision, dimension=engine.dimension, ranges=ranges),
-    )
+    precision = Precision(name=settings.precision, dimension=engine.dimension, ranges=ranges)
+    return Store(folder=folder, identity=identity, precision=precision, made_by=made)
 
 
 def _fill(store: Store, engine: Engine, source: Corpus, settings: EncodeSettings) -> Store:
@@ -195,10 +173,14 @@ def _passed_over(documents: Iterator[Document], store: Store) -> Iterator[Sequen
     yield from ()
 
 
-def _digest(documents: Sequence[Document]) -> str:
+def document_bytes(document: Document) -> bytes:
+    """Return what a document adds to the digest of its part, ``source_sha256`` in the manifest."""
     # Lengths, so that no text can pass for the end of one and the beginning of the next.
-    joined = "".join(f"{len(document.id)} {len(document.text)} {document.id}{document.text}" for document in documents)
-    return hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{len(document.id)} {len(document.text)} {document.id}{document.text}".encode()
+
+
+def _digest(documents: Sequence[Document]) -> str:
+    return hashlib.sha256(b"".join(map(document_bytes, documents))).hexdigest()
 
 
 def _scaled(advance: Advance, factor: float) -> Advance:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prune2vec.encoding.allocator import keep_freed_memory
+from prune2vec.encoding.cluster import load_ray, share, start
 from prune2vec.encoding.corpus import Corpus
 from prune2vec.encoding.job import EncodeResult, encode_corpus
+from prune2vec.encoding.opening import check_shards
 from prune2vec.encoding.settings import EncodeSettings
-from prune2vec.encoding.store import MANIFEST, Store, shard_folder
-from prune2vec.errors import ConfigError, DataError, EncodingError, MissingExtra, Prune2vecError
+from prune2vec.encoding.store import MANIFEST, Store, shard_counts, shard_folder
+from prune2vec.errors import ConfigError, DataError, EncodingError, Prune2vecError
 from prune2vec.progress import progress, set_enabled
 
-_CPUS_A_SHARD = 4
 _LOOK_EVERY_S = 2.0
+_END_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,6 @@ class ShardEncoder:
 
     def __call__(self, shard: str) -> EncodeResult:
         """Encode what is not there yet of shard ``"i/n"``."""
-        set_enabled(False)
         return encode_corpus(self.encoder, self.corpus, self.output, settings=self.settings, shard=shard)
 
 
@@ -91,22 +91,23 @@ def encode_on_ray(
 ) -> ShardsResult:
     """Encode a corpus in shards, each a task of a Ray cluster.
 
-    A running cluster is joined when ``RAY_ADDRESS`` names one or Ray is initialised in this process; else Ray runs on this
-    machine. All machines need the same paths for the encoder, the corpus and the output.
+    A running cluster is joined when ``RAY_ADDRESS`` names one or Ray is initialised in this process; else a Ray of its own
+    runs on this machine for as long as it takes. All machines need the same paths for the encoder, the corpus and the output.
 
     Args:
         encoder: Folder of an encoder, or a sentence-transformers hub id.
         corpus: The corpus file.
         output: Folder to write; every shard has its own folder in it.
-        shards: How many; auto makes one a GPU, or one every four CPUs where there is no GPU.
+        shards: How many; auto takes as many as ``output`` has, else one a GPU, or one every four CPUs where there is none.
         retries: How often a shard is started again when its worker dies; it goes on after its last whole part.
         settings: How.
         **overrides: Single settings, over ``settings``.
 
     Raises:
         MissingExtra: Ray is not installed.
-        ConfigError: A setting does not fit, or a single shard is asked for as well.
-        EncodingError: A worker died more often than ``retries``, or as from ``encode_corpus``.
+        ConfigError: A setting does not fit, a single shard is asked for as well, or another run writes into a shard.
+        EncodingError: No cluster answers, a worker died more often than ``retries``, or as from ``encode_corpus``. The
+            other shards are stopped then.
         DataError: The corpus cannot be read.
     """
     given = settings.model_dump(exclude_unset=True) if settings is not None else {}
@@ -115,12 +116,13 @@ def encode_on_ray(
         raise ConfigError(f"shard {chosen.shard} together with Ray: Ray makes all shards; leave one of the two out")
     source = Corpus(path=Path(corpus).resolve(), text_column=chosen.text_column, id_column=chosen.id_column)
     source.opened().close()
-    ray = _load_ray()
+    wanted = _wanted(shards, Path(output))
+    ray = load_ray()
     own = not ray.is_initialized()
     if own:
-        _start(ray)
+        start(ray)
     try:
-        count, resources = _share(ray.cluster_resources(), shards)
+        count, resources = share([node["Resources"] for node in ray.nodes() if node["Alive"]], wanted)
         name = str(Path(encoder).resolve()) if Path(encoder).is_dir() else str(encoder)
         work = ShardEncoder(encoder=name, corpus=str(source.path), output=str(Path(output).resolve()), settings=chosen)
         task = ray.remote(max_retries=retries, **resources)(_encode_shard)
@@ -132,54 +134,52 @@ def encode_on_ray(
 
 
 def _encode_shard(work: ShardEncoder, shard: str) -> EncodeResult:
-    keep_freed_memory()  # The worker is a process of its own.
+    # The worker is a process of its own, and the driver shows how far all shards are.
+    keep_freed_memory()
+    set_enabled(False)
     return work(shard)
 
 
-def _load_ray() -> Any:
-    # Ray reports its use to its makers unless told not to before it is imported.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise MissingExtra("encoding on Ray needs ray; install it with: pip install 'prune2vec[ray]'") from error
-    return ray
-
-
-def _start(ray: Any) -> None:
-    try:
-        # A cluster that is joined has its dashboard or not already.
-        local = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
-        ray.init(log_to_driver=False, logging_level="ERROR", **local)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise EncodingError(f"Ray does not start: {str(error).strip().splitlines()[0]}; look at RAY_ADDRESS") from error
-
-
-def _share(cluster: dict[str, float], shards: int | str) -> tuple[int, dict[str, float]]:
-    """Return the number of shards, and what each needs so that Ray runs as many at a time as the cluster can hold."""
-    gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
-    count = int(shards) if shards != "auto" else gpus or max(1, cpus // _CPUS_A_SHARD)
-    at_once = min(count, gpus or cpus)
-    # Ray sets a task's number of threads to its CPUs.
-    resources: dict[str, float] = {"num_cpus": max(1, cpus // max(1, at_once))}
-    return count, {**resources, "num_gpus": 1} if gpus else resources
+def _wanted(shards: int | str, output: Path) -> int | str:
+    """Return the number of shards, as asked or as they are there; auto is left where there are none."""
+    if shards == "auto":
+        there = shard_counts(output)
+        if not there:
+            return "auto"
+        shards = there[0]
+    if not isinstance(shards, int) or shards < 1:
+        raise ConfigError(f"{shards!r} shards: expected a number from 1, or auto")
+    check_shards(output, shards)
+    return shards
 
 
 def _collected(ray: Any, running: dict[Any, int], work: ShardEncoder, source: Corpus) -> list[EncodeResult]:
-    """Wait for all shards; progress is read from their manifests."""
+    """Wait for all shards; progress is read from their manifests. Whatever ends the wait early ends all of them."""
     count = len(running)
     done: dict[int, EncodeResult] = {}
     seen = _written(work.output, count)
-    with progress("encoding", source.estimate(), done=seen) as advance:
-        while running:
-            finished, _ = ray.wait(list(running), timeout=_LOOK_EVERY_S)
-            for task in finished:
-                shard = running.pop(task)
-                done[shard] = _result(ray, task, f"{shard}/{count}")
-            now = _written(work.output, count)
-            advance(now - seen)
-            seen = now
+    try:
+        with progress("encoding", source.estimate(), done=seen) as advance:
+            while running:
+                finished, _ = ray.wait(list(running), timeout=_LOOK_EVERY_S)
+                for task in finished:
+                    shard = running.pop(task)
+                    done[shard] = _result(ray, task, f"{shard}/{count}")
+                now = _written(work.output, count)
+                advance(now - seen)
+                seen = now
+    except BaseException:
+        _stop(ray, list(running))
+        raise
     return [done[shard] for shard in sorted(done)]
+
+
+def _stop(ray: Any, tasks: list[Any]) -> None:
+    # A shard that went on would hold its folder against the next run of the command.
+    for task in tasks:
+        ray.cancel(task, force=True)
+    if tasks:
+        ray.wait(tasks, num_returns=len(tasks), timeout=_END_S)
 
 
 def _result(ray: Any, task: Any, shard: str) -> EncodeResult:

@@ -54,9 +54,11 @@ class Precision:
         if not len(vectors):
             return np.empty((0, self.width), dtype=self.arrow_name)
         if self.name == "int8":
-            # Outside the calibrated range a value would wrap around.
-            vectors = np.clip(vectors, self.ranges[0], self.ranges[1])  # type: ignore[index]
-            return np.asarray(quantize_embeddings(vectors, precision="int8", ranges=self.ranges))
+            # To the nearest step: sentence-transformers' own function cuts towards 0, which doubles the error. Outside the
+            # calibrated range a value would wrap around.
+            step, _ = self.steps()
+            codes = np.rint((vectors - self.ranges[0]) / step - 128)  # type: ignore[index]
+            return np.asarray(np.clip(codes, -128, 127), dtype=np.int8)
         return np.asarray(quantize_embeddings(vectors, precision="ubinary"))
 
     def restore(self, stored: NDArray[Any]) -> NDArray[np.float32]:
@@ -91,7 +93,9 @@ class Precision:
 def ranges_of(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the least and the greatest value of every dimension, (2, dim); never the same, since a step must not be 0."""
     low, high = vectors.min(axis=0), vectors.max(axis=0)
-    return np.stack([low, np.maximum(high, low + _LEAST_RANGE)])
+    # In fp32 a large value plus a small one is the large value.
+    least = _LEAST_RANGE * np.maximum(1, np.abs(low))
+    return np.stack([low, np.maximum(high, low + least)])
 
 
 def ranges_from(values: Sequence[Sequence[float]]) -> NDArray[np.float32]:

@@ -8,8 +8,9 @@ from pydantic import Field
 
 from prune2vec.records.settings import Settings
 
-# These change how fast and where it is done, and what an interruption loses, not what is written.
-_FREE = frozenset({"device", "token_budget"})
+# These change how fast and where it is done, and what an interruption loses, not what is written. The number format that
+# dtype came to is compared by itself.
+_FREE = frozenset({"device", "dtype", "part_rows", "token_budget"})
 
 
 class EncodeSettings(Settings):
@@ -38,7 +39,7 @@ class EncodeSettings(Settings):
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     token_budget: int | None = Field(default=None, ge=64)
-    """Tokens in one forward pass; changes speed and memory, not the result. Unset takes what suits the device."""
+    """Tokens in one forward pass; changes speed and memory, and at most the last digits. Unset takes what suits the device."""
 
     @property
     def shard_of(self) -> tuple[int, int]:
@@ -48,4 +49,5 @@ class EncodeSettings(Settings):
 
     def identity(self) -> dict[str, object]:
         """Return the settings that decide what is written; a run is only continued when they are the same."""
-        return self.model_dump(mode="json", exclude=set(_FREE))
+        free = _FREE if self.precision == "int8" else _FREE | {"calibration"}
+        return self.model_dump(mode="json", exclude=set(free))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from prune2vec.files import digest_file, explained_os_errors, read_json, write_t
 
 FORMAT = "prune2vec.vectors/1"
 MANIFEST = "manifest.json"
+_SHARD = re.compile(r"shard-\d+-of-(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,8 @@ class Store:
         precision: How vectors are stored.
         parts: Finished parts in order: ``{"file", "rows", "sha256", "source_sha256"}``; the last is of the ids and texts.
         complete: Whether the corpus came to its end.
-        made_by: What a search needs to know of the encoder: its path, whether it normalises, how it compares vectors.
+        made_by: What a search needs to know of the encoder: its path, whether the vectors have length 1, how
+            it compares them; and the corpus's time of change, by which a run tells whether to compare its texts anew.
     """
 
     folder: Path
@@ -187,3 +190,9 @@ class Store:
 def shard_folder(output: Path, shard: int, shards: int) -> Path:
     """Return the folder of one shard below ``output``; the only one has none of its own."""
     return output if shards == 1 else output / f"shard-{shard:05d}-of-{shards:05d}"
+
+
+def shard_counts(output: Path) -> list[int]:
+    """Return into how many shards the vectors below ``output`` are divided; none where there are none, 1 for a store of all."""
+    named = [match for path in output.glob("shard-*") if (match := _SHARD.fullmatch(path.name))]
+    return sorted({int(match[1]) for match in named} | ({1} if (output / MANIFEST).exists() else set()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _PROBE = ["one short text", "and another one, which is a little longer than the first"]
 # Distance of two vectors of a probe text by their length: rounding of fp32, and of pooling in less than that.
 _SAME, _SAME_ROUNDED = 1e-4, 0.2
+_SLOWER = "sentence-transformers encodes, which takes longer: "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +133,7 @@ def _finite_probe(model: SentenceTransformer, name: str) -> NDArray[np.float32]:
 
 
 def _engine(model: SentenceTransformer, expected: NDArray[np.float32]) -> Engine | None:
-    """Return an engine for ``model`` if it gives the probe's vectors; encoders of any kind come here, not ours alone."""
+    """Return an engine for ``model`` if it takes its prompts and gives the probe's vectors; encoders of any kind come here."""
     try:
         engine = Engine(model)
         found = engine.encode(_PROBE)
@@ -142,7 +143,20 @@ def _engine(model: SentenceTransformer, expected: NDArray[np.float32]) -> Engine
         distances = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
         full = all(parameter.dtype == torch.float32 for parameter in model.parameters())
         if distances.max() <= (_SAME if full else _SAME_ROUNDED):
-            return engine
+            return engine_under(engine, model.prompts.values())
         reason = f"the engine's vectors differ by {distances.max():.1e}"
-    say(f"sentence-transformers encodes, which takes longer: {reason}")
+    say(_SLOWER + reason)
     return None
+
+
+def engine_under(engine: Engine | None, prompts: Iterable[str | None]) -> Engine | None:
+    """Return the engine if under each prompt it gives texts the tokens of sentence-transformers; else say why not."""
+    if engine is None:
+        return None
+    try:
+        for prompt in dict.fromkeys(prompts):
+            engine.with_prompt(prompt or "")
+    except EncodingError as error:
+        say(f"{_SLOWER}{error}")
+        return None
+    return engine

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune2vec.errors import EncodingError, EvaluationError
-from prune2vec.evaluation.encoders import LoadedEncoder
+from prune2vec.evaluation.encoders import LoadedEncoder, engine_under
 from prune2vec.evaluation.mteb_encoder import MtebEncoder
 from prune2vec.evaluation.presets import Task
 from prune2vec.evaluation.results import TaskScore
@@ -136,7 +136,8 @@ def _evaluate(encoder: LoadedEncoder, task: AbsTask, prompts: Mapping[str, str],
     model.prompts = {}
     try:
         wrapper = SentenceTransformerEncoderWrapper(model, model_prompts=named)
-        evaluated = wrapper if encoder.engine is None else MtebEncoder(wrapper, encoder.engine)
+        engine = engine_under(encoder.engine, named.values())
+        evaluated = wrapper if engine is None else MtebEncoder(wrapper, engine)
         # No result cache: it goes by the model's name, and another encoder may stand under the same path.
         results = mteb.evaluate(
             evaluated,

@@ -8,7 +8,6 @@ import statistics
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,9 +17,8 @@ from prune2vec.evaluation.encoders import LoadedEncoder
 from prune2vec.evaluation.encoding import Side, side_encode, side_prompt
 from prune2vec.evaluation.settings import EvaluateSettings
 from prune2vec.files import digest_json
-from prune2vec.machine import peak_rss_bytes
+from prune2vec.machine import memory_in_use, peak_rss_bytes
 
-_STATM = Path("/proc/self/statm")
 _SAMPLE_EVERY_S = 0.02
 
 
@@ -37,7 +35,7 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while True:
-            self.peak_bytes = max(self.peak_bytes, _resident_bytes())
+            self.peak_bytes = max(self.peak_bytes, memory_in_use())
             if self._stop.wait(_SAMPLE_EVERY_S):
                 return
 
@@ -50,15 +48,7 @@ class PeakMemory:
         """Stop watching, after one last look."""
         self._stop.set()
         self._thread.join()
-        self.peak_bytes = max(self.peak_bytes, _resident_bytes())
-
-
-def _resident_bytes() -> int:
-    if not _STATM.exists():
-        return peak_rss_bytes()
-    import resource
-
-    return int(_STATM.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+        self.peak_bytes = max(self.peak_bytes, memory_in_use())
 
 
 def builtin_sample() -> tuple[list[str], list[str]]:

@@ -13,12 +13,12 @@ from prune2vec.experiments.answers import Answer, load_answers
 from prune2vec.experiments.comparison import Comparison, Row, comparison_of
 from prune2vec.experiments.job import ANSWERS, PROFILE, RESULTS, Job
 from prune2vec.experiments.ledger import Step
-from prune2vec.experiments.lock import folder_lock
 from prune2vec.experiments.manifest import manifest
 from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.report import Story
 from prune2vec.experiments.stages import Stages, real_stages
 from prune2vec.files import write_json, write_text
+from prune2vec.lock import folder_lock
 from prune2vec.records.profile import Profile
 
 

@@ -111,6 +111,8 @@ class IndexForm:
     def search(self, index: Any, queries: NDArray[np.float32], k: int) -> Found:
         """Return scores and row numbers of the k best rows of an index, both (query, k); row -1 where there are fewer.
 
+        Of rows with equal scores the lower come first, at the k-th place too (without a graph, which finds what it finds).
+
         Args:
             index: From ``empty``, with rows.
             queries: (query, dim) float32, of length 1 where scores are cosines.
@@ -125,18 +127,47 @@ class IndexForm:
             step, zero = self.precision.steps()
             shift = (queries @ zero)[:, None]
             queries = queries * step
-        scores, rows = index.search(np.ascontiguousarray(queries, dtype=np.float32), min(k, index.ntotal))
+        search = _found if self.graph else _nearest
+        scores, rows = search(index, np.ascontiguousarray(queries, dtype=np.float32), k)
         return scores + shift, rows
 
     def _by_bits(self, index: Any, queries: NDArray[np.float32], k: int) -> Found:
-        bits = np.packbits(queries > 0, axis=1)
-        _, rows = index.search(bits, min(k * self.candidates, index.ntotal))
+        _, rows = _found(index, np.packbits(queries > 0, axis=1), k * self.candidates)
         scores = np.full(rows.shape, -np.inf, dtype=np.float32)
         for query, near in enumerate(rows):
             found = near >= 0
             codes = np.stack([index.reconstruct(int(row)) for row in near[found]])
-            scores[query, found] = self.precision.restore(codes) @ queries[query] / np.sqrt(self.precision.dimension)
+            # Summed row by row: in a matrix product equal rows may differ in the last digit, and would not be in order.
+            products = (self.precision.restore(codes) * queries[query]).sum(axis=1)
+            scores[query, found] = products / np.sqrt(self.precision.dimension)
         return best(scores, rows, k)
+
+
+def _found(index: Any, queries: NDArray[Any], k: int) -> Found:
+    scores, rows = index.search(queries, min(k, index.ntotal))
+    return scores, rows
+
+
+def _nearest(index: Any, queries: NDArray[np.float32], k: int) -> Found:
+    """Return the k nearest rows; of those as near as the k-th the lower ones, where FAISS takes any."""
+    scores, rows = _found(index, queries, k + 1)
+    near, places = best(scores, rows, k)
+    if scores.shape[1] > k:
+        for query in np.flatnonzero(scores[:, -1] >= near[:, -1]):
+            # One at a time: a text that a corpus holds many times over takes as many rows.
+            near[query], places[query] = _with_all_equal(index, queries[query : query + 1], k)
+    return near, places
+
+
+def _with_all_equal(index: Any, query: NDArray[np.float32], k: int) -> Found:
+    """Return the k nearest rows of one query, (1, k), chosen among all that are as near as the k-th."""
+    count = k + 1
+    while True:
+        count = min(2 * count, index.ntotal)
+        scores, rows = _found(index, query, count)
+        near, places = best(scores, rows, k)
+        if count == index.ntotal or scores[0, -1] < near[0, -1]:
+            return near, places
 
 
 def best(scores: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> Found:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,12 +30,13 @@ class VectorIndex:
     Attributes:
         vectors: What is searched.
         form: The kind of index.
-        segments: Indexes of consecutive parts, in order: a file, or the index itself where none could be written.
+        segments: Indexes of consecutive parts, in order, each with its form, which has the ranges of its own int8 codes: a
+            file, or the index itself where none could be written.
     """
 
     vectors: VectorFolder
     form: IndexForm
-    segments: Sequence[Any]
+    segments: Sequence[tuple[IndexForm, Any]]
 
     @classmethod
     def build(cls, vectors: VectorFolder, form: IndexForm, *, segment_bytes: int = 1 << 30) -> Self:
@@ -51,22 +53,25 @@ class VectorIndex:
         """
         load_faiss()
         folder = vectors.folder / FOLDER
-        groups = {
-            folder / _file_name(group, form): group for group in _grouped(vectors.parts, form.bytes_per_row, segment_bytes)
-        }
-        lacking = {path: group for path, group in groups.items() if not path.is_file()}
+        planned = [
+            (folder / _file_name(group, own), own, group)
+            for own, parts in _alike(vectors, form)
+            for group in _grouped(parts, form.bytes_per_row, segment_bytes)
+        ]
+        # By path: parts with the same vectors and ids share a file.
+        lacking = {path: (own, group) for path, own, group in planned if not path.is_file()}
         made: dict[Path, Any] = {}
-        with progress("indexing", sum(_rows(group) for group in lacking.values())) as advance:
-            for path, group in lacking.items():
-                index = form.empty()
+        with progress("indexing", sum(_rows(group) for _, group in lacking.values())) as advance:
+            for path, (own, group) in lacking.items():
+                index = own.empty()
                 for shard, number, part in group:
-                    form.add(index, vectors.stores[shard].read_vectors(number))
+                    own.add(index, vectors.stores[shard].read_vectors(number))
                     advance(int(part["rows"]))
                 if not _written(index, path):
                     made[path] = index
         if lacking and not made:
-            _remove_others(folder, form, set(groups))
-        return cls(vectors=vectors, form=form, segments=[made.get(path, path) for path in groups])
+            _remove_others(folder, form, {path for path, _, _ in planned})
+        return cls(vectors=vectors, form=form, segments=[(own, made.get(path, path)) for path, own, _ in planned])
 
     def search(self, queries: NDArray[np.float32], k: int) -> Found:
         """Return scores and row numbers of the k nearest rows of each query, best first, both (query, at most k).
@@ -84,13 +89,22 @@ class VectorIndex:
         scores = np.empty((len(queries), 0), dtype=np.float32)
         rows = np.empty((len(queries), 0), dtype=np.int64)
         before = 0
-        for segment in self.segments:
+        for form, segment in self.segments:
             index = _read(segment) if isinstance(segment, Path) else segment
-            near, places = self.form.search(index, queries, k)
+            near, places = form.search(index, queries, k)
             places = np.where(places < 0, places, places + before)
             scores, rows = best(np.hstack([scores, near]), np.hstack([rows, places]), k)
             before += index.ntotal
         return scores, rows
+
+
+def _alike(vectors: VectorFolder, form: IndexForm) -> Iterator[tuple[IndexForm, list[Part]]]:
+    """Yield runs of parts whose codes mean the same: machines differ in the last bits of the vectors that set the ranges."""
+    ranges = {shard: store.precision.ranges for shard, store in vectors.stores.items()}
+    meanings = {shard: None if found is None else found.tobytes() for shard, found in ranges.items()}
+    for _, run in groupby(vectors.parts, key=lambda part: meanings[part[0]]):
+        parts = list(run)
+        yield replace(form, precision=vectors.stores[parts[0][0]].precision), parts
 
 
 def _grouped(parts: Sequence[Part], bytes_per_row: int, most: int) -> list[list[Part]]:

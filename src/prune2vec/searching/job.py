@@ -19,6 +19,7 @@ from prune2vec.searching.hits import Hit, SearchResult
 from prune2vec.searching.index import VectorIndex
 from prune2vec.searching.settings import SearchSettings
 from prune2vec.searching.shards import VectorFolder
+from prune2vec.searching.texts import read_texts
 
 
 def search_vectors(
@@ -47,7 +48,7 @@ def search_vectors(
 
     Raises:
         ConfigError: A setting is unknown or does not fit, or there is no query.
-        EncodingError: The vectors are incomplete, or of another encoder or corpus.
+        EncodingError: The vectors are incomplete, of another encoder or corpus, or compared by a measure that no index has.
         CheckpointError: The encoder cannot be loaded.
         MissingExtra: faiss is not installed.
     """
@@ -58,7 +59,7 @@ def search_vectors(
         raise ConfigError(f"{len(asked)} queries and k = {k}: expected at least one of each")
     load_faiss()
     folder = VectorFolder.open(Path(vectors), partial=chosen.partial)
-    by_cosine = folder.first.made_by.get("similarity", "cosine") != "dot"
+    by_cosine = _by_cosine(folder)
     embedded = _embedded(asked, folder, encoder, chosen)
     form = IndexForm(
         precision=folder.precision,
@@ -69,6 +70,22 @@ def search_vectors(
     index = VectorIndex.build(folder, form, segment_bytes=chosen.segment_mb << 20)
     scores, rows = index.search(unit_rows(embedded) if by_cosine else embedded, k)
     return SearchResult(queries=asked, hits=_hits(folder, scores, rows, corpus), rows=folder.rows)
+
+
+def _by_cosine(folder: VectorFolder) -> bool:
+    """Return whether vectors are compared by their cosine; else by their inner product."""
+    made_by = folder.first.made_by
+    measure = made_by.get("similarity", "cosine")
+    # The distance of two vectors of length 1 is sqrt(2 - 2 cosine), and puts texts in the same order.
+    if measure == "cosine" or (measure == "euclidean" and made_by.get("normalised", False)):
+        return True
+    if measure == "dot":
+        return False
+    vectors = "vectors" if made_by.get("normalised", False) else "vectors of any length"
+    raise EncodingError(
+        f"the encoder of {folder.folder} compares {vectors} by {measure}, and search by cosine or dot only; "
+        "give the encoder one of them as similarity_fn_name and encode anew, if it was trained with it"
+    )
 
 
 def _embedded(
@@ -110,7 +127,7 @@ def _hits(
     found = [int(row) for row in np.unique(rows) if row >= 0]
     names = folder.ids(found)
     numbers = {row: folder.corpus_row(row) for row in found}
-    texts = _texts(folder, {numbers[row]: names[row] for row in found}, Path(corpus)) if corpus is not None else {}
+    texts = read_texts(folder, names, Path(corpus)) if corpus is not None else {}
     return tuple(
         tuple(
             Hit(rank=rank, score=float(score), id=names[row], row=numbers[row], text=texts.get(numbers[row]))
@@ -120,26 +137,6 @@ def _hits(
         )
         for line in zip(scores, rows, strict=True)
     )
-
-
-def _texts(folder: VectorFolder, wanted: dict[int, str], corpus: Path) -> dict[int, str]:
-    """Return the texts of some rows of the corpus, which is read once and not kept."""
-    settings = folder.first.identity.get("settings", {})
-    source = Corpus(path=corpus, text_column=settings.get("text_column", "text"), id_column=settings.get("id_column"))
-    texts: dict[int, str] = {}
-    for row, document in enumerate(source.documents()):
-        if row not in wanted:
-            continue
-        if document.id != wanted[row]:
-            raise EncodingError(
-                f"{corpus} is not what {folder.folder} was made from: row {row + 1} is {document.id!r}, not {wanted[row]!r}"
-            )
-        texts[row] = document.text
-        if len(texts) == len(wanted):
-            break
-    if len(texts) < len(wanted):
-        raise EncodingError(f"{corpus} is not what {folder.folder} was made from: it ends before row {max(wanted) + 1}")
-    return texts
 
 
 def read_queries(path: Path) -> list[str]:

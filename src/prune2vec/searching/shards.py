@@ -11,8 +11,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 from prune2vec.encoding.precision import Precision
 from prune2vec.encoding.store import MANIFEST, Store
 from prune2vec.errors import EncodingError
@@ -61,7 +59,7 @@ class VectorFolder:
 
     @property
     def precision(self) -> Precision:
-        """How the vectors are stored."""
+        """How the first store's vectors are stored; others may have other ranges of int8, from another machine's vectors."""
         return self.first.precision
 
     @cached_property
@@ -78,6 +76,16 @@ class VectorFolder:
         """Vectors in all parts."""
         return self._ends[-1] if self._ends else 0
 
+    @cached_property
+    def corpus_rows(self) -> list[range]:
+        """The rows of every part in the corpus: shard i of n holds rows i, i + n, i + 2n, ..."""
+        ends = dict.fromkeys(self.stores, 0)
+        rows = []
+        for shard, _, part in self.parts:
+            begin, ends[shard] = ends[shard], ends[shard] + int(part["rows"])
+            rows.append(range(shard + begin * self.shards, shard + ends[shard] * self.shards, self.shards))
+        return rows
+
     def ids(self, rows: Iterable[int]) -> dict[int, str]:
         """Return the ids of some rows; only the parts that they are in are read."""
         names: dict[int, str] = {}
@@ -91,11 +99,13 @@ class VectorFolder:
         return names
 
     def corpus_row(self, row: int) -> int:
-        """Return the number of a row's text in the corpus: shard i of n holds rows i, i + n, i + 2n, ..."""
+        """Return the number of a row's text in the corpus."""
         part, inside = self._place(row)
-        shard, number, _ = self.parts[part]
-        before = sum(int(entry["rows"]) for entry in self.stores[shard].parts[:number])
-        return shard + (before + inside) * self.shards
+        return self.corpus_rows[part][inside]
+
+    def part_of(self, row: int) -> int:
+        """Return the number of the part, of all parts, that a row is in."""
+        return self._place(row)[0]
 
     def _place(self, row: int) -> tuple[int, int]:
         part = bisect_right(self._ends, row)
@@ -106,8 +116,6 @@ class VectorFolder:
         for store in self.stores.values():
             other = _kind(store)
             changed = [key for key in one if one[key] != other.get(key)]
-            if not changed and not _same_ranges(self.precision, store.precision):
-                changed = ["int8 ranges"]
             if changed:
                 raise EncodingError(
                     f"{store.folder} was made with another {' and '.join(changed)} than {self.first.folder}; "
@@ -153,11 +161,6 @@ def _shard_of(store: Store) -> tuple[int, int]:
 def _kind(store: Store) -> dict[str, Any]:
     settings = {key: value for key, value in store.identity.get("settings", {}).items() if key != "shard"}
     return {**store.identity, "settings": settings, "dimension": store.precision.dimension, "precision": store.precision.name}
-
-
-def _same_ranges(one: Precision, other: Precision) -> bool:
-    # Machines may differ in the last bits of the vectors that set the ranges.
-    return one.ranges is None or (other.ranges is not None and np.allclose(one.ranges, other.ranges, rtol=0, atol=1e-4))
 
 
 def _listed(numbers: list[str], most: int = 8) -> str:

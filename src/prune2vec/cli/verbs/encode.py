@@ -40,12 +40,16 @@ prune2vec encode encoder/ corpus.jsonl.gz -o vectors/ --ray 8
 @click.argument("encoder", type=Existing())
 @click.argument("corpus", type=Existing())
 @click.option("-o", "--output", type=Target(folder=True), required=True, help="Folder to write.")
-@click.option("--ray", metavar="N", help="Encode N shards on Ray, here or on the cluster of RAY_ADDRESS; auto: one a GPU.")
+@click.option(
+    "--ray",
+    metavar="N",
+    help="Encode N shards on Ray, here or on the cluster of RAY_ADDRESS; auto: those of OUTPUT, or one a GPU.",
+)
 def encode(encoder: Path, corpus: Path, *, output: Path, ray: str | None, settings: EncodeSettings, dry_run: bool) -> Outcome:
     """Encode every text of CORPUS.
 
-    CORPUS is .jsonl, .csv, .parquet or .txt (one text a line), packed or not, of any size. The vectors are written in parts
-    of (id, vector); the same command goes on after an interruption.
+    CORPUS is .jsonl, .csv, .txt (one text a line), each also packed as .gz, or .parquet, of any size. The vectors are written
+    in parts of (id, vector); the same command goes on after an interruption.
     """
     shards = _shards(ray) if ray is not None else None
     if dry_run:

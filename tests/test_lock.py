@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
@@ -7,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from prune2vec.errors import CheckpointError, ConfigError
-from prune2vec.experiments.lock import folder_lock
+from prune2vec.lock import folder_lock
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from prune2vec.experiments.lock import folder_lock
+from prune2vec.lock import folder_lock
 with folder_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -48,3 +50,17 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot write"), folder_lock(tmp_path / "file" / "run"):
         pass
+
+
+@pytest.mark.parametrize(("code", "held"), [(errno.ENOLCK, True), (errno.EOPNOTSUPP, True), (errno.EIO, False)])
+def test_file_systems_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, held: bool) -> None:
+    def flock(descriptor: int, how: int) -> None:
+        raise OSError(code, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    try:
+        with folder_lock(tmp_path):
+            assert held
+    except OSError as error:
+        assert not held
+        assert error.errno == code
