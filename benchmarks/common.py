@@ -150,11 +150,22 @@ def _line(cells: Iterable[object]) -> str:
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
-    """Write a result with the machine and the versions it was measured with."""
+    """Write a result with the machine and the versions it was measured with; of paths only the last name."""
     from prune2vec.machine import describe
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {**result, "environment": describe()})
+    write_json(path, {**_without_folders(result), "environment": describe()})
+
+
+def _without_folders(value: Any) -> Any:
+    """Return ``value`` with the last names alone of the absolute paths in it: results are shared, folders are not."""
+    if isinstance(value, Mapping):
+        return {key: _without_folders(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_folders(item) for item in value]
+    if isinstance(value, Path) or (isinstance(value, str) and value.startswith("/")):
+        return Path(value).name
+    return value
 
 
 def human_bytes(count: float) -> str:

@@ -24,6 +24,7 @@ from common import abab, markdown_table, synchronised, write_result
 from encode_peer import Peer
 
 from prune2vec.checkpoint import load_encoder
+from prune2vec.checkpoint.encoder import read_record
 from prune2vec.encoding import Engine
 from prune2vec.encoding.allocator import keep_freed_memory
 from prune2vec.evaluation.speed import builtin_sample
@@ -157,7 +158,8 @@ def main() -> None:
                 )
                 rows[name] = {**row, "batch size": best}
     settings = {"dtype": options.dtype, "rounds": options.rounds, "token_budget": engine.token_budget, "keeps_memory": kept}
-    write_result(options.out, {"settings": settings, "encoder": str(options.encoder), "device": device, "workloads": rows})
+    about = {"encoder": options.encoder.name, "keep_layers": read_record(options.encoder).get("keep_layers"), "device": device}
+    write_result(options.out, {"settings": settings, **about, "workloads": rows})
     print(table(rows))
 
 

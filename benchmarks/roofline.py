@@ -26,7 +26,6 @@ from prune2vec.backbone import load_backbone
 from prune2vec.files import read_json
 from prune2vec.machine import pick_device, pick_dtype
 from prune2vec.records.kept import Kept
-from prune2vec.records.plan import PruningPlan
 from prune2vec.records.shape import ModelShape
 
 OURS = "prune2vec"
@@ -174,9 +173,9 @@ def profile_speeds(result: dict[str, Any]) -> Iterator[Reached]:
 
 
 def encode_speeds(result: dict[str, Any]) -> Iterator[Reached]:
-    """Yield the speed of encoding each kind of texts; what the encoder keeps is in its folder."""
-    plan = Path(result["encoder"]) / "plan.json"
-    kept = PruningPlan.load(plan).kept if plan.exists() else None
+    """Yield the speed of encoding each kind of texts; the encoder's record says what it keeps."""
+    layers = result.get("keep_layers")
+    kept = Kept.of(layers) if layers else None
     for name, row in result["workloads"].items():
         length = row["tokens"] / row["texts"]
         yield Reached(name, number_format(result), row["texts_per_s"][OURS] * length, max(1, round(length)), kept=kept)

@@ -99,6 +99,8 @@ _SUB_LAYERS: dict[str, SubLayers] = {
         neurons=Neurons(into=("fc1",), out="fc2", config_key="ffn_dim"),
     ),
 }
+WIDTH_KEYS = frozenset({_GATED.config_key, *(parts.neurons.config_key for parts in _SUB_LAYERS.values() if parts.neurons)})
+"""The config entries that give the number of an MLP's neurons."""
 
 
 def find_sub_layers(block: nn.Module, family: Family, config: Any) -> SubLayers:

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from prune2vec.backbone import resident
 from prune2vec.backbone.depths import pooled_depths
 from prune2vec.backbone.load import Backbone, load_backbone
+from prune2vec.backbone.room import bytes_per_token, largest_block
 from prune2vec.backbone.tokens import TokenRow
 from prune2vec.errors import ProfileError
 from prune2vec.pooling import pool, poolings
@@ -89,14 +91,18 @@ def test_hooks_are_gone_afterwards(tmp_path: Path) -> None:
     assert not any(block._forward_hooks for block in backbone.model.layers)
 
 
-def test_batches_shrink_to_the_memory_given(tmp_path: Path) -> None:
+def test_batches_shrink_to_the_memory_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone, sizes = tiny_backbone(tmp_path, "llama"), []
     handle = backbone.model.register_forward_pre_hook(
         lambda module, args, kwargs: sizes.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
     whole = pooled_depths(backbone, random_rows(9), pooling="mean")
     assert len(sizes) == 1
-    small = replace(backbone, memory=1)
+    monkeypatch.setattr(resident, "memory_in_use", lambda device: 0)
+    per_token = bytes_per_token(largest_block(backbone.model, backbone.family), 32, 4)
+    longest = max(len(row.ids) for row in random_rows(9))
+    small = replace(backbone, memory=per_token * longest)
     torch.testing.assert_close(pooled_depths(small, random_rows(9), pooling="mean"), whole, rtol=1e-5, atol=1e-5)
-    assert len(sizes) == 1 + 9
+    assert len(sizes) > 2
+    assert max(sizes[1:]) == longest < sizes[0]
     handle.remove()

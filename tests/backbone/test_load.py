@@ -60,6 +60,23 @@ def test_encoder_decoder_is_refused(tmp_path: Path) -> None:
         load_backbone(str(tmp_path / "m"), device="cpu")
 
 
+def test_layers_with_settings_of_their_own_are_refused_with_the_setting(tmp_path: Path) -> None:
+    config = AutoConfig.for_model("gemma4_text", num_hidden_layers=6, hidden_size=32, global_head_dim=16)
+    config.save_pretrained(tmp_path / "m")
+    assert json.loads((tmp_path / "m" / "config.json").read_text())["per_layer_config"] == {"5": {"head_dim": 16}}
+    with pytest.raises(UnsupportedModel, match=r"gemma4_text cannot be cut: single layers .* \(head_dim in per_layer_config\)"):
+        load_backbone(str(tmp_path / "m"), device="cpu")
+
+
+@pytest.mark.parametrize("entry", [{"skip": ["mlp"]}, {"intermediate_size": 40}])
+def test_a_model_cut_inside_its_blocks_is_told_from_them(tmp_path: Path, entry: dict[str, object]) -> None:
+    folder = save_tiny(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "per_layer_config": {"2": entry}}))
+    with pytest.raises(ModelError, match="was already cut inside its blocks; cut the original model instead"):
+        load_backbone(str(folder), device="cpu")
+
+
 def test_incomplete_weights(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())

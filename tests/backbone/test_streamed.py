@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from prune2vec.backbone import streamed as streamed_module
 from prune2vec.backbone.blockfiles import BlockFiles
@@ -16,7 +19,9 @@ from prune2vec.backbone.depths import pooled_depths
 from prune2vec.backbone.load import Backbone, load_backbone
 from prune2vec.backbone.passes import Look, Variant, Watcher
 from prune2vec.backbone.room import Room
-from prune2vec.errors import ProfileError, UnsupportedModel
+from prune2vec.backbone.states import FileStates
+from prune2vec.backbone.stem import Shared, run_stem
+from prune2vec.errors import CheckpointError, ConfigError, ProfileError, UnsupportedModel
 from prune2vec.families import block_list
 from prune2vec.records.kept import Kept
 from tests.backbone.test_depths import random_rows
@@ -44,9 +49,23 @@ def test_every_depth_is_that_of_the_model_in_memory(tmp_path: Path, family: str)
         torch.testing.assert_close(vectors(streamed, budget, seed, pooling), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def save_other(folder: Path, kind: str, **entries: Any) -> Path:
+    """Write a random causal LM of a family that has no record."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, vocab_size=384, bos_token_id=1, eos_token_id=2, **entries)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def save_gptj(folder: Path) -> Path:
+    return save_other(folder, "gptj", n_embd=32, n_layer=5, n_head=4, n_positions=256, rotary_dim=4, n_inner=48)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "gptj"])
 def test_equal_batches_are_equal_to_the_bit_in_bf16(tmp_path: Path, family: str) -> None:
-    resident, streamed = both(save_tiny(tmp_path / "m", family), "bfloat16")
+    folder = save_gptj(tmp_path / "m") if family == "gptj" else save_tiny(tmp_path / "m", family)
+    resident, streamed = both(folder, "bfloat16")
     assert torch.equal(vectors(streamed), vectors(resident))
 
 
@@ -92,6 +111,13 @@ def test_blocks_are_read_once_and_only_the_rows_of_embeddings_that_are_needed(tm
     assert len(account.seconds) == len(account.waiting) == 5
 
 
+def live_matrices() -> int:
+    """Return how many matrices of the shape (48, 32) have values; each block has two: gate and up."""
+    everything = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+    alive = [tensor for tensor in everything if tensor.shape == (48, 32)]
+    return len({tensor.untyped_storage().data_ptr() for tensor in alive if not tensor.is_meta})
+
+
 class Counter(Watcher):
     """Counts the block tensors that are alive whenever a block has run."""
 
@@ -102,10 +128,7 @@ class Counter(Watcher):
         return [block.register_forward_hook(lambda *args: self._count())]
 
     def _count(self) -> None:
-        everything = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
-        alive = [tensor for tensor in everything if tensor.shape == (48, 32)]
-        storages = {tensor.untyped_storage().data_ptr() for tensor in alive if not tensor.is_meta}
-        self.most = max(self.most, len(storages))
+        self.most = max(self.most, live_matrices())
 
 
 @pytest.mark.parametrize("prefetch", [True, False])
@@ -116,7 +139,6 @@ def test_two_blocks_at_most_have_values(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(streamed_module, "plan_room", lambda **sizes: room)
     counter = Counter()
     streamed.passes.run(random_rows(4), [Look(watchers=[counter])], token_budget=1000)
-    # Of the shape (48, 32) each block has two matrices: gate and up.
     assert 2 <= counter.most <= (4 if prefetch else 2)
     assert all(parameter.is_meta for block in block_list(streamed.model, streamed.family) for parameter in block.parameters())
 
@@ -232,8 +254,6 @@ def test_blocks_that_share_keys_are_refused_with_the_reason(tmp_path: Path) -> N
     )
     from transformers import AutoModel
 
-    from prune2vec.backbone.stem import run_stem
-
     model = AutoModel.from_config(config).eval()
     with pytest.raises(UnsupportedModel, match="later layers read keys and values of earlier ones; hold the whole model"):
         run_stem(model, list(model.layers), {"input_ids": torch.ones(1, 4, dtype=torch.long)})
@@ -248,3 +268,121 @@ def test_files_in_another_form_are_refused_with_the_tensor(tmp_path: Path) -> No
     (folder / "config.json").write_text(config.replace('"num_hidden_layers": 5', '"num_hidden_layers": 6'))
     with pytest.raises(UnsupportedModel, match=r"has no tensor layers\.5\..*--stream off"):
         load_backbone(str(folder), dtype="float32", device="cpu", stream="on")
+
+
+def test_quantised_files_are_refused(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "m")
+    stored = load_file(folder / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    # As FP8 checkpoints are stored: values in 8 bits, and a scale for each 128 x 128 of them.
+    scaled = {**stored, name: stored[name].to(torch.float8_e4m3fn), f"{name}_scale_inv": torch.full((1, 1), 0.5)}
+    save_file(scaled, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UnsupportedModel, match=r"quantised \(.*up_proj\.weight has .*_scale_inv beside it\).*--stream off"):
+        load_backbone(str(folder), dtype="float32", device="cpu", stream="on")
+    entries = json.loads((folder / "config.json").read_text())
+    quantised = {**entries, "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+    (folder / "config.json").write_text(json.dumps(quantised))
+    with pytest.raises(UnsupportedModel, match=r"is quantised, so its blocks cannot be read one by one.*--stream off"):
+        load_backbone(str(folder), dtype="float32", device="cpu", stream="on")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("model.layers.2.mlp.up_proj.weight", torch.zeros(40, 32)), ("model.embed_tokens.weight", torch.zeros(100, 32))],
+)
+def test_a_tensor_of_another_shape_is_one_line_with_its_layer(tmp_path: Path, name: str, value: torch.Tensor) -> None:
+    folder = save_tiny(tmp_path / "m")
+    stored = load_file(folder / "model.safetensors")
+    save_file({**stored, name: value}, folder / "model.safetensors", metadata={"format": "pt"})
+    found = rf"another form than its config says \({name} is \[{len(value)}, 32\], expected \[\d+, 32\]\)"
+    with pytest.raises(UnsupportedModel, match=f"{found}; check config.json, or use --stream off"):
+        vectors(load_backbone(str(folder), dtype="float32", device="cpu", stream="on"))
+
+
+def test_memory_for_one_block_tests_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, most, read, take = str(save_tiny(tmp_path / "m")), [0], list[str](), BlockFiles.take
+
+    def watched_take(self: BlockFiles, name: str, **options: Any) -> torch.Tensor:
+        tensor = take(self, name, **options)
+        read.append(name)
+        if tensor.shape == (48, 32):
+            most[0] = max(most[0], live_matrices())
+        return tensor
+
+    monkeypatch.setattr(BlockFiles, "take", watched_take)
+    monkeypatch.setattr(streamed_module, "memory_in_use", lambda device: 0)
+    gc.collect()
+    # One block and the 24 tokens of the tests take 112 kB, and a twentieth stays free.
+    tight = load_backbone(folder, dtype="float32", device="cpu", stream="on", memory=140_000)
+    assert most == [2]
+    assert {name.split(".")[1] for name in read if name.startswith("layers.")} == {"0", "4"}
+    with pytest.raises(ConfigError, match="memory is 140 kB, but the parts of blocks are tested on two blocks at once"):
+        tight.sub_layers()
+    with pytest.raises(ConfigError, match="memory is 110 kB, but one block and the longest text need"):
+        load_backbone(folder, dtype="float32", device="cpu", stream="on", memory=110_000)
+    read.clear()
+    roomy = load_backbone(folder, dtype="float32", device="cpu", stream="on", memory=200_000)
+    assert most == [4]
+    for _ in range(3):
+        roomy.sub_layers()
+    of_blocks = [name for name in read if name.startswith("layers.")]
+    assert len(of_blocks) == len(set(of_blocks)) > 0
+
+
+@pytest.mark.parametrize(("depth", "layers"), [(1, {"0"}), (3, {"0", "2"}), (9, {"0", "4"}), (None, {"0", "4"})])
+def test_no_layer_beyond_the_depth_is_tested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, depth: int | None, layers: set[str]
+) -> None:
+    read, take = set(), BlockFiles.take
+
+    def noted_take(self: BlockFiles, name: str, **options: Any) -> torch.Tensor:
+        read.add(name)
+        return take(self, name, **options)
+
+    monkeypatch.setattr(BlockFiles, "take", noted_take)
+    load_backbone(str(save_tiny(tmp_path / "m")), dtype="float32", device="cpu", stream="on", depth=depth)
+    assert {name.split(".")[1] for name in read if name.startswith("layers.")} == layers
+
+
+def test_all_batches_share_one_mask(tmp_path: Path) -> None:
+    folder = save_other(
+        tmp_path / "m",
+        "gpt_neo",
+        hidden_size=32,
+        num_layers=4,
+        num_heads=4,
+        max_position_embeddings=256,
+        attention_types=[[["global", "local"], 2]],
+        window_size=16,
+    )
+    resident, streamed = both(folder)
+    torch.testing.assert_close(vectors(streamed), vectors(resident), rtol=1e-5, atol=1e-5)
+    resident.model.set_attn_implementation("eager")
+    shared, held, masks = Shared(), dict[int, int](), 0
+    for rows, width in ((8, 30), (9, 28), (20, 12)):
+        inputs = {"input_ids": torch.ones(rows, width, dtype=torch.long)}
+        _, calls = run_stem(resident.model, list(block_list(resident.model, resident.family)), inputs, shared)
+        given = [value for call in calls for value in (*call.args, *call.kwargs.values()) if isinstance(value, torch.Tensor)]
+        for mask in given:
+            if mask.shape == (rows, 1, width, width):
+                masks += 1
+                assert torch.equal(mask[rows - 1, 0] == 0, torch.ones(width, width).tril() == 1)
+                held[mask.untyped_storage().data_ptr()] = mask.untyped_storage().nbytes()
+    # Unshared, 8 * 30 * 30 + 9 * 28 * 28 + 20 * 12 * 12 values.
+    assert masks == 3 * 4
+    assert list(held.values()) == [30 * 30 * 4]
+
+
+def test_a_folder_that_takes_no_states_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(CheckpointError, match=rf"cannot write {tmp_path / 'gone'}"):
+        FileStates([(1, 2)], dtype=torch.float32, device=torch.device("cpu"))
+
+
+def test_states_in_a_file_have_places_of_their_own() -> None:
+    shapes = [(2, 3), (1, 4), (3, 1)]
+    kept = [torch.randn(shape) for shape in shapes]
+    with FileStates(shapes, dtype=torch.float32, device=torch.device("cpu")) as states:
+        for number in (2, 0, 1):
+            states.put(number, kept[number])
+        assert all(torch.equal(states.get(number), tensor) for number, tensor in enumerate(kept))

@@ -2,9 +2,12 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from prune2vec.backbone.blockfiles import BlockFiles
 from prune2vec.errors import ConfigError, DataError, ProfileError, Prune2vecError, UnsupportedModel
 from prune2vec.planners import make_plan
 from prune2vec.records.profile import Profile
@@ -171,6 +174,19 @@ def test_stopping_early_gives_the_curve_up_to_there(tmp_path: Path, stream: str)
     assert (deeper.depths, deeper.settings["max_depth"]) == (5, None)
     if stream == "on":
         assert short.environment["stream"]["runs"][0]["blocks"] == 3
+
+
+def test_a_streamed_profile_reads_nothing_beyond_its_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, read, take = str(save_tiny(tmp_path / "m")), set(), BlockFiles.take
+
+    def noted_take(self: BlockFiles, name: str, **options: Any) -> torch.Tensor:
+        read.add(name)
+        return take(self, name, **options)
+
+    monkeypatch.setattr(BlockFiles, "take", noted_take)
+    settings = {"groups": 2, "group_size": 4, "dtype": "float32", "device": "cpu", "stream": "on"}
+    profile_model(model, triplets(), **settings, max_depth=3)
+    assert {name.split(".")[1] for name in read if name.startswith("layers.")} == {"0", "1", "2"}
 
 
 def test_memory_too_small_for_one_block_is_one_line(tmp_path: Path) -> None:

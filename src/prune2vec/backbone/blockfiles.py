@@ -23,12 +23,17 @@ BlockState = dict[str, Tensor]
 """A block's tensors by their names within it."""
 
 
+# What stands in files behind the name of a tensor whose values mean nothing without it.
+_SCALES = ("_scale_inv", "_scale", ".absmax")
+
+
 def without_values(
     config: Any, dtype: torch.dtype, device: torch.device, *, trust_remote_code: bool = False
 ) -> PreTrainedModel:
     """Return the base model of ``config`` with parameters on the meta device and real buffers on ``device``."""
     with init_empty_weights(include_buffers=False), quiet_transformers():
         model: PreTrainedModel = AutoModel.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+    _fill_buffers(model)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = buffer.to(device)
@@ -38,6 +43,14 @@ def without_values(
                 setattr(module, name, value.to(device))
     model.eval()
     return model
+
+
+@torch.no_grad()
+def _fill_buffers(model: PreTrainedModel) -> None:
+    """Compute tables (positions, frequencies) as loading does: in float32, and then rounded."""
+    for module in model.modules():
+        if any(True for _ in module.named_buffers(recurse=False)):
+            model._init_weights(module)
 
 
 class BlockFiles:
@@ -60,6 +73,7 @@ class BlockFiles:
         self.files = files
         self.dtype, self.device = dtype, device
         self.stored = _stored_names(model, files)
+        self._shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
         self._of_block: dict[int, dict[str, str]] = {}
         self.outside: list[str] = []
         for name in self.stored:
@@ -73,10 +87,16 @@ class BlockFiles:
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def take(self, name: str, *, rows: Int[Tensor, " row"] | None = None) -> Tensor:
-        """Return a tensor under its name in the class, or some of its rows, ready to compute with."""
+        """Return a tensor under its name in the class, or some of its rows, ready to compute with.
+
+        Raises:
+            CheckpointError: Its file is missing or damaged.
+            UnsupportedModel: It has another shape than in the class.
+        """
+        shape = self._shapes[name]
         if self._side is None:
-            return self.files.take(self.stored[name], self.dtype, rows=rows).to(self.device)
-        stored = self.files.take(self.stored[name], rows=rows)
+            return self.files.take(self.stored[name], self.dtype, rows=rows, shape=shape).to(self.device)
+        stored = self.files.take(self.stored[name], rows=rows, shape=shape)
         with torch.cuda.stream(self._side):
             moved = stored.to(self.device, self.dtype if stored.is_floating_point() else None)
             self._side.synchronize()
@@ -121,6 +141,14 @@ def _stored_names(model: PreTrainedModel, files: WeightFiles) -> dict[str, str]:
                 "cannot be read one by one; hold the whole model in memory instead (--stream off)"
             )
         found[name] = stored
+    taken = set(found.values())
+    for stored in found.values():
+        beside = next((stored + end for end in _SCALES if stored + end in files.file_of and stored + end not in taken), None)
+        if beside is not None:
+            raise UnsupportedModel(
+                f"{files.source.name} is quantised ({stored} has {beside} beside it), so its blocks cannot be read one by one; "
+                "hold the whole model in memory instead (--stream off), or convert it to plain weights"
+            )
     return found
 
 
@@ -144,6 +172,13 @@ def with_values(module: nn.Module, state: Mapping[str, Tensor], *, strict: bool 
         module.load_state_dict(empty, strict=strict, assign=True)
 
 
+def embedding_path(model: PreTrainedModel) -> str:
+    """Return the path of the module that looks up the token embeddings."""
+    embedding = model.get_input_embeddings()
+    path: str = next(path for path, module in model.named_modules() if module is embedding)
+    return path
+
+
 @contextmanager
 def with_embeddings(model: PreTrainedModel, files: BlockFiles, ids: Int[Tensor, " id"]) -> Iterator[None]:
     """Let the model look up the token embeddings of ``ids`` while the context is open; no others are read.
@@ -153,8 +188,7 @@ def with_embeddings(model: PreTrainedModel, files: BlockFiles, ids: Int[Tensor, 
         files: Its files.
         ids: The token ids that will be looked up, each once, ascending.
     """
-    embedding = model.get_input_embeddings()
-    path = next(path for path, module in model.named_modules() if module is embedding)
+    embedding, path = model.get_input_embeddings(), embedding_path(model)
     weight, padding = embedding.weight, getattr(embedding, "padding_idx", None)
     here = ids.to(files.device)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from prune2vec.families import Family, block_list, final_modules, find_family, n
 from prune2vec.machine import free_memory_bytes, memory_in_use, pick_device, pick_dtype
 from prune2vec.progress import say
 from prune2vec.records.shape import ModelShape
-from prune2vec.sublayers import Neurons, SubLayers, mlp_width
+from prune2vec.sublayers import WIDTH_KEYS, Neurons, SubLayers, mlp_width
 from prune2vec.surgery.layout import sub_layers_of
 
 Stream = Literal["auto", "on", "off"]
@@ -102,6 +103,7 @@ def load_backbone(
     trust_remote_code: bool = False,
     stream: Stream = "off",
     memory: int | None = None,
+    depth: int | None = None,
 ) -> Backbone:
     """Load a decoder-only LM as a backbone (its LM head is never built) and self-test it.
 
@@ -114,10 +116,12 @@ def load_backbone(
         stream: ``on`` reads the blocks one by one as texts run through them, ``off`` holds them all in memory, ``auto``
             streams a model that does not fit.
         memory: Bytes that may be in use in all (on the GPU, where that computes); unset: what is free.
+        depth: Layers that will be run at most; unset: all. Of a streamed model nothing beyond is read.
 
     Raises:
+        ConfigError: The memory does not hold one block.
         ModelError: It cannot be found or loaded.
-        UnsupportedModel: It is not a decoder-only LM with a block list that can be cut.
+        UnsupportedModel: It is not a decoder-only LM with a block list that can be cut, or cannot be streamed.
     """
     source = resolve_source(name, revision=revision)
     config = load_config(source, trust_remote_code=trust_remote_code)
@@ -130,10 +134,17 @@ def load_backbone(
         allowed = memory if memory is not None else memory_in_use(place) + free_memory_bytes(place)
         model = without_values(config, number_format, place, trust_remote_code=trust_remote_code)
         if stream == "on" or not _fits(model, allowed - memory_in_use(place)):
+            _check_plain(source, config)
             family = find_family(model, model.config)
             files = BlockFiles(model, family, WeightFiles.find(source), dtype=number_format, device=place)
             streamed = StreamedPasses(
-                model, family, files, pad_id_of(tokenizer), memory=allowed, trust_remote_code=trust_remote_code
+                model,
+                family,
+                files,
+                pad_id_of(tokenizer),
+                memory=allowed,
+                trust_remote_code=trust_remote_code,
+                depth=depth,
             )
             streamed.self_test()
     if streamed is None:
@@ -154,6 +165,15 @@ def load_backbone(
     )
 
 
+def _check_plain(source: ModelSource, config: Any) -> None:
+    """Refuse files whose tensors are no plain numbers: read one by one they would be taken for the weights."""
+    if getattr(config, "quantization_config", None) is not None:
+        raise UnsupportedModel(
+            f"{source.name} is quantised, so its blocks cannot be read one by one; hold the whole model in memory instead "
+            "(--stream off), or convert it to plain weights"
+        )
+
+
 def _fits(model: PreTrainedModel, free: int) -> bool:
     """Return whether a model, known without its values, runs in ``free`` bytes with batches of ordinary size."""
     family = find_family(model, model.config)
@@ -165,15 +185,29 @@ def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
     """Return a model's config.
 
     Raises:
-        ModelError: ``config.json`` is missing, broken or of an unknown architecture.
+        ModelError: ``config.json`` is missing, broken or of an unknown architecture, or was cut inside its blocks before.
+        UnsupportedModel: Its layers have settings of their own.
     """
     try:
         entries, _ = PretrainedConfig.get_config_dict(source.location, revision=source.revision)
-        if "per_layer_config" in entries:
+        if _was_cut(entries.get("per_layer_config")):
             raise ModelError(f"{source.name} was already cut inside its blocks; cut the original model instead")
-        return AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"cannot read the config of {source.name}: {_first_line(error)}") from error
+    of_layers = config.to_dict().get("per_layer_config") or {}
+    if of_layers:
+        names = ", ".join(sorted({name for entry in of_layers.values() for name in entry}))
+        raise UnsupportedModel(
+            f"{config.model_type} cannot be cut: single layers have settings of their own ({names} in per_layer_config)"
+        )
+    return config
+
+
+def _was_cut(blocks: Any) -> bool:
+    """Return whether ``per_layer_config`` tells of cut blocks; some models have one of their own (Gemma 4's ``head_dim``)."""
+    entries = blocks.values() if isinstance(blocks, Mapping) else ()
+    return any(set(entry) & {"skip", *WIDTH_KEYS} for entry in entries if isinstance(entry, Mapping))
 
 
 def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from prune2vec.backbone.blockfiles import BlockFiles, without_values
+from prune2vec.backbone.blockfiles import BlockFiles, embedding_path, without_values
 from prune2vec.backbone.selftest import block_states, close, random_ids, self_test
 from prune2vec.backbone.stem import run_stem
 from prune2vec.errors import UnsupportedModel
@@ -28,6 +28,9 @@ def probe_model(
         files: Its files.
         layers: The blocks, ascending.
         trust_remote_code: Run model code that came with the checkpoint.
+
+    Raises:
+        UnsupportedModel: The files hold a tensor in another form than the config says.
     """
     changes = {
         "vocab_size": min(_VOCABULARY, model.config.vocab_size),
@@ -36,16 +39,22 @@ def probe_model(
     }
     config = cut_config(model.config, layers, changes=changes)
     probe = without_values(config, files.dtype, files.device, trust_remote_code=trust_remote_code)
-    embedding = probe.get_input_embeddings()
-    path = next(path for path, module in probe.named_modules() if module is embedding)
+    embeddings = f"{embedding_path(probe)}.weight"
     rows = torch.arange(changes["vocab_size"])
     state = {}
     for name in probe.state_dict():
         place = block_of(name, family.blocks)
         begin = f"{family.blocks}.{place}."
         original = name if place is None else f"{family.blocks}.{layers[place]}.{name.removeprefix(begin)}"
-        state[name] = files.take(original, rows=rows if name == f"{path}.weight" else None)
-    probe.load_state_dict(state, strict=True, assign=True)
+        state[name] = files.take(original, rows=rows if name == embeddings else None)
+    try:
+        probe.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UnsupportedModel(
+            f"{files.files.source.name} stores tensors in another form than its config says ({reason}); check config.json, or "
+            "use --stream off"
+        ) from error
     return probe
 
 

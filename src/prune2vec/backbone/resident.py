@@ -12,8 +12,10 @@ from prune2vec.backbone.padding import PaddingSide
 from prune2vec.backbone.passes import Advance, Look, make_batch, watched
 from prune2vec.backbone.room import bytes_per_token, largest_block
 from prune2vec.backbone.tokens import TokenRow, length_batches
+from prune2vec.errors import ConfigError
 from prune2vec.families import Family, block_list
 from prune2vec.machine import memory_in_use
+from prune2vec.records.amounts import readable_bytes
 
 # Watchers hold the pooled vectors of so many rows of a window at every depth; batches are sorted by length within it.
 _WINDOW_BYTES = 256 << 20
@@ -44,8 +46,12 @@ class ResidentPasses:
         padding_side: PaddingSide = "right",
         advance: Advance = lambda amount: None,
     ) -> None:
-        """Run all rows through every look's variant of the model; see ``Passes``."""
-        budget = self._budget(token_budget)
+        """Run all rows through every look's variant of the model; see ``Passes``.
+
+        Raises:
+            ConfigError: The longest row does not fit into what the model leaves of the memory that may be used.
+        """
+        budget = self._budget(rows, token_budget)
         for look in looks:
             model = look.variant.model(self.model)
             blocks = list(enumerate(block_list(model, self.family)))
@@ -62,12 +68,19 @@ class ResidentPasses:
                 for watcher in look.watchers:
                     watcher.layer_done(layer)
 
-    def _budget(self, token_budget: int) -> int:
+    def _budget(self, rows: Sequence[TokenRow], token_budget: int) -> int:
         if self.memory is None:
             return token_budget
         width, itemsize = int(self.model.config.hidden_size), self.model.dtype.itemsize
         per_token = bytes_per_token(largest_block(self.model, self.family), width, itemsize)
-        return max(1, min(token_budget, (self.memory - memory_in_use(self.model.device)) // per_token))
+        in_use, longest = memory_in_use(self.model.device), max((len(row.ids) for row in rows), default=1)
+        least = in_use + per_token * longest
+        if self.memory < least:
+            raise ConfigError(
+                f"memory is {readable_bytes(self.memory)}, but the model is in memory already and the longest text needs "
+                f"{readable_bytes(least)} in all ({readable_bytes(in_use)} in use); give more memory, or --stream on"
+            )
+        return min(token_budget, (self.memory - in_use) // per_token)
 
     def _batches(self, rows: Sequence[TokenRow], depth: int, token_budget: int) -> list[list[int]]:
         window = max(1, _WINDOW_BYTES // (4 * depth * self.model.config.hidden_size))

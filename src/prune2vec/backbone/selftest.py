@@ -22,7 +22,9 @@ from prune2vec.surgery.layout import sub_layers_of
 Outputs = dict[tuple[int, str], tuple[Tensor, Tensor]]
 """The stream before and after a sub-layer, by block number and kind."""
 
-_LENGTH = 12
+_ROWS, _LENGTH = 2, 12
+TOKENS = _ROWS * _LENGTH
+"""Tokens that the tests run through the model at once."""
 _REMEDY = "its parts are not understood: add a record to sublayers.py"
 
 
@@ -135,7 +137,7 @@ def _sub_layer_outputs(model: PreTrainedModel, family: Family, parts: SubLayers,
 def random_ids(model: PreTrainedModel) -> Tensor:
     """Return two rows of random token ids on the model's device, always the same."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(1, max(2, model.config.vocab_size - 1), (2, _LENGTH), generator=generator).to(model.device)
+    return torch.randint(1, max(2, model.config.vocab_size - 1), (_ROWS, _LENGTH), generator=generator).to(model.device)
 
 
 def _with_another_end(model: PreTrainedModel, ids: Tensor) -> Tensor:

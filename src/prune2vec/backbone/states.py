@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -58,14 +59,18 @@ class FileStates:
         shapes: Shape of each.
         dtype: Their number format.
         device: Where they are wanted.
+
+    Raises:
+        CheckpointError: The folder for temporary files cannot be written.
     """
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], *, dtype: torch.dtype, device: torch.device) -> None:
         self._shapes, self._dtype, self._device = shapes, dtype, device
         sizes = [torch.Size(shape).numel() * dtype.itemsize for shape in shapes]
-        self._begins = [sum(sizes[:number]) for number in range(len(sizes))]
+        self._begins = list(accumulate(sizes, initial=0))[:-1]
         # Plain reads and writes: pages of a mapped file would count as memory of this process.
-        self._file: Any = tempfile.TemporaryFile(prefix="prune2vec-states-", buffering=0)  # noqa: SIM115
+        with explained_os_errors(Path(tempfile.gettempdir())):
+            self._file: Any = tempfile.TemporaryFile(prefix="prune2vec-states-", buffering=0)  # noqa: SIM115
 
     def __enter__(self) -> Self:
         return self

@@ -70,8 +70,7 @@ def run_stem(
             continue
         for layer, call in enumerate(calls):
             _check_call(call, f"{kind} cannot be streamed: its block {layer}")
-        keep = shared or Shared()
-        return states, [Call(keep.of(call.args), keep.of(call.kwargs)) for call in calls]
+        return states, (shared or Shared()).calls(calls)
     raise UnsupportedModel(f"{kind} cannot be streamed: it changes the states between its blocks; {_REMEDY}")
 
 
@@ -126,24 +125,40 @@ def _is_plain(value: Any) -> bool:
 
 
 class Shared:
-    """Tensors that many calls have in common: batches of one width have equal positions and masks."""
+    """Tensors that many calls have in common, held once.
+
+    Rows of one width have equal positions and masks, and those of a narrow batch are the beginning of a wider one's.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Any, ...], list[Tensor]] = {}
+        self._known: dict[tuple[int, torch.dtype], list[Tensor]] = {}
 
-    def of(self, value: Any) -> Any:
-        """Return ``value`` with every tensor replaced by an equal one that was seen before, if there is one."""
+    def calls(self, calls: Iterable[Call]) -> list[Call]:
+        """Return the calls of one batch with every tensor replaced by an equal one that was seen before, if there is one."""
+        batch: dict[int, Tensor] = {}
+        return [Call(self._of(call.args, batch), self._of(call.kwargs, batch)) for call in calls]
+
+    def _of(self, value: Any, batch: dict[int, Tensor]) -> Any:
         if isinstance(value, Tensor):
-            return self._tensor(value)
+            # Many blocks are called with the very same ones.
+            if id(value) not in batch:
+                batch[id(value)] = self._tensor(value)
+            return batch[id(value)]
         if isinstance(value, dict):
-            return {key: self.of(item) for key, item in value.items()}
+            return {key: self._of(item, batch) for key, item in value.items()}
         if isinstance(value, (tuple, list)):
-            return type(value)([self.of(item) for item in value])
+            return type(value)([self._of(item, batch) for item in value])
         return value
 
     def _tensor(self, tensor: Tensor) -> Tensor:
-        known = self._known.setdefault((tensor.shape, tensor.dtype), [])
-        found = next((other for other in known if other is tensor or torch.equal(other, tensor)), None)
-        if found is None:
-            known.append(tensor)
-        return tensor if found is None else found
+        if tensor.ndim > 2 and tensor.shape[0] > 1 and torch.equal(tensor, tensor[:1].expand_as(tensor)):
+            # A copy, as a view would keep all rows alive.
+            return self._tensor(tensor[:1].clone()).expand_as(tensor)
+        known = self._known.setdefault((tensor.ndim, tensor.dtype), [])
+        for other in known:
+            if all(mine <= theirs for mine, theirs in zip(tensor.shape, other.shape, strict=True)):
+                begin = other[tuple(slice(size) for size in tensor.shape)]
+                if torch.equal(begin, tensor):
+                    return begin
+        known.append(tensor)
+        return tensor

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from prune2vec.backbone.account import RunAccount
 from prune2vec.backbone.blockfiles import (
     BlockFiles,
+    embedding_path,
     with_embeddings,
     with_values,
 )
@@ -22,12 +23,14 @@ from prune2vec.backbone.padding import PaddingSide
 from prune2vec.backbone.passes import Advance, Batch, Look, make_batch
 from prune2vec.backbone.probe import check_probe, probe_model
 from prune2vec.backbone.room import Room, bytes_per_token, largest_block, parameter_bytes, plan_room
-from prune2vec.backbone.selftest import check_sub_layers
+from prune2vec.backbone.selftest import TOKENS, check_sub_layers
 from prune2vec.backbone.states import FileStates, MemoryStates, States
 from prune2vec.backbone.stem import Call, Shared, run_stem
 from prune2vec.backbone.tokens import TokenRow, length_batches
+from prune2vec.errors import ConfigError, UnsupportedModel
 from prune2vec.families import Family, block_list
 from prune2vec.machine import free_memory_bytes, memory_in_use
+from prune2vec.records.amounts import readable_bytes
 from prune2vec.sublayers import SubLayers
 from prune2vec.surgery.layout import sub_layers_of
 
@@ -43,6 +46,7 @@ class StreamedPasses:
         pad_id: Token id that rows are filled up with.
         memory: Bytes that may be in use in all, on the GPU where there is one.
         trust_remote_code: Run model code that came with the checkpoint.
+        depth: Layers that will be run at most; None for all. None beyond is read.
         accounts: What each run did.
     """
 
@@ -52,6 +56,7 @@ class StreamedPasses:
     pad_id: int
     memory: int
     trust_remote_code: bool = False
+    depth: int | None = None
     accounts: list[RunAccount] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -61,6 +66,7 @@ class StreamedPasses:
             owner, _, leaf = name.rpartition(".")
             setattr(self.model.get_submodule(owner), leaf, nn.Parameter(self.files.take(name), requires_grad=False))
         self._stem = [name for name in self.files.outside if name not in finals]
+        self._parts: SubLayers | Exception | None = None
 
     @property
     def device(self) -> torch.device:
@@ -70,23 +76,49 @@ class StreamedPasses:
     def self_test(self) -> None:
         """Test the first and the last block as a model of their own, as the whole one is tested when it is in memory.
 
+        Where two blocks do not fit into memory, each of them is a model of its own. The parts of the blocks are tested at
+        once too, so that no block is read a second time for them.
+
         Raises:
+            ConfigError: Not even one block fits into the memory that may be used.
             UnsupportedModel: The model is not understood, or cannot be streamed.
         """
-        check_probe(self._probe(), self.family)
+        count = len(block_list(self.model, self.family))
+        ends = sorted({0, min(self.depth or count, count) - 1})
+        if self._plan([TOKENS], 1, TOKENS).prefetch or len(ends) == 1:
+            probe = self._probe(ends)
+            check_probe(probe, self.family)
+            self._parts = self._checked_parts(probe)
+            return
+        for layer in ends:
+            check_probe(self._probe([layer]), self.family)
+        self._parts = ConfigError(
+            f"memory is {readable_bytes(self.memory)}, but the parts of blocks are tested on two blocks at once; give more memory"
+        )
 
     def sub_layers(self) -> SubLayers:
         """Return the parts of the blocks, checked on the first and the last one.
 
         Raises:
+            ConfigError: The two do not fit into the memory that may be used.
             UnsupportedModel: They are not known, or the check failed.
         """
-        parts = sub_layers_of(self.model)
-        check_sub_layers(self._probe(), self.family)
-        return parts
+        if self._parts is None:
+            self.self_test()
+        if isinstance(self._parts, Exception):
+            raise self._parts
+        assert self._parts is not None
+        return self._parts
 
-    def _probe(self) -> PreTrainedModel:
-        layers = sorted({0, len(block_list(self.model, self.family)) - 1})
+    def _checked_parts(self, probe: PreTrainedModel) -> SubLayers | UnsupportedModel:
+        try:
+            check_sub_layers(probe, self.family)
+            return sub_layers_of(self.model)
+        except UnsupportedModel as error:
+            # With its frames it would keep the probe alive.
+            return UnsupportedModel(str(error))
+
+    def _probe(self, layers: Sequence[int]) -> PreTrainedModel:
         return probe_model(self.model, self.family, self.files, layers, trust_remote_code=self.trust_remote_code)
 
     def run(
@@ -104,8 +136,8 @@ class StreamedPasses:
             ConfigError: Not even one block and the longest row fit into the memory that may be used.
         """
         lanes = [Lane(look, self.model, self.family) for look in looks]
-        room = self._room(rows, len(lanes), token_budget)
         lengths = [len(row.ids) for row in rows]
+        room = self._plan(lengths, len(lanes), token_budget)
         batches = [
             make_batch(rows, places, pad_id=self.pad_id, device=self.device, side=padding_side)
             for places in length_batches(lengths, token_budget=room.token_budget)
@@ -187,16 +219,14 @@ class StreamedPasses:
     @contextmanager
     def _stem_values(self, batches: Sequence[Batch]) -> Iterator[None]:
         """Lend what comes before the blocks its values: of the token embeddings only the rows that the texts need."""
-        embedding = self.model.get_input_embeddings()
-        path = next(path for path, module in self.model.named_modules() if module is embedding)
+        path = embedding_path(self.model)
         ids = torch.cat([batch.inputs["input_ids"].flatten() for batch in batches]).unique().cpu()
         others = {name: self.files.take(name) for name in self._stem if name.rpartition(".")[0] != path}
         with with_values(self.model, others, strict=False), with_embeddings(self.model, self.files, ids):
             yield
 
-    def _room(self, rows: Sequence[TokenRow], lanes: int, token_budget: int) -> Room:
+    def _plan(self, lengths: Sequence[int], lanes: int, token_budget: int) -> Room:
         block, dtype, width = largest_block(self.model, self.family), self.files.dtype, int(self.model.config.hidden_size)
-        lengths = [len(row.ids) for row in rows]
         batches = length_batches(lengths, token_budget=token_budget)
         return plan_room(
             memory=self.memory,

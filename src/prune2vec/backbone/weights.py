@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from prune2vec.backbone.source import ModelSource
-from prune2vec.errors import CheckpointError
+from prune2vec.errors import CheckpointError, UnsupportedModel
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -78,19 +78,33 @@ class WeightFiles:
                     self.bytes_read += tensor.nbytes
                     yield name, tensor
 
-    def take(self, name: str, dtype: torch.dtype | None = None, *, rows: Tensor | None = None) -> Tensor:
+    def take(
+        self,
+        name: str,
+        dtype: torch.dtype | None = None,
+        *,
+        rows: Tensor | None = None,
+        shape: Sequence[int] | None = None,
+    ) -> Tensor:
         """Return one tensor, or some rows of it, in memory of its own; nothing of its file stays mapped.
 
         Args:
             name: Its name in the files.
             dtype: Number format that floating-point tensors are converted to; None for the stored one.
             rows: Numbers of the rows, ascending; None for all.
+            shape: What the whole tensor must have; None for any.
 
         Raises:
             CheckpointError: The file is missing or damaged.
+            UnsupportedModel: The tensor has another shape.
         """
         with self._opened(self.file_of[name]) as tensors:
             whole: Tensor = tensors.get_tensor(name)
+            if shape is not None and tuple(whole.shape) != tuple(shape):
+                raise UnsupportedModel(
+                    f"{self.source.name} stores tensors in another form than its config says ({name} is {list(whole.shape)}, "
+                    f"expected {list(shape)}); check config.json, or use --stream off"
+                )
             part = whole if rows is None else whole[rows]
             self.bytes_read += part.nbytes
             return part.to(dtype if part.is_floating_point() else None, copy=True)

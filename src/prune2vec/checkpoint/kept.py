@@ -14,7 +14,7 @@ from prune2vec.backbone.load import load_config
 from prune2vec.backbone.quiet import quiet_transformers
 from prune2vec.backbone.source import ModelSource
 from prune2vec.backbone.weights import WeightFiles
-from prune2vec.errors import CheckpointError, ModelError, PlanError
+from prune2vec.errors import CheckpointError, ModelError, PlanError, UnsupportedModel
 from prune2vec.progress import progress
 from prune2vec.records.plan import PruningPlan
 from prune2vec.surgery.cut import Cut
@@ -48,10 +48,12 @@ def read_kept(source: ModelSource, plan: PruningPlan, *, trust_remote_code: bool
     Raises:
         PlanError: The plan was made for a model of another shape, or its width is not decided yet.
         CheckpointError: A tensor is missing, damaged, or holds NaN or infinity.
-        UnsupportedModel: The architecture is not understood.
+        UnsupportedModel: The architecture is not understood, or the weights are quantised.
     """
     config = load_config(source, trust_remote_code=trust_remote_code)
     check_fits(plan, config)
+    if getattr(config, "quantization_config", None) is not None:
+        raise UnsupportedModel(f"{source.name} is quantised; convert it to plain weights first")
     with torch.device("meta"):
         skeleton = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
     cut = Cut.of(plan, skeleton)
@@ -96,6 +98,10 @@ def _of_backbone(names: Iterable[str], skeleton: PreTrainedModel) -> list[str]:
 
 
 def _check_finite(name: str, tensor: Tensor, layer: int | None) -> None:
+    if tensor.is_floating_point() and tensor.itemsize < 2:
+        raise UnsupportedModel(
+            f"tensor {name} is stored in {tensor.dtype}, which is quantised; convert the model to plain weights"
+        )
     if tensor.is_floating_point() and not _is_finite(tensor):
         place = f"layer {layer}" if layer is not None else "outside the layers"
         raise CheckpointError(

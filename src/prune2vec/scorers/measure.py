@@ -92,6 +92,7 @@ def _load(model: str, settings: ProfileSettings) -> Backbone:
         trust_remote_code=settings.trust_remote_code,
         stream=settings.stream,
         memory=settings.memory,
+        depth=settings.max_depth,
     )
 
 

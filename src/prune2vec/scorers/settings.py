@@ -52,7 +52,8 @@ class ProfileSettings(Settings):
     stream: Literal["auto", "on", "off"] = "auto"
     """Hold one block in memory at a time instead of the model; auto does so where the model does not fit."""
     memory: Amount | None = None
-    """Memory that the profile may use, 500MB or 4GB (on the GPU, where that computes); unset: what is free."""
+    """Memory that the profile may use, 500MB or 4GB (on the GPU, where that computes); unset: what is free. States
+    that do not fit go to a file in TMPDIR, which should be on a disk."""
     max_depth: int | None = Field(None, ge=1)
     """Stop after so many layers: the curve ends there, and when streamed nothing beyond is read; layer-loss only."""
     revision: str | None = None

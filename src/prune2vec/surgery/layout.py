@@ -1,6 +1,7 @@
 """Blocks that are not all alike: which sub-layers each has and how wide its MLP is, on modules and in ``config.json``.
 
-``per_layer_config`` is transformers' own entry for this (5.20 on), which no stock model class follows yet.
+``per_layer_config`` is transformers' own entry for this (5.20 on). Stock classes follow it for what they know themselves
+(Gemma 4's ``head_dim``), none for what is written here: ``skip``, and the width of an MLP.
 """
 
 from __future__ import annotations
