@@ -135,21 +135,12 @@ def load_backbone(
         model = without_values(config, number_format, place, trust_remote_code=trust_remote_code)
         if stream == "on" or not _fits(model, allowed - memory_in_use(place)):
             _check_plain(source, config)
-            family = find_family(model, model.config)
-            files = BlockFiles(model, family, WeightFiles.find(source), dtype=number_format, device=place)
-            streamed = StreamedPasses(
-                model,
-                family,
-                files,
-                pad_id_of(tokenizer),
-                memory=allowed,
-                trust_remote_code=trust_remote_code,
-                depth=depth,
-            )
+            family, files = find_family(model, model.config), WeightFiles.find(source)
+            blocks = BlockFiles(model, family, files, dtype=number_format, device=place)
+            streamed = StreamedPasses(model, family, blocks, pad_id_of(tokenizer), allowed, trust_remote_code, depth)
             streamed.self_test()
     if streamed is None:
-        model = _load_model(source, config, number_format, trust_remote_code)
-        nn.Module.to(model, place).eval()
+        model = _load_model(source, config, number_format, place, trust_remote_code)
         family = find_family(model, model.config)
         self_test(model, family)
     return Backbone(
@@ -227,7 +218,9 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> P
     return tokenizer
 
 
-def _load_model(source: ModelSource, config: Any, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+def _load_model(
+    source: ModelSource, config: Any, dtype: torch.dtype, device: torch.device, trust_remote_code: bool
+) -> PreTrainedModel:
     WeightFiles.find(source)  # Refuses pickled weights with a clear word before transformers looks for them.
     try:
         with quiet_transformers():
@@ -247,6 +240,7 @@ def _load_model(source: ModelSource, config: Any, dtype: torch.dtype, trust_remo
         raise ModelError(
             f"{source.name} lacks {len(missing)} tensors of its architecture, {missing[0]} first; its weights are incomplete"
         )
+    nn.Module.to(model, device).eval()
     return model  # type: ignore[no-any-return]
 
 
