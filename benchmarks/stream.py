@@ -75,7 +75,10 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--gpu", default="one 24 GB RTX 4090", help="name of the GPU of part 3")
     parser.add_argument(
-        "--gpu-tflops", type=float, default=165.2, help="dense bf16 rate of the GPU; 165.2 is the maker's figure"
+        "--gpu-tflops",
+        type=float,
+        default=165.2,
+        help="dense bf16 rate of the GPU; 165.2 is what specification lists give for an RTX 4090",
     )
     parser.add_argument("--gpu-share", type=float, default=0.4, help="assumed share of it that the blocks reach")
     parser.add_argument(
@@ -202,7 +205,7 @@ def paper(options: argparse.Namespace, measured: dict[str, Any] | None) -> dict[
             flops=options.gpu_tflops * 1e12 * options.gpu_share,
             read=options.disk_gb_s * 1e9,
             link=options.link_gb_s * 1e9,
-            source=f"assumed: {options.gpu_share:.0%} of {options.gpu_tflops} TFLOP/s (bf16, dense, the maker's figure), "
+            source=f"assumed: {options.gpu_share:.0%} of {options.gpu_tflops} TFLOP/s (bf16, dense, as listed), "
             f"disk {options.disk_gb_s} GB/s, link {options.link_gb_s} GB/s",
         ),
         *_measured_rates(measured),
