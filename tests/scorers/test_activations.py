@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from prune2vec.backbone.passes import Look, Variant, watched
-from prune2vec.scorers.activations import least_active, mean_activations
+from prune2vec.scorers.activations import Activations, least_active
+from prune2vec.scorers.together import measure_alone
 from prune2vec.surgery.layout import sub_layers_of
 from tests.backbone.test_depths import random_rows
 from tests.scorers.test_layer_loss import tiny_backbone
@@ -20,8 +21,8 @@ FAMILIES = ["llama", "gemma2", "gpt2", "phi", "phi3", "opt"]
 def test_activations_do_not_depend_on_batching(tmp_path: Path, family: str) -> None:
     backbone, rows, done = tiny_backbone(tmp_path, family), random_rows(9), []
     neurons = sub_layers_of(backbone.model).neurons
-    together = mean_activations(backbone, neurons, rows, token_budget=10_000, advance=done.append)
-    alone = mean_activations(backbone, neurons, rows, token_budget=1, advance=lambda amount: None)
+    together = measure_alone(backbone, Activations(neurons, rows), token_budget=10_000, advance=done.append)
+    alone = measure_alone(backbone, Activations(neurons, rows), token_budget=1)
     assert sum(done) == sum(len(row.ids) for row in rows)
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-8)

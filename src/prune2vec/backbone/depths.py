@@ -17,7 +17,6 @@ from prune2vec.backbone.sublayer_states import states_of
 from prune2vec.backbone.tokens import TokenRow
 from prune2vec.errors import ProfileError
 from prune2vec.families import final_modules
-from prune2vec.machine import forward_tokens
 from prune2vec.pooling import pool, poolings
 
 Sink = Callable[[tuple[int, ...], Sequence[int], Tensor], None]
@@ -114,6 +113,5 @@ def pooled_depths(
         out[torch.tensor(layers)[:, None], torch.tensor(places)] = vectors.cpu()
 
     look = Look(watchers=[PooledDepths(backbone, pooling, keep)])
-    budget = token_budget or forward_tokens(backbone.device)
-    backbone.passes.run(rows, [look], token_budget=budget, padding_side=padding_side, advance=advance)
+    backbone.passes.run(rows, [look], token_budget=token_budget, padding_side=padding_side, advance=advance)
     return out

@@ -27,6 +27,6 @@ def pad(
     places = torch.arange(max(1, int(lengths.max())))
     real = places < lengths[:, None] if side == "right" else places >= len(places) - lengths[:, None]
     ids = torch.full(real.shape, pad_id)
-    # One tensor of all tokens: a small one for each row took a ninth of the time that a tiny model took to encode.
+    # One tensor of all tokens: a small one for each row is slow beside a tiny model.
     ids[real] = torch.tensor(list(chain.from_iterable(rows)), dtype=torch.long)
     return ids, real.long()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -68,7 +69,7 @@ def make_batch(
     return Batch(places=places, rows=chosen, inputs=inputs, pooled=pooled, attended=attended)
 
 
-class Watcher:
+class Watcher(ABC):
     """Sees the states inside blocks while texts run through them.
 
     For every batch: ``begin``, then the blocks run with this watcher's hooks on them, then ``end``. A model in memory runs
@@ -76,17 +77,17 @@ class Watcher:
     layer. So a watcher keeps only what it needs of the batch until ``end``, and of the layer until ``layer_done``.
     """
 
+    @abstractmethod
     def hooks(self, layer: int, block: nn.Module) -> list[RemovableHandle]:
         """Hook block number ``layer`` of the model that is watched; the caller removes the hooks."""
-        raise NotImplementedError
 
-    def begin(self, batch: Batch) -> None:
+    def begin(self, batch: Batch) -> None:  # noqa: B027
         """Note which rows run next."""
 
-    def end(self) -> None:
+    def end(self) -> None:  # noqa: B027
         """Take in what the hooks saw of the batch."""
 
-    def layer_done(self, layer: int) -> None:
+    def layer_done(self, layer: int) -> None:  # noqa: B027
         """All rows have passed this layer."""
 
 
@@ -151,7 +152,7 @@ class Passes(Protocol):
         rows: Sequence[TokenRow],
         looks: Sequence[Look],
         *,
-        token_budget: int,
+        token_budget: int | None = None,
         padding_side: PaddingSide = "right",
         advance: Advance = lambda amount: None,
     ) -> None:
@@ -160,7 +161,7 @@ class Passes(Protocol):
         Args:
             rows: Tokenised texts.
             looks: What is looked at.
-            token_budget: Padded tokens that a forward pass may hold at most.
+            token_budget: Padded tokens that a forward pass may hold at most; None takes what suits the device.
             padding_side: Side on which shorter rows are filled up.
             advance: Called with the number of tokens done; all of them once a look.
         """

@@ -14,7 +14,7 @@ from prune2vec.backbone.room import bytes_per_token, largest_block
 from prune2vec.backbone.tokens import TokenRow, length_batches
 from prune2vec.errors import ConfigError
 from prune2vec.families import Family, block_list
-from prune2vec.machine import memory_in_use
+from prune2vec.machine import forward_tokens, memory_in_use
 from prune2vec.records.amounts import readable_bytes
 
 # Watchers hold the pooled vectors of so many rows of a window at every depth; batches are sorted by length within it.
@@ -42,7 +42,7 @@ class ResidentPasses:
         rows: Sequence[TokenRow],
         looks: Sequence[Look],
         *,
-        token_budget: int,
+        token_budget: int | None = None,
         padding_side: PaddingSide = "right",
         advance: Advance = lambda amount: None,
     ) -> None:
@@ -51,7 +51,7 @@ class ResidentPasses:
         Raises:
             ConfigError: The longest row does not fit into what the model leaves of the memory that may be used.
         """
-        budget = self._budget(rows, token_budget)
+        budget = self._budget(rows, token_budget or forward_tokens(self.model.device))
         for look in looks:
             model = look.variant.model(self.model)
             blocks = list(enumerate(block_list(model, self.family)))

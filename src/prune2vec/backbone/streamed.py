@@ -29,7 +29,7 @@ from prune2vec.backbone.stem import Call, Shared, run_stem
 from prune2vec.backbone.tokens import TokenRow, length_batches
 from prune2vec.errors import ConfigError, UnsupportedModel
 from prune2vec.families import Family, block_list
-from prune2vec.machine import free_memory_bytes, memory_in_use
+from prune2vec.machine import forward_tokens, free_memory_bytes, memory_in_use
 from prune2vec.records.amounts import readable_bytes
 from prune2vec.sublayers import SubLayers
 from prune2vec.surgery.layout import sub_layers_of
@@ -126,7 +126,7 @@ class StreamedPasses:
         rows: Sequence[TokenRow],
         looks: Sequence[Look],
         *,
-        token_budget: int,
+        token_budget: int | None = None,
         padding_side: PaddingSide = "right",
         advance: Advance = lambda amount: None,
     ) -> None:
@@ -137,7 +137,7 @@ class StreamedPasses:
         """
         lanes = [Lane(look, self.model, self.family) for look in looks]
         lengths = [len(row.ids) for row in rows]
-        room = self._plan(lengths, len(lanes), token_budget)
+        room = self._plan(lengths, len(lanes), token_budget or forward_tokens(self.device))
         batches = [
             make_batch(rows, places, pad_id=self.pad_id, device=self.device, side=padding_side)
             for places in length_batches(lengths, token_budget=room.token_budget)

@@ -56,26 +56,14 @@ class Engine:
         encoder.eval()
         self.encoder = encoder
         self.dimension = dimensions or int(encoder.get_embedding_dimension() or 0)
-        transformer: Any = encoder[0]
-        model = getattr(transformer, "auto_model", None)
-        if model is None or not hasattr(transformer, "tokenizer"):
-            raise EncodingError(f"cannot encode texts with {type(transformer).__name__}; expected a Transformer first")
-        # A router has a branch of modules for each task, and the engine would take the default one for all texts.
-        if "task" in encoder.get_model_kwargs():
-            raise EncodingError(
-                "the encoder computes queries otherwise than documents; "
-                "encode with sentence-transformers' encode_query and encode_document"
-            )
-        if any(getattr(transformer, name, None) is not None for name in _PER_TASK):
-            raise EncodingError("the encoder has another limit on length for queries than for documents")
-        self._model = model
-        self._transformer = transformer
-        self._tokenizer = transformer.tokenizer
-        self.token_budget = token_budget or forward_tokens(model.device)
+        self._transformer = _token_model(encoder)
+        self._model = self._transformer.auto_model
+        self._tokenizer = self._transformer.tokenizer
+        self.token_budget = token_budget or forward_tokens(self._model.device)
         self._normalises_again = dimensions is not None and any(isinstance(module, Normalize) for module in encoder)
         default = encoder.prompts.get(encoder.default_prompt_name) if encoder.default_prompt_name else ""
         self._take_prompt((default if prompt is None else prompt) or "")
-        self.is_causal = is_causal(model)
+        self.is_causal = is_causal(self._model)
 
     def with_prompt(self, prompt: str) -> Self:
         """Return this engine with another text before every text; the model is shared."""
@@ -158,3 +146,19 @@ class Engine:
             features = module(features)
         vectors: Tensor = features["sentence_embedding"][:, : self.dimension]
         return normalize(vectors, dim=1) if self._normalises_again else vectors
+
+
+def _token_model(encoder: SentenceTransformer) -> Any:
+    """Return an encoder's first module, a Transformer, if all of its texts take the same way."""
+    transformer: Any = encoder[0]
+    if getattr(transformer, "auto_model", None) is None or not hasattr(transformer, "tokenizer"):
+        raise EncodingError(f"cannot encode texts with {type(transformer).__name__}; expected a Transformer first")
+    # A router has a branch of modules for each task, and the engine would take the default one for all texts.
+    if "task" in encoder.get_model_kwargs():
+        raise EncodingError(
+            "the encoder computes queries otherwise than documents; "
+            "encode with sentence-transformers' encode_query and encode_document"
+        )
+    if any(getattr(transformer, name, None) is not None for name in _PER_TASK):
+        raise EncodingError("the encoder has another limit on length for queries than for documents")
+    return transformer

@@ -14,7 +14,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 
 from prune2vec.encoding.corpus import Corpus
 from prune2vec.encoding.settings import EncodeSettings
-from prune2vec.encoding.store import MANIFEST, Store, shard_counts
+from prune2vec.encoding.store import MANIFEST, Store, mixed_shards, shard_counts
 from prune2vec.errors import EncodingError
 from prune2vec.files import digest_tree
 from prune2vec.lock import LOCK
@@ -34,7 +34,7 @@ def check_shards(output: Path, shards: int) -> None:
     if not there or there == [shards]:
         return
     if len(there) > 1:
-        raise EncodingError(f"{output} holds shards of {there[0]} and of {there[1]}; keep those of one encoding")
+        raise mixed_shards(output, there)
     if there == [1]:
         raise EncodingError(f"{output} holds vectors in one piece; leave --shard and --ray out, or give another output")
     raise EncodingError(f"{output} holds {there[0]} shards; give --ray {there[0]} or --shard i/{there[0]}, or another output")

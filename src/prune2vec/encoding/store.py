@@ -196,3 +196,8 @@ def shard_counts(output: Path) -> list[int]:
     """Return into how many shards the vectors below ``output`` are divided; none where there are none, 1 for a store of all."""
     named = [match for path in output.glob("shard-*") if (match := _SHARD.fullmatch(path.name))]
     return sorted({int(match[1]) for match in named} | ({1} if (output / MANIFEST).exists() else set()))
+
+
+def mixed_shards(output: Path, counts: Sequence[int]) -> EncodingError:
+    """Return what to say of a folder that is divided in more than one way."""
+    return EncodingError(f"{output} holds shards of {counts[0]} and of {counts[1]}; keep those of one encoding")

@@ -11,11 +11,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from prune2vec.backbone.load import Backbone
-from prune2vec.backbone.passes import Advance, Batch
+from prune2vec.backbone.passes import Batch
 from prune2vec.backbone.tokens import TokenRow
 from prune2vec.scorers.registry import Measurement
-from prune2vec.scorers.together import measure_alone
 from prune2vec.sublayers import Neurons
 
 
@@ -73,22 +71,6 @@ class Activations(Measurement):
     def result(self) -> list[Float[Tensor, " neuron"]]:
         """Return one float64 tensor a layer, on the CPU."""
         return list(self._mean.means().values())
-
-
-def mean_activations(
-    backbone: Backbone, neurons: Neurons, rows: Sequence[TokenRow], *, token_budget: int | None, advance: Advance
-) -> list[Float[Tensor, " neuron"]]:
-    """Return the mean |activation| of every neuron over all tokens of ``rows``, one float64 tensor a layer, on the CPU.
-
-    Args:
-        backbone: The model.
-        neurons: Where its MLPs keep their neurons.
-        rows: Tokenised texts.
-        token_budget: Padded tokens in one forward pass; None takes what suits the device.
-        advance: Called with the number of tokens done.
-    """
-    found: list[Tensor] = measure_alone(backbone, Activations(neurons, rows), token_budget=token_budget, advance=advance)
-    return found
 
 
 def least_active(activations: Sequence[Float[Tensor, " neuron"]], count: int) -> list[Bool[Tensor, " neuron"]]:

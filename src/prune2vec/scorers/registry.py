@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,9 +31,9 @@ class Measurement(Watcher):
     rows: tuple[TokenRow, ...]
     key: Hashable
 
+    @abstractmethod
     def result(self) -> Any:
         """Return what was found when all rows have passed all layers."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

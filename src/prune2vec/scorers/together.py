@@ -9,7 +9,6 @@ from prune2vec.backbone.load import Backbone
 from prune2vec.backbone.padding import PaddingSide
 from prune2vec.backbone.passes import Advance, Look, Variant
 from prune2vec.backbone.tokens import TokenRow
-from prune2vec.machine import forward_tokens
 from prune2vec.scorers.registry import Measurement, Request, Steps, Work
 
 Rows = tuple[TokenRow, ...]
@@ -47,11 +46,10 @@ class Together:
             The sections by the scorer's name, in the order of the works.
         """
         sections: dict[str, Any] = dict.fromkeys(self._steps)
-        budget = token_budget or forward_tokens(backbone.device)
         wanted = self._wanted
         while wanted:
             plan = _Plan([request for requests in wanted.values() for request in requests])
-            plan.run(backbone, token_budget=budget, advance=advance)
+            plan.run(backbone, token_budget=token_budget, advance=advance)
             following = {}
             for name, requests in wanted.items():
                 try:
@@ -80,8 +78,7 @@ def measure_alone(
         advance: Called with the number of tokens done.
     """
     look = Look(watchers=[measurement])
-    budget = token_budget or forward_tokens(backbone.device)
-    backbone.passes.run(measurement.rows, [look], token_budget=budget, padding_side=padding_side, advance=advance)
+    backbone.passes.run(measurement.rows, [look], token_budget=token_budget, padding_side=padding_side, advance=advance)
     return measurement.result()
 
 
@@ -98,7 +95,7 @@ class _Plan:
     def tokens(self) -> int:
         return sum(len(variants) * sum(len(row.ids) for row in rows) for rows, variants in self._runs.items())
 
-    def run(self, backbone: Backbone, *, token_budget: int, advance: Advance) -> None:
+    def run(self, backbone: Backbone, *, token_budget: int | None, advance: Advance) -> None:
         for rows, variants in self._runs.items():
             looks = [Look(variant=variant, watchers=list(made.values())) for variant, made in variants.items()]
             backbone.passes.run(rows, looks, token_budget=token_budget, advance=advance)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,10 +11,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from prune2vec.encoding.precision import Precision
-from prune2vec.encoding.store import MANIFEST, Store
+from prune2vec.encoding.store import MANIFEST, Store, mixed_shards, shard_counts, shard_folder
 from prune2vec.errors import EncodingError
-
-_SHARD = re.compile(r"shard-(\d+)-of-(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,13 +138,13 @@ def _stores(folder: Path) -> tuple[dict[int, Store], int]:
         store = Store.load(folder)
         shard, shards = _shard_of(store)
         return {shard: store}, shards
-    named = {path: match for path in sorted(folder.glob("shard-*")) if (match := _SHARD.fullmatch(path.name))}
-    counts = sorted({int(match[2]) for match in named.values()})
+    counts = shard_counts(folder)
     if not counts:
         raise EncodingError(f"{folder} holds no vectors (no {MANIFEST} and no shards); make some with prune2vec encode")
     if len(counts) > 1:
-        raise EncodingError(f"{folder} holds shards of {counts[0]} and of {counts[1]}; keep those of one encoding")
-    there = {int(match[1]): Store.load(path) for path, match in named.items() if (path / MANIFEST).exists()}
+        raise mixed_shards(folder, counts)
+    folders = {shard: shard_folder(folder, shard, counts[0]) for shard in range(counts[0])}
+    there = {shard: Store.load(path) for shard, path in folders.items() if (path / MANIFEST).exists()}
     if not there:
         raise EncodingError(f"{folder} holds no vectors yet; let prune2vec encode run on")
     return there, counts[0]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prune2vec.backbone.packed import packable, packed_states, packing_obstacle
+from prune2vec.backbone.padding import pad
 from prune2vec.backbone.tokens import length_batches
 from prune2vec.errors import ConfigError
 from prune2vec.training.adapters import base_model
@@ -104,12 +105,9 @@ class TokenPass:
         return torch.cat([self._padded([rows[place] for place in batch]) for batch in batches])
 
     def _padded(self, rows: Sequence[Row]) -> Tensor:
-        lengths = torch.tensor([len(row) for row in rows])
-        mask = (torch.arange(int(lengths.max())) < lengths[:, None]).to(self._model.device)
-        ids = torch.zeros(mask.shape, dtype=torch.long, device=mask.device)
-        ids[mask] = torch.tensor(list(chain.from_iterable(rows)), device=mask.device)
-        states: Tensor = self._plain({"input_ids": ids, "attention_mask": mask.long()})["token_embeddings"]
-        return states[mask]
+        ids, mask = (part.to(self._model.device) for part in pad(rows, pad_id=0))
+        states: Tensor = self._plain({"input_ids": ids, "attention_mask": mask})["token_embeddings"]
+        return states[mask.bool()]
 
 
 class OnePass(nn.Module):
