@@ -46,9 +46,9 @@ def child(options: argparse.Namespace) -> None:
     """Load the encoder, encode, and print what it took as JSON."""
     from encode_speed import MAX_LENGTH, workloads
 
+    from prune2vec.allocator import keep_freed_memory
     from prune2vec.checkpoint import load_encoder
     from prune2vec.encoding import Engine
-    from prune2vec.encoding.allocator import keep_freed_memory
 
     if options.keep_memory:
         keep_freed_memory()

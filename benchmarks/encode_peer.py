@@ -34,6 +34,10 @@ VERSIONS = (
     "onnxruntime",
     "openvino",
 )
+# As prune2vec.allocator sets it, but for blocks of any size: batches of sentence-transformers are larger.
+KEEP_MEMORY = ":".join(
+    f"glibc.malloc.{name}={value}" for name, value in (("mmap_max", 0), ("trim_threshold", 2**31 - 1), ("top_pad", 1 << 26))
+)
 
 
 class PeerFailed(RuntimeError):
@@ -51,6 +55,7 @@ class Peer:
         max_length: Longest text in tokens.
         give_positions: Pass positions to a model that was exported with them as an input; without them it fails.
         device: Where it computes.
+        keep_memory: Let it keep the memory it frees, as ``prune2vec encode`` does; sentence-transformers by itself does not.
 
     Raises:
         PeerFailed: The encoder does not load there; the message says why.
@@ -66,8 +71,10 @@ class Peer:
         max_length: int = 512,
         give_positions: bool = False,
         device: str = "cpu",
+        keep_memory: bool = False,
     ) -> None:
         environment = {key: value for key, value in os.environ.items() if python is None or key != "PYTHONPATH"}
+        environment |= {"GLIBC_TUNABLES": KEEP_MEMORY} if keep_memory else {}
         options = ["--backend", backend, "--dtype", dtype, "--max-length", str(max_length), "--device", device]
         options += ["--give-positions"] if give_positions else []
         self._process = subprocess.Popen(

@@ -1,10 +1,11 @@
 """Texts a second: prune2vec's engine against SentenceTransformer.encode, same encoder, same texts, same number format.
 
-sentence-transformers runs in a process of its own, with the batch size that is fastest for it on these texts in a trial
-beforehand, and once more with its default of 32. The sides take turns (A B C A B C); a ratio is the median over the
-rounds. The largest difference of any vector component stands beside it. This process keeps the memory it frees, as
-``prune2vec encode`` does on Linux; ``--usual-allocator`` leaves that out. Texts are from Python's own documentation, or
-one a line from ``--texts``.
+sentence-transformers runs in a process of its own: with its default batch size of 32, with the batch size that is fastest
+for it on these texts in a trial beforehand, and, in a second process that keeps the memory it frees as
+``prune2vec encode`` does on Linux, with the batch size that is fastest there. The sides take turns (A B C D A B C D); a
+ratio is the median over the rounds. The largest difference of any vector component stands beside it.
+``--usual-allocator`` lets no process keep its memory. Texts are from Python's own documentation, or one a line from
+``--texts``.
 
 python benchmarks/encode_speed.py --encoder ENCODER --out benchmarks/results/encode-speed.json
 """
@@ -14,8 +15,10 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +26,10 @@ import numpy as np
 from common import abab, markdown_table, synchronised, write_result
 from encode_peer import Peer
 
+from prune2vec.allocator import keep_freed_memory
 from prune2vec.checkpoint import load_encoder
 from prune2vec.checkpoint.encoder import read_record
 from prune2vec.encoding import Engine
-from prune2vec.encoding.allocator import keep_freed_memory
 from prune2vec.evaluation.speed import builtin_sample
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -35,6 +38,8 @@ DEFAULT_BATCH_SIZE = 32
 TRIAL_TEXTS = 64
 TRIES = 2
 MAX_LENGTH = 512
+OURS = "prune2vec"
+DEFAULT, BEST, BEST_KEEPING = "default", "best batch size", "best, keeping memory"
 
 
 def workloads(seed: int = 42) -> dict[str, list[str]]:
@@ -86,8 +91,8 @@ def compared(peers: Mapping[str, tuple[Peer, int]], engine: Engine, texts: list[
     sides: dict[str, Callable[[], object]] = {
         name: (lambda peer=peer, size=size: peer.encode(size)) for name, (peer, size) in peers.items()
     }
-    measured = abab({**sides, "prune2vec": synchronised(lambda: engine.encode(texts))}, rounds)
-    ours, own = measured["prune2vec"]["seconds"], engine.encode(texts)
+    measured = abab({**sides, OURS: synchronised(lambda: engine.encode(texts))}, rounds)
+    ours, own = measured[OURS]["seconds"], engine.encode(texts)
     row: dict[str, Any] = {
         "texts": len(texts),
         "tokens": sum(map(len, engine.tokenise(texts))),
@@ -104,29 +109,14 @@ def compared(peers: Mapping[str, tuple[Peer, int]], engine: Engine, texts: list[
 
 def table(rows: Mapping[str, dict[str, Any]]) -> str:
     """Return one row a workload."""
-    header = (
-        "texts",
-        "ST at its best batch size",
-        "ST at 32",
-        "prune2vec",
-        "ratio to best",
-        "ratio to 32",
-        "largest difference",
-    )
+    peers = list(next(iter(rows.values()))["ratio"])
+    header = ("texts", *(f"ST, {peer}" for peer in peers), OURS, *(f"ratio to {peer}" for peer in peers), "largest difference")
     lines = []
     for name, row in rows.items():
-        speed, ratio = row["texts_per_s"], row["ratio"]
-        lines.append(
-            (
-                f"{row['texts']} {name}",
-                f"{speed['best']} ({row['batch size']})",
-                speed["default"],
-                speed["prune2vec"],
-                f"{ratio['best']:.2f}",
-                f"{ratio['default']:.2f}",
-                f"{max(row['largest difference'].values()):.0e}",
-            )
-        )
+        speeds = [f"{row['texts_per_s'][peer]} ({row['batch sizes'][peer]})" for peer in peers]
+        ratios = [f"{row['ratio'][peer]:.2f}" for peer in peers]
+        difference = f"{max(row['largest difference'].values()):.0e}"
+        lines.append((f"{row['texts']} {name}", *speeds, row["texts_per_s"][OURS], *ratios, difference))
     return markdown_table(header, lines)
 
 
@@ -149,14 +139,19 @@ def main() -> None:
     chosen = own_texts(options.texts) if options.texts else workloads()
     rows = {}
     device = str(encoder.device)
-    with Peer(options.encoder, dtype=options.dtype, max_length=MAX_LENGTH, device=device) as peer:
+    with ExitStack() as stack:
+
+        def started(keep_memory: bool) -> Peer:
+            peer = Peer(options.encoder, dtype=options.dtype, max_length=MAX_LENGTH, device=device, keep_memory=keep_memory)
+            return stack.enter_context(peer)
+
+        tuned = {BEST: started(False), **({BEST_KEEPING: started(True)} if kept else {})}
         for name, texts in chosen.items():
             if options.only in (None, name):
-                best = best_batch_size(peer, texts)
-                row = compared(
-                    {"best": (peer, best), "default": (peer, DEFAULT_BATCH_SIZE)}, engine, texts, rounds=options.rounds
-                )
-                rows[name] = {**row, "batch size": best}
+                sizes = {DEFAULT: DEFAULT_BATCH_SIZE, **{side: best_batch_size(peer, texts) for side, peer in tuned.items()}}
+                sides = {side: (tuned.get(side, tuned[BEST]), size) for side, size in sizes.items()}
+                rows[name] = {**compared(sides, engine, texts, rounds=options.rounds), "batch sizes": sizes}
+                print(f"{name}: {rows[name]['ratio']}", file=sys.stderr)
     settings = {"dtype": options.dtype, "rounds": options.rounds, "token_budget": engine.token_budget, "keeps_memory": kept}
     about = {"encoder": options.encoder.name, "keep_layers": read_record(options.encoder).get("keep_layers"), "device": device}
     write_result(options.out, {"settings": settings, **about, "workloads": rows})

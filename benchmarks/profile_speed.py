@@ -3,7 +3,8 @@
 Three tables: both ways at their default number formats, both at the same one, and the scorers that share the layer loss's one
 pass against the layer loss alone (with --several-passes also those that by their nature need many).
 The two ways must give the same curve. Times are of a loaded model, texts in and curve out, sides in turn (A B A B); memory
-is the peak RSS of one run in a process of its own, the model's loading included. Where ``auto`` is float32 (a CPU without
+is the peak RSS of one run in a process of its own, the model's loading included. All processes keep the memory they free, as
+``prune2vec profile`` does on Linux; ``--usual-allocator`` leaves that out. Where ``auto`` is float32 (a CPU without
 bf16 matrix units), the default formats are the same one, and the second table is the first.
 
 python benchmarks/profile_speed.py --texts probe-1280.jsonl.gz --out benchmarks/results/profile-speed.json
@@ -22,6 +23,7 @@ import paper_way
 import torch
 from common import ChildRun, abab, markdown_table, print_cuda_peak, run_child, synchronised, write_result
 
+from prune2vec.allocator import keep_freed_memory
 from prune2vec.backbone import load_backbone
 from prune2vec.backbone.load import Backbone
 from prune2vec.backbone.wrapper import text_format
@@ -45,13 +47,14 @@ Curve = Callable[[], list[float]]
 def main() -> None:
     """Measure, write, print the tables."""
     options = _options()
+    kept = not options.usual_allocator and keep_freed_memory()
     if options.child:
         print(json.dumps(_side(options.child, options)()))
         print_cuda_peak()
         return
     auto = str(pick_dtype("auto", pick_device(options.device))).removeprefix("torch.")
     pairs = {"default formats": ("float32", auto), "same format": (options.dtype or auto, options.dtype or auto)}
-    result: dict[str, Any] = {"settings": _settings(options), "ways": {}}
+    result: dict[str, Any] = {"settings": _settings(options) | {"keeps_memory": kept}, "ways": {}}
     for name, formats in pairs.items():
         same = next((done for done, other in pairs.items() if other == formats and done in result["ways"]), None)
         result["ways"][name] = result["ways"][same] if same else compare(formats, options)
@@ -72,6 +75,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--several-passes", action="store_true", help="time the scorers of many passes too")
     parser.add_argument("--dtype", help="number format of the second table; unset: what auto picks")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--usual-allocator", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -120,7 +124,7 @@ def compare(formats: tuple[str, str], options: argparse.Namespace) -> dict[str, 
 def _child_command(side: str, options: argparse.Namespace) -> list[str | Path]:
     words: list[str | Path] = [Path(__file__), "--child", side, "--texts", options.texts, "--model", options.model]
     words += ["--tuples", str(options.tuples), "--max-length", str(options.max_length), "--device", options.device]
-    return [*words, "--out", options.out]
+    return [*words, "--out", options.out, *(["--usual-allocator"] if options.usual_allocator else [])]
 
 
 def _side(side: str, options: argparse.Namespace) -> Curve:

@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parent.parent / "src"
 LEVELS = (
     ("errors",),
     ("registry", "files", "progress"),
-    ("lock", "machine", "records", "families", "pooling", "losses", "texts"),
+    ("allocator", "lock", "machine", "records", "families", "pooling", "losses", "texts"),
     ("sublayers",),
     ("surgery",),
     ("backbone", "modules"),

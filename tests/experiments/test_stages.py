@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from prune2vec.errors import PlanError
 from prune2vec.experiments.run import Report, run_recipe
 from prune2vec.files import digest_tree
 from tests.tiny import save_tiny
@@ -53,6 +54,12 @@ def test_chain_of_real_parts(first: Report) -> None:
     text = (first.folder / "report.html").read_text(encoding="utf-8")
     assert text.count("<svg") == 3, "the training curves are found where training leaves them"
     assert "BM25" in first.render()
+
+
+def test_a_plan_that_cannot_be_made_names_its_variant(recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe = {**recipe, "variants": [{"name": "deep", "method": "depth", "parameters": {"depth": 9}}]}
+    with pytest.raises(PlanError, match=r"^variant 'deep': .*9"):
+        run_recipe(recipe, tmp_path / "run")
 
 
 def test_repeated_elsewhere_gives_the_same_numbers(recipe: dict[str, Any], first: Report, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prune2vec.encoding.allocator import keep_freed_memory
+from prune2vec.allocator import keep_freed_memory
 from prune2vec.encoding.cluster import load_ray, share, start
 from prune2vec.encoding.corpus import Corpus
 from prune2vec.encoding.job import EncodeResult, encode_corpus

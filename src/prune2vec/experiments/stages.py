@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ParamSpec
 
 from prune2vec.checkpoint.settings import PruneSettings
+from prune2vec.errors import ConfigError, PlanError
 from prune2vec.experiments.recipe import KEEP_ALL, Evaluation, Mine, Variant
 from prune2vec.experiments.report import Story, write_report
 from prune2vec.scorers.settings import ProfileSettings
@@ -99,8 +100,11 @@ def _plan(profile: Path, variant: Variant, output: Path) -> None:
 
     if variant.method == KEEP_ALL:
         make_plan(profile, method="depth", depth=Profile.load(profile).shape.num_layers, output=output)
-    else:
+        return
+    try:
         make_plan(profile, method=variant.method, budget=variant.budget, output=output, **variant.parameters)
+    except (ConfigError, PlanError) as error:
+        raise type(error)(f"variant {variant.name!r}: {error}") from error
 
 
 def _slim(model: str, plan: Path, texts: Sequence[str], settings: SlimSettings, output: Path) -> None:

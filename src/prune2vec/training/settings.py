@@ -100,7 +100,7 @@ class TrainSettings(Settings):
     batch share one draw of the dropout. auto sorts by length and pads where a model cannot take packed texts; on refuses
     such a model; off leaves all to sentence-transformers."""
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
-    """Recompute activations in the backward pass: about 1.4 times the time, a fraction of the memory. auto measures the
+    """Recompute activations in the backward pass: one more forward pass a step, a fraction of the memory. auto measures the
     activations of the run's largest batch and does so only if they would take more than 60 % of the free memory."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the multiplications; auto is bf16 where the hardware is fast at it. What is trained is always fp32,

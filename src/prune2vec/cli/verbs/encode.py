@@ -59,8 +59,8 @@ def encode(encoder: Path, corpus: Path, *, output: Path, ray: str | None, settin
         source = Corpus(path=corpus, text_column=settings.text_column, id_column=settings.id_column)
         next(source.documents(), None)
         return would(f"encode {corpus}", reads=[encoder, corpus], writes=output, settings=settings.model_dump(mode="json"))
+    from prune2vec.allocator import keep_freed_memory
     from prune2vec.encoding import encode_corpus, encode_on_ray
-    from prune2vec.encoding.allocator import keep_freed_memory
 
     keep_freed_memory()
     if shards is not None:

@@ -53,7 +53,7 @@ def evaluate(
     if dry_run:
         reads = [encoder, *filter(None, [data, tasks, mirror])]
         return would(f"evaluate {encoder}", reads=reads, writes=output, settings=settings.model_dump(mode="json"))
-    from prune2vec.encoding.allocator import keep_freed_memory
+    from prune2vec.allocator import keep_freed_memory
     from prune2vec.evaluation import evaluate_encoder
 
     keep_freed_memory()

@@ -47,10 +47,12 @@ def profile(model: str, *, texts: str, output: Path, settings: ProfileSettings, 
         check_texts(texts)
         _check_scorers(settings)
         return would(f"profile {model}", reads=[model, texts], writes=output, settings=settings.model_dump(mode="json"))
+    from prune2vec.allocator import keep_freed_memory
     from prune2vec.experiments.heatmap import plot_redundancy
     from prune2vec.experiments.plots import plot_profile
     from prune2vec.scorers import profile_model
 
+    keep_freed_memory()
     result = profile_model(model, texts, settings=settings, output=output)
     picks = _picks(result)
     pictures = [plot_profile(result, picks, output.with_suffix(".svg"))]
