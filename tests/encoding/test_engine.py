@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,25 @@ def test_every_pooling_with_and_without_instruction(tmp_path: Path, pooling: str
     np.testing.assert_allclose(engine.encode(some), stock.encode_query(some), atol=1e-5, rtol=0)
 
 
+def test_a_model_that_cannot_be_packed_gets_padded_batches(tmp_path: Path) -> None:
+    stock, some = encoder(tmp_path, bos=True), texts(30)[2:]
+    stock[0].auto_model.set_attn_implementation("eager")
+    engine = Engine(stock)
+    assert not engine.packs
+    np.testing.assert_allclose(engine.encode(some), stock.encode(some), atol=1e-5, rtol=0)
+
+
+def test_no_pass_is_larger_than_its_budget(tmp_path: Path) -> None:
+    stock, sizes = encoder(tmp_path, bos=True), []
+    engine = Engine(stock, token_budget=200)
+    assert engine.packs
+    handle = stock[0].auto_model.embed_tokens.register_forward_hook(lambda module, args, out: sizes.append(args[0].numel()))
+    engine.encode(texts(40))
+    handle.remove()
+    assert max(sizes) <= 200
+    assert statistics.median(sizes) > 180
+
+
 def test_batches_change_nothing(tmp_path: Path) -> None:
     stock, some = encoder(tmp_path, bos=True), texts(40)
     one, many = Engine(stock, token_budget=64), Engine(stock, token_budget=4096)
@@ -111,11 +131,12 @@ def test_nan_names_the_text(tmp_path: Path) -> None:
 def test_equal_texts_are_computed_once(tmp_path: Path) -> None:
     stock, some = encoder(tmp_path, bos=True), texts(12)
     engine, rows = Engine(stock), []
-    handle = stock[0].auto_model.embed_tokens.register_forward_hook(lambda module, args, output: rows.append(len(args[0])))
+    assert engine.packs
+    handle = stock[0].auto_model.embed_tokens.register_forward_hook(lambda module, args, output: rows.append(args[0].numel()))
     counted: list[float] = []
     many = engine.encode_rows(engine.tokenise([*some, *reversed(some), some[3]]), counted.append)
     handle.remove()
-    assert sum(rows) == len({tuple(row) for row in engine.tokenise(some)})
+    assert sum(rows) == sum(map(len, {tuple(row) for row in engine.tokenise(some)})), "and without padding"
     assert sum(counted) == sum(map(len, engine.tokenise([*some, *some, some[3]])))
     np.testing.assert_array_equal(many[: len(some)], many[len(some) : 2 * len(some)][::-1])
     np.testing.assert_array_equal(many[3], many[-1])

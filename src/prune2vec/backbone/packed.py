@@ -20,6 +20,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from prune2vec.backbone.tokens import length_batches
+
 ATTENTION = "prune2vec_packed"
 Run = tuple[int, int]
 
@@ -55,25 +57,15 @@ def packed_states(
         rows: Token ids, at least one a row.
         token_budget: Most tokens of one forward pass; a longer row gets one of its own. None takes all rows at once.
     """
-    order = sorted(range(len(rows)), key=lambda place: -len(rows[place]))
-    states = torch.cat([_forward(model, [rows[place] for place in part]) for part in _parts(rows, order, token_budget)])
+    lengths = [len(row) for row in rows]
+    parts = length_batches(lengths, token_budget=token_budget or sum(lengths), packed=True)
+    order = list(chain.from_iterable(parts))
+    states = torch.cat([_forward(model, [rows[place] for place in part]) for part in parts])
     if order == list(range(len(rows))):
         return states
-    begins = dict(zip(order, accumulate((len(rows[place]) for place in order), initial=0), strict=False))
-    back = [begins[place] + token for place, row in enumerate(rows) for token in range(len(row))]
+    begins = dict(zip(order, accumulate((lengths[place] for place in order), initial=0), strict=False))
+    back = [begins[place] + token for place, length in enumerate(lengths) for token in range(length)]
     return states.index_select(0, torch.tensor(back, device=states.device))
-
-
-def _parts(rows: Sequence[Sequence[int]], order: list[int], token_budget: int | None) -> list[list[int]]:
-    parts: list[list[int]] = [[]]
-    held = 0
-    for place in order:
-        if token_budget is not None and parts[-1] and held + len(rows[place]) > token_budget:
-            parts.append([])
-            held = 0
-        parts[-1].append(place)
-        held += len(rows[place])
-    return parts
 
 
 def _forward(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> Tensor:

@@ -74,17 +74,24 @@ def _row(ids: list[int], offsets: list[tuple[int, int]], ends: tuple[int, int], 
     return TokenRow((*ids[: start + room], *ids[stop:]), start, truncated=True)
 
 
-def length_batches(lengths: Sequence[int], *, token_budget: int) -> list[list[int]]:
-    """Group row numbers into batches of similar length, longest first, each at most ``token_budget`` padded tokens.
+def length_batches(lengths: Sequence[int], *, token_budget: int, packed: bool = False) -> list[list[int]]:
+    """Group row numbers into batches of similar length, longest first, each at most ``token_budget`` tokens.
 
     A single row longer than the budget makes a batch of its own.
+
+    Args:
+        lengths: Tokens of each row.
+        token_budget: Most tokens of a batch, padding to its longest row included.
+        packed: Count no padding: rows are laid end to end.
     """
     batches: list[list[int]] = []
-    width = 0
+    width = held = 0
     for row in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
-        if batches and (len(batches[-1]) + 1) * width <= token_budget:
+        more = lengths[row] if packed else width
+        if batches and held + more <= token_budget:
             batches[-1].append(row)
+            held += more
         else:
             batches.append([row])
-            width = lengths[row]
+            width = held = lengths[row]
     return batches

@@ -1,30 +1,38 @@
-"""Texts to vectors with an encoder's own modules, without a mask where none is needed.
+"""Texts to vectors with an encoder's own modules, without padding or a mask where none is needed.
 
-sentence-transformers pads a batch of 32 and passes a mask. A causal model never looks at what comes after a token, so
-with padding on the right it needs no mask, and without one the attention kernel's own causal path serves. Batches hold
-texts of nearly equal length, up to a number of tokens; pooling and normalisation are sentence-transformers' own, in fp32.
+sentence-transformers pads a batch of 32 and passes a mask. On a CPU texts are laid end to end instead, where the model's
+attention can be told where each begins. Elsewhere batches hold texts of nearly equal length; a causal model never looks at
+what comes after a token, so with padding on the right it needs no mask, and without one the attention kernel's own causal
+path serves. Batches go up to a number of tokens; pooling and normalisation are sentence-transformers' own, in fp32.
 """
 
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import cached_property
+from itertools import accumulate
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from prune2vec.backbone.packed import packable, packed_states, packing_obstacle
 from prune2vec.backbone.padding import pad
 from prune2vec.backbone.selftest import is_causal
 from prune2vec.backbone.tokens import length_batches
 from prune2vec.errors import EncodingError
 from prune2vec.machine import forward_tokens
 
+# Without padding, a forward pass on a CPU may be twice as large before it gets slower.
+_PACKED_TOKENS = 2048
 _PER_TASK = ("query_length", "document_length", "query_expansion")
 # Capitals, blanks at both ends, and no words at all.
 _PROBE = (" A probe, with Capitals\tand  blanks ", "a", "")
@@ -35,7 +43,7 @@ class Engine:
 
     Args:
         encoder: A Transformer, its pooling and what follows, on its device.
-        token_budget: Most tokens of one forward pass, padding included; None for what suits the device.
+        token_budget: Most tokens of one forward pass, padding included; None for what suits device and model.
         prompt: Text before every text; None for the encoder's default prompt, if it has one.
         dimensions: Keep so many leading dimensions; vectors of an encoder that normalises are normalised again. None
             keeps the encoder's own, as ``SentenceTransformer.encode`` does.
@@ -59,17 +67,29 @@ class Engine:
         self._transformer = _token_model(encoder)
         self._model = self._transformer.auto_model
         self._tokenizer = self._transformer.tokenizer
-        self.token_budget = token_budget or forward_tokens(self._model.device)
+        self.is_causal = is_causal(self._model)
+        self._token_budget = token_budget
         self._normalises_again = dimensions is not None and any(isinstance(module, Normalize) for module in encoder)
         default = encoder.prompts.get(encoder.default_prompt_name) if encoder.default_prompt_name else ""
         self._take_prompt((default if prompt is None else prompt) or "")
-        self.is_causal = is_causal(self._model)
 
     def with_prompt(self, prompt: str) -> Self:
         """Return this engine with another text before every text; the model is shared."""
         other = copy.copy(self)
         other._take_prompt(prompt)
         return other
+
+    @cached_property
+    def packs(self) -> bool:
+        """Whether texts are laid end to end; on a GPU a call of the attention kernel for each length would cost more."""
+        if self._model.device.type != "cpu" or not self.is_causal or not isinstance(self.encoder[1], Pooling):
+            return False
+        return not packing_obstacle(self._model, max_length=self.encoder.max_seq_length or sys.maxsize)
+
+    @property
+    def token_budget(self) -> int:
+        """Most tokens of one forward pass."""
+        return self._token_budget or (_PACKED_TOKENS if self.packs else forward_tokens(self._model.device))
 
     def _take_prompt(self, prompt: str) -> None:
         self.prompt = prompt
@@ -119,9 +139,15 @@ class Engine:
         lengths = [len(row) for row in distinct]
         tokens = np.bincount(np.asarray(places, dtype=np.int64), minlength=len(distinct)) * np.asarray(lengths, dtype=np.int64)
         found = np.empty((len(distinct), self.dimension), dtype=np.float32)
-        for batch in length_batches(lengths, token_budget=self.token_budget):
-            found[batch] = self._checked([distinct[number] for number in batch])
-            advance(float(tokens[batch].sum()))
+        # For a query alone it is not worth finding out what the model can take.
+        several = len(distinct) > 1
+        batches = (
+            length_batches(lengths, token_budget=self.token_budget, packed=self.packs) if several else [[0]] * len(distinct)
+        )
+        with packable(self._model) if several and self.packs else nullcontext():
+            for batch in batches:
+                found[batch] = self._checked([distinct[number] for number in batch])
+                advance(float(tokens[batch].sum()))
         return found if len(distinct) == len(rows) else found[places]
 
     def _checked(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
@@ -133,19 +159,28 @@ class Engine:
         return vectors
 
     def _forward(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        ids, mask = (part.to(self._model.device) for part in pad(rows, self._tokenizer.pad_token_id or 0))
-        inputs = {"input_ids": ids} if self.is_causal else {"input_ids": ids, "attention_mask": mask}
-        features: dict[str, Any] = {
-            "token_embeddings": self._model(**inputs, use_cache=False)[0].float(),
-            "attention_mask": mask,
-            "input_ids": ids,
-        }
+        prompt = int(torch.as_tensor(self._prompt_length or 0).flatten()[0])
+        # A text without a token of its own is nothing to pool, which only the padded form can tell.
+        packed = len(rows) > 1 and min(map(len, rows)) > prompt and self.packs
+        features = self._packed(rows) if packed else self._padded(rows)
         if self._prompt_length is not None:
             features["prompt_length"] = self._prompt_length
         for module in list(self.encoder)[1:]:
             features = module(features)
         vectors: Tensor = features["sentence_embedding"][:, : self.dimension]
         return normalize(vectors, dim=1) if self._normalises_again else vectors
+
+    def _packed(self, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
+        states = packed_states(self._model, rows).float()
+        # The name under which sentence-transformers' pooling expects texts that were not padded.
+        bounds = torch.tensor([0, *accumulate(map(len, rows))], device=states.device)
+        return {"token_embeddings": states[None], "cu_seq_lens_q": bounds}
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
+        ids, mask = (part.to(self._model.device) for part in pad(rows, self._tokenizer.pad_token_id or 0))
+        inputs = {"input_ids": ids} if self.is_causal else {"input_ids": ids, "attention_mask": mask}
+        states: Tensor = self._model(**inputs, use_cache=False)[0].float()
+        return {"token_embeddings": states, "attention_mask": mask, "input_ids": ids}
 
 
 def _token_model(encoder: SentenceTransformer) -> Any:
