@@ -35,7 +35,7 @@ from prune2vec.evaluation.speed import builtin_sample
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 DEFAULT_BATCH_SIZE = 32
 # The best batch size is looked for on so many of the texts, each size twice.
-TRIAL_TEXTS = 64
+TRIAL_TEXTS = 32
 TRIES = 2
 MAX_LENGTH = 512
 OURS = "prune2vec"
