@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def main() -> None:
     auto = str(pick_dtype("auto", pick_device(options.device))).removeprefix("torch.")
     pairs = {"default formats": ("float32", auto), "same format": (options.dtype or auto, options.dtype or auto)}
     result: dict[str, Any] = {"settings": _settings(options) | {"keeps_memory": kept}, "ways": {}}
-    for name, formats in pairs.items():
+    for name, formats in pairs.items() if options.rounds else ():
         same = next((done for done, other in pairs.items() if other == formats and done in result["ways"]), None)
         result["ways"][name] = result["ways"][same] if same else compare(formats, options)
     result["scorers"] = compare_scorers(options)
@@ -69,9 +70,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--tuples", type=int, default=64, help="a multiple of 64")
     parser.add_argument("--max-length", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of the first two tables; 0 leaves them out")
     parser.add_argument("--scorer-rounds", type=int, default=5, help="rounds of the third table; 0 leaves it out")
-    parser.add_argument("--scorer-tuples", type=int, default=16, help="tuples of the third table")
+    parser.add_argument("--scorer-tuples", type=int, default=64, help="tuples of the third table")
     parser.add_argument("--several-passes", action="store_true", help="time the scorers of many passes too")
     parser.add_argument("--dtype", help="number format of the second table; unset: what auto picks")
     parser.add_argument("--device", default="auto")
@@ -152,6 +153,8 @@ def _sections(
     """Tokenise and measure as ``profile`` does with a model that is loaded."""
     settings = ProfileSettings(scorers=names, max_length=options.max_length)
     groups = _tokenised(triplets, options, backbone.tokenizer)
+    # Without what it found out about the model before: a profile checks it once.
+    backbone = replace(backbone)
     works = {name: scorers.get(name)(backbone, groups, settings) for name in names}
     return Together(works).run(backbone, token_budget=settings.token_budget)
 

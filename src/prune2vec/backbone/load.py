@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -71,11 +72,15 @@ class Backbone:
         return self.stream.device if self.stream is not None else self.model.device
 
     def sub_layers(self) -> SubLayers:
-        """Return the parts of the model's blocks, checked by taking some of them out.
+        """Return the parts of the model's blocks, checked by taking some of them out the first time they are asked for.
 
         Raises:
             UnsupportedModel: They are not known, or the check failed.
         """
+        return self._sub_layers
+
+    @cached_property
+    def _sub_layers(self) -> SubLayers:
         return check_sub_layers(self.model, self.family) if self.stream is None else self.stream.sub_layers()
 
     @property
