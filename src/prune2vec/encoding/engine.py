@@ -76,6 +76,8 @@ class Engine:
     def with_prompt(self, prompt: str) -> Self:
         """Return this engine with another text before every text; the model is shared."""
         other = copy.copy(self)
+        # Found out once, not by every copy.
+        other.packs = self.packs
         other._take_prompt(prompt)
         return other
 
