@@ -95,12 +95,12 @@ def test_negatives_are_required_unless_told_otherwise(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.jsonl", b"", "empty file; expected columns anchor"),
-        ("a.jsonl.gz", gzip.compress(b""), "no rows"),
+        ("a.jsonl.gz", gzip.compress(b"", mtime=0), "no rows"),
         ("a.jsonl", b"\n \n", "no rows"),
         ("a.csv", b"query,positive,negative\n", "no rows"),
         ("a.jsonl", b'{"query": "", "positive": "p", "negative": "n"}\n', "all 1 rows have an empty text"),
         ("a.xlsx", b"x", r"unknown kind of file; expected \.csv, \.jsonl"),
-        ("a.parquet.gz", gzip.compress(b"x"), "unknown kind of file"),
+        ("a.parquet.gz", gzip.compress(b"x", mtime=0), "unknown kind of file"),
         ("a", b"x", "unknown kind of file"),
     ],
 )
