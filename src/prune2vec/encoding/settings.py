@@ -35,7 +35,8 @@ class EncodeSettings(Settings):
     id_column: str | None = None
     """Column with the id; unset takes _id or id, else the row's number."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number format of the forward pass."""
+    """Number format of the forward pass; auto is bf16 where the hardware multiplies it fast, which can cost a little retrieval
+    quality, else fp32."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     token_budget: int | None = Field(default=None, ge=64)
