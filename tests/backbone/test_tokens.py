@@ -60,3 +60,13 @@ def test_batches_hold_every_row_once_and_stay_within_the_budget(lengths: list[in
     for batch in batches:
         width = max(lengths[row] for row in batch)
         assert len(batch) == 1 or width * len(batch) <= budget
+
+
+@given(st.lists(st.integers(0, 60), max_size=40), st.integers(1, 200))
+def test_packed_batches_hold_every_row_once_and_are_filled_up(lengths: list[int], budget: int) -> None:
+    batches = length_batches(lengths, token_budget=budget, packed=True)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    tokens = [sum(lengths[row] for row in batch) for batch in batches]
+    assert all(count <= budget or len(batch) == 1 for count, batch in zip(tokens, batches, strict=True))
+    for count, following in zip(tokens, batches[1:], strict=False):
+        assert count + lengths[following[0]] > budget

@@ -74,6 +74,19 @@ def test_a_model_that_cannot_be_packed_gets_padded_batches(tmp_path: Path) -> No
     np.testing.assert_allclose(engine.encode(some), stock.encode(some), atol=1e-5, rtol=0)
 
 
+def test_what_a_model_can_take_is_found_out_once_and_not_for_a_query_alone(tmp_path: Path) -> None:
+    engine, passes = Engine(encoder(tmp_path, bos=True)), []
+    handle = engine.encoder[0].auto_model.embed_tokens.register_forward_hook(lambda module, args, out: passes.append(1))
+    engine.encode(["a fox"])
+    assert len(passes) == 1
+    engine.encode(["a fox", "a dog"])
+    found_out = len(passes)
+    assert found_out > 3
+    engine.with_prompt("find: ").encode(["a fox", "a dog"])
+    handle.remove()
+    assert len(passes) == found_out + 1
+
+
 def test_no_pass_is_larger_than_its_budget(tmp_path: Path) -> None:
     stock, sizes = encoder(tmp_path, bos=True), []
     engine = Engine(stock, token_budget=200)
