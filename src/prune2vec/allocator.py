@@ -11,8 +11,8 @@ import platform
 import sys
 
 # Parameters of mallopt(3): never give the end of the heap back, grow it by large steps, and use mmap, which gives back
-# what is freed, from the largest size on that can be set. Activations of a batch are below it; weights and the states of
-# all texts, which would leave holes in the heap, mostly above.
+# what is freed, from the largest size on that can be set. A small model's activations are below it; large weights and
+# the states of all texts, which would leave holes in the heap, above.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 _NEVER_TRIM = 2**31 - 1
 _GROW_BYTES = 1 << 26

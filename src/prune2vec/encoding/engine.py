@@ -31,7 +31,7 @@ from prune2vec.backbone.tokens import length_batches
 from prune2vec.errors import EncodingError
 from prune2vec.machine import forward_tokens
 
-# Without padding nothing is lost in a larger forward pass, and its matrix products are faster.
+# A packed forward pass may be larger than a padded one: nothing of it is padding.
 _PACKED_TOKENS = 4096
 _PER_TASK = ("query_length", "document_length", "query_expansion")
 # Capitals, blanks at both ends, and no words at all.
@@ -83,7 +83,7 @@ class Engine:
 
     @cached_property
     def packs(self) -> bool:
-        """Whether texts are laid end to end; on a GPU a call of the attention kernel for each length would cost more."""
+        """Whether texts are laid end to end: on a CPU alone, as each length is a call of the attention kernel."""
         if self._model.device.type != "cpu" or not self.is_causal or not isinstance(self.encoder[1], Pooling):
             return False
         return not packing_obstacle(self._model, max_length=self.encoder.max_seq_length or sys.maxsize)
