@@ -84,12 +84,13 @@ def _cpu_info(field: str) -> str:
     return next((value.strip() for key, _, value in lines if key.strip() == field), "")
 
 
-def forward_tokens(device: torch.device) -> int:
+def forward_tokens(device: torch.device, *, packed: bool = False) -> int:
     """Return how many tokens a forward pass without gradients should hold, padding included.
 
-    A CPU is fastest while activations stay in its caches, and pads less; a GPU needs more to have work for all its units.
+    A CPU is fastest while activations stay in its caches, and pads less, so that a pass of rows without padding may be
+    larger; a GPU needs more to have work for all its units.
     """
-    return 1024 if device.type == "cpu" else 16384
+    return (4096 if packed else 1024) if device.type == "cpu" else 16384
 
 
 def peak_rss_bytes() -> int:

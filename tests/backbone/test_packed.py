@@ -150,6 +150,16 @@ def test_a_window_that_attention_is_not_told_of_is_found_out(monkeypatch: pytest
     assert packing_obstacle(model, max_length=64) != ""
 
 
+def test_any_error_in_the_model_is_an_obstacle() -> None:
+    model = tiny_model("llama")
+
+    def refuse(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        assert "packed_runs" not in kwargs, "no room for these"
+
+    model.layers[1].self_attn.register_forward_pre_hook(refuse, with_kwargs=True)
+    assert packing_obstacle(model) == "packed rows fail in it (no room for these)"
+
+
 def test_the_probe_changes_nothing() -> None:
     model = tiny_model("llama").train()
     torch.manual_seed(3)

@@ -66,7 +66,8 @@ def save_gptj(folder: Path) -> Path:
 def test_equal_batches_are_equal_to_the_bit_in_bf16(tmp_path: Path, family: str) -> None:
     folder = save_gptj(tmp_path / "m") if family == "gptj" else save_tiny(tmp_path / "m", family)
     resident, streamed = both(folder, "bfloat16")
-    assert torch.equal(vectors(streamed), vectors(resident))
+    one, two = (pooled_depths(it, random_rows(9), pooling="mean", padding_side="right") for it in (streamed, resident))
+    assert torch.equal(one, two)
 
 
 def test_left_padding_gives_the_blocks_their_masks(tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_variants_go_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for backbone in (resident, streamed):
         watchers = [Outputs() for _ in variants]
         looks = [Look(variant=variant, watchers=[one]) for variant, one in zip(variants, watchers, strict=True)]
-        backbone.passes.run(random_rows(6), looks, token_budget=90)
+        backbone.passes.run(random_rows(6), looks, token_budget=90, padding_side="right")
         found.append(watchers)
     for expected, other in zip(*found, strict=True):
         assert expected.done == other.done == sorted(expected.seen)

@@ -10,14 +10,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from prune2vec.backbone.batches import Batch
 from prune2vec.backbone.load import Backbone
 from prune2vec.backbone.padding import PaddingSide
-from prune2vec.backbone.passes import Batch, Look, Watcher
+from prune2vec.backbone.passes import Look, Watcher
 from prune2vec.backbone.sublayer_states import states_of
 from prune2vec.backbone.tokens import TokenRow
 from prune2vec.errors import ProfileError
 from prune2vec.families import final_modules
-from prune2vec.pooling import pool, poolings
+from prune2vec.pooling import poolings
 
 Sink = Callable[[tuple[int, ...], Sequence[int], Tensor], None]
 """Takes layers, numbers of rows, and their pooled vectors (layer, row, dim) in fp32 on the model's device."""
@@ -44,7 +45,7 @@ class PooledDepths(Watcher):
     def begin(self, batch: Batch) -> None:
         """Weigh the tokens of the batch."""
         self._batch = batch
-        self._weights = self._weigh(batch.pooled, batch.attended)
+        self._pool = batch.pooler(self._weigh)
 
     def hooks(self, layer: int, block: nn.Module) -> list[RemovableHandle]:
         """Pool a block's output."""
@@ -53,7 +54,7 @@ class PooledDepths(Watcher):
             states = states_of(output)
             for final in self._finals:
                 states = final(states)
-            self._seen[layer] = pool(states, self._weights)
+            self._seen[layer] = self._pool(states)
 
         return [block.register_forward_hook(hook)]
 
@@ -88,7 +89,7 @@ def pooled_depths(
     *,
     pooling: str,
     token_budget: int | None = None,
-    padding_side: PaddingSide = "right",
+    padding_side: PaddingSide | None = None,
     advance: Callable[[float], None] = lambda amount: None,
 ) -> Float[Tensor, "depth row dim"]:
     """Return the pooled vector of every row at every depth, depth 1 first, in fp32 on the CPU.
@@ -100,8 +101,9 @@ def pooled_depths(
         backbone: The model.
         rows: Tokenised texts.
         pooling: Name of a registered pooling.
-        token_budget: Padded tokens a forward pass may hold; None takes what suits the device.
-        padding_side: With ``"right"`` a causal model needs no mask; ``"left"`` passes mask and positions.
+        token_budget: Tokens a forward pass may hold, padding included; None takes what suits the device.
+        padding_side: With ``"right"`` a causal model needs no mask; ``"left"`` passes mask and positions; None pads no row
+            where that is possible and pays.
         advance: Called with the number of tokens after each batch.
 
     Raises:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from prune2vec.backbone.batches import Batch
 from prune2vec.backbone.blockfiles import BlockState, with_values
-from prune2vec.backbone.passes import Batch, Look, watched
+from prune2vec.backbone.passes import Look, watched
 from prune2vec.backbone.states import States
 from prune2vec.backbone.stem import Call
 from prune2vec.families import Family, block_list

@@ -61,7 +61,7 @@ class Backbone:
     stream: StreamedPasses | None = None
     memory: int | None = None
 
-    @property
+    @cached_property
     def passes(self) -> Passes:
         """The way texts run through the model."""
         return self.stream or ResidentPasses(self.model, self.family, self.pad_id, self.memory)

@@ -7,14 +7,14 @@ rows of equal length, which lie side by side, share a call of the ordinary kerne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import accumulate, chain, groupby
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -24,6 +24,9 @@ from prune2vec.backbone.tokens import length_batches
 
 ATTENTION = "prune2vec_packed"
 Run = tuple[int, int]
+"""A length, and how many rows in succession have it."""
+BOUNDS = "cu_seq_lens_q"
+"""transformers' and sentence-transformers' name for where rows laid end to end begin and end."""
 
 _PACKED = ContextVar("packed", default=False)
 _WINDOWS = ("sliding_window", "attention_chunk_size")
@@ -60,7 +63,8 @@ def packed_states(
     lengths = [len(row) for row in rows]
     parts = length_batches(lengths, token_budget=token_budget or sum(lengths), packed=True)
     order = list(chain.from_iterable(parts))
-    states = torch.cat([_forward(model, [rows[place] for place in part]) for part in parts])
+    inputs = [packed_inputs([rows[place] for place in part], model.device) for part in parts]
+    states = torch.cat([run_packed(model, of_part)[0] for of_part in inputs])
     if order == list(range(len(rows))):
         return states
     begins = dict(zip(order, accumulate((lengths[place] for place in order), initial=0), strict=False))
@@ -68,28 +72,46 @@ def packed_states(
     return states.index_select(0, torch.tensor(back, device=states.device))
 
 
-def _forward(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> Tensor:
-    """Run the model on rows, equal lengths side by side."""
+def packed_inputs(rows: Sequence[Sequence[int]], device: torch.device) -> dict[str, Any]:
+    """Return what ``run_packed`` calls a model with for rows laid end to end, equal lengths side by side."""
     lengths = [len(row) for row in rows]
-    runs = tuple((length, len(list(same))) for length, same in groupby(lengths))
-    ids = torch.tensor([list(chain.from_iterable(rows))], device=model.device)
-    positions = torch.cat([torch.arange(length, device=ids.device).repeat(count) for length, count in runs])
-    bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=ids.device)
+    runs = equal_runs(lengths)
+    positions = torch.cat([torch.arange(length, device=device).repeat(count) for length, count in runs])
+    bounds = row_bounds(rows, device)
+    return {
+        "input_ids": torch.tensor([list(chain.from_iterable(rows))], device=device),
+        "position_ids": positions[None],
+        BOUNDS: bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": max(lengths),
+        "max_length_k": max(lengths),
+        "packed_runs": runs,
+    }
+
+
+def row_bounds(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, " bound"]:
+    """Return where each of the rows laid end to end begins, and where the last one ends."""
+    return torch.tensor([0, *accumulate(map(len, rows))], dtype=torch.int32, device=device)
+
+
+def equal_runs(lengths: Iterable[int]) -> tuple[Run, ...]:
+    """Return the lengths in order, equal neighbours once, each with how many there are."""
+    return tuple((length, len(list(same))) for length, same in groupby(lengths))
+
+
+def run_packed(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Float[Tensor, "1 token dim"]:
+    """Return the final states of rows laid end to end.
+
+    Args:
+        model: A base model within ``packable``.
+        inputs: From ``packed_inputs``.
+    """
     token = _PACKED.set(True)
     try:
-        states: Tensor = model(
-            input_ids=ids,
-            position_ids=positions[None],
-            use_cache=False,
-            cu_seq_lens_q=bounds,
-            cu_seq_lens_k=bounds,
-            max_length_q=max(lengths),
-            max_length_k=max(lengths),
-            packed_runs=runs,
-        )[0]
+        states: Tensor = model(**inputs, use_cache=False)[0]
     finally:
         _PACKED.reset(token)
-    return states[0]
+    return states
 
 
 def packing_obstacle(model: PreTrainedModel, *, max_length: int = 512) -> str:
@@ -105,7 +127,8 @@ def packing_obstacle(model: PreTrainedModel, *, max_length: int = 512) -> str:
     model.eval()
     try:
         return _difference(model, rows)
-    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+    except Exception as error:
+        # A model may bring code of its own, and whatever goes wrong in it here goes well with padding.
         return f"packed rows fail in it ({(str(error).strip() or type(error).__name__).splitlines()[0]})"
     finally:
         model.train(was_training)

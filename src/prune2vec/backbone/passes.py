@@ -8,65 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from prune2vec.backbone.padding import PaddingSide, pad
+from prune2vec.backbone.batches import Batch
+from prune2vec.backbone.padding import PaddingSide
 from prune2vec.backbone.tokens import TokenRow
 from prune2vec.records.kept import Kept
 from prune2vec.sublayers import Neurons
 from prune2vec.surgery.cut import cut_model
 
 Advance = Callable[[float], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Some of the rows, as one rectangle.
-
-    Attributes:
-        places: Their numbers among all rows of the run.
-        rows: The rows themselves.
-        inputs: What the model is called with.
-        pooled: 1 where a token is pooled.
-        attended: 1 where there is a token at all.
-    """
-
-    places: Sequence[int]
-    rows: Sequence[TokenRow]
-    inputs: dict[str, Tensor]
-    pooled: Int[Tensor, "row seq"]
-    attended: Int[Tensor, "row seq"]
-
-    @property
-    def tokens(self) -> int:
-        """Tokens without padding."""
-        return sum(len(row.ids) for row in self.rows)
-
-
-def make_batch(
-    rows: Sequence[TokenRow], places: Sequence[int], *, pad_id: int, device: torch.device, side: PaddingSide = "right"
-) -> Batch:
-    """Lay the rows with the numbers ``places`` side by side on ``device``.
-
-    Padding on the right comes after every real token, which a causal model never looks at: no mask, and the attention
-    kernel's own causal path serves. On the left it takes a mask and positions.
-    """
-    chosen = [rows[place] for place in places]
-    ids, attended = pad([row.ids for row in chosen], pad_id, side)
-    pooled = attended.clone()
-    for place, row in enumerate(chosen):
-        begin = ids.shape[1] - len(row.ids) if side == "left" else 0
-        pooled[place, begin : begin + row.start] = 0
-    ids, attended, pooled = ids.to(device), attended.to(device), pooled.to(device)
-    inputs = {"input_ids": ids}
-    if side == "left":
-        positions = (attended.cumsum(dim=1) - 1).clamp(min=0)
-        inputs = {"input_ids": ids, "attention_mask": attended, "position_ids": positions}
-    return Batch(places=places, rows=chosen, inputs=inputs, pooled=pooled, attended=attended)
 
 
 class Watcher(ABC):
@@ -153,7 +107,7 @@ class Passes(Protocol):
         looks: Sequence[Look],
         *,
         token_budget: int | None = None,
-        padding_side: PaddingSide = "right",
+        padding_side: PaddingSide | None = None,
         advance: Advance = lambda amount: None,
     ) -> None:
         """Run all rows through every look's variant of the model.
@@ -161,8 +115,8 @@ class Passes(Protocol):
         Args:
             rows: Tokenised texts.
             looks: What is looked at.
-            token_budget: Padded tokens that a forward pass may hold at most; None takes what suits the device.
-            padding_side: Side on which shorter rows are filled up.
+            token_budget: Tokens that a forward pass may hold at most, padding included; None takes what suits the device.
+            padding_side: Side on which shorter rows are filled up; None fills up none where that is possible and pays.
             advance: Called with the number of tokens done; all of them once a look.
         """
         ...

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prune2vec.backbone.account import RunAccount
+from prune2vec.backbone.batches import Batch, make_batch
 from prune2vec.backbone.blockfiles import (
     BlockFiles,
     embedding_path,
@@ -20,7 +21,7 @@ from prune2vec.backbone.blockfiles import (
 )
 from prune2vec.backbone.lanes import Lane, Slots
 from prune2vec.backbone.padding import PaddingSide
-from prune2vec.backbone.passes import Advance, Batch, Look, make_batch
+from prune2vec.backbone.passes import Advance, Look
 from prune2vec.backbone.probe import check_probe, probe_model
 from prune2vec.backbone.room import Room, bytes_per_token, largest_block, parameter_bytes, plan_room
 from prune2vec.backbone.selftest import TOKENS, check_sub_layers
@@ -127,10 +128,10 @@ class StreamedPasses:
         looks: Sequence[Look],
         *,
         token_budget: int | None = None,
-        padding_side: PaddingSide = "right",
+        padding_side: PaddingSide | None = None,
         advance: Advance = lambda amount: None,
     ) -> None:
-        """Run all rows through every look's variant of the model, block by block; see ``Passes``.
+        """Run all rows through every look's variant of the model, block by block; see ``Passes``. Rows are padded in any case.
 
         Raises:
             ConfigError: Not even one block and the longest row fit into the memory that may be used.
@@ -139,7 +140,7 @@ class StreamedPasses:
         lengths = [len(row.ids) for row in rows]
         room = self._plan(lengths, len(lanes), token_budget or forward_tokens(self.device))
         batches = [
-            make_batch(rows, places, pad_id=self.pad_id, device=self.device, side=padding_side)
+            make_batch(rows, places, pad_id=self.pad_id, device=self.device, side=padding_side or "right")
             for places in length_batches(lengths, token_budget=room.token_budget)
         ]
         read_before = self.files.files.bytes_read

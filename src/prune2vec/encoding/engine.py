@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cached_property
-from itertools import accumulate
 from typing import Any, Self
 
 import numpy as np
@@ -24,15 +23,13 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from prune2vec.backbone.packed import packable, packed_states, packing_obstacle
+from prune2vec.backbone.packed import BOUNDS, packable, packed_states, packing_obstacle, row_bounds
 from prune2vec.backbone.padding import pad
 from prune2vec.backbone.selftest import is_causal
 from prune2vec.backbone.tokens import length_batches
 from prune2vec.errors import EncodingError
 from prune2vec.machine import forward_tokens
 
-# A packed forward pass may be larger than a padded one: nothing of it is padding.
-_PACKED_TOKENS = 4096
 _PER_TASK = ("query_length", "document_length", "query_expansion")
 # Capitals, blanks at both ends, and no words at all.
 _PROBE = (" A probe, with Capitals\tand  blanks ", "a", "")
@@ -91,7 +88,7 @@ class Engine:
     @property
     def token_budget(self) -> int:
         """Most tokens of one forward pass."""
-        return self._token_budget or (_PACKED_TOKENS if self.packs else forward_tokens(self._model.device))
+        return self._token_budget or forward_tokens(self._model.device, packed=self.packs)
 
     def _take_prompt(self, prompt: str) -> None:
         self.prompt = prompt
@@ -174,9 +171,7 @@ class Engine:
 
     def _packed(self, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
         states = packed_states(self._model, rows).float()
-        # The name under which sentence-transformers' pooling expects texts that were not padded.
-        bounds = torch.tensor([0, *accumulate(map(len, rows))], device=states.device)
-        return {"token_embeddings": states[None], "cu_seq_lens_q": bounds}
+        return {"token_embeddings": states[None], BOUNDS: row_bounds(rows, states.device)}
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
         ids, mask = (part.to(self._model.device) for part in pad(rows, self._tokenizer.pad_token_id or 0))

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from prune2vec.backbone.passes import Batch
+from prune2vec.backbone.batches import Batch
 from prune2vec.backbone.tokens import TokenRow
 from prune2vec.scorers.registry import Measurement
 from prune2vec.sublayers import Neurons
@@ -56,7 +56,7 @@ class Activations(Measurement):
 
     def begin(self, batch: Batch) -> None:
         """Note which tokens are real."""
-        self._real = batch.attended.flatten().bool()
+        self._real = batch.real.flatten()
         self._padded = bool(batch.tokens < self._real.numel())
 
     def hooks(self, layer: int, block: nn.Module) -> list[RemovableHandle]:

@@ -110,7 +110,7 @@ def layer_loss(
     scale: float = 50.0,
     pooling: str = "weightedmean",
     token_budget: int | None = None,
-    padding_side: PaddingSide = "right",
+    padding_side: PaddingSide | None = None,
     advance: Advance = lambda amount: None,
 ) -> LayerLoss:
     """Return the contrastive loss of every depth, with accuracy, alignment, uniformity and the spread over groups.
@@ -122,8 +122,8 @@ def layer_loss(
         groups: Tokenised groups of tuples.
         scale: Factor on the cosine similarities.
         pooling: Name of a registered pooling.
-        token_budget: Padded tokens in one forward pass; None takes what suits the device.
-        padding_side: Side on which shorter texts are filled up.
+        token_budget: Tokens of one forward pass at most, padding included; None takes what suits the device.
+        padding_side: Side on which shorter texts are filled up; None fills up none where that is possible and pays.
         advance: Called with the number of tokens done.
 
     Raises:

@@ -11,7 +11,7 @@ from prune2vec.backbone.end_of_text import end_with_eos
 from prune2vec.backbone.load import Backbone, load_backbone, within_context
 from prune2vec.backbone.wrapper import text_format
 from prune2vec.errors import UnsupportedModel
-from prune2vec.machine import describe, forward_tokens
+from prune2vec.machine import describe
 from prune2vec.pooling import poolings
 from prune2vec.progress import progress, say
 from prune2vec.records.profile import LayerLoss, Profile
@@ -97,12 +97,11 @@ def _load(model: str, settings: ProfileSettings) -> Backbone:
 
 
 def _fitted(settings: ProfileSettings, backbone: Backbone) -> ProfileSettings:
-    """Return the settings with what the model has no more of set to what it has, and what suits the device filled in."""
-    budget = settings.token_budget or forward_tokens(backbone.device)
+    """Return the settings with what the model has no more of set to what it has."""
     length, depth = within_context(settings.max_length, backbone.max_length), settings.max_depth
     if depth is not None and depth >= backbone.shape.num_layers:
         depth = None
-    return ProfileSettings(**{**settings.model_dump(), "max_length": length, "max_depth": depth, "token_budget": budget})
+    return ProfileSettings(**{**settings.model_dump(), "max_length": length, "max_depth": depth})
 
 
 def _about_stream(backbone: Backbone) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.hooks import RemovableHandle
 
+from prune2vec.backbone.batches import Batch
 from prune2vec.backbone.load import Backbone
-from prune2vec.backbone.passes import Advance, Batch
+from prune2vec.backbone.passes import Advance
 from prune2vec.backbone.sublayer_states import watch_block
 from prune2vec.backbone.tokens import TokenRow
 from prune2vec.errors import ProfileError
@@ -59,7 +60,7 @@ class Changes(Measurement):
 
     def begin(self, batch: Batch) -> None:
         """Note which tokens are real."""
-        self._filling = ~batch.attended.bool()
+        self._filling = ~batch.real
 
     def hooks(self, layer: int, block: nn.Module) -> list[RemovableHandle]:
         """Watch the stream before and after every sub-layer of a block."""
@@ -121,7 +122,7 @@ def redundancy(
         parts: The parts of its blocks.
         rows: Tokenised texts.
         texts: What they are, for the record.
-        token_budget: Padded tokens in one forward pass; None takes what suits the device.
+        token_budget: Tokens of one forward pass at most, padding included; None takes what suits the device.
         advance: Called with the number of tokens done.
 
     Raises:

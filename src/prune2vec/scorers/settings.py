@@ -48,7 +48,8 @@ class ProfileSettings(Settings):
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     token_budget: int | None = Field(None, ge=64)
-    """Padded tokens in one forward pass, unset: 1,024 on a CPU, 16,384 elsewhere; changes speed and memory, not the result."""
+    """Tokens of one forward pass, padding included; unset: on a CPU 4,096 without padding and 1,024 with, elsewhere 16,384.
+    Changes speed and memory, not the result."""
     stream: Literal["auto", "on", "off"] = "auto"
     """Hold one block in memory at a time instead of the model; auto does so where the model does not fit."""
     memory: Amount | None = None

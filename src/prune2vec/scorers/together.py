@@ -39,7 +39,7 @@ class Together:
 
         Args:
             backbone: The model that they are for.
-            token_budget: Padded tokens that a forward pass may hold; None takes what suits the device.
+            token_budget: Tokens that a forward pass may hold, padding included; None takes what suits the device.
             advance: Called with the number of tokens done.
 
         Returns:
@@ -65,7 +65,7 @@ def measure_alone(
     measurement: Measurement,
     *,
     token_budget: int | None = None,
-    padding_side: PaddingSide = "right",
+    padding_side: PaddingSide | None = None,
     advance: Advance = lambda amount: None,
 ) -> Any:
     """Return the result of one measurement on the whole model.
@@ -73,8 +73,8 @@ def measure_alone(
     Args:
         backbone: The model.
         measurement: What is measured.
-        token_budget: Padded tokens that a forward pass may hold; None takes what suits the device.
-        padding_side: Side on which shorter texts are filled up.
+        token_budget: Tokens that a forward pass may hold, padding included; None takes what suits the device.
+        padding_side: Side on which shorter texts are filled up; None fills up none where that is possible and pays.
         advance: Called with the number of tokens done.
     """
     look = Look(watchers=[measurement])

@@ -19,7 +19,7 @@ from sentence_transformers.base.losses.merged_forward import column_merging_disa
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prune2vec.backbone.packed import packable, packed_states, packing_obstacle
+from prune2vec.backbone.packed import BOUNDS, packable, packed_states, packing_obstacle, row_bounds
 from prune2vec.backbone.padding import pad
 from prune2vec.backbone.tokens import length_batches
 from prune2vec.errors import ConfigError
@@ -94,9 +94,7 @@ class TokenPass:
             states = DistinctStates(rows, self._compute)
         else:
             states = self._states = self._states or DistinctStates(chain(*self._columns.values()), self._compute)
-        bounds = torch.tensor([0, *accumulate(map(len, rows))], device=features["input_ids"].device)
-        # The names under which sentence-transformers' pooling expects texts that were not padded.
-        return {**features, "token_embeddings": states.of(rows)[None], "cu_seq_lens_q": bounds}
+        return {**features, "token_embeddings": states.of(rows)[None], BOUNDS: row_bounds(rows, features["input_ids"].device)}
 
     def _compute(self, rows: Sequence[Row]) -> Tensor:
         if self._packs:
