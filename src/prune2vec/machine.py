@@ -87,8 +87,8 @@ def _cpu_info(field: str) -> str:
 def forward_tokens(device: torch.device, *, packed: bool = False) -> int:
     """Return how many tokens a forward pass without gradients should hold, padding included.
 
-    A CPU is fastest while activations stay in its caches, and pads less, so that a pass of rows without padding may be
-    larger; a GPU needs more to have work for all its units.
+    On a CPU short batches pad less, and activations stay in its caches; rows without padding take a call of the attention
+    kernel for each length, so more of them go together. A GPU needs more to have work for all its units.
     """
     return (4096 if packed else 1024) if device.type == "cpu" else 16384
 

@@ -23,14 +23,14 @@ def rows_of(sizes: list[tuple[int, int]]) -> list[TokenRow]:
 def both(rows: list[TokenRow]) -> tuple[Batch, Batch]:
     places = range(len(rows))
     padded = make_batch(rows, places, pad_id=0, device=CPU)
-    return padded, make_batch(rows, places, pad_id=0, device=CPU, packed=True)
+    return padded, make_batch(rows, places, pad_id=0, device=CPU, side=None)
 
 
 @pytest.mark.parametrize("name", list(poolings))
 @given(sizes=ROWS)
 def test_pooling_is_that_of_the_rectangle(name: str, sizes: list[tuple[int, int]]) -> None:
     padded, packed = both(rows_of(sizes))
-    states = torch.randn(*padded.attended.shape, 4, generator=torch.Generator().manual_seed(len(sizes)))
+    states = torch.randn(*padded.shape, 4, generator=torch.Generator().manual_seed(len(sizes)))
     weigh = poolings.get(name)
     end_to_end = states[padded.real][None]
     torch.testing.assert_close(packed.pooler(weigh)(end_to_end), padded.pooler(weigh)(states), rtol=1e-6, atol=1e-6)
@@ -61,4 +61,4 @@ def test_padding_on_the_left_has_a_mask_and_positions() -> None:
     assert batch.inputs["input_ids"].tolist() == [[9, 9, 1], [1, 2, 3]]
     assert batch.inputs["attention_mask"].tolist() == [[0, 0, 1], [1, 1, 1]]
     assert batch.inputs["position_ids"].tolist() == [[0, 0, 0], [0, 1, 2]]
-    assert batch.pooled.tolist() == [[0, 0, 1], [0, 1, 1]]
+    assert batch.masks[0].pooled.tolist() == [[0, 0, 1], [0, 1, 1]]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from prune2vec.backbone.packed import ATTENTION, packable, packed_states, packing_obstacle
 from tests.tiny import FAMILIES, VOCAB, tiny_model
@@ -148,6 +148,44 @@ def test_a_window_that_attention_is_not_told_of_is_found_out(monkeypatch: pytest
     monkeypatch.setattr("prune2vec.backbone.packed._band", lambda *args: None)
     assert packing_obstacle(model, max_length=16) == ""
     assert packing_obstacle(model, max_length=64) != ""
+
+
+def test_a_window_that_is_in_the_mask_alone_is_found_out() -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16}
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    experts = {"num_experts": 2, "num_experts_per_tok": 1}
+    window = {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 0}
+    config = AutoConfig.for_model("qwen2_moe", vocab_size=VOCAB, **sizes, **heads, **experts, **window)
+    model = AutoModel.from_config(config).eval().bfloat16()
+    assert packing_obstacle(model, max_length=64) == ""
+    assert packing_obstacle(model, max_length=65) == "its attention is not told of its window of 64 tokens"
+
+
+def test_attention_to_chunks_is_not_packed() -> None:
+    model = tiny_model("llama")
+    model.config.attention_chunk_size = 16
+    assert packing_obstacle(model, max_length=16) == ""
+    assert packing_obstacle(model, max_length=17).startswith("its attention looks at chunks of 16 tokens")
+
+
+def test_the_probe_keeps_to_the_memory() -> None:
+    model = tiny_model("mistral")
+    assert packing_obstacle(model, max_length=64, room=60) == ""
+    assert packing_obstacle(model, max_length=64, room=59).startswith("the memory that may be used does not hold")
+
+
+def test_attention_is_set_back_where_setting_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, kept = tiny_model("llama"), tiny_model("llama").set_attn_implementation.__func__
+
+    def fail(self: PreTrainedModel, name: str) -> None:
+        kept(self, name)
+        if name == ATTENTION:
+            raise ValueError("no")
+
+    monkeypatch.setattr(type(model), "set_attn_implementation", fail)
+    assert packing_obstacle(model) == "packed rows fail in it (no)"
+    assert model.config._attn_implementation == "sdpa"
 
 
 def test_any_error_in_the_model_is_an_obstacle() -> None:

@@ -5,16 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from prune2vec.backbone.packed import Run, equal_runs, packed_inputs
+from prune2vec.backbone.packed import packed_inputs
 from prune2vec.backbone.padding import PaddingSide, pad
 from prune2vec.backbone.tokens import TokenRow
 from prune2vec.pooling import PoolingFn, pool
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What is pooled of rows that are equally long, or filled up to be.
+
+    Attributes:
+        pooled: 1 where a token is pooled.
+        attended: 1 where there is a token at all.
+    """
+
+    pooled: Int[Tensor, "row seq"]
+    attended: Int[Tensor, "row seq"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,18 +39,15 @@ class Batch:
         places: Their numbers among all rows of the run.
         rows: The rows themselves.
         inputs: What the model is called with.
-        pooled: 1 where a token is pooled, a row of the rectangle for each text.
-        attended: 1 where there is a token at all.
-        runs: Of rows laid end to end, their lengths in order, each with how many rows in succession have it; empty for a
-            rectangle.
+        masks: One for a rectangle; of rows laid end to end one for each length, in order.
+        packed: Whether they are laid end to end.
     """
 
     places: Sequence[int]
     rows: Sequence[TokenRow]
     inputs: dict[str, Any]
-    pooled: Int[Tensor, "row seq"]
-    attended: Int[Tensor, "row seq"]
-    runs: tuple[Run, ...] = ()
+    masks: Sequence[Masks]
+    packed: bool = False
 
     @property
     def tokens(self) -> int:
@@ -44,40 +55,33 @@ class Batch:
         return sum(len(row.ids) for row in self.rows)
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """The states without their last dimension: (row, seq), or (1, token) for rows laid end to end."""
+        batch, positions = self.inputs["input_ids"].shape
+        return batch, positions
+
+    @property
     def real(self) -> Bool[Tensor, "batch position"]:
-        """Where the states are those of a token, in their shape: (row, seq), or (1, token) for rows laid end to end."""
-        attended = self.attended.bool()
-        return attended[attended][None] if self.runs else attended
+        """Where the states are those of a token."""
+        if self.packed:
+            return torch.ones(self.shape, dtype=torch.bool, device=self.inputs["input_ids"].device)
+        return self.masks[0].attended.bool()
 
     def pooler(self, weigh: PoolingFn) -> Callable[[Float[Tensor, "batch position dim"]], Float[Tensor, "row dim"]]:
         """Return what pools states to one vector a row, in fp32."""
-        weights = weigh(self.pooled, self.attended)
-        if not self.runs:
-            return partial(pool, weights=weights)
-        # Row by row, each from its own states alone, so that a NaN stays in its row.
-        sizes = [length * count for length, count in self.runs]
-        parts = list(zip(self.runs, weights[self.attended.bool()].split(sizes), strict=True))
+        weights = [weigh(of_rows.pooled, of_rows.attended) for of_rows in self.masks]
+        return partial(_pool_packed, weights=weights) if self.packed else partial(pool, weights=weights[0])
 
-        def pool_runs(states: Float[Tensor, "1 token dim"]) -> Float[Tensor, "row dim"]:
-            split = states[0].split(sizes)
-            return torch.cat(
-                [
-                    pool(of_run.unflatten(0, (count, length)), of_weights.view(count, length))
-                    for ((length, count), of_weights), of_run in zip(parts, split, strict=True)
-                ]
-            )
 
-        return pool_runs
+def _pool_packed(
+    states: Float[Tensor, "1 token dim"], weights: Sequence[Float[Tensor, "row seq"]]
+) -> Float[Tensor, "all_rows dim"]:
+    parts = states[0].split([of_length.numel() for of_length in weights])
+    return torch.cat([pool(part.view(*of_length.shape, -1), of_length) for part, of_length in zip(parts, weights, strict=True)])
 
 
 def make_batch(
-    rows: Sequence[TokenRow],
-    places: Sequence[int],
-    *,
-    pad_id: int,
-    device: torch.device,
-    side: PaddingSide = "right",
-    packed: bool = False,
+    rows: Sequence[TokenRow], places: Sequence[int], *, pad_id: int, device: torch.device, side: PaddingSide | None = "right"
 ) -> Batch:
     """Lay the rows with the numbers ``places`` side by side on ``device``.
 
@@ -89,22 +93,29 @@ def make_batch(
         places: The numbers of those that are wanted.
         pad_id: What shorter rows are filled up with.
         device: Where the model computes.
-        side: Where the filling goes.
-        packed: Lay them end to end instead, without filling.
+        side: Where the filling goes; None lays them end to end without, for ``run_packed``.
     """
     chosen = [rows[place] for place in places]
+    if side is None:
+        return _end_to_end(chosen, places, device)
     ids, attended = pad([row.ids for row in chosen], pad_id, side)
     pooled = attended.clone()
     for place, row in enumerate(chosen):
         begin = ids.shape[1] - len(row.ids) if side == "left" else 0
         pooled[place, begin : begin + row.start] = 0
     ids, attended, pooled = ids.to(device), attended.to(device), pooled.to(device)
-    if packed:
-        tokens = [row.ids for row in chosen]
-        inputs, runs = packed_inputs(tokens, device), equal_runs(map(len, tokens))
-        return Batch(places=places, rows=chosen, inputs=inputs, pooled=pooled, attended=attended, runs=runs)
     inputs = {"input_ids": ids}
     if side == "left":
         positions = (attended.cumsum(dim=1) - 1).clamp(min=0)
         inputs = {"input_ids": ids, "attention_mask": attended, "position_ids": positions}
-    return Batch(places=places, rows=chosen, inputs=inputs, pooled=pooled, attended=attended)
+    return Batch(places=places, rows=chosen, inputs=inputs, masks=[Masks(pooled, attended)])
+
+
+def _end_to_end(chosen: Sequence[TokenRow], places: Sequence[int], device: torch.device) -> Batch:
+    inputs, following = packed_inputs([row.ids for row in chosen], device), iter(chosen)
+    masks = []
+    for length, count in inputs["packed_runs"]:
+        starts = torch.tensor([row.start for row in islice(following, count)], device=device)
+        pooled = (torch.arange(length, device=device) >= starts[:, None]).long()
+        masks.append(Masks(pooled, torch.ones_like(pooled)))
+    return Batch(places=places, rows=chosen, inputs=inputs, masks=masks, packed=True)

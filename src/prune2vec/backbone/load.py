@@ -63,7 +63,7 @@ class Backbone:
 
     @cached_property
     def passes(self) -> Passes:
-        """The way texts run through the model."""
+        """The way texts run through the model; one for all, as it keeps what it found out about the model."""
         return self.stream or ResidentPasses(self.model, self.family, self.pad_id, self.memory)
 
     @property

@@ -7,7 +7,7 @@ rows of equal length, which lie side by side, share a call of the ordinary kerne
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import accumulate, chain, groupby
@@ -26,10 +26,11 @@ ATTENTION = "prune2vec_packed"
 Run = tuple[int, int]
 """A length, and how many rows in succession have it."""
 BOUNDS = "cu_seq_lens_q"
-"""transformers' and sentence-transformers' name for where rows laid end to end begin and end."""
+"""transformers' and sentence-transformers' name for where rows laid end to end begin and end; transformers wants the same
+under another name for keys."""
 
 _PACKED = ContextVar("packed", default=False)
-_WINDOWS = ("sliding_window", "attention_chunk_size")
+_TOLD: ContextVar[set[int]] = ContextVar("windows that attention was told of")
 _PROBE_LENGTHS = (7, 3, 7, 5)
 # Of the states' spread over the tokens, so that a dimension that is large everywhere hides nothing.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
@@ -43,8 +44,8 @@ def packable(model: PreTrainedModel) -> Iterator[None]:
     Gradient checkpointing computes attention anew in the backward pass, which must lie within the context too.
     """
     before = model.config._attn_implementation
-    model.set_attn_implementation(ATTENTION)
     try:
+        model.set_attn_implementation(ATTENTION)
         yield
     finally:
         model.set_attn_implementation(before)
@@ -75,7 +76,7 @@ def packed_states(
 def packed_inputs(rows: Sequence[Sequence[int]], device: torch.device) -> dict[str, Any]:
     """Return what ``run_packed`` calls a model with for rows laid end to end, equal lengths side by side."""
     lengths = [len(row) for row in rows]
-    runs = equal_runs(lengths)
+    runs = tuple((length, len(list(same))) for length, same in groupby(lengths))
     positions = torch.cat([torch.arange(length, device=device).repeat(count) for length, count in runs])
     bounds = row_bounds(rows, device)
     return {
@@ -94,11 +95,6 @@ def row_bounds(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tenso
     return torch.tensor([0, *accumulate(map(len, rows))], dtype=torch.int32, device=device)
 
 
-def equal_runs(lengths: Iterable[int]) -> tuple[Run, ...]:
-    """Return the lengths in order, equal neighbours once, each with how many there are."""
-    return tuple((length, len(list(same))) for length, same in groupby(lengths))
-
-
 def run_packed(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Float[Tensor, "1 token dim"]:
     """Return the final states of rows laid end to end.
 
@@ -114,34 +110,49 @@ def run_packed(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Float[Tenso
     return states
 
 
-def packing_obstacle(model: PreTrainedModel, *, max_length: int = 512) -> str:
+def packing_obstacle(model: PreTrainedModel, *, max_length: int = 512, room: int | None = None) -> str:
     """Return why a model cannot take packed rows of up to ``max_length`` tokens; empty when it can.
 
     A few random rows are computed packed and one at a time, a long one among them where attention has a shorter window.
+
+    Args:
+        model: A base model.
+        max_length: Tokens of the longest row to come.
+        room: Tokens that a forward pass has memory for; None for any number.
     """
-    attention = model.config._attn_implementation
+    attention, chunk = model.config._attn_implementation, getattr(model.config, "attention_chunk_size", None)
     if attention not in ("sdpa", ATTENTION):
         return f"its attention is {attention}, which has no kernel for packed rows"
-    rows = _probe_rows(model, max_length)
+    if chunk and chunk < max_length:
+        return f"its attention looks at chunks of {chunk} tokens, for which packed rows have no kernel"
+    window = getattr(model.config, "sliding_window", None)
+    window = window if window and window < max_length else None
+    rows = _probe_rows(model, window)
+    if room is not None and sum(map(len, rows)) > room:
+        return "the memory that may be used does not hold the rows that it is checked with"
     was_training = model.training
     model.eval()
     try:
-        return _difference(model, rows)
+        return _difference(model, rows, window)
     except Exception as error:
-        # A model may bring code of its own, and whatever goes wrong in it here goes well with padding.
+        # A model may bring code of its own, so anything may come; a fault that is not packing's shows with padding too.
         return f"packed rows fail in it ({(str(error).strip() or type(error).__name__).splitlines()[0]})"
     finally:
         model.train(was_training)
 
 
-def _difference(model: PreTrainedModel, rows: list[list[int]]) -> str:
-    with torch.no_grad():
+def _difference(model: PreTrainedModel, rows: list[list[int]], window: int | None) -> str:
+    told: set[int] = set()
+    with torch.no_grad(), _noting_windows(told):
         alone = [model(input_ids=torch.tensor([row], device=model.device), use_cache=False)[0][0] for row in rows]
         with packable(model):
             # A model that keeps its own attention would still get it right, with a mask over all rows together.
             if model.config._attn_implementation != ATTENTION:
                 return "its class does not let its attention be replaced"
             found = packed_states(model, rows).float()
+    # A window that is in the mask alone would be lost; few tokens of the rows are beyond it, so their states hardly tell.
+    if window is not None and window not in told:
+        return f"its attention is not told of its window of {window} tokens"
     expected = torch.cat(alone).float()
     share = float((found - expected).norm() / (expected - expected.mean(dim=0)).norm())
     if not share <= _TOLERANCE.get(model.dtype, _ROUNDED_TOLERANCE):
@@ -149,10 +160,18 @@ def _difference(model: PreTrainedModel, rows: list[list[int]]) -> str:
     return ""
 
 
-def _probe_rows(model: PreTrainedModel, max_length: int) -> list[list[int]]:
-    windows = [getattr(model.config, name, None) or max_length for name in _WINDOWS]
+@contextmanager
+def _noting_windows(told: set[int]) -> Iterator[None]:
+    token = _TOLD.set(told)
+    try:
+        yield
+    finally:
+        _TOLD.reset(token)
+
+
+def _probe_rows(model: PreTrainedModel, window: int | None) -> list[list[int]]:
     # The longest length twice: a mask that spans both rows would show.
-    long = [min(windows) + 3] * 2 if min(windows) < max_length else []
+    long = [window + 3] * 2 if window is not None else []
     generator = torch.Generator().manual_seed(0)
     high = max(2, int(model.get_input_embeddings().num_embeddings))  # type: ignore[arg-type]
     return [torch.randint(1, high, (length,), generator=generator).tolist() for length in (*_PROBE_LENGTHS, *long)]
@@ -173,7 +192,9 @@ def _attention(
     # Split, not sliced: the backward pass of a slice fills a tensor of the whole length with zeros, once a slice.
     sizes = [length * count for length, count in packed_runs]
     parts = zip(packed_runs, *(states.split(sizes, dim=2) for states in (query, key, value)), strict=True)
-    window = kwargs.get("sliding_window")
+    window, told = kwargs.get("sliding_window"), _TOLD.get(None)
+    if told is not None and window is not None:
+        told.add(window)
     outputs = []
     for run, q, k, v in parts:
         band = _band(run[0], window, query.device)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from jaxtyping import Bool
 from torch import Tensor, nn
@@ -119,4 +119,8 @@ class Passes(Protocol):
             padding_side: Side on which shorter rows are filled up; None fills up none where that is possible and pays.
             advance: Called with the number of tokens done; all of them once a look.
         """
+        ...
+
+    def account(self) -> dict[str, Any]:
+        """Return what a record should tell of the runs so far."""
         ...

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from prune2vec.backbone.batches import Batch, make_batch
+from prune2vec.backbone.batches import make_batch
 from prune2vec.backbone.packed import packable, packing_obstacle, run_packed
 from prune2vec.backbone.padding import PaddingSide
 from prune2vec.backbone.passes import Advance, Look, watched
@@ -24,23 +26,25 @@ from prune2vec.records.amounts import readable_bytes
 _WINDOW_BYTES = 256 << 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ResidentPasses:
     """``Passes`` through a model in memory; the model runs as it is, watched by hooks.
+
+    On a CPU rows are laid end to end where the model takes that; elsewhere not, as each length is a call of the attention
+    kernel.
 
     Attributes:
         model: The base model.
         family: Where its blocks are.
         pad_id: Token id that rows are filled up with.
         memory: Bytes that may be in use in all, on the GPU where the model is there; batches shrink to fit. None: no limit.
-        packs: Whether the model takes rows laid end to end, by the length of the longest; found out when it is needed.
     """
 
     model: PreTrainedModel
     family: Family
     pad_id: int
     memory: int | None = None
-    packs: dict[int, bool] = field(default_factory=dict, init=False, repr=False)
+    _obstacles: dict[int, str] = field(default_factory=dict, init=False, repr=False)
 
     def run(
         self,
@@ -56,14 +60,18 @@ class ResidentPasses:
         Raises:
             ConfigError: The longest row does not fit into what the model leaves of the memory that may be used.
         """
-        packed = padding_side is None and self._packs(rows)
-        budget = self._budget(rows, token_budget or forward_tokens(self.model.device, packed=packed))
+        longest = max((len(row.ids) for row in rows), default=1)
+        room = self._room(longest)
+        packed = padding_side is None and len(rows) > 1 and not self._obstacle(longest, room)
+        side = None if packed else padding_side or "right"
+        budget = token_budget or forward_tokens(self.model.device, packed=packed)
+        budget = budget if room is None else min(budget, room)
         for look in looks:
             model = look.variant.model(self.model)
             blocks = list(enumerate(block_list(model, self.family)))
             with watched(look, blocks), packable(model) if packed else nullcontext(), torch.inference_mode():
                 for places in self._batches(rows, len(blocks), budget, packed):
-                    batch = self._batch(rows, places, padding_side or "right", packed)
+                    batch = make_batch(rows, places, pad_id=self.pad_id, device=self.model.device, side=side)
                     for watcher in look.watchers:
                         watcher.begin(batch)
                     if packed:
@@ -77,31 +85,37 @@ class ResidentPasses:
                 for watcher in look.watchers:
                     watcher.layer_done(layer)
 
-    def _packs(self, rows: Sequence[TokenRow]) -> bool:
-        """Return whether rows are laid end to end: on a CPU alone, as each length is a call of the attention kernel."""
-        if self.model.device.type != "cpu" or len(rows) < 2:
-            return False
-        longest = max(len(row.ids) for row in rows)
-        if longest not in self.packs:
-            self.packs[longest] = not packing_obstacle(self.model, max_length=longest)
-        return self.packs[longest]
+    def account(self) -> dict[str, Any]:
+        """Return whether rows were laid end to end in the runs so far, and what was against it."""
+        obstacle = next(filter(None, self._obstacles.values()), None)
+        return {"packing": {"packed": bool(self._obstacles) and obstacle is None, "obstacle": obstacle}}
 
-    def _batch(self, rows: Sequence[TokenRow], places: Sequence[int], side: PaddingSide, packed: bool) -> Batch:
-        return make_batch(rows, places, pad_id=self.pad_id, device=self.model.device, side=side, packed=packed)
+    def _obstacle(self, longest: int, room: int | None) -> str:
+        if longest not in self._obstacles:
+            place = self.model.device.type
+            on_cpu = place == "cpu"
+            found = packing_obstacle(self.model, max_length=longest, room=room) if on_cpu else f"it computes on {place}"
+            self._obstacles[longest] = found
+        return self._obstacles[longest]
 
-    def _budget(self, rows: Sequence[TokenRow], token_budget: int) -> int:
+    @cached_property
+    def _in_use(self) -> int:
+        """Bytes in use before the first run: what a run frees is there for the next, whether the process keeps it or not."""
+        return memory_in_use(self.model.device)
+
+    def _room(self, longest: int) -> int | None:
+        """Return the tokens that a forward pass has memory for; None without a limit."""
         if self.memory is None:
-            return token_budget
+            return None
         width, itemsize = int(self.model.config.hidden_size), self.model.dtype.itemsize
         per_token = bytes_per_token(largest_block(self.model, self.family), width, itemsize)
-        in_use, longest = memory_in_use(self.model.device), max((len(row.ids) for row in rows), default=1)
-        least = in_use + per_token * longest
+        least = self._in_use + per_token * longest
         if self.memory < least:
             raise ConfigError(
                 f"memory is {readable_bytes(self.memory)}, but the model is in memory already and the longest text needs "
-                f"{readable_bytes(least)} in all ({readable_bytes(in_use)} in use); give more memory, or --stream on"
+                f"{readable_bytes(least)} in all ({readable_bytes(self._in_use)} in use); give more memory, or --stream on"
             )
-        return min(token_budget, (self.memory - in_use) // per_token)
+        return (self.memory - self._in_use) // per_token
 
     def _batches(self, rows: Sequence[TokenRow], depth: int, token_budget: int, packed: bool) -> list[list[int]]:
         window = max(1, _WINDOW_BYTES // (4 * depth * self.model.config.hidden_size))

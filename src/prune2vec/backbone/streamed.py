@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -159,6 +160,10 @@ class StreamedPasses:
             )
         )
 
+    def account(self) -> dict[str, Any]:
+        """Return the memory that might be used, and what each run did."""
+        return {"stream": {"memory": self.memory, "runs": [run.to_json() for run in self.accounts]}}
+
     def _through_blocks(
         self,
         lanes: Sequence[Lane],
@@ -201,14 +206,14 @@ class StreamedPasses:
         count, place = lanes * len(batches), self._place_of_states(room, first, batches, lanes)
         if place is not None:
             return MemoryStates(count, place=place, device=self.device)
-        shapes = [(*batch.attended.shape, first.shape[-1]) for batch in batches] * lanes
+        shapes = [(*batch.shape, first.shape[-1]) for batch in batches] * lanes
         return stack.enter_context(FileStates(shapes, dtype=first.dtype, device=self.device))
 
     def _place_of_states(self, room: Room, first: Tensor, batches: Sequence[Batch], lanes: int) -> torch.device | None:
         """Return where the states are kept, None for a file: what a GPU has no room for goes to the machine's memory first."""
         if room.states_in_memory:
             return self.device
-        size = sum(batch.attended.numel() for batch in batches) * lanes * first.shape[-1] * first.dtype.itemsize
+        size = sum(batch.shape[0] * batch.shape[1] for batch in batches) * lanes * first.shape[-1] * first.dtype.itemsize
         beside = torch.device("cpu")
         return beside if self.device != beside and size < free_memory_bytes(beside) // 2 else None
 

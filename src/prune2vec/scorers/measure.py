@@ -76,7 +76,7 @@ def profile_model(
             "device": backbone.device.type,
             "text_format": layout.to_json(),
         },
-        environment={**describe(), **_about_stream(backbone)},
+        environment={**describe(), **backbone.passes.account()},
     )
     if output is not None:
         result.save(output)
@@ -102,12 +102,6 @@ def _fitted(settings: ProfileSettings, backbone: Backbone) -> ProfileSettings:
     if depth is not None and depth >= backbone.shape.num_layers:
         depth = None
     return ProfileSettings(**{**settings.model_dump(), "max_length": length, "max_depth": depth})
-
-
-def _about_stream(backbone: Backbone) -> dict[str, Any]:
-    if backbone.stream is None:
-        return {}
-    return {"stream": {"memory": backbone.stream.memory, "runs": [run.to_json() for run in backbone.stream.accounts]}}
 
 
 def _text_format(backbone: Backbone, instructions: Instructions, settings: ProfileSettings) -> TextFormat:

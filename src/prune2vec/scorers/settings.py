@@ -49,7 +49,7 @@ class ProfileSettings(Settings):
     """auto, cpu, cuda, cuda:1, mps."""
     token_budget: int | None = Field(None, ge=64)
     """Tokens of one forward pass, padding included; unset: on a CPU 4,096 without padding and 1,024 with, elsewhere 16,384.
-    Changes speed and memory, not the result."""
+    Changes speed and memory, and the result within rounding."""
     stream: Literal["auto", "on", "off"] = "auto"
     """Hold one block in memory at a time instead of the model; auto does so where the model does not fit."""
     memory: Amount | None = None
