@@ -63,6 +63,9 @@ def test_leftovers_of_a_killed_run_are_cleared(run: Run) -> None:
     run()
     (run.output / ".profile.json.partial-123").write_text("half")
     (run.output / "small" / ".encoder.partial-99").mkdir()
+    (run.output / "small" / ".encoder.partial-99" / ".a.partial-99").write_text("half")
+    (run.output / "small" / ".encoder.training").mkdir(exist_ok=True)
+    (run.output / "small" / ".encoder.training" / ".state.json.partial-7").write_text("half")
     run()
     assert not list(run.output.glob("**/.*partial*"))
 

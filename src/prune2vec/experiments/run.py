@@ -102,8 +102,8 @@ def _read(recipe: Recipe | Path | str | Mapping[str, Any]) -> Recipe:
 
 
 def _clear_partials(folder: Path) -> None:
-    """Remove what a killed run left half-written; safe because the folder is locked."""
-    for partial in (*folder.glob(".*.partial*"), *folder.glob("*/.*.partial*")):
+    """Remove what a killed run left half-written, at any depth; safe because the folder is locked."""
+    for partial in list(folder.glob("**/.*.partial*")):
         if partial.is_dir():
             shutil.rmtree(partial, ignore_errors=True)
         else:
