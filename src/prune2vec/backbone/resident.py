@@ -63,27 +63,33 @@ class ResidentPasses:
         longest = max((len(row.ids) for row in rows), default=1)
         room = self._room(longest)
         packed = padding_side is None and len(rows) > 1 and not self._obstacle(longest, room)
-        side = None if packed else padding_side or "right"
         budget = token_budget or forward_tokens(self.model.device, packed=packed)
         budget = budget if room is None else min(budget, room)
+        side = None if packed else padding_side or "right"
         for look in looks:
-            model = look.variant.model(self.model)
-            blocks = list(enumerate(block_list(model, self.family)))
-            with watched(look, blocks), packable(model) if packed else nullcontext(), torch.inference_mode():
-                for places in self._batches(rows, len(blocks), budget, packed):
-                    batch = make_batch(rows, places, pad_id=self.pad_id, device=self.model.device, side=side)
-                    for watcher in look.watchers:
-                        watcher.begin(batch)
-                    if packed:
-                        run_packed(model, batch.inputs)
-                    else:
-                        model(**batch.inputs, use_cache=False)
-                    for watcher in look.watchers:
-                        watcher.end()
-                    advance(batch.tokens)
-            for layer, _ in blocks:
+            self._take_through(look, rows, budget, side, advance)
+
+    def _take_through(
+        self, look: Look, rows: Sequence[TokenRow], token_budget: int, side: PaddingSide | None, advance: Advance
+    ) -> None:
+        """Run all rows through one look's variant of the model; without a side they are laid end to end."""
+        model, packed = look.variant.model(self.model), side is None
+        blocks = list(enumerate(block_list(model, self.family)))
+        with watched(look, blocks), packable(model) if packed else nullcontext(), torch.inference_mode():
+            for places in self._batches(rows, len(blocks), token_budget, packed):
+                batch = make_batch(rows, places, pad_id=self.pad_id, device=self.model.device, side=side)
                 for watcher in look.watchers:
-                    watcher.layer_done(layer)
+                    watcher.begin(batch)
+                if packed:
+                    run_packed(model, batch.inputs)
+                else:
+                    model(**batch.inputs, use_cache=False)
+                for watcher in look.watchers:
+                    watcher.end()
+                advance(batch.tokens)
+        for layer, _ in blocks:
+            for watcher in look.watchers:
+                watcher.layer_done(layer)
 
     def account(self) -> dict[str, Any]:
         """Return whether rows were laid end to end in the runs so far, and what was against it."""
@@ -93,9 +99,9 @@ class ResidentPasses:
     def _obstacle(self, longest: int, room: int | None) -> str:
         if longest not in self._obstacles:
             place = self.model.device.type
-            on_cpu = place == "cpu"
-            found = packing_obstacle(self.model, max_length=longest, room=room) if on_cpu else f"it computes on {place}"
-            self._obstacles[longest] = found
+            self._obstacles[longest] = (
+                packing_obstacle(self.model, max_length=longest, room=room) if place == "cpu" else f"it computes on {place}"
+            )
         return self._obstacles[longest]
 
     @cached_property
