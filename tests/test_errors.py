@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from prune2vec import errors
-from prune2vec.errors import Prune2vecError, did_you_mean
+from prune2vec.errors import Prune2vecError, did_you_mean, reason_of
 
 CLASSES = [value for _, value in inspect.getmembers(errors, inspect.isclass) if value.__module__ == errors.__name__]
 
@@ -32,3 +32,17 @@ def test_close_matches(name: str, known: tuple[str, ...], expected: str) -> None
 
 def test_a_generator_of_names_is_read_once() -> None:
     assert did_you_mean("zzz", (name for name in "ba")) == "; known: a, b"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("the first line\nthe second"), "the first line"),
+        (RuntimeError("\nError(s) in loading state_dict for X:\n\tsize mismatch for a\n"), "Error(s) in loading state_dict for X: size mismatch for a"),
+        (KeyError("rope_type"), "KeyError: 'rope_type'"),
+        (ValueError(), "ValueError"),
+        (KeyError(), "KeyError"),
+    ],
+)
+def test_what_a_library_said_in_one_line(error: Exception, expected: str) -> None:
+    assert reason_of(error) == expected

@@ -70,6 +70,18 @@ class MissingExtra(Prune2vecError):
     """An optional dependency is not installed."""
 
 
+def reason_of(error: BaseException) -> str:
+    """Return what a library's error says, in one line: its first line (two where the first ends in a colon).
+
+    A bare key or an empty message says nothing by itself, so the error's class stands before it.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    if not said or isinstance(error, LookupError):
+        return f"{type(error).__name__}: {said}".removesuffix(": ")
+    return said
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest known name, else the list of known names."""
     known = sorted(known)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune2vec.errors import MissingExtra, ModelError
+from prune2vec.errors import MissingExtra, ModelError, reason_of
 from prune2vec.files import digest_file, staged_folder, write_json
 from prune2vec.progress import progress
 
@@ -90,7 +90,7 @@ def _model(path: Path) -> PreTrainedModel:
     try:
         quantised = AutoModel.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
     except (ValueError, OSError, KeyError, RuntimeError) as error:
-        raise ModelError(f"transformers cannot read {path.name}: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"transformers cannot read {path.name}: {reason_of(error)}") from error
     config = type(quantised.config).from_dict(
         {
             key: value

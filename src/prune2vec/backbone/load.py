@@ -20,7 +20,7 @@ from prune2vec.backbone.selftest import check_sub_layers, self_test
 from prune2vec.backbone.source import ModelSource, resolve_source
 from prune2vec.backbone.streamed import StreamedPasses
 from prune2vec.backbone.weights import WeightFiles, fingerprint
-from prune2vec.errors import ModelError, UnsupportedModel
+from prune2vec.errors import ModelError, UnsupportedModel, reason_of
 from prune2vec.families import Family, block_list, final_modules, find_family, num_layers
 from prune2vec.machine import free_memory_bytes, memory_in_use, pick_device, pick_dtype
 from prune2vec.progress import say
@@ -190,7 +190,7 @@ def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
             raise ModelError(f"{source.name} was already cut inside its blocks; cut the original model instead")
         config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"cannot read the config of {source.name}: {_first_line(error)}") from error
+        raise ModelError(f"cannot read the config of {source.name}: {reason_of(error)}") from error
     of_layers = config.to_dict().get("per_layer_config") or {}
     if of_layers:
         names = ", ".join(sorted({name for entry in of_layers.values() for name in entry}))
@@ -217,7 +217,7 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> P
             source.location, revision=source.revision, trust_remote_code=trust_remote_code, padding_side="right"
         )
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"cannot load the tokeniser of {source.name}: {_first_line(error)}") from error
+        raise ModelError(f"cannot load the tokeniser of {source.name}: {reason_of(error)}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise ModelError(f"{source.name}: {type(tokenizer).__name__} is not a text tokeniser")
     return tokenizer
@@ -239,7 +239,7 @@ def _load_model(
                 output_loading_info=True,
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise ModelError(f"cannot load {source.name}: {_first_line(error)}") from error
+        raise ModelError(f"cannot load {source.name}: {reason_of(error)}") from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(
@@ -333,6 +333,3 @@ def _count(module: nn.Module) -> int:
 def _count_matrices(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim > 1)
 
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

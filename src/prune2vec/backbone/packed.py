@@ -21,6 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from prune2vec.backbone.tokens import length_batches
+from prune2vec.errors import reason_of
 
 ATTENTION = "prune2vec_packed"
 Run = tuple[int, int]
@@ -136,7 +137,7 @@ def packing_obstacle(model: PreTrainedModel, *, max_length: int = 512, room: int
         return _difference(model, rows, window)
     except Exception as error:
         # A model may bring code of its own, so anything may come; a fault that is not packing's shows with padding too.
-        return f"packed rows fail in it ({(str(error).strip() or type(error).__name__).splitlines()[0]})"
+        return f"packed rows fail in it ({reason_of(error)})"
     finally:
         model.train(was_training)
 

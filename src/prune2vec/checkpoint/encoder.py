@@ -18,7 +18,7 @@ from prune2vec.checkpoint.card import model_card
 from prune2vec.checkpoint.float32 import computing_in_float32
 from prune2vec.checkpoint.portable import UNEVEN_MODULE, EncoderParts, write_portable
 from prune2vec.checkpoint.probe import PROBE_TEXTS, Parity, compare_vectors, probe_prompts
-from prune2vec.errors import CheckpointError
+from prune2vec.errors import CheckpointError, reason_of
 from prune2vec.files import read_json, staged_folder, write_json, write_text
 from prune2vec.machine import pick_device, pick_dtype
 
@@ -60,7 +60,7 @@ def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto
                 config_kwargs=dict(distrust),
             )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = reason_of(error)
         raise CheckpointError(f"cannot load the encoder {folder}: {reason}") from error
 
 

@@ -14,7 +14,7 @@ from prune2vec.backbone.load import load_config
 from prune2vec.backbone.quiet import quiet_transformers
 from prune2vec.backbone.source import ModelSource
 from prune2vec.backbone.weights import WeightFiles
-from prune2vec.errors import CheckpointError, ModelError, PlanError, UnsupportedModel
+from prune2vec.errors import CheckpointError, ModelError, PlanError, UnsupportedModel, reason_of
 from prune2vec.progress import progress
 from prune2vec.records.plan import PruningPlan
 from prune2vec.surgery.cut import Cut
@@ -126,7 +126,7 @@ def _build(
                 model_class, layout, None, config=config, state_dict=state, dtype=max(set(dtypes), key=dtypes.count)
             )
     except (RuntimeError, ValueError, KeyError) as error:
-        raise ModelError(f"cannot build the cut of {source.name}: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"cannot build the cut of {source.name}: {reason_of(error)}") from error
     wrong = sorted(info["missing_keys"]) or sorted(str(key) for key in info["mismatched_keys"])
     if wrong:
         raise CheckpointError(

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prune2vec.errors import EncodingError, MissingExtra
+from prune2vec.errors import EncodingError, MissingExtra, reason_of
 
 _CPUS_A_SHARD = 4
 _ANSWER_S = 10.0
@@ -41,7 +41,7 @@ def start(ray: Any) -> None:
     try:
         ray.init(log_to_driver=False, logging_level="ERROR", **how)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise EncodingError(f"Ray does not start: {str(error).strip().splitlines()[0]}; look at RAY_ADDRESS") from error
+        raise EncodingError(f"Ray does not start: {reason_of(error)}; look at RAY_ADDRESS") from error
 
 
 def _check_answers(address: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from prune2vec.errors import DataError, did_you_mean
+from prune2vec.errors import DataError, did_you_mean, reason_of
 from prune2vec.texts.formats import Row, formats
 from prune2vec.texts.lines import read_lines
 
@@ -153,4 +153,4 @@ def _parquet_rows(path: Path) -> int:
     try:
         return int(pyarrow.parquet.ParquetFile(path).metadata.num_rows)
     except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{path}: not a readable Parquet file: {reason_of(error)}") from error

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from prune2vec.checkpoint import load_encoder
 from prune2vec.checkpoint.encoder import read_record
 from prune2vec.encoding import Engine
-from prune2vec.errors import ConfigError, EncodingError, EvaluationError
+from prune2vec.errors import ConfigError, EncodingError, EvaluationError, reason_of
 from prune2vec.evaluation.settings import EvaluateSettings
 from prune2vec.files import digest_tree
 from prune2vec.machine import pick_device, pick_dtype
@@ -138,7 +138,7 @@ def _engine(model: SentenceTransformer, expected: NDArray[np.float32]) -> Engine
         engine = Engine(model)
         found = engine.encode(_PROBE)
     except (EncodingError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = reason_of(error)
     else:
         distances = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
         full = all(parameter.dtype == torch.float32 for parameter in model.parameters())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from prune2vec.backbone.quiet import quiet_transformers
 from prune2vec.checkpoint.portable import EncoderParts
-from prune2vec.errors import CheckpointError
+from prune2vec.errors import CheckpointError, reason_of
 from prune2vec.pooling import pool, poolings
 
 OPSET = 18
@@ -89,7 +89,7 @@ def write_graph(parts: EncoderParts, path: Path, *, with_pooling_mask: bool) -> 
                 verbose=False,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        reason = reason_of(error.__cause__ or error)
         raise CheckpointError(f"{parts.model.config.model_type} cannot be turned into an ONNX graph: {reason}") from error
     assert program is not None
     size = sum(parameter.numel() * 4 for parameter in graph.parameters())

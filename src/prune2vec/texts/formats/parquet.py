@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from prune2vec.errors import DataError
+from prune2vec.errors import DataError, reason_of
 from prune2vec.texts.formats.row import Row, formats
 from prune2vec.texts.lines import explained_read_errors
 
@@ -31,5 +31,5 @@ def read_parquet(path: Path) -> Iterator[Row]:
                         yield Row(f"{path}: row {number + 1}", number, values)
                         number += 1
         except pyarrow.ArrowException as error:
-            reason = str(error).splitlines()[0]
+            reason = reason_of(error)
             raise DataError(f"{path}: not a readable Parquet file after {number} rows: {reason}") from error
