@@ -16,7 +16,7 @@ class PruneSettings(Settings):
     """From token states to one vector. TEI, vLLM and llama.cpp serve mean and lasttoken; weightedmean needs sentence-transformers."""
     append_eos: Literal["auto", "on", "off"] = "auto"
     """End every text with the model's EOS token, however it is cut; auto does so for lasttoken, which then pools that token."""
-    max_length: int = Field(512, ge=8)
+    max_length: int = Field(512, ge=8, le=2**24)
     """Longest text in tokens; longer ones lose their end."""
     instruction: str = ""
     """Before each query (prompt "query"): the words themselves, or effir (EffiR's); documents get none."""

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from prune2vec.cli.options import SectionOption
 
 
+DEBUG = "prune2vec.debug"
+"""Key of a command line's ``meta``: whether the traceback of an error is shown."""
+
+
 class Verb(click.Command):
     """A command whose function returns an ``Outcome``, with some of its options taken from settings classes."""
 
@@ -99,6 +103,10 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
     ctx.default_map = dict(file.values)
 
 
+def _show_traceback(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    ctx.meta[DEBUG] = asked
+
+
 def verb(
     *, example: str, sections: Sequence[Section] = (), writes: bool = True, name: str | None = None
 ) -> Callable[[Callable[..., Outcome]], Verb]:
@@ -135,4 +143,12 @@ def _shared_options(writes: bool) -> list[click.Parameter]:
         *([dry_run] if writes else []),
         click.Option(["--json"], is_flag=True, help="Print the result as JSON."),
         click.Option(["--quiet"], is_flag=True, help="No progress on stderr."),
+        click.Option(
+            ["--debug"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_show_traceback,
+            help="Show an error's traceback.",
+        ),
     ]

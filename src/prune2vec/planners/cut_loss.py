@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Any, Self
 
 from prune2vec.errors import ProfileError
+from prune2vec.records.amounts import exact
 from prune2vec.records.profile import Profile
 
 SECTION = "cut-loss"
@@ -76,7 +77,7 @@ class CutLoss:
                 mlp_order=tuple(int(layer) for layer in section["mlp_order"]),
                 drops=tuple(int(count) for count in section["drops"]),
                 drop_loss=_rows(section["drop_loss"]),
-                width_cuts=tuple(Fraction(str(share)) for share in section["width_cuts"]),
+                width_cuts=tuple(exact(str(share)) for share in section["width_cuts"]),
                 width_loss=_rows(section["width_loss"]),
             )
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:

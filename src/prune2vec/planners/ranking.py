@@ -77,8 +77,8 @@ def section_of(order: str) -> str:
     Raises:
         PlanError: There is no such order.
     """
-    if order not in _SECTIONS:
-        raise PlanError(f"no order is called {order!r}{did_you_mean(str(order), _SECTIONS)}")
+    if order not in tuple(_SECTIONS):
+        raise PlanError(f"no order is called {order!r}{did_you_mean(order, _SECTIONS)}")
     return _SECTIONS[order]
 
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from prune2vec.errors import PlanError
 from prune2vec.files import digest_json, read_json, write_json
+from prune2vec.records.amounts import exact
 from prune2vec.records.kept import Kept
 from prune2vec.records.shape import ModelShape
 
@@ -158,7 +159,7 @@ class PruningPlan:
                 keep_layers=_layers(value["keep_layers"]),
                 drop_attention=_layers(value["drop_attention"]),
                 drop_mlp=_layers(value["drop_mlp"]),
-                width_cut=Fraction(str(value["width_cut"])),
+                width_cut=exact(str(value["width_cut"])),
                 neurons={int(layer): _unpacked(bits) for layer, bits in value["neurons"].items()},
                 method=value["method"],
                 parameters=dict(value["parameters"]),
