@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from prune2vec.errors import ConfigError, PlanError
 from prune2vec.files import check_replaceable
 from prune2vec.pooling import pool, poolings
 from prune2vec.progress import say
+from prune2vec.public import public
 from prune2vec.records.plan import PruningPlan
 from prune2vec.records.text_format import TextFormat
 from prune2vec.surgery.layers import reference_cut
@@ -34,8 +36,14 @@ from prune2vec.surgery.layout import layout_of
 from prune2vec.texts.instructions import Instructions
 
 
+@public("prune", "model", "plan", "output", settings=PruneSettings)
 def prune_model(
-    model: str, plan: PruningPlan | str | Path, output: Path, *, settings: PruneSettings | None = None, **overrides: Any
+    model: str | Path,
+    plan: PruningPlan | str | Path,
+    output: Path | str,
+    *,
+    settings: PruneSettings | Mapping[str, Any] | None = None,
+    **overrides: Any,
 ) -> Path:
     """Cut a model as a plan says and write it as a sentence-transformers folder.
 
@@ -58,11 +66,10 @@ def prune_model(
         CheckpointError: Tensors are missing or damaged, the folder cannot be written, or the reloaded encoder differs.
         ModelError: The model cannot be found or understood, or single sub-layers cannot be taken out of it.
     """
-    base = settings.model_dump() if settings is not None else {}
-    chosen = PruneSettings.build({**base, **overrides}, where="prune")
+    chosen = PruneSettings.chosen(settings, overrides, where="prune")
     check_replaceable(Path(output), mark=RECORD)
     what = plan if isinstance(plan, PruningPlan) else PruningPlan.load(Path(plan))
-    source = resolve_source(model, revision=chosen.revision)
+    source = resolve_source(str(model), revision=chosen.revision)
     config = load_config(source, trust_remote_code=chosen.trust_remote_code)
     check_fits(what, config)
     check_identity(what, source)

@@ -12,9 +12,9 @@ import click
 from click.core import ParameterSource
 
 from prune2vec.cli.outcome import Outcome
-from prune2vec.cli.paths import must_exist
 from prune2vec.cli.section import Section
 from prune2vec.errors import ConfigError, did_you_mean
+from prune2vec.paths import as_path, must_exist
 from prune2vec.progress import set_enabled
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
     from prune2vec.experiments.yaml_file import read_yaml
 
     known = {str(param.name) for param in ctx.command.get_params(ctx)} - {"config", "help"}
-    file = read_yaml(must_exist(path))
+    file = read_yaml(must_exist(as_path(path)))
     for name in file.values:
         if name not in known:
             raise ConfigError(f"{file.where([name])}: unknown key {name!r}{did_you_mean(name, known)}")

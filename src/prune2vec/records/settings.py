@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from prune2vec.errors import ConfigError, did_you_mean
 
-
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """A seed that Python, numpy and torch all take."""
 
@@ -48,6 +47,20 @@ class Settings(BaseModel):
             return cls.model_validate(_underscored(values, where))
         except ValidationError as error:
             raise ConfigError(f"{where}: {cls._explain(error)}") from error
+
+    @classmethod
+    def chosen(cls, settings: Settings | Mapping[str, Any] | None, overrides: Mapping[str, Any], *, where: str) -> Self:
+        """Return the settings of a call: what is set in ``settings``, and ``overrides`` over it.
+
+        Raises:
+            ConfigError: As ``build``.
+        """
+        given = (
+            settings.model_dump(exclude_unset=True) if isinstance(settings, Settings) else {} if settings is None else settings
+        )
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"{where}: settings must be {cls.__name__} or a mapping of its fields, got {settings!r}")
+        return cls.build({**_underscored(given, where), **overrides}, where=where)
 
     @classmethod
     def _explain(cls, error: ValidationError) -> str:

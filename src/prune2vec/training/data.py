@@ -11,7 +11,8 @@ from prune2vec.checkpoint.encoder import read_record
 from prune2vec.errors import ConfigError, DataError
 from prune2vec.progress import say
 from prune2vec.records.text_format import TextFormat
-from prune2vec.texts import Instructions, Triplet, digest_texts, load_triplets
+from prune2vec.texts import Instructions, Triplet, digest_texts
+from prune2vec.texts.given import Texts, given_triplets
 from prune2vec.training.negatives import check_rows, choose_negatives, chosen_scores
 from prune2vec.training.settings import TrainSettings
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from datasets import DatasetDict
     from sentence_transformers import SentenceTransformer
 
-Data = str | Path | Sequence[str | Path] | Sequence[Triplet]
+Data = Texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +172,4 @@ def read(data: Data, *, hard_negatives: int) -> list[Triplet]:
     Raises:
         DataError: They cannot be read, or there are none.
     """
-    if isinstance(data, str | Path):
-        return load_triplets(data, require_negative=hard_negatives > 0)
-    given = [item for item in data if isinstance(item, Triplet)]
-    return given or load_triplets([item for item in data if isinstance(item, str | Path)], require_negative=hard_negatives > 0)
+    return given_triplets(data, require_negative=hard_negatives > 0)
