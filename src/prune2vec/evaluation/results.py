@@ -12,7 +12,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 
 from prune2vec.errors import EvaluationError
 from prune2vec.files import read_json, write_json
-from prune2vec.records.reading import Size, read_as
+from prune2vec.records.reading import AS_WRITTEN, Size, read_as
 
 FORMAT = "prune2vec.results/1"
 METRICS = ("ndcg@10", "mrr@10", "recall@1", "recall@10", "recall@100")
@@ -38,6 +38,8 @@ class TaskScore:
         seconds: Time it took, loading its data included.
         sample: How much of the task was used, where not all of it: ``(1,000 of 5,183 documents)``.
     """
+
+    __pydantic_config__ = AS_WRITTEN
 
     name: str
     type: str
