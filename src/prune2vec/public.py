@@ -57,7 +57,11 @@ def public(name: str, *paths: str, settings: Any = None) -> Callable[[Callable[P
 
 def _words(value: Any, *, to_write: bool) -> Any:
     if isinstance(value, list | tuple):
-        return [_words(one, to_write=to_write) for one in value]
+        return [_word(one, to_write=to_write) for one in value]
+    return _word(value, to_write=to_write)
+
+
+def _word(value: Any, *, to_write: bool) -> Any:
     if not isinstance(value, str | os.PathLike):
         return value
     path = as_path(value, to_write=to_write)
