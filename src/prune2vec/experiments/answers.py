@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from prune2vec.errors import DataError
 from prune2vec.files import read_json, write_json
 from prune2vec.progress import progress
+from prune2vec.shown import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,8 +38,7 @@ class Hit:
 
     def summary(self, width: int) -> str:
         """Return name and text on one line of at most ``width`` characters."""
-        flat = " ".join(f"{self.name}: {self.text}".split()) if self.name else " ".join(self.text.split())
-        return flat if len(flat) <= width else flat[: width - 1].rstrip() + "…"
+        return shown(f"{self.name}: {self.text}" if self.name else self.text, width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Answer:
 
     def render(self, *, width: int = 110) -> str:
         """Return the answer as plain text, each hit on one line of at most ``width`` characters."""
-        return "\n".join([self.query, *(f"{hit.score:7.3f}  {hit.summary(width - 9)}" for hit in self.hits)])
+        return "\n".join([shown(self.query), *(f"{hit.score:7.3f}  {hit.summary(width - 9)}" for hit in self.hits)])
 
 
 def answer(encoder_folder: Path, documents: Sequence[Document | str], queries: Sequence[str], *, k: int = 3) -> list[Answer]:
