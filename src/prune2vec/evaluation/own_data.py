@@ -51,7 +51,7 @@ def _distractors(path: Path, corpus: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for document in read_documents(path):
         text = same_text(document.text)
-        if text not in there and same_text(document.bare) not in there:
+        if there.isdisjoint((text, same_text(document.bare) or text)):
             found.setdefault(text, document.text)
     numbers = (number for number in itertools.count() if f"extra-{number}" not in corpus)
     return {f"extra-{number}": text for number, text in zip(numbers, found.values(), strict=False)}

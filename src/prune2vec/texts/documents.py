@@ -7,9 +7,8 @@ texts that differ in blanks alone are one and the same (``same_text``).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prune2vec.errors import DataError, did_you_mean
 from prune2vec.progress import say
@@ -20,8 +19,7 @@ _ID_COLUMNS = ("_id", "id")
 _TEXT, _TITLE = "text", "title"
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """One document of a corpus.
 
     Attributes:
@@ -54,6 +52,8 @@ def read_documents(path: Path, *, text_column: str = _TEXT, id_column: str | Non
     """
     if suffix_of(path) == ".txt":
         return _lines(path)
+    if path.is_dir():
+        raise DataError(f"{path}: a folder; name the file of documents in it")
     if suffix_of(path) not in formats.names():
         raise DataError(f"{path}: unknown kind of file; expected .txt, {known_suffixes()}")
     return _distinct(path, text_column, id_column)
@@ -137,9 +137,10 @@ def document_id(row: Row, column: str | None = None) -> str | None:
     if column is not None and column not in row.values:
         hint = did_you_mean(column, list(map(str, row.values)))
         raise DataError(f"{row.where}: no column {column!r}{hint} (encode takes another one with --id-column)")
-    names = _ID_COLUMNS if column is None else (column,)
-    name = next((name for name in names if name in row.values), None)
-    return None if name is None else id_text(row, name, row.values[name])
+    for name in _ID_COLUMNS if column is None else (column,):
+        if name in row.values:
+            return id_text(row, name, row.values[name])
+    return None
 
 
 def id_text(row: Row, column: str, value: Any) -> str:
