@@ -18,14 +18,14 @@ from prune2vec.checkpoint.card import model_card
 from prune2vec.checkpoint.float32 import computing_in_float32
 from prune2vec.checkpoint.portable import UNEVEN_MODULE, EncoderParts, write_portable
 from prune2vec.checkpoint.probe import PROBE_TEXTS, Parity, compare_vectors, probe_prompts
-from prune2vec.errors import CheckpointError, reason_of
+from prune2vec.checkpoint.strict import RECORD, check_files, check_parts, digests
+from prune2vec.errors import CheckpointError, Prune2vecError, reason_of
 from prune2vec.files import read_json, staged_folder, write_json, write_text
 from prune2vec.machine import pick_device, pick_dtype
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-RECORD = "prune2vec.json"
 _HARMLESS = re.compile(r"sentence_transformers\..*\b(Pooling|Normalize)")
 
 
@@ -40,18 +40,22 @@ def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto
         dtype: ``auto`` (bf16 where the hardware is fast at it, else fp32), ``float32``, ``bfloat16``, ``float16``.
 
     Raises:
-        CheckpointError: It is not an encoder's folder, or it does not load.
+        CheckpointError: It is not an encoder's folder, it does not load, or its files do not fit each other: a tensor is
+            missing, left over or of another shape, or a file has a value of the wrong type or size.
+        DataError: A file of it is no JSON.
     """
     from sentence_transformers import SentenceTransformer
 
     place = pick_device(device)
     number_format = pick_dtype(dtype, place)
     check_is_encoder(folder)
+    with quiet_transformers():
+        check_files(str(folder))
     # Our module's class alone is trusted, whatever else the folder makes sentence-transformers build.
     distrust = {"trust_remote_code": False}
     try:
         with quiet_transformers():
-            return SentenceTransformer(
+            encoder = SentenceTransformer(
                 str(folder),
                 device=str(place),
                 trust_remote_code=_is_ours(folder),
@@ -59,9 +63,13 @@ def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto
                 processor_kwargs=dict(distrust),
                 config_kwargs=dict(distrust),
             )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
-        reason = reason_of(error)
-        raise CheckpointError(f"cannot load the encoder {folder}: {reason}") from error
+    except Prune2vecError:
+        raise
+    except Exception as error:
+        # Whatever is wrong with a file may surface anywhere in three libraries, as any of their errors.
+        raise CheckpointError(f"cannot load the encoder {folder}: {reason_of(error)}") from error
+    check_parts(encoder, str(folder))
+    return encoder
 
 
 def check_is_encoder(folder: str | Path) -> None:
@@ -97,7 +105,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / RECORD
     if not path.is_file():
         return {}
-    return {key: value for key, value in read_json(path).items() if key != "format"}
+    return {key: value for key, value in read_json(path).items() if key not in ("format", "written")}
 
 
 def save_encoder(encoder: SentenceTransformer, folder: Path, *, record: Mapping[str, Any] | None = None) -> Parity:
@@ -149,6 +157,7 @@ def write_checked(
     device, stored = str(parts.model.device), str(parts.model.dtype).removeprefix("torch.")
     with staged_folder(folder, mark=RECORD) as stage:
         write_portable(parts, stage)
+        write_json(stage / RECORD, {**read_json(stage / RECORD), "written": digests(stage)})
         for name, value in (extra or {}).items():
             write_json(stage / name, value)
         if release:
