@@ -233,7 +233,7 @@ def test_a_mutated_folder_gives_its_vectors_or_one_line(tmp_path: Path, ours: Pa
             refused += 1
             if "\n" in str(error) or not str(error):
                 wrong.append(f"{what}: {error}")
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             wrong.append(f"{what}: {type(error).__name__}: {error}")
         else:
             if not np.array_equal(found, expected):

@@ -7,18 +7,20 @@ import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import AutoTokenizer
 
 from prune2vec.backbone.quiet import quiet_transformers
 from prune2vec.checkpoint.card import model_card
 from prune2vec.checkpoint.float32 import computing_in_float32
-from prune2vec.checkpoint.portable import UNEVEN_MODULE, EncoderParts, write_portable
+from prune2vec.checkpoint.portable import UNEVEN_MODULE, EncoderParts, write_portable, write_tokenizer
 from prune2vec.checkpoint.probe import PROBE_TEXTS, Parity, compare_vectors, probe_prompts
-from prune2vec.checkpoint.strict import RECORD, check_files, check_parts, digests
+from prune2vec.checkpoint.strict import RECORD, check_files, check_modules, check_parts, digests
 from prune2vec.errors import CheckpointError, Prune2vecError, reason_of
 from prune2vec.files import read_json, staged_folder, write_json, write_text
 from prune2vec.machine import pick_device, pick_dtype
@@ -26,6 +28,7 @@ from prune2vec.machine import pick_device, pick_dtype
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+_SHORT = PROBE_TEXTS[:2]
 _HARMLESS = re.compile(r"sentence_transformers\..*\b(Pooling|Normalize)")
 
 
@@ -185,24 +188,49 @@ def encode_probe(encoder: SentenceTransformer) -> NDArray[np.float32]:
     return torch.cat([tensor.float().cpu() for tensor in vectors]).numpy()
 
 
+def check_finite(encoder: SentenceTransformer, name: str | Path) -> None:
+    """Refuse an encoder whose vectors of short texts are not finite, before long work begins with it.
+
+    Raises:
+        CheckpointError: One is NaN or infinite; encoder and text are named.
+    """
+    found = encoder.encode(list(_SHORT), convert_to_tensor=True, show_progress_bar=False)
+    bad = (~found.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if bad:
+        raise CheckpointError(
+            f"the vectors of {name} are not finite, first that of {_SHORT[bad[0]]!r}; its weights hold NaN, or need --dtype float32"
+        )
+
+
+def check_writable(encoder: SentenceTransformer) -> None:
+    """Refuse an encoder that ``save_encoder`` could not write as it is, before it is trained.
+
+    Raises:
+        CheckpointError: ``parts_of`` refuses it, or the tokeniser that would be written gives texts other tokens.
+    """
+    parts = parts_of(encoder, {})
+    with TemporaryDirectory() as folder:
+        write_tokenizer(parts.tokenizer, Path(folder), max_length=parts.max_length)
+        written = AutoTokenizer.from_pretrained(folder)
+    for prompt in probe_prompts(parts.prompts):
+        found = encoder.preprocess(list(PROBE_TEXTS), prompt=prompt or None)
+        rows = [ids[mask.bool()].tolist() for ids, mask in zip(found["input_ids"], found["attention_mask"], strict=True)]
+        texts = [prompt + text for text in PROBE_TEXTS]
+        if rows != written(texts, truncation=True, max_length=parts.max_length)["input_ids"]:
+            raise CheckpointError(
+                "sentence-transformers gives this encoder other tokens than the tokeniser that would be written with it; "
+                "has it a chat template, or does it cut texts at their beginning?"
+            )
+
+
 def parts_of(encoder: SentenceTransformer, record: Mapping[str, Any]) -> EncoderParts:
     """Take a Transformer, Pooling(, Normalize) encoder apart.
 
     Raises:
         CheckpointError: It has other modules or unmerged adapters, or pools in several ways at once.
     """
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-
-    from prune2vec.modules import UnevenTransformer
-
     modules: list[Any] = list(encoder)
-    kinds = [type(module) for module in modules]
-    if kinds[:2] not in ([Transformer, Pooling], [UnevenTransformer, Pooling]) or any(
-        kind is not Normalize for kind in kinds[2:]
-    ):
-        raise CheckpointError(
-            f"can write Transformer, Pooling, Normalize; this encoder has {[kind.__name__ for kind in kinds]}"
-        )
+    check_modules([type(module).__name__ for module in modules])
     if getattr(modules[0].auto_model, "_hf_peft_config_loaded", False):
         raise CheckpointError("the encoder has adapters beside its weights; merge adapters first, then save")
     pooling = modules[1].pooling_mode
@@ -216,5 +244,7 @@ def parts_of(encoder: SentenceTransformer, record: Mapping[str, Any]) -> Encoder
         prompts={name: prompt or "" for name, prompt in encoder.prompts.items()},
         default_prompt=encoder.default_prompt_name,
         normalize=len(modules) > 2,
+        include_prompt=bool(modules[1].include_prompt),
+        similarity=str(encoder.similarity_fn_name),
         record=record,
     )

@@ -28,6 +28,7 @@ _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 # Beyond any text; a model that reads so many tokens has no use for a limit.
 _Count = Annotated[int, Field(gt=0, lt=1 << 31)]
 _POINTER = b"version https://git-lfs"
+_WRITABLE = (("Transformer", "UnevenTransformer"), ("Pooling",), ("Normalize",))
 _DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
@@ -118,6 +119,32 @@ def check_files(encoder: str) -> None:
             # The uneven one compares its tensors itself.
             if kind.endswith(".Transformer"):
                 _check_weights(encoder, path)
+
+
+def check_modules(kinds: Sequence[str]) -> None:
+    """Refuse an encoder that ``save_encoder`` cannot write; training asks before its first step.
+
+    Args:
+        kinds: The class names of its modules.
+
+    Raises:
+        CheckpointError: It has other modules than Transformer, Pooling and perhaps Normalize.
+    """
+    others = [kind for place, kind in enumerate(kinds) if kind not in _WRITABLE[min(place, 2)]]
+    if others or len(kinds) < 2:
+        what = f"{others[0]} is another ({', '.join(kinds)})" if others else f"there is {', '.join(kinds)} alone"
+        raise CheckpointError(f"encoders of Transformer, Pooling and Normalize can be written, and {what}")
+
+
+def check_trainable(folder: Path) -> None:
+    """Check an encoder's files, and that what is trained of it can be written; nothing is loaded.
+
+    Raises:
+        CheckpointError: The files do not fit each other, or it has modules that cannot be written.
+        DataError: A file of it is no JSON.
+    """
+    check_files(str(folder))
+    check_modules([module["type"].rpartition(".")[2] for module in read_json(folder / "modules.json")])
 
 
 def digests(folder: Path) -> dict[str, str]:
