@@ -20,7 +20,7 @@ from prune2vec.checkpoint.card import model_card
 from prune2vec.checkpoint.float32 import computing_in_float32
 from prune2vec.checkpoint.portable import UNEVEN_MODULE, EncoderParts, write_portable, write_tokenizer
 from prune2vec.checkpoint.probe import PROBE_TEXTS, Parity, compare_vectors, probe_prompts
-from prune2vec.checkpoint.strict import RECORD, check_files, check_modules, check_parts, digests
+from prune2vec.checkpoint.strict import RECORD, check_files, check_modules, check_parts, check_poolings, digests
 from prune2vec.errors import CheckpointError, Prune2vecError, reason_of
 from prune2vec.files import read_json, staged_folder, write_json, write_text
 from prune2vec.machine import pick_device, pick_dtype
@@ -234,8 +234,7 @@ def parts_of(encoder: SentenceTransformer, record: Mapping[str, Any]) -> Encoder
     if getattr(modules[0].auto_model, "_hf_peft_config_loaded", False):
         raise CheckpointError("the encoder has adapters beside its weights; merge adapters first, then save")
     pooling = modules[1].pooling_mode
-    if not isinstance(pooling, str):
-        raise CheckpointError(f"can write one pooling; this encoder has {pooling}")
+    check_poolings([pooling] if isinstance(pooling, str) else pooling)
     return EncoderParts(
         model=modules[0].auto_model,
         tokenizer=modules[0].tokenizer,

@@ -113,7 +113,7 @@ def check_files(encoder: str) -> None:
         raise CheckpointError(f"{encoder}/modules.json: two modules have one name ({', '.join(names)})")
     for kind, path in _parts(encoder, modules):
         if kind.endswith(".Pooling"):
-            _check_pooling(encoder, f"{path}/config.json")
+            _poolings(encoder, f"{path}/config.json")
         if kind.endswith("Transformer") and _file(encoder, f"{path}/config.json".lstrip("/")) is not None:
             _check_depth(encoder, path)
             # The uneven one compares its tensors itself.
@@ -136,15 +136,27 @@ def check_modules(kinds: Sequence[str]) -> None:
         raise CheckpointError(f"encoders of Transformer, Pooling and Normalize can be written, and {what}")
 
 
+def check_poolings(poolings: Sequence[str]) -> None:
+    """Refuse several poolings side by side, which ``save_encoder`` cannot write.
+
+    Raises:
+        CheckpointError: There are several.
+    """
+    if len(poolings) > 1:
+        raise CheckpointError(f"can write one pooling; this encoder has {', '.join(poolings)}")
+
+
 def check_trainable(folder: Path) -> None:
     """Check an encoder's files, and that what is trained of it can be written; nothing is loaded.
 
     Raises:
-        CheckpointError: The files do not fit each other, or it has modules that cannot be written.
+        CheckpointError: The files do not fit each other, or it has modules or poolings that cannot be written.
         DataError: A file of it is no JSON.
     """
     check_files(str(folder))
-    check_modules([module["type"].rpartition(".")[2] for module in read_json(folder / "modules.json")])
+    modules = read_json(folder / "modules.json")
+    check_modules([module["type"].rpartition(".")[2] for module in modules])
+    check_poolings(_poolings(str(folder), f"{modules[1]['path']}/config.json"))
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -198,14 +210,19 @@ def _checked(encoder: str, name: str, form: Any) -> Any:
     return content
 
 
-def _check_pooling(encoder: str, name: str) -> None:
+def _poolings(encoder: str, name: str) -> list[str]:
+    """Return the poolings that a pooling's file names.
+
+    Raises:
+        CheckpointError: There is a file and it names none.
+    """
     content = _checked(encoder, name, _Pooling)
-    if (
-        content is not None
-        and not content.get("pooling_mode")
-        and not any(content.get(key) for key in _Pooling.model_fields if key.startswith("pooling_mode_"))
-    ):
+    named = (content or {}).get("pooling_mode") or []
+    flags = [key for key in _Pooling.model_fields if key.startswith("pooling_mode_") and (content or {}).get(key)]
+    if content is not None and not named and not flags:
         raise CheckpointError(f"{encoder}/{name} names no pooling; expected pooling_mode, or one pooling_mode_... that is true")
+    # What is neither is refused by sentence-transformers, in words.
+    return [named] if isinstance(named, str) else list(map(str, named)) if named and isinstance(named, list) else flags
 
 
 def _check_depth(encoder: str, subfolder: str) -> None:
