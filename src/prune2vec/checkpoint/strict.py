@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from prune2vec.backbone.quiet import quiet_transformers
+from prune2vec.backbone.rope import rope_entries
 from prune2vec.errors import CheckpointError, reason_of
 from prune2vec.files import digest_json, read_json
 from prune2vec.surgery.uneven import misfit
@@ -267,7 +268,9 @@ def _check_weights(encoder: str, subfolder: str) -> None:
 def _check_positions(encoder: str, subfolder: str, model: PreTrainedModel) -> None:
     texts = _checked(encoder, f"{subfolder}/sentence_bert_config.json".lstrip("/"), _Texts) or {}
     limit, positions = texts.get("max_seq_length"), getattr(model.config, "max_position_embeddings", None)
-    if limit and isinstance(positions, int) and 0 < positions < limit:
+    # Scaled rotary embeddings reach further than the positions that some configs tell.
+    factor = max([1.0, *(float(entry.get("factor") or 1) for entry in rope_entries(model.config))])
+    if limit and isinstance(positions, int) and 0 < positions * factor < limit:
         raise CheckpointError(
             f"{encoder}/sentence_bert_config.json: max_seq_length is {limit}, and the model has {positions} positions"
         )

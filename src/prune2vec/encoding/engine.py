@@ -25,6 +25,7 @@ from torch.nn.functional import normalize
 
 from prune2vec.backbone.packed import BOUNDS, packable, packed_states, packing_obstacle, row_bounds
 from prune2vec.backbone.padding import pad
+from prune2vec.backbone.rope import length_kind
 from prune2vec.backbone.selftest import is_causal
 from prune2vec.backbone.tokens import length_batches
 from prune2vec.errors import EncodingError
@@ -66,6 +67,7 @@ class Engine:
         self._tokenizer = self._transformer.tokenizer
         self._rows = int(self._model.get_input_embeddings().weight.shape[0])
         self.is_causal = is_causal(self._model)
+        self._kind = length_kind(self._model)
         self._token_budget = token_budget
         self._normalises_again = dimensions is not None and any(isinstance(module, Normalize) for module in encoder)
         default = encoder.prompts.get(encoder.default_prompt_name) if encoder.default_prompt_name else ""
@@ -156,9 +158,9 @@ class Engine:
         found = np.empty((len(distinct), self.dimension), dtype=np.float32)
         # For a query alone it is not worth finding out what the model can take.
         several = len(distinct) > 1
-        batches = (
-            length_batches(lengths, token_budget=self.token_budget, packed=self.packs) if several else [[0]] * len(distinct)
-        )
+        batches = [[0]] * len(distinct)
+        if several:
+            batches = length_batches(lengths, token_budget=self.token_budget, packed=self.packs, kind=self._kind)
         with packable(self._model) if several and self.packs else nullcontext():
             for batch in batches:
                 found[batch] = self._checked([distinct[number] for number in batch])
