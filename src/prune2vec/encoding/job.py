@@ -10,7 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from prune2vec.checkpoint.encoder import load_encoder
+from prune2vec.checkpoint.encoder import check_finite, load_encoder
 from prune2vec.encoding.corpus import Corpus
 from prune2vec.encoding.engine import Engine
 from prune2vec.encoding.opening import check_ours, check_shards, found, identity_of, made_by, remove_half_written
@@ -88,6 +88,7 @@ def encode_corpus(
     source = Corpus(path=Path(corpus), text_column=chosen.text_column, id_column=chosen.id_column)
     source.check_filled()
     loaded = load_encoder(encoder, device=chosen.device, dtype=chosen.dtype)
+    check_finite(loaded, encoder)
     engine = prompted_engine(
         loaded,
         prompt=chosen.prompt,

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune2vec.checkpoint.encoder import load_encoder
+from prune2vec.checkpoint.encoder import check_finite, load_encoder
 from prune2vec.errors import ConfigError, DataError
 from prune2vec.progress import progress
 from prune2vec.texts import Triplet, write_triplets
@@ -89,6 +89,7 @@ def mine_negatives(
         raise DataError(f"cannot write triplets to {target.name}; the name must end in .jsonl or .jsonl.gz")
     rows = read(data, hard_negatives=0)
     encoder = load_encoder(model, device=chosen.device, dtype=chosen.dtype)
+    check_finite(encoder, model)
     encoder.max_seq_length = chosen.max_length or encoder.max_seq_length
     distinct = _distinct(rows)
     mined: list[Triplet] = []
