@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prune2vec.backbone.end_of_text import end_with_eos
-from prune2vec.backbone.load import context_length, load_config, load_tokenizer, within_context
+from prune2vec.backbone.load import check_tokens, context_length, embedding_rows, load_config, load_tokenizer, within_context
 from prune2vec.backbone.source import ModelSource, resolve_source
 from prune2vec.backbone.weights import fingerprint
 from prune2vec.backbone.wrapper import text_format
 from prune2vec.checkpoint.described import describe_cut, record_of
 from prune2vec.checkpoint.encoder import RECORD, write_checked
 from prune2vec.checkpoint.float32 import computing_in_float32
-from prune2vec.checkpoint.kept import KeptModel, check_fits, read_kept
+from prune2vec.checkpoint.kept import KeptModel, check_fits, read_kept, round_weights
 from prune2vec.checkpoint.part_check import check_parts
 from prune2vec.checkpoint.portable import EncoderParts, with_suffix
 from prune2vec.checkpoint.probe import PROBE_TEXTS, probe_prompts
@@ -71,11 +71,16 @@ def prune_model(
     layout = text_format(tokenizer, wrapper=chosen.wrapper, separator=chosen.separator)
     layout = end_with_eos(layout, tokenizer, append_eos=chosen.append_eos, pooling=chosen.pooling)
     kept = read_kept(source, what, trust_remote_code=chosen.trust_remote_code)
+    check_tokens(tokenizer, source.name, embedding_rows(kept.model))
     if what.drop_attention or what.drop_mlp:
         check_parts(kept.model)
     parts = _parts(kept, with_suffix(tokenizer, layout.suffix), what, chosen, layout)
     check_prompts(parts)
     reference = _reference_vectors(kept, parts, what)
+    rounded = ""
+    if chosen.dtype != "auto" and round_weights(kept.model, getattr(torch, chosen.dtype)):
+        exact, reference = reference, _reference_vectors(kept, parts, what)
+        rounded = f"; vectors differ by {np.abs(exact - reference).max():.1g} from the model's own weights"
     parity = write_checked(
         parts,
         Path(output),
@@ -87,7 +92,8 @@ def prune_model(
     files = kept.files
     say(
         f"{output}: {'; '.join(describe_cut(record_of(what)))}; read {files.bytes_read / 1e6:,.0f} MB from "
-        f"{len(files.opened)} of {len(set(files.file_of.values()))} files; largest difference {parity.max_difference:.1g}"
+        f"{len(files.opened)} of {len(set(files.file_of.values()))} files; "
+        f"{str(kept.model.dtype).removeprefix('torch.')}{rounded}; largest difference {parity.max_difference:.1g}"
     )
     return Path(output)
 

@@ -26,6 +26,8 @@ class PruneSettings(Settings):
     """Between instruction and text (L3Prune's code has "; ")."""
     normalize: bool = True
     """End with L2 normalisation, so that dot product and cosine agree."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of the written weights; auto keeps the model's."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     trust_remote_code: bool = False

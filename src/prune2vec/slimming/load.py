@@ -10,7 +10,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from prune2vec.backbone.end_of_text import end_with_eos
-from prune2vec.backbone.load import context_length, load_config, load_tokenizer, within_context
+from prune2vec.backbone.load import check_tokens, context_length, embedding_rows, load_config, load_tokenizer, within_context
 from prune2vec.backbone.source import resolve_source
 from prune2vec.backbone.wrapper import text_format
 from prune2vec.checkpoint.kept import check_fits, read_kept
@@ -62,6 +62,7 @@ def load_subject(
     layout = end_with_eos(layout, tokenizer, append_eos=settings.append_eos, pooling=settings.pooling)
     device = pick_device(settings.device)
     kept = read_kept(source, plan, trust_remote_code=settings.trust_remote_code).model
+    check_tokens(tokenizer, source.name, embedding_rows(kept))
     neurons = sub_layers_of(kept).neurons
     if neurons is None:
         raise PlanError(f"{config.model_type}: the neurons of its MLPs are not known, so its width cannot be cut")
