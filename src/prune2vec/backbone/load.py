@@ -38,7 +38,8 @@ Stream = Literal["auto", "on", "off"]
 # More are compared with the weights before transformers makes anything of each of them.
 _FEW_LAYERS = 1000
 _NUMBER = re.compile(r"\.(\d+)\.")
-_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+# Tokens that stand around texts.
+_ROLES = ("bos_token", "eos_token", "pad_token", "sep_token", "cls_token")
 # What counts as a batch when it is decided whether a model fits.
 _BATCH_TOKENS = 4096
 
@@ -316,8 +317,8 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False, rows
 def check_tokens(tokenizer: PreTrainedTokenizerBase, who: str, rows: int | None) -> None:
     """Refuse a tokeniser whose texts may hold tokens that the model has no embedding of.
 
-    Special tokens without a role (Gemma 3's place of an image) are taken out of it instead: a text that has one of them
-    written in it is read as ordinary text.
+    Special tokens that stand around no text (Gemma 3's place of an image, an unknown token that transformers adds) are taken
+    out of it instead: a text that has one of them written in it is read as ordinary text.
 
     Raises:
         ModelError: There is such a token; the first one is named.
@@ -336,7 +337,9 @@ def check_tokens(tokenizer: PreTrainedTokenizerBase, who: str, rows: int | None)
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] not in beyond]
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(content))
-    say(f"{who}: special tokens without an embedding are read as ordinary text: {', '.join(sorted(beyond.values()))}")
+    for role in ("unk_token", "mask_token"):
+        if getattr(tokenizer, role, None) in beyond.values():
+            setattr(tokenizer, role, None)
 
 
 def _load_model(
