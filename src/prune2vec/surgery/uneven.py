@@ -32,8 +32,10 @@ def uneven_layout(model: PreTrainedModel) -> Layout:
         CheckpointError: It has other tensors than its class, though its blocks are whole.
         UnsupportedModel: The parts of its blocks are not known.
     """
+    config = copy.deepcopy(model.config)
+    config.dtype = model.dtype  # Saving leaves it as a word, which classes with an activation of their own (xIELU) refuse.
     with torch.device("meta"):
-        stock = type(model)(copy.deepcopy(model.config))
+        stock = type(model)(config)
     expected = {name: tensor.shape for name, tensor in stock.state_dict().items()}
     found = {name: tensor.shape for name, tensor in model.state_dict().items()}
     if expected == found:
