@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from prune2vec.backbone import source as source_module
 from prune2vec.backbone.source import resolve_source
 from prune2vec.errors import ModelError
 from tests.tiny import save_tiny
@@ -74,4 +75,52 @@ def test_hub_id_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="hub cannot be reached"):
+        resolve_source("owner/name")
+
+
+@pytest.mark.parametrize("beside_weights", [False, True])
+def test_an_adapter_is_refused_with_how_to_merge_it(tmp_path: Path, beside_weights: bool) -> None:
+    folder = save_tiny(tmp_path / "m") if beside_weights else tmp_path
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(
+        ModelError, match=r"holds an adapter \(adapter_config\.json\); merge it [^\n]*merge_and_unload\(\)[^\n]*$"
+    ):
+        resolve_source(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            ["README.md", "m-Q4.gguf", "m-Q8.gguf"],
+            r"has no config\.json, but GGUF files: fetch one \(hf download owner/name m-Q4\.gguf\)",
+        ),
+        (["adapter_config.json", "adapter_model.safetensors"], r"owner/name holds an adapter .*merge_and_unload"),
+        (
+            ["README.md", "weights.pt"],
+            r"has no config\.json, so it is no model that can be cut; it holds README\.md, weights\.pt",
+        ),
+        (None, r"has no config\.json, so it is no model that can be cut$"),
+    ],
+)
+def test_a_hub_id_without_a_config(monkeypatch: pytest.MonkeyPatch, files: list[str] | None, message: str) -> None:
+    def no_config(repo: str, file: str, revision: str | None) -> Path:
+        raise FileNotFoundError(file)
+
+    def listed(self: object, repo: str, *, revision: str | None) -> list[str]:
+        if files is None:
+            raise ConnectionError("offline")
+        return files
+
+    monkeypatch.setattr(source_module, "_download", no_config)
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", listed)
+    with pytest.raises(ModelError, match=rf"^[^\n]*{message}[^\n]*$"):
+        resolve_source("owner/name")
+
+
+def test_a_hub_id_with_an_adapter_beside_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_hub(tmp_path, "owner/name", "0" * 40, {"config.json": b"{}", "adapter_config.json": b"{}"})
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="owner/name holds an adapter"):
         resolve_source("owner/name")

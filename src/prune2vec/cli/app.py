@@ -16,6 +16,7 @@ import click
 from prune2vec.cli.silence import prepare_environment
 from prune2vec.cli.verb import DEBUG
 from prune2vec.errors import Prune2vecError, did_you_mean, reason_of
+from prune2vec.shown import shown
 
 VERBS = (
     "demo",
@@ -139,8 +140,7 @@ def _unforeseen(error: BaseException, verb: str | None) -> str:
 
 
 def _report(message: str, code: int) -> int:
-    line = " ".join(message.split())
-    click.echo(f"error: {line if len(line) <= _LONGEST else f'{line[:_LONGEST]} ...'}", err=True)
+    click.echo(f"error: {shown(message, _LONGEST)}", err=True)
     return code
 
 

@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from prune2vec.errors import ProfileError
+from prune2vec.errors import ConfigError, ProfileError
 from prune2vec.files import digest_json, read_json, write_json
 from prune2vec.records.reading import AS_WRITTEN, read_as
 from prune2vec.records.shape import ModelShape
+from prune2vec.records.text_settings import TextSettings
 
-FORMAT = "prune2vec.profile/1"
+FORMAT = "prune2vec.profile/2"
 _ROWS = ("loss", "std_error", "accuracy", "alignment", "uniformity")
 
 
@@ -59,7 +60,8 @@ class Profile:
         layer_loss: The layer-loss curve; up to the setting ``max_depth`` where the measurement was stopped early.
         sections: What other scorers measured, by the scorer's name.
         texts: Which texts were used: paths, digest, counts, how they were drawn.
-        settings: Every setting of the measurement, resolved (dtype, pooling, scale, seed, text format, ...).
+        text: How texts became vectors; plans carry it on, and ``prune`` writes it.
+        settings: Every other setting of the measurement, resolved (dtype, scale, seed, ...).
         environment: Versions of the libraries and the kind of machine.
 
     Raises:
@@ -73,6 +75,7 @@ class Profile:
     layer_loss: LayerLoss
     sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     texts: Mapping[str, Any] = field(default_factory=dict)
+    text: TextSettings = field(default_factory=TextSettings)
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
 
@@ -149,6 +152,7 @@ class Profile:
             "layer_loss": asdict(self.layer_loss),
             "sections": {name: dict(section) for name, section in self.sections.items()},
             "texts": dict(self.texts),
+            "text": self.text.to_json(),
             "settings": dict(self.settings),
             "environment": dict(self.environment),
         }
@@ -175,13 +179,16 @@ class Profile:
             raise ProfileError(f"{path}: not a profile (expected format {FORMAT!r}); make one with prune2vec profile")
         rest = {key: item for key, item in value.items() if key != "format"}
         try:
-            absent = next((name for name in ("texts", "settings", "environment") if name not in rest), None)
+            absent = next((name for name in ("texts", "text", "settings", "environment") if name not in rest), None)
             if absent is not None:
                 raise ValueError(f"{absent} is missing")
+            text = TextSettings.build(rest.pop("text"), where="text")
             found = read_as(cls, rest)
-            return replace(found, shape=ModelShape.from_json(rest["shape"], where=str(path)))
+            return replace(found, shape=ModelShape.from_json(rest["shape"], where=str(path)), text=text)
         except ValueError as error:
             raise ProfileError(f"{path}: broken profile ({error}); make it again with prune2vec profile") from error
+        except ConfigError as error:
+            raise ProfileError(f"{path}: {error}; make it again with prune2vec profile") from error
         except ProfileError as error:
             raise ProfileError(f"{path}: {error}") from error
 

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prune2vec.errors import DataError
+from prune2vec.texts.folders import TRAIN
 from prune2vec.texts.reader import load_triplets
 from prune2vec.texts.triplet import Triplet
 
 Texts = str | Path | Sequence[str | Path] | Sequence[Triplet]
 
 
-def given_triplets(texts: Texts, *, require_negative: bool = True) -> list[Triplet]:
-    """Return triplets that were given as such, or read them from the file, folder or hub data set (or several) given.
+def given_triplets(texts: Texts, *, require_negative: bool = True, split: str = TRAIN) -> list[Triplet]:
+    """Return triplets that were given as such, or read them from the file, folder or hub data set (or several) given; of a folder, those of a split.
 
     Raises:
         DataError: They cannot be read, there are none, or they are neither triplets nor sources.
@@ -24,4 +25,4 @@ def given_triplets(texts: Texts, *, require_negative: bool = True) -> list[Tripl
     if len(rows) < len(listed) and len(sources) < len(listed):
         other = next((one for one in listed if not isinstance(one, Triplet | str | Path)), sources[:1])
         raise DataError(f"expected triplets alone, or files, folders and hub data sets alone, got {other!r} among them")
-    return rows or load_triplets(sources, require_negative=require_negative)
+    return rows or load_triplets(sources, require_negative=require_negative, split=split)

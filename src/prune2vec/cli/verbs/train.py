@@ -40,7 +40,10 @@ def train(checkpoint: Path, *, data: str, output: Path, settings: TrainSettings,
     Adapters are merged before the encoder is saved. The same command goes on after an interruption.
     """
     if dry_run:
+        from prune2vec.checkpoint.strict import check_trainable
+
         check_encoder(checkpoint)
+        check_trainable(checkpoint)
         check_texts(data)
         return would(f"train {checkpoint}", reads=[checkpoint, data], writes=output, settings=settings.model_dump(mode="json"))
     from prune2vec.training import train_encoder
