@@ -54,7 +54,7 @@ def kept_copies() -> list[KeptCopy]:
     found = []
     for path in cache_folder().glob(f"*/{RECORD}"):
         record = _record(path)
-        if record is not None:
+        if record is not None and not path.parent.name.startswith("."):
             size = sum(file.stat().st_size for file in path.parent.iterdir() if file.is_file())
             made = datetime.fromtimestamp(path.stat().st_mtime, UTC)
             found.append(KeptCopy(folder=path.parent, source=str(record["source"]), size=size, made=made))

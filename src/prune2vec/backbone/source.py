@@ -112,9 +112,31 @@ def _from_folder(name: str, path: Path) -> ModelSource:
 
 
 def _from_hub(name: str, revision: str | None) -> ModelSource:
-    config = _download(name, "config.json", revision)
+    try:
+        config = _download(name, "config.json", revision)
+    except FileNotFoundError as error:
+        raise ModelError(f"{name} has no config.json on the hub, so it is no model folder: {_instead(name, revision)}") from error
     # The hub cache keeps files under snapshots/<commit>/, which pins the revision without another request.
     return ModelSource(name=name, location=name, revision=config.parent.name)
+
+
+def _instead(repo: str, revision: str | None) -> str:
+    """Return what a hub repository without config.json holds, and what to do about it."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        files = sorted(HfApi().list_repo_files(repo, revision=revision))
+    except (HfHubHTTPError, OSError):
+        return "give its base model if it is an adapter, or the path of a downloaded file if it holds GGUF files"
+    ggufs = [file for file in files if file.endswith(".gguf")]
+    if ggufs:
+        more = f" and {len(ggufs) - 3} more" if len(ggufs) > 3 else ""
+        listed = ", ".join(ggufs[:3]) + more
+        return f"it holds GGUF files ({listed}); fetch one (hf download {repo} {ggufs[0]}) and give the path of that file"
+    if "adapter_config.json" in files:
+        return "it holds an adapter without its base; merge the two (peft: merge_and_unload, save_pretrained) and give that folder"
+    return f"it holds {', '.join(files[:5]) or 'no files'}; expected config.json, GGUF files or an adapter"
 
 
 def _download(repo: str, file: str, revision: str | None) -> Path:
