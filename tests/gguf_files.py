@@ -35,6 +35,7 @@ _GEMMA_NAMES = {
 }  # fmt: skip
 _GEMMAS = ("gemma2", "gemma3")
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_HALF_TURNED = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
 # What the tiny models need beside tests/tiny.py's sizes, by the name of the architecture in files.
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
@@ -47,8 +48,8 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("phi3", {"sliding_window": 16}),
     "gpt2": ("gpt2", {"n_inner": 128}),
     "starcoder2": ("starcoder2", {"use_bias": True}),
-    "stablelm": ("stablelm", {"use_qkv_bias": True, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}),
-    "nemotron": ("nemotron", {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}),
+    "stablelm": ("stablelm", {"use_qkv_bias": True, "rope_parameters": _HALF_TURNED}),
+    "nemotron": ("nemotron", {"rope_parameters": _HALF_TURNED}),
 }  # fmt: skip
 
 
@@ -118,14 +119,19 @@ def metadata_of(arch: str, model: PreTrainedModel) -> dict[str, Any]:
         "expert_shared_feed_forward_length": ("shared_expert_intermediate_size",),
         "use_parallel_residual": ("use_parallel_residual",),
     }.items():
-        said |= {key: getattr(config, name) for name in names if hasattr(config, name)}
+        said.update((key, getattr(config, name)) for name in names if hasattr(config, name))
     rope = getattr(config, "rope_parameters", None)
     if rope:
         full = rope.get("full_attention", rope)
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         said["rope.freq_base"] = float(full["rope_theta"])
         said["rope.dimension_count"] = int(width * full.get("partial_rotary_factor", 1.0))
-    return {"general.type": "model", "general.name": "tiny", **{f"{arch}.{k}": v for k, v in said.items()}, **tokenizer_metadata()}
+    return {
+        "general.type": "model",
+        "general.name": "tiny",
+        **{f"{arch}.{k}": v for k, v in said.items()},
+        **tokenizer_metadata(),
+    }
 
 
 def tokenizer_metadata() -> dict[str, Any]:
@@ -166,7 +172,10 @@ def write_gguf(
     """
     model = model or tiny_of(arch)
     writer = gguf.GGUFWriter(path, arch)
-    for key, value in {**metadata_of(arch, model), **{arch + k if k[0] == "." else k: v for k, v in (said or {}).items()}}.items():
+    for key, value in {
+        **metadata_of(arch, model),
+        **{arch + k if k[0] == "." else k: v for k, v in (said or {}).items()},
+    }.items():
         if value is not None:
             _add(writer, key, value)
     for name, array in {**tensors_of(arch, model), **(tensors or {})}.items():

@@ -75,3 +75,31 @@ def test_hub_id_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="hub cannot be reached"):
         resolve_source("owner/name")
+
+
+@pytest.mark.parametrize(
+    ("files", "match"),
+    [
+        (
+            ["README.md", "m.Q4_K_M.gguf", "m.Q8_0.gguf"],
+            r"GGUF files \(m.Q4_K_M.gguf, m.Q8_0.gguf\); fetch one \(hf download o/n m",
+        ),
+        (["adapter_config.json", "adapter_model.safetensors"], "an adapter without its base; merge the two"),
+        (["README.md"], r"it holds README\.md; expected config\.json"),
+        (None, "its base model if it is an adapter, or the path of a downloaded file"),
+    ],
+)
+def test_hub_repository_without_config(monkeypatch: pytest.MonkeyPatch, files: list[str] | None, match: str) -> None:
+    def missing(repo: str, file: str, revision: str | None) -> None:
+        raise FileNotFoundError(f"{repo}/{file}")
+
+    def listed(*_: object, **__: object) -> list[str]:
+        if files is None:
+            raise ConnectionError("offline")
+        return files
+
+    monkeypatch.setattr("prune2vec.backbone.source._download", missing)
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", listed)
+    with pytest.raises(ModelError, match=rf"o/n has no config\.json .*{match}") as caught:
+        resolve_source("o/n")
+    assert "\n" not in str(caught.value)

@@ -168,13 +168,13 @@ def _check_names(file: GGUFFile, wanted: dict[str, tuple[str, ...]]) -> None:
     extra = sorted(set(file.tensors) - set(needed) - set(_TAKEN_ELSEWHERE))
     for stored, name in needed.items():
         if stored not in file.tensors:
-            instead = f" and holds {extra[0]}, which has no place in it" if extra else ""
+            instead = f" and holds {extra[0]!r}, which has no place in it" if extra else ""
             raise ModelError(
                 f"{file.path.name} lacks tensor {stored} ({name} of the model){instead}; convert or fetch it again"
             )
     if extra:
         raise ModelError(
-            f"{file.path.name} holds tensor {extra[0]}, which has no place in a {file.architecture} model as prune2vec knows it "
+            f"{file.path.name} holds tensor {extra[0]!r}, which has no place in a {file.architecture} model as prune2vec knows it "
             f"({len(extra)} such in all); give the original model folder"
         )
 

@@ -214,8 +214,9 @@ def _entries(said: _Said, spec: Architecture) -> dict[str, Any]:
         said.rest.setdefault("attention.head_count_kv", said.rest.get("attention.head_count"))
     entries = {name: said.take(key, spec.defaults.get(key, ...)) for key, name in spec.keys.items()}
     _check_whole_numbers(said, spec, entries)
-    embedding = file.tensors.get("token_embd.weight")
-    rows = embedding.shape[0] if embedding is not None else 0
+    if "token_embd.weight" not in file.tensors:
+        raise ModelError(f"{said.name} lacks tensor token_embd.weight, the token embeddings; fetch or convert it again")
+    rows = file.tensors["token_embd.weight"].shape[0]
     if said.take("vocab_size", rows) != rows:
         raise ModelError(f"{said.name}: its metadata say another vocab_size than the {rows} rows of token_embd.weight")
     entries |= {"vocab_size": rows, "tie_word_embeddings": "output.weight" not in file.tensors, **spec.fixed}
@@ -242,6 +243,8 @@ def _check_whole_numbers(said: _Said, spec: Architecture, entries: Mapping[str, 
 
 def _heads_and_rotary(said: _Said, spec: Architecture, entries: Mapping[str, Any]) -> dict[str, Any]:
     heads, width = entries["num_attention_heads"], entries["hidden_size"]
+    if "attention.key_length" not in said.rest and width % heads:
+        raise said.refused("attention.head_count", heads, f"expected a divisor of embedding_length ({width})")
     head_dim = said.take("attention.key_length", width // heads)
     if said.take("attention.value_length", head_dim) != head_dim:
         raise said.refused("attention.value_length", "another number", f"expected key_length ({head_dim})")

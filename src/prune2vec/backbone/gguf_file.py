@@ -145,8 +145,8 @@ class _Header:
         found: dict[str, Any] = {}
         for _ in range(count):
             name = self._text()
-            if name in found:
-                raise ValueError(f"{what} {name!r} is there twice")
+            if name in found or not name.isprintable():
+                raise ValueError(f"{what} {name!r} in its header is there twice, or is no name")
             found[name] = read()
         return found
 

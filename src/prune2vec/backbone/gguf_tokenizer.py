@@ -86,8 +86,8 @@ def _backend(file: GGUFFile, said: dict[str, Any]) -> tuple[Tokenizer, list[str]
     known = (*GGUF_PRE_TOKENIZER_SPLITS, *_LIKE_GPT2, *_SINGLE_DIGITS) if byte_level else (None, "default")
     if pre not in known:
         raise ModelError(
-            f"{file.path.name}: tokenizer.ggml.pre is {pre!r}, a way of splitting text that prune2vec does not know; "
-            "give the original model folder"
+            f"{file.path.name}: tokenizer.ggml.model is {said.get('ggml.model')!r} and tokenizer.ggml.pre {pre!r}, a way of "
+            "splitting text that prune2vec does not know; give the original model folder"
         )
     wanted = {name: said[key] for key, name in GGUF_TOKENIZER_MAPPING["tokenizer"].items() if key in said}
     try:

@@ -115,7 +115,9 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
     try:
         config = _download(name, "config.json", revision)
     except FileNotFoundError as error:
-        raise ModelError(f"{name} has no config.json on the hub, so it is no model folder: {_instead(name, revision)}") from error
+        raise ModelError(
+            f"{name} has no config.json on the hub, so it is no model folder: {_instead(name, revision)}"
+        ) from error
     # The hub cache keeps files under snapshots/<commit>/, which pins the revision without another request.
     return ModelSource(name=name, location=name, revision=config.parent.name)
 
@@ -135,7 +137,9 @@ def _instead(repo: str, revision: str | None) -> str:
         listed = ", ".join(ggufs[:3]) + more
         return f"it holds GGUF files ({listed}); fetch one (hf download {repo} {ggufs[0]}) and give the path of that file"
     if "adapter_config.json" in files:
-        return "it holds an adapter without its base; merge the two (peft: merge_and_unload, save_pretrained) and give that folder"
+        return (
+            "it holds an adapter without its base; merge the two (peft: merge_and_unload, save_pretrained) and give that folder"
+        )
     return f"it holds {', '.join(files[:5]) or 'no files'}; expected config.json, GGUF files or an adapter"
 
 

@@ -31,6 +31,7 @@ def as_data(copies: list[KeptCopy]) -> dict[str, Any]:
     from prune2vec.backbone.cache import cache_folder
 
     listed = [
-        {"folder": str(copy.folder), "source": copy.source, "bytes": copy.size, "made": copy.made.isoformat()} for copy in copies
+        {"folder": str(copy.folder), "source": copy.source, "bytes": copy.size, "made": copy.made.isoformat()}
+        for copy in copies
     ]
     return {"cache": str(cache_folder()), "copies": listed}
