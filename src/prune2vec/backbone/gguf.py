@@ -134,7 +134,8 @@ def _parts(file: GGUFFile, config: PretrainedConfig) -> list[_Part]:
         raise ModelError(f"{file.path.name}: its metadata make no {config.model_type} model: {reason_of(error)}") from error
     arch = next(number for number, name in MODEL_ARCH_NAMES.items() if name == file.architecture)
     names = get_tensor_name_map(arch, config.num_hidden_layers)
-    processor = TENSOR_PROCESSORS.get(file.architecture, TensorProcessor)(config=config.to_dict())
+    processors: dict[str, Any] = TENSOR_PROCESSORS
+    processor = processors.get(file.architecture, TensorProcessor)(config=config.to_dict())
     wanted = {name: _stored_names(name, names.get_name) for name in model.state_dict()}
     _check_names(file, wanted)
     parts = []
@@ -236,7 +237,7 @@ def _write(path: Path, file: GGUFFile, parts: list[_Part], advance: Advance) -> 
         for part in parts:
             for piece in _pieces(file, part):
                 values = torch.from_numpy(np.ascontiguousarray(piece)).to(formats[part.dtype])
-                out.write(values.view(torch.uint8).numpy())
+                out.write(values.view(torch.uint8).numpy().data)
             advance(part.nbytes)
 
 

@@ -45,7 +45,6 @@ class Architecture:
         biases: Entry of the config that says whether a tensor is there.
         scalings: Kinds of rotary scaling that are carried over.
         rotary: ``full``, ``partial`` (a part of each head may be turned), or none: positions are learned.
-        norms_plus_one: Whether it is a Gemma, whose attention scale and window pattern go by the size of the model.
     """
 
     model_type: str
@@ -254,7 +253,7 @@ def _heads_and_rotary(said: _Said, spec: Architecture, entries: Mapping[str, Any
         parameters["partial_rotary_factor"] = turned / head_dim
     elif turned != head_dim:
         raise said.refused("rope.dimension_count", turned, f"expected the width of a head ({head_dim})")
-    parameters |= _scaling(said, spec, parameters, entries | {"head_dim": head_dim})
+    parameters |= _scaling(said, spec, parameters, {**entries, "head_dim": head_dim})
     if not spec.model_type.startswith("gemma"):
         return {"head_dim": head_dim, "rope_parameters": parameters}
     largest = entries["num_hidden_layers"] == _LARGEST_GEMMA[said.file.architecture]
