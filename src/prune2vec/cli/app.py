@@ -33,6 +33,8 @@ VERBS = (
     "export",
     "compare",
     "methods",
+    "cache",
+    "cache clear",
 )
 """In the order of the pipeline. A verb of two words wins over its first word: ``prune2vec plan show FILE``."""
 
