@@ -13,6 +13,7 @@ import click
 
 from prune2vec.cli.silence import prepare_environment
 from prune2vec.errors import Prune2vecError, did_you_mean
+from prune2vec.shown import shown
 
 VERBS = (
     "demo",
@@ -114,7 +115,7 @@ def _usage_message(error: click.ClickException) -> str:
 
 
 def _report(message: str, code: int) -> int:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    click.echo(f"error: {shown(message)}", err=True)
     return code
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from prune2vec.checkpoint.encoder import check_finite, load_encoder
 from prune2vec.errors import ConfigError, DataError
 from prune2vec.progress import progress
 from prune2vec.texts import Triplet, write_triplets
+from prune2vec.texts.documents import same_text
 from prune2vec.training.data import Data, read
 from prune2vec.training.mining_settings import MiningSettings
 from prune2vec.training.randomness import isolated_randomness
@@ -150,12 +151,17 @@ def _search(rows: Sequence[Triplet], encoder: SentenceTransformer, settings: Min
             )
     except ValueError as error:
         raise ConfigError(f"mine negatives: {str(error).partition(chr(10))[0]}") from error
-    return {(row["anchor"], row["positive"][0]): _without_query(row) for row in table}
+    answers: dict[str, set[str]] = {}
+    for row in rows:
+        answers.setdefault(same_text(row.anchor), set()).add(same_text(row.positive))
+    return {(row["anchor"], row["positive"][0]): _without(answers[same_text(row["anchor"])], row) for row in table}
 
 
-def _without_query(row: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """Drop a document that is the query itself, as in sets of duplicate questions."""
-    pairs = [(text, score) for text, score in zip(row["positive"][1:], row["scores"][1:], strict=True) if text != row["anchor"]]
+def _without(answers: Collection[str], row: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Drop an answer that differs in blanks alone, and the query itself, as in sets of duplicate questions."""
+    wrong = {*answers, same_text(row["anchor"])}
+    found = zip(row["positive"][1:], row["scores"][1:], strict=True)
+    pairs = [(text, score) for text, score in found if same_text(text) not in wrong]
     return tuple(text for text, _ in pairs), (row["scores"][0], *(score for _, score in pairs))
 
 

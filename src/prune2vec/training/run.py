@@ -137,7 +137,7 @@ def prepare(base: Path, data: Data, output: Path, settings: TrainSettings) -> tu
     encoder.max_seq_length = min(settings.max_length, encoder.max_seq_length or settings.max_length)
     prompting = Prompting.of(base, encoder, settings)
     tables = training_data(triplets, prompting, settings)
-    dev = by_prompt(read(settings.dev, hard_negatives=0), prompting) if settings.dev is not None else {}
+    dev = by_prompt(read(settings.dev, hard_negatives=0, split="validation"), prompting) if settings.dev is not None else {}
     for texts in (tables.tables, dev):
         check_room(encoder, texts)
     identity = {
