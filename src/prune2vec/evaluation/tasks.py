@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from prune2vec.errors import EvaluationError, MissingExtra, did_you_mean
+from prune2vec.errors import EvaluationError, did_you_mean
 from prune2vec.evaluation.presets import PINNED, PRESETS, Task
+from prune2vec.extras import import_extra
 from prune2vec.records.text_format import TextFormat
 
 PROXY = "-proxy"
@@ -77,10 +78,7 @@ def mteb_task_names() -> frozenset[str]:
     Raises:
         MissingExtra: mteb is not installed.
     """
-    try:
-        import mteb
-    except ModuleNotFoundError as error:
-        raise MissingExtra("MTEB tasks need mteb; install it with: pip install 'prune2vec[eval]'") from error
+    mteb = import_extra("mteb")
     return frozenset(task.metadata.name for task in mteb.get_tasks(modalities=["text"], exclude_superseded=False))
 
 
