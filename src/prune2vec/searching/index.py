@@ -155,7 +155,7 @@ def _written(index: Any, path: Path) -> bool:
 
 
 def _is_binary(index: Any) -> bool:
-    return isinstance(index().IndexBinary)
+    return isinstance(index, import_extra("faiss").IndexBinary)
 
 
 def _read(path: Path) -> Any:

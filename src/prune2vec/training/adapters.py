@@ -56,15 +56,14 @@ def add_lora(encoder: SentenceTransformer, settings: TrainSettings) -> None:
             are.
     """
     model = base_model(encoder)
-    frozen = _below(model, settings.train_top)
-    targets = _checked_targets(model, settings.target_modules, frozen)
+    targets = _checked_targets(model, settings.target_modules)
     config = LoraConfig(
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]
         lora_dropout=settings.lora_dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
         task_type=TaskType.FEATURE_EXTRACTION,
-        exclude_modules=frozen,
+        exclude_modules=_below(model, settings.train_top),
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
     try:
@@ -76,24 +75,31 @@ def add_lora(encoder: SentenceTransformer, settings: TrainSettings) -> None:
             parameter.data = parameter.data.float()
 
 
-def _checked_targets(model: PreTrainedModel, targets: str | tuple[str, ...], frozen: str | None) -> str | tuple[str, ...]:
-    """Return the target modules, a single name as a list, if each of them is in what is trained: peft takes one for all."""
+def _checked_targets(model: PreTrainedModel, targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """Return the target modules, a single name as a list, if each is there: to peft it is enough that one of them is."""
     if isinstance(targets, str) and targets.isidentifier():
         targets = (targets,)
     if targets == "all-linear":
         return targets
-    modules = [name for name, _ in model.named_modules() if name and not (frozen and re.fullmatch(frozen, name))]
+    if not targets:
+        raise ConfigError("target_modules names no module; give names, an expression or all-linear")
+    modules = [name for name, _ in model.named_modules() if name]
+    endings = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
     if isinstance(targets, str):
-        try:
-            unmatched = [] if any(re.fullmatch(targets, name) for name in modules) else [targets]
-        except re.error as error:
-            raise ConfigError(f"target_modules {targets!r} is no regular expression: {reason_of(error)}") from error
-    else:
-        unmatched = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in modules)]
-    if unmatched:
-        endings = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
-        raise ConfigError(f"target_modules: no module that is trained is called {unmatched[0]!r}{did_you_mean(unmatched[0], endings)}")
+        if not any(_expression(targets).fullmatch(name) for name in modules):
+            raise ConfigError(f"target_modules: no module matches {targets!r}; names end in {', '.join(sorted(endings))}")
+        return targets
+    for target in targets:
+        if not any(f".{name}".endswith(f".{target}") for name in modules):
+            raise ConfigError(f"target_modules: no module is called {target!r}{did_you_mean(target, endings)}")
     return targets
+
+
+def _expression(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ConfigError(f"target_modules {text!r} is no regular expression: {reason_of(error)}") from error
 
 
 def _below(model: PreTrainedModel, top: int | None) -> str | None:
