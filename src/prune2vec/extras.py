@@ -31,4 +31,6 @@ def import_extra(name: str) -> Any:
     except ImportError as error:
         absent = isinstance(error, ModuleNotFoundError) and error.name == name
         state = "" if absent else f", which does not load ({reason_of(error)})"
-        raise MissingExtra(f"{purpose} needs the package {name}{state}; install it with: pip install 'prune2vec[{extra}]'") from error
+        raise MissingExtra(
+            f"{purpose} needs the package {name}{state}; install it with: pip install 'prune2vec[{extra}]'"
+        ) from error

@@ -85,7 +85,9 @@ def test_every_target_module_must_be_there(small: Path, targets: str | tuple[str
 
 
 @pytest.mark.parametrize("error", [ImportError, ValueError])
-def test_what_the_libraries_say_of_each_other_is_shown(small: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+def test_what_the_libraries_say_of_each_other_is_shown(
+    small: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
     said = "The version of PEFT you have installed is too low. You need at least 0.22"
 
     def refuse(*args: object, **options: object) -> None:

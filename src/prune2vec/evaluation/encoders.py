@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from prune2vec.checkpoint import load_encoder
 from prune2vec.checkpoint.encoder import read_record
 from prune2vec.encoding import Engine
-from prune2vec.errors import ConfigError, EncodingError, EvaluationError, reason_of
+from prune2vec.errors import EncodingError, EvaluationError, reason_of
 from prune2vec.evaluation.settings import EvaluateSettings
 from prune2vec.files import digest_tree
 from prune2vec.machine import pick_device, pick_dtype
@@ -89,7 +89,7 @@ def load_for_evaluation(encoder: Path | str, settings: EvaluateSettings) -> Load
         EvaluationError: Its embeddings are not finite.
         ConfigError: The device does not exist here.
     """
-    device = _device(settings.device)
+    device = pick_device(settings.device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     dtype = str(pick_dtype(settings.dtype, device)).removeprefix("torch.")
@@ -109,13 +109,6 @@ def load_for_evaluation(encoder: Path | str, settings: EvaluateSettings) -> Load
         dtype=dtype,
         engine=_engine(model, expected),
     )
-
-
-def _device(name: str) -> torch.device:
-    try:
-        return pick_device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"no device is called {name!r}; use auto, cpu, cuda, cuda:N or mps") from error
 
 
 def _snapshot(repo: str) -> Path:

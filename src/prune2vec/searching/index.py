@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from prune2vec.errors import CheckpointError, EncodingError
+from prune2vec.errors import CheckpointError, EncodingError, reason_of
 from prune2vec.extras import import_extra
 from prune2vec.files import digest_json, explained_os_errors
 from prune2vec.progress import progress, say
@@ -166,7 +166,7 @@ def _read(path: Path) -> Any:
         # Mapped, not read: memory then holds what a search touches, and the system may drop it again.
         return faiss.read_index(str(path), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
     except RuntimeError as error:
-        raise EncodingError(f"{path} cannot be read; remove it, and it is made anew") from error
+        raise EncodingError(f"{path} cannot be read ({reason_of(error)}); remove it, and it is made anew") from error
 
 
 def _remove_others(folder: Path, form: IndexForm, keep: set[Path]) -> None:

@@ -114,7 +114,8 @@ def _ranked(
 def _saved(file: Path) -> Ranked | None:
     try:
         return Ranked.load(file) if file.exists() else None
-    except DataError:
+    except DataError as error:
+        say(f"ranking again: {error}")
         return None
 
 

@@ -69,7 +69,9 @@ def add_lora(encoder: SentenceTransformer, settings: TrainSettings) -> None:
     try:
         encoder.add_adapter(config)
     except (ImportError, ValueError) as error:
-        raise ConfigError(f"no adapters can be put on target_modules {settings.target_modules!r}: {reason_of(error)}") from error
+        raise ConfigError(
+            f"no adapters can be put on target_modules {settings.target_modules!r}: {reason_of(error)}"
+        ) from error
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
