@@ -75,9 +75,8 @@ class Registry(Generic[T]):
                 entry.load()
             except Exception as error:  # It is someone else's code, and may raise anything.
                 self._loaded = False
-                reason = f"{type(error).__name__}: {reason_of(error)}"
                 raise ConfigError(
-                    f"plug-in {entry.name!r} ({entry.value}) cannot be loaded: {reason}; update or uninstall it"
+                    f"plug-in {entry.name!r} ({entry.value}) cannot be loaded: {reason_of(error)}; update or uninstall it"
                 ) from error
 
 

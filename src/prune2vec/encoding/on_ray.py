@@ -188,7 +188,7 @@ def _result(ray: Any, task: Any, shard: str) -> EncodeResult:
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, Prune2vecError):
             raise error.cause from None
-        raise EncodingError(f"shard {shard} failed: {type(error.cause).__name__}: {reason_of(error.cause)}") from error
+        raise EncodingError(f"shard {shard} failed: {reason_of(error.cause)}") from error
     except ray.exceptions.RayError as error:
         raise EncodingError(
             f"shard {shard}: Ray gave up on it ({reason_of(error)}); the same command goes on where it stopped"

@@ -28,7 +28,9 @@ def resolve_tasks(names: str | Sequence[str], mirror: Path | None = None) -> tup
     Raises:
         EvaluationError: A name is unknown (the closest one is named), two of the lists differ about a task, or the mirror does
             not exist.
+        MissingExtra: mteb is not installed.
     """
+    import_extra("mteb")
     if mirror is not None and not mirror.is_dir():
         raise EvaluationError(f"no mirror folder {mirror}; expected a folder with one folder per task")
     split = names.split(",") if isinstance(names, str) else names
