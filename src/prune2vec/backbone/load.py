@@ -332,4 +332,3 @@ def _count(module: nn.Module) -> int:
 
 def _count_matrices(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim > 1)
-

@@ -63,7 +63,8 @@ def slim_plan(
     """
     given = settings.model_dump(exclude_unset=True) if settings is not None else {}
     chosen = SlimSettings.build({**given, **overrides}, where="slim()")
-    what = plan if isinstance(plan, PruningPlan) else PruningPlan.load(Path(plan))
+    what = (plan if isinstance(plan, PruningPlan) else PruningPlan.load(Path(plan))).with_text(chosen)
+    chosen = chosen.model_copy(update={"max_length": what.text.max_length})
     target = Path(output).absolute()
     check_slim(what, chosen, texts=texts is not None, scores=scores is not None)
     if scores is not None:
@@ -103,7 +104,7 @@ def _ranked(
         say(f"{file.name} holds the scores of this model, these texts and settings; nothing is ranked again")
         return found
     if looks_at_texts:
-        check_rows(triplets, settings)
+        check_rows(triplets, plan.text, settings)
     with isolated_randomness(settings.seed):
         subject = load_subject(model, full(plan), settings, identity=identity, output=output, callbacks=callbacks)
         scores = {layer: score.numpy() for layer, score in rankings.get(settings.ranking)(subject, triplets, settings).items()}
@@ -149,6 +150,7 @@ def _identity(plan: PruningPlan, triplets: Sequence[Triplet], settings: SlimSett
     return {
         **_about(plan),
         "settings": settings.identity(),
+        "text": plan.text.to_json() if triplets else None,
         "dtype": str(pick_dtype(settings.dtype, device)).removeprefix("torch."),
         "device": device.type,
         "data": digest_texts(triplets) if triplets else None,
