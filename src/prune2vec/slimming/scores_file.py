@@ -16,7 +16,7 @@ from safetensors.numpy import save
 from prune2vec.errors import DataError, reason_of
 from prune2vec.files import write_bytes
 
-FORMAT = "prune2vec.scores/1"
+FORMAT = "prune2vec.scores/2"
 
 
 @dataclass(frozen=True, kw_only=True)
