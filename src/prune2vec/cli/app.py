@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 from prune2vec.cli.silence import prepare_environment
-from prune2vec.errors import Prune2vecError, did_you_mean
+from prune2vec.errors import Prune2vecError, did_you_mean, reason_of
 from prune2vec.shown import shown
 
 VERBS = (
@@ -84,13 +84,25 @@ _CONTEXT = {
 }
 
 
+def _show_version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    if asked:
+        from prune2vec.cli.versions import versions
+
+        listed = versions()
+        click.echo(listed if ctx.params["verbose"] else listed.partition("\n")[0])
+        ctx.exit()
+
+
 @click.group(cls=Program, context_settings=_CONTEXT, subcommand_metavar="VERB ...")
-@click.version_option(package_name="prune2vec", message="%(prog)s %(version)s")
-def program() -> None:
+@click.option("--verbose", is_flag=True, is_eager=True, help="With --version: the versions of all that prune2vec stands on.")
+@click.option("--version", is_flag=True, expose_value=False, callback=_show_version, help="Show the version and exit.")
+def program(verbose: bool) -> None:
     """Turn a decoder-only LLM into a small, fast text encoder.
 
     Every verb reads files and writes files; `prune2vec VERB --help` has an example of each.
     """
+    if verbose:
+        raise click.UsageError("--verbose goes with --version")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -104,6 +116,9 @@ def main(arguments: Sequence[str]) -> int:
         return _report(_usage_message(error), USAGE)
     except Prune2vecError as error:
         return _report(str(error), FAILED)
+    except ImportError as error:
+        remedy = "pip install prune2vec brings what it needs, prune2vec --version --verbose lists what is there"
+        return _report(f"the installation is not whole: {reason_of(error)}; {remedy}", FAILED)
     except (KeyboardInterrupt, click.Abort):
         return _report("interrupted; run the same command again", INTERRUPTED)
     return DONE

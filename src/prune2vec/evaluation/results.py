@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from prune2vec.errors import EvaluationError
+from prune2vec.errors import EvaluationError, reason_of
 from prune2vec.files import read_json, write_json
 
 FORMAT = "prune2vec.results/1"
@@ -138,7 +138,9 @@ class Results:
             parts["tasks"] = tuple(TaskScore.from_json(task) for task in value["tasks"])
             return cls(**parts)
         except (KeyError, TypeError, ValueError) as error:
-            raise EvaluationError(f"{path}: broken results ({error}); make them again with prune2vec evaluate") from error
+            raise EvaluationError(
+                f"{path}: broken results ({reason_of(error)}); make them again with prune2vec evaluate"
+            ) from error
 
     def render(self) -> str:
         """Return a short table of text."""
