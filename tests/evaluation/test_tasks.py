@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from prune2vec.errors import EvaluationError
+from prune2vec.errors import EvaluationError, MissingExtra
+from prune2vec.evaluation import evaluate_encoder
 from prune2vec.evaluation.presets import PINNED, PRESETS
 from prune2vec.evaluation.tasks import resolve_tasks, task_prompts
 from prune2vec.records.text_format import TextFormat
@@ -79,6 +81,13 @@ def test_effirs_prompt_is_word_for_word_whatever_the_encoders_separator() -> Non
         found = task_prompts(task, TextFormat(separator="; "))
         expected = "<instruct>Given a query, retrieve relevant passages that answer the query.\n<query>"
         assert found == {"query": expected, "document": ""}
+
+
+@pytest.mark.parametrize("names", ["SciFact", "mteb-15", "Banking77Classification"])
+def test_without_mteb_no_encoder_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: str) -> None:
+    monkeypatch.setitem(sys.modules, "mteb", None)
+    with pytest.raises(MissingExtra, match=r"needs the package mteb; install it with: pip install 'prune2vec\[eval\]'"):
+        evaluate_encoder(tmp_path / "not there", tasks=names)
 
 
 @pytest.mark.parametrize("names", ["mteb-15,beir-13", "beir-13,mteb-15", "SciFact,beir-13", "beir-13,ArguAna"])

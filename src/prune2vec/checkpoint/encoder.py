@@ -20,7 +20,8 @@ from prune2vec.checkpoint.card import model_card
 from prune2vec.checkpoint.float32 import computing_in_float32
 from prune2vec.checkpoint.portable import UNEVEN_MODULE, EncoderParts, write_portable, write_tokenizer
 from prune2vec.checkpoint.probe import PROBE_TEXTS, Parity, compare_vectors, probe_prompts
-from prune2vec.checkpoint.strict import RECORD, check_files, check_modules, check_parts, check_poolings, digests
+from prune2vec.checkpoint.strict import RECORD as RECORD
+from prune2vec.checkpoint.strict import check_files, check_modules, check_parts, check_poolings, digests
 from prune2vec.errors import CheckpointError, Prune2vecError, reason_of
 from prune2vec.files import read_json, staged_folder, write_json, write_text
 from prune2vec.machine import pick_device, pick_dtype

@@ -300,13 +300,12 @@ def check_parts(encoder: SentenceTransformer, name: str) -> None:
 
 def _check_sizes(name: str, modules: Sequence[Any], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     # Tokens that were added to the vocabulary may never come up in a text; an engine refuses a text that has one.
-    rows, entries = int(model.get_input_embeddings().weight.shape[0]), int(tokenizer.vocab_size)
+    table: Any = model.get_input_embeddings()
+    rows, entries = int(table.weight.shape[0]), int(tokenizer.vocab_size)
     if entries > rows:
         raise CheckpointError(f"{name}: its tokeniser has {entries} entries, and the model's embedding has {rows} rows")
-    pooled, width = (
-        getattr(modules[1], "embedding_dimension", None) if modules[1:] else None,
-        modules[0].get_embedding_dimension(),
-    )
+    pooled = getattr(modules[1], "embedding_dimension", None) if modules[1:] else None
+    width = modules[0].get_embedding_dimension()
     if pooled not in (None, width):
         raise CheckpointError(f"{name}: its pooling is for states of {pooled} dimensions, and its model's have {width}")
 
@@ -314,7 +313,7 @@ def _check_sizes(name: str, modules: Sequence[Any], model: PreTrainedModel, toke
 def _tensor_names(encoder: str, subfolder: str) -> list[str]:
     """Return the names of the tensors in an encoder's safetensors files, none where there are no such files."""
     single = _file(encoder, f"{subfolder}/{_SINGLE}".lstrip("/"))
-    files = {_SINGLE: single} if single is not None else {}
+    files: dict[str, Path | None] = {_SINGLE: single} if single is not None else {}
     index = _checked(encoder, f"{subfolder}/{_INDEX}".lstrip("/"), dict[str, Any]) if not files else None
     if index is not None:
         shards = TypeAdapter(dict[str, str])

@@ -36,6 +36,8 @@ VERBS = (
     "export",
     "compare",
     "methods",
+    "cache",
+    "cache clear",
 )
 """In the order of the pipeline. A verb of two words wins over its first word: ``prune2vec plan show FILE``."""
 
@@ -86,13 +88,25 @@ _CONTEXT = {
 }
 
 
+def _show_version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    if asked:
+        from prune2vec.cli.versions import versions
+
+        listed = versions()
+        click.echo(listed if ctx.params["verbose"] else listed.partition("\n")[0])
+        ctx.exit()
+
+
 @click.group(cls=Program, context_settings=_CONTEXT, subcommand_metavar="VERB ...")
-@click.version_option(package_name="prune2vec", message="%(prog)s %(version)s")
-def program() -> None:
+@click.option("--verbose", is_flag=True, is_eager=True, help="With --version: the versions of all that prune2vec stands on.")
+@click.option("--version", is_flag=True, expose_value=False, callback=_show_version, help="Show the version and exit.")
+def program(verbose: bool) -> None:
     """Turn a decoder-only LLM into a small, fast text encoder.
 
     Every verb reads files and writes files; `prune2vec VERB --help` has an example of each.
     """
+    if verbose:
+        raise click.UsageError("--verbose goes with --version")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -132,6 +146,9 @@ def _usage_message(error: click.ClickException) -> str:
 
 def _unforeseen(error: BaseException, verb: str | None) -> str:
     """Say what was being done, and where, when an error came that nobody has put into words."""
+    if isinstance(error, ImportError):
+        remedy = "pip install prune2vec brings what it needs, prune2vec --version --verbose lists what is there"
+        return f"the installation is not whole: {reason_of(error)}; {remedy}"
     modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     place = next((name for name in reversed(modules) if name.startswith("prune2vec.") and ".cli." not in name), "")
     kind, reason = type(error).__name__, reason_of(error)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune2vec.errors import EncodingError, EvaluationError
+from prune2vec.errors import EncodingError, EvaluationError, reason_of
 from prune2vec.evaluation.encoders import LoadedEncoder, engine_under
 from prune2vec.evaluation.mteb_encoder import MtebEncoder
 from prune2vec.evaluation.presets import Task
@@ -117,7 +117,7 @@ def _load_task(task: Task, data: Mapping[str, str]) -> AbsTask:
     try:
         loaded.load_data()
     except (OSError, ValueError, KeyError, DatasetsError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = reason_of(error)
         if "digest" in data:
             raise EvaluationError(f"{data['path']}: not a copy of {task.name} that mteb can read: {reason}") from error
         raise TaskUnavailable(f"cannot fetch {data['path']}: {reason}") from error
@@ -153,7 +153,7 @@ def _evaluate(
             show_progress_bar=False,
         )
     except (EncodingError, ValueError) as error:
-        raise EvaluationError(f"{task.metadata.name} cannot be scored: {str(error).partition(chr(10))[0]}") from error
+        raise EvaluationError(f"{task.metadata.name} cannot be scored: {reason_of(error)}") from error
     finally:
         model.prompts = own
         task.unload_data()

@@ -7,8 +7,9 @@ import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from prune2vec.errors import EvaluationError, MissingExtra, did_you_mean
+from prune2vec.errors import EvaluationError, did_you_mean
 from prune2vec.evaluation.presets import PINNED, PRESETS, Task
+from prune2vec.extras import import_extra
 from prune2vec.records.text_format import TextFormat
 
 PROXY = "-proxy"
@@ -26,7 +27,9 @@ def resolve_tasks(names: str | Sequence[str], mirror: Path | None = None) -> tup
     Raises:
         EvaluationError: A name is unknown (the closest one is named), two of the lists differ about a task, or the mirror does
             not exist.
+        MissingExtra: mteb is not installed.
     """
+    import_extra("mteb")
     if mirror is not None and not mirror.is_dir():
         raise EvaluationError(f"no mirror folder {mirror}; expected a folder with one folder per task")
     split = names.split(",") if isinstance(names, str) else names
@@ -76,10 +79,7 @@ def mteb_task_names() -> frozenset[str]:
     Raises:
         MissingExtra: mteb is not installed.
     """
-    try:
-        import mteb
-    except ModuleNotFoundError as error:
-        raise MissingExtra("MTEB tasks need mteb; install it with: pip install 'prune2vec[eval]'") from error
+    mteb = import_extra("mteb")
     return frozenset(task.metadata.name for task in mteb.get_tasks(modalities=["text"], exclude_superseded=False))
 
 

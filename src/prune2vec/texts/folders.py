@@ -115,7 +115,7 @@ def _names(file: Path, key: str, inner: str = "") -> list[str]:
     """Return the names that a file of ``save_to_disk`` lists."""
     value: Any = read_json(file)
     listed = value.get(key) if isinstance(value, dict) else None
-    names = [entry.get(inner) if inner and isinstance(entry, dict) else entry for entry in listed or ()]
+    names: list[Any] = [entry.get(inner) if inner and isinstance(entry, dict) else entry for entry in listed or ()]
     if not isinstance(listed, list) or not all(isinstance(name, str) and name == Path(name).name for name in names):
         raise DataError(f"{file}: {key} is no list of names; expected what datasets.save_to_disk writes")
     return names

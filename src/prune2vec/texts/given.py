@@ -14,7 +14,7 @@ Texts = str | Path | Sequence[str | Path] | Sequence[Triplet]
 
 
 def given_triplets(texts: Texts, *, require_negative: bool = True, split: str = TRAIN) -> list[Triplet]:
-    """Return triplets that were given as such, or read them from the file, folder or hub data set (or several) given; of a folder, those of a split.
+    """Return triplets that were given as such, or read them from one or several files, folders and hub data sets.
 
     Raises:
         DataError: They cannot be read, there are none, or they are neither triplets nor sources.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune2vec.checkpoint.encoder import check_finite, load_encoder
-from prune2vec.errors import ConfigError, DataError
+from prune2vec.errors import ConfigError, DataError, reason_of
 from prune2vec.progress import progress
 from prune2vec.public import public
 from prune2vec.texts import Triplet, write_triplets
@@ -156,7 +156,7 @@ def _search(rows: Sequence[Triplet], encoder: SentenceTransformer, settings: Min
                 verbose=False,
             )
     except ValueError as error:
-        raise ConfigError(f"mine negatives: {str(error).partition(chr(10))[0]}") from error
+        raise ConfigError(f"mine negatives: {reason_of(error)}") from error
     answers: dict[str, set[str]] = {}
     for row in rows:
         answers.setdefault(same_text(row.anchor), set()).add(same_text(row.positive))

@@ -17,11 +17,13 @@ from prune2vec.errors import TrainingError
 from prune2vec.files import digest_json, digest_tree
 from prune2vec.machine import pick_device, pick_dtype
 from prune2vec.public import public
+from prune2vec.training.adapters import choose_trained
 from prune2vec.training.data import Data, Prompting, TrainingData, by_prompt, check_room, read, training_data
 from prune2vec.training.finish import finish, keep_files
 from prune2vec.training.fit import Job, fit
 from prune2vec.training.randomness import isolated_randomness
 from prune2vec.training.settings import TrainSettings
+from prune2vec.training.tracker import check_tracker
 from prune2vec.training.workfolder import differences, step_of
 
 
@@ -91,6 +93,7 @@ def train_encoder(
         CheckpointError: The checkpoint cannot be loaded or the output cannot be written.
     """
     chosen = TrainSettings.chosen(settings, overrides, where="train()")
+    check_tracker(chosen.report_to)
     base, target = Path(checkpoint).absolute(), Path(output).absolute()
     _check_output(base, target)
     with isolated_randomness(chosen.seed):
@@ -103,6 +106,7 @@ def _train(base: Path, data: Data, target: Path, chosen: TrainSettings, callback
     if finished is not None:
         keep_files(job)
         return _result(target, finished, resumed_from=chosen.steps)
+    choose_trained(encoder, chosen)  # Before the work folder is made: what does not fit the model is refused here.
     resume = job.work.open(job.identity, restart=chosen.restart)
     done = step_of(resume) if resume else None
     if done is None or done < chosen.steps:

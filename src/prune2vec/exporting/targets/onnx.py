@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune2vec.errors import CheckpointError, MissingExtra
+from prune2vec.errors import CheckpointError
 from prune2vec.exporting.registry import Source, Written, targets
+from prune2vec.extras import import_extra
 from prune2vec.shown import markdown
 
 if TYPE_CHECKING:
@@ -30,12 +30,7 @@ class OnnxTarget:
             MissingExtra: One is not installed.
         """
         for name in _NEEDED:
-            try:
-                importlib.import_module(name)
-            except ImportError as error:
-                raise MissingExtra(
-                    f"exporting to ONNX needs the package {name}; install it with: pip install 'prune2vec[onnx]'"
-                ) from error
+            import_extra(name)
 
     def number_format(self, folder: Path) -> str:
         """Return fp32: graphs in bf16 run on few processors."""
