@@ -84,14 +84,8 @@ def prune_model(
     if chosen.dtype != "auto" and round_weights(kept.model, getattr(torch, chosen.dtype)):
         exact, reference = reference, _reference_vectors(kept, parts, what)
         rounded = f"; vectors differ by {np.abs(exact - reference).max():.1g} from the model's own weights"
-    parity = write_checked(
-        parts,
-        Path(output),
-        reference,
-        named="the original with the rest deleted",
-        extra={"plan.json": what.to_json()},
-        release=True,
-    )
+    named, extra = "the original with the rest deleted", {"plan.json": what.to_json()}
+    parity = write_checked(parts, Path(output), reference, named=named, extra=extra, release=True)
     files = kept.files
     say(
         f"{output}: {'; '.join(describe_cut(record_of(what)))}; read {files.bytes_read / 1e6:,.0f} MB from "

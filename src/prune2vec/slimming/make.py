@@ -41,7 +41,7 @@ def slim_plan(
     callbacks: Sequence[TrainerCallback] = (),
     **overrides: Any,
 ) -> PruningPlan:
-    """Rank the neurons of what a plan keeps, and decide which of them stay.
+    """Rank the neurons of what a plan keeps, and return the plan with those that stay; ``parameters["slim"]`` says why.
 
     The scores are written beside the plan. The same call made again goes on after an interruption; scores that are there
     already, for the same model, texts and settings, are used again, so that another share costs nothing.
@@ -55,9 +55,6 @@ def slim_plan(
         scores: A scores file to cut by, in place of ranking.
         callbacks: More callbacks for a ranking that trains, to watch it.
         **overrides: Single settings, over ``settings``.
-
-    Returns:
-        The plan with ``neurons``; its ``parameters["slim"]`` say how they were chosen.
 
     Raises:
         ConfigError: A setting is unknown or does not fit.
