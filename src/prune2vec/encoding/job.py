@@ -95,13 +95,8 @@ def encode_corpus(
     source.check_filled()
     loaded = load_encoder(encoder, device=chosen.device, dtype=chosen.dtype)
     check_finite(loaded, encoder)
-    engine = prompted_engine(
-        loaded,
-        prompt=chosen.prompt,
-        max_length=chosen.max_length,
-        dimensions=chosen.dimensions,
-        token_budget=chosen.token_budget,
-    )
+    how = chosen.model_dump(include={"prompt", "max_length", "dimensions", "token_budget"})
+    engine = prompted_engine(loaded, **how)
     identity, made = identity_of(Path(encoder), source, loaded, chosen), made_by(encoder, source, loaded, chosen)
     store = found(folder, identity, made)
     if store is None:
