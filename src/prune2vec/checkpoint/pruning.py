@@ -76,11 +76,7 @@ def prune_model(
         check_parts(kept.model)
     parts = _parts(kept, with_suffix(tokenizer, layout.suffix), what, chosen, layout)
     check_prompts(parts)
-    reference = _reference_vectors(kept, parts, what)
-    rounded = ""
-    if chosen.dtype != "auto" and round_weights(kept.model, getattr(torch, chosen.dtype)):
-        exact, reference = reference, _reference_vectors(kept, parts, what)
-        rounded = f"; vectors differ by {np.abs(exact - reference).max():.1g} from the model's own weights"
+    reference, rounded = _rounded(kept, parts, what, chosen.dtype)
     parity = write_checked(
         parts,
         Path(output),
@@ -142,6 +138,15 @@ def _parts(
 def _query_prompt(layout: TextFormat, instruction: str) -> str:
     named = Instructions.named(instruction)
     return layout.before(named.text, named.separator) if named is not None else layout.before(instruction)
+
+
+def _rounded(kept: KeptModel, parts: EncoderParts, plan: PruningPlan, dtype: str) -> tuple[NDArray[np.float32], str]:
+    """Convert the weights to ``dtype``; return the probe vectors that they give, and what the conversion did to them."""
+    reference = _reference_vectors(kept, parts, plan)
+    if dtype == "auto" or not round_weights(kept.model, getattr(torch, dtype)):
+        return reference, ""
+    exact, reference = reference, _reference_vectors(kept, parts, plan)
+    return reference, f"; vectors differ by {np.abs(exact - reference).max():.1g} from the model's own weights"
 
 
 def _reference_vectors(kept: KeptModel, parts: EncoderParts, plan: PruningPlan) -> NDArray[np.float32]:
