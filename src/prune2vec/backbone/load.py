@@ -223,7 +223,7 @@ def checked_skeleton(
 
 def embedding_rows(model: PreTrainedModel) -> int:
     """Return the number of token embeddings of a model."""
-    return int(model.get_input_embeddings().weight.shape[0])  # type: ignore[arg-type, union-attr]
+    return int(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
 
 
 def _check_plain(source: ModelSource, config: Any) -> None:
