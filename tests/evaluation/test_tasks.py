@@ -12,7 +12,6 @@ from prune2vec.evaluation.tasks import resolve_tasks, task_prompts
 from prune2vec.records.text_format import TextFormat
 
 FORMAT = TextFormat(prefix="<user>", separator="; ")
-OWN = {"query": "query: ", "document": ""}
 
 
 def test_presets_and_names_are_joined_once() -> None:
@@ -59,18 +58,13 @@ def test_an_absent_mirror_is_one_line(tmp_path: Path) -> None:
 
 
 def test_instructions_go_where_the_papers_put_them() -> None:
-    asked = {task.name: task_prompts(task, "mteb", text_format=FORMAT, own=OWN) for task in PINNED.values()}
+    asked = {task.name: task_prompts(task, FORMAT) for task in PINNED.values()}
     claim = "<user>Given a scientific claim, retrieve documents that support or refute the claim; "
     assert asked["SciFact"] == {"query": claim, "document": "<user>"}
     duplicate = "<user>Retrieve duplicate questions from StackOverflow forum; "
     assert asked["StackOverflowDupQuestions"] == {"query": duplicate, "document": duplicate}
     assert asked["STS17"] == {"text": "<user>Retrieve semantically similar text.; "}
     assert all(list(asked[name]) == ["text"] for name, task in PINNED.items() if task.type not in ("Retrieval", "Reranking"))
-
-
-def test_without_instructions_the_encoders_own_prompts_stand() -> None:
-    assert task_prompts(PINNED["SciFact"], "none", text_format=FORMAT, own=OWN) == OWN
-    assert task_prompts(PINNED["STS17"], "none", text_format=FORMAT, own=OWN) == {"text": "<user>"}
 
 
 def test_an_instruction_of_a_list_stays_with_the_list() -> None:
@@ -84,10 +78,9 @@ def test_an_instruction_of_a_list_stays_with_the_list() -> None:
 
 def test_effirs_prompt_is_word_for_word_whatever_the_encoders_separator() -> None:
     for task in PRESETS["beir-13"]:
-        found = task_prompts(task, "mteb", text_format=TextFormat(separator="; "), own=OWN)
+        found = task_prompts(task, TextFormat(separator="; "))
         expected = "<instruct>Given a query, retrieve relevant passages that answer the query.\n<query>"
         assert found == {"query": expected, "document": ""}
-        assert task_prompts(task, "none", text_format=TextFormat(), own=OWN) == OWN
 
 
 @pytest.mark.parametrize("names", ["SciFact", "mteb-15", "Banking77Classification"])

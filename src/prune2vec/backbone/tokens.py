@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
@@ -99,7 +99,13 @@ def _row(ids: list[int], offsets: list[tuple[int, int]], ends: tuple[int, int], 
     return TokenRow((*ids[: start + room], *ids[stop:]), start, truncated=True)
 
 
-def length_batches(lengths: Sequence[int], *, token_budget: int, packed: bool = False) -> list[list[int]]:
+def length_batches(
+    lengths: Sequence[int],
+    *,
+    token_budget: int,
+    packed: bool = False,
+    kind: Callable[[int], Hashable] = lambda length: None,
+) -> list[list[int]]:
     """Group row numbers into batches of similar length, longest first, each at most ``token_budget`` tokens.
 
     A single row longer than the budget makes a batch of its own.
@@ -108,12 +114,13 @@ def length_batches(lengths: Sequence[int], *, token_budget: int, packed: bool = 
         lengths: Tokens of each row.
         token_budget: Most tokens of a batch, padding to its longest row included.
         packed: Count no padding: rows are laid end to end.
+        kind: The kind of a row by its length; rows of two kinds do not share a batch. Long rows are of one, short ones of another.
     """
     batches: list[list[int]] = []
     width = held = 0
     for row in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
         more = lengths[row] if packed else width
-        if batches and held + more <= token_budget:
+        if batches and held + more <= token_budget and kind(lengths[row]) == kind(lengths[batches[-1][0]]):
             batches[-1].append(row)
             held += more
         else:

@@ -47,7 +47,8 @@ class EncoderParts:
         prompts: Text before queries and documents.
         default_prompt: Which prompt applies when none is asked for.
         normalize: Whether vectors are L2-normalised.
-        include_prompt: Whether the tokens of a prompt are pooled.
+        include_prompt: Whether the tokens of a prompt are pooled with the others.
+        similarity: How two vectors are compared.
         record: What ``prune2vec.json`` says of where the encoder comes from.
     """
 
@@ -59,6 +60,7 @@ class EncoderParts:
     default_prompt: str | None = None
     normalize: bool = True
     include_prompt: bool = False
+    similarity: str = "cosine"
     record: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -93,10 +95,8 @@ def write_portable(parts: EncoderParts, folder: Path) -> None:
     flags = {flag: mode == parts.pooling for mode, flag in _POOLING_FLAGS.items()}
     config = parts.model.config
     dimension = getattr(config, "word_embed_proj_dim", None) or config.hidden_size
-    write_json(
-        folder / "1_Pooling" / "config.json",
-        {"word_embedding_dimension": dimension, **flags, "include_prompt": parts.include_prompt},
-    )
+    pooling = {"word_embedding_dimension": dimension, **flags, "include_prompt": parts.include_prompt}
+    write_json(folder / "1_Pooling" / "config.json", pooling)
     if parts.normalize:
         (folder / "2_Normalize").mkdir()
     write_json(folder / "config_sentence_transformers.json", _sentence_transformers_config(parts))
@@ -110,7 +110,7 @@ def _sentence_transformers_config(parts: EncoderParts) -> dict[str, Any]:
         "__version__": {key: version(name) for key, name in libraries.items()},
         "prompts": dict(parts.prompts),
         "default_prompt_name": parts.default_prompt,
-        "similarity_fn_name": "cosine",
+        "similarity_fn_name": parts.similarity,
     }
 
 

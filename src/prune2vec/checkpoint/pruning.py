@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from prune2vec.backbone.load import context_length, load_config, load_tokenizer
+from prune2vec.backbone.load import check_tokens, context_length, embedding_rows, load_config, load_tokenizer
 from prune2vec.backbone.source import ModelSource, resolve_source
 from prune2vec.backbone.text import PreparedText, check_servable, prepare_text
 from prune2vec.backbone.tokens import prompt_ids
@@ -18,7 +18,7 @@ from prune2vec.backbone.weights import fingerprint
 from prune2vec.checkpoint.described import describe_cut, record_of
 from prune2vec.checkpoint.encoder import RECORD, write_checked
 from prune2vec.checkpoint.float32 import computing_in_float32
-from prune2vec.checkpoint.kept import KeptModel, check_fits, read_kept
+from prune2vec.checkpoint.kept import KeptModel, check_fits, read_kept, round_weights
 from prune2vec.checkpoint.part_check import check_parts
 from prune2vec.checkpoint.portable import EncoderParts
 from prune2vec.checkpoint.probe import PROBE_TEXTS, probe_prompts
@@ -68,10 +68,15 @@ def prune_model(
     tokenizer = load_tokenizer(source, trust_remote_code=chosen.trust_remote_code)
     text = prepare_text(what.text, tokenizer, context=context_length(config))
     kept = read_kept(source, what, trust_remote_code=chosen.trust_remote_code)
+    check_tokens(tokenizer, source.name, embedding_rows(kept.model))
     if what.drop_attention or what.drop_mlp:
         check_parts(kept.model)
     parts = _parts(kept, what, text)
     reference = _reference_vectors(kept, parts, what)
+    rounded = ""
+    if chosen.dtype != "auto" and round_weights(kept.model, getattr(torch, chosen.dtype)):
+        exact, reference = reference, _reference_vectors(kept, parts, what)
+        rounded = f"; vectors differ by {np.abs(exact - reference).max():.1g} from the model's own weights"
     parity = write_checked(
         parts,
         Path(output),
@@ -83,7 +88,8 @@ def prune_model(
     files = kept.files
     say(
         f"{output}: {'; '.join(describe_cut(record_of(what)))}; read {files.bytes_read / 1e6:,.0f} MB from "
-        f"{len(files.opened)} of {len(set(files.file_of.values()))} files; largest difference {parity.max_difference:.1g}"
+        f"{len(files.opened)} of {len(set(files.file_of.values()))} files; "
+        f"{str(kept.model.dtype).removeprefix('torch.')}{rounded}; largest difference {parity.max_difference:.1g}"
     )
     return Path(output)
 

@@ -13,6 +13,7 @@ import click
 
 from prune2vec.cli.silence import prepare_environment
 from prune2vec.errors import Prune2vecError, did_you_mean, reason_of
+from prune2vec.shown import shown
 
 VERBS = (
     "demo",
@@ -32,6 +33,8 @@ VERBS = (
     "export",
     "compare",
     "methods",
+    "cache",
+    "cache clear",
 )
 """In the order of the pipeline. A verb of two words wins over its first word: ``prune2vec plan show FILE``."""
 
@@ -129,7 +132,7 @@ def _usage_message(error: click.ClickException) -> str:
 
 
 def _report(message: str, code: int) -> int:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    click.echo(f"error: {shown(message)}", err=True)
     return code
 
 

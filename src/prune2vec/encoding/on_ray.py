@@ -115,7 +115,7 @@ def encode_on_ray(
     if chosen.shard_of != (0, 1):
         raise ConfigError(f"shard {chosen.shard} together with Ray: Ray makes all shards; leave one of the two out")
     source = Corpus(path=Path(corpus).resolve(), text_column=chosen.text_column, id_column=chosen.id_column)
-    source.opened().close()
+    source.check_filled()
     wanted = _wanted(shards, Path(output))
     ray = load_ray()
     own = not ray.is_initialized()

@@ -27,7 +27,7 @@ class TaskScore:
         score: That metric, 0 to 1, averaged over splits and subsets.
         parts: Score of every split and subset: ``{"split", "subset", "score"}``.
         metrics: All finite metrics of the first split and subset.
-        prompts: What stood before the texts: ``{"query", "document"}`` or ``{"text"}``.
+        prompts: What stood before the texts: by ``query`` and ``document``, or ``text``.
         data: Where the data came from: ``{"path", "revision" or "digest"}``.
         seconds: Time it took, loading its data included.
         sample: How much of the task was used, where not all of it: ``(1,000 of 5,183 documents)``.

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback
 
-from prune2vec.backbone.load import context_length, load_config, load_tokenizer
+from prune2vec.backbone.load import check_tokens, context_length, embedding_rows, load_config, load_tokenizer
 from prune2vec.backbone.source import resolve_source
 from prune2vec.backbone.text import check_servable, prepare_text, saved_prompts
 from prune2vec.checkpoint.kept import check_fits, read_kept
@@ -58,6 +58,7 @@ def load_subject(
     check_servable(text.settings)
     device = pick_device(settings.device)
     kept = read_kept(source, plan, trust_remote_code=settings.trust_remote_code).model
+    check_tokens(tokenizer, source.name, embedding_rows(kept))
     neurons = sub_layers_of(kept).neurons
     if neurons is None:
         raise PlanError(f"{config.model_type}: the neurons of its MLPs are not known, so its width cannot be cut")

@@ -120,8 +120,8 @@ class SlimSettings(TextOptions):
     """Recompute activations in the backward pass; auto does so if they would take more than 60 % of the free memory."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the multiplications; gates, loss and scores are always fp32."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where it is computed."""
+    device: str = "auto"
+    """Where it is computed: auto, cpu, cuda, cuda:1, mps."""
     save_every: int = Field(default=100, ge=1)
     """Steps between checkpoints, from which the same command goes on after an interruption."""
     revision: str | None = None

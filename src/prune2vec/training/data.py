@@ -171,13 +171,13 @@ def check_room(encoder: SentenceTransformer, tables: Mapping[str, Table]) -> Non
                 )
 
 
-def read(data: Data, *, hard_negatives: int) -> list[Triplet]:
-    """Return triplets that were given as such, or read them.
+def read(data: Data, *, hard_negatives: int, split: str = "train") -> list[Triplet]:
+    """Return triplets that were given as such, or read them; of a folder, the files of a split (see ``read_triplets``).
 
     Raises:
         DataError: They cannot be read, or there are none.
     """
-    if isinstance(data, str | Path):
-        return load_triplets(data, require_negative=hard_negatives > 0)
-    given = [item for item in data if isinstance(item, Triplet)]
-    return given or load_triplets([item for item in data if isinstance(item, str | Path)], require_negative=hard_negatives > 0)
+    items = [data] if isinstance(data, str | Path) else data
+    given = [item for item in items if isinstance(item, Triplet)]
+    sources = [item for item in items if isinstance(item, str | Path)]
+    return given or load_triplets(sources, require_negative=hard_negatives > 0, split=split)

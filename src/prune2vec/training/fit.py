@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PrinterCallback, TrainerCallback
 
 from prune2vec.backbone.quiet import quiet_transformers
-from prune2vec.checkpoint.encoder import load_encoder
+from prune2vec.checkpoint.encoder import check_finite, load_encoder
 from prune2vec.errors import TrainingError
 from prune2vec.progress import progress
 from prune2vec.training.batches import BatchPlan
@@ -143,7 +143,11 @@ def make_trainer(
 
 def _teacher(job: Job) -> SentenceTransformer | None:
     folder = job.settings.distil_from
-    return load_encoder(folder, device=str(job.device), dtype=job.dtype_name) if folder is not None else None
+    if folder is None:
+        return None
+    teacher = load_encoder(folder, device=str(job.device), dtype=job.dtype_name)
+    check_finite(teacher, folder)
+    return teacher
 
 
 def _arguments(job: Job) -> SentenceTransformerTrainingArguments:

@@ -12,7 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import TrainerCallback
 
-from prune2vec.checkpoint.encoder import RECORD, load_encoder, read_record
+from prune2vec.checkpoint.encoder import RECORD, check_finite, check_writable, load_encoder, read_record
 from prune2vec.errors import TrainingError
 from prune2vec.files import digest_json, digest_tree
 from prune2vec.machine import pick_device, pick_dtype
@@ -128,7 +128,7 @@ def prepare(base: Path, data: Data, output: Path, settings: TrainSettings) -> tu
     Raises:
         ConfigError: An instruction leaves no room for texts.
         DataError: The texts cannot be read, or are too few for a batch.
-        CheckpointError: The encoder cannot be loaded.
+        CheckpointError: The encoder cannot be loaded, could not be written as it is, or gives vectors that are not finite.
     """
     triplets = read(data, hard_negatives=settings.hard_negatives)
     device = pick_device(settings.device)
@@ -136,10 +136,12 @@ def prepare(base: Path, data: Data, output: Path, settings: TrainSettings) -> tu
     # Weights that are trained are fp32; a frozen base can be bf16.
     weights = dtype if settings.method == "lora" else torch.float32
     encoder = load_encoder(base, device=str(device), dtype=str(weights).removeprefix("torch."))
+    check_writable(encoder)
+    check_finite(encoder, base)
     encoder.max_seq_length = min(settings.max_length, encoder.max_seq_length or settings.max_length)
     prompting = Prompting.of(base, encoder, settings)
     tables = training_data(triplets, prompting, settings)
-    dev = by_prompt(read(settings.dev, hard_negatives=0), prompting) if settings.dev is not None else {}
+    dev = by_prompt(read(settings.dev, hard_negatives=0, split="validation"), prompting) if settings.dev is not None else {}
     for texts in (tables.tables, dev):
         check_room(encoder, texts)
     identity = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prune2vec.errors import CheckpointError
 from prune2vec.exporting.registry import Source, Written, targets
 from prune2vec.extras import import_extra
+from prune2vec.shown import markdown
 
 if TYPE_CHECKING:
     from prune2vec.checkpoint.probe import Parity
@@ -140,8 +141,11 @@ def _readme(source: Source, usage: Mapping[str, Any], parity: Parity, *, has_dat
     ending = " and L2 normalisation" if parts.normalize else ""
     sizes = ", ".join(map(str, _BATCH_SIZES))
     data = " The weights are in `onnx/model.onnx.data`: keep it beside the model." if has_data else ""
-    prompts = ", ".join(f"{name} {prompt['text']!r}" for name, prompt in usage["prompts"].items() if prompt["text"]) or "none"
-    return f"""# {source.name} in ONNX
+    prompts = (
+        ", ".join(markdown(f"{name} {prompt['text']!r}") for name, prompt in usage["prompts"].items() if prompt["text"])
+        or "none"
+    )
+    return f"""# {markdown(source.name)} in ONNX
 
 One graph in fp32, opset {usage["opset"]}, from token numbers to vectors, {parts.pooling} pooling{ending} included. Any batch size; texts
 of up to {parts.max_length} tokens. Prompts: {prompts}.{data}
