@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 
-from prune2vec.backbone import source as source_module
 from prune2vec.backbone.source import resolve_source
 from prune2vec.errors import ModelError
 from tests.tiny import save_tiny
