@@ -13,7 +13,8 @@ SOURCE = Path(__file__).parent.parent / "src"
 # else, and a backbone tests itself with a cut.
 LEVELS = (
     ("errors", "shown"),
-    ("registry", "files", "progress", "extras"),
+    ("registry", "files", "progress", "paths", "extras"),
+    ("public",),
     ("allocator", "lock", "machine", "records", "families", "pooling", "losses", "texts"),
     ("sublayers",),
     ("surgery",),

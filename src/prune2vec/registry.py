@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import threading
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
@@ -15,6 +16,7 @@ from typing import Any, Generic, TypeVar
 from prune2vec.errors import ConfigError, did_you_mean, reason_of
 
 T = TypeVar("T")
+_LOADING = threading.RLock()
 F = TypeVar("F", bound=Callable[..., object])
 
 
@@ -63,9 +65,17 @@ class Registry(Generic[T]):
         return iter(self.names())
 
     def _load(self) -> None:
-        if self._loaded:
-            return
-        self._loaded = True
+        # Another thread waits until all parts are there; the modules of the parts may look at the registry themselves.
+        with _LOADING:
+            if not self._loaded:
+                self._loaded = True
+                try:
+                    self._import_parts()
+                except BaseException:
+                    self._loaded = False
+                    raise
+
+    def _import_parts(self) -> None:
         if self._package is not None:
             package = importlib.import_module(self._package)
             for module in pkgutil.iter_modules(package.__path__):

@@ -16,7 +16,7 @@ import click
 import pytest
 
 from prune2vec.cli import verbs
-from prune2vec.cli.app import INTERRUPTED, USAGE, VERBS, main, program
+from prune2vec.cli.app import FAILED, INTERRUPTED, USAGE, VERBS, main, program
 from prune2vec.cli.verb import Verb
 from tests.cli.conftest import Cli
 
@@ -184,6 +184,59 @@ def test_interrupt_is_one_line_and_130(
     monkeypatch.setattr(plan, "callback", interrupted)
     assert main(["plan", str(profile_file)]) == INTERRUPTED
     assert capsys.readouterr().err.count("\n") == 1
+
+
+class Panic(BaseException):
+    """What a panic of a library written in Rust looks like."""
+
+
+ESCAPED = [
+    (ValueError("shapes differ:\n[2, 3]\nand more"), "ValueError: shapes differ: [2, 3];"),
+    (KeyError("rope"), "KeyError: 'rope';"),
+    (OSError(36, "File name too long", "x" * 9000), "OSError: [Errno 36] File name too long: 'xxx"),
+    (RecursionError("maximum recursion depth exceeded"), "RecursionError: maximum recursion depth exceeded;"),
+    (MemoryError(), "MemoryError;"),
+    (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "UnicodeDecodeError: 'utf-8' codec"),
+    (Panic("called `Option::unwrap()`"), "Panic: called `Option::unwrap()`;"),
+]
+
+
+@pytest.mark.parametrize(("error", "said"), ESCAPED, ids=[type(error).__name__ for error, _ in ESCAPED])
+def test_what_escapes_is_one_line_that_says_what_was_done(
+    cli: Cli, profile_file: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, said: str
+) -> None:
+    def stumble(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr("prune2vec.records.profile.read_json", stumble)
+    ran = cli("plan", profile_file)
+    assert (ran.code, ran.out) == (FAILED, "")
+    assert ran.err.startswith("error: plan stopped in prune2vec.records.profile: ") and said in ran.err
+    assert ran.err.endswith(" ...\n" if len(ran.err) > 2000 else "; run again with --debug for the traceback\n")
+    assert ran.err.count("\n") == 1
+    debugged = cli("plan", profile_file, "--debug")
+    assert debugged.code == FAILED and debugged.err.startswith("Traceback") and debugged.err.endswith(ran.err)
+
+
+def test_debug_shows_where_an_error_of_ours_came_from(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text("{", encoding="utf-8")
+    ran = cli("plan", "bad.json", "--debug")
+    assert ran.code == FAILED
+    assert "JSONDecodeError" in ran.err and ran.err.splitlines()[-1].startswith("error: bad.json:1: not JSON")
+
+
+def test_a_broken_pipe_is_no_error_of_the_verb(cli: Cli, profile_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def left(*args: object, **kwargs: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("prune2vec.records.profile.read_json", left)
+    with pytest.raises(BrokenPipeError):
+        cli("plan", profile_file)
+
+
+def test_a_name_that_is_no_text_is_printed_escaped() -> None:
+    done = subprocess.run([sys.executable, "-m", "prune2vec", "methods", b"\xff"], capture_output=True, check=False)
+    assert done.returncode == USAGE and done.stderr.count(b"\n") == 1 and b"\\udcff" in done.stderr
 
 
 def test_reader_of_a_pipe_may_leave() -> None:

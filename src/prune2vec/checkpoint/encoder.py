@@ -25,6 +25,7 @@ from prune2vec.checkpoint.strict import check_files, check_modules, check_parts,
 from prune2vec.errors import CheckpointError, Prune2vecError, reason_of
 from prune2vec.files import read_json, staged_folder, write_json, write_text
 from prune2vec.machine import pick_device, pick_dtype
+from prune2vec.public import public
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -33,6 +34,7 @@ _SHORT = PROBE_TEXTS[:2]
 _HARMLESS = re.compile(r"sentence_transformers\..*\b(Pooling|Normalize)")
 
 
+@public("load", "folder")
 def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto") -> SentenceTransformer:
     """Load an encoder's folder as a ``SentenceTransformer``, ready to ``encode``.
 

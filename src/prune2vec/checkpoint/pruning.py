@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,20 @@ from prune2vec.errors import PlanError
 from prune2vec.files import check_replaceable
 from prune2vec.pooling import pool, poolings
 from prune2vec.progress import say
+from prune2vec.public import public
 from prune2vec.records.plan import PruningPlan
 from prune2vec.surgery.layers import reference_cut
 from prune2vec.surgery.layout import layout_of
 
 
+@public("prune", "model", "plan", "output", settings=PruneSettings)
 def prune_model(
-    model: str, plan: PruningPlan | str | Path, output: Path, *, settings: PruneSettings | None = None, **overrides: Any
+    model: str | Path,
+    plan: PruningPlan | str | Path,
+    output: Path | str,
+    *,
+    settings: PruneSettings | Mapping[str, Any] | None = None,
+    **overrides: Any,
 ) -> Path:
     """Cut a model as a plan says and write it as a sentence-transformers folder.
 
@@ -56,12 +64,11 @@ def prune_model(
         CheckpointError: Tensors are missing or damaged, the folder cannot be written, or the reloaded encoder differs.
         ModelError: The model cannot be found or understood, or single sub-layers cannot be taken out of it.
     """
-    given = settings.model_dump(exclude_unset=True) if settings is not None else {}
-    chosen = PruneSettings.build({**given, **overrides}, where="prune")
+    chosen = PruneSettings.chosen(settings, overrides, where="prune")
     check_replaceable(Path(output), mark=RECORD)
     what = (plan if isinstance(plan, PruningPlan) else PruningPlan.load(Path(plan))).with_text(chosen)
     check_servable(what.text)
-    source = resolve_source(model, revision=chosen.revision or what.model.get("revision"))
+    source = resolve_source(str(model), revision=chosen.revision or what.model.get("revision"))
     config = load_config(source, trust_remote_code=chosen.trust_remote_code)
     check_fits(what, config)
     check_identity(what, source)

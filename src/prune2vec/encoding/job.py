@@ -21,6 +21,7 @@ from prune2vec.encoding.store import Store, shard_folder
 from prune2vec.errors import EncodingError
 from prune2vec.lock import folder_lock
 from prune2vec.progress import Advance, progress
+from prune2vec.public import public
 from prune2vec.texts.documents import Document
 
 Prepared = tuple[Sequence[Document], list[list[int]], str]
@@ -56,8 +57,14 @@ class EncodeResult:
         return f"{self.folder}: {self.rows:,} vectors of {self.dimension} dimensions in {self.parts} parts, {self.precision}{there}"
 
 
+@public("encode", "encoder", "corpus", "output", settings=EncodeSettings)
 def encode_corpus(
-    encoder: Path | str, corpus: Path | str, output: Path | str, *, settings: EncodeSettings | None = None, **overrides: Any
+    encoder: Path | str,
+    corpus: Path | str,
+    output: Path | str,
+    *,
+    settings: EncodeSettings | Mapping[str, Any] | None = None,
+    **overrides: Any,
 ) -> EncodeResult:
     """Encode every text of a corpus and write Parquet parts of (id, vector).
 
@@ -77,8 +84,7 @@ def encode_corpus(
         EncodingError: The folder holds vectors of something else or another number of shards, or a vector is not finite.
         CheckpointError: The encoder cannot be loaded, or a part cannot be written.
     """
-    given = settings.model_dump(exclude_unset=True) if settings is not None else {}
-    chosen = EncodeSettings.build({**given, **overrides}, where="encode")
+    chosen = EncodeSettings.chosen(settings, overrides, where="encode")
     shard, shards = chosen.shard_of
     if shard >= shards:
         raise EncodingError(f"shard {chosen.shard}: shards are numbered from 0 to {shards - 1}")

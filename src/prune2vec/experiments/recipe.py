@@ -17,7 +17,7 @@ from prune2vec.experiments.recipe_paths import DOCSTRINGS, absolute_paths
 from prune2vec.experiments.slimming import conflict, own_settings, slim_settings
 from prune2vec.experiments.yaml_file import Location, dump_yaml, read_yaml, underscored
 from prune2vec.planners.budget import Budget
-from prune2vec.records.settings import Settings
+from prune2vec.records.settings import Seed, Settings
 from prune2vec.records.text_settings import TextOptions
 from prune2vec.scorers.settings import ProfileSettings
 from prune2vec.slimming.settings import SlimSettings
@@ -50,13 +50,13 @@ class Mine(Settings):
     """docstrings (of the Python packages installed beside prune2vec), or a folder of Markdown, RST or text files."""
     packages: tuple[str, ...] | None = None
     """Only the docstrings of these packages; default: of all that are installed."""
-    max_pairs: int | None = Field(default=None, ge=1)
+    max_pairs: int | None = Field(default=None, ge=1, le=10**9)
     """At most so many (query, text) pairs."""
-    negatives: int = Field(default=1, ge=0)
+    negatives: int = Field(default=1, ge=0, le=10**3)
     """Hard negatives for each pair."""
     dev_fraction: float = Field(default=0.1, gt=0, lt=1)
     """Largest share of the pairs to hold out, by whole packages or files."""
-    seed: int = 42
+    seed: Seed = 42
     """Seed of the split and of the draws."""
 
 

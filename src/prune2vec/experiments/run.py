@@ -20,6 +20,7 @@ from prune2vec.experiments.report import Story
 from prune2vec.experiments.stages import Stages, real_stages
 from prune2vec.files import write_json, write_text
 from prune2vec.lock import folder_lock
+from prune2vec.public import public
 from prune2vec.records.profile import Profile
 from prune2vec.training.tracker import check_tracker
 
@@ -63,6 +64,7 @@ class Report:
         }
 
 
+@public("run", "recipe", "output")
 def run_recipe(
     recipe: Recipe | Path | str | Mapping[str, Any],
     output: Path | str,

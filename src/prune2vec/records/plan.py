@@ -12,7 +12,9 @@ from typing import Any, Self
 from prune2vec.errors import ConfigError, PlanError
 from prune2vec.files import digest_json, read_json, write_json
 from prune2vec.progress import say
+from prune2vec.records.amounts import exact
 from prune2vec.records.kept import Kept
+from prune2vec.records.reading import AS_WRITTEN, Layer, read_as
 from prune2vec.records.shape import ModelShape
 from prune2vec.records.text_settings import TextOptions, TextSettings
 
@@ -164,28 +166,46 @@ class PruningPlan:
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise PlanError(f"{path}: not a plan (expected format {FORMAT!r}); make one with prune2vec plan")
         try:
+            file = read_as(_File, value)
+            shape = ModelShape.from_json(file.shape, where=str(path))
+            if file.num_layers not in (None, shape.num_layers):
+                raise ValueError(f"num_layers is {file.num_layers}, but shape.num_layers {shape.num_layers}")
             return cls(
-                model=dict(value["model"]),
-                shape=ModelShape.from_json(value["shape"], where=str(path)),
-                keep_layers=_layers(value["keep_layers"]),
-                drop_attention=_layers(value["drop_attention"]),
-                drop_mlp=_layers(value["drop_mlp"]),
-                width_cut=Fraction(str(value["width_cut"])),
-                neurons={int(layer): _unpacked(bits) for layer, bits in value["neurons"].items()},
-                text=TextSettings.build(value["text"], where="text"),
-                method=value["method"],
-                parameters=dict(value["parameters"]),
-                notes=tuple(value["notes"]),
-                profile_digest=value["profile_digest"],
+                shape=shape,
+                width_cut=exact(str(file.width_cut)),
+                neurons={layer: _unpacked(bits) for layer, bits in file.neurons.items()},
+                text=TextSettings.build(file.text, where="text"),
+                **{name: getattr(file, name) for name in _AS_THEY_ARE},
             )
         except (ConfigError, PlanError) as error:
             raise PlanError(f"{path}: {error}") from error
-        except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        except ValueError as error:
             raise PlanError(f"{path}: broken plan ({error}); make it again with prune2vec plan") from error
 
 
-def _layers(values: Any) -> tuple[int, ...]:
-    return tuple(int(layer) for layer in values)
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """A plan as its file has it; a person may have written ``width_cut`` as a number."""
+
+    __pydantic_config__ = AS_WRITTEN
+
+    format: str
+    model: dict[str, str | None]
+    keep_layers: tuple[int, ...]
+    drop_attention: tuple[int, ...]
+    drop_mlp: tuple[int, ...]
+    width_cut: str | int | float
+    neurons: dict[Layer, str]
+    method: str
+    parameters: dict[str, Any]
+    notes: tuple[str, ...]
+    profile_digest: str
+    shape: Any
+    text: Any
+    num_layers: Layer | None = None
+
+
+_AS_THEY_ARE = ("model", "keep_layers", "drop_attention", "drop_mlp", "method", "parameters", "notes", "profile_digest")
 
 
 def _packed(numbers: tuple[int, ...]) -> str:

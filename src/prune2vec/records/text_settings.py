@@ -41,7 +41,7 @@ class TextSettings(Settings):
     symmetric: Symmetric | None = None
     wrapper: Wrapper = "none"
     separator: str = "\n"
-    max_length: int = Field(512, ge=8)
+    max_length: int = Field(512, ge=8, le=2**24)
     normalize: bool = True
     include_prompt: bool = False
     prompts: Mapping[str, str] = Field(default_factory=dict)
@@ -84,7 +84,7 @@ class TextOptions(Settings):
     """Around each text: nothing, or the user turn of the model's chat template. Unset: as the plan has it, else none."""
     separator: str | None = None
     """Between instruction and text (L3Prune's code has "; "). Unset: as the plan has it, else a line break."""
-    max_length: int | None = Field(None, ge=8)
+    max_length: int | None = Field(None, ge=8, le=2**24)
     """Longest text in tokens; longer ones lose their end and are counted. Unset: as the plan or the encoder has it, else 512."""
     normalize: bool | None = None
     """End with L2 normalisation, so that dot product and cosine agree. Unset: as the plan or the encoder has it, else on."""

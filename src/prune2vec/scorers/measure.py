@@ -12,26 +12,33 @@ from prune2vec.backbone.load import Backbone, load_backbone
 from prune2vec.backbone.text import PreparedText, prepare_text
 from prune2vec.errors import UnsupportedModel
 from prune2vec.machine import describe
+from prune2vec.paths import check_target
 from prune2vec.progress import progress, say
+from prune2vec.public import public
 from prune2vec.records.profile import LayerLoss, Profile
 from prune2vec.records.text_settings import TextOptions, TextSettings
 from prune2vec.scorers.groups import TokenGroup, token_count, tokenise_groups
 from prune2vec.scorers.registry import Work, scorers
 from prune2vec.scorers.settings import ALL, LAYER_LOSS, PLAIN, ProfileSettings
 from prune2vec.scorers.together import Together
-from prune2vec.texts import Triplet, digest_texts, draw_groups, load_triplets
+from prune2vec.texts import Triplet, digest_texts, draw_groups
+from prune2vec.texts.given import Texts, given_triplets
 
-Texts = Sequence[Triplet] | str | Path
 
-
+@public("profile", "model", "texts", "output", settings=ProfileSettings)
 def profile_model(
-    model: str, texts: Texts, *, settings: ProfileSettings | None = None, output: Path | None = None, **overrides: Any
+    model: str | Path,
+    texts: Texts,
+    *,
+    settings: ProfileSettings | Mapping[str, Any] | None = None,
+    output: Path | str | None = None,
+    **overrides: Any,
 ) -> Profile:
     """Measure what each depth of a model is worth for embeddings (L3Prune, section 3), and what other scorers tell of it.
 
     Args:
         model: Hub id, folder, GGUF file or ``smollm2``.
-        texts: Triplets, or a file or folder of them.
+        texts: Triplets, or a file, a folder, a hub data set, or several.
         settings: How to measure; defaults are the paper's.
         output: Where to write ``profile.json``; nowhere when None.
         **overrides: Single settings by name, over those of ``settings``.
@@ -46,13 +53,13 @@ def profile_model(
         ProfileError: A vector is NaN or infinite.
         ConfigError: A setting is unknown or does not fit.
     """
-    base = settings.model_dump() if settings is not None else {}
-    chosen = ProfileSettings.build({**base, **overrides}, where="profile")
+    chosen = ProfileSettings.chosen(settings, overrides, where="profile")
+    target = check_target(Path(output), folder=False) if output is not None else None
     names = scorer_names(chosen)
     # Texts are read first: their faults show in a second, a model takes longer.
-    triplets = load_triplets(texts) if isinstance(texts, (str, Path)) else list(texts)
+    triplets = given_triplets(texts)
     groups = draw_groups(triplets, groups=chosen.groups, size=chosen.group_size, seed=chosen.seed, order=chosen.order)
-    backbone = _load(model, chosen)
+    backbone = _load(str(model), chosen)
     text = _text(backbone, chosen)
     chosen = _fitted(chosen, backbone, text.settings)
     tokenised = tokenise_groups(groups, text)
@@ -74,8 +81,8 @@ def profile_model(
         },
         environment={**describe(), **backbone.passes.account()},
     )
-    if output is not None:
-        result.save(output)
+    if target is not None:
+        result.save(target)
     return result
 
 
@@ -158,9 +165,14 @@ def _say_truncated(groups: Sequence[TokenGroup], max_length: int) -> None:
         say(f"{truncated} of {len(rows)} texts are longer than {max_length} tokens and lost their end")
 
 
+def _source_of(texts: Texts) -> str:
+    several = [texts] if isinstance(texts, str | Path) else texts
+    return ", ".join(map(str, several)) if all(isinstance(one, str | Path) for one in several) else "in memory"
+
+
 def _about_texts(texts: Texts, triplets: Sequence[Triplet], groups: Sequence[TokenGroup]) -> dict[str, Any]:
     return {
-        "source": str(texts) if isinstance(texts, (str, Path)) else "in memory",
+        "source": _source_of(texts),
         "digest": digest_texts(triplets),
         "tuples": len(triplets),
         "used": sum(len(group.queries) for group in groups),

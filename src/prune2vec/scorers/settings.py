@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from prune2vec.records.amounts import Amount
+from prune2vec.records.settings import Seed
 from prune2vec.records.text_settings import TextOptions
 
 LAYER_LOSS, PLAIN, ALL = "layer-loss", "redundancy-plain", "all"
@@ -19,21 +20,21 @@ class ProfileSettings(TextOptions):
     scorers: tuple[str, ...] = (LAYER_LOSS,)
     """What to measure beside the layer-loss: redundancy, redundancy-plain, redundancy-iterative, cut-loss, or all."""
 
-    groups: int = Field(20, ge=1)
+    groups: int = Field(20, ge=1, le=10**6)
     """Groups of tuples; the loss is the mean over them."""
-    group_size: int = Field(64, ge=2)
+    group_size: int = Field(64, ge=2, le=10**6)
     """Tuples a group; each query is scored against all positives and hard negatives of its group."""
     order: Literal["sampled", "file", "dataset"] = "sampled"
     """How groups are drawn: over all texts, in file order, or one data set a group."""
-    seed: int = 42
+    seed: Seed = 42
     """Seed of the draw."""
-    scale: float = Field(50.0, gt=0)
+    scale: float = Field(50.0, gt=0, le=10**6)
     """Factor on the cosine similarities (1 / temperature)."""
     dtype: str = "auto"
     """Number format of the forward pass: auto, float32, bfloat16 or float16; the loss is always float32."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
-    token_budget: int | None = Field(None, ge=64)
+    token_budget: int | None = Field(None, ge=64, le=2**31)
     """Tokens of one forward pass, padding included; unset: on a CPU 4,096 without padding and 1,024 with, elsewhere 16,384.
     Changes speed and memory, and the result within rounding."""
     stream: Literal["auto", "on", "off"] = "auto"
@@ -41,7 +42,7 @@ class ProfileSettings(TextOptions):
     memory: Amount | None = None
     """Memory that the profile may use, 500MB or 4GB (on the GPU, where that computes); unset: what is free. States
     that do not fit go to a file in TMPDIR, which should be on a disk."""
-    max_depth: int | None = Field(None, ge=1)
+    max_depth: int | None = Field(None, ge=1, le=10**4)
     """Stop after so many layers: the curve ends there, and when streamed nothing beyond is read; layer-loss only."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
@@ -49,11 +50,11 @@ class ProfileSettings(TextOptions):
     """Run model code that comes with the checkpoint."""
     plain: Path | None = None
     """Plain text for redundancy-plain: a .txt, .md or .jsonl file (column text), or a folder of them."""
-    windows: int = Field(256, ge=1)
+    windows: int = Field(256, ge=1, le=10**6)
     """Windows of plain text (256 in LLM-Drop)."""
-    window_length: int = Field(2048, ge=8)
+    window_length: int = Field(2048, ge=8, le=2**24)
     """Tokens in each of them (2048 in LLM-Drop)."""
-    rounds: int | None = Field(None, ge=1)
+    rounds: int | None = Field(None, ge=1, le=10**4)
     """Sub-layers of each kind that redundancy-iterative drops one by one; unset: half the layers."""
 
     @field_validator("scorers", mode="before")

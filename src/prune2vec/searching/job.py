@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from prune2vec.encoding.prompts import prompted_engine
 from prune2vec.errors import ConfigError, EncodingError
 from prune2vec.extras import import_extra
 from prune2vec.files import digest_tree
+from prune2vec.public import public
 from prune2vec.searching.forms import IndexForm, unit_rows
 from prune2vec.searching.hits import Hit, SearchResult
 from prune2vec.searching.index import VectorIndex
@@ -23,6 +24,7 @@ from prune2vec.searching.shards import VectorFolder
 from prune2vec.searching.texts import read_texts
 
 
+@public("search", "vectors", "encoder", "corpus", settings=SearchSettings)
 def search_vectors(
     vectors: Path | str,
     queries: str | Sequence[str],
@@ -30,7 +32,7 @@ def search_vectors(
     k: int = 10,
     encoder: Path | str | None = None,
     corpus: Path | str | None = None,
-    settings: SearchSettings | None = None,
+    settings: SearchSettings | Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> SearchResult:
     """Find the texts of an encoded corpus that are nearest to queries.
@@ -53,8 +55,7 @@ def search_vectors(
         CheckpointError: The encoder cannot be loaded.
         MissingExtra: faiss is not installed.
     """
-    given = settings.model_dump(exclude_unset=True) if settings is not None else {}
-    chosen = SearchSettings.build({**given, **overrides}, where="search")
+    chosen = SearchSettings.chosen(settings, overrides, where="search")
     asked = (queries,) if isinstance(queries, str) else tuple(queries)
     if not asked or k < 1:
         raise ConfigError(f"{len(asked)} queries and k = {k}: expected at least one of each")

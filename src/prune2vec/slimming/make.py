@@ -10,6 +10,7 @@ from prune2vec.errors import DataError, PlanError
 from prune2vec.files import read_json
 from prune2vec.machine import pick_device, pick_dtype
 from prune2vec.progress import say
+from prune2vec.public import public
 from prune2vec.records.plan import PruningPlan
 from prune2vec.slimming.calibration import check_rows
 from prune2vec.slimming.cost import say_loss
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
 
+@public("slim", "model", "plan", "texts", "output", "scores", settings=SlimSettings)
 def slim_plan(
-    model: str,
+    model: str | Path,
     plan: PruningPlan | str | Path,
     texts: Data | None = None,
     *,
     output: Path | str,
-    settings: SlimSettings | None = None,
+    settings: SlimSettings | Mapping[str, Any] | None = None,
     scores: Path | str | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     **overrides: Any,
@@ -63,8 +65,7 @@ def slim_plan(
         PlanError: How much to cut is not said or cannot be met, or plan, model and scores do not fit each other.
         TrainingError: A number is not finite, or an unfinished run at this output differs.
     """
-    given = settings.model_dump(exclude_unset=True) if settings is not None else {}
-    chosen = SlimSettings.build({**given, **overrides}, where="slim()")
+    chosen = SlimSettings.chosen(settings, overrides, where="slim()")
     what = (plan if isinstance(plan, PruningPlan) else PruningPlan.load(Path(plan))).with_text(chosen)
     chosen = chosen.model_copy(update={"max_length": what.text.max_length})
     target = Path(output).absolute()
@@ -82,7 +83,7 @@ def slim_plan(
         if looks_at_texts:
             check_rows(triplets, what.text, chosen)
         with isolated_randomness(chosen.seed):
-            subject = load_subject(model, full(what), chosen, identity=identity, output=target, callbacks=callbacks)
+            subject = load_subject(str(model), full(what), chosen, identity=identity, output=target, callbacks=callbacks)
             ranked = _rank(subject, what, triplets, chosen)
         # Before anything is decided: scores that were dear must outlive widths that do not fit.
         ranked.save(scores_beside(target, chosen.ranking))

@@ -13,7 +13,8 @@ from prune2vec.errors import ConfigError, DataError
 from prune2vec.progress import say
 from prune2vec.records.text_format import TextFormat
 from prune2vec.records.text_settings import SAVED
-from prune2vec.texts import Instructions, Triplet, digest_texts, load_triplets
+from prune2vec.texts import Instructions, Triplet, digest_texts
+from prune2vec.texts.given import Texts, given_triplets
 from prune2vec.training.negatives import check_rows, choose_negatives, chosen_scores
 from prune2vec.training.settings import TrainSettings
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from datasets import DatasetDict
     from sentence_transformers import SentenceTransformer
 
-Data = str | Path | Sequence[str | Path] | Sequence[Triplet]
+Data = Texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +178,4 @@ def read(data: Data, *, hard_negatives: int, split: str = "train") -> list[Tripl
     Raises:
         DataError: They cannot be read, or there are none.
     """
-    items = [data] if isinstance(data, str | Path) else data
-    given = [item for item in items if isinstance(item, Triplet)]
-    sources = [item for item in items if isinstance(item, str | Path)]
-    return given or load_triplets(sources, require_negative=hard_negatives > 0, split=split)
+    return given_triplets(data, require_negative=hard_negatives > 0, split=split)

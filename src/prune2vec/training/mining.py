@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from prune2vec.checkpoint.encoder import check_finite, load_encoder
 from prune2vec.errors import ConfigError, DataError, reason_of
 from prune2vec.progress import progress
+from prune2vec.public import public
 from prune2vec.texts import Triplet, write_triplets
 from prune2vec.texts.documents import same_text
 from prune2vec.training.data import Data, read
@@ -62,8 +63,14 @@ class MinedNegatives:
         )
 
 
+@public("mine negatives", "data", "model", "output", settings=MiningSettings)
 def mine_negatives(
-    data: Data, model: Path | str, output: Path | str, *, settings: MiningSettings | None = None, **overrides: Any
+    data: Data,
+    model: Path | str,
+    output: Path | str,
+    *,
+    settings: MiningSettings | Mapping[str, Any] | None = None,
+    **overrides: Any,
 ) -> MinedNegatives:
     """Give every (query, positive) new hard negatives, found by an encoder among all documents of the same data set.
 
@@ -82,8 +89,7 @@ def mine_negatives(
         DataError: The texts cannot be read, the output is no JSON-lines file, or no row gets a hard negative.
         CheckpointError: The encoder does not load, or the file cannot be written.
     """
-    given = settings.model_dump(exclude_unset=True) if settings is not None else {}
-    chosen = MiningSettings.build({**given, **overrides}, where="mine negatives")
+    chosen = MiningSettings.chosen(settings, overrides, where="mine negatives")
     target = Path(output)
     if not target.name.endswith((".jsonl", ".jsonl.gz")):
         raise DataError(f"cannot write triplets to {target.name}; the name must end in .jsonl or .jsonl.gz")

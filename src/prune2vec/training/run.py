@@ -16,6 +16,7 @@ from prune2vec.checkpoint.encoder import RECORD, check_finite, check_writable, l
 from prune2vec.errors import TrainingError
 from prune2vec.files import digest_json, digest_tree
 from prune2vec.machine import pick_device, pick_dtype
+from prune2vec.public import public
 from prune2vec.training.adapters import choose_trained
 from prune2vec.training.data import Data, Prompting, TrainingData, by_prompt, check_room, read, training_data
 from prune2vec.training.finish import finish, keep_files
@@ -62,12 +63,13 @@ class TrainResult:
         return f"{self.folder}: {self.steps} steps, loss {self.final_loss:.4f}, {self.seconds:.0f} s, {speed:.0f} tokens/s"
 
 
+@public("train", "checkpoint", "data", "output", settings=TrainSettings)
 def train_encoder(
     checkpoint: Path | str,
     data: Data,
     output: Path | str,
     *,
-    settings: TrainSettings | None = None,
+    settings: TrainSettings | Mapping[str, Any] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     **overrides: Any,
 ) -> TrainResult:
@@ -90,8 +92,7 @@ def train_encoder(
         TrainingError: A number is not finite, or the output holds something else.
         CheckpointError: The checkpoint cannot be loaded or the output cannot be written.
     """
-    given = settings.model_dump(exclude_unset=True) if settings is not None else {}
-    chosen = TrainSettings.build({**given, **overrides}, where="train()")
+    chosen = TrainSettings.chosen(settings, overrides, where="train()")
     check_tracker(chosen.report_to)
     base, target = Path(checkpoint).absolute(), Path(output).absolute()
     _check_output(base, target)
