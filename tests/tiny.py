@@ -57,8 +57,8 @@ _CORPUS = (
 
 
 def tiny_config(family: str, **changes: Any) -> Any:
-    """Return the tiny configuration of ``family``."""
-    return AutoConfig.for_model(family, **{**FAMILIES[family], **changes})
+    """Return the tiny configuration of ``family``; one that is not listed has the sizes of most."""
+    return AutoConfig.for_model(family, **{**FAMILIES.get(family, _BASE), **changes})
 
 
 def tiny_model(family: str, seed: int = 0, *, causal_lm: bool = False, **changes: Any) -> PreTrainedModel:

@@ -1,13 +1,14 @@
 """Turn any decoder-only LLM into a small, fast text encoder: profile, plan, prune, train, evaluate.
 
-Every name here is loaded on first use, so that importing the package costs nothing:
+Every name here is loaded on first use, so that importing the package costs nothing. Paths are str or Path, and ``settings``
+may be a mapping. Calls from several threads are safe: they run one after the other.
 
     from prune2vec import evaluate, plan, profile, prune, train
 
-    profile("smollm2", "triplets.jsonl", output=Path("profile.json"))
-    plan(Path("profile.json"), method="l3prune", variant="small", output=Path("plan.json"))
-    prune("smollm2", Path("plan.json"), Path("small"))
-    train("small", "triplets.jsonl", Path("encoder"))
+    profile("smollm2", "triplets.jsonl", output="profile.json")
+    plan("profile.json", method="l3prune", variant="small", output="plan.json")
+    prune("smollm2", "plan.json", "small")
+    train("small", "triplets.jsonl", "encoder")
     print(evaluate("encoder", data="heldout.jsonl").render())
 """
 
@@ -84,8 +85,12 @@ def __getattr__(name: str) -> object:
         return version("prune2vec")
     if name not in _HOMES:
         raise AttributeError(f"module 'prune2vec' has no attribute {name!r}")
+    from prune2vec.public import CALLS
+
     module, attribute = _HOMES[name]
-    return getattr(importlib.import_module(module), attribute)
+    # Two threads that import parts of libraries that need each other can find them half made.
+    with CALLS:
+        return getattr(importlib.import_module(module), attribute)
 
 
 def __dir__() -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from safetensors import SafetensorError
 
-from prune2vec.errors import CheckpointError, DataError
+from prune2vec.errors import CheckpointError, DataError, reason_of
 
 _CHUNK = 1 << 20
 
@@ -108,6 +108,9 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start}); expected a JSON file") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+    except (RecursionError, ValueError) as error:
+        # Nested too deeply, or a number of thousands of digits.
+        raise DataError(f"{path}: cannot be read: {reason_of(error)}") from error
 
 
 def check_replaceable(target: Path, *, mark: str | None = None) -> None:

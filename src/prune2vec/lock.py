@@ -18,8 +18,8 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
 @contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` (made if missing) for this process.
+def folder_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold ``folder`` (made if missing) for this process; ``wait`` until another has left it instead of refusing.
 
     The operating system drops the lock with its process, so a killed run leaves nothing that must be cleared away: the
     file stays, and the next run simply takes it over. On a file system without locks nothing is held.
@@ -33,15 +33,15 @@ def folder_lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        _claim(descriptor, folder)
+        _claim(descriptor, folder, wait=wait)
         yield
     finally:
         os.close(descriptor)
 
 
-def _claim(descriptor: int, folder: Path) -> None:
+def _claim(descriptor: int, folder: Path, *, wait: bool) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError as error:
         holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
         message = f"{folder} is in use by another run (process {holder}); wait for it or stop it, or write to another folder"

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import threading
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from prune2vec.errors import ConfigError, did_you_mean
+from prune2vec.errors import ConfigError, did_you_mean, reason_of
 
 T = TypeVar("T")
+_LOADING = threading.RLock()
 F = TypeVar("F", bound=Callable[..., object])
 
 
@@ -63,9 +65,17 @@ class Registry(Generic[T]):
         return iter(self.names())
 
     def _load(self) -> None:
-        if self._loaded:
-            return
-        self._loaded = True
+        # Another thread waits until all parts are there; the modules of the parts may look at the registry themselves.
+        with _LOADING:
+            if not self._loaded:
+                self._loaded = True
+                try:
+                    self._import_parts()
+                except BaseException:
+                    self._loaded = False
+                    raise
+
+    def _import_parts(self) -> None:
         if self._package is not None:
             package = importlib.import_module(self._package)
             for module in pkgutil.iter_modules(package.__path__):
@@ -73,9 +83,10 @@ class Registry(Generic[T]):
         for entry in entry_points(group="prune2vec"):
             try:
                 entry.load()
-            except (ImportError, AttributeError) as error:
+            except Exception as error:  # It is someone else's code, and may raise anything.
+                self._loaded = False
                 raise ConfigError(
-                    f"plug-in {entry.name!r} ({entry.value}) cannot be loaded: {error}; update or uninstall it"
+                    f"plug-in {entry.name!r} ({entry.value}) cannot be loaded: {reason_of(error)}; update or uninstall it"
                 ) from error
 
 

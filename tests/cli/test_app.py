@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import pkgutil
+import platform
+import re
 import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import click
 import pytest
 
 from prune2vec.cli import verbs
-from prune2vec.cli.app import INTERRUPTED, USAGE, VERBS, main, program
+from prune2vec.cli.app import FAILED, INTERRUPTED, USAGE, VERBS, main, program
 from prune2vec.cli.verb import Verb
 from tests.cli.conftest import Cli
 
@@ -100,6 +103,47 @@ def test_version(cli: Cli) -> None:
     assert cli("--version").out == f"prune2vec {prune2vec.__version__}\n"
 
 
+def test_versions_of_all_that_matters(cli: Cli) -> None:
+    first, python, *packages = cli("--version", "--verbose").out.splitlines()
+    assert cli("--verbose", "--version").out.splitlines() == [first, python, *packages]
+    assert first == cli("--version").out.strip()
+    assert python.startswith(f"python {platform.python_version()} (")
+    found = {name: rest for name, _, rest in (line.partition(" ") for line in packages)}
+    assert {"torch", "transformers", "sentence-transformers", "peft", "mteb", "faiss-cpu"} <= set(found)
+    assert not {"pytest", "ruff", "prune2vec"} & set(found)
+    assert re.fullmatch(rf"{re.escape(version('transformers'))} \(tested: .*>=5.*\)", found["transformers"])
+
+
+def test_an_extra_that_is_not_there_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def only_ours(name: str) -> str:
+        if name != "prune2vec":
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr("prune2vec.cli.versions.version", only_ours)
+    out = cli("--version", "--verbose").out
+    assert re.search(r"^mteb not installed; pip install 'prune2vec\[eval\]' \(tested: ", out, re.MULTILINE)
+    assert re.search(r"^torch not installed; pip install 'prune2vec' \(tested: ", out, re.MULTILINE)
+
+
+def test_verbose_alone_is_no_command(cli: Cli) -> None:
+    assert "--verbose goes with --version" in cli("--verbose", "methods").err
+
+
+@pytest.mark.parametrize("package", ["torch", "transformers", "numpy", "pydantic"])
+def test_a_package_that_is_missing_is_one_line(tmp_path: Path, package: str) -> None:
+    probe = f"import sys; sys.modules[{package!r}] = None; from prune2vec.cli.app import entry; entry()"
+    (tmp_path / "triplets.jsonl").write_text('{"anchor": "a", "positive": "b", "negative": "c"}\n', encoding="utf-8")
+    words = ["profile", "nothing", "--texts", "triplets.jsonl", "-o", "profile.json"]
+    (tmp_path / "nothing").mkdir()
+    done = subprocess.run([sys.executable, "-c", probe, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: the installation is not whole: ")
+    assert package in line
+    assert line.endswith("pip install prune2vec brings what it needs, prune2vec --version --verbose lists what is there")
+
+
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
@@ -140,6 +184,59 @@ def test_interrupt_is_one_line_and_130(
     monkeypatch.setattr(plan, "callback", interrupted)
     assert main(["plan", str(profile_file)]) == INTERRUPTED
     assert capsys.readouterr().err.count("\n") == 1
+
+
+class Panic(BaseException):
+    """What a panic of a library written in Rust looks like."""
+
+
+ESCAPED = [
+    (ValueError("shapes differ:\n[2, 3]\nand more"), "ValueError: shapes differ: [2, 3];"),
+    (KeyError("rope"), "KeyError: 'rope';"),
+    (OSError(36, "File name too long", "x" * 9000), "OSError: [Errno 36] File name too long: 'xxx"),
+    (RecursionError("maximum recursion depth exceeded"), "RecursionError: maximum recursion depth exceeded;"),
+    (MemoryError(), "MemoryError;"),
+    (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "UnicodeDecodeError: 'utf-8' codec"),
+    (Panic("called `Option::unwrap()`"), "Panic: called `Option::unwrap()`;"),
+]
+
+
+@pytest.mark.parametrize(("error", "said"), ESCAPED, ids=[type(error).__name__ for error, _ in ESCAPED])
+def test_what_escapes_is_one_line_that_says_what_was_done(
+    cli: Cli, profile_file: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, said: str
+) -> None:
+    def stumble(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr("prune2vec.records.profile.read_json", stumble)
+    ran = cli("plan", profile_file)
+    assert (ran.code, ran.out) == (FAILED, "")
+    assert ran.err.startswith("error: plan stopped in prune2vec.records.profile: ") and said in ran.err
+    assert ran.err.endswith(" ...\n" if len(ran.err) > 2000 else "; run again with --debug for the traceback\n")
+    assert ran.err.count("\n") == 1
+    debugged = cli("plan", profile_file, "--debug")
+    assert debugged.code == FAILED and debugged.err.startswith("Traceback") and debugged.err.endswith(ran.err)
+
+
+def test_debug_shows_where_an_error_of_ours_came_from(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text("{", encoding="utf-8")
+    ran = cli("plan", "bad.json", "--debug")
+    assert ran.code == FAILED
+    assert "JSONDecodeError" in ran.err and ran.err.splitlines()[-1].startswith("error: bad.json:1: not JSON")
+
+
+def test_a_broken_pipe_is_no_error_of_the_verb(cli: Cli, profile_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def left(*args: object, **kwargs: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("prune2vec.records.profile.read_json", left)
+    with pytest.raises(BrokenPipeError):
+        cli("plan", profile_file)
+
+
+def test_a_name_that_is_no_text_is_printed_escaped() -> None:
+    done = subprocess.run([sys.executable, "-m", "prune2vec", "methods", b"\xff"], capture_output=True, check=False)
+    assert done.returncode == USAGE and done.stderr.count(b"\n") == 1 and b"\\udcff" in done.stderr
 
 
 def test_reader_of_a_pipe_may_leave() -> None:

@@ -113,8 +113,13 @@ def test_options_keep_the_order_of_the_fields() -> None:
 def test_a_wrong_value_is_refused_by_the_class(every: Verb) -> None:
     from prune2vec.errors import ConfigError
 
-    with pytest.raises(ConfigError, match=r"count.*got 0"):
-        CliRunner().invoke(every, ["--count", "0"], catch_exceptions=False)
+    with pytest.raises(ConfigError, match=r"dims\.1.*got 'x'"):
+        CliRunner().invoke(every, ["--dims", "1,x"], catch_exceptions=False)
+
+
+def test_a_number_beyond_its_limits_is_a_usage_error(every: Verb) -> None:
+    with pytest.raises(click.BadParameter, match=r"0 is not in the range x>=1"):
+        every.main(["--count", "0"], standalone_mode=False)
 
 
 def test_a_wrong_type_is_a_usage_error(every: Verb) -> None:

@@ -79,9 +79,40 @@ def test_broken_files_are_one_line(tmp_path: Path) -> None:
     path.write_text("{", encoding="utf-8")
     with pytest.raises(DataError, match=r"results\.json:1"):
         Results.load(path)
-    path.write_text('{"format": "prune2vec.plan/2"}', encoding="utf-8")
+    path.write_text('{"format": "prune2vec.plan/3"}', encoding="utf-8")
     with pytest.raises(EvaluationError, match="not a results file"):
         Results.load(path)
     path.write_text(json.dumps({**RESULTS.to_json(), "tasks": [{"name": "x"}]}), encoding="utf-8")
     with pytest.raises(EvaluationError, match="broken results"):
         Results.load(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("size", "parameters"), "many", "size.parameters: input should be a valid integer"),
+        (("size", "parameters"), True, "size.parameters: input should be a valid integer, got true"),
+        (("size",), [1], "size: "),
+        (("speed", "queries"), {}, "speed.queries.texts_per_s is missing"),
+        (("speed", "queries", "texts_per_s"), "1", "speed.queries.texts_per_s: input should be a valid number"),
+        (("retrieval", "metrics", "ndcg@10"), None, "retrieval"),
+        (("retrieval", "metrics"), {"mrr@10": 1.0}, "retrieval"),
+        (("tasks", 0, "score"), "0.5", "tasks.0.score: input should be a valid number"),
+        (("tasks", 0, "scroe"), 1, "unknown key 'tasks.0.scroe'"),
+        (("encoder",), "small", "encoder: "),
+        (("missing",), {"x": 3}, "missing.x: input should be a valid string"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_named_by_its_key(
+    tmp_path: Path, place: tuple[str | int, ...], value: object, said: str
+) -> None:
+    stored = json.loads(json.dumps(dataclasses.replace(RESULTS, retrieval=OWN).to_json()))
+    inner = stored
+    for part in place[:-1]:
+        inner = inner[part]
+    inner[place[-1]] = value
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(stored))
+    with pytest.raises(EvaluationError) as caught:
+        Results.load(path)
+    assert str(caught.value).startswith(f"{path}: broken results ({said}") and "\n" not in str(caught.value)

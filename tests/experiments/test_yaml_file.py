@@ -60,3 +60,42 @@ def test_on_and_off_are_words(tmp_path: Path) -> None:
     file = read_yaml(written(tmp_path, "a: on\nb: off\nc: true\nd: False\ne: yes\nf: null\n"))
     assert file.values == {"a": "on", "b": "off", "c": True, "d": False, "e": "yes", "f": None}
     assert dump_yaml({"a": "on"}) == "a: 'on'\n"
+
+
+def bomb() -> str:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: 1\nb: x\0y\n", ":2: not YAML: special characters are not allowed ('\\x00')"),
+        ("a: 1\nb: &b [*b]\n", ":2: more than 50 levels deep"),
+        ("a: &a\n  <<: *a\n", ":1: more than 50 levels deep"),
+        (bomb(), "more than 10,000 values"),
+        ("a: " + "[" * 5000, "nested too deeply"),
+        ("a: " + "[" * 60 + "]" * 60, "more than 50 levels deep"),
+        ("a: 1\nb: " + "9" * 5000, ":2: not YAML: Exceeds the limit"),
+        ("a: 2026-13-45\n", ":1: not YAML: month must be in 1..12"),
+        ("a: !!int x\n", ":1: not YAML: invalid literal"),
+        ("a: !!timestamp x\n", ":1: not YAML"),
+        ("a: !!bool x\n", ":1: not YAML: KeyError"),
+        ("? [a, b]\n: 1\n", ":1: not YAML"),
+        ("# " + "x" * 2_000_001, "longer than 2,000,000 characters"),
+    ],
+    ids=lambda text: text[:12],
+)
+def test_what_is_no_file_of_settings_is_one_line_and_no_hang(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        read_yaml(path)
+    assert said in str(caught.value) and "a.yaml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_aliases_that_are_small_are_taken(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("a: &a {x: 1}\nb: *a\nc:\n  <<: *a\n  y: 2\n", encoding="utf-8")
+    assert read_yaml(path).values == {"a": {"x": 1}, "b": {"x": 1}, "c": {"x": 1, "y": 2}}

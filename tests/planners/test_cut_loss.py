@@ -78,10 +78,13 @@ def test_another_order_is_seen_where_it_matters() -> None:
         ({"drop_loss": [[1.0] * 3] * 3}, "drop_loss is not 3 rows of 4 depths"),
         ({"width_cuts": ["1/10", "1/5", "1/2"]}, "the width points do not ascend from 0"),
         ({"width_cuts": ["0", "a", "1/2"]}, "Invalid literal"),
-        ({"width_loss": [[1.0] * 4, [1.0] * 4, [1.0, "much", 1.0, 1.0]]}, "could not convert"),
+        (
+            {"width_loss": [[1.0] * 4, [1.0] * 4, [1.0, "much", 1.0, 1.0]]},
+            'width_loss.2.1: input should be a valid number, got "much"',
+        ),
         ({"mlp_order": [3, 1, 1, 0]}, "mlp_order is no order of layers 0 to 3"),
         ({"mlp_order": [3, 1, 4, 0]}, "mlp_order is no order of layers 0 to 3"),
-        ({"drop_loss": 3}, "not iterable"),
+        ({"drop_loss": 3}, "drop_loss: input should be a valid array, got 3"),
     ],
 )
 def test_a_broken_section_is_one_line(changes: dict[str, Any], problem: str) -> None:

@@ -82,7 +82,7 @@ def test_a_plan_is_slimmed_once_its_neurons_are_known() -> None:
 def test_the_file_is_readable(tmp_path: Path) -> None:
     made_plan().save(tmp_path / "plan.json")
     value = json.loads((tmp_path / "plan.json").read_text())
-    assert (value["format"], value["num_layers"], value["keep_layers"]) == ("prune2vec.plan/2", 4, [0, 2])
+    assert (value["format"], value["num_layers"], value["keep_layers"]) == ("prune2vec.plan/3", 4, [0, 2])
     assert list(value)[-1] == "shape", "the long part comes last"
 
 
@@ -110,6 +110,7 @@ def test_the_digest_sees_every_field() -> None:
         made_plan(neurons={2: (1, 2)}),
         made_plan(neurons={0: (1, 3)}),
         made_plan(neurons={0: (1, 2), 2: (5,)}),
+        made_plan(text=TextSettings(pooling="mean")),
     ]
     assert len({plan.digest for plan in plans}) == len(plans)
     changed = {name for plan in plans for name in vars(plan) if getattr(plan, name) != getattr(plans[0], name)}
@@ -171,7 +172,7 @@ def test_layers_that_no_model_could_keep_are_refused(keep: tuple[int, ...], mess
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"format": "prune2vec.plan/1"}, PlanError, "not a plan (expected format 'prune2vec.plan/2')"),
+        ({"format": "prune2vec.plan/1"}, PlanError, "not a plan (expected format 'prune2vec.plan/3')"),
         ({"model": "a name"}, PlanError, "broken plan"),
         ({"parameters": 3}, PlanError, "broken plan"),
         ({"keep_layers": 3}, PlanError, "broken plan"),
@@ -191,6 +192,20 @@ def test_layers_that_no_model_could_keep_are_refused(keep: tuple[int, ...], mess
         ({"neurons": {"1": "AQ=="}}, PlanError, "the plan keeps neurons in layer 1, whose MLP it does not keep"),
         ({"neurons": [1]}, PlanError, "broken plan"),
         ({"shape": None}, DataError, "broken model shape"),
+        ({"keep_layers": [0, 1.9]}, PlanError, "broken plan (keep_layers.1: input should be a valid integer, got 1.9)"),
+        ({"keep_layers": [0, True]}, PlanError, "broken plan (keep_layers.1: input should be a valid integer, got true)"),
+        ({"keep_layers": ["0", "1"]}, PlanError, "broken plan (keep_layers.0: input should be a valid integer"),
+        ({"keep_layers": 1}, PlanError, "broken plan (keep_layers: input should be a valid array"),
+        ({"keep_layers": [2**70]}, PlanError, f"the plan keeps layer {2**70}"),
+        ({"drop_mlps": [1]}, PlanError, "broken plan (unknown key 'drop_mlps'; did you mean 'drop_mlp'?)"),
+        ({"num_layers": 7}, PlanError, "broken plan (num_layers is 7, but shape.num_layers 4)"),
+        ({"width_cut": True}, PlanError, "broken plan (width_cut"),
+        ({"width_cut": "1e-99999999"}, PlanError, "broken plan (expected a short number, got '1e-99999999'"),
+        ({"width_cut": "1e-9_9_9_9_9"}, PlanError, "broken plan (expected a short number"),
+        ({"width_cut": "1/0"}, PlanError, "broken plan ('1/0' divides by zero)"),
+        ({"method": ["depth"]}, PlanError, "broken plan (method: input should be a valid string"),
+        ({"parameters": [1]}, PlanError, "broken plan (parameters: "),
+        ({"model": {"name": 3}}, PlanError, "broken plan (model.name: input should be a valid string, got 3)"),
     ],
 )
 def test_a_malformed_file_is_one_line(changes: dict[str, Any], error: type[Exception], message: str, tmp_path: Path) -> None:
@@ -214,5 +229,5 @@ def test_a_missing_entry_is_named(name: str, tmp_path: Path) -> None:
     del value[name]
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(value))
-    with pytest.raises(PlanError, match=rf"^{path}: broken plan \('{name}'\); make it again with prune2vec plan$"):
+    with pytest.raises(PlanError, match=rf"^{path}: broken plan \({name} is missing\); make it again with prune2vec plan$"):
         PruningPlan.load(path)

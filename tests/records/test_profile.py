@@ -52,7 +52,7 @@ def test_every_float_survives_the_file(loss: list[float], tmp_path_factory: pyte
 def test_the_file_holds_the_curve_under_layer_loss_loss(tmp_path: Path) -> None:
     PROFILE.save(tmp_path / "profile.json")
     value = json.loads((tmp_path / "profile.json").read_text())
-    assert value["format"] == "prune2vec.profile/1"
+    assert value["format"] == "prune2vec.profile/2"
     assert value["layer_loss"]["loss"] == [3.0, 1.0, 2.0, 2.5]
 
 
@@ -136,21 +136,54 @@ def test_what_is_missing_is_named_together_with_what_a_new_run_would_lose(sectio
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"format": "prune2vec.profile/9"}, ProfileError, "not a profile (expected format 'prune2vec.profile/1')"),
+        ({"format": "prune2vec.profile/9"}, ProfileError, "not a profile (expected format 'prune2vec.profile/2')"),
         ({"format": None}, ProfileError, "not a profile"),
-        ({"shape": None}, ProfileError, "broken profile ('shape')"),
-        ({"layer_loss": None}, ProfileError, "broken profile ('layer_loss')"),
-        ({"layer_loss": 3}, ProfileError, "broken profile"),
-        ({"layer_loss__std_error": None}, ProfileError, "broken profile ('std_error')"),
+        ({"shape": None}, ProfileError, "broken profile (shape is missing)"),
+        ({"layer_loss": None}, ProfileError, "broken profile (layer_loss is missing)"),
+        ({"layer_loss": 3}, ProfileError, "broken profile (layer_loss: "),
+        (
+            {"layer_loss__loss": ["1.5", 1, 1, 1]},
+            ProfileError,
+            "broken profile (layer_loss.loss.0: input should be a valid number",
+        ),
+        (
+            {"layer_loss__loss": [True, 1, 1, 1]},
+            ProfileError,
+            "broken profile (layer_loss.loss.0: input should be a valid number",
+        ),
+        ({"layer_loss__loss": {"0": 1}}, ProfileError, "broken profile (layer_loss.loss: input should be a valid array"),
+        (
+            {"shape__num_layers": 4.5},
+            ProfileError,
+            "broken profile (shape.num_layers: input should be a valid integer, got 4.5",
+        ),
+        (
+            {"shape__num_layers": True},
+            ProfileError,
+            "broken profile (shape.num_layers: input should be a valid integer, got true",
+        ),
+        (
+            {"shape__num_layers": 10**9},
+            ProfileError,
+            "broken profile (shape.num_layers: input should be less than or equal to 10000",
+        ),
+        (
+            {"shape__hidden_size": -1},
+            ProfileError,
+            "broken profile (shape.hidden_size: input should be greater than or equal to 0",
+        ),
+        ({"settings": {"max_depth": "4"}}, ProfileError, "settings.max_depth is '4'"),
+        ({"sectoins": {}}, ProfileError, "broken profile (unknown key 'sectoins'; did you mean 'sections'?)"),
+        ({"layer_loss__std_error": None}, ProfileError, "broken profile (layer_loss.std_error is missing)"),
         ({"layer_loss__loss": ["a", 1, 1, 1]}, ProfileError, "broken profile"),
         ({"layer_loss__loss": [1.0, 2.0]}, ProfileError, "loss has 2 values for a model of 4 layers"),
         ({"layer_loss__group_loss": [[1.0]]}, ProfileError, "group_loss[0] has 1 values for a model of 4 layers"),
         ({"layer_loss__group_loss": [3]}, ProfileError, "broken profile"),
         ({"model": "a name"}, ProfileError, "broken profile"),
         ({"settings": 3}, ProfileError, "broken profile"),
-        ({"texts": None}, ProfileError, "broken profile ('texts')"),
-        ({"shape__hidden_size": None}, DataError, "broken model shape"),
-        ({"shape": []}, DataError, "broken model shape"),
+        ({"texts": None}, ProfileError, "broken profile (texts is missing)"),
+        ({"shape__hidden_size": None}, ProfileError, "broken profile (shape.hidden_size is missing)"),
+        ({"shape": []}, ProfileError, "broken profile (shape: "),
     ],
 )
 def test_a_malformed_file_is_one_line(changes: dict[str, Any], error: type[Exception], message: str, tmp_path: Path) -> None:

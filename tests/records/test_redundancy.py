@@ -49,7 +49,7 @@ def test_a_broken_section_is_one_line(changes: dict[str, Any], message: str) -> 
         Redundancy.from_json({**SECTION, **changes})
     assert "\n" not in str(caught.value)
     for kind in KINDS:
-        with pytest.raises(ProfileError, match=f"broken redundancy section .'{kind}'"):
+        with pytest.raises(ProfileError, match=f"broken redundancy section .{kind} is missing"):
             Redundancy.from_json({key: value for key, value in SECTION.items() if key != kind})
 
 

@@ -152,7 +152,9 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
     try:
         config = _download(name, "config.json", revision)
     except FileNotFoundError as error:
-        raise ModelError(_why_no_model(name, revision)) from error
+        raise ModelError(
+            f"{name} has no config.json on the hub, so it is no model folder: {_instead(name, revision)}"
+        ) from error
     # The hub cache keeps files under snapshots/<commit>/, which pins the revision without another request.
     source = ModelSource(name=name, location=name, revision=config.parent.name)
     try:
@@ -162,20 +164,25 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
     raise ModelError(_merge_first(name))
 
 
-def _why_no_model(repo: str, revision: str | None) -> str:
+def _instead(repo: str, revision: str | None) -> str:
+    """Return what a hub repository without config.json holds, and what to do about it."""
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        files = HfApi().list_repo_files(repo, revision=revision)
-    except Exception:  # It only says more; offline, gated or gone, the first answer stands.
-        files = []
-    if _ADAPTER in files:
-        return _merge_first(repo)
-    ggufs = sorted(file for file in files if file.endswith(".gguf"))
+        files = sorted(HfApi().list_repo_files(repo, revision=revision))
+    except (HfHubHTTPError, OSError):
+        return "give its base model if it is an adapter, or the path of a downloaded file if it holds GGUF files"
+    ggufs = [file for file in files if file.endswith(".gguf")]
     if ggufs:
-        return f"{repo} has no config.json, but GGUF files: fetch one (hf download {repo} {ggufs[0]}) and give its path"
-    holds = f"; it holds {', '.join(sorted(files)[:5])}" if files else ""
-    return f"{repo} is on the hub but has no config.json, so it is no model that can be cut{holds}"
+        more = f" and {len(ggufs) - 3} more" if len(ggufs) > 3 else ""
+        listed = ", ".join(ggufs[:3]) + more
+        return f"it holds GGUF files ({listed}); fetch one (hf download {repo} {ggufs[0]}) and give the path of that file"
+    if "adapter_config.json" in files:
+        return (
+            "it holds an adapter without its base; merge the two (peft: merge_and_unload, save_pretrained) and give that folder"
+        )
+    return f"it holds {', '.join(files[:5]) or 'no files'}; expected config.json, GGUF files or an adapter"
 
 
 def _download(repo: str, file: str, revision: str | None) -> Path:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,10 +146,11 @@ class WeightFiles:
             raise CheckpointError(f"{self.source.name}: {file} is missing, though the index names it") from error
 
     def stored_bytes_per_param(self) -> int:
-        """Return the width of the stored weights in bytes, from the header of the first file."""
-        first = header(self._fetch(min(self.file_of.values())))
-        widths = [int(entry.dtype.lstrip("BFIU").split("_")[0]) // 8 for entry in first.values()]
-        return max(set(widths), key=widths.count)
+        """Return the width of most stored weights in bytes, from the header of the first file."""
+        weights: Counter[int] = Counter()
+        for entry in header(self._fetch(min(self.file_of.values()))).values():
+            weights[int(entry.dtype.lstrip("BFIU").split("_")[0]) // 8] += prod(entry.shape)
+        return weights.most_common(1)[0][0]
 
 
 def header(path: Path) -> dict[str, TensorEntry]:

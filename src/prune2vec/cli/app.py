@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
 import click
 
 from prune2vec.cli.silence import prepare_environment
-from prune2vec.errors import Prune2vecError, did_you_mean
+from prune2vec.cli.verb import DEBUG
+from prune2vec.errors import Prune2vecError, did_you_mean, reason_of
+from prune2vec.shown import shown
 
 VERBS = (
     "demo",
@@ -32,10 +36,13 @@ VERBS = (
     "export",
     "compare",
     "methods",
+    "cache",
+    "cache clear",
 )
 """In the order of the pipeline. A verb of two words wins over its first word: ``prune2vec plan show FILE``."""
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+_LONGEST = 2000  # Characters of an error that are printed: what came may be of any length.
 
 
 class Program(click.Group):
@@ -81,17 +88,36 @@ _CONTEXT = {
 }
 
 
+def _show_version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    if asked:
+        from prune2vec.cli.versions import versions
+
+        listed = versions()
+        click.echo(listed if ctx.params["verbose"] else listed.partition("\n")[0])
+        ctx.exit()
+
+
 @click.group(cls=Program, context_settings=_CONTEXT, subcommand_metavar="VERB ...")
-@click.version_option(package_name="prune2vec", message="%(prog)s %(version)s")
-def program() -> None:
+@click.option("--verbose", is_flag=True, is_eager=True, help="With --version: the versions of all that prune2vec stands on.")
+@click.option("--version", is_flag=True, expose_value=False, callback=_show_version, help="Show the version and exit.")
+def program(verbose: bool) -> None:
     """Turn a decoder-only LLM into a small, fast text encoder.
 
     Every verb reads files and writes files; `prune2vec VERB --help` has an example of each.
     """
+    if verbose:
+        raise click.UsageError("--verbose goes with --version")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code: 0 done, 1 our error, 2 usage, 130 interrupted."""
+    """Run one command line and return its exit code: 0 done, 1 an error, 2 usage, 130 interrupted.
+
+    Whatever goes wrong is one line on stderr; ``--debug`` puts the traceback before it.
+
+    Raises:
+        BrokenPipeError: The reader of the output has left.
+    """
+    context = None
     try:
         with program.make_context("prune2vec", list(arguments) or ["--help"]) as context:
             program.invoke(context)
@@ -99,10 +125,15 @@ def main(arguments: Sequence[str]) -> int:
         return request.exit_code
     except click.ClickException as error:
         return _report(_usage_message(error), USAGE)
-    except Prune2vecError as error:
-        return _report(str(error), FAILED)
     except (KeyboardInterrupt, click.Abort):
         return _report("interrupted; run the same command again", INTERRUPTED)
+    except (BrokenPipeError, SystemExit):
+        raise
+    except BaseException as error:  # A panic of a library that is written in Rust is no Exception.
+        if context is not None and context.meta.get(DEBUG):
+            click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+        known = isinstance(error, Prune2vecError)
+        return _report(str(error) if known else _unforeseen(error, context and context.invoked_subcommand), FAILED)
     return DONE
 
 
@@ -113,14 +144,29 @@ def _usage_message(error: click.ClickException) -> str:
     return f"{message[:1].lower()}{message[1:]} (see {path} --help)"
 
 
+def _unforeseen(error: BaseException, verb: str | None) -> str:
+    """Say what was being done, and where, when an error came that nobody has put into words."""
+    if isinstance(error, ImportError):
+        remedy = "pip install prune2vec brings what it needs, prune2vec --version --verbose lists what is there"
+        return f"the installation is not whole: {reason_of(error)}; {remedy}"
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    place = next((name for name in reversed(modules) if name.startswith("prune2vec.") and ".cli." not in name), "")
+    kind, reason = type(error).__name__, reason_of(error)
+    said = reason if reason.startswith(kind) else f"{kind}: {reason}"
+    return f"{verb or 'prune2vec'} stopped{f' in {place}' if place else ''}: {said}; run again with --debug for the traceback"
+
+
 def _report(message: str, code: int) -> int:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    click.echo(f"error: {shown(message, _LONGEST)}", err=True)
     return code
 
 
 def entry() -> NoReturn:
     """Run the command line of this process."""
     prepare_environment()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that is no text (bytes of another encoding) is printed escaped, as on stderr.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from prune2vec.errors import CheckpointError, DataError
@@ -13,7 +14,7 @@ def check_model(name: str) -> None:
     Raises:
         ModelError: The folder holds no model.
     """
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         from prune2vec.backbone.source import resolve_source
 
         resolve_source(name)
@@ -25,7 +26,7 @@ def check_texts(source: str) -> None:
     Raises:
         DataError: It cannot be read, has the wrong columns or no rows.
     """
-    if not Path(source).exists():
+    if not os.path.exists(source):
         return
     from prune2vec.texts import read_triplets
 

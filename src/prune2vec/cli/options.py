@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from prune2vec.cli.paths import Existing
 from prune2vec.cli.section import Section
 
+_LIMITS = {"ge": ("min", False), "gt": ("min", True), "le": ("max", False), "lt": ("max", True)}
 _PLAIN: dict[object, click.ParamType[Any]] = {
     int: click.INT,
     float: click.FLOAT,
@@ -62,7 +63,7 @@ def _option(name: str, field: FieldInfo, section: Section) -> SectionOption:
         section=section,
         # The default stays with the settings class; None here means "not given".
         default=None,
-        type=click.BOOL if is_switch else _value_type(choices),
+        type=click.BOOL if is_switch else _value_type(choices, _limits(field)),
         help=_help(field),
     )
 
@@ -91,9 +92,23 @@ def _without_none(annotation: Any) -> list[Any]:
     return [] if annotation is type(None) else [annotation]
 
 
-def _value_type(choices: list[Any]) -> click.ParamType[Any]:
+def _limits(field: FieldInfo) -> dict[str, Any]:
+    """Return the least and the largest value of a number, as click's ranges take them."""
+    found: dict[str, Any] = {}
+    for limit in field.metadata:
+        for name, (end, is_open) in _LIMITS.items():
+            if (value := getattr(limit, name, None)) is not None:
+                found |= {end: value, f"{end}_open": is_open}
+    return found
+
+
+def _value_type(choices: list[Any], limits: dict[str, Any]) -> click.ParamType[Any]:
     """Return the command-line type for a field that takes any of ``choices``; settings classes validate the rest."""
     first = choices[0]
+    if choices == [int] and limits:
+        return click.IntRange(**limits)
+    if choices == [float] and limits:
+        return click.FloatRange(**limits)
     if len(choices) == 1 and get_origin(first) is Literal:
         return click.Choice([str(value) for value in get_args(first)])
     if len(choices) == 1 and first in _PLAIN:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +11,17 @@ import click
 from click.core import ParameterSource
 
 from prune2vec.cli.outcome import Outcome
-from prune2vec.cli.paths import must_exist
 from prune2vec.cli.section import Section
 from prune2vec.errors import ConfigError, did_you_mean
+from prune2vec.paths import as_path, must_exist
 from prune2vec.progress import set_enabled
 
 if TYPE_CHECKING:
     from prune2vec.cli.options import SectionOption
+
+
+DEBUG = "prune2vec.debug"
+"""Key of a command line's ``meta``: whether the traceback of an error is shown."""
 
 
 class Verb(click.Command):
@@ -62,7 +65,7 @@ class Verb(click.Command):
             values[section.keyword] = section.load().build(given, where=ctx.command_path)
         assert self.callback is not None
         outcome: Outcome = ctx.invoke(self.callback, **values)
-        click.echo(json.dumps(outcome.data, indent=2, ensure_ascii=False) if as_json else outcome.text)
+        click.echo(outcome.printed(as_json=as_json))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under one heading a section."""
@@ -90,13 +93,25 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
         return
     from prune2vec.experiments.yaml_file import read_yaml
 
-    known = {str(param.name) for param in ctx.command.get_params(ctx)} - {"config", "help"}
-    file = read_yaml(must_exist(path))
+    known = {str(param.name): param for param in ctx.command.get_params(ctx) if param.name not in ("config", "help")}
+    file = read_yaml(must_exist(as_path(path)))
     for name in file.values:
         if name not in known:
             raise ConfigError(f"{file.where([name])}: unknown key {name!r}{did_you_mean(name, known)}")
     ctx.meta["config"] = file
-    ctx.default_map = dict(file.values)
+    ctx.default_map = {name: _worded(value, known[name], file.where([name])) for name, value in file.values.items()}
+
+
+def _show_traceback(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    ctx.meta[DEBUG] = asked
+
+
+def _worded(value: Any, param: click.Parameter, where: str) -> Any:
+    """Return a value of a settings file as it is written on a command line: there 1.9 and true are no whole numbers."""
+    several = param.nargs == -1 or param.type.name == "list"
+    if isinstance(value, dict) or (isinstance(value, list) and not several):
+        raise ConfigError(f"{where}: {param.name}: expected one value, got {value!r}")
+    return value if value is None or isinstance(value, list) else str(value)
 
 
 def verb(
@@ -135,4 +150,12 @@ def _shared_options(writes: bool) -> list[click.Parameter]:
         *([dry_run] if writes else []),
         click.Option(["--json"], is_flag=True, help="Print the result as JSON."),
         click.Option(["--quiet"], is_flag=True, help="No progress on stderr."),
+        click.Option(
+            ["--debug"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_show_traceback,
+            help="Show an error's traceback.",
+        ),
     ]

@@ -10,8 +10,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from prune2vec.checkpoint.encoder import load_encoder
-from prune2vec.encoding.corpus import Corpus, Document
+from prune2vec.checkpoint.encoder import check_finite, load_encoder
+from prune2vec.encoding.corpus import Corpus
 from prune2vec.encoding.engine import Engine
 from prune2vec.encoding.opening import check_ours, check_shards, found, identity_of, made_by, remove_half_written
 from prune2vec.encoding.precision import Precision, ranges_of
@@ -21,6 +21,8 @@ from prune2vec.encoding.store import Store, shard_folder
 from prune2vec.errors import EncodingError
 from prune2vec.lock import folder_lock
 from prune2vec.progress import Advance, progress
+from prune2vec.public import public
+from prune2vec.texts.documents import Document
 
 Prepared = tuple[Sequence[Document], list[list[int]], str]
 
@@ -55,13 +57,19 @@ class EncodeResult:
         return f"{self.folder}: {self.rows:,} vectors of {self.dimension} dimensions in {self.parts} parts, {self.precision}{there}"
 
 
+@public("encode", "encoder", "corpus", "output", settings=EncodeSettings)
 def encode_corpus(
-    encoder: Path | str, corpus: Path | str, output: Path | str, *, settings: EncodeSettings | None = None, **overrides: Any
+    encoder: Path | str,
+    corpus: Path | str,
+    output: Path | str,
+    *,
+    settings: EncodeSettings | Mapping[str, Any] | None = None,
+    **overrides: Any,
 ) -> EncodeResult:
     """Encode every text of a corpus and write Parquet parts of (id, vector).
 
     A part is whole or not there; a killed run, started again with the same arguments, goes on after the last whole part.
-    So does a run on a corpus that has grown: only the new texts are encoded. Ids need not be different from each other.
+    So does a run on a corpus that has grown: only the new texts are encoded. Of a document that comes twice the first is taken.
 
     Args:
         encoder: Folder of an encoder, or a sentence-transformers hub id.
@@ -72,12 +80,11 @@ def encode_corpus(
 
     Raises:
         ConfigError: A setting is unknown or does not fit, or another run writes into the folder.
-        DataError: The corpus cannot be read.
+        DataError: The corpus cannot be read, holds nothing but blanks, or two documents have one id.
         EncodingError: The folder holds vectors of something else or another number of shards, or a vector is not finite.
         CheckpointError: The encoder cannot be loaded, or a part cannot be written.
     """
-    given = settings.model_dump(exclude_unset=True) if settings is not None else {}
-    chosen = EncodeSettings.build({**given, **overrides}, where="encode")
+    chosen = EncodeSettings.chosen(settings, overrides, where="encode")
     shard, shards = chosen.shard_of
     if shard >= shards:
         raise EncodingError(f"shard {chosen.shard}: shards are numbered from 0 to {shards - 1}")
@@ -85,7 +92,9 @@ def encode_corpus(
     folder = shard_folder(Path(output), shard, shards)
     check_ours(folder)
     source = Corpus(path=Path(corpus), text_column=chosen.text_column, id_column=chosen.id_column)
+    source.check_filled()
     loaded = load_encoder(encoder, device=chosen.device, dtype=chosen.dtype)
+    check_finite(loaded, encoder)
     engine = prompted_engine(
         loaded,
         prompt=chosen.prompt,
@@ -128,8 +137,6 @@ def _begun(
     if settings.precision == "int8":
         # From the corpus's head whatever the shard, so that all shards have the same range.
         head = [document.text for document in islice(source.documents(), settings.calibration)]
-        if not head:
-            raise EncodingError(f"{source.path} holds no texts, so that int8 has no range; encode it with another precision")
         ranges = ranges_of(engine.encode(head))
     precision = Precision(name=settings.precision, dimension=engine.dimension, ranges=ranges)
     return Store(folder=folder, identity=identity, precision=precision, made_by=made)

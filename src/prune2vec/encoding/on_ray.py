@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from prune2vec.encoding.job import EncodeResult, encode_corpus
 from prune2vec.encoding.opening import check_shards
 from prune2vec.encoding.settings import EncodeSettings
 from prune2vec.encoding.store import MANIFEST, Store, shard_counts, shard_folder
-from prune2vec.errors import ConfigError, DataError, EncodingError, Prune2vecError
+from prune2vec.errors import ConfigError, DataError, EncodingError, Prune2vecError, reason_of
 from prune2vec.progress import progress, set_enabled
+from prune2vec.public import public
 
 _LOOK_EVERY_S = 2.0
 _END_S = 10.0
@@ -79,6 +80,7 @@ class ShardEncoder:
         return encode_corpus(self.encoder, self.corpus, self.output, settings=self.settings, shard=shard)
 
 
+@public("encode", "encoder", "corpus", "output", settings=EncodeSettings)
 def encode_on_ray(
     encoder: Path | str,
     corpus: Path | str,
@@ -86,7 +88,7 @@ def encode_on_ray(
     *,
     shards: int | str = "auto",
     retries: int = 3,
-    settings: EncodeSettings | None = None,
+    settings: EncodeSettings | Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> ShardsResult:
     """Encode a corpus in shards, each a task of a Ray cluster.
@@ -110,12 +112,11 @@ def encode_on_ray(
             other shards are stopped then.
         DataError: The corpus cannot be read.
     """
-    given = settings.model_dump(exclude_unset=True) if settings is not None else {}
-    chosen = EncodeSettings.build({**given, **overrides}, where="encode")
+    chosen = EncodeSettings.chosen(settings, overrides, where="encode")
     if chosen.shard_of != (0, 1):
         raise ConfigError(f"shard {chosen.shard} together with Ray: Ray makes all shards; leave one of the two out")
     source = Corpus(path=Path(corpus).resolve(), text_column=chosen.text_column, id_column=chosen.id_column)
-    source.opened().close()
+    source.check_filled()
     wanted = _wanted(shards, Path(output))
     ray = load_ray()
     own = not ray.is_initialized()
@@ -188,11 +189,10 @@ def _result(ray: Any, task: Any, shard: str) -> EncodeResult:
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, Prune2vecError):
             raise error.cause from None
-        raise EncodingError(f"shard {shard} failed: {' '.join(str(error.cause).split())[:300]}") from error
+        raise EncodingError(f"shard {shard} failed: {reason_of(error.cause)}") from error
     except ray.exceptions.RayError as error:
-        reason = " ".join(str(error).split())[:200]
         raise EncodingError(
-            f"shard {shard}: its worker died again and again ({reason}); the same command goes on where it stopped"
+            f"shard {shard}: Ray gave up on it ({reason_of(error)}); the same command goes on where it stopped"
         ) from error
     return result
 

@@ -18,15 +18,15 @@ class EncodeSettings(Settings):
 
     prompt: str = "document"
     """Name of the encoder's prompt that stands before every text: document, query or another of its prompts; or none."""
-    max_length: int | None = Field(default=None, ge=1)
+    max_length: int | None = Field(default=None, ge=1, le=2**24)
     """Longest text in tokens, special tokens included; unset keeps the encoder's own limit."""
-    dimensions: int | None = Field(default=None, ge=1)
+    dimensions: int | None = Field(default=None, ge=1, le=10**6)
     """Keep only the first so many dimensions and normalise again (for encoders trained with matryoshka dimensions)."""
     precision: Literal["float32", "float16", "int8", "binary"] = "float32"
     """How vectors are stored: numbers of 4, 2 or 1 byte, or one bit (packed, 8 a byte)."""
-    calibration: int = Field(default=1000, ge=2)
+    calibration: int = Field(default=1000, ge=2, le=10**7)
     """Texts from the head of the corpus whose vectors set the range of int8."""
-    part_rows: int = Field(default=10_000, ge=1)
+    part_rows: int = Field(default=10_000, ge=1, le=10**8)
     """Rows of one Parquet file: what an interruption loses at most."""
     shard: str = Field(default="0/1", pattern=r"^\d+/[1-9]\d*$")
     """Which share of the rows: i/n takes every n-th row from the i-th on (0/4, 1/4, 2/4, 3/4 on four machines)."""
@@ -39,7 +39,7 @@ class EncodeSettings(Settings):
     quality, else fp32."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
-    token_budget: int | None = Field(default=None, ge=64)
+    token_budget: int | None = Field(default=None, ge=64, le=2**31)
     """Tokens in one forward pass; changes speed and memory, and at most the last digits. Unset takes what suits the device."""
 
     @property

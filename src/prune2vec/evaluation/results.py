@@ -6,13 +6,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, ConfigDict, Field
 
 from prune2vec.errors import EvaluationError
 from prune2vec.files import read_json, write_json
+from prune2vec.records.reading import AS_WRITTEN, Size, read_as
 
 FORMAT = "prune2vec.results/1"
 METRICS = ("ndcg@10", "mrr@10", "recall@1", "recall@10", "recall@100")
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,18 +33,20 @@ class TaskScore:
         score: That metric, 0 to 1, averaged over splits and subsets.
         parts: Score of every split and subset: ``{"split", "subset", "score"}``.
         metrics: All finite metrics of the first split and subset.
-        prompts: What stood before the texts: ``{"query", "document"}`` or ``{"text"}``.
+        prompts: What stood before the texts: by ``query`` and ``document``, or ``text``.
         data: Where the data came from: ``{"path", "revision" or "digest"}``.
         seconds: Time it took, loading its data included.
         sample: How much of the task was used, where not all of it: ``(1,000 of 5,183 documents)``.
     """
 
+    __pydantic_config__ = AS_WRITTEN
+
     name: str
     type: str
     main_score: str
-    score: float
+    score: Finite
     parts: tuple[Mapping[str, Any], ...]
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, Finite]
     prompts: Mapping[str, str]
     data: Mapping[str, str]
     seconds: float
@@ -46,8 +54,12 @@ class TaskScore:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Read back what ``dataclasses.asdict`` made."""
-        return cls(**{**value, "parts": tuple(value["parts"])})
+        """Read back what ``dataclasses.asdict`` made.
+
+        Raises:
+            ValueError: A key is missing or unknown, or its value does not fit.
+        """
+        return read_as(cls, value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,11 +145,11 @@ class Results:
         value = read_json(path)
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise EvaluationError(f"{path}: not a results file (expected format {FORMAT!r}); make one with prune2vec evaluate")
+        names = [part.name for part in fields(cls)]
         try:
-            parts = {part.name: value[part.name] for part in fields(cls)}
-            parts["tasks"] = tuple(TaskScore.from_json(task) for task in value["tasks"])
-            return cls(**parts)
-        except (KeyError, TypeError, ValueError) as error:
+            read_as(_File, value)
+            return read_as(cls, {name: value[name] for name in names})
+        except ValueError as error:
             raise EvaluationError(f"{path}: broken results ({error}); make them again with prune2vec evaluate") from error
 
     def render(self) -> str:
@@ -179,6 +191,66 @@ class Results:
         if self.task_mean is not None:
             lines.append(f"  {self._mean_name}: {self.task_mean:.4f}")
         return "\n".join(["MTEB tasks", *lines])
+
+
+def _all_metrics(found: dict[str, float]) -> dict[str, float]:
+    absent = next((name for name in METRICS if name not in found), None)
+    if absent is not None:
+        raise ValueError(f"{absent} is missing")
+    return found
+
+
+@dataclass(frozen=True)
+class _Nothing:
+    """An empty mapping."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Size:
+    parameters: Size
+    disk_bytes: Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Speed:
+    texts_per_s: float
+    tokens_per_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Data:
+    source: str
+    queries: Size
+    documents: Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scored:
+    metrics: Annotated[dict[str, Finite], AfterValidator(_all_metrics)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Retrieval(_Scored):
+    data: _Data
+    bm25: _Scored | _Nothing | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """What a results file must have inside its mappings, since it is compared and printed."""
+
+    encoder: dict[str, Any]
+    size: _Size
+    memory: dict[str, Any]
+    speed: dict[str, _Speed]
+    retrieval: _Retrieval | _Nothing
+    tasks: list[dict[str, Any]]
+    missing: dict[str, str]
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    seconds: dict[str, float]
 
 
 def _bytes(count: int) -> str:

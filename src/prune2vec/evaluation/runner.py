@@ -18,10 +18,13 @@ from prune2vec.evaluation.sampling import Sampling, sample_retrieval
 from prune2vec.evaluation.settings import EvaluateSettings
 from prune2vec.evaluation.speed import measure_cost
 from prune2vec.evaluation.tasks import resolve_tasks, task_prompts
+from prune2vec.paths import check_target
 from prune2vec.progress import progress, say
+from prune2vec.public import public
 from prune2vec.texts import Retrieval
 
 
+@public("evaluate", "encoder", "data", "mirror", "output", settings=EvaluateSettings)
 def evaluate_encoder(
     encoder: Path | str,
     *,
@@ -29,7 +32,7 @@ def evaluate_encoder(
     tasks: str | Sequence[str] | None = None,
     mirror: Path | str | None = None,
     output: Path | str | None = None,
-    settings: EvaluateSettings | None = None,
+    settings: EvaluateSettings | Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> Results:
     """Evaluate an encoder on the user's own data, on MTEB tasks, or on both.
@@ -52,10 +55,11 @@ def evaluate_encoder(
         ConfigError: A setting is unknown or does not fit.
         DataError: The data cannot be read.
     """
-    settings = EvaluateSettings.build({**(settings or EvaluateSettings()).model_dump(), **overrides}, where="evaluate")
+    settings = EvaluateSettings.chosen(settings, overrides, where="evaluate")
     if data is None and tasks is None:
         raise EvaluationError("nothing to evaluate; give data (held-out triplets or a BEIR folder), tasks, or both")
-    mirror = Path(mirror).expanduser() if mirror is not None else None
+    file = _output_file(output)
+    mirror = Path(mirror) if mirror is not None else None
     chosen = resolve_tasks(tasks, mirror) if tasks is not None else ()
     retrieval, note = None, ""
     if data is not None:
@@ -63,7 +67,6 @@ def evaluate_encoder(
     clock = Clock()
     with clock("load"):
         loaded = load_for_evaluation(encoder, settings)
-    file = _output_file(output)
     job = _Job(loaded, settings, mirror, Parts(file, loaded, settings), clock)
     results = job.run(retrieval, chosen, source=str(data), sample=note)
     if file is not None:
@@ -76,7 +79,7 @@ def _output_file(output: Path | str | None) -> Path | None:
     if output is None:
         return None
     path = Path(output)
-    return path if path.suffix == ".json" else path / "results.json"
+    return check_target(path if path.suffix == ".json" else path / "results.json", folder=False)
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,9 @@ class _Job:
         """Return the scores of the tasks that can be evaluated, and the reasons for the others."""
         scores: list[TaskScore] = []
         missing: dict[str, str] = {}
+        own = [name for name, text in self.encoder.model.prompts.items() if text]
+        if tasks and own and self.settings.instruction == "mteb":
+            say(f"the tasks' instructions stand in place of the encoder's own prompts ({', '.join(own)})")
         with progress("MTEB tasks", len(tasks)) as advance:
             for task in tasks:
                 try:
@@ -144,7 +150,7 @@ class _Job:
     def _one_task(self, task: Task) -> TaskScore:
         data = task_data(task, self.mirror)
         encoder, settings = self.encoder, self.settings
-        prompts = task_prompts(task, settings.instruction, text_format=encoder.text_format, own=encoder.model.prompts)
+        prompts = task_prompts(task, encoder.text_format) if settings.instruction == "mteb" else None
         key = {"part": "task", "task": asdict(task), "prompts": prompts, "data": data}
 
         def compute() -> dict[str, Any]:

@@ -12,14 +12,18 @@ from prune2vec.experiments.job import PLAN, SLIM_PLAN
 from prune2vec.experiments.report import comparison_html
 from prune2vec.experiments.results_files import find_results
 from prune2vec.files import write_json, write_text
+from prune2vec.paths import check_target
+from prune2vec.progress import say
+from prune2vec.public import public
 from prune2vec.records.plan import PruningPlan
 
 
-def compare_results(paths: Sequence[Path | str], *, output: Path | None = None) -> Comparison:
+@public("compare", "paths", "output")
+def compare_results(paths: Path | str | Sequence[Path | str], *, output: Path | str | None = None) -> Comparison:
     """Put results side by side.
 
     Args:
-        paths: Results files, folders that hold ``results.json``, or folders of runs; the first result found is what the
+        paths: One or several results files, folders that hold ``results.json``, or folders of runs; the first result found is what the
             others are compared with.
         output: Folder for ``comparison.json``, ``report.md`` and ``report.html``; None writes nothing.
 
@@ -27,12 +31,14 @@ def compare_results(paths: Sequence[Path | str], *, output: Path | None = None) 
         DataError: A path does not exist or leads to no results.
         EvaluationError: A file is not a results file.
     """
-    rows = [_read_row(name, file) for name, file in find_results([Path(path) for path in paths]).items()]
+    folder = check_target(Path(output), folder=True) if output is not None else None
+    several = [paths] if isinstance(paths, str | Path) else paths
+    rows = [_read_row(name, file) for name, file in find_results([Path(path) for path in several]).items()]
     comparison = comparison_of(rows)
-    if output is not None:
-        write_json(output / "comparison.json", comparison.to_json())
-        write_text(output / "report.md", "# Comparison\n\n" + comparison.to_markdown())
-        write_text(output / "report.html", comparison_html(comparison))
+    if folder is not None:
+        write_json(folder / "comparison.json", comparison.to_json())
+        write_text(folder / "report.md", "# Comparison\n\n" + comparison.to_markdown())
+        write_text(folder / "report.html", comparison_html(comparison))
     return comparison
 
 
@@ -43,7 +49,10 @@ def _read_row(name: str, file: Path) -> Row:
 
 
 def _read_plan(path: Path) -> PruningPlan | None:
+    if not path.exists():
+        return None
     try:
         return PruningPlan.load(path)
-    except (DataError, PlanError):
+    except (DataError, PlanError) as error:
+        say(f"a plan is left out: {error}")
         return None

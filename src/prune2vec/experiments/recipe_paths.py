@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 
 from prune2vec.errors import ConfigError
 from prune2vec.experiments.yaml_file import Location
+from prune2vec.paths import as_path, closest, looks_local
 
 DOCSTRINGS = "docstrings"
 _BUILT_IN_MODELS = ("smollm2",)
-_SUFFIXES = (".jsonl", ".json", ".gz", ".parquet", ".csv", ".tsv", ".gguf", ".safetensors")
 # Keys that hold a path, and those that hold a path or the name of something on the hub.
 _PATHS: tuple[tuple[str, ...], ...] = (
     ("data", "mine", "source"),
@@ -56,20 +55,13 @@ def absolute_paths(values: Mapping[str, Any], *, base: Path, where: Callable[[Lo
 
 
 def _absolute(name: str, base: Path, *, place: str, only_local: bool) -> str:
-    path = Path(os.path.normpath(base / Path(name).expanduser()))
-    if path.exists():
+    try:
+        path = Path(os.path.normpath(base / as_path(name)))
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from error
+    if os.path.exists(path):
         return str(path)
-    if only_local or _looks_local(name):
-        raise ConfigError(f"{place}: {path} does not exist{_closest(path)}")
+    if only_local or looks_local(name):
+        hint = closest(path) or "; relative paths start from the recipe's folder"
+        raise ConfigError(f"{place}: {path} does not exist{hint}")
     return name
-
-
-def _looks_local(name: str) -> bool:
-    # A hub id is NAME or OWNER/NAME; anything deeper, or that starts or ends like a path, can only be one.
-    return name.startswith((".", "~", os.sep)) or name.endswith(("/", *_SUFFIXES)) or name.count("/") > 1
-
-
-def _closest(path: Path) -> str:
-    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
-    return f"; did you mean {str(path.parent / close[0])!r}?" if close else "; relative paths start from the recipe's folder"

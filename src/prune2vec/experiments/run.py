@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prune2vec.evaluation.results import Results
+from prune2vec.evaluation.tasks import resolve_tasks
 from prune2vec.experiments.answers import Answer, load_answers
 from prune2vec.experiments.comparison import Comparison, Row, comparison_of
 from prune2vec.experiments.job import ANSWERS, PROFILE, RESULTS, Job
@@ -19,7 +20,9 @@ from prune2vec.experiments.report import Story
 from prune2vec.experiments.stages import Stages, real_stages
 from prune2vec.files import write_json, write_text
 from prune2vec.lock import folder_lock
+from prune2vec.public import public
 from prune2vec.records.profile import Profile
+from prune2vec.training.tracker import check_tracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,7 @@ class Report:
         }
 
 
+@public("run", "recipe", "output")
 def run_recipe(
     recipe: Recipe | Path | str | Mapping[str, Any],
     output: Path | str,
@@ -85,6 +89,7 @@ def run_recipe(
     """
     folder = Path(output).absolute()
     job = Job(_read(recipe), folder, stages or real_stages(), dry_run=dry_run)
+    _check_late_stages(job.recipe)
     if dry_run:
         job.do()
         return Report(folder=folder, steps=tuple(job.ledger.steps), dry_run=True)
@@ -99,6 +104,14 @@ def _read(recipe: Recipe | Path | str | Mapping[str, Any]) -> Recipe:
     if isinstance(recipe, Recipe):
         return recipe
     return Recipe.of(recipe) if isinstance(recipe, Mapping) else Recipe.load(Path(recipe))
+
+
+def _check_late_stages(recipe: Recipe) -> None:
+    """Refuse at once what training and evaluation would refuse after hours of the stages before them."""
+    if recipe.train is not None:
+        check_tracker(recipe.train.report_to)
+    if recipe.evaluate is not None and recipe.evaluate.tasks:
+        resolve_tasks(recipe.evaluate.tasks, Path(recipe.evaluate.mirror) if recipe.evaluate.mirror else None)
 
 
 def _clear_partials(folder: Path) -> None:

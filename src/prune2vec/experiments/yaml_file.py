@@ -9,13 +9,21 @@ from typing import Any
 
 import yaml
 
-from prune2vec.errors import ConfigError
+from prune2vec.errors import ConfigError, reason_of
 
 Location = Sequence[int | str]
+_LARGEST, _MOST, _DEEPEST = 2_000_000, 10_000, 50
 
 
 class _Loader(yaml.SafeLoader):
     """Takes only true and false as truth values: YAML 1.1 also takes on, off, yes and no, which settings use as words."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Return a node's value; one that cannot be (a number of 5,000 digits, month 13) is reported with its line."""
+        try:
+            return super().construct_object(node, deep)  # type: ignore[no-untyped-call]
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise yaml.MarkedYAMLError(problem=f"{reason_of(error)}", problem_mark=node.start_mark) from error
 
 
 # The resolvers are a table by first letter that subclasses share until they have their own.
@@ -62,7 +70,10 @@ def read_yaml(path: Path) -> YamlFile:
     """
     try:
         with path.open(encoding="utf-8") as stream:
-            return _parse(stream.read(), path)
+            text = stream.read(_LARGEST + 1)
+        if len(text) > _LARGEST:
+            raise ConfigError(f"{path}: longer than {_LARGEST:,} characters; expected a file of settings")
+        return _parse(text, path)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}; make a recipe with prune2vec init") from error
     except UnicodeDecodeError as error:
@@ -70,14 +81,35 @@ def read_yaml(path: Path) -> YamlFile:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
         raise ConfigError(f"{path}:{line}: not YAML: {error.problem or error.context}") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(f"{path}:{line}: not YAML: {error.reason} ({chr(error.character)!r})") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deeply; expected keys and values of at most {_DEEPEST} levels") from error
 
 
 def _parse(text: str, path: Path) -> YamlFile:
     root = yaml.compose(text, Loader=_Loader)
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"{path}: expected keys and values; see prune2vec init for an example")
+    _refuse_bombs(root, path)
     _refuse_twins(root, path)
     return YamlFile(path, underscored(yaml.load(text, Loader=_Loader)), root)
+
+
+def _refuse_bombs(root: yaml.Node, path: Path) -> None:
+    """Refuse what is too large or too deep with its aliases written out: an alias may hold itself, or a thousand others."""
+    waiting, seen = [(root, 0)], 0
+    while waiting:
+        node, depth = waiting.pop()
+        seen += 1
+        if depth > _DEEPEST or seen > _MOST:
+            what = f"more than {_DEEPEST} levels deep" if depth > _DEEPEST else f"more than {_MOST:,} values"
+            raise ConfigError(f"{path}:{node.start_mark.line + 1}: {what} with its aliases written out; write less")
+        if isinstance(node, yaml.MappingNode):
+            waiting += [(one, depth + 1) for pair in node.value for one in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += [(one, depth + 1) for one in node.value]
 
 
 def _refuse_twins(node: yaml.Node, path: Path) -> None:

@@ -10,6 +10,7 @@ from prune2vec.checkpoint.encoder import check_is_encoder, load_encoder, parts_o
 from prune2vec.checkpoint.probe import Parity
 from prune2vec.exporting.registry import Source, Target, targets
 from prune2vec.files import check_replaceable, staged_folder, write_json, write_text
+from prune2vec.public import public
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -54,6 +55,7 @@ class Exported:
         }
 
 
+@public("export", "folder", "output")
 def export_encoder(folder: str | Path, *, target: str, output: str | Path) -> Exported:
     """Write an encoder's folder in the form of another runtime.
 
@@ -107,7 +109,7 @@ def prepared(target: str, output: Path) -> Target:
 def _export(kind: Target, encoder: SentenceTransformer, *, target: str, output: Path, name: str) -> Exported:
     encoder.eval()
     parts = parts_of(encoder, {})
-    source = Source(name=name, encoder=encoder, parts=parts, include_prompt=bool(list(encoder)[1].include_prompt))
+    source = Source(name=name, encoder=encoder, parts=parts, include_prompt=parts.include_prompt)
     with staged_folder(output, mark=RECORD) as stage:
         written = kind.write(source, stage)
         record = {

@@ -18,11 +18,11 @@ class Budget(Settings):
 
     max_params: Amount | None = None
     """Most parameters, embeddings counted once: 90M, 1.5B."""
-    max_layers: int | None = Field(default=None, ge=1)
+    max_layers: int | None = Field(default=None, ge=1, le=10**4)
     """Most layers; one without attention or without MLP counts as well."""
     max_memory: Amount | None = None
     """Most memory for encoding, estimated from weights and activations: 500MB, 4GB."""
-    min_speedup: float | None = Field(default=None, ge=1, allow_inf_nan=False)
+    min_speedup: float | None = Field(default=None, ge=1, le=10**4)
     """Least speed-up over the whole model, predicted from FLOPs per token."""
 
     def allows(self, shape: ModelShape, keep: Iterable[int] | Kept) -> bool:

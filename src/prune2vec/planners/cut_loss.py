@@ -6,10 +6,12 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Self
+from typing import Self
 
 from prune2vec.errors import ProfileError
+from prune2vec.records.amounts import exact
 from prune2vec.records.profile import Profile
+from prune2vec.records.reading import Layer, read_as
 
 SECTION = "cut-loss"
 
@@ -70,16 +72,10 @@ class CutLoss:
         Raises:
             ProfileError: It was not measured, or is broken.
         """
-        section = profile.section(SECTION)
         try:
-            found = cls(
-                mlp_order=tuple(int(layer) for layer in section["mlp_order"]),
-                drops=tuple(int(count) for count in section["drops"]),
-                drop_loss=_rows(section["drop_loss"]),
-                width_cuts=tuple(Fraction(str(share)) for share in section["width_cuts"]),
-                width_loss=_rows(section["width_loss"]),
-            )
-        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            section = read_as(_Section, profile.section(SECTION))
+            found = cls(**{**vars(section), "width_cuts": tuple(exact(str(share)) for share in section.width_cuts)})
+        except ValueError as error:
             raise ProfileError(f"broken {SECTION} section ({error}); measure it again with prune2vec profile") from error
         problem = _problem(found, profile.shape.num_layers)
         if problem:
@@ -113,8 +109,15 @@ class CutLoss:
         return sum(layer < depth for layer in self.mlp_order[:count])
 
 
-def _rows(rows: Any) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(float(value) for value in row) for row in rows)
+@dataclass(frozen=True, kw_only=True)
+class _Section:
+    """The section as the profile has it."""
+
+    mlp_order: tuple[Layer, ...]
+    drops: tuple[Layer, ...]
+    drop_loss: tuple[tuple[float, ...], ...]
+    width_cuts: tuple[str | float, ...]
+    width_loss: tuple[tuple[float, ...], ...]
 
 
 def _problem(found: CutLoss, layers: int) -> str:

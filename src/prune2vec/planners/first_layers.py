@@ -28,7 +28,7 @@ def depth_of(profile: Profile, depth: int | str) -> tuple[int, tuple[str, ...]]:
         half = half_of(text, total)
         pick = least_loss(profile, half)
         return pick, pick_notes(profile, pick, half, text)
-    if isinstance(depth, bool) or not text.removeprefix("-").isdecimal():
+    if isinstance(depth, bool) or not text.removeprefix("-").isdecimal() or len(text) > 18:
         hint = did_you_mean(text, (ALL, *VARIANTS))
         raise PlanError(f"depth: expected all, small, large or 1 to {total}, got {depth!r}{hint}")
     if not 1 <= int(text) <= total:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prune2vec.errors import ConfigError, PlanError, did_you_mean
 from prune2vec.planners.budget import Budget
 from prune2vec.planners.registry import Choice, Layers, planners
+from prune2vec.public import public
 from prune2vec.records.kept import Kept
 from prune2vec.records.plan import PruningPlan
 from prune2vec.records.profile import Profile
 
 
+@public("plan", "profile", "output")
 def make_plan(
     profile: Profile | str | Path,
     *,
     method: str = "l3prune",
-    budget: Budget | None = None,
-    output: Path | None = None,
+    budget: Budget | Mapping[str, Any] | None = None,
+    output: Path | str | None = None,
     **parameters: Any,
 ) -> PruningPlan:
     """Decide what of a model stays.
@@ -27,7 +30,7 @@ def make_plan(
     Args:
         profile: A profile, or the path of one.
         method: Name of a planner (``prune2vec methods`` lists them).
-        budget: Limits; the pick is the best one within them by the profile.
+        budget: Limits, or a mapping of them; the pick is the best one within them by the profile.
         output: Where to write ``plan.json``; nowhere when None.
         **parameters: The planner's own parameters, such as ``variant="small"`` or ``depth=12``.
 
@@ -36,7 +39,7 @@ def make_plan(
         PlanError: The parameters or the budget cannot be met.
     """
     measured = profile if isinstance(profile, Profile) else Profile.load(Path(profile))
-    limits = budget or Budget()
+    limits = Budget.chosen(budget, {}, where="budget")
     planner = planners.get(method)
     known = planner_parameters(method)
     unknown = [name for name in parameters if name not in known]
@@ -60,13 +63,14 @@ def make_plan(
         drop_attention=choice.drop_attention,
         drop_mlp=choice.drop_mlp,
         width_cut=choice.width_cut,
+        text=measured.text,
         method=method,
         parameters={**choice.parameters, **limits.set_limits()},
         notes=choice.notes,
         profile_digest=measured.digest,
     )
     if output is not None:
-        plan.save(output)
+        plan.save(Path(output))
     return plan
 
 

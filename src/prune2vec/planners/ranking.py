@@ -77,8 +77,8 @@ def section_of(order: str) -> str:
     Raises:
         PlanError: There is no such order.
     """
-    if order not in _SECTIONS:
-        raise PlanError(f"no order is called {order!r}{did_you_mean(str(order), _SECTIONS)}")
+    if order not in tuple(_SECTIONS):
+        raise PlanError(f"no order is called {order!r}{did_you_mean(order, _SECTIONS)}")
     return _SECTIONS[order]
 
 
@@ -98,7 +98,7 @@ def _importance(profile: Profile, name: str, section: Mapping[str, Any]) -> Redu
 
 def _checked(layers: Any, total: int, *, where: str) -> tuple[int, ...]:
     """Return a list of layers as measured, or refuse what is none."""
-    if not isinstance(layers, list | tuple) or not all(isinstance(layer, int) and 0 <= layer < total for layer in layers):
+    if not isinstance(layers, list | tuple) or not all(type(layer) is int and 0 <= layer < total for layer in layers):
         raise ProfileError(f"{where}: expected layers of 0 to {total - 1}, got {layers!r}; measure it again")
     if len(set(layers)) != len(layers):
         raise ProfileError(f"{where}: a layer is there twice in {list(layers)}; measure it again")

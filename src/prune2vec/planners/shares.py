@@ -6,6 +6,7 @@ import math
 from fractions import Fraction
 
 from prune2vec.errors import PlanError
+from prune2vec.records.amounts import exact
 
 
 def parse_share(value: float | str, *, key: str, instead: str = "") -> Fraction:
@@ -21,8 +22,8 @@ def parse_share(value: float | str, *, key: str, instead: str = "") -> Fraction:
     """
     text = str(value).strip()
     try:
-        share = Fraction(text.removesuffix("%").strip()) / (100 if text.endswith("%") else 1)
-    except (ValueError, ZeroDivisionError) as error:
+        share = exact(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError as error:
         raise PlanError(f"{key}: expected a share such as 30% or 0.3, got {value!r}") from error
     if not 0 <= share < 1:
         hint = f" (or {instead})" if instead else ""
@@ -42,7 +43,7 @@ def parse_count(value: float | str, *, key: str) -> int | Fraction:
         PlanError: It is neither.
     """
     text = str(value).strip()
-    if isinstance(value, bool) or not text.isdecimal():
+    if isinstance(value, bool) or not text.isdecimal() or len(text) > 18:
         return parse_share(value, key=key, instead="give a count")
     return int(text)
 

@@ -11,7 +11,7 @@ from prune2vec.planners.shares import amount_text, count_of
 
 KINDS = {"A": "attentions", "M": "MLPs", "B": "blocks", "J": "sub-layers"}
 _ONE = {kind: many.removesuffix("s") for kind, many in KINDS.items()}
-_PART = re.compile(r"[\s+,]*(last)?\s*(?:(\d+)|(\d+(?:\.\d+)?)\s*%)\s*([ambj])", re.IGNORECASE)
+_PART = re.compile(r"[\s+,]*(last)?\s*(?:(\d{1,18})|(\d{1,18}(?:\.\d{1,18})?)\s*%)\s*([ambj])", re.IGNORECASE)
 _EXPECTED = (
     "expected a count or share of A (attentions), M (MLPs), B (blocks) or J (jointly), such as 8M, 50%M, last16B or 16M8A"
 )
@@ -95,7 +95,7 @@ def _part(match: re.Match[str]) -> Part:
 
 def _hint(rest: str) -> str:
     """Return what a near miss probably meant, as the start of a message."""
-    fraction = re.match(r"(0?\.\d+)\s*([ambj])", rest, re.IGNORECASE)
+    fraction = re.match(r"(0?\.\d{1,18})\s*([ambj])", rest, re.IGNORECASE)
     if fraction:
         return f"did you mean {float(Fraction(fraction[1]) * 100):.12g}%{fraction[2].upper()}? "
     turned = re.match(r"([ambj])\s*(\d+%?)", rest, re.IGNORECASE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -28,7 +29,23 @@ def parse_amount(value: Any) -> Any:
     raise ValueError(f"expected a number such as 90M, 1.5B or 4GB, got {value!r}")
 
 
-Amount = Annotated[int, BeforeValidator(parse_amount), Field(gt=0)]
+def exact(text: str) -> Fraction:
+    """Read ``0.3``, ``3/10`` or ``3e-1`` as the number that is written, without rounding.
+
+    Raises:
+        ValueError: It is no such number, or one of more than 60 characters or an exponent of more than two digits: those
+            take as long to compute with as they are long, or longer.
+    """
+    text = text.strip()
+    if len(text) > 60 or re.search(r"_|e[+-]?\d{3}", text, re.IGNORECASE):
+        raise ValueError(f"expected a short number, got {text[:60]!r}")
+    try:
+        return Fraction(text)
+    except ZeroDivisionError as error:
+        raise ValueError(f"{text!r} divides by zero") from error
+
+
+Amount = Annotated[int, Field(gt=0, le=10**18), BeforeValidator(parse_amount)]
 
 
 def readable_bytes(amount: int) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from prune2vec.errors import ProfileError
+from prune2vec.errors import ConfigError, ProfileError
 from prune2vec.files import digest_json, read_json, write_json
+from prune2vec.records.reading import AS_WRITTEN, read_as
 from prune2vec.records.shape import ModelShape
+from prune2vec.records.text_settings import TextSettings
 
-FORMAT = "prune2vec.profile/1"
+FORMAT = "prune2vec.profile/2"
 _ROWS = ("loss", "std_error", "accuracy", "alignment", "uniformity")
 
 
@@ -29,6 +31,8 @@ class LayerLoss:
         group_loss: The loss of each group at each depth: ``group_loss[group][depth - 1]``.
     """
 
+    __pydantic_config__ = AS_WRITTEN
+
     loss: tuple[float, ...]
     std_error: tuple[float, ...]
     accuracy: tuple[float, ...]
@@ -38,9 +42,12 @@ class LayerLoss:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Read back what ``dataclasses.asdict`` made."""
-        rows = {name: tuple(float(x) for x in value[name]) for name in _ROWS}
-        return cls(**rows, group_loss=tuple(tuple(float(x) for x in row) for row in value["group_loss"]))
+        """Read back what ``dataclasses.asdict`` made.
+
+        Raises:
+            ValueError: A key is missing or unknown, or its value does not fit.
+        """
+        return read_as(cls, value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,18 +60,22 @@ class Profile:
         layer_loss: The layer-loss curve; up to the setting ``max_depth`` where the measurement was stopped early.
         sections: What other scorers measured, by the scorer's name.
         texts: Which texts were used: paths, digest, counts, how they were drawn.
-        settings: Every setting of the measurement, resolved (dtype, pooling, scale, seed, text format, ...).
+        text: How texts became vectors; plans carry it on, and ``prune`` writes it.
+        settings: Every other setting of the measurement, resolved (dtype, scale, seed, ...).
         environment: Versions of the libraries and the kind of machine.
 
     Raises:
         ProfileError: When built with a curve of another length than the model, or with NaN or infinity anywhere.
     """
 
+    __pydantic_config__ = AS_WRITTEN
+
     model: Mapping[str, str | None]
     shape: ModelShape
     layer_loss: LayerLoss
     sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     texts: Mapping[str, Any] = field(default_factory=dict)
+    text: TextSettings = field(default_factory=TextSettings)
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
 
@@ -74,6 +85,8 @@ class Profile:
         rows = {name: getattr(curve, name) for name in _ROWS}
         rows.update({f"group_loss[{group}]": row for group, row in enumerate(curve.group_loss)})
         depths = self.settings.get("max_depth") or self.shape.num_layers
+        if type(depths) is not int:
+            raise ProfileError(f"settings.max_depth is {depths!r}; expected a number of layers; measure it again")
         for name, row in rows.items():
             if len(row) != depths:
                 early = "" if depths == self.shape.num_layers else f" of which {depths} were measured"
@@ -139,6 +152,7 @@ class Profile:
             "layer_loss": asdict(self.layer_loss),
             "sections": {name: dict(section) for name, section in self.sections.items()},
             "texts": dict(self.texts),
+            "text": self.text.to_json(),
             "settings": dict(self.settings),
             "environment": dict(self.environment),
         }
@@ -163,15 +177,18 @@ class Profile:
         value = read_json(path)
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise ProfileError(f"{path}: not a profile (expected format {FORMAT!r}); make one with prune2vec profile")
+        rest = {key: item for key, item in value.items() if key != "format"}
         try:
-            shape = ModelShape.from_json(value["shape"], where=str(path))
-            layer_loss = LayerLoss.from_json(value["layer_loss"])
-            rest = {name: dict(value[name]) for name in ("model", "texts", "settings", "environment")}
-            sections = {name: dict(section) for name, section in value.get("sections", {}).items()}
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            absent = next((name for name in ("texts", "text", "settings", "environment") if name not in rest), None)
+            if absent is not None:
+                raise ValueError(f"{absent} is missing")
+            text = TextSettings.build(rest.pop("text"), where="text")
+            found = read_as(cls, rest)
+            return replace(found, shape=ModelShape.from_json(rest["shape"], where=str(path)), text=text)
+        except ValueError as error:
             raise ProfileError(f"{path}: broken profile ({error}); make it again with prune2vec profile") from error
-        try:
-            return cls(shape=shape, layer_loss=layer_loss, sections=sections, **rest)
+        except ConfigError as error:
+            raise ProfileError(f"{path}: {error}; make it again with prune2vec profile") from error
         except ProfileError as error:
             raise ProfileError(f"{path}: {error}") from error
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from prune2vec.errors import ProfileError
+from prune2vec.records.reading import Size, read_as
 
 KINDS = ("attention", "mlp", "block")
 
@@ -28,7 +29,7 @@ class Redundancy:
     attention: tuple[float, ...]
     mlp: tuple[float, ...]
     block: tuple[float, ...]
-    tokens: int
+    tokens: Size
     texts: str
 
     @classmethod
@@ -39,10 +40,10 @@ class Redundancy:
             ProfileError: It is something else, or its rows differ in length or hold NaN or infinity.
         """
         try:
-            rows = {kind: tuple(float(value) for value in section[kind]) for kind in KINDS}
-            found = cls(**rows, tokens=int(section["tokens"]), texts=str(section["texts"]))
-        except (KeyError, TypeError, ValueError) as error:
+            found = read_as(cls, section)
+        except ValueError as error:
             raise ProfileError(f"broken redundancy section ({error}); measure it again with prune2vec profile") from error
+        rows = {kind: found.row(kind) for kind in KINDS}
         if len({len(row) for row in rows.values()}) > 1:
             counts = ", ".join(f"{kind} {len(row)}" for kind, row in rows.items())
             raise ProfileError(f"redundancy section with rows of different length ({counts}); measure it again")

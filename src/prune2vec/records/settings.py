@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from prune2vec.errors import ConfigError, did_you_mean
 
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""A seed that Python, numpy and torch all take."""
+
 
 class Settings(BaseModel):
-    """A frozen group of settings; unknown keys are errors. Subclass it per stage, document fields with docstrings."""
+    """A frozen group of settings; unknown keys are errors. Subclass it per stage, document fields with docstrings.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    Every number has a least and a largest value, so that no run starts that could not end; a test looks for them.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where no switch is: Python would count them as 1 and 0."""
+        found = value if isinstance(value, (list, tuple)) else (value,)
+        if cls.model_fields[info.field_name or ""].annotation is not bool and any(isinstance(one, bool) for one in found):
+            raise ValueError(f"expected no truth value here, got {str(value).lower()}")
+        return value
 
     @classmethod
     def build(cls, values: Mapping[str, Any], *, where: str) -> Self:
@@ -30,6 +47,20 @@ class Settings(BaseModel):
             return cls.model_validate(_underscored(values, where))
         except ValidationError as error:
             raise ConfigError(f"{where}: {cls._explain(error)}") from error
+
+    @classmethod
+    def chosen(cls, settings: Settings | Mapping[str, Any] | None, overrides: Mapping[str, Any], *, where: str) -> Self:
+        """Return the settings of a call: what is set in ``settings``, and ``overrides`` over it.
+
+        Raises:
+            ConfigError: As ``build``.
+        """
+        given = (
+            settings.model_dump(exclude_unset=True) if isinstance(settings, Settings) else {} if settings is None else settings
+        )
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"{where}: settings must be {cls.__name__} or a mapping of its fields, got {settings!r}")
+        return cls.build({**_underscored(given, where), **overrides}, where=where)
 
     @classmethod
     def _explain(cls, error: ValidationError) -> str:

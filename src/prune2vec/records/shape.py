@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from prune2vec.errors import DataError, PlanError
 from prune2vec.records.kept import Kept
+from prune2vec.records.reading import AS_WRITTEN, Layer, Size, read_as
 
 _BLOCKS = ("block_params", "block_matmul_params")
 _PARTS = ("attention_params", "attention_matmul_params", "mlp_params", "mlp_matmul_params")
@@ -37,22 +38,24 @@ class ModelShape:
         neuron_matmul_params: The part of them that multiplies every token.
     """
 
+    __pydantic_config__ = AS_WRITTEN
+
     model_type: str
-    num_layers: int
-    hidden_size: int
-    attention_width: int
-    embedding_params: int
-    block_params: tuple[int, ...]
-    block_matmul_params: tuple[int, ...]
-    final_params: int
-    bytes_per_param: int
-    attention_params: tuple[int, ...] = ()
-    attention_matmul_params: tuple[int, ...] = ()
-    mlp_params: tuple[int, ...] = ()
-    mlp_matmul_params: tuple[int, ...] = ()
-    mlp_width: tuple[int, ...] = ()
-    neuron_params: tuple[int, ...] = ()
-    neuron_matmul_params: tuple[int, ...] = ()
+    num_layers: Layer
+    hidden_size: Size
+    attention_width: Size
+    embedding_params: Size
+    block_params: tuple[Size, ...]
+    block_matmul_params: tuple[Size, ...]
+    final_params: Size
+    bytes_per_param: Size
+    attention_params: tuple[Size, ...] = ()
+    attention_matmul_params: tuple[Size, ...] = ()
+    mlp_params: tuple[Size, ...] = ()
+    mlp_matmul_params: tuple[Size, ...] = ()
+    mlp_width: tuple[Size, ...] = ()
+    neuron_params: tuple[Size, ...] = ()
+    neuron_matmul_params: tuple[Size, ...] = ()
 
     @property
     def knows_sub_layers(self) -> bool:
@@ -120,20 +123,19 @@ class ModelShape:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any], *, where: str) -> Self:
+    def from_json(cls, value: Any, *, where: str) -> Self:
         """Read back what ``to_json`` wrote.
 
         Raises:
             DataError: A field is missing or does not fit.
         """
         try:
-            fields: dict[str, Any] = {name: item if name == "model_type" else _whole(item) for name, item in value.items()}
-            shape = cls(**fields)
-            sizes = {len(getattr(shape, name)) for name in _BLOCKS}
-            # Unknown parts are empty.
-            sizes |= {len(getattr(shape, name)) for name in (*_PARTS, *_NEURONS)} - {0}
-        except (AttributeError, TypeError, ValueError) as error:
+            shape = read_as(cls, value)
+        except ValueError as error:
             raise DataError(f"{where}: broken model shape ({error}); make the file again with prune2vec profile") from error
+        sizes = {len(getattr(shape, name)) for name in _BLOCKS}
+        # Unknown parts are empty.
+        sizes |= {len(getattr(shape, name)) for name in (*_PARTS, *_NEURONS)} - {0}
         halves = any(len({bool(getattr(shape, name)) for name in names}) > 1 for names in (_PARTS, _NEURONS))
         if halves:
             raise DataError(f"{where}: broken model shape (sub-layers or neurons are counted in part); make the file again")
@@ -142,8 +144,3 @@ class ModelShape:
                 f"{where}: broken model shape ({shape.num_layers} layers but {min(sizes)} block sizes); make the file again"
             )
         return shape
-
-
-def _whole(value: Any) -> int | tuple[int, ...]:
-    """Return a whole number, or a tuple of them."""
-    return tuple(int(item) for item in value) if isinstance(value, (list, tuple)) else int(value)

@@ -7,32 +7,38 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prune2vec.backbone.end_of_text import end_with_eos
-from prune2vec.backbone.load import Backbone, load_backbone, within_context
-from prune2vec.backbone.wrapper import text_format
+from prune2vec.backbone.encoder_text import encoder_text_settings
+from prune2vec.backbone.load import Backbone, load_backbone
+from prune2vec.backbone.text import PreparedText, prepare_text
 from prune2vec.errors import UnsupportedModel
 from prune2vec.machine import describe
-from prune2vec.pooling import poolings
+from prune2vec.paths import check_target
 from prune2vec.progress import progress, say
+from prune2vec.public import public
 from prune2vec.records.profile import LayerLoss, Profile
-from prune2vec.records.text_format import TextFormat
+from prune2vec.records.text_settings import TextOptions, TextSettings
 from prune2vec.scorers.groups import TokenGroup, token_count, tokenise_groups
 from prune2vec.scorers.registry import Work, scorers
 from prune2vec.scorers.settings import ALL, LAYER_LOSS, PLAIN, ProfileSettings
 from prune2vec.scorers.together import Together
-from prune2vec.texts import Instructions, Triplet, digest_texts, draw_groups, load_triplets
+from prune2vec.texts import Triplet, digest_texts, draw_groups
+from prune2vec.texts.given import Texts, given_triplets
 
-Texts = Sequence[Triplet] | str | Path
 
-
+@public("profile", "model", "texts", "output", settings=ProfileSettings)
 def profile_model(
-    model: str, texts: Texts, *, settings: ProfileSettings | None = None, output: Path | None = None, **overrides: Any
+    model: str | Path,
+    texts: Texts,
+    *,
+    settings: ProfileSettings | Mapping[str, Any] | None = None,
+    output: Path | str | None = None,
+    **overrides: Any,
 ) -> Profile:
     """Measure what each depth of a model is worth for embeddings (L3Prune, section 3), and what other scorers tell of it.
 
     Args:
         model: Hub id, folder, GGUF file or ``smollm2``.
-        texts: Triplets, or a file or folder of them.
+        texts: Triplets, or a file, a folder, a hub data set, or several.
         settings: How to measure; defaults are the paper's.
         output: Where to write ``profile.json``; nowhere when None.
         **overrides: Single settings by name, over those of ``settings``.
@@ -47,22 +53,18 @@ def profile_model(
         ProfileError: A vector is NaN or infinite.
         ConfigError: A setting is unknown or does not fit.
     """
-    base = settings.model_dump() if settings is not None else {}
-    chosen = ProfileSettings.build({**base, **overrides}, where="profile")
-    poolings.get(chosen.pooling)
+    chosen = ProfileSettings.chosen(settings, overrides, where="profile")
+    target = check_target(Path(output), folder=False) if output is not None else None
     names = scorer_names(chosen)
     # Texts are read first: their faults show in a second, a model takes longer.
-    triplets = load_triplets(texts) if isinstance(texts, (str, Path)) else list(texts)
-    instructions = Instructions.parse(chosen.instruction, symmetric=chosen.symmetric)
+    triplets = given_triplets(texts)
     groups = draw_groups(triplets, groups=chosen.groups, size=chosen.group_size, seed=chosen.seed, order=chosen.order)
-    backbone = _load(model, chosen)
-    chosen = _fitted(chosen, backbone)
-    layout = _text_format(backbone, instructions, chosen)
-    tokenised = tokenise_groups(
-        backbone.tokenizer, groups, instructions=instructions, text_format=layout, max_length=chosen.max_length
-    )
+    backbone = _load(str(model), chosen)
+    text = _text(backbone, chosen)
+    chosen = _fitted(chosen, backbone, text.settings)
+    tokenised = tokenise_groups(groups, text)
     works = _prepare(names, backbone, tokenised, chosen)
-    _say_truncated(tokenised, chosen.max_length)
+    _say_truncated(tokenised, text.settings.max_length)
     sections = _measure(works, backbone, chosen)
     result = Profile(
         model=backbone.identity(),
@@ -70,16 +72,17 @@ def profile_model(
         layer_loss=LayerLoss.from_json(sections.pop(LAYER_LOSS)),
         sections=sections,
         texts=_about_texts(texts, triplets, tokenised),
+        text=text.settings,
         settings={
-            **chosen.model_dump(mode="json"),
+            **chosen.model_dump(mode="json", exclude=set(TextOptions.model_fields)),
             "dtype": str(backbone.model.dtype).removeprefix("torch."),
             "device": backbone.device.type,
-            "text_format": layout.to_json(),
+            "text_format": text.layout.to_json(),
         },
         environment={**describe(), **backbone.passes.account()},
     )
-    if output is not None:
-        result.save(output)
+    if target is not None:
+        result.save(target)
     return result
 
 
@@ -96,18 +99,21 @@ def _load(model: str, settings: ProfileSettings) -> Backbone:
     )
 
 
-def _fitted(settings: ProfileSettings, backbone: Backbone) -> ProfileSettings:
-    """Return the settings with what the model has no more of set to what it has."""
-    length, depth = within_context(settings.max_length, backbone.max_length), settings.max_depth
+def _text(backbone: Backbone, options: TextOptions) -> PreparedText:
+    """Return the text settings that are measured with: an encoder's own or the defaults, and what the options override."""
+    own = encoder_text_settings(backbone.source, backbone.tokenizer, context=backbone.max_length)
+    settings, changed = (own or TextSettings()).overridden(options)
+    if own is not None and changed:
+        say(f"not as the encoder {backbone.source.name} does it: {'; '.join(changed)}")
+    return prepare_text(settings, backbone.tokenizer, context=backbone.max_length)
+
+
+def _fitted(settings: ProfileSettings, backbone: Backbone, text: TextSettings) -> ProfileSettings:
+    """Return the settings as scorers read them: the pooling decided, no depth beyond the model's."""
+    depth = settings.max_depth
     if depth is not None and depth >= backbone.shape.num_layers:
         depth = None
-    return ProfileSettings(**{**settings.model_dump(), "max_length": length, "max_depth": depth})
-
-
-def _text_format(backbone: Backbone, instructions: Instructions, settings: ProfileSettings) -> TextFormat:
-    separator = settings.separator if instructions.separator is None else instructions.separator
-    layout = text_format(backbone.tokenizer, wrapper=settings.wrapper, separator=separator)
-    return end_with_eos(layout, backbone.tokenizer, append_eos=settings.append_eos, pooling=settings.pooling)
+    return settings.model_copy(update={"pooling": text.pooling, "max_depth": depth})
 
 
 def scorer_names(settings: ProfileSettings) -> tuple[str, ...]:
@@ -159,9 +165,14 @@ def _say_truncated(groups: Sequence[TokenGroup], max_length: int) -> None:
         say(f"{truncated} of {len(rows)} texts are longer than {max_length} tokens and lost their end")
 
 
+def _source_of(texts: Texts) -> str:
+    several = [texts] if isinstance(texts, str | Path) else texts
+    return ", ".join(map(str, several)) if all(isinstance(one, str | Path) for one in several) else "in memory"
+
+
 def _about_texts(texts: Texts, triplets: Sequence[Triplet], groups: Sequence[TokenGroup]) -> dict[str, Any]:
     return {
-        "source": str(texts) if isinstance(texts, (str, Path)) else "in memory",
+        "source": _source_of(texts),
         "digest": digest_texts(triplets),
         "tuples": len(triplets),
         "used": sum(len(group.queries) for group in groups),

@@ -8,46 +8,33 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from prune2vec.records.amounts import Amount
-from prune2vec.records.settings import Settings
+from prune2vec.records.settings import Seed
+from prune2vec.records.text_settings import TextOptions
 
 LAYER_LOSS, PLAIN, ALL = "layer-loss", "redundancy-plain", "all"
 
 
-class ProfileSettings(Settings):
+class ProfileSettings(TextOptions):
     """How a model is measured; the defaults of the layer-loss curve are the L3Prune paper's (20 batches of 64, scale 50)."""
 
     scorers: tuple[str, ...] = (LAYER_LOSS,)
     """What to measure beside the layer-loss: redundancy, redundancy-plain, redundancy-iterative, cut-loss, or all."""
 
-    groups: int = Field(20, ge=1)
+    groups: int = Field(20, ge=1, le=10**6)
     """Groups of tuples; the loss is the mean over them."""
-    group_size: int = Field(64, ge=2)
+    group_size: int = Field(64, ge=2, le=10**6)
     """Tuples a group; each query is scored against all positives and hard negatives of its group."""
     order: Literal["sampled", "file", "dataset"] = "sampled"
     """How groups are drawn: over all texts, in file order, or one data set a group."""
-    seed: int = 42
+    seed: Seed = 42
     """Seed of the draw."""
-    scale: float = Field(50.0, gt=0)
+    scale: float = Field(50.0, gt=0, le=10**6)
     """Factor on the cosine similarities (1 / temperature)."""
-    pooling: str = "weightedmean"
-    """From token states to one vector: weightedmean, mean or lasttoken."""
-    append_eos: Literal["auto", "on", "off"] = "auto"
-    """End every text with the model's EOS token; auto does so for lasttoken, which then pools that token."""
-    instruction: str = "none"
-    """Before each text: none, e5 (the table of the public E5 set) or a literal instruction for queries."""
-    symmetric: Literal["both", "paper"] | None = None
-    """Instruction on both sides of symmetric data sets, or on queries only as the paper's code runs; unset: both for e5."""
-    wrapper: Literal["none", "chat"] = "none"
-    """Around each text: nothing, or the user turn of the model's chat template."""
-    separator: str = "\n"
-    """Between instruction and text (L3Prune's code has "; ")."""
-    max_length: int = Field(512, ge=8)
-    """Longest text in tokens; longer ones lose their end and are counted."""
     dtype: str = "auto"
     """Number format of the forward pass: auto, float32, bfloat16 or float16; the loss is always float32."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
-    token_budget: int | None = Field(None, ge=64)
+    token_budget: int | None = Field(None, ge=64, le=2**31)
     """Tokens of one forward pass, padding included; unset: on a CPU 4,096 without padding and 1,024 with, elsewhere 16,384.
     Changes speed and memory, and the result within rounding."""
     stream: Literal["auto", "on", "off"] = "auto"
@@ -55,7 +42,7 @@ class ProfileSettings(Settings):
     memory: Amount | None = None
     """Memory that the profile may use, 500MB or 4GB (on the GPU, where that computes); unset: what is free. States
     that do not fit go to a file in TMPDIR, which should be on a disk."""
-    max_depth: int | None = Field(None, ge=1)
+    max_depth: int | None = Field(None, ge=1, le=10**4)
     """Stop after so many layers: the curve ends there, and when streamed nothing beyond is read; layer-loss only."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
@@ -63,11 +50,11 @@ class ProfileSettings(Settings):
     """Run model code that comes with the checkpoint."""
     plain: Path | None = None
     """Plain text for redundancy-plain: a .txt, .md or .jsonl file (column text), or a folder of them."""
-    windows: int = Field(256, ge=1)
+    windows: int = Field(256, ge=1, le=10**6)
     """Windows of plain text (256 in LLM-Drop)."""
-    window_length: int = Field(2048, ge=8)
+    window_length: int = Field(2048, ge=8, le=2**24)
     """Tokens in each of them (2048 in LLM-Drop)."""
-    rounds: int | None = Field(None, ge=1)
+    rounds: int | None = Field(None, ge=1, le=10**4)
     """Sub-layers of each kind that redundancy-iterative drops one by one; unset: half the layers."""
 
     @field_validator("scorers", mode="before")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from prune2vec.checkpoint.encoder import load_encoder
 from prune2vec.encoding.corpus import Corpus
 from prune2vec.encoding.prompts import prompted_engine
 from prune2vec.errors import ConfigError, EncodingError
+from prune2vec.extras import import_extra
 from prune2vec.files import digest_tree
-from prune2vec.searching.forms import IndexForm, load_faiss, unit_rows
+from prune2vec.public import public
+from prune2vec.searching.forms import IndexForm, unit_rows
 from prune2vec.searching.hits import Hit, SearchResult
 from prune2vec.searching.index import VectorIndex
 from prune2vec.searching.settings import SearchSettings
@@ -22,6 +24,7 @@ from prune2vec.searching.shards import VectorFolder
 from prune2vec.searching.texts import read_texts
 
 
+@public("search", "vectors", "encoder", "corpus", settings=SearchSettings)
 def search_vectors(
     vectors: Path | str,
     queries: str | Sequence[str],
@@ -29,7 +32,7 @@ def search_vectors(
     k: int = 10,
     encoder: Path | str | None = None,
     corpus: Path | str | None = None,
-    settings: SearchSettings | None = None,
+    settings: SearchSettings | Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> SearchResult:
     """Find the texts of an encoded corpus that are nearest to queries.
@@ -52,12 +55,11 @@ def search_vectors(
         CheckpointError: The encoder cannot be loaded.
         MissingExtra: faiss is not installed.
     """
-    given = settings.model_dump(exclude_unset=True) if settings is not None else {}
-    chosen = SearchSettings.build({**given, **overrides}, where="search")
+    chosen = SearchSettings.chosen(settings, overrides, where="search")
     asked = (queries,) if isinstance(queries, str) else tuple(queries)
     if not asked or k < 1:
         raise ConfigError(f"{len(asked)} queries and k = {k}: expected at least one of each")
-    load_faiss()
+    import_extra("faiss")
     folder = VectorFolder.open(Path(vectors), partial=chosen.partial)
     by_cosine = _by_cosine(folder)
     embedded = _embedded(asked, folder, encoder, chosen)

@@ -11,17 +11,13 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 from prune2vec.errors import PlanError
 from prune2vec.planners.shares import parse_count, parse_share
 from prune2vec.records.amounts import Amount
-from prune2vec.records.settings import Settings
+from prune2vec.records.settings import Seed
+from prune2vec.records.text_settings import TextOptions
 from prune2vec.slimming.registry import BATCHES, LOSS, STEPS, TEXTS, Group, rankings
 
 # What a ranking reads says which of these its scores depend on.
 _GROUPS: dict[Group, frozenset[str]] = {
-    TEXTS: frozenset(
-        {
-            *("batch_size", "hard_negatives", "negative_sampling", "seed", "pooling", "append_eos"),
-            *("instruction", "symmetric", "wrapper", "separator", "max_length"),
-        }
-    ),
+    TEXTS: frozenset({"batch_size", "hard_negatives", "negative_sampling", "seed"}),
     BATCHES: frozenset({"batches"}),
     LOSS: frozenset({"scale"}),
     STEPS: frozenset(
@@ -31,9 +27,11 @@ _GROUPS: dict[Group, frozenset[str]] = {
         }
     ),
 }
-# These decide which neurons are cut, or how a run is watched; the scores stay valid when they change.
+# These decide which neurons are cut, or how a run is watched; the scores stay valid when they change. What a text is, the
+# plan says.
 _NOT_OF_SCORES = frozenset(
     {
+        *TextOptions.model_fields,
         *("width_cut", "max_params", "floor", "multiple", "uniform"),
         *("gradient_checkpointing", "device", "dtype", "save_every", "restart"),
     }
@@ -55,7 +53,7 @@ def read_least(value: Any) -> Any:
     Raises:
         ValueError: It is something else.
     """
-    if isinstance(value, Fraction) and value >= 1:
+    if isinstance(value, Fraction) and 1 <= value <= 10**9:
         return value
     least = Fraction(_read(parse_count, value))
     if least == 0:
@@ -75,7 +73,7 @@ Share = Annotated[Fraction, BeforeValidator(read_share), PlainSerializer(str, re
 Least = Annotated[Fraction, BeforeValidator(read_least), PlainSerializer(str, return_type=str)]
 
 
-class SlimSettings(Settings):
+class SlimSettings(TextOptions):
     """How neurons are ranked and cut. Gate, sharpness, penalty, steps and the global cut are EffiR's (arXiv 2512.20612,
     section 3); it does not state learning rate, schedule, batch and what else is set here: those defaults are ours."""
 
@@ -87,59 +85,45 @@ class SlimSettings(Settings):
     """Cut as many neurons as the encoder needs to have at most so many parameters (90M, 1.5B), in place of a share."""
     floor: Least = Fraction(1)
     """Least that every MLP keeps: a number of neurons, or a share of them (10%); what it protects is cut elsewhere."""
-    multiple: int = Field(default=1, ge=1)
+    multiple: int = Field(default=1, ge=1, le=2**20)
     """Round the width of each MLP up to a multiple of this (64 or 128 suit most hardware), so that a little less is cut."""
     uniform: bool = False
     """Give every MLP the same width, its own best neurons, so that stock model classes can load the result; the width is
     the one nearest to the share."""
-    steps: int = Field(default=500, ge=1)
+    steps: int = Field(default=500, ge=1, le=10**7)
     """Steps in which gates are learnt."""
-    learning_rate: float = Field(default=3e-3, gt=0)
+    learning_rate: float = Field(default=3e-3, gt=0, le=100)
     """Learning rate of the gates. A step moves a gate by at most about this much: within 500 steps a gate can close, but few
     do. Where more gates close than are cut, those that go are no longer told apart; then lower it."""
     schedule: Literal["linear", "constant", "cosine"] = "constant"
     """Learning rate after warm-up."""
-    warmup_steps: int | None = Field(default=None, ge=0)
+    warmup_steps: int | None = Field(default=None, ge=0, le=10**7)
     """Steps in which the learning rate rises from zero; None is a tenth of the steps."""
-    gate_penalty: float = Field(default=1e-8, ge=0)
+    gate_penalty: float = Field(default=1e-8, ge=0, le=10**6)
     """Weight of the penalty on open gates (lambda)."""
-    gate_sharpness: float = Field(default=5.0, gt=0)
+    gate_sharpness: float = Field(default=5.0, gt=0, le=10**4)
     """The penalty of a gate z is sigmoid(sharpness * relu(z)) (beta)."""
-    batches: int = Field(default=20, ge=1)
+    batches: int = Field(default=20, ge=1, le=10**6)
     """Batches of texts that activation, wanda and taylor look at."""
-    batch_size: int = Field(default=64, ge=2)
+    batch_size: int = Field(default=64, ge=2, le=10**6)
     """Rows a step, or a batch; all from one dataset."""
-    hard_negatives: int = Field(default=1, ge=0)
+    hard_negatives: int = Field(default=1, ge=0, le=10**3)
     """Hard negatives taken from each row; a row with fewer repeats them."""
     negative_sampling: Literal["first", "sampled"] = "first"
     """Which hard negatives of a row: its first ones, or drawn once with the seed."""
-    scale: float = Field(default=50.0, gt=0)
+    scale: float = Field(default=50.0, gt=0, le=10**6)
     """Cosines are multiplied by this in the loss (1 / temperature)."""
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0, le=10**12)
     """Gradients are scaled down to this norm."""
-    seed: int = Field(default=42, ge=0)
+    seed: Seed = 42
     """Seed of the order of the data and of dropout."""
-    pooling: Literal["weightedmean", "mean", "lasttoken"] = "weightedmean"
-    """From token states to one vector; as prune will be told."""
-    append_eos: Literal["auto", "on", "off"] = "auto"
-    """End every text with the model's EOS token; auto does so for lasttoken. As prune will be told."""
-    instruction: str = "none"
-    """Before each query: none, e5 (the E5 set's, by data set), effir (EffiR's), or the words themselves."""
-    symmetric: Literal["both", "paper"] | None = None
-    """Whether documents of symmetric data sets get the instruction too (both) or never (paper); None is both for e5 alone."""
-    wrapper: Literal["none", "chat"] = "none"
-    """Around each text: nothing, or the user turn of the model's chat template."""
-    separator: str = "\n"
-    """Between instruction and text (L3Prune's code has "; ")."""
-    max_length: int = Field(default=512, ge=8)
-    """Longest text in tokens; longer ones lose their end."""
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
     """Recompute activations in the backward pass; auto does so if they would take more than 60 % of the free memory."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the multiplications; gates, loss and scores are always fp32."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where it is computed."""
-    save_every: int = Field(default=100, ge=1)
+    device: str = "auto"
+    """Where it is computed: auto, cpu, cuda, cuda:1, mps."""
+    save_every: int = Field(default=100, ge=1, le=10**9)
     """Steps between checkpoints, from which the same command goes on after an interruption."""
     revision: str | None = None
     """Branch, tag or commit of a hub model; default: the commit that the plan was made for."""

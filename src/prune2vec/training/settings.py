@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
-from prune2vec.records.settings import Settings
+from prune2vec.records.settings import Seed, Settings
 from prune2vec.training.presets import WARMUP_STEPS, filled
 
 # These change how a run is watched or kept, or are recorded resolved: a checkpoint stays valid when they change.
@@ -36,42 +36,42 @@ class TrainSettings(Settings):
     --pooling lasttoken --instruction effir. What is set explicitly stays as it is set."""
     method: Literal["lora", "full"] = "lora"
     """Train low-rank adapters on a frozen model (merged afterwards), or all weights."""
-    lora_rank: int = Field(default=16, ge=1)
+    lora_rank: int = Field(default=16, ge=1, le=2**16)
     """Rank of the adapters."""
-    lora_alpha: float = Field(default=32, gt=0)
+    lora_alpha: float = Field(default=32, gt=0, le=10**6)
     """Scale of the adapters: their output is multiplied by alpha / rank."""
     lora_dropout: float = Field(default=0.05, ge=0, lt=1)
     """Dropout before each adapter."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """Which linear layers get adapters: all-linear, a regular expression, or a list of name endings (q_proj, v_proj)."""
-    train_top: int | None = Field(default=None, ge=1)
+    train_top: int | None = Field(default=None, ge=1, le=10**4)
     """Train the last so many of the kept layers alone. Those below keep their weights and need neither gradients nor the
     memory for them. None trains all."""
-    learning_rate: float = Field(default=2e-4, gt=0)
+    learning_rate: float = Field(default=2e-4, gt=0, le=100)
     """Learning rate after warm-up."""
     schedule: Literal["linear", "linear-to-zero", "constant", "cosine"] = "linear"
     """After warm-up: linear falls towards zero at the end of three epochs, as the paper's (whose 1,000 steps end long before
     that, at 99 % of the rate), or at the last step if that is later; linear-to-zero and cosine reach zero at the last step."""
-    warmup_steps: int | None = Field(default=None, ge=0)
+    warmup_steps: int | None = Field(default=None, ge=0, le=10**7)
     """Steps in which the learning rate rises from zero; None is three tenths of the steps, the paper's 300 of 1,000
     (with the preset effir at most 100)."""
-    steps: int = Field(default=1000, ge=1)
+    steps: int = Field(default=1000, ge=1, le=10**7)
     """Optimiser steps."""
-    batch_size: int = Field(default=64, ge=2)
+    batch_size: int = Field(default=64, ge=2, le=10**6)
     """Rows a step; all from one dataset, and no text twice."""
-    max_length: int = Field(default=512, ge=1)
+    max_length: int = Field(default=512, ge=1, le=2**24)
     """Longest text in tokens, instruction and special tokens included; what is longer is cut and counted."""
-    scale: float = Field(default=50.0, gt=0)
+    scale: float = Field(default=50.0, gt=0, le=10**6)
     """Cosines are multiplied by this in the loss (1 / temperature)."""
-    hard_negatives: int = Field(default=1, ge=0)
+    hard_negatives: int = Field(default=1, ge=0, le=10**3)
     """Hard negatives taken from each row; a row with fewer repeats them."""
     negative_sampling: Literal["first", "sampled"] = "first"
     """Which hard negatives of a row: its first ones (the hardest, as a rule), or drawn once for the run with the seed."""
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, le=10**3)
     """AdamW's weight decay."""
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0, le=10**12)
     """Gradients are scaled down to this norm."""
-    seed: int = Field(default=42, ge=0)
+    seed: Seed = 42
     """Seed of the adapters' start, the order of the data and dropout."""
     instruction: str = "saved"
     """Before a query: saved (what the checkpoint puts there), none, e5 (the E5 set's, by data set), effir (EffiR's), or the
@@ -80,20 +80,20 @@ class TrainSettings(Settings):
     """Whether documents of symmetric data sets get the instruction too (both) or never (paper); None is both for e5 alone."""
     cached: bool = False
     """GradCache: batches of any size in the memory of mini_batch_size rows, for about twice the time."""
-    mini_batch_size: int = Field(default=32, ge=1)
+    mini_batch_size: int = Field(default=32, ge=1, le=10**6)
     """Rows in memory at a time when cached."""
-    mini_batch_tokens: int | None = Field(default=None, ge=1)
+    mini_batch_tokens: int | None = Field(default=None, ge=1, le=2**31)
     """Tokens in memory at a time when cached, instead of rows."""
-    matryoshka_dims: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    matryoshka_dims: tuple[Annotated[int, Field(ge=1, le=10**6)], ...] = ()
     """Train these leading dimensions as embeddings of their own too; the full size is always among them."""
     distil_from: Path | None = None
     """Folder of the unpruned encoder whose scores (or embeddings) are learnt beside the contrastive loss."""
     distil: Literal["scores", "embeddings", "data", "none"] = "scores"
     """What is learnt of a teacher: how it divides its belief among a row's documents (scores; any size), or its embeddings
     (same size); data takes the teacher scores that the rows bring along (pos_scores, neg_scores) instead of an encoder."""
-    distil_weight: float = Field(default=1.0, gt=0)
+    distil_weight: float = Field(default=1.0, gt=0, le=10**6)
     """Weight of the distillation beside the contrastive loss, which has 1."""
-    teacher_temperature: float = Field(default=1.0, gt=0)
+    teacher_temperature: float = Field(default=1.0, gt=0, le=10**6)
     """A teacher's scores are divided by this before their softmax (an encoder's cosines are multiplied by scale as well)."""
     packing: Literal["auto", "on", "off"] = "auto"
     """Compute each distinct text of a batch once and without padding: the same loss and gradients, sooner. Equal texts of a
@@ -105,13 +105,13 @@ class TrainSettings(Settings):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the multiplications; auto is bf16 where the hardware is fast at it. What is trained is always fp32,
     and so is the loss, from the pooling on."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where it is trained."""
+    device: str = "auto"
+    """Where it is trained: auto, cpu, cuda, cuda:1, mps."""
     dev: Path | None = None
     """Held-out triplets; nDCG@10 among their own documents is taken at each checkpoint and at the end."""
-    dev_rows: int = Field(default=500, ge=1)
+    dev_rows: int = Field(default=500, ge=1, le=10**9)
     """Rows of each held-out dataset that are used, from the top."""
-    save_every: int = Field(default=200, ge=1)
+    save_every: int = Field(default=200, ge=1, le=10**9)
     """Steps between checkpoints, from which the same command goes on after an interruption."""
     report_to: str = "none"
     """A tracker that transformers knows (wandb, tensorboard, ...), or none."""

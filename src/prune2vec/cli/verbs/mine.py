@@ -21,8 +21,8 @@ prune2vec mine docs/ -o triplets/ --negatives 3
 @click.option("-o", "--output", type=Target(folder=True), required=True, help="Folder to write.")
 @click.option("--root", type=Existing(), help="Where the packages are; default: beside prune2vec.")
 @click.option("--packages", metavar="NAMES", help="Only these packages, separated by commas.")
-@click.option("--max-pairs", type=click.IntRange(min=1), help="At most so many pairs.")
-@click.option("--negatives", type=click.IntRange(min=0), default=1, show_default=True, help="Hard negatives for each pair.")
+@click.option("--max-pairs", type=click.IntRange(1, 10**9), help="At most so many pairs.")
+@click.option("--negatives", type=click.IntRange(0, 10**3), default=1, show_default=True, help="Hard negatives for each pair.")
 @click.option(
     "--dev-fraction",
     type=click.FloatRange(0, 1, max_open=True),
@@ -30,7 +30,7 @@ prune2vec mine docs/ -o triplets/ --negatives 3
     show_default=True,
     help="Largest share of the pairs to hold out, by whole packages or files.",
 )
-@click.option("--seed", type=int, default=42, show_default=True, help="Seed of every draw.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=42, show_default=True, help="Seed of every draw.")
 def mine(source: str, *, output: Path, packages: str | None, dry_run: bool, **settings: object) -> Outcome:
     """Make training triplets from text that you have.
 

@@ -33,7 +33,7 @@ prune2vec search vectors/ --queries queries.txt --json
 @click.argument("vectors", type=Existing())
 @click.argument("query", nargs=-1)
 @click.option("--queries", type=Existing(), help="File of queries: .txt (one a line), .jsonl, .csv, .parquet.")
-@click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="Hits for each query.")
+@click.option("-k", type=click.IntRange(1, 10**6), default=10, show_default=True, help="Hits for each query.")
 @click.option("--encoder", type=Source("encoder"), help="The encoder that made the vectors, if it is no longer where it was.")
 @click.option("--corpus", type=Existing(), help="The file that was encoded, to show the texts.")
 def search(

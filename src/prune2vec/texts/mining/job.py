@@ -12,6 +12,7 @@ from typing import Any
 
 from prune2vec.errors import ConfigError, DataError, did_you_mean
 from prune2vec.files import check_replaceable, staged_folder, write_json
+from prune2vec.public import public
 from prune2vec.texts.mining.docstrings import mine_docstrings
 from prune2vec.texts.mining.folder import mine_folder
 from prune2vec.texts.mining.negatives import add_negatives
@@ -53,11 +54,12 @@ class MinedFolder:
         return self.folder / _CORPUS
 
 
+@public("mine", "source", "output", "root")
 def mine(
     source: str | Path,
-    output: Path,
+    output: Path | str,
     *,
-    root: Path | None = None,
+    root: Path | str | None = None,
     packages: Collection[str] | None = None,
     max_pairs: int | None = None,
     negatives: int = 1,
@@ -102,12 +104,12 @@ def mine(
 
 
 def _pairs(
-    source: str | Path, *, root: Path | None, packages: Collection[str] | None, max_pairs: int | None, seed: int
+    source: str | Path, *, root: str | Path | None, packages: Collection[str] | None, max_pairs: int | None, seed: int
 ) -> MinedPairs:
     if max_pairs is not None and max_pairs < 1:
         raise ConfigError(f"max_pairs is {max_pairs}; expected at least 1")
     if str(source) == DOCSTRINGS:
-        return mine_docstrings(root, packages=packages, max_pairs=max_pairs, seed=seed)
+        return mine_docstrings(Path(root) if root is not None else None, packages=packages, max_pairs=max_pairs, seed=seed)
     if root is not None or packages is not None:
         raise ConfigError(f"root and packages belong to the source {DOCSTRINGS!r}, not to a folder of documents ({source})")
     folder = Path(source).expanduser()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from prune2vec.cli.paths import check_target, looks_local, must_exist
 from prune2vec.errors import CheckpointError, DataError
+from prune2vec.paths import check_target, looks_local, must_exist
 
 
 def test_the_close_match_is_in_the_same_folder(tmp_path: Path) -> None:

@@ -1,0 +1,94 @@
+"""Paths as users give them: looked at before any work starts, with the close match for a typo."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from prune2vec.errors import CheckpointError, ConfigError, DataError
+
+_DATA_SUFFIXES = (".jsonl", ".json", ".gz", ".parquet", ".csv", ".tsv", ".yaml", ".yml", ".gguf", ".safetensors")
+_LONGEST_NAME, _LONGEST_PATH = 255, 4000
+_ROOM = 55  # Bytes that a file's temporary name, or that of a file beside it, has more than its own.
+
+
+def as_path(value: object, *, to_write: bool = False) -> Path:
+    """Return what a user gave as a path, the home folder in place of ``~``.
+
+    Args:
+        value: A str or a path.
+        to_write: Whether files are to be written there, some under longer names.
+
+    Raises:
+        ConfigError: It is something else, or no file system takes it.
+    """
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str) or not text:
+        raise ConfigError(f"expected a path, got {value!r}")
+    try:
+        path = Path(text).expanduser()
+        names = [len(part.encode()) for part in path.parts]
+    except (RuntimeError, UnicodeEncodeError) as error:
+        raise ConfigError(f"{text!r} is no path: it {'names no home folder' if text[0] == '~' else 'is not UTF-8'}") from error
+    longest = _LONGEST_NAME - to_write * _ROOM
+    if "\0" in text:
+        raise ConfigError(f"{text!r} is no path: it holds a NUL character")
+    if max(names, default=0) > longest or sum(names) + len(names) > _LONGEST_PATH:
+        limit = f"{longest} bytes a name and {_LONGEST_PATH} in all"
+        raise ConfigError(f"{text[:40]}... is too long for a path ({max(names)} bytes a name); expected at most {limit}")
+    return path
+
+
+def must_exist(path: Path) -> Path:
+    """Return ``path`` if there is such a file or folder.
+
+    Raises:
+        DataError: There is none; the message names the closest name in the same folder.
+    """
+    if os.path.exists(path):
+        return path
+    parent = path.parent
+    while not os.path.exists(parent):
+        path, parent = parent, parent.parent
+    if not parent.is_dir():
+        raise DataError(f"{path} does not exist: {parent} is a file")
+    raise DataError(f"{path} does not exist{closest(path) or f' (looked in {parent.absolute()})'}")
+
+
+def closest(path: Path) -> str:
+    """Return ``"; did you mean 'x'?"`` for the name beside ``path`` that is closest to it, or nothing."""
+    names = [name for name in os.listdir(path.parent) if not name.startswith(".")] if os.path.isdir(path.parent) else []
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)
+    return f"; did you mean {str(path.parent / close[0])!r}?" if close else ""
+
+
+def looks_local(name: str) -> bool:
+    """Return whether ``name`` can only be a path: a hub id is NAME or OWNER/NAME, with no ending of a file."""
+    return (
+        name.startswith((".", "~", os.sep))
+        or name.endswith(("/", os.sep))
+        or len(Path(name).parts) > 2
+        or name.lower().endswith(_DATA_SUFFIXES)
+    )
+
+
+def check_target(path: Path, *, folder: bool) -> Path:
+    """Return ``path`` if a file (or folder) could be written there.
+
+    Raises:
+        ConfigError: As ``as_path``.
+        CheckpointError: Something of the other kind is there, or the folder above it cannot be written to.
+    """
+    path = as_path(path, to_write=True)
+    if os.path.exists(path) and path.is_dir() != folder:
+        kind, found = ("folder", "file") if folder else ("file", "folder")
+        raise CheckpointError(f"cannot write {path}: a {found} of that name is there; give the name of a {kind}")
+    parent = path.absolute().parent
+    while not os.path.exists(parent):
+        parent = parent.parent
+    if not parent.is_dir():
+        raise CheckpointError(f"cannot write {path}: {parent} is a file, not a folder")
+    if not os.access(parent, os.W_OK):
+        raise CheckpointError(f"cannot write {path}: no permission in {parent}; choose a folder that you may write to")
+    return path
