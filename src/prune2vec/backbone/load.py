@@ -16,6 +16,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prune2vec.backbone.blockfiles import BlockFiles, without_values
+from prune2vec.backbone.measured import measure_shape
 from prune2vec.backbone.passes import Passes
 from prune2vec.backbone.quiet import quiet_transformers
 from prune2vec.backbone.resident import ResidentPasses
@@ -26,12 +27,11 @@ from prune2vec.backbone.streamed import StreamedPasses
 from prune2vec.backbone.strict import check_loaded, check_tensors
 from prune2vec.backbone.weights import WeightFiles, fingerprint
 from prune2vec.errors import ModelError, Prune2vecError, UnsupportedModel, reason_of
-from prune2vec.families import Family, block_list, final_modules, find_family, num_layers
+from prune2vec.families import Family, find_family, num_layers
 from prune2vec.machine import free_memory_bytes, memory_in_use, pick_device, pick_dtype
 from prune2vec.progress import say
 from prune2vec.records.shape import ModelShape
-from prune2vec.sublayers import WIDTH_KEYS, Neurons, SubLayers, mlp_width
-from prune2vec.surgery.layout import sub_layers_of
+from prune2vec.sublayers import WIDTH_KEYS, SubLayers
 
 Stream = Literal["auto", "on", "off"]
 
@@ -223,7 +223,7 @@ def checked_skeleton(
 
 def embedding_rows(model: PreTrainedModel) -> int:
     """Return the number of token embeddings of a model."""
-    return int(model.get_input_embeddings().weight.shape[0])  # type: ignore[arg-type, union-attr]
+    return int(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
 
 
 def _check_plain(source: ModelSource, config: Any) -> None:
@@ -362,66 +362,6 @@ def _load_model(
     return model  # type: ignore[no-any-return]
 
 
-def measure_shape(model: PreTrainedModel, family: Family, *, bytes_per_param: int) -> ModelShape:
-    """Count a model's parameters by part, shared ones once."""
-    blocks = block_list(model, family)
-    finals = final_modules(model, family)
-    final = sum(parameter.numel() for module in finals for parameter in module.parameters())
-    per_block = tuple(_count(block) for block in blocks)
-    matmul = tuple(_count_matrices(block) for block in blocks)
-    config = model.config
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return ModelShape(
-        model_type=config.model_type,
-        num_layers=len(blocks),
-        hidden_size=_output_size(model, finals),
-        attention_width=heads * head_dim,
-        embedding_params=_count(model) - sum(per_block) - final,
-        block_params=per_block,
-        block_matmul_params=matmul,
-        final_params=final,
-        bytes_per_param=bytes_per_param,
-        **part_sizes(model, family),
-    )
-
-
-def part_sizes(model: PreTrainedModel, family: Family) -> dict[str, tuple[int, ...]]:
-    """Count attention, MLP and neurons of each block for a ``ModelShape``; what is not known is left out."""
-    blocks = block_list(model, family)
-    try:
-        parts = sub_layers_of(model)
-    except UnsupportedModel:
-        return {}
-    attention = [[block.get_submodule(path) for path in (parts.attention, *parts.attention_norms)] for block in blocks]
-    mlp = [[block.get_submodule(path) for path in (*parts.mlp, *parts.mlp_norms)] for block in blocks]
-    sizes = {
-        "attention_params": tuple(sum(map(_count, modules)) for modules in attention),
-        "attention_matmul_params": tuple(sum(map(_count_matrices, modules)) for modules in attention),
-        "mlp_params": tuple(sum(map(_count, modules)) for modules in mlp),
-        "mlp_matmul_params": tuple(sum(map(_count_matrices, modules)) for modules in mlp),
-    }
-    return {**sizes, **(_neuron_sizes(blocks, parts.neurons) if parts.neurons is not None else {})}
-
-
-def _neuron_sizes(blocks: nn.ModuleList, neurons: Neurons) -> dict[str, tuple[int, ...]]:
-    widths = tuple(mlp_width(block, neurons) for block in blocks)
-    pairs = [_neuron_size(block, neurons, width) for block, width in zip(blocks, widths, strict=True)]
-    return {
-        "mlp_width": widths,
-        "neuron_params": tuple(weights + biases for weights, biases in pairs),
-        "neuron_matmul_params": tuple(weights for weights, _ in pairs),
-    }
-
-
-def _neuron_size(block: nn.Module, neurons: Neurons, width: int) -> tuple[int, int]:
-    """Return the weights and the biases that belong to one neuron."""
-    modules = [block.get_submodule(path) for path in neurons.into]
-    weights = _count_matrices(block.get_submodule(neurons.out)) + sum(map(_count_matrices, modules))
-    biases = sum(map(_count, modules)) - sum(map(_count_matrices, modules))
-    return weights // width, biases // width
-
-
 def context_length(config: Any) -> int:
     """Return the most tokens a model's positions allow."""
     return int(getattr(config, "max_position_embeddings", 0) or 2048)
@@ -432,16 +372,3 @@ def within_context(max_length: int, context: int) -> int:
     if max_length > context:
         say(f"texts are cut at {context} tokens instead of {max_length}: the model has no positions beyond")
     return min(max_length, context)
-
-
-def _output_size(model: PreTrainedModel, finals: list[nn.Module]) -> int:
-    projections = [module for module in finals if isinstance(module, nn.Linear)]
-    return int(projections[-1].out_features if projections else model.config.hidden_size)
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _count_matrices(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim > 1)

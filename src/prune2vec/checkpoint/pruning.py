@@ -79,13 +79,15 @@ def prune_model(
     if what.drop_attention or what.drop_mlp:
         check_parts(kept.model)
     parts = _parts(kept, what, text)
-    reference = _reference_vectors(kept, parts, what)
-    rounded = ""
-    if chosen.dtype != "auto" and round_weights(kept.model, getattr(torch, chosen.dtype)):
-        exact, reference = reference, _reference_vectors(kept, parts, what)
-        rounded = f"; vectors differ by {np.abs(exact - reference).max():.1g} from the model's own weights"
-    named, extra = "the original with the rest deleted", {"plan.json": what.to_json()}
-    parity = write_checked(parts, Path(output), reference, named=named, extra=extra, release=True)
+    reference, rounded = _rounded(kept, parts, what, chosen.dtype)
+    parity = write_checked(
+        parts,
+        Path(output),
+        reference,
+        named="the original with the rest deleted",
+        extra={"plan.json": what.to_json()},
+        release=True,
+    )
     files = kept.files
     say(
         f"{output}: {'; '.join(describe_cut(record_of(what)))}; read {files.bytes_read / 1e6:,.0f} MB from "
@@ -133,6 +135,15 @@ def _parts(kept: KeptModel, plan: PruningPlan, text: PreparedText) -> EncoderPar
             "train": None,
         },
     )
+
+
+def _rounded(kept: KeptModel, parts: EncoderParts, plan: PruningPlan, dtype: str) -> tuple[NDArray[np.float32], str]:
+    """Convert the weights to ``dtype``; return the probe vectors that they give, and what the conversion did to them."""
+    reference = _reference_vectors(kept, parts, plan)
+    if dtype == "auto" or not round_weights(kept.model, getattr(torch, dtype)):
+        return reference, ""
+    exact, reference = reference, _reference_vectors(kept, parts, plan)
+    return reference, f"; vectors differ by {np.abs(exact - reference).max():.1g} from the model's own weights"
 
 
 def _reference_vectors(kept: KeptModel, parts: EncoderParts, plan: PruningPlan) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ def check_tracker(name: str) -> None:
     """
     if name in ("none", "all"):
         return
-    from transformers.integrations import get_reporting_integration_callbacks
+    from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
     try:
         for callback in get_reporting_integration_callbacks([name]):
