@@ -14,7 +14,8 @@ SOURCE = Path(__file__).parent.parent / "src"
 LEVELS = (
     ("errors",),
     ("registry", "files", "progress"),
-    ("allocator", "lock", "machine", "records", "families", "pooling", "losses", "texts"),
+    ("outputs",),
+    ("allocator", "machine", "records", "families", "pooling", "losses", "texts"),
     ("sublayers",),
     ("surgery",),
     ("backbone", "modules"),

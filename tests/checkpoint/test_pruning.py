@@ -18,6 +18,7 @@ from prune2vec.checkpoint import load_encoder, prune_model
 from prune2vec.checkpoint.probe import PROBE_TEXTS
 from prune2vec.errors import CheckpointError, ConfigError, PlanError
 from prune2vec.families import block_list, find_family
+from prune2vec.files import digest_tree
 from prune2vec.pooling import pool, poolings
 from tests.checkpoint.plans import check_reads, plan_for
 from tests.tiny import FAMILIES, save_tiny
@@ -162,6 +163,29 @@ def test_a_folder_with_something_else_is_not_replaced(tmp_path: Path) -> None:
     model = save_tiny(tmp_path / "m")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
-    with pytest.raises(CheckpointError, match="holds something else"):
+    # A name of ours does not make a folder ours.
+    (tmp_path / "out" / "prune2vec.json").write_text('{"format": "prune2vec.encoder/1"}')
+    with pytest.raises(CheckpointError, match=r"it holds prune2vec\.json, and no record that prune2vec wrote it"):
         prune_model(str(model), plan_for(model, [0]), tmp_path / "out", max_length=128)
     assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "README.md", "onnx/model.onnx", ".git/HEAD"])
+def test_an_older_encoder_to_which_the_user_added_something_is_not_replaced(tmp_path: Path, name: str) -> None:
+    model = save_tiny(tmp_path / "m")
+    folder = prune_model(str(model), plan_for(model, [0]), tmp_path / "out", max_length=128)
+    prune_model(str(model), plan_for(model, [0, 1]), folder, max_length=128)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("mine")
+    before = digest_tree(folder)
+    with pytest.raises(CheckpointError, match=rf"{name} (is not prune2vec's|was changed since prune2vec wrote it)"):
+        prune_model(str(model), plan_for(model, [0]), folder, max_length=128)
+    assert digest_tree(folder) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "out"]
+
+
+def test_the_model_itself_is_not_replaced(tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "m")
+    folder = prune_model(str(model), plan_for(model, [0, 1]), tmp_path / "out", max_length=128)
+    with pytest.raises(CheckpointError, match="it is the model that is pruned"):
+        prune_model(str(folder), plan_for(folder, [0]), folder, max_length=128)

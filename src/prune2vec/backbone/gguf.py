@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune2vec.errors import MissingExtra, ModelError, reason_of
-from prune2vec.files import digest_file, staged_folder, write_json
+from prune2vec.files import digest_file, write_json
+from prune2vec.outputs import staged_folder
 from prune2vec.progress import progress
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def _convert(path: Path, folder: Path, digest: str) -> None:
 
     metadata = _metadata(path)
     with (
-        staged_folder(folder, mark=_RECORD) as stage,
+        staged_folder(folder, "a converted model") as stage,
         progress(f"converting {path.name}", total=3) as advance,
         quiet_transformers(),
     ):

@@ -16,15 +16,16 @@ from prune2vec.backbone.source import ModelSource, resolve_source
 from prune2vec.backbone.weights import fingerprint
 from prune2vec.backbone.wrapper import text_format
 from prune2vec.checkpoint.described import describe_cut, record_of
-from prune2vec.checkpoint.encoder import RECORD, write_checked
+from prune2vec.checkpoint.encoder import KIND, write_checked
 from prune2vec.checkpoint.float32 import computing_in_float32
 from prune2vec.checkpoint.kept import KeptModel, check_fits, read_kept
 from prune2vec.checkpoint.part_check import check_parts
 from prune2vec.checkpoint.portable import EncoderParts, with_suffix
 from prune2vec.checkpoint.probe import PROBE_TEXTS, probe_prompts
 from prune2vec.checkpoint.settings import PruneSettings
-from prune2vec.errors import ConfigError, PlanError
-from prune2vec.files import check_replaceable
+from prune2vec.errors import CheckpointError, ConfigError, PlanError
+from prune2vec.files import json_text
+from prune2vec.outputs import check_ours, locked
 from prune2vec.pooling import pool, poolings
 from prune2vec.progress import say
 from prune2vec.records.plan import PruningPlan
@@ -60,9 +61,16 @@ def prune_model(
     """
     base = settings.model_dump() if settings is not None else {}
     chosen = PruneSettings.build({**base, **overrides}, where="prune")
-    check_replaceable(Path(output), mark=RECORD)
     what = plan if isinstance(plan, PruningPlan) else PruningPlan.load(Path(plan))
+    with locked(Path(output)):
+        check_ours(Path(output), KIND)
+        return _pruned(model, what, Path(output), chosen)
+
+
+def _pruned(model: str, what: PruningPlan, output: Path, chosen: PruneSettings) -> Path:
     source = resolve_source(model, revision=chosen.revision)
+    if source.folder is not None and source.folder.resolve() == output.resolve():
+        raise CheckpointError(f"cannot write {output}: it is the model that is pruned; name another folder")
     config = load_config(source, trust_remote_code=chosen.trust_remote_code)
     check_fits(what, config)
     check_identity(what, source)
@@ -78,10 +86,10 @@ def prune_model(
     reference = _reference_vectors(kept, parts, what)
     parity = write_checked(
         parts,
-        Path(output),
+        output,
         reference,
         named="the original with the rest deleted",
-        extra={"plan.json": what.to_json()},
+        extra={"plan.json": json_text(what.to_json())},
         release=True,
     )
     files = kept.files
@@ -89,7 +97,7 @@ def prune_model(
         f"{output}: {'; '.join(describe_cut(record_of(what)))}; read {files.bytes_read / 1e6:,.0f} MB from "
         f"{len(files.opened)} of {len(set(files.file_of.values()))} files; largest difference {parity.max_difference:.1g}"
     )
-    return Path(output)
+    return output
 
 
 def check_identity(plan: PruningPlan, source: ModelSource) -> None:

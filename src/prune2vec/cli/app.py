@@ -100,10 +100,15 @@ def main(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         return _report(_usage_message(error), USAGE)
     except Prune2vecError as error:
-        return _report(str(error), FAILED)
-    except (KeyboardInterrupt, click.Abort):
-        return _report("interrupted; run the same command again", INTERRUPTED)
+        return _report("; ".join([str(error), *_notes(error)]), FAILED)
+    except (KeyboardInterrupt, click.Abort) as error:
+        return _report("; ".join(["interrupted", *(_notes(error) or ["run the same command again"])]), INTERRUPTED)
     return DONE
+
+
+def _notes(error: BaseException) -> list[str]:
+    """Return what was added to an error on its way: where something is kept from which the same command goes on."""
+    return list(getattr(error, "__notes__", ()))
 
 
 def _usage_message(error: click.ClickException) -> str:

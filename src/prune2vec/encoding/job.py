@@ -13,13 +13,13 @@ from typing import Any
 from prune2vec.checkpoint.encoder import load_encoder
 from prune2vec.encoding.corpus import Corpus, Document
 from prune2vec.encoding.engine import Engine
-from prune2vec.encoding.opening import check_ours, check_shards, found, identity_of, made_by, remove_half_written
+from prune2vec.encoding.opening import check_ours, check_shards, found, identity_of, made_by, tidied
 from prune2vec.encoding.precision import Precision, ranges_of
 from prune2vec.encoding.prompts import prompted_engine
 from prune2vec.encoding.settings import EncodeSettings
 from prune2vec.encoding.store import Store, shard_folder
 from prune2vec.errors import EncodingError
-from prune2vec.lock import folder_lock
+from prune2vec.outputs import locked
 from prune2vec.progress import Advance, progress
 
 Prepared = tuple[Sequence[Document], list[list[int]], str]
@@ -83,6 +83,11 @@ def encode_corpus(
         raise EncodingError(f"shard {chosen.shard}: shards are numbered from 0 to {shards - 1}")
     check_shards(Path(output), shards)
     folder = shard_folder(Path(output), shard, shards)
+    with locked(folder):
+        return _encoded(encoder, corpus, folder, chosen)
+
+
+def _encoded(encoder: Path | str, corpus: Path | str, folder: Path, chosen: EncodeSettings) -> EncodeResult:
     check_ours(folder)
     source = Corpus(path=Path(corpus), text_column=chosen.text_column, id_column=chosen.id_column)
     loaded = load_encoder(encoder, device=chosen.device, dtype=chosen.dtype)
@@ -99,11 +104,10 @@ def encode_corpus(
         store = _begun(folder, identity, made, engine=engine, source=source, settings=chosen)
     before = store.rows
     if not store.complete:
-        with folder_lock(folder):
-            # Another run may have held it until now.
-            store = found(folder, identity, made) or store
-            remove_half_written(folder)
-            before = store.rows
+        with tidied(folder):
+            if not store.parts:
+                # It says that the parts to come are ours.
+                store.save()
             store = _fill(store, engine, source, chosen)
     return EncodeResult(
         folder=folder,

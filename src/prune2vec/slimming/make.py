@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prune2vec.errors import DataError, PlanError
 from prune2vec.files import read_json
 from prune2vec.machine import pick_device, pick_dtype
+from prune2vec.outputs import clear_partials, locked
 from prune2vec.progress import say
 from prune2vec.records.plan import PruningPlan
 from prune2vec.slimming.calibration import check_rows
@@ -56,7 +57,7 @@ def slim_plan(
         The plan with ``neurons``; its ``parameters["slim"]`` say how they were chosen.
 
     Raises:
-        ConfigError: A setting is unknown or does not fit.
+        ConfigError: A setting is unknown or does not fit, or another call writes the output.
         DataError: Texts or scores cannot be read, or are too few.
         PlanError: How much to cut is not said or cannot be met, or plan, model and scores do not fit each other.
         TrainingError: A number is not finite, or an unfinished run at this output differs.
@@ -68,14 +69,18 @@ def slim_plan(
     check_slim(what, chosen, texts=texts is not None, scores=scores is not None)
     if scores is not None:
         made = decided(what, _given(Path(scores), what), chosen)
-        made.save(target)
+        with locked(target):
+            made.save(target)
         return made
-    ranked = _ranked(model, what, texts, target, chosen, callbacks)
-    # Before anything is decided: scores that were dear must outlive widths that do not fit.
-    ranked.save(scores_beside(target, chosen.ranking))
-    made = decided(what, ranked, chosen)
-    made.save(target)
-    _remove_work(WorkFolder.beside(target), ranked.identity)
+    file = scores_beside(target, chosen.ranking)
+    with locked(target):
+        clear_partials(file)
+        ranked = _ranked(model, what, texts, target, chosen, callbacks)
+        # Before anything is decided: scores that were dear must outlive widths that do not fit.
+        ranked.save(file)
+        _remove_work(WorkFolder.beside(target), ranked.identity)
+        made = decided(what, ranked, chosen)
+        made.save(target)
     return made
 
 
