@@ -23,6 +23,9 @@ from prune2vec.errors import CheckpointError, ConfigError, DataError
 from prune2vec.files import explained_os_errors, fingerprint, read_json, sync_tree, write_json
 
 RECORD = ".prune2vec-files.json"
+# What a folder may hold, as its record says it.
+COMPARISON, CONVERSION, ENCODER, EXPORT = "a comparison", "a converted model", "an encoder", "an export"
+INDEX, RUN, TEXTS = "an index", "a run", "mined texts"
 _FORMAT = "prune2vec.files/1"
 # What a file system without locks answers; two writers are then for the user to avoid.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
@@ -35,7 +38,7 @@ def check_ours(target: Path, kind: str) -> None:
 
     Args:
         target: The folder.
-        kind: What is to be written: ``"an encoder"``.
+        kind: What is to be written, such as ``ENCODER``.
 
     Raises:
         CheckpointError: As ``check_kind``; or one is in the folder; or it holds a file that prune2vec did not write there, or

@@ -92,8 +92,9 @@ def test_unknown_input_means_would_run(tmp_path: Path) -> None:
 
 def test_failed_stage_is_not_done(tmp_path: Path) -> None:
     def fail(path: Path) -> None:
-        write_text(path / "file.txt", "half")
-        raise RuntimeError("power cut")
+        with staged_folder(path, "a test") as stage:
+            write_text(stage / "file.txt", "half")
+            raise RuntimeError("power cut")
 
     with pytest.raises(RuntimeError):
         Ledger(tmp_path, OwnFolder(tmp_path, "a run")).do("a.b", fail, output="out", inputs={"x": 1})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from prune2vec.errors import MissingExtra, ModelError, reason_of
 from prune2vec.files import digest_file, write_json
-from prune2vec.outputs import staged_folder
+from prune2vec.outputs import CONVERSION, staged_folder
 from prune2vec.progress import progress
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def _convert(path: Path, folder: Path, digest: str) -> None:
 
     metadata = _metadata(path)
     with (
-        staged_folder(folder, "a converted model") as stage,
+        staged_folder(folder, CONVERSION) as stage,
         progress(f"converting {path.name}", total=3) as advance,
         quiet_transformers(),
     ):

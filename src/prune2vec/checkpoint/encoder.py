@@ -21,13 +21,12 @@ from prune2vec.checkpoint.probe import PROBE_TEXTS, Parity, compare_vectors, pro
 from prune2vec.errors import CheckpointError, reason_of
 from prune2vec.files import read_json, write_json, write_text
 from prune2vec.machine import pick_device, pick_dtype
-from prune2vec.outputs import staged_folder
+from prune2vec.outputs import ENCODER, staged_folder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 RECORD = "prune2vec.json"
-KIND = "an encoder"
 _HARMLESS = re.compile(r"sentence_transformers\..*\b(Pooling|Normalize)")
 
 
@@ -156,7 +155,7 @@ def write_checked(
         CheckpointError: It cannot be written, or differs.
     """
     device, stored = str(parts.model.device), str(parts.model.dtype).removeprefix("torch.")
-    with staged_folder(folder, KIND) as stage:
+    with staged_folder(folder, ENCODER) as stage:
         write_portable(parts, stage)
         for name, text in (extra or {}).items():
             write_text(stage / name, text)

@@ -16,7 +16,7 @@ from prune2vec.backbone.source import ModelSource, resolve_source
 from prune2vec.backbone.weights import fingerprint
 from prune2vec.backbone.wrapper import text_format
 from prune2vec.checkpoint.described import describe_cut, record_of
-from prune2vec.checkpoint.encoder import KIND, write_checked
+from prune2vec.checkpoint.encoder import write_checked
 from prune2vec.checkpoint.float32 import computing_in_float32
 from prune2vec.checkpoint.kept import KeptModel, check_fits, read_kept
 from prune2vec.checkpoint.part_check import check_parts
@@ -25,7 +25,7 @@ from prune2vec.checkpoint.probe import PROBE_TEXTS, probe_prompts
 from prune2vec.checkpoint.settings import PruneSettings
 from prune2vec.errors import CheckpointError, ConfigError, PlanError
 from prune2vec.files import json_text
-from prune2vec.outputs import check_ours, locked
+from prune2vec.outputs import ENCODER, check_ours, locked
 from prune2vec.pooling import pool, poolings
 from prune2vec.progress import say
 from prune2vec.records.plan import PruningPlan
@@ -63,7 +63,7 @@ def prune_model(
     chosen = PruneSettings.build({**base, **overrides}, where="prune")
     what = plan if isinstance(plan, PruningPlan) else PruningPlan.load(Path(plan))
     with locked(Path(output)):
-        check_ours(Path(output), KIND)
+        check_ours(Path(output), ENCODER)
         return _pruned(model, what, Path(output), chosen)
 
 

@@ -12,10 +12,8 @@ from prune2vec.experiments.layout import PLAN, SLIM_PLAN
 from prune2vec.experiments.report import comparison_html
 from prune2vec.experiments.results_files import find_results
 from prune2vec.files import write_json, write_text
-from prune2vec.outputs import own_folder
+from prune2vec.outputs import COMPARISON, own_folder
 from prune2vec.records.plan import PruningPlan
-
-KIND = "a comparison"
 
 
 def compare_results(paths: Sequence[Path | str], *, output: Path | None = None) -> Comparison:
@@ -36,7 +34,7 @@ def compare_results(paths: Sequence[Path | str], *, output: Path | None = None) 
     rows = [_read_row(name, file) for name, file in find_results([Path(path) for path in paths]).items()]
     comparison = comparison_of(rows)
     if output is not None:
-        with own_folder(output, KIND) as own, own.writing("comparison.json", "report.md", "report.html"):
+        with own_folder(output, COMPARISON) as own, own.writing("comparison.json", "report.md", "report.html"):
             write_json(output / "comparison.json", comparison.to_json())
             write_text(output / "report.md", "# Comparison\n\n" + comparison.to_markdown())
             write_text(output / "report.html", comparison_html(comparison))

@@ -18,10 +18,8 @@ from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.report import Story
 from prune2vec.experiments.stages import Stages, real_stages
 from prune2vec.files import write_json
-from prune2vec.outputs import check_kind, clear_all_partials, own_folder
+from prune2vec.outputs import RUN, check_kind, clear_all_partials, own_folder
 from prune2vec.records.profile import Profile
-
-_KIND = "a run"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +87,11 @@ def run_recipe(
     folder = Path(output).absolute()
     read, stages = _read(recipe), stages or real_stages()
     if dry_run:
-        check_kind(folder, _KIND)
+        check_kind(folder, RUN)
         job = Job(read, folder, stages, None)
         job.do()
         return Report(folder=folder, steps=tuple(job.ledger.steps), dry_run=True)
-    with own_folder(folder, _KIND) as own:
+    with own_folder(folder, RUN) as own:
         clear_all_partials(folder)
         own.check(RECIPE, *REPORT)
         job = Job(read, folder, stages, own)

@@ -10,14 +10,13 @@ from prune2vec.checkpoint.encoder import check_is_encoder, load_encoder, parts_o
 from prune2vec.checkpoint.probe import Parity
 from prune2vec.exporting.registry import Source, Target, targets
 from prune2vec.files import write_json, write_text
-from prune2vec.outputs import check_ours, locked, staged_folder
+from prune2vec.outputs import EXPORT, check_ours, locked, staged_folder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 RECORD = "export.json"
 _FORMAT = "prune2vec.export/1"
-_KIND = "an export"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +101,7 @@ def prepared(target: str, output: Path) -> Target:
         CheckpointError: ``output`` holds something else than an export of ours.
     """
     kind = targets.get(target)()
-    check_ours(output, _KIND)
+    check_ours(output, EXPORT)
     kind.prepare()
     return kind
 
@@ -111,7 +110,7 @@ def _export(kind: Target, encoder: SentenceTransformer, *, target: str, output: 
     encoder.eval()
     parts = parts_of(encoder, {})
     source = Source(name=name, encoder=encoder, parts=parts, include_prompt=bool(list(encoder)[1].include_prompt))
-    with staged_folder(output, _KIND) as stage:
+    with staged_folder(output, EXPORT) as stage:
         written = kind.write(source, stage)
         record = {
             "format": _FORMAT,

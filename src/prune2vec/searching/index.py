@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from prune2vec.errors import CheckpointError, EncodingError
 from prune2vec.files import digest_json, explained_os_errors
-from prune2vec.outputs import OwnFolder, clear_all_partials, own_folder
+from prune2vec.outputs import INDEX, OwnFolder, clear_all_partials, own_folder
 from prune2vec.progress import progress, say
 from prune2vec.searching.forms import Found, IndexForm, best, load_faiss
 from prune2vec.searching.shards import VectorFolder
@@ -141,7 +141,7 @@ def _kept(folder: Path) -> Iterator[OwnFolder | None]:
     with ExitStack() as stack:
         own = None
         try:
-            own = stack.enter_context(own_folder(folder, "an index"))
+            own = stack.enter_context(own_folder(folder, INDEX))
             clear_all_partials(folder)
         except CheckpointError as error:
             _say_not_kept(error)

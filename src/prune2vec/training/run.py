@@ -12,11 +12,11 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import TrainerCallback
 
-from prune2vec.checkpoint.encoder import KIND, RECORD, load_encoder, read_record
+from prune2vec.checkpoint.encoder import RECORD, load_encoder, read_record
 from prune2vec.errors import TrainingError
 from prune2vec.files import digest_json, digest_tree
 from prune2vec.machine import pick_device, pick_dtype
-from prune2vec.outputs import check_kind, check_ours, locked
+from prune2vec.outputs import ENCODER, check_kind, check_ours, locked
 from prune2vec.training.data import Data, Prompting, TrainingData, by_prompt, check_room, read, training_data
 from prune2vec.training.finish import finish
 from prune2vec.training.fit import Job, fit
@@ -95,7 +95,7 @@ def train_encoder(
     if target.resolve() == base.resolve():
         raise TrainingError(f"{target} is the checkpoint to train; give another folder as output")
     with locked(target), isolated_randomness(chosen.seed):
-        check_kind(target, KIND)
+        check_kind(target, ENCODER)
         return _train(base, data, target, chosen, callbacks)
 
 
@@ -105,7 +105,7 @@ def _train(base: Path, data: Data, target: Path, chosen: TrainSettings, callback
     if finished is not None:
         job.work.remove()
         return _result(target, finished, resumed_from=chosen.steps)
-    check_ours(target, KIND)
+    check_ours(target, ENCODER)
     resume = job.work.open(job.identity, restart=chosen.restart)
     done = step_of(resume) if resume else None
     if done is None or done < chosen.steps:

@@ -12,6 +12,7 @@ from prune2vec.cli.outcome import Outcome, would
 from prune2vec.cli.paths import Existing, Source, Target
 from prune2vec.cli.section import Section
 from prune2vec.cli.verb import verb
+from prune2vec.outputs import ENCODER, check_kind
 
 if TYPE_CHECKING:
     from prune2vec.training.settings import TrainSettings
@@ -40,6 +41,7 @@ def train(checkpoint: Path, *, data: str, output: Path, settings: TrainSettings,
     Adapters are merged before the encoder is saved. The same command goes on after an interruption.
     """
     if dry_run:
+        check_kind(output, ENCODER)
         check_encoder(checkpoint)
         check_texts(data)
         return would(f"train {checkpoint}", reads=[checkpoint, data], writes=output, settings=settings.model_dump(mode="json"))

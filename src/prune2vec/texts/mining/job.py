@@ -12,7 +12,7 @@ from typing import Any
 
 from prune2vec.errors import ConfigError, DataError, did_you_mean
 from prune2vec.files import write_json
-from prune2vec.outputs import check_ours, locked, staged_folder
+from prune2vec.outputs import TEXTS, check_ours, locked, staged_folder
 from prune2vec.texts.mining.docstrings import mine_docstrings
 from prune2vec.texts.mining.folder import mine_folder
 from prune2vec.texts.mining.negatives import add_negatives
@@ -24,7 +24,6 @@ from prune2vec.texts.writer import write_json_lines, write_triplets
 FORMAT = "prune2vec.mined/1"
 DOCSTRINGS = "docstrings"
 _TRAIN, _DEV, _CORPUS, _MANIFEST = "train.jsonl.gz", "dev.jsonl.gz", "corpus.jsonl.gz", "mined.json"
-_KIND = "mined texts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +86,7 @@ def mine(
     """
     output = Path(output)
     with locked(output):
-        check_ours(output, _KIND)
+        check_ours(output, TEXTS)
         pairs = _pairs(source, root=root, packages=packages, max_pairs=max_pairs, seed=seed)
         train, dev = split_by_group(pairs.triplets, dev_fraction=dev_fraction, seed=seed)
         train = add_negatives(train, negatives=negatives, seed=seed)
@@ -95,7 +94,7 @@ def mine(
         settings: dict[str, Any] = {"max_pairs": max_pairs, "negatives": negatives, "dev_fraction": dev_fraction, "seed": seed}
         settings["packages"] = sorted(packages) if packages is not None else None
         manifest = _manifest(pairs, train, dev, settings)
-        with staged_folder(output, _KIND) as stage:
+        with staged_folder(output, TEXTS) as stage:
             write_triplets(train, stage / _TRAIN)
             if dev:
                 write_triplets(dev, stage / _DEV)
