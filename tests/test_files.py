@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, models
 
 from prune2vec.errors import CheckpointError, DataError
 from prune2vec.files import (
@@ -205,6 +206,19 @@ def test_a_failed_write_of_safetensors_is_explained_too(tmp_path: Path) -> None:
     target = tmp_path / "none" / "x.safetensors"
     with pytest.raises(CheckpointError, match=ONE_LINE), explained_os_errors(target):
         save_file({"x": torch.zeros(2)}, target)
+
+
+def test_a_failed_write_of_a_tokeniser_is_explained_too(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs /dev/full")
+    with (
+        pytest.raises(
+            CheckpointError, match=rf"^cannot write {tmp_path}: No space left on device .*; free some space or write"
+        ),
+        explained_os_errors(tmp_path),
+    ):
+        Tokenizer(models.BPE()).save(str(full))
 
 
 def test_other_errors_pass_through(tmp_path: Path) -> None:
