@@ -27,13 +27,14 @@ from common import ChildRun, abab, markdown_table, print_cuda_peak, run_child, s
 from prune2vec.allocator import keep_freed_memory
 from prune2vec.backbone import load_backbone
 from prune2vec.backbone.load import Backbone
-from prune2vec.backbone.wrapper import text_format
+from prune2vec.backbone.text import prepare_text
 from prune2vec.machine import pick_device, pick_dtype
+from prune2vec.records.text_settings import TextSettings
 from prune2vec.scorers.groups import tokenise_groups
 from prune2vec.scorers.registry import scorers
 from prune2vec.scorers.settings import ProfileSettings
 from prune2vec.scorers.together import Together
-from prune2vec.texts import Instructions, Triplet, draw_groups, load_triplets
+from prune2vec.texts import Triplet, draw_groups, load_triplets
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
 SCORERS = {
@@ -167,10 +168,8 @@ def _tokenised(triplets: list[Triplet], options: argparse.Namespace, tokenizer: 
     tokens = tokenizer if tokenizer is not None else paper_way.load_tokenizer(paper_way.resolve_source(options.model))
     size = min(paper_way.BATCH, len(triplets))
     groups = draw_groups(triplets, groups=len(triplets) // size, size=size, seed=0, order="file")
-    layout = text_format(tokens, wrapper="none", separator="\n")
-    return tokenise_groups(
-        tokens, groups, instructions=Instructions.parse("none"), text_format=layout, max_length=options.max_length
-    )
+    text = prepare_text(TextSettings(max_length=options.max_length), tokens, context=options.max_length)
+    return tokenise_groups(groups, text)
 
 
 def compare_scorers(options: argparse.Namespace) -> dict[str, Any]:

@@ -10,7 +10,8 @@ block under the comment ``<!-- run -->`` is run, one after the other, in a folde
 
     <!-- run smollm2 => model; --steps 200 => --steps 4 -->
 
-Generated are the table between ``<!-- methods -->`` and ``<!-- /methods -->`` and the whole of docs/cli.md.
+Generated are the table between ``<!-- methods -->`` and ``<!-- /methods -->``, the text between ``<!-- demo -->`` and
+``<!-- /demo -->`` (from benchmarks/results/demo.json, which scripts/demo_record.py writes) and the whole of docs/cli.md.
 """
 
 from __future__ import annotations
@@ -34,10 +35,12 @@ if str(ROOT) not in sys.path:
 
 from prune2vec.cli.app import VERBS, program  # noqa: E402
 from prune2vec.cli.verbs.methods import methods  # noqa: E402
+from prune2vec.files import read_json  # noqa: E402
+from scripts import demo_record  # noqa: E402
 
 _FENCE = re.compile(r"^```(?P<language>\w*)\s*$")
 _RUN = re.compile(r"^<!-- run\b(?P<changes>.*)-->\s*$")
-_METHODS = re.compile(r"(?P<open><!-- methods -->\n).*?(?P<close><!-- /methods -->)", re.DOTALL)
+_GENERATED = re.compile(r"(?P<open><!-- (?P<what>methods|demo) -->\n).*?(?P<close><!-- /(?P=what) -->)", re.DOTALL)
 _RUN_LIMIT_S = 600
 
 
@@ -223,11 +226,13 @@ def _without_width() -> dict[str, object]:
 
 def generated(pages: Sequence[Path], root: Path) -> dict[Path, str]:
     """Return what every page with generated parts should hold."""
+    record = root / demo_record.RECORD.relative_to(ROOT)
+    parts = {"methods": methods_table, "demo": lambda: demo_record.block(read_json(record))}
     wanted = {root / "docs" / "cli.md": cli_page()}
     for page in pages:
         text = page.read_text(encoding="utf-8")
-        if _METHODS.search(text):
-            wanted[page] = _METHODS.sub(lambda match: match["open"] + methods_table() + match["close"], text)
+        if _GENERATED.search(text):
+            wanted[page] = _GENERATED.sub(lambda match: match["open"] + parts[match["what"]]() + match["close"], text)
     return wanted
 
 

@@ -38,7 +38,10 @@ def test_a_generator_of_names_is_read_once() -> None:
     ("error", "expected"),
     [
         (ValueError("the first line\nthe second"), "the first line"),
-        (RuntimeError("\nError(s) in loading state_dict for X:\n\tsize mismatch for a\n"), "Error(s) in loading state_dict for X: size mismatch for a"),
+        (
+            RuntimeError("\nError(s) in loading state_dict for X:\n\tsize mismatch for a\n"),
+            "Error(s) in loading state_dict for X: size mismatch for a",
+        ),
         (KeyError("rope_type"), "KeyError: 'rope_type'"),
         (ValueError(), "ValueError"),
         (KeyError(), "KeyError"),

@@ -12,8 +12,8 @@ SOURCE = Path(__file__).parent.parent / "src"
 # Bottom first. Finer than the seven levels of the design where one part of a level needs another: errors are below all
 # else, and a backbone tests itself with a cut.
 LEVELS = (
-    ("errors",),
-    ("registry", "files", "progress"),
+    ("errors", "shown"),
+    ("registry", "files", "progress", "extras"),
     ("outputs",),
     ("allocator", "machine", "records", "families", "pooling", "losses", "texts"),
     ("sublayers",),

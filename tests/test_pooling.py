@@ -41,8 +41,8 @@ def pooled_rows(name: str, side: str = "right", *, padding: float = 0.0, width: 
 HAND = {
     # Five tokens, the first two a prompt, one place of padding.
     "mean": [0, 0, 1 / 3, 1 / 3, 1 / 3, 0],
-    "weightedmean": [0, 0, 1 / 6, 2 / 6, 3 / 6, 0],
-    "weightedmean-st": [0, 0, 3 / 12, 4 / 12, 5 / 12, 0],
+    "weightedmean": [0, 0, 3 / 12, 4 / 12, 5 / 12, 0],
+    "weightedmean-paper": [0, 0, 1 / 6, 2 / 6, 3 / 6, 0],
     "lasttoken": [0, 0, 0, 0, 1, 0],
 }
 
@@ -58,16 +58,16 @@ def test_a_pooled_vector_by_hand() -> None:
     pooled = torch.tensor([[0, 1, 1, 0]])
     # The last token is attended to and not pooled.
     attended = torch.tensor([[1, 1, 1, 1]])
-    expected = {"mean": [0.5, 1.5], "weightedmean": [1 / 3, 2.0], "weightedmean-st": [2 / 5, 9 / 5], "lasttoken": [0.0, 3.0]}
+    expected = {"mean": [0.5, 1.5], "weightedmean": [2 / 5, 9 / 5], "weightedmean-paper": [1 / 3, 2.0], "lasttoken": [0.0, 3.0]}
     for name, vector in expected.items():
         torch.testing.assert_close(pool(states, poolings.get(name)(pooled, attended)), torch.tensor([vector]))
 
 
 def test_the_two_weighted_means_differ_only_with_a_prompt() -> None:
     plain = [(tokens, 0) for tokens, _ in ROWS]
-    ours, theirs = (poolings.get(name)(*masks(plain, WIDTH)) for name in ("weightedmean", "weightedmean-st"))
+    ours, theirs = (poolings.get(name)(*masks(plain, WIDTH)) for name in ("weightedmean-paper", "weightedmean"))
     assert torch.equal(ours, theirs)
-    ours, theirs = (poolings.get(name)(*masks(ROWS, WIDTH)) for name in ("weightedmean", "weightedmean-st"))
+    ours, theirs = (poolings.get(name)(*masks(ROWS, WIDTH)) for name in ("weightedmean-paper", "weightedmean"))
     differs = [not torch.allclose(a, b) for a, b in zip(ours, theirs, strict=True)]
     # A single pooled token has all the weight either way.
     assert differs == [False, True, False, True, False]

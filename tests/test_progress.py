@@ -27,6 +27,11 @@ def test_lines_go_to_stderr_only(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "hello\n")
 
 
+def test_control_characters_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    say("a\x1b[2J\x9b\u202eb")
+    assert capsys.readouterr().err == "a\\x1b[2J\\x9b\\u202eb\n"
+
+
 def test_switched_off_nothing_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     set_enabled(False)
     say("hello")

@@ -33,7 +33,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "phi3": {**_BASE, "max_position_embeddings": 4096},
     "gemma": {**_BASE, "head_dim": 8},
     "gemma2": {**_BASE, "head_dim": 8, "sliding_window": 16},
-    "gemma3_text": {**_BASE, "head_dim": 8, "sliding_window": 16},
+    # Every sixth layer sees all tokens in the real ones.
+    "gemma3_text": {**_BASE, "head_dim": 8, "sliding_window": 16, "sliding_window_pattern": 3},
     "olmo2": _BASE,
     "smollm3": {**_BASE, "head_dim": 8},
     "granite": _BASE,
@@ -56,8 +57,8 @@ _CORPUS = (
 
 
 def tiny_config(family: str, **changes: Any) -> Any:
-    """Return the tiny configuration of ``family``."""
-    return AutoConfig.for_model(family, **{**FAMILIES[family], **changes})
+    """Return the tiny configuration of ``family``; one that is not listed has the sizes of most."""
+    return AutoConfig.for_model(family, **{**FAMILIES.get(family, _BASE), **changes})
 
 
 def tiny_model(family: str, seed: int = 0, *, causal_lm: bool = False, **changes: Any) -> PreTrainedModel:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from prune2vec.errors import UnsupportedModel
 
@@ -19,7 +20,7 @@ PER_LAYER_LISTS = frozenset(
     {"layer_types", "no_rope_layers", "mlp_layer_types", "attention_layers", "layers_block_type", "block_types"}
 )
 # Lists of layer numbers; they are filtered and renumbered.
-LAYER_NUMBER_LISTS = frozenset({"mlp_only_layers"})
+LAYER_NUMBER_LISTS = frozenset({"mlp_only_layers", "moe_layers"})
 # Integers that mean "so many leading layers"; they become the number of kept layers among those.
 LEADING_COUNTS = frozenset({"max_window_layers", "first_k_dense_replace"})
 
@@ -41,6 +42,7 @@ class Family:
     mlp: tuple[str, ...] = ("mlp",)
 
 
+_SUPPORTED = "prune2vec cuts decoder-only language models (Llama, Qwen, Gemma, GPT-2 and the like)"
 _LLAMA_LIKE = Family()
 _FAMILIES: dict[str, Family] = {
     **dict.fromkeys(
@@ -70,17 +72,19 @@ def num_layers(config: Any) -> int:
     Raises:
         UnsupportedModel: The config belongs to an encoder-decoder or a multi-part model, or declares no layers.
     """
+    kind = config.model_type
     if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedModel(f"{config.model_type} is an encoder-decoder; prune2vec cuts decoder-only language models")
+        raise UnsupportedModel(f"{kind} is an encoder-decoder; {_SUPPORTED}")
+    parts = [name for name in ("text_config", "llm_config", "language_config") if getattr(config, name, None) is not None]
     count = getattr(config, "num_hidden_layers", None)
-    if not isinstance(count, int) or count < 1:
-        parts = [name for name in ("text_config", "llm_config", "language_config") if getattr(config, name, None) is not None]
-        reason = (
-            f"it keeps its language model in {parts[0]}; save that part as a model of its own"
-            if parts
-            else "no num_hidden_layers"
+    if parts and not isinstance(count, int):
+        raise UnsupportedModel(
+            f"{kind} cannot be cut: it keeps its language model in {parts[0]}; save that part as a model of its own"
         )
-        raise UnsupportedModel(f"{config.model_type} cannot be cut: {reason}")
+    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+        raise UnsupportedModel(f"{kind} is an encoder: each token sees those after it; {_SUPPORTED}")
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise UnsupportedModel(f"{kind} cannot be cut: num_hidden_layers is {count!r}, expected a whole number from 1 on")
     return count
 
 
@@ -100,9 +104,7 @@ def _infer(model: nn.Module, config: Any) -> Family:
     top = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     if len(top) != 1:
         found = ", ".join(top) or "none"
-        raise UnsupportedModel(
-            f"{config.model_type}: expected one list of {count} blocks, found {found}; add a record to families.py"
-        )
+        raise UnsupportedModel(f"{config.model_type}: expected one list of {count} blocks, found {found}; {_SUPPORTED}")
     blocks = top[0]
     parent = blocks.rpartition(".")[0]
     owner = model.get_submodule(parent)
@@ -113,7 +115,7 @@ def _infer(model: nn.Module, config: Any) -> Family:
     if len(finals) != 1 or not attention or not mlp:
         raise UnsupportedModel(
             f"{config.model_type}: final norms {list(finals)}, attention {attention}, MLP {mlp} in block 0 of {blocks}; "
-            "one of each is needed: add a record to families.py"
+            f"one of each is needed; {_SUPPORTED}"
         )
     return Family(blocks=blocks, final=finals, attention=attention[0], mlp=(mlp[0],))
 
@@ -149,13 +151,18 @@ def cut_config_entries(entries: dict[str, Any], keep: Sequence[int], count: int)
         UnsupportedModel: A list has one entry a layer but no record says that it belongs to the layers.
     """
     changed = {}
+    step = entries.get("decoder_sparse_step") or 1
+    if step > 1:  # Every so many layers have experts, counted from the first; said one by one, the cut can say it too.
+        dense = {*(entries.get("mlp_only_layers") or ()), *(layer for layer in range(count) if (layer + 1) % step)}
+        entries = {**entries, "mlp_only_layers": sorted(dense)}
+        changed["decoder_sparse_step"] = 1
     for name, value in entries.items():
         rule = _CUT.get(name)
         if rule is not None and value is not None:
             changed[name] = rule(name, value, keep, count)
         elif isinstance(value, (list, tuple)) and len(value) == count > 1 and name not in _NOT_PER_LAYER:
             raise UnsupportedModel(
-                f"config entry {name!r} has {count} values, one a layer by its length; add it to PER_LAYER_LISTS in families.py"
+                f"config entry {name!r} has {count} values, one a layer by its length, and it is not known how to cut it"
             )
     return changed
 

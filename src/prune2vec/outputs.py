@@ -99,8 +99,10 @@ def _check_file(path: Path, name: str, files: dict[str, Any]) -> None:
 
 
 @contextmanager
-def locked(target: Path) -> Iterator[None]:
+def locked(target: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold ``target``, a folder or a file to be written, for this call: ``.NAME.lock`` beside it, removed at the end.
+
+    With ``wait`` it is waited for, not refused.
 
     The operating system drops the lock with its process, so a file that a killed one left is simply taken over. On a file
     system without locks nothing is held. Folders above ``target`` are made, and removed again if they stay empty.
@@ -114,7 +116,7 @@ def locked(target: Path) -> Iterator[None]:
         path = place.parent / f".{place.name}.lock"
         made = [above for above in place.parents if not above.exists()]
         place.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquired(path, target)
+        descriptor = _acquired(path, target, wait=wait)
     held = (threading.get_ident(), place)
     _HELD.add(held)
     try:
@@ -131,11 +133,11 @@ def locked(target: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _acquired(path: Path, target: Path) -> int:
+def _acquired(path: Path, target: Path, *, wait: bool) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             holder = _holder(descriptor)
             os.close(descriptor)

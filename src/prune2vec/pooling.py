@@ -38,17 +38,20 @@ def mean(pooled: Int[Tensor, "batch seq"], attended: Int[Tensor, "batch seq"]) -
 
 @poolings.register("weightedmean")
 def weightedmean(pooled: Int[Tensor, "batch seq"], attended: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq"]:
-    """Weigh the i-th pooled token by i: ``w_i = i / (m (m + 1) / 2)`` (SGPT; L3Prune's default)."""
-    return _by_rank(pooled.cumsum(dim=1) * pooled)
+    """Weigh each pooled token by its rank among all tokens of its text (SGPT; L3Prune's default), as runtimes do.
 
-
-@poolings.register("weightedmean-st")
-def weightedmean_st(pooled: Int[Tensor, "batch seq"], attended: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq"]:
-    """Weigh each pooled token by its rank among all tokens, as sentence-transformers does when a prompt is excluded.
-
-    Equal to ``weightedmean`` when everything is pooled; L3Prune restarts the ranks at 1 after the prompt instead.
+    Without a prompt that is ``w_i = i / (m (m + 1) / 2)`` for m tokens.
     """
     return _by_rank(attended.cumsum(dim=1) * pooled)
+
+
+@poolings.register("weightedmean-paper")
+def weightedmean_paper(pooled: Int[Tensor, "batch seq"], attended: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq"]:
+    """Weigh each pooled token by its rank among the pooled ones, as L3Prune's code does; for profiles only.
+
+    Equal to ``weightedmean`` when everything is pooled.
+    """
+    return _by_rank(pooled.cumsum(dim=1) * pooled)
 
 
 def _by_rank(rank: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq"]:

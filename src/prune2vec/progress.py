@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from prune2vec.shown import shown_lines
+
 Advance = Callable[[float], None]
 _LOG_EVERY_S = 20.0
 _enabled = True
@@ -25,9 +27,9 @@ def _clock(seconds: float) -> str:
 
 
 def say(line: str) -> None:
-    """Write one line to stderr, unless progress is switched off."""
+    """Write a line to stderr, control characters as their codes, unless progress is switched off."""
     if _enabled:
-        print(line, file=sys.stderr, flush=True)  # noqa: T201
+        print(shown_lines(line), file=sys.stderr, flush=True)  # noqa: T201
 
 
 @contextmanager

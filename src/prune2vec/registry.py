@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from prune2vec.errors import ConfigError, did_you_mean
+from prune2vec.errors import ConfigError, did_you_mean, reason_of
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., object])
@@ -73,9 +73,10 @@ class Registry(Generic[T]):
         for entry in entry_points(group="prune2vec"):
             try:
                 entry.load()
-            except (ImportError, AttributeError) as error:
+            except Exception as error:  # It is someone else's code, and may raise anything.
+                self._loaded = False
                 raise ConfigError(
-                    f"plug-in {entry.name!r} ({entry.value}) cannot be loaded: {error}; update or uninstall it"
+                    f"plug-in {entry.name!r} ({entry.value}) cannot be loaded: {reason_of(error)}; update or uninstall it"
                 ) from error
 
 

@@ -130,7 +130,7 @@ def _infer(block: nn.Module, family: Family, config: Any) -> SubLayers:
             return replace(layout, attention=family.attention, mlp=family.mlp)
     raise UnsupportedModel(
         f"{config.model_type}: which norms belong to attention and which to the MLP is not known (found {', '.join(sorted(norms))}); "
-        "add a record to sublayers.py"
+        "cut whole layers of it"
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
-from prune2vec.backbone.end_of_text import end_with_eos
+from prune2vec.backbone.end_of_text import end_with_eos, own_ending, with_suffix
 from prune2vec.backbone.tokens import tokenise
 from prune2vec.errors import ConfigError
 from prune2vec.records.text_format import TextFormat
@@ -15,10 +15,10 @@ from tests.tiny import tiny_tokenizer
 CHAT = TextFormat(wrapper="chat", prefix="<|user|>\n", suffix="<s>")
 
 
-def ending_by_itself() -> PreTrainedTokenizerFast:
+def ending_by_itself(token: str = "</s>") -> PreTrainedTokenizerFast:
     tokenizer = tiny_tokenizer()
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>", pair="$A $B </s>", special_tokens=[("</s>", 2)]
+        single=f"$A {token}", pair=f"$A $B {token}", special_tokens=[(token, tokenizer.convert_tokens_to_ids(token))]
     )
     return tokenizer
 
@@ -36,13 +36,22 @@ def ending_by_itself() -> PreTrainedTokenizerFast:
     ],
 )
 def test_where_it_is_put(append_eos: str, pooling: str, layout: TextFormat, suffix: str) -> None:
-    found = end_with_eos(layout, tiny_tokenizer(), append_eos=append_eos, pooling=pooling)  # type: ignore[arg-type]
+    found = end_with_eos(layout, tiny_tokenizer(), append_eos=append_eos, pooling=pooling)
     assert found.suffix == suffix
     assert (found.prefix, found.separator, found.wrapper) == (layout.prefix, layout.separator, layout.wrapper)
 
 
 def test_none_is_added_to_a_tokeniser_that_ends_texts_by_itself() -> None:
     assert end_with_eos(TextFormat(), ending_by_itself(), append_eos="on", pooling="lasttoken") == TextFormat()
+
+
+def test_the_models_own_ending_stands_even_if_it_is_not_eos() -> None:
+    assert own_ending(tiny_tokenizer(bos=True)) == ()
+    assert own_ending(ending_by_itself("<pad>")) == ("<pad>",)
+    assert end_with_eos(TextFormat(), ending_by_itself("<pad>"), append_eos="auto", pooling="lasttoken") == TextFormat()
+    with pytest.raises(ConfigError, match="ends every text with '<pad>' by itself, not with its EOS token '</s>'"):
+        end_with_eos(TextFormat(), ending_by_itself("<pad>"), append_eos="on", pooling="lasttoken")
+    assert with_suffix(ending_by_itself("<pad>"), "</s>")("a").tokens() == ["a", "</s>", "<pad>"]
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -58,7 +67,18 @@ def test_what_does_not_fit_is_refused() -> None:
 @pytest.mark.parametrize("text", ["quick fox", "quick fox " * 50])
 def test_a_profile_sees_it_behind_cut_texts_too(text: str) -> None:
     layout = end_with_eos(TextFormat(), tiny_tokenizer(bos=True), append_eos="auto", pooling="lasttoken")
-    (row,) = tokenise(tiny_tokenizer(bos=True), [("", text)], text_format=layout, max_length=16)
+    (row,) = tokenise(with_suffix(tiny_tokenizer(bos=True), layout.suffix), [("", text)], max_length=16)
     assert row.ids[-1] == 2
     assert row.ids.count(2) == 1
     assert len(row.ids) <= 16
+
+
+def test_suffix_of_one_special_token() -> None:
+    tokenizer = with_suffix(tiny_tokenizer(bos=True), "</s>")
+    assert tokenizer("quick").tokens() == ["<s>", *tiny_tokenizer()("quick").tokens(), "</s>"]
+
+
+@pytest.mark.parametrize("suffix", ["[/INST]", "</s></s>", "a"])
+def test_other_suffixes_are_refused(suffix: str) -> None:
+    with pytest.raises(ConfigError, match="one special token"):
+        with_suffix(tiny_tokenizer(), suffix)

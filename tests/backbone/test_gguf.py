@@ -1,156 +1,277 @@
-"""GGUF conversion on a tiny file written here: weights, tokeniser repairs, the cache, and refusals."""
+"""GGUF conversion on tiny files: equal to the torch model for each architecture, and nothing missing, extra or damaged passes."""
 
 import json
+import random
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from transformers import AutoModel
 
 gguf = pytest.importorskip("gguf", reason="the gguf extra is not installed")
 
 from prune2vec.backbone.gguf import converted  # noqa: E402
+from prune2vec.backbone.gguf_file import GGUFFile  # noqa: E402
 from prune2vec.backbone.load import load_backbone  # noqa: E402
-from prune2vec.errors import ModelError  # noqa: E402
-from tests.tiny import tiny_model, tiny_tokenizer  # noqa: E402
-
-HEADS, KV_HEADS = 4, 2
+from prune2vec.errors import ModelError, Prune2vecError  # noqa: E402
+from tests.gguf_files import TINY, states, tensors_of, tiny_of, write_gguf  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PRUNE2VEC_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+def refused(path: Path, match: str) -> None:
+    """Check that a file is refused in one line and nothing is left in the cache."""
+    with pytest.raises(ModelError, match=match) as caught:
+        converted(path)
+    assert "\n" not in str(caught.value)
+    assert {entry.name for entry in (path.parent / "cache").glob("*")} <= {".lock"}
 
 
-def permuted(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Reorder rotary halves as llama.cpp stores them."""
-    return weight.reshape(heads, 2, weight.shape[0] // heads // 2, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
+@pytest.mark.parametrize("arch", TINY)
+def test_the_copy_computes_what_the_model_does(tmp_path: Path, arch: str) -> None:
+    model = write_gguf(tmp_path / "tiny.gguf", arch)
+    copy = AutoModel.from_pretrained(converted(tmp_path / "tiny.gguf"), dtype=torch.float32)
+    torch.testing.assert_close(states(copy), states(model), rtol=0, atol=1e-5)
 
 
-def write_gguf(path: Path, *, pre: str = "smollm", output: np.ndarray | None = None, bos: bool = False) -> torch.nn.Module:
-    """Write a tiny random llama with the tiny tokeniser as a GGUF file and return the model it holds."""
-    model = tiny_model("llama")
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_block_count(5)
-    writer.add_context_length(256)
-    writer.add_embedding_length(32)
-    writer.add_feed_forward_length(48)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
-    writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_rope_dimension_count(8)
-    writer.add_vocab_size(384)
-    backend = json.loads(tiny_tokenizer().backend_tokenizer.to_str())
-    vocab = sorted(backend["model"]["vocab"].items(), key=lambda item: item[1])
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
-    writer.add_token_list([token for token, _ in vocab])
-    writer.add_token_types([3 if number < 4 else 1 for _, number in vocab])
-    writer.add_token_merges([" ".join(pair) for pair in backend["model"]["merges"]])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_pad_token_id(0)
-    writer.add_add_bos_token(bos)
-    names = {
-        "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-        "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-        "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
-    }  # fmt: skip
-    writer.add_tensor("token_embd.weight", model.embed_tokens.weight.detach().numpy())
-    writer.add_tensor("output_norm.weight", model.norm.weight.detach().numpy())
-    if output is not None:
-        writer.add_tensor("output.weight", output)
-    for layer, block in enumerate(model.layers):
-        for source, target in names.items():
-            weight = block.get_submodule(source).weight.detach().numpy()
-            heads = {"attn_q": HEADS, "attn_k": KV_HEADS}.get(target)
-            writer.add_tensor(f"blk.{layer}.{target}.weight", permuted(weight, heads) if heads else weight)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return model
+@pytest.mark.parametrize(
+    ("arch", "changes"),
+    [
+        ("llama", {"attention_bias": True, "mlp_bias": True}),
+        ("llama", {"head_dim": 16}),
+        ("phi3", {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}),
+        ("phi3", {"sliding_window": None}),
+        ("stablelm", {"use_parallel_residual": True, "use_qkv_bias": False}),
+        ("gemma2", {"attn_logit_softcapping": 3.0, "sliding_window": 4}),
+        ("qwen3", {"rms_norm_eps": 1e-2, "rope_parameters": {"rope_type": "default", "rope_theta": 77.0}}),
+    ],
+)
+def test_variants_of_an_architecture(tmp_path: Path, arch: str, changes: dict[str, Any]) -> None:
+    model = tiny_of(arch, **changes)
+    wide = {".attention.key_length": 16, ".attention.value_length": 16} if "head_dim" in changes else {}
+    write_gguf(tmp_path / "tiny.gguf", arch, model, said=wide)
+    copy = AutoModel.from_pretrained(converted(tmp_path / "tiny.gguf"), dtype=torch.float32)
+    torch.testing.assert_close(states(copy), states(model), rtol=0, atol=1e-5)
 
 
-def test_weights_survive_the_conversion(tmp_path: Path) -> None:
+def test_it_loads_as_a_backbone(tmp_path: Path) -> None:
     model = write_gguf(tmp_path / "tiny.gguf")
     backbone = load_backbone(str(tmp_path / "tiny.gguf"), dtype="float32", device="cpu")
-    ids = torch.randint(4, 384, (2, 20), generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        torch.testing.assert_close(backbone.model(input_ids=ids)[0], model(input_ids=ids)[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(states(backbone.model), states(model), rtol=1e-4, atol=1e-5)
     assert backbone.max_length == 256
     assert backbone.source.converted_from == "tiny.gguf"
     config = json.loads((Path(backbone.source.location) / "config.json").read_text())
     assert "quantization_config" not in config
 
 
-def test_the_copy_is_made_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_1"])
+def test_matrices_keep_their_precision_and_quantised_ones_become_bf16(tmp_path: Path, kind: str) -> None:
+    model = write_gguf(
+        tmp_path / "tiny.gguf", "qwen2", kind=lambda _, value: kind if value.shape[-1] == 32 and value.ndim > 1 else None
+    )
+    folder = converted(tmp_path / "tiny.gguf")
+    copy, stored = load_file(folder / "model.safetensors"), tensors_of("qwen2", model)
+    for name, theirs in {
+        "layers.2.mlp.up_proj.weight": "blk.2.ffn_up.weight",
+        "embed_tokens.weight": "token_embd.weight",
+    }.items():
+        number = gguf.GGMLQuantizationType[kind]
+        wanted = torch.from_numpy(gguf.quants.dequantize(gguf.quants.quantize(stored[theirs], number), number))
+        assert copy[name].dtype == (torch.float16 if kind == "F16" else torch.bfloat16)
+        torch.testing.assert_close(copy[name], wanted.to(copy[name].dtype), rtol=0, atol=0)
+    assert copy["norm.weight"].dtype == torch.float32
+    config = json.loads((folder / "config.json").read_text())
+    assert config["dtype"] == ("float16" if kind == "F16" else "bfloat16")
+
+
+def test_k_quants(tmp_path: Path) -> None:
+    model = tiny_of("qwen2", hidden_size=256, num_hidden_layers=2)
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, 60, (48, 144), dtype=np.uint8)
+    blocks[:, :4] = np.array([0.01, 0.02], np.float16).view(np.uint8)
+    number = gguf.GGMLQuantizationType.Q4_K
+    wanted = torch.from_numpy(gguf.quants.dequantize(blocks, number)).bfloat16()
+    add = gguf.GGUFWriter.add_tensor
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            gguf.GGUFWriter,
+            "add_tensor",
+            lambda self, name, array: (
+                add(self, name, blocks, raw_dtype=number) if "1.ffn_up" in name else add(self, name, array)
+            ),
+        )
+        write_gguf(tmp_path / "tiny.gguf", "qwen2", model)
+    with safe_open(converted(tmp_path / "tiny.gguf") / "model.safetensors", "pt") as copy:
+        torch.testing.assert_close(copy.get_tensor("layers.1.mlp.up_proj.weight"), wanted, rtol=0, atol=0)
+
+
+def test_the_copy_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_gguf(tmp_path / "tiny.gguf")
     first = converted(tmp_path / "tiny.gguf")
+    assert str(first) in capsys.readouterr().err, "where the copy is kept is said"
     stamp = (first / "model.safetensors").stat().st_mtime_ns
     assert converted(tmp_path / "tiny.gguf") == first
     assert (first / "model.safetensors").stat().st_mtime_ns == stamp
 
 
-def test_digit_split_is_restored(tmp_path: Path) -> None:
-    write_gguf(tmp_path / "tiny.gguf", pre="smollm")
-    tokenizer = load_backbone(str(tmp_path / "tiny.gguf"), device="cpu").tokenizer
-    # "345" and " 12" are in the vocabulary of the tiny tokeniser; a single-digit split never uses them.
-    assert "Ġ12" in tiny_tokenizer()("a  12").tokens() or "12" in tiny_tokenizer()("a  12").tokens()
-    assert all(not any(c.isdigit() for c in token) or len(token) == 1 for token in tokenizer("in 345 and  12 days").tokens())
+def test_another_file_under_the_same_name_gets_a_copy_of_its_own(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "tiny.gguf")
+    first = converted(tmp_path / "tiny.gguf")
+    (tmp_path / "tiny.gguf").unlink()
+    write_gguf(tmp_path / "tiny.gguf", model=tiny_of("llama", seed=1))
+    assert converted(tmp_path / "tiny.gguf") != first
 
 
-def test_other_tokenisers_keep_their_digits(tmp_path: Path) -> None:
-    write_gguf(tmp_path / "tiny.gguf", pre="gpt-2")
-    tokenizer = load_backbone(str(tmp_path / "tiny.gguf"), device="cpu").tokenizer
-    assert tokenizer("a 12 or 345").tokens() == tiny_tokenizer()("a 12 or 345").tokens()
+def test_name_at_the_limit_of_the_file_system(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 250 + ".gguf")
+    write_gguf(path)
+    assert converted(path).is_dir()
 
 
-@pytest.mark.parametrize("bos", [True, False])
-def test_bos_is_added_as_the_file_says(tmp_path: Path, bos: bool) -> None:
-    write_gguf(tmp_path / "tiny.gguf", bos=bos)
-    tokenizer = load_backbone(str(tmp_path / "tiny.gguf"), device="cpu").tokenizer
-    assert (tokenizer("quick")["input_ids"][0] == 1) == bos
+def test_two_processes_at_once(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "tiny.gguf", model=tiny_of("llama", hidden_size=256, intermediate_size=1024))
+    code = "import sys; from pathlib import Path; from prune2vec.backbone.gguf import converted; print(converted(Path(sys.argv[1])))"
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, tmp_path / "tiny.gguf"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    ended = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ended
+    folders = {out.strip() for out, _ in ended}
+    assert len(folders) == 1
+    assert sum("converting" in err for _, err in ended) == 1, "the second takes what the first made"
+    assert load_file(Path(folders.pop()) / "model.safetensors")
 
 
-def test_tied_output_at_higher_precision_is_used(tmp_path: Path) -> None:
-    exact = tiny_model("llama").embed_tokens.weight.detach().numpy()
-    coarse = np.round(exact * 60) / 60
-    path = tmp_path / "half.gguf"
-    _write_with_embeddings(path, coarse.astype(np.float16), exact)
-    backbone = load_backbone(str(path), dtype="float32", device="cpu")
-    np.testing.assert_allclose(backbone.model.embed_tokens.weight.detach().numpy(), exact, atol=1e-6)
+def test_a_failed_conversion_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_gguf(tmp_path / "tiny.gguf")
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("prune2vec.backbone.gguf._pieces", fail)
+        with pytest.raises(Prune2vecError, match="No space left"):
+            converted(tmp_path / "tiny.gguf")
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
+    assert converted(tmp_path / "tiny.gguf").is_dir()
 
 
-def test_genuine_lm_head_does_not_replace_the_embeddings(tmp_path: Path) -> None:
-    exact = tiny_model("llama").embed_tokens.weight.detach().numpy()
-    path = tmp_path / "untied.gguf"
-    other = np.random.default_rng(0).normal(size=exact.shape).astype(np.float32)
-    _write_with_embeddings(path, exact.astype(np.float16), other)
-    backbone = load_backbone(str(path), dtype="float32", device="cpu")
-    np.testing.assert_allclose(backbone.model.embed_tokens.weight.detach().numpy(), exact, atol=1e-2)
+def test_too_little_space_is_said_before_work_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_gguf(tmp_path / "tiny.gguf")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    refused(tmp_path / "tiny.gguf", "PRUNE2VEC_CACHE")
 
 
-def _write_with_embeddings(path: Path, embeddings: np.ndarray, output: np.ndarray) -> None:
-    """Write the tiny model with other embeddings and a separate output matrix."""
+@pytest.mark.parametrize("arch", ["llama", "gemma3", "gpt2", "qwen2moe"])
+def test_every_missing_tensor_is_named(tmp_path: Path, arch: str) -> None:
+    model = tiny_of(arch)
+    names = [name for name in tensors_of(arch, model) if name.startswith("blk.4.") or not name.startswith("blk.")]
+    for name in names:
+        path = tmp_path / f"{name}.gguf"
+        write_gguf(path, arch, model, tensors={name: None})
+        refused(path, rf"lacks tensor {name}\b")
 
-    class Patched(gguf.GGUFWriter):
-        def add_tensor(self, name: str, tensor: np.ndarray, *args: object, **kwargs: object) -> None:
-            super().add_tensor(name, embeddings if name == "token_embd.weight" else tensor, *args, **kwargs)
 
-    original = gguf.GGUFWriter
-    gguf.GGUFWriter = Patched
-    try:
-        write_gguf(path, output=output)
-    finally:
-        gguf.GGUFWriter = original
+def test_misnamed_and_extra_tensors_are_named(tmp_path: Path) -> None:
+    some = np.zeros((48, 32), np.float32)
+    write_gguf(tmp_path / "a.gguf", tensors={"blk.3.ffn_up.weight": None, "blk.3.ffn_upp.weight": some})
+    refused(tmp_path / "a.gguf", r"lacks tensor blk\.3\.ffn_up\.weight .*holds 'blk\.3\.ffn_upp\.weight'")
+    for extra in ("blk.0.attn_q_norm.weight", "blk.2.attn_q.bias", "rope_factors_long.weight", "anything"):
+        write_gguf(tmp_path / f"{extra}.gguf", tensors={extra: np.ones(8, np.float32)})
+        refused(tmp_path / f"{extra}.gguf", f"{extra}|attention_bias|lacks")
+
+
+@pytest.mark.parametrize("shape", [(32, 48), (47, 32), (48, 31), (48,), (1, 48, 32)])
+def test_misshapen_tensor_is_named(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    write_gguf(tmp_path / "a.gguf", tensors={"blk.3.ffn_up.weight": np.zeros(shape, np.float32)})
+    refused(tmp_path / "a.gguf", r"tensor blk\.3\.ffn_up\.weight has shape")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["blk.3.attn_q.weight", "output_norm.weight", "token_embd.weight"])
+def test_values_that_are_no_numbers(tmp_path: Path, value: float, name: str) -> None:
+    array = tensors_of("llama", tiny_of("llama"))[name].copy()
+    array.flat[-1] = value
+    write_gguf(tmp_path / "a.gguf", tensors={name: array})
+    refused(tmp_path / "a.gguf", f"tensor {name} holds NaN or an infinity")
+
+
+def test_integers_are_no_weights(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "a.gguf", tensors={"blk.0.ffn_up.weight": np.ones((48, 32), np.int32)})
+    refused(tmp_path / "a.gguf", r"blk\.0\.ffn_up\.weight is of type I32")
+
+
+def test_truncated_anywhere(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "whole.gguf")
+    content = (tmp_path / "whole.gguf").read_bytes()
+    header = min(tensor.offset for tensor in GGUFFile.open(tmp_path / "whole.gguf").tensors.values())
+    random.seed(0)
+    for size in [*range(0, 64, 3), *random.sample(range(64, header), 40), *random.sample(range(header, len(content) - 64), 40)]:
+        (tmp_path / "cut.gguf").write_bytes(content[:size])
+        refused(tmp_path / "cut.gguf", r"cut off in tensor [\w.]+|inside its header|not a readable GGUF")
+
+
+def test_flipped_bytes_of_the_header_never_end_in_a_traceback(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "whole.gguf")
+    content = (tmp_path / "whole.gguf").read_bytes()
+    header = min(tensor.offset for tensor in GGUFFile.open(tmp_path / "whole.gguf").tensors.values())
+    random.seed(0)
+    refusals = 0
+    for _ in range(80):
+        mutated = bytearray(content)
+        mutated[random.randrange(header)] = random.randrange(256)
+        (tmp_path / "a.gguf").write_bytes(mutated)
+        try:
+            converted(tmp_path / "a.gguf")
+        except Prune2vecError as error:
+            refusals += 1
+            assert "\n" not in str(error)
+    assert refusals > 40
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"not a model at all, but long enough to look at"])
 def test_broken_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.gguf").write_bytes(content)
-    with pytest.raises(ModelError, match="not a readable GGUF") as caught:
-        load_backbone(str(tmp_path / "bad.gguf"), device="cpu")
-    assert "\n" not in str(caught.value)
+    refused(tmp_path / "bad.gguf", "not a readable GGUF")
+
+
+def test_tied_output_at_higher_precision_is_used(tmp_path: Path) -> None:
+    exact = tensors_of("llama", tiny_of("llama"))["token_embd.weight"]
+    coarse = np.round(exact * 60) / 60
+    write_gguf(tmp_path / "half.gguf", tensors={"token_embd.weight": coarse.astype(np.float16), "output.weight": exact})
+    copy = load_file(converted(tmp_path / "half.gguf") / "model.safetensors")
+    np.testing.assert_array_equal(copy["embed_tokens.weight"].numpy(), exact)
+
+
+def test_genuine_lm_head_does_not_replace_the_embeddings(tmp_path: Path) -> None:
+    exact = tensors_of("llama", tiny_of("llama"))["token_embd.weight"].astype(np.float16)
+    other = np.random.default_rng(0).normal(size=exact.shape).astype(np.float32)
+    write_gguf(tmp_path / "untied.gguf", tensors={"token_embd.weight": exact, "output.weight": other})
+    copy = load_file(converted(tmp_path / "untied.gguf") / "model.safetensors")
+    np.testing.assert_array_equal(copy["embed_tokens.weight"].numpy(), exact)
+
+
+def test_memory_is_that_of_one_tensor(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "big.gguf", "qwen2", tiny_of("qwen2", hidden_size=512, intermediate_size=4096, num_hidden_layers=8))
+    code = """
+import resource, sys
+from pathlib import Path
+from prune2vec.backbone.gguf import converted
+import prune2vec.backbone.gguf_config, prune2vec.backbone.gguf_tokenizer, transformers.modeling_gguf_pytorch_utils, gguf
+converted(Path(sys.argv[1]))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+converted(Path(sys.argv[2]))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+    write_gguf(tmp_path / "small.gguf", "qwen2")
+    command = [sys.executable, "-c", code, tmp_path / "small.gguf", tmp_path / "big.gguf"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (tmp_path / "big.gguf").stat().st_size > 200e6
+    assert int(done.stdout) < 60e6, "the largest tensor has 8 MB"

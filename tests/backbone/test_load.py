@@ -77,14 +77,6 @@ def test_a_model_cut_inside_its_blocks_is_told_from_them(tmp_path: Path, entry: 
         load_backbone(str(folder), device="cpu")
 
 
-def test_incomplete_weights(tmp_path: Path) -> None:
-    folder = save_tiny(tmp_path / "m")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 6}))
-    with pytest.raises(ModelError, match=r"lacks 9 tensors .*layers\.5"):
-        load_backbone(str(folder), device="cpu")
-
-
 def test_broken_config(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "m")
     (folder / "config.json").write_text("{ not json")

@@ -75,3 +75,49 @@ def test_hub_id_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="hub cannot be reached"):
         resolve_source("owner/name")
+
+
+@pytest.mark.parametrize("beside_weights", [False, True])
+def test_an_adapter_is_refused_with_how_to_merge_it(tmp_path: Path, beside_weights: bool) -> None:
+    folder = save_tiny(tmp_path / "m") if beside_weights else tmp_path
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(
+        ModelError, match=r"holds an adapter \(adapter_config\.json\); merge it [^\n]*merge_and_unload\(\)[^\n]*$"
+    ):
+        resolve_source(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("files", "match"),
+    [
+        (
+            ["README.md", "m.Q4_K_M.gguf", "m.Q8_0.gguf"],
+            r"GGUF files \(m.Q4_K_M.gguf, m.Q8_0.gguf\); fetch one \(hf download o/n m",
+        ),
+        (["adapter_config.json", "adapter_model.safetensors"], "an adapter without its base; merge the two"),
+        (["README.md"], r"it holds README\.md; expected config\.json"),
+        (None, "its base model if it is an adapter, or the path of a downloaded file"),
+    ],
+)
+def test_hub_repository_without_config(monkeypatch: pytest.MonkeyPatch, files: list[str] | None, match: str) -> None:
+    def missing(repo: str, file: str, revision: str | None) -> None:
+        raise FileNotFoundError(f"{repo}/{file}")
+
+    def listed(*_: object, **__: object) -> list[str]:
+        if files is None:
+            raise ConnectionError("offline")
+        return files
+
+    monkeypatch.setattr("prune2vec.backbone.source._download", missing)
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", listed)
+    with pytest.raises(ModelError, match=rf"o/n has no config\.json .*{match}") as caught:
+        resolve_source("o/n")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_id_with_an_adapter_beside_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_hub(tmp_path, "owner/name", "0" * 40, {"config.json": b"{}", "adapter_config.json": b"{}"})
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="owner/name holds an adapter"):
+        resolve_source("owner/name")

@@ -2,39 +2,48 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prune2vec.backbone.tokens import length_batches, tokenise
+from prune2vec.backbone.end_of_text import with_suffix
+from prune2vec.backbone.tokens import length_batches, tokenise, tokenise_text_alone
 from prune2vec.errors import DataError
-from prune2vec.records.text_format import TextFormat
 from tests.tiny import tiny_tokenizer
-
-PLAIN = TextFormat()
 
 
 def test_everything_is_pooled_without_instruction() -> None:
-    (row,) = tokenise(tiny_tokenizer(), [("", "the quick fox")], text_format=PLAIN, max_length=64)
+    (row,) = tokenise(tiny_tokenizer(), [("", "the quick fox")], max_length=64)
     assert row.start == 0
     assert list(row.ids) == tiny_tokenizer()("the quick fox")["input_ids"]
 
 
-def test_bos_instruction_and_prefix_are_not_pooled_and_the_suffix_is() -> None:
+def test_bos_is_pooled_without_a_prompt_and_with_it_neither_is() -> None:
+    tokenizer = with_suffix(tiny_tokenizer(bos=True), "</s>")
+    bare, prompted = tokenise(tokenizer, [("", "the quick fox"), ("<|user|>find it\n", "the quick fox")], max_length=64)
+    assert bare.start == 0
+    assert tokenizer.decode(prompted.ids[: prompted.start]) == "<s><|user|>find it\n"
+    assert tokenizer.decode(prompted.ids[prompted.start :]) == "the quick fox</s>"
+    (whole,) = tokenise(tokenizer, [("<|user|>find it\n", "the quick fox")], max_length=64, include_prompt=True)
+    assert (whole.ids, whole.start) == (prompted.ids, 0)
+
+
+def test_the_papers_code_pools_neither_bos_nor_prompt_and_the_suffix() -> None:
     tokenizer = tiny_tokenizer(bos=True)
-    layout = TextFormat(wrapper="custom", prefix="<|user|>", suffix="</s>", separator="\n")
-    (row,) = tokenise(tokenizer, [("find it", "the quick fox")], text_format=layout, max_length=64)
+    texts = [("<|user|>find it\n", "the quick fox"), ("", "quick")]
+    row, bare = tokenise_text_alone(tokenizer, texts, suffix="</s>", max_length=64)
+    assert tokenizer.decode(bare.ids[bare.start :]) == "quick</s>"
     assert tokenizer.decode(row.ids[: row.start]) == "<s><|user|>find it\n"
     assert tokenizer.decode(row.ids[row.start :]) == "the quick fox</s>"
 
 
 def test_a_token_across_the_boundary_counts_as_text() -> None:
     tokenizer = tiny_tokenizer()
-    (row,) = tokenise(tokenizer, [("find", "quick")], text_format=TextFormat(separator=" "), max_length=64)
+    (row,) = tokenise_text_alone(tokenizer, [("find ", "quick")], max_length=64)
     assert tokenizer.decode(row.ids[row.start]).startswith(" ")
     assert tokenizer.decode(row.ids[row.start :]) == " quick"
 
 
 def test_a_long_text_loses_its_end_and_keeps_prefix_and_suffix() -> None:
-    tokenizer = tiny_tokenizer(bos=True)
-    layout = TextFormat(wrapper="custom", prefix="<|user|>", suffix="</s>", separator="\n")
-    long, short = tokenise(tokenizer, [("find", "quick fox " * 50), ("find", "quick")], text_format=layout, max_length=20)
+    tokenizer = with_suffix(tiny_tokenizer(bos=True), "</s>")
+    prompt = "<|user|>find\n"
+    long, short = tokenise(tokenizer, [(prompt, "quick fox " * 50), (prompt, "quick")], max_length=20)
     assert len(long.ids) == 20
     assert long.truncated
     assert not short.truncated
@@ -45,12 +54,12 @@ def test_a_long_text_loses_its_end_and_keeps_prefix_and_suffix() -> None:
 
 def test_instruction_that_leaves_no_room() -> None:
     with pytest.raises(DataError, match="fill all 8 tokens"):
-        tokenise(tiny_tokenizer(), [("find " * 20, "quick")], text_format=PLAIN, max_length=8)
+        tokenise(tiny_tokenizer(), [("find " * 20, "quick")], max_length=8)
 
 
 def test_text_without_tokens() -> None:
     with pytest.raises(DataError, match="no tokens to pool"):
-        tokenise(tiny_tokenizer(), [("find", "")], text_format=PLAIN, max_length=8)
+        tokenise(tiny_tokenizer(), [("find", "")], max_length=8)
 
 
 @given(st.lists(st.integers(1, 300), max_size=60), st.integers(64, 1000))

@@ -45,9 +45,41 @@ def test_truncated_file_is_damaged(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "m")
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="damaged or cut short"):
+        WeightFiles.find(resolve_source(str(folder)))
+
+
+def test_the_single_file_is_read_where_an_old_index_lies_beside_it(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "m", seed=1, max_shard_size="40KB")
+    (save_tiny(tmp_path / "new", seed=2) / "model.safetensors").rename(folder / "model.safetensors")
     files = WeightFiles.find(resolve_source(str(folder)))
-    with pytest.raises(CheckpointError, match="damaged"):
-        list(files.read(["model.norm.weight"]))
+    expected = load_file(folder / "model.safetensors")
+    assert set(files.file_of.values()) == {"model.safetensors"}
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in files.read(files.file_of))
+
+
+@pytest.mark.parametrize("weight_map", [None, [], {}, "x", {"a": 1}, {"a": ""}])
+def test_an_index_of_another_form(tmp_path: Path, weight_map: object) -> None:
+    folder = save_tiny(tmp_path / "m", max_shard_size="40KB")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(
+        CheckpointError, match=r"^[^\n]*weight_map of model\.safetensors\.index\.json is broken; expected [^\n]+$"
+    ):
+        WeightFiles.find(resolve_source(str(folder)))
+
+
+@pytest.mark.parametrize(("change", "what"), [("drop", "holds also"), ("move", "does not hold")])
+def test_an_index_against_its_files(tmp_path: Path, change: str, what: str) -> None:
+    folder = save_tiny(tmp_path / "m", max_shard_size="40KB")
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    file = index["weight_map"].pop("model.norm.weight")
+    if change == "move":
+        index["weight_map"]["model.norm.weight"] = next(other for other in index["weight_map"].values() if other != file)
+    path.write_text(json.dumps(index))
+    files = WeightFiles.find(resolve_source(str(folder)))
+    with pytest.raises(CheckpointError, match=rf"{what} model\.norm\.weight, against model\.safetensors\.index"):
+        files.table([name for name in files.file_of if change == "drop" or name == "model.norm.weight"])
 
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors at all", b"\xff" * 64])

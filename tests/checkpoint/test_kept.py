@@ -31,7 +31,7 @@ def test_quantised_weights_are_one_line(tmp_path: Path) -> None:
     plan, stored = plan_for(folder, range(3)), load_file(folder / "model.safetensors")
     name = "model.layers.1.mlp.up_proj.weight"
     save_file({**stored, name: stored[name].to(torch.float8_e4m3fn)}, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UnsupportedModel, match=r"up_proj\.weight is stored in torch\.float8_e4m3fn.*convert the model"):
+    with pytest.raises(UnsupportedModel, match=r"up_proj\.weight is stored in F8_E4M3.*convert it to plain weights"):
         kept.read_kept(resolve_source(str(folder)), plan)
     entries = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**entries, "quantization_config": {"quant_method": "fp8"}}))

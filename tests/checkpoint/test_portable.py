@@ -7,10 +7,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from prune2vec.checkpoint import prune_model
-from prune2vec.checkpoint.portable import legacy_rope_entries, with_suffix
-from prune2vec.errors import ConfigError
+from prune2vec.checkpoint.portable import legacy_rope_entries
 from tests.checkpoint.plans import plan_for
-from tests.tiny import FAMILIES, save_tiny, tiny_tokenizer
+from tests.tiny import FAMILIES, save_tiny
 
 
 @pytest.fixture(scope="module")
@@ -108,14 +107,3 @@ def test_every_rotary_family_states_its_base_frequency(tmp_path: Path, family: s
     out = prune_model(str(model), plan_for(model, [0]), tmp_path / "out", max_length=64)
     config = json.loads((out / "config.json").read_text())
     assert ("rope_theta" in config) == bool(config.get("rope_parameters"))
-
-
-def test_suffix_of_one_special_token() -> None:
-    tokenizer = with_suffix(tiny_tokenizer(bos=True), "</s>")
-    assert tokenizer("quick").tokens() == ["<s>", *tiny_tokenizer()("quick").tokens(), "</s>"]
-
-
-@pytest.mark.parametrize("suffix", ["[/INST]", "</s></s>", "a"])
-def test_other_suffixes_are_refused(suffix: str) -> None:
-    with pytest.raises(ConfigError, match="one special token"):
-        with_suffix(tiny_tokenizer(), suffix)

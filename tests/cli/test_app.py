@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pkgutil
+import platform
+import re
 import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import click
@@ -98,6 +101,47 @@ def test_version(cli: Cli) -> None:
     import prune2vec
 
     assert cli("--version").out == f"prune2vec {prune2vec.__version__}\n"
+
+
+def test_versions_of_all_that_matters(cli: Cli) -> None:
+    first, python, *packages = cli("--version", "--verbose").out.splitlines()
+    assert cli("--verbose", "--version").out.splitlines() == [first, python, *packages]
+    assert first == cli("--version").out.strip()
+    assert python.startswith(f"python {platform.python_version()} (")
+    found = {name: rest for name, _, rest in (line.partition(" ") for line in packages)}
+    assert {"torch", "transformers", "sentence-transformers", "peft", "mteb", "faiss-cpu"} <= set(found)
+    assert not {"pytest", "ruff", "prune2vec"} & set(found)
+    assert re.fullmatch(rf"{re.escape(version('transformers'))} \(tested: .*>=5.*\)", found["transformers"])
+
+
+def test_an_extra_that_is_not_there_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def only_ours(name: str) -> str:
+        if name != "prune2vec":
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr("prune2vec.cli.versions.version", only_ours)
+    out = cli("--version", "--verbose").out
+    assert re.search(r"^mteb not installed; pip install 'prune2vec\[eval\]' \(tested: ", out, re.MULTILINE)
+    assert re.search(r"^torch not installed; pip install 'prune2vec' \(tested: ", out, re.MULTILINE)
+
+
+def test_verbose_alone_is_no_command(cli: Cli) -> None:
+    assert "--verbose goes with --version" in cli("--verbose", "methods").err
+
+
+@pytest.mark.parametrize("package", ["torch", "transformers", "numpy", "pydantic"])
+def test_a_package_that_is_missing_is_one_line(tmp_path: Path, package: str) -> None:
+    probe = f"import sys; sys.modules[{package!r}] = None; from prune2vec.cli.app import entry; entry()"
+    (tmp_path / "triplets.jsonl").write_text('{"anchor": "a", "positive": "b", "negative": "c"}\n', encoding="utf-8")
+    words = ["profile", "nothing", "--texts", "triplets.jsonl", "-o", "profile.json"]
+    (tmp_path / "nothing").mkdir()
+    done = subprocess.run([sys.executable, "-c", probe, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: the installation is not whole: ")
+    assert package in line
+    assert line.endswith("pip install prune2vec brings what it needs, prune2vec --version --verbose lists what is there")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,14 @@ from tests.tiny import tiny_model, tiny_tokenizer
 QUICK: dict[str, Any] = {"dtype": "float32", "device": "cpu", "speed_texts": 3, "speed_repeats": 2, "batch_size": 8}
 
 
-def save_tiny_encoder(folder: Path, *, seed: int = 0, prompts: dict[str, str] | None = None, broken: bool = False) -> Path:
+def save_tiny_encoder(
+    folder: Path,
+    *,
+    seed: int = 0,
+    prompts: dict[str, str] | None = None,
+    default_prompt: str | None = None,
+    broken: bool = False,
+) -> Path:
     """Write a stock sentence-transformers folder with a random llama in it; ``broken`` puts NaN into its weights."""
     bare = folder.with_name(folder.name + "-bare")
     model = tiny_model("llama", seed)
@@ -27,7 +34,10 @@ def save_tiny_encoder(folder: Path, *, seed: int = 0, prompts: dict[str, str] | 
     tiny_tokenizer().save_pretrained(bare)
     pooling = Pooling(32, pooling_mode="weightedmean", include_prompt=False)
     encoder = SentenceTransformer(
-        modules=[Transformer(str(bare), max_seq_length=64), pooling, Normalize()], prompts=prompts, device="cpu"
+        modules=[Transformer(str(bare), max_seq_length=64), pooling, Normalize()],
+        prompts=prompts,
+        default_prompt_name=default_prompt,
+        device="cpu",
     )
     encoder.save_pretrained(str(folder), create_model_card=False)
     return folder

@@ -11,7 +11,7 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 
 from prune2vec.checkpoint import load_encoder
 from prune2vec.encoding import Engine
-from prune2vec.errors import CheckpointError, ConfigError, EvaluationError
+from prune2vec.errors import CheckpointError, ConfigError
 from prune2vec.evaluation.encoders import LoadedEncoder, load_for_evaluation
 from prune2vec.evaluation.encoding import encode_texts
 from prune2vec.evaluation.settings import EvaluateSettings
@@ -71,7 +71,7 @@ def test_a_damaged_folder_is_one_line(encoder_folder: Path, tmp_path: Path) -> N
 
 
 def test_nan_weights_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="not finite"):
+    with pytest.raises(CheckpointError, match=r"the vectors of .*nan are not finite, first that of 'a'"):
         load_for_evaluation(save_tiny_encoder(tmp_path / "nan", broken=True), SETTINGS)
 
 

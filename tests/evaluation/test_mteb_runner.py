@@ -6,17 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import datasets
+import mteb
 import numpy as np
 import pytest
+from mteb.models import SentenceTransformerEncoderWrapper
 from scipy.stats import spearmanr
+from sentence_transformers import SentenceTransformer
 
 from prune2vec.encoding import Engine
 from prune2vec.errors import EvaluationError
-from prune2vec.evaluation.encoders import LoadedEncoder
-from prune2vec.evaluation.mteb_runner import TaskUnavailable, run_task, task_data
+from prune2vec.evaluation.encoders import LoadedEncoder, load_for_evaluation
+from prune2vec.evaluation.mteb_runner import TaskUnavailable, _load_task, _quiet_libraries, run_task, task_data
 from prune2vec.evaluation.presets import PINNED
 from prune2vec.evaluation.results import TaskScore
-from tests.evaluation.helpers import write_rows
+from prune2vec.evaluation.settings import EvaluateSettings
+from tests.evaluation.helpers import QUICK, save_tiny_encoder, write_rows
 
 SCIFACT, STS, BANKING = PINNED["SciFact"], PINNED["STSBenchmark"], PINNED["Banking77Classification"]
 
@@ -44,6 +48,52 @@ def test_prompts_reach_the_texts_and_leave_the_encoder_as_it_was(encoder: Loaded
         assert score.score == pytest.approx(expected)
         assert score.prompts == {"text": prompt}
     assert encoder.model.prompts == own
+
+
+BY_TYPE = {"STS": "sts | ", "Classification": "class | ", "Retrieval-query": "rq | ", "Retrieval-document": "rd | "}
+BY_NAME = {"STSBenchmark": "b | ", "SciFact-query": "sf | ", "SciFact": "s | ", "query": "q | ", "document": "d | "}
+
+
+@pytest.mark.parametrize("with_engine", [True, False])
+@pytest.mark.parametrize(
+    ("prompts", "default", "expected"),
+    [
+        (BY_TYPE, None, [{"query": "rq | ", "document": "rd | "}, {"text": "sts | "}, {"text": "class | "}]),
+        (BY_NAME, None, [{"query": "sf | ", "document": "s | "}, {"text": "b | "}, {"text": ""}]),
+        # What mteb does not find is sentence-transformers' to choose; it saves an empty prompt for documents.
+        ({"query": "q: ", "passage": "p: "}, "query", [{"query": "q: ", "document": ""}, {"text": "q: "}, {"text": "q: "}]),
+        (
+            {"Retrieval": "r | ", "other": "o | "},
+            "other",
+            [{"query": "r | ", "document": "r | "}, {"text": "o | "}, {"text": "o | "}],
+        ),
+        ({}, None, [{"query": "", "document": ""}, {"text": ""}, {"text": ""}]),
+    ],
+)
+def test_own_prompts_are_those_that_mteb_s_wrapper_uses(
+    tmp_path: Path,
+    mirror: Path,
+    prompts: dict[str, str],
+    default: str | None,
+    expected: list[dict[str, str]],
+    with_engine: bool,
+) -> None:
+    folder = save_tiny_encoder(tmp_path / "encoder", prompts=prompts, default_prompt=default)
+    ours = load_for_evaluation(folder, EvaluateSettings(**QUICK))
+    assert ours.engine is not None
+    ours = ours if with_engine else replace(ours, engine=None)
+    for task, used in zip((SCIFACT, STS, BANKING), expected, strict=True):
+        data = task_data(task, mirror)
+        found = run_task(ours, task, data=data, prompts=None, batch_size=8)
+        assert found.prompts == used
+        with _quiet_libraries():
+            wrapper = SentenceTransformerEncoderWrapper(SentenceTransformer(str(folder), device="cpu"))
+            results = mteb.evaluate(
+                wrapper, _load_task(task, data), cache=None, co2_tracker=False, encode_kwargs={"batch_size": 8}
+            )
+        scores = [float(row["main_score"]) for rows in results.task_results[0].scores.values() for row in rows]
+        assert found.score == pytest.approx(np.mean(scores), abs=1e-5)
+    assert ours.model.prompts == SentenceTransformer(str(folder), device="cpu").prompts
 
 
 def test_a_prompt_that_the_engine_cannot_take_is_left_to_sentence_transformers(

@@ -80,8 +80,32 @@ def test_distractors_join_the_corpus_once(triplets_file: Path, tmp_path: Path) -
     assert len(more) == len(plain) + 1
 
 
+def test_the_right_answer_does_not_come_in_again(tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "data.jsonl", [{"query": "q", "positive": " the answer\n"}])
+    rows = [
+        {"text": "the answer"},
+        {"title": "", "text": " the  answer"},
+        {"title": "q", "text": " the answer\n"},
+        {"text": "x"},
+    ]
+    extra = write_rows(tmp_path / "corpus.jsonl", rows)
+    found = load_retrieval(data, EvaluateSettings(**QUICK, corpus=extra))
+    assert found.corpus == {"d0": " the answer\n", "extra-0": "x"}
+    (tmp_path / "corpus.txt").write_text("the answer\nx\n", encoding="utf-8")
+    assert load_retrieval(data, EvaluateSettings(**QUICK, corpus=tmp_path / "corpus.txt")) == found
+
+
+def test_of_a_folder_the_held_out_files_are_evaluated_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "validation", "test"):
+        write_rows(tmp_path / f"{split}-00000-of-00001.jsonl", [{"query": f"{split} q", "positive": f"{split} p"}])
+    assert load_retrieval(tmp_path, SETTINGS).queries == {"q0": "test q"}
+    assert load_retrieval(tmp_path, EvaluateSettings(**QUICK, split="dev")).queries == {"q0": "validation q"}
+    assert "the held-out files are validation-00000-of-00001.jsonl; left out test-0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
-    ("line", "words"), [("{", r"corpus\.jsonl:1: not JSON"), ('{"txt": 1}', r'corpus\.jsonl:1: no "text"')]
+    ("line", "words"),
+    [("{", r"corpus\.jsonl:1: not JSON"), ('{"txt": 1}', r"corpus\.jsonl:1: no column 'text'; did you mean 'txt'")],
 )
 def test_a_broken_corpus_is_one_line(triplets_file: Path, tmp_path: Path, line: str, words: str) -> None:
     path = tmp_path / "corpus.jsonl"

@@ -79,7 +79,7 @@ def test_broken_files_are_one_line(tmp_path: Path) -> None:
     path.write_text("{", encoding="utf-8")
     with pytest.raises(DataError, match=r"results\.json:1"):
         Results.load(path)
-    path.write_text('{"format": "prune2vec.plan/2"}', encoding="utf-8")
+    path.write_text('{"format": "prune2vec.plan/3"}', encoding="utf-8")
     with pytest.raises(EvaluationError, match="not a results file"):
         Results.load(path)
     path.write_text(json.dumps({**RESULTS.to_json(), "tasks": [{"name": "x"}]}), encoding="utf-8")

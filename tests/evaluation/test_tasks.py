@@ -1,16 +1,17 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from prune2vec.errors import EvaluationError
+from prune2vec.errors import EvaluationError, MissingExtra
+from prune2vec.evaluation import evaluate_encoder
 from prune2vec.evaluation.presets import PINNED, PRESETS
 from prune2vec.evaluation.tasks import resolve_tasks, task_prompts
 from prune2vec.records.text_format import TextFormat
 
 FORMAT = TextFormat(prefix="<user>", separator="; ")
-OWN = {"query": "query: ", "document": ""}
 
 
 def test_presets_and_names_are_joined_once() -> None:
@@ -57,18 +58,13 @@ def test_an_absent_mirror_is_one_line(tmp_path: Path) -> None:
 
 
 def test_instructions_go_where_the_papers_put_them() -> None:
-    asked = {task.name: task_prompts(task, "mteb", text_format=FORMAT, own=OWN) for task in PINNED.values()}
+    asked = {task.name: task_prompts(task, FORMAT) for task in PINNED.values()}
     claim = "<user>Given a scientific claim, retrieve documents that support or refute the claim; "
     assert asked["SciFact"] == {"query": claim, "document": "<user>"}
     duplicate = "<user>Retrieve duplicate questions from StackOverflow forum; "
     assert asked["StackOverflowDupQuestions"] == {"query": duplicate, "document": duplicate}
     assert asked["STS17"] == {"text": "<user>Retrieve semantically similar text.; "}
     assert all(list(asked[name]) == ["text"] for name, task in PINNED.items() if task.type not in ("Retrieval", "Reranking"))
-
-
-def test_without_instructions_the_encoders_own_prompts_stand() -> None:
-    assert task_prompts(PINNED["SciFact"], "none", text_format=FORMAT, own=OWN) == OWN
-    assert task_prompts(PINNED["STS17"], "none", text_format=FORMAT, own=OWN) == {"text": "<user>"}
 
 
 def test_an_instruction_of_a_list_stays_with_the_list() -> None:
@@ -82,10 +78,16 @@ def test_an_instruction_of_a_list_stays_with_the_list() -> None:
 
 def test_effirs_prompt_is_word_for_word_whatever_the_encoders_separator() -> None:
     for task in PRESETS["beir-13"]:
-        found = task_prompts(task, "mteb", text_format=TextFormat(separator="; "), own=OWN)
+        found = task_prompts(task, TextFormat(separator="; "))
         expected = "<instruct>Given a query, retrieve relevant passages that answer the query.\n<query>"
         assert found == {"query": expected, "document": ""}
-        assert task_prompts(task, "none", text_format=TextFormat(), own=OWN) == OWN
+
+
+@pytest.mark.parametrize("names", ["SciFact", "mteb-15", "Banking77Classification"])
+def test_without_mteb_no_encoder_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: str) -> None:
+    monkeypatch.setitem(sys.modules, "mteb", None)
+    with pytest.raises(MissingExtra, match=r"needs the package mteb; install it with: pip install 'prune2vec\[eval\]'"):
+        evaluate_encoder(tmp_path / "not there", tasks=names)
 
 
 @pytest.mark.parametrize("names", ["mteb-15,beir-13", "beir-13,mteb-15", "SciFact,beir-13", "beir-13,ArguAna"])

@@ -46,6 +46,11 @@ def test_rendered_on_lines_of_limited_width() -> None:
     assert lines[2] == "  0.250  short"
 
 
+def test_what_texts_hold_does_not_steer_a_terminal() -> None:
+    one = Answer(query="q\x1b]0;x\x07\n---", hits=(Hit(name="n\u202e", text="t\x9b", score=0.5),))
+    assert one.render() == "q\\x1b]0;x\\x07 ---\n  0.500  n\\u202e: t\\x9b"
+
+
 def test_nothing_to_search(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no texts to search"):
         answer(tmp_path, [], ["q"])

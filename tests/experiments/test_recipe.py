@@ -86,7 +86,10 @@ def test_yaml_round_trip(recipe_file: Path, tmp_path: Path) -> None:
         ("variants:\n  - {name: a, method: full, parameters: {depth: 1}}\n", "method full keeps every layer"),
         ("model: ./models/x\n", r"recipe\.yaml:4: .*models/x does not exist"),
         ("evaluate:\n  mirror: nowhere\n", r"recipe\.yaml:5: .*nowhere does not exist"),
-        ("profile:\n  pooling: mean\n", r"recipe\.yaml:5: profile\.pooling is 'mean', prune\.pooling 'weightedmean'"),
+        (
+            "prune:\n  pooling: mean\n",
+            r"recipe\.yaml:5: prune\.pooling is 'mean', profile\.pooling None; give it in profile alone",
+        ),
         ("prune:\n  revision: abc\n", r"recipe\.yaml:5: give revision once, at the top"),
     ],
 )

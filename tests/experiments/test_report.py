@@ -52,6 +52,18 @@ def test_report_loads_nothing(run: Run) -> None:
         assert part in text
 
 
+def test_texts_and_names_stay_what_they_are_in_both_reports(run: Run) -> None:
+    evil = "a\x1b[31m\x07\u202e\n# b <img src=x> [c](http://d) `e` |"
+    run(queries=[evil], small=SmallStages(full_report=True))
+    page = (run.output / "report.html").read_text(encoding="utf-8")
+    text = (run.output / "report.md").read_text(encoding="utf-8")
+    for written in (page, text):
+        assert not set("\x1b\x07\u202e") & set(written)
+        assert "<img" not in written
+    assert "**a\\\\x1b\\[31m\\\\x07\\\\u202e # b &lt;img src=x&gt; \\[c\\](http://d) \\`e\\` \\|**" in text
+    assert "a\\x1b[31m\\x07\\u202e\n# b &lt;img src=x&gt;" in page
+
+
 def test_markdown_report(run: Run) -> None:
     run()
     text = (run.output / "report.md").read_text(encoding="utf-8")

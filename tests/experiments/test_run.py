@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from prune2vec.errors import CheckpointError, ConfigError, Prune2vecError, TrainingError
+from prune2vec.errors import CheckpointError, ConfigError, EvaluationError, MissingExtra, Prune2vecError, TrainingError
 from prune2vec.experiments.run import run_recipe
 from prune2vec.experiments.stages import real_stages
 from prune2vec.records.plan import PruningPlan
@@ -72,6 +73,17 @@ def test_leftovers_of_a_killed_run_are_cleared(run: Run) -> None:
     (run.output / "small" / ".encoder.training" / ".state.json.partial-7").write_text("half")
     run()
     assert not list(run.output.glob("**/.*partial*"))
+
+
+def test_what_late_stages_would_refuse_is_refused_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="'tensorbord' cannot be used"):
+        run(train={"report_to": "tensorbord"})
+    with pytest.raises(EvaluationError, match="no task is called 'SciFatc'"):
+        run(evaluate={"tasks": ["SciFatc"]})
+    monkeypatch.setitem(sys.modules, "mteb", None)
+    with pytest.raises(MissingExtra, match=r"prune2vec\[eval\]"):
+        run(evaluate={"tasks": ["SciFact"]}, dry_run=True)
+    assert not run.output.exists()
 
 
 def test_folder_in_use(run: Run) -> None:

@@ -113,30 +113,24 @@ def test_the_other_stages_settings_are_the_sections(tmp_path: Path) -> None:
         recipe_values(
             tmp_path,
             variants=[depth("thin", 6, slim={"width_cut": "30%", "steps": 7})],
-            profile={"pooling": "mean"},
-            prune={"pooling": "mean", "instruction": "find"},
-            train={"hard_negatives": 7, "scale": 20, "max_length": 64},
+            profile={"pooling": "mean", "instruction": "find"},
+            prune={"pooling": "mean"},
+            train={"hard_negatives": 7, "scale": 20},
             revision="abc",
         )
     )
     made = recipe.slim_settings(recipe.variants[0])
-    assert (made.pooling, made.instruction, made.hard_negatives, made.scale, made.max_length) == ("mean", "find", 7, 20, 64)
+    # What a text is comes with the plan.
+    assert (made.pooling, made.instruction, made.hard_negatives, made.scale, made.max_length) == (None, None, 7, 20, None)
     assert (made.steps, made.width_cut, made.revision) == (7, Fraction(3, 10), "abc")
-    untrained = Recipe.of(recipe_values(tmp_path, train=None, prune={"max_length": 32}))
-    assert untrained.slim_settings(untrained.variants[0]).max_length == 32
-    for trained, pruned, shorter in ((512, 32, 32), (32, 512, 32), (64, 64, 64)):
-        recipe = Recipe.of(recipe_values(tmp_path, train={"max_length": trained}, prune={"max_length": pruned}))
-        assert recipe.slim_settings(recipe.variants[0]).max_length == shorter, "the trainer takes the smaller one"
-    own = Recipe.of(recipe_values(tmp_path, train={"instruction": "e5"}))
-    assert own.slim_settings(own.variants[0]).instruction == "e5"
 
 
 @pytest.mark.parametrize(
     ("slim", "message"),
     [
-        ({"pooling": "mean"}, "variant 'thin': give pooling once, in prune, not in slim"),
+        ({"pooling": "mean"}, "variant 'thin': give pooling once, in profile, not in slim"),
         ({"hard_negatives": 1}, "variant 'thin': give hard_negatives once, in train, not in slim"),
-        ({"max_length": 512}, "variant 'thin': give max_length once, in train, not in slim"),
+        ({"max_length": 512}, "variant 'thin': give max_length once, in profile, not in slim"),
         ({"hard_negatives": 7}, "variant 'thin': give hard_negatives once, in train, not in slim"),
         ({"ranking": "gate"}, "variant 'thin': no ranking is called 'gate'; did you mean 'gates'"),
         ({"step": 3}, "unknown key .*did you mean 'steps'"),

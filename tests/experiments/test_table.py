@@ -25,3 +25,9 @@ def test_markdown_escapes_bars() -> None:
 
 def test_empty_columns_go() -> None:
     assert TABLE.without_empty_columns().header == ("name", "n")
+
+
+def test_cells_keep_to_their_place() -> None:
+    table = Table(("variant", "score"), (("a|b\n<i>\x1b", "1"),))
+    assert table.to_markdown().splitlines()[-1] == "| a\\|b &lt;i&gt;\\\\x1b | 1 |"
+    assert table.to_text().splitlines()[-1] == "a|b <i>\\x1b      1"

@@ -82,7 +82,7 @@ def test_a_plan_is_slimmed_once_its_neurons_are_known() -> None:
 def test_the_file_is_readable(tmp_path: Path) -> None:
     made_plan().save(tmp_path / "plan.json")
     value = json.loads((tmp_path / "plan.json").read_text())
-    assert (value["format"], value["num_layers"], value["keep_layers"]) == ("prune2vec.plan/2", 4, [0, 2])
+    assert (value["format"], value["num_layers"], value["keep_layers"]) == ("prune2vec.plan/3", 4, [0, 2])
     assert list(value)[-1] == "shape", "the long part comes last"
 
 
@@ -110,6 +110,7 @@ def test_the_digest_sees_every_field() -> None:
         made_plan(neurons={2: (1, 2)}),
         made_plan(neurons={0: (1, 3)}),
         made_plan(neurons={0: (1, 2), 2: (5,)}),
+        made_plan(text=TextSettings(pooling="mean")),
     ]
     assert len({plan.digest for plan in plans}) == len(plans)
     changed = {name for plan in plans for name in vars(plan) if getattr(plan, name) != getattr(plans[0], name)}
@@ -171,7 +172,7 @@ def test_layers_that_no_model_could_keep_are_refused(keep: tuple[int, ...], mess
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"format": "prune2vec.plan/1"}, PlanError, "not a plan (expected format 'prune2vec.plan/2')"),
+        ({"format": "prune2vec.plan/1"}, PlanError, "not a plan (expected format 'prune2vec.plan/3')"),
         ({"model": "a name"}, PlanError, "broken plan"),
         ({"parameters": 3}, PlanError, "broken plan"),
         ({"keep_layers": 3}, PlanError, "broken plan"),

@@ -52,7 +52,7 @@ def test_every_float_survives_the_file(loss: list[float], tmp_path_factory: pyte
 def test_the_file_holds_the_curve_under_layer_loss_loss(tmp_path: Path) -> None:
     PROFILE.save(tmp_path / "profile.json")
     value = json.loads((tmp_path / "profile.json").read_text())
-    assert value["format"] == "prune2vec.profile/1"
+    assert value["format"] == "prune2vec.profile/2"
     assert value["layer_loss"]["loss"] == [3.0, 1.0, 2.0, 2.5]
 
 
@@ -136,7 +136,7 @@ def test_what_is_missing_is_named_together_with_what_a_new_run_would_lose(sectio
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"format": "prune2vec.profile/9"}, ProfileError, "not a profile (expected format 'prune2vec.profile/1')"),
+        ({"format": "prune2vec.profile/9"}, ProfileError, "not a profile (expected format 'prune2vec.profile/2')"),
         ({"format": None}, ProfileError, "not a profile"),
         ({"shape": None}, ProfileError, "broken profile ('shape')"),
         ({"layer_loss": None}, ProfileError, "broken profile ('layer_loss')"),

@@ -1,6 +1,9 @@
-from prune2vec.records.text_format import TextFormat
+from typing import Any
+
+from prune2vec.backbone.text import PreparedText, prepare_text
+from prune2vec.records.text_settings import TextSettings
 from prune2vec.scorers.groups import distinct_rows, token_count, tokenise_groups
-from prune2vec.texts import Instructions, Triplet
+from prune2vec.texts import Triplet
 from tests.tiny import tiny_tokenizer
 
 
@@ -8,10 +11,14 @@ def triplet(anchor: str, *negatives: str) -> Triplet:
     return Triplet(anchor=anchor, positive=f"{anchor} yes", negatives=negatives)
 
 
+def prepared(**settings: Any) -> PreparedText:
+    return prepare_text(TextSettings(max_length=32, **settings), tiny_tokenizer(), context=256)
+
+
 def test_roles_stay_apart() -> None:
     tokenizer = tiny_tokenizer()
     rows = [triplet("quick", "n1", "n2"), triplet("brown"), triplet("fox", "n3")]
-    (group,) = tokenise_groups(tokenizer, [rows], instructions=Instructions(), text_format=TextFormat(), max_length=32)
+    (group,) = tokenise_groups([rows], prepared())
 
     def texts(part: object) -> list[str]:
         return [tokenizer.decode(row.ids) for row in part]  # type: ignore[attr-defined]
@@ -23,16 +30,13 @@ def test_roles_stay_apart() -> None:
 
 def test_instruction_stands_before_queries_only() -> None:
     tokenizer = tiny_tokenizer()
-    instructions = Instructions.parse("find", None)
-    (group,) = tokenise_groups(
-        tokenizer, [[triplet("quick", "no")]], instructions=instructions, text_format=TextFormat(separator="; "), max_length=32
-    )
-    assert tokenizer.decode(group.queries[0].ids) == "find; quick"
+    (group,) = tokenise_groups([[triplet("quick", "no")]], prepared(instruction="find"))
+    assert tokenizer.decode(group.queries[0].ids) == "find\nquick"
     assert tokenizer.decode(group.positives[0].ids) == "quick yes"
 
 
 def test_equal_texts_count_once() -> None:
     rows = [triplet("quick", "same"), triplet("brown", "same")]
-    groups = tokenise_groups(tiny_tokenizer(), [rows], instructions=Instructions(), text_format=TextFormat(), max_length=32)
+    groups = tokenise_groups([rows], prepared())
     assert len(distinct_rows(groups)) == 5
     assert token_count(groups) == sum(len(row.ids) for row in distinct_rows(groups))

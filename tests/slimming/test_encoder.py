@@ -22,8 +22,9 @@ TEXTS = ["one text", "another, longer text with 12 words", "x"]
 def test_subject_is_the_encoder_that_prune_writes(tmp_path: Path, family: str, how: dict[str, Any]) -> None:
     model, plan = tiny_plan(tmp_path, family, drop_attention=(), drop_mlp=(), width_cut=Fraction(0))
     settings = SlimSettings(**{**QUICK, **how})
+    plan = plan.with_text(settings)
     subject = load_subject(str(model), plan, settings, identity={}, output=tmp_path / "slim.json")
-    prune_model(str(model), plan, tmp_path / "small", max_length=32, **how)
+    prune_model(str(model), plan, tmp_path / "small")
     written = load_encoder(tmp_path / "small", device="cpu", dtype="float32")
     for prompt in ("", "find: \n"):
         expected, found = (
@@ -35,7 +36,7 @@ def test_subject_is_the_encoder_that_prune_writes(tmp_path: Path, family: str, h
 
 def test_weights_are_the_models_own(tmp_path: Path) -> None:
     model, plan = tiny_plan(tmp_path)
-    full = replace(plan, width_cut=Fraction(0))
+    full = replace(plan, width_cut=Fraction(0)).with_text(SlimSettings(**QUICK))
     subject = load_subject(str(model), full, SlimSettings(**QUICK), identity={}, output=tmp_path / "slim.json")
     assert list(subject.blocks) == [0, 1, 4], "layer 2 has no MLP, layer 3 is not kept"
     assert subject.encoder.max_seq_length == 32

@@ -181,3 +181,13 @@ def test_gates_move_in_a_bf16_model(tmp_path: Path) -> None:
     # Six AdamW steps of 1e-2 that mostly agree; none could leave 1 in bf16 steps of less than 0.004.
     assert moved.median() > 0.01
     assert {tensor.dtype for tensor in subject.model.state_dict().values() if tensor.is_floating_point()} == {torch.bfloat16}
+
+
+def test_sizes_that_differ_from_layer_to_layer_are_compared_within_layers() -> None:
+    scores = {0: torch.tensor([100.0, 300.0]), 3: torch.tensor([0.1, 0.3]), 4: torch.zeros(2)}
+    for name in ("activation", "magnitude", "wanda"):
+        found = rankings.comparable(name, scores)
+        assert [found[layer].tolist() for layer in scores] == [[0.5, 1.5], pytest.approx([0.5, 1.5]), [0.0, 0.0]]
+    # These are in units of the loss, or learnt against each other.
+    assert rankings.comparable("gates", scores) is scores
+    assert rankings.comparable("taylor", scores) is scores

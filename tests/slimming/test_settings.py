@@ -56,7 +56,7 @@ def test_what_a_ranking_does_not_read_is_not_of_its_identity() -> None:
     for ranking, unread, read in (
         ("gates", {"batches": 3}, {"steps": 3}),
         ("activation", {"steps": 3}, {"batches": 3}),
-        ("wanda", {"scale": 3}, {"max_length": 33}),
+        ("wanda", {"scale": 3, "max_length": 33}, {"seed": 3}),
         ("taylor", {"learning_rate": 3}, {"scale": 3}),
     ):
         base = SlimSettings(ranking=ranking).identity()
@@ -74,5 +74,5 @@ def test_only_what_decides_the_scores_is_their_identity() -> None:
     base = SlimSettings().identity()
     for change in ({"width_cut": "30%"}, {"floor": "10%"}, {"multiple": 64}, {"uniform": True}, {"save_every": 7}):
         assert SlimSettings(**change).identity() == base
-    for change in ({"ranking": "wanda"}, {"learning_rate": 0.1}, {"gate_penalty": 0.0}, {"seed": 1}, {"pooling": "mean"}):
+    for change in ({"ranking": "wanda"}, {"learning_rate": 0.1}, {"gate_penalty": 0.0}, {"seed": 1}, {"batch_size": 7}):
         assert SlimSettings(**change).identity() != base

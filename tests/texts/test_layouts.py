@@ -46,6 +46,41 @@ def test_dataset_and_group_columns_override() -> None:
     assert (found[0].dataset, found[0].group) == ("squad", "numpy")
 
 
+@pytest.mark.parametrize(
+    ("columns", "negatives"),
+    [
+        ({"positive": "p", "negative": ["n", "m"]}, ("n", "m")),
+        ({"positive": ["p"], "negatives": ["n", None, " "]}, ("n",)),
+        ({"positives": ["p"], "negatives": ["n"]}, ("n",)),
+        ({"positive": "p", "negative": "n", "negatives": ["m"]}, ("n", "m")),
+        ({"positive": "p", "negative1": "n", "negative2": "m", "negative10": None}, ("n", "m")),
+        ({"positive": "p", "neg_1": "n", "neg_2": "m"}, ("n", "m")),
+        ({"pos": "p", "neg": "n"}, ("n",)),
+        (
+            {
+                "positive_passages": [{"docid": "1", "title": "", "text": "p"}],
+                "negative_passages": [{"docid": "2", "title": "T", "text": "n"}],
+            },
+            ("T n",),
+        ),
+    ],
+)
+def test_the_ways_in_which_rows_hold_their_texts(columns: Mapping[str, Any], negatives: tuple[str, ...]) -> None:
+    assert _triplets({"query": "q", **columns}) == [
+        Triplet(anchor="q", positive="p", negatives=negatives, dataset="f", line=16)
+    ]
+
+
+@pytest.mark.parametrize(
+    "columns", [{"positive": "p", "negatives": None}, {"pos": ["p"], "neg": None}, {"pos": None, "neg": ["n"]}]
+)
+def test_null_lists_are_empty(columns: Mapping[str, Any]) -> None:
+    assert _triplets({"query": "q", **columns}) == []
+    assert [row.negatives for row in _triplets({"query": "q", **columns}, require_negative=False)] == [()] * bool(
+        columns.get("positive", columns.get("pos"))
+    )
+
+
 @pytest.mark.parametrize("empty", ["anchor", "positive", "negative"])
 def test_rows_with_an_empty_text_give_nothing(empty: str) -> None:
     assert _triplets({"anchor": "a", "positive": "p", "negative": "n"} | {empty: " \n"}) == []
@@ -66,8 +101,13 @@ def test_pairs_are_enough_where_no_negative_is_required() -> None:
         ({}, "found none"),
         ({"query": 3, "positive": "p", "negative": "n"}, "query is int, expected a string"),
         ({"query": "a", "positive": None, "negative": "n"}, "positive is null, expected a string"),
-        ({"query": "a", "positive": "p", "negative": ["n"]}, "negative is list, expected a string"),
-        ({"query": "a", "pos": "p", "neg": ["n"]}, "pos is str, expected a list of strings"),
+        ({"query": "a", "positive": "p", "negative": [["n"]]}, "negative is list, expected a string"),
+        ({"query": "a", "pos": {"txt": "p"}, "neg": ["n"]}, "pos: no column 'text'; did you mean 'txt'"),
+        (
+            {"query": "a", "pos": ["p"], "neg": ["n"], "pos_scores": [float("nan")], "neg_scores": [1]},
+            "must be a list of numbers",
+        ),
+        ({"query": "a", "pos": ["p"], "neg": ["n"], "pos_scores": [1], "neg_scores": [10**400]}, "must be a list of numbers"),
         ({"query": "a", "pos": ["p"], "neg": [4]}, "neg is int, expected a string"),
         ({"query": "a", "positive": "p", "negative": "n", "dataset": 5}, "dataset is int"),
         ({"query": "a\ud800", "positive": "p", "negative": "n"}, r"query holds half a character \(\\ud800 at 1\)"),

@@ -32,14 +32,14 @@ def test_wrong_encoding_names_line_and_byte(tmp_path: Path) -> None:
         list(read_lines(path))
 
 
-@pytest.mark.parametrize("damage", ["not gzip", "cut", "flipped"])
-def test_broken_gzip_is_one_line(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize(("damage", "line"), [("not gzip", "1"), ("cut", r"\d+"), ("flipped", "501")])
+def test_broken_gzip_is_one_line(tmp_path: Path, damage: str, line: str) -> None:
     whole = bytearray(gzip.compress("".join(f"line {number**3}\n" for number in range(500)).encode()))
     if damage == "flipped":
         whole[-8] ^= 0xFF  # the checksum
     path = tmp_path / "x.gz"
     path.write_bytes({"not gzip": b"plain text", "cut": bytes(whole[:-20]), "flipped": bytes(whole)}[damage])
-    with pytest.raises(DataError, match=r"x\.gz: broken gzip file") as caught:
+    with pytest.raises(DataError, match=rf"x\.gz:{line}: broken gzip file") as caught:
         list(read_lines(path))
     assert "\n" not in str(caught.value)
 
@@ -47,3 +47,10 @@ def test_broken_gzip_is_one_line(tmp_path: Path, damage: str) -> None:
 def test_missing_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot read .*gone: No such file"):
         list(read_lines(tmp_path / "gone"))
+
+
+@pytest.mark.parametrize("content", [b"a\nb\0c\n", "a\nb\n".encode("utf-16-le")])
+def test_nul_bytes_are_no_text(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.txt").write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.txt:[12]: holds a NUL byte"):
+        list(read_lines(tmp_path / "x.txt"))

@@ -7,6 +7,7 @@ import json
 from itertools import islice
 from pathlib import Path
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -54,9 +55,37 @@ def test_folder_reads_files_by_name_and_leaves_held_out_ones(tmp_path: Path) -> 
     assert load_triplets(tmp_path) == _expected("a") + _expected("b")
 
 
-def test_folder_of_held_out_files_only_is_read(tmp_path: Path) -> None:
-    _jsonl(tmp_path / "a.dev.jsonl")
-    assert load_triplets(tmp_path) == _expected("a")
+def test_folder_of_held_out_files_only_is_for_evaluation(tmp_path: Path) -> None:
+    file = _jsonl(tmp_path / "a.dev.jsonl")
+    with pytest.raises(DataError, match=r"only held-out files \(a\.dev\.jsonl\), which are not trained on; name the file"):
+        load_triplets(tmp_path)
+    assert load_triplets(file) == load_triplets(tmp_path, split="validation") == _expected("a")
+
+
+def test_shards_are_one_data_set_whose_rows_are_numbered_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(2):
+        _jsonl(tmp_path / f"squad-train-0000{number}-of-00002.jsonl.gz")
+    _jsonl(tmp_path / "squad-test-00000-of-00001.jsonl.gz")
+    found = load_triplets(tmp_path)
+    assert [row.dataset for row in found] == ["squad"] * 6
+    assert [row.line for row in found] == list(range(6))
+    assert capsys.readouterr().err == (
+        f"{tmp_path}: held-out files are not trained on; left out squad-test-00000-of-00001.jsonl.gz\n"
+    )
+
+
+def test_what_save_to_disk_writes(tmp_path: Path) -> None:
+    table = datasets.Dataset.from_list(ROWS)
+    table.save_to_disk(tmp_path / "squad", num_shards=2)
+    # A map leaves its cache beside the data.
+    (tmp_path / "squad" / "cache-0123.arrow").write_bytes(b"not read")
+    assert load_triplets(tmp_path / "squad") == _expected("squad")
+    datasets.DatasetDict({"train": table, "test": table.select([0])}).save_to_disk(tmp_path / "nq")
+    assert load_triplets(tmp_path / "nq") == _expected("nq")
+    assert load_triplets(tmp_path / "nq", split="test") == _expected("nq")[:1]
+    (tmp_path / "squad" / "state.json").write_text('{"_data_files": [{"filename": "../x.arrow"}]}', encoding="utf-8")
+    with pytest.raises(DataError, match=r"state\.json: _data_files is no list of names"):
+        load_triplets(tmp_path / "squad")
 
 
 def test_several_sources_are_joined_in_order(tmp_path: Path) -> None:
@@ -94,12 +123,13 @@ def test_negatives_are_required_unless_told_otherwise(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b"", "empty file; expected columns anchor"),
+        ("a.jsonl", b"", "no rows"),
+        ("a.parquet", b"", "not a readable Parquet file"),
         ("a.jsonl.gz", gzip.compress(b"", mtime=0), "no rows"),
         ("a.jsonl", b"\n \n", "no rows"),
         ("a.csv", b"query,positive,negative\n", "no rows"),
         ("a.jsonl", b'{"query": "", "positive": "p", "negative": "n"}\n', "all 1 rows have an empty text"),
-        ("a.xlsx", b"x", r"unknown kind of file; expected \.csv, \.jsonl"),
+        ("a.xlsx", b"x", r"unknown kind of file; expected \.arrow, \.csv, \.jsonl"),
         ("a.parquet.gz", gzip.compress(b"x", mtime=0), "unknown kind of file"),
         ("a", b"x", "unknown kind of file"),
     ],

@@ -69,6 +69,9 @@ def test_judged_documents_outside_the_corpus_stay_and_are_told(folder: Path, cap
     [
         ("q9\td1\t1\n", r"test\.tsv:2: query 'q9' is not in the queries file"),
         ("q1\td1\thigh\n", r"test\.tsv:2: score is 'high', expected a whole number"),
+        ("q1\td1\t0.5\n", r"test\.tsv:2: score is '0\.5', expected a whole number"),
+        ("q1\td1\tinf\n", r"test\.tsv:2: score is 'inf', expected a whole number"),
+        ("q1\td1\t1\nq1\td1\t2\n", r"test\.tsv:3: query 'q1' and document 'd1' have another score in an earlier row"),
         ("", r"test\.tsv: no rows"),
     ],
 )
@@ -82,7 +85,7 @@ def test_missing_files_and_fields_are_named(folder: Path) -> None:
     with pytest.raises(DataError, match=r"no qrels\.jsonl or qrels\.jsonl\.gz in this folder"):
         read_beir(folder)
     (folder / "queries.jsonl").write_text('{"id": "q1", "text": "x"}\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"queries\.jsonl:1: no '_id'; found id, text"):
+    with pytest.raises(DataError, match=r"queries\.jsonl:1: no column '_id'; did you mean 'id'\?"):
         read_beir(folder)
     (folder / "queries.jsonl").unlink()
     assert not is_beir(folder)
@@ -100,4 +103,25 @@ def test_triplets_share_documents_and_queries() -> None:
         queries={"q0": "a", "q1": "b"},
         corpus={"d0": "p", "d1": "n", "d2": "r"},
         qrels={"q0": {"d0": 1, "d2": 1}, "q1": {"d1": 1}},
+    )
+
+
+@pytest.mark.parametrize("header", ["query_id\tcorpus_id\tscore", "qid\tdocid\trelevance", "Query ID\tDoc ID\tlabel"])
+def test_headers_and_scores_as_others_write_them(folder: Path, header: str) -> None:
+    (folder / "qrels").mkdir()
+    (folder / "qrels" / "test.tsv").write_text(f"{header}\nq1\td1\t1.0\nq1\td2\t0\n3\td2\t2.0\n", encoding="utf-8")
+    assert read_beir(folder) == EXPECTED
+
+
+def test_judgements_without_names_are_told(folder: Path) -> None:
+    (folder / "qrels").mkdir()
+    (folder / "qrels" / "test.tsv").write_text("q1\td1\t1\n3\td2\t2\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"test\.tsv:2: no 'query-id'; found 1, d1, q1; expected query-id"):
+        read_beir(folder)
+
+
+def test_texts_that_differ_in_blanks_alone_are_one_document() -> None:
+    rows = [Triplet(anchor="a", positive="p  x", negatives=("n",)), Triplet(anchor="a ", positive="q", negatives=(" p x\n",))]
+    assert triplets_as_retrieval(rows) == Retrieval(
+        queries={"q0": "a"}, corpus={"d0": "p  x", "d1": "n", "d2": "q"}, qrels={"q0": {"d0": 1, "d2": 1}}
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -45,8 +46,56 @@ def test_every_linear_layer_of_every_block_gets_an_fp32_adapter(tmp_path: Path, 
 def test_target_modules_can_be_named(small: Path) -> None:
     encoder = adapted(small, target_modules=("q_proj",))
     assert all("q_proj" in name for name, parameter in encoder.named_parameters() if parameter.requires_grad)
-    with pytest.raises(ConfigError, match="fit no linear layer of this model; leave it at all-linear"):
-        adapted(small, target_modules=("wq",))
+
+
+def trained_modules(folder: Path, targets: str | tuple[str, ...]) -> set[str]:
+    named = adapted(folder, target_modules=targets).named_parameters()
+    return {name.partition(".lora_")[0].rpartition(".")[2] for name, parameter in named if parameter.requires_grad}
+
+
+@pytest.mark.parametrize(
+    ("targets", "trained"),
+    [
+        ("q_proj", {"q_proj"}),
+        (("self_attn.q_proj", "v_proj"), {"q_proj", "v_proj"}),
+        (r".*\.(up|down)_proj", {"up_proj", "down_proj"}),
+    ],
+)
+def test_one_name_some_endings_or_an_expression(small: Path, targets: str | tuple[str, ...], trained: set[str]) -> None:
+    assert trained_modules(small, targets) == trained
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (("q_porj", "v_proj"), "no module is called 'q_porj'; did you mean 'q_proj'?"),
+        (("v_proj", "wq"), "no module is called 'wq'; known: down_proj, gate_proj, k_proj"),
+        ("q_porj", "no module is called 'q_porj'; did you mean 'q_proj'?"),
+        (("proj",), "called 'proj'"),
+        (("all-linear", "q_proj"), "called 'all-linear'"),
+        (r".*\.[qk]_porj", "no module matches"),
+        ("(q_proj", "is no regular expression: missing ), unterminated subpattern"),
+        ((), "names no module"),
+        (("norm",), "eps=1e-06) is not supported"),
+    ],
+)
+def test_every_target_module_must_be_there(small: Path, targets: str | tuple[str, ...], said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        adapted(small, target_modules=targets)
+
+
+@pytest.mark.parametrize("error", [ImportError, ValueError])
+def test_what_the_libraries_say_of_each_other_is_shown(
+    small: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    said = "The version of PEFT you have installed is too low. You need at least 0.22"
+
+    def refuse(*args: object, **options: object) -> None:
+        raise error(said)
+
+    monkeypatch.setattr(SentenceTransformer, "add_adapter", refuse)
+    with pytest.raises(ConfigError, match=said):
+        adapted(small)
 
 
 def test_embeddings_that_are_named_lie_below_every_top(small: Path) -> None:

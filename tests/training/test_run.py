@@ -245,6 +245,17 @@ def test_bad_input_is_one_line(small: Path, tmp_path: Path) -> None:
         train_encoder(small, same, tmp_path / "encoder", **QUICK)
 
 
+@pytest.mark.parametrize(
+    "settings", [{"target_modules": ("q_porj", "v_proj")}, {"train_top": 3}, {"method": "full", "train_top": 3}]
+)
+def test_what_does_not_fit_the_model_is_refused_before_the_work_folder(
+    small: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match=r"q_porj|train_top"):
+        train_encoder(small, DATA, tmp_path / "encoder", **QUICK, **settings)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("limit", ["max_length", "the encoder's own"])
 def test_an_instruction_that_leaves_no_room_for_texts_is_refused_before_training(
     small: Path, tmp_path: Path, limit: str

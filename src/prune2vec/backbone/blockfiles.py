@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from prune2vec.backbone.quiet import quiet_transformers
+from prune2vec.backbone.strict import check_tensors
 from prune2vec.backbone.weights import WeightFiles
 from prune2vec.errors import UnsupportedModel
 from prune2vec.families import Family
@@ -21,10 +22,6 @@ from prune2vec.surgery.layers import block_of
 
 BlockState = dict[str, Tensor]
 """A block's tensors by their names within it."""
-
-
-# What stands in files behind the name of a tensor whose values mean nothing without it.
-_SCALES = ("_scale_inv", "_scale", ".absmax")
 
 
 def without_values(
@@ -64,7 +61,8 @@ class BlockFiles:
         device: Where they go.
 
     Raises:
-        UnsupportedModel: The files lack a tensor of the class, or hold it in another form.
+        ModelError: The files do not hold exactly the tensors of the class.
+        UnsupportedModel: They hold them in another form.
     """
 
     def __init__(
@@ -72,8 +70,13 @@ class BlockFiles:
     ) -> None:
         self.files = files
         self.dtype, self.device = dtype, device
-        self.stored = _stored_names(model, files)
-        self._shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        stored = check_tensors(model, family, files)
+        if stored is None:
+            raise UnsupportedModel(
+                f"{files.source.name} stores its tensors in another form than their class has them, so its blocks cannot be read one by "
+                "one; hold the whole model in memory instead (--stream off)"
+            )
+        self.stored = stored
         self._of_block: dict[int, dict[str, str]] = {}
         self.outside: list[str] = []
         for name in self.stored:
@@ -91,12 +94,10 @@ class BlockFiles:
 
         Raises:
             CheckpointError: Its file is missing or damaged.
-            UnsupportedModel: It has another shape than in the class.
         """
-        shape = self._shapes[name]
         if self._side is None:
-            return self.files.take(self.stored[name], self.dtype, rows=rows, shape=shape).to(self.device)
-        stored = self.files.take(self.stored[name], rows=rows, shape=shape)
+            return self.files.take(self.stored[name], self.dtype, rows=rows).to(self.device)
+        stored = self.files.take(self.stored[name], rows=rows)
         with torch.cuda.stream(self._side):
             moved = stored.to(self.device, self.dtype if stored.is_floating_point() else None)
             self._side.synchronize()
@@ -127,29 +128,6 @@ class BlockFiles:
                     ahead.append(reader.submit(self.block, following))
                 yield layer, state
                 state.clear()
-
-
-def _stored_names(model: PreTrainedModel, files: WeightFiles) -> dict[str, str]:
-    """Return the name in the files of every tensor of the model: the same, or under the prefix of the causal LM."""
-    prefix = f"{model.base_model_prefix}."
-    found = {}
-    for name in model.state_dict():
-        stored = next((stored for stored in (name, prefix + name) if stored in files.file_of), None)
-        if stored is None:
-            raise UnsupportedModel(
-                f"{files.source.name} has no tensor {name}, or stores it in another form than its class has it, so its blocks "
-                "cannot be read one by one; hold the whole model in memory instead (--stream off)"
-            )
-        found[name] = stored
-    taken = set(found.values())
-    for stored in found.values():
-        beside = next((stored + end for end in _SCALES if stored + end in files.file_of and stored + end not in taken), None)
-        if beside is not None:
-            raise UnsupportedModel(
-                f"{files.source.name} is quantised ({stored} has {beside} beside it), so its blocks cannot be read one by one; "
-                "hold the whole model in memory instead (--stream off), or convert it to plain weights"
-            )
-    return found
 
 
 @contextmanager

@@ -1,32 +1,40 @@
-"""The model's end-of-text token behind every text: what last-token pooling pools."""
+"""What ends every text: the model's own ending, its end-of-text token, or the end of a chat turn."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from itertools import takewhile
 
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer, processors
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from prune2vec.errors import ConfigError
 from prune2vec.records.text_format import TextFormat
 
-AppendEos = Literal["auto", "on", "off"]
+
+def own_ending(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Return the tokens that the tokeniser puts behind every text by itself: often EOS, in Qwen3-Embedding another one."""
+    whole = tokenizer("a").tokens()
+    bare = tokenizer("a", add_special_tokens=False).tokens()
+    begin = next(place for place in range(len(whole)) if whole[place : place + len(bare)] == bare)
+    return tuple(whole[begin + len(bare) :])
 
 
-def end_with_eos(layout: TextFormat, tokenizer: PreTrainedTokenizerBase, *, append_eos: AppendEos, pooling: str) -> TextFormat:
+def end_with_eos(layout: TextFormat, tokenizer: PreTrainedTokenizerBase, *, append_eos: str, pooling: str) -> TextFormat:
     """Return the text format with the tokeniser's EOS token as suffix, where it is wanted and not there yet.
 
     Args:
         layout: What stands around a text so far.
         tokenizer: The model's.
-        append_eos: ``"auto"`` is on for the pooling ``"lasttoken"``, unless the wrapper ends a text already or the tokeniser
-            has no EOS token; off for the other poolings.
+        append_eos: ``"auto"`` is on for the pooling ``"lasttoken"``, unless the wrapper or the tokeniser ends a text already or
+            the tokeniser has no EOS token; off for the other poolings.
         pooling: Name of the pooling.
 
     Raises:
-        ConfigError: ``"on"``, but there is no EOS token, or the wrapper ends a text with something else.
+        ConfigError: ``"on"``, but there is no EOS token, or the wrapper or the tokeniser ends a text with something else.
     """
-    if append_eos == "off" or (append_eos == "auto" and (pooling != "lasttoken" or layout.suffix)):
+    own = own_ending(tokenizer)
+    if append_eos == "off" or (append_eos == "auto" and (pooling != "lasttoken" or layout.suffix or own)):
         return layout
     eos = tokenizer.eos_token
     if eos is None:
@@ -37,9 +45,36 @@ def end_with_eos(layout: TextFormat, tokenizer: PreTrainedTokenizerBase, *, appe
         raise ConfigError(
             f"append_eos is on, but the wrapper ends texts with {layout.suffix!r}; set one of the two to off or none"
         )
-    return layout if _ends_by_itself(tokenizer) else replace(layout, suffix=str(eos))
+    if own and own[-1] != eos:
+        raise ConfigError(
+            f"append_eos is on, but the tokeniser ends every text with {own[-1]!r} by itself, not with its EOS token {eos!r}; "
+            "set append_eos to auto"
+        )
+    return layout if own else replace(layout, suffix=str(eos))
 
 
-def _ends_by_itself(tokenizer: PreTrainedTokenizerBase) -> bool:
-    ids: list[int] = tokenizer("a")["input_ids"]
-    return bool(ids[-1] == tokenizer.eos_token_id)
+def with_suffix(tokenizer: PreTrainedTokenizerBase, suffix: str) -> PreTrainedTokenizerBase:
+    """Return the tokeniser with a post-processor that ends every text with ``suffix``, a single special token.
+
+    What the tokeniser put before and behind a text by itself stays.
+
+    Raises:
+        ConfigError: The suffix is several tokens or an ordinary one; sentence-transformers could not tell it from the prompt.
+    """
+    if not suffix:
+        return tokenizer
+    ids = tokenizer(suffix, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1 or ids[0] not in tokenizer.all_special_ids:
+        raise ConfigError(
+            f"the wrapper ends with {suffix!r}, {len(ids)} tokens; an encoder's folder can hold one special token there: use --wrapper none"
+        )
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    before = list(takewhile(lambda token: token in tokenizer.all_special_tokens, tokenizer("a").tokens()))
+    behind = [suffix, *own_ending(tokenizer)]
+    pairs = [(token, tokenizer.convert_tokens_to_ids(token)) for token in dict.fromkeys([*before, *behind])]
+    backend.post_processor = processors.TemplateProcessing(
+        single=[*before, "$A", *behind], pair=[*before, "$A", *behind, "$B", *behind], special_tokens=pairs
+    )
+    copy = PreTrainedTokenizerFast(tokenizer_object=backend, padding_side="right", model_max_length=tokenizer.model_max_length)
+    copy.add_special_tokens({role: token for role, token in tokenizer.special_tokens_map.items() if isinstance(token, str)})
+    return copy

@@ -1,181 +1,251 @@
-"""GGUF files as a source: dequantised, repaired and checked once, then kept as a safetensors folder in a cache."""
+"""GGUF files as a source: checked, converted tensor by tensor and kept as a safetensors folder in a cache."""
 
 from __future__ import annotations
 
-import os
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune2vec.errors import MissingExtra, ModelError, reason_of
-from prune2vec.files import digest_file, write_json
-from prune2vec.outputs import CONVERSION, staged_folder
-from prune2vec.progress import progress
+import numpy as np
+
+from prune2vec.backbone.cache import RECORD, all_copies, cache_folder
+from prune2vec.backbone.gguf_file import GGUFFile, StoredTensor
+from prune2vec.errors import ModelError, reason_of
+from prune2vec.files import digest_file, explained_os_errors, write_json
+from prune2vec.outputs import CONVERSION, locked, staged_folder
+from prune2vec.progress import Advance, progress, say
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PretrainedConfig
 
 # Raise it when the conversion changes, so that old copies are not used any more.
-_VERSION = "1"
-_RECORD = "conversion.json"
-# Text that a byte-level tokeniser must give back unchanged; blanks before digits are where SmolLM2's conversion fails.
-_ROUND_TRIPS = ("Hello, world!", "a  b   c", "in  2024,   365 days", "naïve café — 東京\n\tdef f(x):\n        return 42")
+_VERSION = "2"
+_LONGEST_NAME = 80
+_WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
+# Tensors that no part of a model without LM head takes: the head itself. The table of rotary factors is in the config.
+_TAKEN_ELSEWHERE = ("output.weight", "output.bias", "rope_freqs.weight")
+_FUSED_EXPERTS = re.compile(r"layers\.(\d+)\.mlp\.experts\.gate_up_proj")
 
-
-def cache_folder() -> Path:
-    """Return where converted models are kept: ``$PRUNE2VEC_CACHE``, else ``prune2vec`` in the user's cache folder."""
-    chosen = os.environ.get("PRUNE2VEC_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prune2vec"
+Values = np.ndarray[Any, Any]
 
 
 def converted(path: Path) -> Path:
     """Return the folder of the safetensors copy of a GGUF file, made on first use and found by the file's digest.
 
+    Tensors keep the file's number format; quantised ones become bfloat16, vectors float32.
+
     Raises:
+        CheckpointError: The copy cannot be written.
         MissingExtra: The ``gguf`` package is not installed.
-        ModelError: The file is not a GGUF model that transformers can read, or its tokeniser fails a round trip.
+        ModelError: The file is damaged, its architecture is not supported, or something in it cannot be carried over.
     """
     digest = digest_file(path)
-    folder = cache_folder() / f"{path.stem}-{digest[:16]}-v{_VERSION}"
-    if not (folder / _RECORD).is_file():
-        _convert(path, folder, digest)
+    folder = cache_folder() / f"{path.stem[:_LONGEST_NAME]}-{digest[:16]}-v{_VERSION}"
+    if not (folder / RECORD).is_file():
+        with locked(all_copies(), wait=True):
+            if not (folder / RECORD).is_file():
+                _convert(path, folder, digest)
     return folder
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """A tensor of the copy and what it is made of.
+
+    Attributes:
+        name: Its name in the model.
+        shape: Its sizes.
+        dtype: Its number format as safetensors calls it.
+        sources: The file's tensors; two are joined along their second dimension.
+        change: What undoes llama.cpp's changes to the values or their order; None where they are as they were.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    sources: tuple[StoredTensor, ...]
+    change: Callable[[Values], Values] | None
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * _WIDTHS[self.dtype]
+
+
 def _convert(path: Path, folder: Path, digest: str) -> None:
+    from prune2vec.backbone.gguf_config import config_of
+    from prune2vec.backbone.gguf_tokenizer import tokenizer_of
     from prune2vec.backbone.quiet import quiet_transformers
 
-    metadata = _metadata(path)
-    with (
-        staged_folder(folder, CONVERSION) as stage,
-        progress(f"converting {path.name}", total=3) as advance,
-        quiet_transformers(),
-    ):
-        tokenizer, repairs = _tokenizer(path, metadata)
+    file = GGUFFile.open(path)
+    _check_kind(file)
+    with quiet_transformers():
+        config = config_of(file)
+        tokenizer, repairs = tokenizer_of(file, config.vocab_size)
+        parts = _parts(file, config)
+    size = sum(part.nbytes for part in parts)
+    free = shutil.disk_usage(folder.parent).free
+    if free < size:
+        raise ModelError(
+            f"{path.name} becomes {size / 1e9:.1f} GB, {folder.parent} has {free / 1e9:.1f} GB left; "
+            "free some space, or set PRUNE2VEC_CACHE to another folder"
+        )
+    say(f"converting {path.name} into {folder} ({size / 1e6:.0f} MB; `prune2vec cache` lists and clears such copies)")
+    with staged_folder(folder, CONVERSION) as stage, progress(f"converting {path.name}", total=size) as advance:
         tokenizer.save_pretrained(stage)
-        advance(1)
-        model = _model(path)
-        advance(1)
-        _keep_finer_embeddings(model, path)
-        model.save_pretrained(stage)
+        config.save_pretrained(stage)
+        with explained_os_errors(stage / "model.safetensors"):
+            _write(stage / "model.safetensors", file, parts, advance)
         record = {
             "source": path.name,
             "sha256": digest,
             "tokenizer_repairs": repairs,
-            "pre_tokenizer": metadata.get("tokenizer.ggml.pre"),
+            "pre_tokenizer": file.metadata.get("tokenizer.ggml.pre"),
+            "files": sorted([RECORD, *(written.name for written in stage.iterdir())]),
         }
-        write_json(stage / _RECORD, record)
-        advance(1)
+        write_json(stage / RECORD, record)
 
 
-def _metadata(path: Path) -> dict[str, Any]:
-    """Return the scalar and text entries of the file's header (the long token lists are left unread)."""
-    try:
-        from gguf import GGUFReader
-    except ImportError as error:
-        raise MissingExtra("reading GGUF files needs the gguf package: pip install 'prune2vec[gguf]'") from error
-    try:
-        fields = GGUFReader(str(path)).fields
-    except (ValueError, OSError, IndexError) as error:
-        raise ModelError(f"{path} is not a readable GGUF file ({error})") from error
-    return {name: field.contents() for name, field in fields.items() if len(field.data) == 1}
+def _check_kind(file: GGUFFile) -> None:
+    kind, count = file.metadata.get("general.type", "model"), file.metadata.get("split.count", 0)
+    if kind != "model":
+        raise ModelError(f"{file.path.name} holds no model (general.type is {kind!r}); give the model's own file or folder")
+    if count not in (0, 1):
+        raise ModelError(
+            f"{file.path.name} is one of {count} parts; join them first (llama-gguf-split --merge), and give the whole file"
+        )
 
 
-def _model(path: Path) -> PreTrainedModel:
-    """Return the dequantised base model in fp32, with a config that no longer calls itself quantised."""
+def _parts(file: GGUFFile, config: PretrainedConfig) -> list[_Part]:
+    """Return what the copy is made of, every tensor of the model and of the file accounted for."""
     import torch
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
     from transformers import AutoModel
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
     try:
-        quantised = AutoModel.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
-    except (ValueError, OSError, KeyError, RuntimeError) as error:
-        raise ModelError(f"transformers cannot read {path.name}: {reason_of(error)}") from error
-    config = type(quantised.config).from_dict(
-        {
-            key: value
-            for key, value in quantised.config.to_dict().items()
-            if key not in ("quantization_config", "_model_name_or_path")
-        }
-    )
-    model: PreTrainedModel = AutoModel.from_config(config, dtype=torch.float32)
-    model.load_state_dict(quantised.state_dict(), strict=True)
-    return model
+        with torch.device("meta"):
+            model = AutoModel.from_config(config)
+    except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RuntimeError) as error:
+        raise ModelError(f"{file.path.name}: its metadata make no {config.model_type} model: {reason_of(error)}") from error
+    arch = next(number for number, name in MODEL_ARCH_NAMES.items() if name == file.architecture)
+    names = get_tensor_name_map(arch, config.num_hidden_layers)
+    processors: dict[str, Any] = TENSOR_PROCESSORS
+    processor = processors.get(file.architecture, TensorProcessor)(config=config.to_dict())
+    wanted = {name: _stored_names(name, names.get_name) for name in model.state_dict()}
+    _check_names(file, wanted)
+    parts = []
+    for name, value in model.state_dict().items():
+        sources = tuple(file.tensors[stored] for stored in wanted[name])
+        if wanted[name] == ("token_embd.weight",):
+            sources = (_finer_embeddings(file),)
+        change = lambda values, stored=wanted[name][0]: processor.process(weights=values, name=stored).weights  # noqa: E731
+        parts.append(_part(file, name, tuple(value.shape), sources, change))
+    config.architectures = [type(model).__name__]
+    formats = {dtype: sum(part.nbytes for part in parts if part.dtype == dtype) for dtype in _WIDTHS}
+    config.dtype = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[max(formats, key=formats.__getitem__)]
+    return parts
 
 
-def _keep_finer_embeddings(model: PreTrainedModel, path: Path) -> None:
-    """Use the output matrix as embeddings where it is the same matrix at a higher precision.
+def _stored_names(name: str, in_files: Callable[[str], str | None]) -> tuple[str, ...]:
+    """Return what the file calls the tensors that one of the model is made of."""
+    fused = _FUSED_EXPERTS.fullmatch(name)
+    if fused:
+        return (f"blk.{fused[1]}.ffn_gate_exps.weight", f"blk.{fused[1]}.ffn_up_exps.weight")
+    stem, _, end = name.rpartition(".")
+    if end not in ("weight", "bias"):
+        stem, end = name, "weight"
+    found = in_files(f"model.{stem}") or in_files(f"transformer.{stem}") or in_files(stem)
+    # Unknown to the table of names: no file has it, and the error about missing tensors says so.
+    return (f"{found or stem}.{end}",)
+
+
+def _check_names(file: GGUFFile, wanted: dict[str, tuple[str, ...]]) -> None:
+    needed = {stored: name for name, sources in wanted.items() for stored in sources}
+    extra = sorted(set(file.tensors) - set(needed) - set(_TAKEN_ELSEWHERE))
+    for stored, name in needed.items():
+        if stored not in file.tensors:
+            instead = f" and holds {extra[0]!r}, which has no place in it" if extra else ""
+            raise ModelError(
+                f"{file.path.name} lacks tensor {stored} ({name} of the model){instead}; convert or fetch it again"
+            )
+    if extra:
+        raise ModelError(
+            f"{file.path.name} holds tensor {extra[0]!r}, which has no place in a {file.architecture} model as prune2vec knows it "
+            f"({len(extra)} such in all); give the original model folder"
+        )
+
+
+def _part(
+    file: GGUFFile, name: str, shape: tuple[int, ...], sources: tuple[StoredTensor, ...], change: Callable[[Values], Values]
+) -> _Part:
+    # A table of zeros that takes no memory shows what the change does to the shape, and whether there is any.
+    blank = np.broadcast_to(np.float32(0), sources[0].shape)
+    try:
+        changed = change(blank)
+    except ValueError as error:
+        raise ModelError(
+            f"{file.path.name}: tensor {sources[0].name} has shape {list(sources[0].shape)}: {reason_of(error)}"
+        ) from error
+    found = list(changed.shape)
+    if len(sources) > 1:
+        found[1] = sum(source.shape[1] for source in sources)
+    if tuple(found) != shape or len({(source.shape[0], *source.shape[2:]) for source in sources}) > 1:
+        raise ModelError(
+            f"{file.path.name}: tensor {sources[0].name} has shape {list(sources[0].shape)}, which makes {found} instead of "
+            f"{list(shape)} ({name} of the model); convert or fetch it again"
+        )
+    kinds = {source.kind for source in sources}
+    dtype = "F32" if len(shape) == 1 or "F32" in kinds else "F16" if kinds == {"F16"} else "BF16"
+    return _Part(name=name, shape=shape, dtype=dtype, sources=sources, change=None if changed is blank else change)
+
+
+def _finer_embeddings(file: GGUFFile) -> StoredTensor:
+    """Return the output matrix where it is the same matrix as the embeddings at a higher precision, else the embeddings.
 
     Converters store tied embeddings twice when they quantise the two differently. They count as tied when 64 rows
     of both point the same way (cosine over 0.99).
     """
+    embedding, output = file.tensors["token_embd.weight"], file.tensors.get("output.weight")
+    if output is None or output.shape != embedding.shape or output.nbytes <= embedding.nbytes:
+        return embedding
+    a, b = (next(file.pieces(tensor, 64)) for tensor in (output, embedding))
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return output if ((a * b).sum(1) > 0.99 * lengths).all() else embedding
+
+
+def _write(path: Path, file: GGUFFile, parts: list[_Part], advance: Advance) -> None:
+    """Write a safetensors file piece by piece, so that a model larger than memory can be converted."""
     import torch
-    from gguf import GGUFReader
-    from gguf.quants import dequantize
 
-    tensors = {tensor.name: tensor for tensor in GGUFReader(str(path)).tensors}
-    output, embedding = tensors.get("output.weight"), tensors.get("token_embd.weight")
-    if output is None or embedding is None or output.n_bytes <= embedding.n_bytes:
-        return
-    rows = slice(0, 64)
-    a, b = (torch.from_numpy(dequantize(tensor.data[rows], tensor.tensor_type).copy()) for tensor in (output, embedding))
-    if torch.nn.functional.cosine_similarity(a, b, dim=1).min() > 0.99:
-        finer = torch.from_numpy(dequantize(output.data, output.tensor_type).copy())
-        with torch.no_grad():
-            model.get_input_embeddings().weight.copy_(finer)  # type: ignore[operator]
-
-
-def _tokenizer(path: Path, metadata: dict[str, Any]) -> tuple[PreTrainedTokenizerFast, list[str]]:
-    """Return the file's tokeniser, repaired and checked, and what was repaired."""
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    loaded = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-    backend, repairs = loaded.backend_tokenizer, []
-    if metadata.get("tokenizer.ggml.pre") in ("smollm", "starcoder", "refact", "command-r"):
-        _split_digits(backend)
-        repairs.append("single-digit split restored")
-    context = metadata.get(f"{metadata.get('general.architecture')}.context_length")
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token=loaded.bos_token,
-        eos_token=loaded.eos_token,
-        unk_token=loaded.unk_token,
-        pad_token=loaded.pad_token or loaded.eos_token,
-        chat_template=loaded.chat_template,
-        model_max_length=int(context) if context else 2048,
-        padding_side="right",
-    )
-    repairs.append("model_max_length and padding side set")
-    _check_tokenizer(tokenizer, metadata, path)
-    return tokenizer, repairs
+    # Wide numbers first: each then begins at a multiple of its own width.
+    parts = sorted(parts, key=lambda part: -_WIDTHS[part.dtype])
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for part in parts:
+        header[part.name] = {"dtype": part.dtype, "shape": part.shape, "data_offsets": (end, end + part.nbytes)}
+        end += part.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    formats = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    with path.open("wb") as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        for part in parts:
+            for piece in _pieces(file, part):
+                values = torch.from_numpy(np.ascontiguousarray(piece)).to(formats[part.dtype])
+                out.write(values.view(torch.uint8).numpy().data)
+            advance(part.nbytes)
 
 
-def _split_digits(backend: Tokenizer) -> None:
-    """Split every digit off before the byte-level step, as these models were trained; GGUF keeps only the recipe's name."""
-    from tokenizers import pre_tokenizers
-
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
-    )
-
-
-def _check_tokenizer(tokenizer: PreTrainedTokenizerFast, metadata: dict[str, Any], path: Path) -> None:
-    for text in _ROUND_TRIPS:
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        back = str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-        if back.strip() != text.strip():
-            raise ModelError(f"{path.name}: its tokeniser turns {text!r} into {back!r}; use the original model folder instead")
-    for role in ("bos", "eos"):
-        declared = metadata.get(f"tokenizer.ggml.{role}_token_id")
-        found = getattr(tokenizer, f"{role}_token_id")
-        if declared is not None and found != declared:
-            raise ModelError(f"{path.name}: {role} token is {found} after conversion, {declared} in the file")
-    _check_bos(tokenizer, metadata, path)
-
-
-def _check_bos(tokenizer: PreTrainedTokenizerFast, metadata: dict[str, Any], path: Path) -> None:
-    declared = metadata.get("tokenizer.ggml.add_bos_token")
-    added = tokenizer("text")["input_ids"][:1] == [tokenizer.bos_token_id]
-    if declared is not None and bool(declared) != added:
-        raise ModelError(f"{path.name}: the file says add_bos_token={bool(declared)}, the converted tokeniser does {added}")
+def _pieces(file: GGUFFile, part: _Part) -> Iterator[Values]:
+    if part.change is not None:
+        (source,) = part.sources
+        yield part.change(file.values(source))
+    elif len(part.sources) == 1:
+        yield from file.pieces(part.sources[0])
+    else:
+        yield from (np.concatenate(both, axis=1) for both in zip(*map(file.pieces, part.sources), strict=True))

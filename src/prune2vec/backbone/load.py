@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
+from tokenizers import Tokenizer
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prune2vec.backbone.blockfiles import BlockFiles, without_values
 from prune2vec.backbone.passes import Passes
@@ -19,8 +23,9 @@ from prune2vec.backbone.room import bytes_per_token, largest_block, parameter_by
 from prune2vec.backbone.selftest import check_sub_layers, self_test
 from prune2vec.backbone.source import ModelSource, resolve_source
 from prune2vec.backbone.streamed import StreamedPasses
+from prune2vec.backbone.strict import check_loaded, check_tensors
 from prune2vec.backbone.weights import WeightFiles, fingerprint
-from prune2vec.errors import ModelError, UnsupportedModel, reason_of
+from prune2vec.errors import ModelError, Prune2vecError, UnsupportedModel, reason_of
 from prune2vec.families import Family, block_list, final_modules, find_family, num_layers
 from prune2vec.machine import free_memory_bytes, memory_in_use, pick_device, pick_dtype
 from prune2vec.progress import say
@@ -30,6 +35,11 @@ from prune2vec.surgery.layout import sub_layers_of
 
 Stream = Literal["auto", "on", "off"]
 
+# More are compared with the weights before transformers makes anything of each of them.
+_FEW_LAYERS = 1000
+_NUMBER = re.compile(r"\.(\d+)\.")
+# Tokens that stand around texts.
+_ROLES = ("bos_token", "eos_token", "pad_token", "sep_token", "cls_token")
 # What counts as a batch when it is decided whether a model fits.
 _BATCH_TOKENS = 4096
 
@@ -130,24 +140,22 @@ def load_backbone(
     """
     source = resolve_source(name, revision=revision)
     config = load_config(source, trust_remote_code=trust_remote_code)
-    num_layers(config)
     place = pick_device(device)
     number_format = pick_dtype(dtype, place)
-    tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
+    model, family = checked_skeleton(source, config, number_format, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code, rows=embedding_rows(model))
     streamed = None
-    if stream != "off":
-        allowed = memory if memory is not None else memory_in_use(place) + free_memory_bytes(place)
-        model = without_values(config, number_format, place, trust_remote_code=trust_remote_code)
-        if stream == "on" or not _fits(model, allowed - memory_in_use(place)):
+    allowed = memory if memory is not None else memory_in_use(place) + free_memory_bytes(place)
+    with explained(source, "the model of its config.json does not run"):
+        if stream == "on" or (stream == "auto" and not _fits(model, allowed - memory_in_use(place))):
             _check_plain(source, config)
-            family, files = find_family(model, model.config), WeightFiles.find(source)
-            blocks = BlockFiles(model, family, files, dtype=number_format, device=place)
+            model = without_values(config, number_format, place, trust_remote_code=trust_remote_code)
+            blocks = BlockFiles(model, family, WeightFiles.find(source), dtype=number_format, device=place)
             streamed = StreamedPasses(model, family, blocks, pad_id_of(tokenizer), allowed, trust_remote_code, depth)
             streamed.self_test()
-    if streamed is None:
-        model = _load_model(source, config, number_format, place, trust_remote_code)
-        family = find_family(model, model.config)
-        self_test(model, family)
+        else:
+            model = _load_model(source, config, number_format, place, trust_remote_code)
+            self_test(model, family)
     return Backbone(
         model=model,
         tokenizer=tokenizer,
@@ -159,6 +167,63 @@ def load_backbone(
         stream=streamed,
         memory=memory,
     )
+
+
+@contextmanager
+def explained(source: ModelSource, what: str) -> Iterator[None]:
+    """Turn whatever a library raises over a model's files into one line.
+
+    They are checked by use: values of a wrong type, sign or size surface as any kind of error, anywhere.
+
+    Args:
+        source: The model.
+        what: What cannot be done, with the file that tells how.
+
+    Raises:
+        ModelError: In place of every error that is not our own.
+    """
+    try:
+        yield
+    except Prune2vecError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{source.name}: {what}: {reason_of(error)}") from error
+
+
+def checked_skeleton(
+    source: ModelSource,
+    config: Any,
+    dtype: torch.dtype | None = None,
+    *,
+    trust_remote_code: bool = False,
+    layers: Collection[int] | None = None,
+) -> tuple[PreTrainedModel, Family]:
+    """Return the base model of a config without values, and its family, after comparing its tensors with the files.
+
+    Args:
+        source: The model.
+        config: Its config.
+        dtype: Number format of the parameters; None for the config's.
+        trust_remote_code: Run model code that comes with the checkpoint.
+        layers: Blocks that will be read; None for all.
+
+    Raises:
+        ModelError: The config makes no model, or not the one that the files hold.
+        CheckpointError: The files are missing or damaged.
+        UnsupportedModel: It is not a decoder-only LM with a block list that can be cut.
+    """
+    files = WeightFiles.find(source)
+    with explained(source, "config.json makes no model"), torch.device("meta"), quiet_transformers():
+        model = AutoModel.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+    family = find_family(model, config)
+    if getattr(config, "quantization_config", None) is None:
+        check_tensors(model, family, files, layers=layers)
+    return model, family
+
+
+def embedding_rows(model: PreTrainedModel) -> int:
+    """Return the number of token embeddings of a model."""
+    return int(model.get_input_embeddings().weight.shape[0])  # type: ignore[arg-type, union-attr]
 
 
 def _check_plain(source: ModelSource, config: Any) -> None:
@@ -185,12 +250,15 @@ def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
         UnsupportedModel: Its layers have settings of their own.
     """
     try:
-        entries, _ = PretrainedConfig.get_config_dict(source.location, revision=source.revision)
-        if _was_cut(entries.get("per_layer_config")):
-            raise ModelError(f"{source.name} was already cut inside its blocks; cut the original model instead")
+        entries = source.entries("config.json")
+    except FileNotFoundError as error:
+        raise ModelError(f"{source.name} has no config.json") from error
+    if _was_cut(entries.get("per_layer_config")):
+        raise ModelError(f"{source.name} was already cut inside its blocks; cut the original model instead")
+    _check_depth(source, entries)
+    with explained(source, "cannot read config.json"):
         config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"cannot read the config of {source.name}: {reason_of(error)}") from error
+        num_layers(config)
     of_layers = config.to_dict().get("per_layer_config") or {}
     if of_layers:
         names = ", ".join(sorted({name for entry in of_layers.values() for name in entry}))
@@ -200,51 +268,96 @@ def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
     return config
 
 
+def _check_depth(source: ModelSource, entries: Mapping[str, Any]) -> None:
+    """Refuse more layers than the weights hold before anything is made of each of them: a billion would never end."""
+    for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
+        told = entries.get(key)
+        if isinstance(told, (int, float)) and told > _FEW_LAYERS:
+            held = 1 + max(
+                (int(found[1]) for name in WeightFiles.find(source).file_of if (found := _NUMBER.search(name))), default=0
+            )
+            if told > held:
+                raise ModelError(
+                    f"{source.name}: config.json tells of {told} layers ({key}), but the weights hold {held}; one of the two is of "
+                    "another model"
+                )
+
+
 def _was_cut(blocks: Any) -> bool:
     """Return whether ``per_layer_config`` tells of cut blocks; some models have one of their own (Gemma 4's ``head_dim``)."""
     entries = blocks.values() if isinstance(blocks, Mapping) else ()
     return any(set(entry) & {"skip", *WIDTH_KEYS} for entry in entries if isinstance(entry, Mapping))
 
 
-def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False, rows: int | None = None) -> PreTrainedTokenizerBase:
     """Return a model's tokeniser, padding on the right.
 
+    Args:
+        source: The model.
+        trust_remote_code: Run tokeniser code that comes with the checkpoint.
+        rows: Token embeddings of the model; None for as many as the tokeniser has tokens.
+
     Raises:
-        ModelError: There is none.
+        ModelError: There is none, it is broken, or it makes tokens that have no embedding.
     """
-    try:
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        with suppress(FileNotFoundError):
+            source.entries(file)
+    with explained(source, "cannot load the tokeniser (tokenizer.json, tokenizer_config.json)"):
         tokenizer = AutoTokenizer.from_pretrained(
             source.location, revision=source.revision, trust_remote_code=trust_remote_code, padding_side="right"
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"cannot load the tokeniser of {source.name}: {reason_of(error)}") from error
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise ModelError(f"{source.name}: {type(tokenizer).__name__} is not a text tokeniser")
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise ModelError(f"{source.name}: {type(tokenizer).__name__} is not a text tokeniser")
+        tokenizer("Hello, world 12")
+        check_tokens(tokenizer, source.name, rows)
     return tokenizer
+
+
+def check_tokens(tokenizer: PreTrainedTokenizerBase, who: str, rows: int | None) -> None:
+    """Refuse a tokeniser whose texts may hold tokens that the model has no embedding of.
+
+    Special tokens that stand around no text (Gemma 3's place of an image, an unknown token that transformers adds) are taken
+    out of it instead: a text that has one of them written in it is read as ordinary text.
+
+    Raises:
+        ModelError: There is such a token; the first one is named.
+    """
+    beyond = {number: token for token, number in tokenizer.get_vocab().items() if rows is not None and number >= rows}
+    if not beyond:
+        return
+    roles = {getattr(tokenizer, role, None) for role in _ROLES}
+    added = tokenizer.added_tokens_decoder
+    for number, token in sorted(beyond.items()):
+        if token in roles or number not in added or not added[number].special or not tokenizer.is_fast:
+            raise ModelError(
+                f"{who}: the tokeniser has {max(beyond) + 1} tokens, but the model {rows} embeddings; token {token!r} ({number}) has "
+                "none: take the tokeniser that the model was trained with"
+            )
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] not in beyond]
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(content))
+    for role in ("unk_token", "mask_token"):
+        if getattr(tokenizer, role, None) in beyond.values():
+            setattr(tokenizer, role, None)
 
 
 def _load_model(
     source: ModelSource, config: Any, dtype: torch.dtype, device: torch.device, trust_remote_code: bool
 ) -> PreTrainedModel:
-    WeightFiles.find(source)  # Refuses pickled weights with a clear word before transformers looks for them.
-    try:
-        with quiet_transformers():
-            model, info = AutoModel.from_pretrained(
-                source.location,
-                revision=source.revision,
-                config=config,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=trust_remote_code,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise ModelError(f"cannot load {source.name}: {reason_of(error)}") from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"{source.name} lacks {len(missing)} tensors of its architecture, {missing[0]} first; its weights are incomplete"
+    with explained(source, "cannot load"), quiet_transformers():
+        # Mismatches are collected instead of raised, so that they are told in one line.
+        model, info = AutoModel.from_pretrained(
+            source.location,
+            revision=source.revision,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
+    check_loaded(source.name, model, info)
     nn.Module.to(model, device).eval()
     return model  # type: ignore[no-any-return]
 
@@ -332,4 +445,3 @@ def _count(module: nn.Module) -> int:
 
 def _count_matrices(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim > 1)
-

@@ -20,6 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from prune2vec.backbone.rope import length_kind
 from prune2vec.backbone.tokens import length_batches
 from prune2vec.errors import reason_of
 
@@ -60,10 +61,11 @@ def packed_states(
     Args:
         model: A base model that ``packing_obstacle`` has nothing against, within ``packable``.
         rows: Token ids, at least one a row.
-        token_budget: Most tokens of one forward pass; a longer row gets one of its own. None takes all rows at once.
+        token_budget: Most tokens of one forward pass; a longer row gets one of its own. None takes all rows at once that may
+            share a pass.
     """
     lengths = [len(row) for row in rows]
-    parts = length_batches(lengths, token_budget=token_budget or sum(lengths), packed=True)
+    parts = length_batches(lengths, token_budget=token_budget or sum(lengths), packed=True, kind=length_kind(model))
     order = list(chain.from_iterable(parts))
     inputs = [packed_inputs([rows[place] for place in part], model.device) for part in parts]
     states = torch.cat([run_packed(model, of_part)[0] for of_part in inputs])

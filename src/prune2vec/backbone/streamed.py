@@ -25,6 +25,7 @@ from prune2vec.backbone.padding import PaddingSide
 from prune2vec.backbone.passes import Advance, Look
 from prune2vec.backbone.probe import check_probe, probe_model
 from prune2vec.backbone.room import Room, bytes_per_token, largest_block, parameter_bytes, plan_room
+from prune2vec.backbone.rope import length_kind
 from prune2vec.backbone.selftest import TOKENS, check_sub_layers
 from prune2vec.backbone.states import FileStates, MemoryStates, States
 from prune2vec.backbone.stem import Call, Shared, run_stem
@@ -142,7 +143,7 @@ class StreamedPasses:
         room = self._plan(lengths, len(lanes), token_budget or forward_tokens(self.device))
         batches = [
             make_batch(rows, places, pad_id=self.pad_id, device=self.device, side=padding_side or "right")
-            for places in length_batches(lengths, token_budget=room.token_budget)
+            for places in length_batches(lengths, token_budget=room.token_budget, kind=length_kind(self.model))
         ]
         read_before = self.files.files.bytes_read
         with torch.inference_mode(), ExitStack() as stack:
@@ -233,7 +234,7 @@ class StreamedPasses:
 
     def _plan(self, lengths: Sequence[int], lanes: int, token_budget: int) -> Room:
         block, dtype, width = largest_block(self.model, self.family), self.files.dtype, int(self.model.config.hidden_size)
-        batches = length_batches(lengths, token_budget=token_budget)
+        batches = length_batches(lengths, token_budget=token_budget, kind=length_kind(self.model))
         return plan_room(
             memory=self.memory,
             # Kernels have buffers of their own, and an allocator does not give all back.

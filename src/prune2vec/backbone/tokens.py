@@ -1,14 +1,13 @@
-"""From texts to token rows: what stands around the text is attended to, and marked as not pooled."""
+"""From texts to token rows, with the mark where pooling begins."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
 from prune2vec.errors import DataError, ModelError
-from prune2vec.records.text_format import TextFormat
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,7 @@ class TokenRow:
 
     Attributes:
         ids: Token ids, special tokens included.
-        start: Position of the first pooled token; everything before it is BOS, chat prefix or instruction.
+        start: Position of the first pooled token; everything before it is attended to only.
         truncated: Whether the text was longer than the limit.
     """
 
@@ -27,36 +26,62 @@ class TokenRow:
 
 
 def tokenise(
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[tuple[str, str]],
-    *,
-    text_format: TextFormat,
-    max_length: int,
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]], *, max_length: int, include_prompt: bool = False
 ) -> list[TokenRow]:
-    """Tokenise (instruction, text) pairs as ``text_format`` renders them.
+    """Tokenise (prompt, text) pairs, and pool what sentence-transformers pools of an encoder with this tokeniser.
 
-    The boundary between what is pooled and what is not is found by character offsets, so a token that straddles it
-    counts as text. A text that is too long loses its end, never its prefix, suffix or end-of-text token.
+    A text that is too long loses its end, never its prompt nor what the tokeniser puts around it. Without a prompt every
+    token is pooled, BOS too; with one, the tokens that the prompt has alone are not, unless ``include_prompt``.
 
     Raises:
-        DataError: A prefix and suffix alone are longer than ``max_length``, or a text has no tokens at all.
+        DataError: Prompt and ending alone are longer than ``max_length``, or a text has no tokens at all.
+        ModelError: The tokeniser is a slow one without character offsets.
+    """
+    rows = tokenise_text_alone(tokenizer, texts, max_length=max_length)
+    prompts = {prompt for prompt, _ in texts}
+    starts = {prompt: 0 if include_prompt else len(prompt_ids(tokenizer, prompt)) for prompt in prompts}
+    return [replace(row, start=starts[prompt]) for row, (prompt, _) in zip(rows, texts, strict=True)]
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Return the ids before the text as sentence-transformers counts them: nothing without a prompt, else BOS and prompt."""
+    if not prompt:
+        return []
+    ids: list[int] = tokenizer(prompt)["input_ids"]
+    return ids[:-1] if ids[-1] in tokenizer.all_special_ids else ids
+
+
+def tokenise_text_alone(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]], *, suffix: str = "", max_length: int
+) -> list[TokenRow]:
+    """Tokenise (prompt, text) pairs and pool the text and what stands behind it, but neither BOS nor prompt (L3Prune's code).
+
+    The boundary between what is pooled and what is not is found by character offsets, so a token that straddles it
+    counts as text. A text that is too long loses its end, never its prompt, suffix or end-of-text token.
+
+    Args:
+        tokenizer: The model's.
+        texts: What stands before each text, and the text.
+        suffix: Literal text behind every text; pooled, as in L3Prune.
+        max_length: Most tokens of a row.
+
+    Raises:
+        DataError: Prompt and suffix alone are longer than ``max_length``, or a text has no tokens at all.
         ModelError: The tokeniser is a slow one without character offsets.
     """
     if not tokenizer.is_fast:
         raise ModelError(
             f"{type(tokenizer).__name__} has no character offsets; convert it to a fast tokeniser (tokenizer.json)"
         )
-    befores = [text_format.before(instruction) for instruction, _ in texts]
-    wholes = [before + text + text_format.suffix for before, (_, text) in zip(befores, texts, strict=True)]
-    if not wholes:
+    if not texts:
         return []
+    wholes = [before + text + suffix for before, text in texts]
     encoded = tokenizer(
         wholes, return_offsets_mapping=True, return_attention_mask=False, padding=False, truncation=False, verbose=False
     )
     rows = []
-    for ids, offsets, before, whole in zip(encoded["input_ids"], encoded["offset_mapping"], befores, wholes, strict=True):
-        ends = (len(before), len(whole) - len(text_format.suffix))
-        rows.append(_row(ids, offsets, ends, max_length))
+    for ids, offsets, (before, _), whole in zip(encoded["input_ids"], encoded["offset_mapping"], texts, wholes, strict=True):
+        rows.append(_row(ids, offsets, (len(before), len(whole) - len(suffix)), max_length))
     return rows
 
 
@@ -68,13 +93,19 @@ def _row(ids: list[int], offsets: list[tuple[int, int]], ends: tuple[int, int], 
     start, stop = text[0], text[-1] + 1
     room = max_length - start - (len(ids) - stop)
     if room < 1:
-        raise DataError(f"prefix and suffix fill all {max_length} tokens; raise max_length or shorten the instruction")
+        raise DataError(f"prompt and ending fill all {max_length} tokens; raise max_length or shorten the instruction")
     if stop - start <= room:
         return TokenRow(tuple(ids), start)
     return TokenRow((*ids[: start + room], *ids[stop:]), start, truncated=True)
 
 
-def length_batches(lengths: Sequence[int], *, token_budget: int, packed: bool = False) -> list[list[int]]:
+def length_batches(
+    lengths: Sequence[int],
+    *,
+    token_budget: int,
+    packed: bool = False,
+    kind: Callable[[int], Hashable] = lambda length: None,
+) -> list[list[int]]:
     """Group row numbers into batches of similar length, longest first, each at most ``token_budget`` tokens.
 
     A single row longer than the budget makes a batch of its own.
@@ -83,12 +114,13 @@ def length_batches(lengths: Sequence[int], *, token_budget: int, packed: bool = 
         lengths: Tokens of each row.
         token_budget: Most tokens of a batch, padding to its longest row included.
         packed: Count no padding: rows are laid end to end.
+        kind: The kind of a row by its length; rows of two kinds do not share a batch. Long rows are of one, short ones of another.
     """
     batches: list[list[int]] = []
     width = held = 0
     for row in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
         more = lengths[row] if packed else width
-        if batches and held + more <= token_budget:
+        if batches and held + more <= token_budget and kind(lengths[row]) == kind(lengths[batches[-1][0]]):
             batches[-1].append(row)
             held += more
         else:

@@ -5,25 +5,34 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from prune2vec.backbone.source import ModelSource
-from prune2vec.errors import CheckpointError, UnsupportedModel
+from prune2vec.errors import CheckpointError
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _SAMPLES = 16
 _SAMPLE_BYTES = 1 << 16
+
+
+class TensorEntry(NamedTuple):
+    """What a file's header says of one tensor."""
+
+    dtype: str
+    """safetensors' name of the number format: ``F32``, ``BF16``, ..."""
+    shape: tuple[int, ...]
 
 
 @dataclass
@@ -44,23 +53,41 @@ class WeightFiles:
 
     @classmethod
     def find(cls, source: ModelSource) -> WeightFiles:
-        """List a model's tensors from its index, or from the header of its single file.
+        """List a model's tensors as transformers would: from the header of its single file, else from its index.
 
         Raises:
             CheckpointError: There are no safetensors files, or the index is broken.
         """
         try:
-            index = json.loads(source.fetch(_INDEX).read_text(encoding="utf-8"))
-            return cls(source, dict(index["weight_map"]))
+            return cls(source, dict.fromkeys(header(source.fetch(_SINGLE)), _SINGLE))
         except FileNotFoundError:
             pass
-        except (ValueError, KeyError) as error:
-            raise CheckpointError(f"{source.name}: broken {_INDEX} ({error})") from error
         try:
-            names = header(source.fetch(_SINGLE))
+            file_of = source.entries(_INDEX).get("weight_map")
         except FileNotFoundError as error:
             raise CheckpointError(_why_none(source)) from error
-        return cls(source, dict.fromkeys(names, _SINGLE))
+        if not isinstance(file_of, dict) or not file_of or not all(isinstance(file, str) and file for file in file_of.values()):
+            raise CheckpointError(
+                f"{source.name}: weight_map of {_INDEX} is broken; expected the name of a file for each tensor"
+            )
+        return cls(source, file_of)
+
+    def table(self, names: Iterable[str]) -> dict[str, TensorEntry]:
+        """Return format and shape of tensors from the headers of the files that hold them.
+
+        Raises:
+            CheckpointError: A file is missing or damaged, or holds other tensors than the index says.
+        """
+        found: dict[str, TensorEntry] = {}
+        for file in sorted({self.file_of[name] for name in names}):
+            told = {name for name, place in self.file_of.items() if place == file}
+            held = header(self._fetch(file))
+            if told != held.keys():
+                name = min(told ^ held.keys())
+                what = "does not hold" if name in told else "holds also"
+                raise CheckpointError(f"{self.source.name}: {file} {what} {name}, against {_INDEX}; fetch or convert it again")
+            found.update(held)
+        return found
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, tensor) file by file; a file that holds none of ``names`` is never fetched nor opened.
@@ -84,7 +111,6 @@ class WeightFiles:
         dtype: torch.dtype | None = None,
         *,
         rows: Tensor | None = None,
-        shape: Sequence[int] | None = None,
     ) -> Tensor:
         """Return one tensor, or some rows of it, in memory of its own; nothing of its file stays mapped.
 
@@ -92,56 +118,56 @@ class WeightFiles:
             name: Its name in the files.
             dtype: Number format that floating-point tensors are converted to; None for the stored one.
             rows: Numbers of the rows, ascending; None for all.
-            shape: What the whole tensor must have; None for any.
 
         Raises:
             CheckpointError: The file is missing or damaged.
-            UnsupportedModel: The tensor has another shape.
         """
         with self._opened(self.file_of[name]) as tensors:
             whole: Tensor = tensors.get_tensor(name)
-            if shape is not None and tuple(whole.shape) != tuple(shape):
-                raise UnsupportedModel(
-                    f"{self.source.name} stores tensors in another form than its config says ({name} is {list(whole.shape)}, "
-                    f"expected {list(shape)}); check config.json, or use --stream off"
-                )
             part = whole if rows is None else whole[rows]
             self.bytes_read += part.nbytes
             return part.to(dtype if part.is_floating_point() else None, copy=True)
 
     @contextmanager
     def _opened(self, file: str) -> Iterator[Any]:
+        path = self._fetch(file)
+        if self.opened[-1:] != [file]:
+            self.opened.append(file)
         try:
-            path = self.source.fetch(file)
-            if self.opened[-1:] != [file]:
-                self.opened.append(file)
             with safe_open(path, framework="pt") as tensors:
                 yield tensors
-        except FileNotFoundError as error:
-            raise CheckpointError(f"{self.source.name}: {file} is missing, though the index names it") from error
         except SafetensorError as error:
             raise CheckpointError(f"{self.source.name}: {file} is damaged ({error}); fetch or convert it again") from error
 
+    def _fetch(self, file: str) -> Path:
+        try:
+            return self.source.fetch(file)
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{self.source.name}: {file} is missing, though the index names it") from error
+
     def stored_bytes_per_param(self) -> int:
-        """Return the width of the stored weights in bytes, from the header of the first file."""
-        first = header(self.source.fetch(min(self.file_of.values())))
-        widths = [int(entry["dtype"].lstrip("BFIU").split("_")[0]) // 8 for entry in first.values()]
-        return max(set(widths), key=widths.count)
+        """Return the width of most stored weights in bytes, from the header of the first file."""
+        weights: Counter[int] = Counter()
+        for entry in header(self._fetch(min(self.file_of.values()))).values():
+            weights[int(entry.dtype.lstrip("BFIU").split("_")[0]) // 8] += prod(entry.shape)
+        return weights.most_common(1)[0][0]
 
 
-def header(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the entries of a safetensors file (dtype, shape, data_offsets by tensor name) without reading any tensor.
+def header(path: Path) -> dict[str, TensorEntry]:
+    """Return the entries of a safetensors file without reading any tensor; the file is checked to be whole.
 
     Raises:
-        CheckpointError: It is not a safetensors file.
+        CheckpointError: It is not a safetensors file, or cut short.
     """
     try:
-        with path.open("rb") as file:
-            (size,) = struct.unpack("<Q", file.read(8))
-            entries = json.loads(file.read(size))
-    except (struct.error, ValueError, OverflowError, MemoryError) as error:
-        raise CheckpointError(f"{path} is damaged: its safetensors header cannot be read ({error})") from error
-    return {name: entry for name, entry in entries.items() if name != "__metadata__"}
+        with safe_open(path, framework="pt") as tensors:
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
+            found = {name: TensorEntry(entry.get_dtype(), tuple(entry.get_shape())) for name, entry in slices.items()}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or cut short ({error}); fetch or convert it again") from error
+    if not found:
+        raise CheckpointError(f"{path} holds no tensors; fetch or convert it again")
+    return found
 
 
 def fingerprint(source: ModelSource) -> str:
@@ -153,7 +179,7 @@ def fingerprint(source: ModelSource) -> str:
     if source.revision is not None:
         return f"hub:{source.location}@{source.revision}"
     digest = hashlib.sha256()
-    config = json.loads(source.fetch("config.json").read_text(encoding="utf-8"))
+    config = source.entries("config.json")
     config.pop("transformers_version", None)
     file_of = WeightFiles.find(source).file_of
     sizes = {file: _size(source, file) for file in sorted(set(file_of.values()))}

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
+
+import yaml
 
 from prune2vec.checkpoint.described import describe_cut
 from prune2vec.checkpoint.portable import EncoderParts
 from prune2vec.checkpoint.probe import Parity
+from prune2vec.shown import markdown
 
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _SERVED = {
     "weightedmean": "sentence-transformers and Infinity. TEI, vLLM and llama.cpp have no weighted mean and refuse it or pool otherwise.",
     "mean": "sentence-transformers, Infinity, TEI, vLLM and llama.cpp.",
@@ -25,15 +30,14 @@ _UNEVEN = (
 
 def model_card(parts: EncoderParts, parity: Parity, *, name: str) -> str:
     """Return the model card: how to use the encoder, what was pruned, how it was trained, how it was checked."""
-    base = parts.record.get("model", {}).get("name")
-    header = ["library_name: sentence-transformers", "pipeline_tag: sentence-similarity", "tags:", "- sentence-transformers"]
-    header += ["- feature-extraction", "- prune2vec", *([f"base_model: {base}"] if base and base.count("/") == 1 else [])]
+    model = parts.record.get("model", {})
+    base = markdown(model.get("name") or "a decoder-only language model")
     params = sum(parameter.numel() for parameter in parts.model.parameters())
     classes = "the class of prune2vec" if parts.layout else "stock classes"
     sections = [
-        "---\n" + "\n".join(header) + "\n---",
-        f"# {name}",
-        f"A text encoder of {params / 1e6:.1f} M parameters cut from {base or 'a decoder-only language model'} with prune2vec.",
+        f"---\n{_head(model)}---",
+        f"# {markdown(name)}",
+        f"A text encoder of {params / 1e6:.1f} M parameters cut from {base} with prune2vec.",
         _usage(parts),
         _pruning(parts.record),
         *_training(parts.record.get("train")),
@@ -42,6 +46,16 @@ def model_card(parts: EncoderParts, parity: Parity, *, name: str) -> str:
         f"largest difference {parity.max_difference:.2g}, smallest cosine {parity.min_cosine:.6f}.",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _head(model: Mapping[str, Any]) -> str:
+    """Return the entries that the hub reads; only a model of the hub, which has a commit, is named as the base."""
+    head: dict[str, Any] = {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity"}
+    head["tags"] = ["sentence-transformers", "feature-extraction", "prune2vec"]
+    name = str(model.get("name"))
+    if model.get("revision") and _HUB_ID.fullmatch(name):
+        head["base_model"] = name
+    return yaml.safe_dump(head, sort_keys=False)
 
 
 def _usage(parts: EncoderParts) -> str:
@@ -53,28 +67,28 @@ def _usage(parts: EncoderParts) -> str:
         f'encoder = SentenceTransformer("path/to/this/folder"{trust})\n'
         'queries = encoder.encode_query(["what to look for"])\ndocuments = encoder.encode_document(["where to look"])\n'
         "scores = encoder.similarity(queries, documents)\n```\n\n"
-        f"Pooling: {parts.pooling}; longest text: {parts.max_length} tokens; prompts: {dict(parts.prompts)}. "
+        f"Pooling: {parts.pooling}; longest text: {parts.max_length} tokens; prompts: {markdown(dict(parts.prompts))}. "
         f"Served by: {served}"
     )
 
 
 def _pruning(record: Mapping[str, Any]) -> str:
-    plan = record.get("plan", {})
+    plan, model = record.get("plan", {}), record.get("model", {})
     kept, total = plan.get("keep_layers", []), plan.get("num_layers")
     if not kept:
         return "## Pruning\n\nNot recorded."
     lines = [
-        f"- base: {record.get('model', {}).get('name')} (revision {record.get('model', {}).get('revision') or 'local files'})",
-        f"- method: {plan.get('method')} {plan.get('parameters') or ''}".rstrip(),
-        f"- kept layers (0-based, of {total}): {', '.join(map(str, kept))}",
-        *(f"- {line}" for line in describe_cut(plan)[1:]),
-        *(f"- note: {note}" for note in plan.get("notes", [])),
+        f"base: {model.get('name')} (revision {model.get('revision') or 'local files'})",
+        f"method: {plan.get('method')} {plan.get('parameters') or ''}",
+        f"kept layers (0-based, of {total}): {', '.join(map(str, kept))}",
+        *describe_cut(plan)[1:],
+        *(f"note: {note}" for note in plan.get("notes", [])),
     ]
-    return "## Pruning\n\n" + "\n".join(lines)
+    return "## Pruning\n\n" + "\n".join(f"- {markdown(line)}" for line in lines)
 
 
 def _training(train: Mapping[str, Any] | None) -> list[str]:
     if not train:
         return ["## Training\n\nNone after the cut: these are the base model's own weights."]
-    rows = [f"- {key}: {value}" for key, value in train.items() if isinstance(value, (str, int, float, bool))]
+    rows = [f"- {markdown(f'{key}: {value}')}" for key, value in train.items() if isinstance(value, (str, int, float, bool))]
     return ["## Training\n\n" + "\n".join(rows)]

@@ -7,18 +7,22 @@ import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import AutoTokenizer
 
 from prune2vec.backbone.quiet import quiet_transformers
 from prune2vec.checkpoint.card import model_card
 from prune2vec.checkpoint.float32 import computing_in_float32
-from prune2vec.checkpoint.portable import UNEVEN_MODULE, EncoderParts, write_portable
+from prune2vec.checkpoint.portable import UNEVEN_MODULE, EncoderParts, write_portable, write_tokenizer
 from prune2vec.checkpoint.probe import PROBE_TEXTS, Parity, compare_vectors, probe_prompts
-from prune2vec.errors import CheckpointError, reason_of
+from prune2vec.checkpoint.strict import RECORD as RECORD
+from prune2vec.checkpoint.strict import check_files, check_modules, check_parts, check_poolings, digests
+from prune2vec.errors import CheckpointError, Prune2vecError, reason_of
 from prune2vec.files import read_json, write_json, write_text
 from prune2vec.machine import pick_device, pick_dtype
 from prune2vec.outputs import ENCODER, staged_folder
@@ -26,7 +30,7 @@ from prune2vec.outputs import ENCODER, staged_folder
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-RECORD = "prune2vec.json"
+_SHORT = PROBE_TEXTS[:2]
 _HARMLESS = re.compile(r"sentence_transformers\..*\b(Pooling|Normalize)")
 
 
@@ -41,18 +45,22 @@ def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto
         dtype: ``auto`` (bf16 where the hardware is fast at it, else fp32), ``float32``, ``bfloat16``, ``float16``.
 
     Raises:
-        CheckpointError: It is not an encoder's folder, or it does not load.
+        CheckpointError: It is not an encoder's folder, it does not load, or its files do not fit each other: a tensor is
+            missing, left over or of another shape, or a file has a value of the wrong type or size.
+        DataError: A file of it is no JSON.
     """
     from sentence_transformers import SentenceTransformer
 
     place = pick_device(device)
     number_format = pick_dtype(dtype, place)
     check_is_encoder(folder)
+    with quiet_transformers():
+        check_files(str(folder))
     # Our module's class alone is trusted, whatever else the folder makes sentence-transformers build.
     distrust = {"trust_remote_code": False}
     try:
         with quiet_transformers():
-            return SentenceTransformer(
+            encoder = SentenceTransformer(
                 str(folder),
                 device=str(place),
                 trust_remote_code=_is_ours(folder),
@@ -60,9 +68,13 @@ def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto
                 processor_kwargs=dict(distrust),
                 config_kwargs=dict(distrust),
             )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
-        reason = reason_of(error)
-        raise CheckpointError(f"cannot load the encoder {folder}: {reason}") from error
+    except Prune2vecError:
+        raise
+    except Exception as error:
+        # Whatever is wrong with a file may surface anywhere in three libraries, as any of their errors.
+        raise CheckpointError(f"cannot load the encoder {folder}: {reason_of(error)}") from error
+    check_parts(encoder, str(folder))
+    return encoder
 
 
 def check_is_encoder(folder: str | Path) -> None:
@@ -98,7 +110,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / RECORD
     if not path.is_file():
         return {}
-    return {key: value for key, value in read_json(path).items() if key != "format"}
+    return {key: value for key, value in read_json(path).items() if key not in ("format", "written")}
 
 
 def save_encoder(
@@ -157,6 +169,7 @@ def write_checked(
     device, stored = str(parts.model.device), str(parts.model.dtype).removeprefix("torch.")
     with staged_folder(folder, ENCODER) as stage:
         write_portable(parts, stage)
+        write_json(stage / RECORD, {**read_json(stage / RECORD), "written": digests(stage)})
         for name, text in (extra or {}).items():
             write_text(stage / name, text)
         if release:
@@ -184,29 +197,53 @@ def encode_probe(encoder: SentenceTransformer) -> NDArray[np.float32]:
     return torch.cat([tensor.float().cpu() for tensor in vectors]).numpy()
 
 
+def check_finite(encoder: SentenceTransformer, name: str | Path) -> None:
+    """Refuse an encoder whose vectors of short texts are not finite, before long work begins with it.
+
+    Raises:
+        CheckpointError: One is NaN or infinite; encoder and text are named.
+    """
+    found = encoder.encode(list(_SHORT), convert_to_tensor=True, show_progress_bar=False)
+    bad = (~found.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if bad:
+        raise CheckpointError(
+            f"the vectors of {name} are not finite, first that of {_SHORT[bad[0]]!r}; its weights hold NaN, or need --dtype float32"
+        )
+
+
+def check_writable(encoder: SentenceTransformer) -> None:
+    """Refuse an encoder that ``save_encoder`` could not write as it is, before it is trained.
+
+    Raises:
+        CheckpointError: ``parts_of`` refuses it, or the tokeniser that would be written gives texts other tokens.
+    """
+    parts = parts_of(encoder, {})
+    with TemporaryDirectory() as folder:
+        write_tokenizer(parts.tokenizer, Path(folder), max_length=parts.max_length)
+        written = AutoTokenizer.from_pretrained(folder)
+    for prompt in probe_prompts(parts.prompts):
+        found = encoder.preprocess(list(PROBE_TEXTS), prompt=prompt or None)
+        rows = [ids[mask.bool()].tolist() for ids, mask in zip(found["input_ids"], found["attention_mask"], strict=True)]
+        texts = [prompt + text for text in PROBE_TEXTS]
+        if rows != written(texts, truncation=True, max_length=parts.max_length)["input_ids"]:
+            raise CheckpointError(
+                "sentence-transformers gives this encoder other tokens than the tokeniser that would be written with it; "
+                "has it a chat template, or does it cut texts at their beginning?"
+            )
+
+
 def parts_of(encoder: SentenceTransformer, record: Mapping[str, Any]) -> EncoderParts:
     """Take a Transformer, Pooling(, Normalize) encoder apart.
 
     Raises:
         CheckpointError: It has other modules or unmerged adapters, or pools in several ways at once.
     """
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-
-    from prune2vec.modules import UnevenTransformer
-
     modules: list[Any] = list(encoder)
-    kinds = [type(module) for module in modules]
-    if kinds[:2] not in ([Transformer, Pooling], [UnevenTransformer, Pooling]) or any(
-        kind is not Normalize for kind in kinds[2:]
-    ):
-        raise CheckpointError(
-            f"can write Transformer, Pooling, Normalize; this encoder has {[kind.__name__ for kind in kinds]}"
-        )
+    check_modules([type(module).__name__ for module in modules])
     if getattr(modules[0].auto_model, "_hf_peft_config_loaded", False):
         raise CheckpointError("the encoder has adapters beside its weights; merge adapters first, then save")
     pooling = modules[1].pooling_mode
-    if not isinstance(pooling, str):
-        raise CheckpointError(f"can write one pooling; this encoder has {pooling}")
+    check_poolings([pooling] if isinstance(pooling, str) else pooling)
     return EncoderParts(
         model=modules[0].auto_model,
         tokenizer=modules[0].tokenizer,
@@ -215,5 +252,7 @@ def parts_of(encoder: SentenceTransformer, record: Mapping[str, Any]) -> Encoder
         prompts={name: prompt or "" for name, prompt in encoder.prompts.items()},
         default_prompt=encoder.default_prompt_name,
         normalize=len(modules) > 2,
+        include_prompt=bool(modules[1].include_prompt),
+        similarity=str(encoder.similarity_fn_name),
         record=record,
     )

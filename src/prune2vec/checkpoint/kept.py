@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 
-from prune2vec.backbone.load import load_config
+from prune2vec.backbone.load import checked_skeleton, explained, load_config
 from prune2vec.backbone.quiet import quiet_transformers
 from prune2vec.backbone.source import ModelSource
 from prune2vec.backbone.weights import WeightFiles
-from prune2vec.errors import CheckpointError, ModelError, PlanError, UnsupportedModel, reason_of
+from prune2vec.errors import CheckpointError, PlanError, UnsupportedModel
 from prune2vec.progress import progress
 from prune2vec.records.plan import PruningPlan
 from prune2vec.surgery.cut import Cut
@@ -22,6 +23,7 @@ from prune2vec.surgery.layers import block_of
 from prune2vec.surgery.layout import is_even
 from prune2vec.surgery.uneven import load_with_layout
 
+_DIFFERENCES = ("missing_keys", "unexpected_keys", "mismatched_keys")
 _PIECE = 1 << 22  # values
 
 
@@ -54,8 +56,7 @@ def read_kept(source: ModelSource, plan: PruningPlan, *, trust_remote_code: bool
     check_fits(plan, config)
     if getattr(config, "quantization_config", None) is not None:
         raise UnsupportedModel(f"{source.name} is quantised; convert it to plain weights first")
-    with torch.device("meta"):
-        skeleton = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
+    skeleton, _ = checked_skeleton(source, config, trust_remote_code=trust_remote_code, layers=plan.keep_layers)
     cut = Cut.of(plan, skeleton)
     files = WeightFiles.find(source)
     names = _of_backbone(files.file_of, skeleton)
@@ -98,10 +99,6 @@ def _of_backbone(names: Iterable[str], skeleton: PreTrainedModel) -> list[str]:
 
 
 def _check_finite(name: str, tensor: Tensor, layer: int | None) -> None:
-    if tensor.is_floating_point() and tensor.itemsize < 2:
-        raise UnsupportedModel(
-            f"tensor {name} is stored in {tensor.dtype}, which is quantised; convert the model to plain weights"
-        )
     if tensor.is_floating_point() and not _is_finite(tensor):
         place = f"layer {layer}" if layer is not None else "outside the layers"
         raise CheckpointError(
@@ -119,18 +116,41 @@ def _build(
     model_class: type[PreTrainedModel], cut: Cut, config: Any, state: dict[str, Tensor], source: ModelSource
 ) -> PreTrainedModel:
     layout = () if is_even(cut.layout) else cut.layout
-    dtypes = [tensor.dtype for tensor in state.values() if tensor.is_floating_point()]
-    try:
-        with quiet_transformers():
-            model, info = load_with_layout(
-                model_class, layout, None, config=config, state_dict=state, dtype=max(set(dtypes), key=dtypes.count)
-            )
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise ModelError(f"cannot build the cut of {source.name}: {reason_of(error)}") from error
-    wrong = sorted(info["missing_keys"]) or sorted(str(key) for key in info["mismatched_keys"])
-    if wrong:
-        raise CheckpointError(
-            f"{source.name} lacks {len(wrong)} tensors that the plan keeps, {wrong[0]} first; its weights are incomplete"
+    values: Counter[torch.dtype] = Counter()
+    for tensor in state.values():
+        values[tensor.dtype] += tensor.numel() * tensor.is_floating_point()
+    with explained(source, "cannot build its cut"), quiet_transformers():
+        model, info = load_with_layout(
+            model_class,
+            layout,
+            None,
+            config=config,
+            state_dict=state,
+            dtype=values.most_common(1)[0][0],
+            ignore_mismatched_sizes=True,
+        )
+    other = sorted(name if isinstance(name, str) else name[0] for key in _DIFFERENCES for name in info[key])
+    if other:
+        # The whole model fitted its files, or profile would have refused it.
+        raise UnsupportedModel(
+            f"{source.name} cannot be cut to layers {list(cut.kept.layers)}: its config tells kinds of layers (dense, mixture of "
+            f"experts) by their place, so the cut would have {other[0]} of another kind; keep other layers"
         )
     model.eval()
     return model
+
+
+def round_weights(model: PreTrainedModel, dtype: torch.dtype) -> bool:
+    """Convert a model's parameters in place; return whether any was of another number format.
+
+    Raises:
+        CheckpointError: A finite value is beyond ``dtype``.
+    """
+    others = [(name, parameter) for name, parameter in model.named_parameters() if parameter.dtype != dtype]
+    for name, parameter in others:
+        parameter.data = parameter.data.to(dtype)
+        if not _is_finite(parameter.data):
+            raise CheckpointError(
+                f"tensor {name} holds values beyond {str(dtype).removeprefix('torch.')}; write bfloat16 or float32"
+            )
+    return bool(others)

@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, processors
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from tokenizers import Tokenizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prune2vec.backbone.quiet import quiet_transformers
 from prune2vec.errors import ConfigError
@@ -48,6 +47,8 @@ class EncoderParts:
         prompts: Text before queries and documents.
         default_prompt: Which prompt applies when none is asked for.
         normalize: Whether vectors are L2-normalised.
+        include_prompt: Whether the tokens of a prompt are pooled with the others.
+        similarity: How two vectors are compared.
         record: What ``prune2vec.json`` says of where the encoder comes from.
     """
 
@@ -58,6 +59,8 @@ class EncoderParts:
     prompts: Mapping[str, str]
     default_prompt: str | None = None
     normalize: bool = True
+    include_prompt: bool = False
+    similarity: str = "cosine"
     record: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -92,7 +95,8 @@ def write_portable(parts: EncoderParts, folder: Path) -> None:
     flags = {flag: mode == parts.pooling for mode, flag in _POOLING_FLAGS.items()}
     config = parts.model.config
     dimension = getattr(config, "word_embed_proj_dim", None) or config.hidden_size
-    write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": dimension, **flags, "include_prompt": False})
+    pooling = {"word_embedding_dimension": dimension, **flags, "include_prompt": parts.include_prompt}
+    write_json(folder / "1_Pooling" / "config.json", pooling)
     if parts.normalize:
         (folder / "2_Normalize").mkdir()
     write_json(folder / "config_sentence_transformers.json", _sentence_transformers_config(parts))
@@ -106,7 +110,7 @@ def _sentence_transformers_config(parts: EncoderParts) -> dict[str, Any]:
         "__version__": {key: version(name) for key, name in libraries.items()},
         "prompts": dict(parts.prompts),
         "default_prompt_name": parts.default_prompt,
-        "similarity_fn_name": "cosine",
+        "similarity_fn_name": parts.similarity,
     }
 
 
@@ -175,28 +179,3 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_len
         },
     )
     write_json(folder / "special_tokens_map.json", tokens)
-
-
-def with_suffix(tokenizer: PreTrainedTokenizerBase, suffix: str) -> PreTrainedTokenizerBase:
-    """Return the tokeniser with a post-processor that ends every text with ``suffix``, a single special token.
-
-    Raises:
-        ConfigError: The suffix is several tokens or an ordinary one; sentence-transformers could not tell it from the prompt.
-    """
-    if not suffix:
-        return tokenizer
-    ids = tokenizer(suffix, add_special_tokens=False)["input_ids"]
-    if len(ids) != 1 or ids[0] not in tokenizer.all_special_ids:
-        raise ConfigError(
-            f"the wrapper ends with {suffix!r}, {len(ids)} tokens; an encoder's folder can hold one special token there: use --wrapper none"
-        )
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    before = list(takewhile(lambda token: token in tokenizer.all_special_tokens, tokenizer("a").tokens()))
-    template = [*before, "$A", suffix]
-    pairs = [(token, tokenizer.convert_tokens_to_ids(token)) for token in dict.fromkeys([*before, suffix])]
-    backend.post_processor = processors.TemplateProcessing(
-        single=template, pair=[*template, "$B", suffix], special_tokens=pairs
-    )
-    copy = PreTrainedTokenizerFast(tokenizer_object=backend, padding_side="right", model_max_length=tokenizer.model_max_length)
-    copy.add_special_tokens({role: token for role, token in tokenizer.special_tokens_map.items() if isinstance(token, str)})
-    return copy

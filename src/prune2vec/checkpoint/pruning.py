@@ -8,31 +8,29 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from prune2vec.backbone.end_of_text import end_with_eos
-from prune2vec.backbone.load import context_length, load_config, load_tokenizer, within_context
+from prune2vec.backbone.load import check_tokens, context_length, embedding_rows, load_config, load_tokenizer
 from prune2vec.backbone.source import ModelSource, resolve_source
+from prune2vec.backbone.text import PreparedText, check_servable, prepare_text
+from prune2vec.backbone.tokens import prompt_ids
 from prune2vec.backbone.weights import fingerprint
-from prune2vec.backbone.wrapper import text_format
 from prune2vec.checkpoint.described import describe_cut, record_of
 from prune2vec.checkpoint.encoder import write_checked
 from prune2vec.checkpoint.float32 import computing_in_float32
-from prune2vec.checkpoint.kept import KeptModel, check_fits, read_kept
+from prune2vec.checkpoint.kept import KeptModel, check_fits, read_kept, round_weights
 from prune2vec.checkpoint.part_check import check_parts
-from prune2vec.checkpoint.portable import EncoderParts, with_suffix
+from prune2vec.checkpoint.portable import EncoderParts
 from prune2vec.checkpoint.probe import PROBE_TEXTS, probe_prompts
 from prune2vec.checkpoint.settings import PruneSettings
-from prune2vec.errors import CheckpointError, ConfigError, PlanError
+from prune2vec.errors import CheckpointError, PlanError
 from prune2vec.files import json_text
 from prune2vec.outputs import ENCODER, check_ours, locked
 from prune2vec.pooling import pool, poolings
 from prune2vec.progress import say
 from prune2vec.records.plan import PruningPlan
-from prune2vec.records.text_format import TextFormat
 from prune2vec.surgery.layers import reference_cut
 from prune2vec.surgery.layout import layout_of
-from prune2vec.texts.instructions import Instructions
 
 
 def prune_model(
@@ -48,7 +46,7 @@ def prune_model(
         model: Hub id, folder, GGUF file or ``smollm2``: the model the plan was made for.
         plan: A plan, or the path of one.
         output: Folder to write.
-        settings: How the encoder pools and formats texts.
+        settings: How the encoder pools and formats texts, where not as the plan was measured.
         **overrides: Single settings by name, over those of ``settings``.
 
     Returns:
@@ -59,31 +57,34 @@ def prune_model(
         CheckpointError: Tensors are missing or damaged, the folder cannot be written, or the reloaded encoder differs.
         ModelError: The model cannot be found or understood, or single sub-layers cannot be taken out of it.
     """
-    base = settings.model_dump() if settings is not None else {}
-    chosen = PruneSettings.build({**base, **overrides}, where="prune")
-    what = plan if isinstance(plan, PruningPlan) else PruningPlan.load(Path(plan))
+    given = settings.model_dump(exclude_unset=True) if settings is not None else {}
+    chosen = PruneSettings.build({**given, **overrides}, where="prune")
+    what = (plan if isinstance(plan, PruningPlan) else PruningPlan.load(Path(plan))).with_text(chosen)
+    check_servable(what.text)
     with locked(Path(output)):
         check_ours(Path(output), ENCODER)
         return _pruned(model, what, Path(output), chosen)
 
 
 def _pruned(model: str, what: PruningPlan, output: Path, chosen: PruneSettings) -> Path:
-    source = resolve_source(model, revision=chosen.revision)
+    source = resolve_source(model, revision=chosen.revision or what.model.get("revision"))
     if source.folder is not None and source.folder.resolve() == output.resolve():
         raise CheckpointError(f"cannot write {output}: it is the model that is pruned; name another folder")
     config = load_config(source, trust_remote_code=chosen.trust_remote_code)
     check_fits(what, config)
     check_identity(what, source)
-    chosen = PruneSettings(**{**chosen.model_dump(), "max_length": within_context(chosen.max_length, context_length(config))})
     tokenizer = load_tokenizer(source, trust_remote_code=chosen.trust_remote_code)
-    layout = text_format(tokenizer, wrapper=chosen.wrapper, separator=chosen.separator)
-    layout = end_with_eos(layout, tokenizer, append_eos=chosen.append_eos, pooling=chosen.pooling)
+    text = prepare_text(what.text, tokenizer, context=context_length(config))
     kept = read_kept(source, what, trust_remote_code=chosen.trust_remote_code)
+    check_tokens(tokenizer, source.name, embedding_rows(kept.model))
     if what.drop_attention or what.drop_mlp:
         check_parts(kept.model)
-    parts = _parts(kept, with_suffix(tokenizer, layout.suffix), what, chosen, layout)
-    check_prompts(parts)
+    parts = _parts(kept, what, text)
     reference = _reference_vectors(kept, parts, what)
+    rounded = ""
+    if chosen.dtype != "auto" and round_weights(kept.model, getattr(torch, chosen.dtype)):
+        exact, reference = reference, _reference_vectors(kept, parts, what)
+        rounded = f"; vectors differ by {np.abs(exact - reference).max():.1g} from the model's own weights"
     parity = write_checked(
         parts,
         output,
@@ -95,7 +96,8 @@ def _pruned(model: str, what: PruningPlan, output: Path, chosen: PruneSettings) 
     files = kept.files
     say(
         f"{output}: {'; '.join(describe_cut(record_of(what)))}; read {files.bytes_read / 1e6:,.0f} MB from "
-        f"{len(files.opened)} of {len(set(files.file_of.values()))} files; largest difference {parity.max_difference:.1g}"
+        f"{len(files.opened)} of {len(set(files.file_of.values()))} files; "
+        f"{str(kept.model.dtype).removeprefix('torch.')}{rounded}; largest difference {parity.max_difference:.1g}"
     )
     return output
 
@@ -114,36 +116,30 @@ def check_identity(plan: PruningPlan, source: ModelSource) -> None:
         )
 
 
-def _parts(
-    kept: KeptModel, tokenizer: PreTrainedTokenizerBase, plan: PruningPlan, settings: PruneSettings, layout: TextFormat
-) -> EncoderParts:
-    prompts = {"query": _query_prompt(layout, settings.instruction), "document": layout.before()}
+def _parts(kept: KeptModel, plan: PruningPlan, text: PreparedText) -> EncoderParts:
+    settings = text.settings
+    if text.instructions is not None and text.instructions.kind == "e5":
+        say("instruction e5 has words for each data set, so the encoder's folder gets no prompt; train uses them by itself")
     return EncoderParts(
         model=kept.model,
-        tokenizer=tokenizer,
+        tokenizer=text.tokenizer,
         pooling=settings.pooling,
         max_length=settings.max_length,
-        prompts=prompts,
-        # Without a prompt asked for, a wrapper's prefix must still be there.
-        default_prompt="document" if layout.prefix else None,
+        prompts=text.prompts,
+        default_prompt=text.default_prompt,
         normalize=settings.normalize,
+        include_prompt=settings.include_prompt,
         record={
             "model": dict(plan.model),
             "keep_layers": list(plan.keep_layers),
             "num_layers": plan.num_layers,
-            "pooling": settings.pooling,
-            "text_format": layout.to_json(),
-            "instruction": settings.instruction,
+            "text": settings.to_json(),
+            "text_format": text.layout.to_json(),
             "plan": record_of(plan),
             "read": {"bytes": kept.files.bytes_read, "files": list(kept.files.opened)},
             "train": None,
         },
     )
-
-
-def _query_prompt(layout: TextFormat, instruction: str) -> str:
-    named = Instructions.named(instruction)
-    return layout.before(named.text, named.separator) if named is not None else layout.before(instruction)
 
 
 def _reference_vectors(kept: KeptModel, parts: EncoderParts, plan: PruningPlan) -> NDArray[np.float32]:
@@ -163,41 +159,10 @@ def _reference_vectors(kept: KeptModel, parts: EncoderParts, plan: PruningPlan) 
 def _vector(model: PreTrainedModel, parts: EncoderParts, prompt: str, text: str) -> torch.Tensor:
     tokenizer = parts.tokenizer
     ids = tokenizer(prompt + text, truncation=True, max_length=parts.max_length, return_tensors="pt")["input_ids"]
-    start = len(_prompt_ids(tokenizer, prompt))
+    start = 0 if parts.include_prompt else len(prompt_ids(tokenizer, prompt))
     attended = torch.ones_like(ids)
     pooled = attended.clone()
     pooled[:, :start] = 0
-    name = "weightedmean-st" if parts.pooling == "weightedmean" else parts.pooling
     with torch.inference_mode():
         states = model(input_ids=ids, use_cache=False)[0]
-    return pool(states, poolings.get(name)(pooled, attended))
-
-
-def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Return the ids before the text as sentence-transformers counts them: nothing without a prompt, else BOS and prompt."""
-    if not prompt:
-        return []
-    ids: list[int] = tokenizer(prompt)["input_ids"]
-    trailing = ids[-1] in tokenizer.all_special_ids
-    return ids[:-1] if trailing else ids
-
-
-def check_prompts(parts: EncoderParts) -> None:
-    """Refuse a prompt whose last token would merge with a text's first one.
-
-    sentence-transformers leaves the tokens of the prompt alone out of the pooling, so a merged token would be lost. Not so
-    where the last token alone is pooled and that is the EOS token.
-
-    Raises:
-        ConfigError: Such a prompt.
-    """
-    if parts.pooling == "lasttoken" and parts.tokenizer("a")["input_ids"][-1] == parts.tokenizer.eos_token_id:
-        return
-    for prompt in probe_prompts(parts.prompts):
-        alone = _prompt_ids(parts.tokenizer, prompt)
-        for text in PROBE_TEXTS:
-            if parts.tokenizer(prompt + text)["input_ids"][: len(alone)] != alone:
-                raise ConfigError(
-                    f"the prompt {prompt!r} does not end between two tokens (before {text[:20]!r}), so the text's first word would not be "
-                    "pooled; end it with a line break: separator '\\n'"
-                )
+    return pool(states, poolings.get(parts.pooling)(pooled, attended))

@@ -12,7 +12,8 @@ from typing import NoReturn
 import click
 
 from prune2vec.cli.silence import prepare_environment
-from prune2vec.errors import Prune2vecError, did_you_mean
+from prune2vec.errors import Prune2vecError, did_you_mean, reason_of
+from prune2vec.shown import shown
 
 VERBS = (
     "demo",
@@ -32,6 +33,8 @@ VERBS = (
     "export",
     "compare",
     "methods",
+    "cache",
+    "cache clear",
 )
 """In the order of the pipeline. A verb of two words wins over its first word: ``prune2vec plan show FILE``."""
 
@@ -81,13 +84,25 @@ _CONTEXT = {
 }
 
 
+def _show_version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    if asked:
+        from prune2vec.cli.versions import versions
+
+        listed = versions()
+        click.echo(listed if ctx.params["verbose"] else listed.partition("\n")[0])
+        ctx.exit()
+
+
 @click.group(cls=Program, context_settings=_CONTEXT, subcommand_metavar="VERB ...")
-@click.version_option(package_name="prune2vec", message="%(prog)s %(version)s")
-def program() -> None:
+@click.option("--verbose", is_flag=True, is_eager=True, help="With --version: the versions of all that prune2vec stands on.")
+@click.option("--version", is_flag=True, expose_value=False, callback=_show_version, help="Show the version and exit.")
+def program(verbose: bool) -> None:
     """Turn a decoder-only LLM into a small, fast text encoder.
 
     Every verb reads files and writes files; `prune2vec VERB --help` has an example of each.
     """
+    if verbose:
+        raise click.UsageError("--verbose goes with --version")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -101,6 +116,9 @@ def main(arguments: Sequence[str]) -> int:
         return _report(_usage_message(error), USAGE)
     except Prune2vecError as error:
         return _report("; ".join([str(error), *_notes(error)]), FAILED)
+    except ImportError as error:
+        remedy = "pip install prune2vec brings what it needs, prune2vec --version --verbose lists what is there"
+        return _report(f"the installation is not whole: {reason_of(error)}; {remedy}", FAILED)
     except (KeyboardInterrupt, click.Abort) as error:
         return _report("; ".join(["interrupted", *(_notes(error) or ["run the same command again"])]), INTERRUPTED)
     return DONE
@@ -119,7 +137,7 @@ def _usage_message(error: click.ClickException) -> str:
 
 
 def _report(message: str, code: int) -> int:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    click.echo(f"error: {shown(message)}", err=True)
     return code
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from prune2vec.shown import shown_json, shown_lines
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -19,6 +21,10 @@ class Outcome:
 
     text: str
     data: Mapping[str, Any] = field(default_factory=dict)
+
+    def printed(self, *, as_json: bool) -> str:
+        """Return what goes to the terminal: no control character of a text or a name does so as it is."""
+        return shown_json(self.data) if as_json else shown_lines(self.text)
 
 
 def would(action: str, *, reads: Iterable[object], writes: Path | None, settings: Mapping[str, Any] | None = None) -> Outcome:

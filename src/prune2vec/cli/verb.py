@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -62,7 +61,7 @@ class Verb(click.Command):
             values[section.keyword] = section.load().build(given, where=ctx.command_path)
         assert self.callback is not None
         outcome: Outcome = ctx.invoke(self.callback, **values)
-        click.echo(json.dumps(outcome.data, indent=2, ensure_ascii=False) if as_json else outcome.text)
+        click.echo(outcome.printed(as_json=as_json))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under one heading a section."""

@@ -7,7 +7,8 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prune2vec.errors import EncodingError, MissingExtra, reason_of
+from prune2vec.errors import EncodingError, reason_of
+from prune2vec.extras import import_extra
 
 _CPUS_A_SHARD = 4
 _ANSWER_S = 10.0
@@ -21,11 +22,7 @@ def load_ray() -> Any:
     """
     # Ray reports its use to its makers unless told not to before it is imported.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise MissingExtra("encoding on Ray needs ray; install it with: pip install 'prune2vec[ray]'") from error
-    return ray
+    return import_extra("ray")
 
 
 def start(ray: Any) -> None:

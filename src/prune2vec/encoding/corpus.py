@@ -9,26 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from prune2vec.errors import DataError, did_you_mean, reason_of
-from prune2vec.texts.formats import Row, formats
-from prune2vec.texts.lines import read_lines
+from prune2vec.errors import DataError
+from prune2vec.texts.documents import Document, read_documents
+from prune2vec.texts.formats import suffix_of
+from prune2vec.texts.formats.arrow import count_rows
 
-_ID_COLUMNS = ("_id", "id")
 _HEAD_BYTES = 1 << 20
 _GZIP = 16 + zlib.MAX_WBITS
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """One text to encode.
-
-    Attributes:
-        id: Its id in the corpus, or the number of its row.
-        text: Title (where there is one), blank, text; it may be empty.
-    """
-
-    id: str
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,79 +44,41 @@ class Corpus:
             raise DataError(f"cannot read {self.path}: {error.strerror or error}") from error
 
     def estimate(self) -> float:
-        """Return about how many rows there are, from the size of the file and the lines at its head; exact for Parquet.
+        """Return about how many rows there are, from the size of the file and the lines at its head; exact for Parquet and Arrow.
 
         Raises:
             DataError: The file cannot be read.
         """
-        if self.path.suffix == ".parquet":
-            return _parquet_rows(self.path)
+        if self.path.suffix in (".parquet", ".arrow"):
+            return count_rows(self.path)
         with self.opened() as file:
             head = file.read(_HEAD_BYTES)
             size = os.fstat(file.fileno()).st_size
         lines = _unpacked(head, self.path).count(b"\n") if self.path.suffix == ".gz" else head.count(b"\n")
         return max(1, lines) * size / max(1, len(head))
 
-    @property
-    def _suffix(self) -> str:
-        return Path(self.path.name.removesuffix(".gz")).suffix
-
     def documents(self) -> Iterator[Document]:
-        """Yield the documents in file order; only a few rows are in memory.
+        """Yield the documents in file order; of all but a few rows only digests are kept.
 
         Raises:
-            DataError: The file cannot be read, or a row lacks its text or id; with file and line.
+            DataError: The file cannot be read or holds no row, a row lacks its text or id, or two rows have one id and other
+                texts; with file and line.
         """
-        suffix = self._suffix
-        if suffix == ".txt":
-            for number, line in read_lines(self.path):
-                yield Document(str(number - 1), line.rstrip("\r\n"))
-            return
-        if suffix not in formats.names():
-            raise DataError(
-                f"{self.path}: cannot read {suffix or 'a file without an ending'}; expected .txt, {', '.join(formats.names())}"
-            )
-        for row in formats.get(suffix)(self.path):
-            yield self._document(row)
+        return read_documents(self.path, text_column=self.text_column, id_column=self.id_column)
 
-    def _document(self, row: Row) -> Document:
-        text = self._text(row, self.text_column)
-        title = row.values.get("title")
-        if isinstance(title, str) and title and self.text_column == "text":
-            text = f"{_sound(title, 'title', row)} {text}"
-        return Document(self._id(row), text)
+    def check_filled(self) -> None:
+        """Refuse a corpus in which there is nothing to encode; as a rule one row is read.
 
-    def _text(self, row: Row, column: str) -> str:
-        value = row.values.get(column)
-        if isinstance(value, str):
-            return _sound(value, column, row)
-        if column not in row.values:
-            hint = did_you_mean(column, list(map(str, row.values)))
-            raise DataError(f"{row.where}: no column {column!r}{hint}; give --text-column")
-        raise DataError(f"{row.where}: {column} is {type(value).__name__}, expected a string")
-
-    def _id(self, row: Row) -> str:
-        names = (self.id_column,) if self.id_column is not None else _ID_COLUMNS
-        name = next((name for name in names if name in row.values), None)
-        if name is None:
-            if self.id_column is not None:
-                raise DataError(f"{row.where}: no column {self.id_column!r}; give --id-column")
-            return str(row.number)
-        value = row.values[name]
-        if not isinstance(value, str | int) or isinstance(value, bool):
-            raise DataError(f"{row.where}: {name} is {type(value).__name__}, expected a string or a number")
-        return _sound(str(value), name, row)
-
-
-def _sound(text: str, column: str, row: Row) -> str:
-    """Return the text, which UTF-8 can hold; JSON can spell one half of a surrogate pair, and a tokeniser takes none."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{row.where}: {column} has half a surrogate pair at character {error.start + 1}; mend the row"
-        ) from error
-    return text
+        Raises:
+            DataError: It holds no row or only blank texts, or cannot be read.
+        """
+        rows = 0
+        for document in self.documents():
+            if document.text.strip():
+                return
+            rows += 1
+        column = "" if suffix_of(self.path) == ".txt" else f" in the column {self.text_column!r}"
+        raise DataError(f"{self.path}: all {rows} texts{column} are blank; there is nothing to encode")
 
 
 def _unpacked(head: bytes, path: Path) -> bytes:
@@ -144,13 +93,3 @@ def _unpacked(head: bytes, path: Path) -> bytes:
         return b"".join(unpacked)
     except zlib.error as error:
         raise DataError(f"{path}: broken gzip file ({error}); fetch it or pack it again") from error
-
-
-def _parquet_rows(path: Path) -> int:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return int(pyarrow.parquet.ParquetFile(path).metadata.num_rows)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"{path}: not a readable Parquet file: {reason_of(error)}") from error

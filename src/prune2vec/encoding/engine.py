@@ -25,6 +25,7 @@ from torch.nn.functional import normalize
 
 from prune2vec.backbone.packed import BOUNDS, packable, packed_states, packing_obstacle, row_bounds
 from prune2vec.backbone.padding import pad
+from prune2vec.backbone.rope import length_kind
 from prune2vec.backbone.selftest import is_causal
 from prune2vec.backbone.tokens import length_batches
 from prune2vec.errors import EncodingError
@@ -64,7 +65,9 @@ class Engine:
         self._transformer = _token_model(encoder)
         self._model = self._transformer.auto_model
         self._tokenizer = self._transformer.tokenizer
+        self._rows = int(self._model.get_input_embeddings().weight.shape[0])
         self.is_causal = is_causal(self._model)
+        self._kind = length_kind(self._model)
         self._token_budget = token_budget
         self._normalises_again = dimensions is not None and any(isinstance(module, Normalize) for module in encoder)
         default = encoder.prompts.get(encoder.default_prompt_name) if encoder.default_prompt_name else ""
@@ -102,7 +105,11 @@ class Engine:
             )
 
     def tokenise(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of every text under the prompt, cut at the encoder's limit."""
+        """Return the token ids of every text under the prompt, cut at the encoder's limit.
+
+        Raises:
+            EncodingError: A text has a token that the model has no embedding for.
+        """
         if not texts:
             return []
         encoded = self._tokenizer(
@@ -113,7 +120,18 @@ class Engine:
             return_attention_mask=False,
         )
         rows: list[list[int]] = encoded["input_ids"]
+        if len(self._tokenizer) > self._rows:
+            self._check_known(texts, rows)
         return rows
+
+    def _check_known(self, texts: Sequence[str], rows: Sequence[Sequence[int]]) -> None:
+        for text, row in zip(texts, rows, strict=True):
+            if max(row, default=0) >= self._rows:
+                token = self._tokenizer.convert_ids_to_tokens(max(row))
+                raise EncodingError(
+                    f"the tokeniser gives {text[:40]!r} the token {token!r} ({max(row)}), and the model's embedding has "
+                    f"{self._rows} rows; leave such texts out"
+                )
 
     def encode(self, texts: Sequence[str], advance: Callable[[float], None] = lambda amount: None) -> NDArray[np.float32]:
         """Return the vectors of ``texts`` in their order: (text, dim) float32; see ``encode_rows``."""
@@ -140,9 +158,9 @@ class Engine:
         found = np.empty((len(distinct), self.dimension), dtype=np.float32)
         # For a query alone it is not worth finding out what the model can take.
         several = len(distinct) > 1
-        batches = (
-            length_batches(lengths, token_budget=self.token_budget, packed=self.packs) if several else [[0]] * len(distinct)
-        )
+        batches = [[0]] * len(distinct)
+        if several:
+            batches = length_batches(lengths, token_budget=self.token_budget, packed=self.packs, kind=self._kind)
         with packable(self._model) if several and self.packs else nullcontext():
             for batch in batches:
                 found[batch] = self._checked([distinct[number] for number in batch])

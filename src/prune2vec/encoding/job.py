@@ -10,8 +10,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from prune2vec.checkpoint.encoder import load_encoder
-from prune2vec.encoding.corpus import Corpus, Document
+from prune2vec.checkpoint.encoder import check_finite, load_encoder
+from prune2vec.encoding.corpus import Corpus
 from prune2vec.encoding.engine import Engine
 from prune2vec.encoding.opening import check_ours, check_shards, found, identity_of, made_by, tidied
 from prune2vec.encoding.precision import Precision, ranges_of
@@ -21,6 +21,7 @@ from prune2vec.encoding.store import Store, shard_folder
 from prune2vec.errors import EncodingError
 from prune2vec.outputs import locked
 from prune2vec.progress import Advance, progress
+from prune2vec.texts.documents import Document
 
 Prepared = tuple[Sequence[Document], list[list[int]], str]
 
@@ -61,7 +62,7 @@ def encode_corpus(
     """Encode every text of a corpus and write Parquet parts of (id, vector).
 
     A part is whole or not there; a killed run, started again with the same arguments, goes on after the last whole part.
-    So does a run on a corpus that has grown: only the new texts are encoded. Ids need not be different from each other.
+    So does a run on a corpus that has grown: only the new texts are encoded. Of a document that comes twice the first is taken.
 
     Args:
         encoder: Folder of an encoder, or a sentence-transformers hub id.
@@ -72,7 +73,7 @@ def encode_corpus(
 
     Raises:
         ConfigError: A setting is unknown or does not fit, or another run writes into the folder.
-        DataError: The corpus cannot be read.
+        DataError: The corpus cannot be read, holds nothing but blanks, or two documents have one id.
         EncodingError: The folder holds vectors of something else or another number of shards, or a vector is not finite.
         CheckpointError: The encoder cannot be loaded, or a part cannot be written.
     """
@@ -90,7 +91,9 @@ def encode_corpus(
 def _encoded(encoder: Path | str, corpus: Path | str, folder: Path, chosen: EncodeSettings) -> EncodeResult:
     check_ours(folder)
     source = Corpus(path=Path(corpus), text_column=chosen.text_column, id_column=chosen.id_column)
+    source.check_filled()
     loaded = load_encoder(encoder, device=chosen.device, dtype=chosen.dtype)
+    check_finite(loaded, encoder)
     engine = prompted_engine(
         loaded,
         prompt=chosen.prompt,
@@ -132,8 +135,6 @@ def _begun(
     if settings.precision == "int8":
         # From the corpus's head whatever the shard, so that all shards have the same range.
         head = [document.text for document in islice(source.documents(), settings.calibration)]
-        if not head:
-            raise EncodingError(f"{source.path} holds no texts, so that int8 has no range; encode it with another precision")
         ranges = ranges_of(engine.encode(head))
     precision = Precision(name=settings.precision, dimension=engine.dimension, ranges=ranges)
     return Store(folder=folder, identity=identity, precision=precision, made_by=made)

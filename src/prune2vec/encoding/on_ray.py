@@ -14,7 +14,7 @@ from prune2vec.encoding.job import EncodeResult, encode_corpus
 from prune2vec.encoding.opening import check_shards
 from prune2vec.encoding.settings import EncodeSettings
 from prune2vec.encoding.store import MANIFEST, Store, shard_counts, shard_folder
-from prune2vec.errors import ConfigError, DataError, EncodingError, Prune2vecError
+from prune2vec.errors import ConfigError, DataError, EncodingError, Prune2vecError, reason_of
 from prune2vec.progress import progress, set_enabled
 
 _LOOK_EVERY_S = 2.0
@@ -115,7 +115,7 @@ def encode_on_ray(
     if chosen.shard_of != (0, 1):
         raise ConfigError(f"shard {chosen.shard} together with Ray: Ray makes all shards; leave one of the two out")
     source = Corpus(path=Path(corpus).resolve(), text_column=chosen.text_column, id_column=chosen.id_column)
-    source.opened().close()
+    source.check_filled()
     wanted = _wanted(shards, Path(output))
     ray = load_ray()
     own = not ray.is_initialized()
@@ -188,11 +188,10 @@ def _result(ray: Any, task: Any, shard: str) -> EncodeResult:
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, Prune2vecError):
             raise error.cause from None
-        raise EncodingError(f"shard {shard} failed: {' '.join(str(error.cause).split())[:300]}") from error
+        raise EncodingError(f"shard {shard} failed: {reason_of(error.cause)}") from error
     except ray.exceptions.RayError as error:
-        reason = " ".join(str(error).split())[:200]
         raise EncodingError(
-            f"shard {shard}: its worker died again and again ({reason}); the same command goes on where it stopped"
+            f"shard {shard}: Ray gave up on it ({reason_of(error)}); the same command goes on where it stopped"
         ) from error
     return result
 

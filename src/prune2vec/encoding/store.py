@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune2vec.encoding.precision import Precision, ranges_from
-from prune2vec.errors import EncodingError
+from prune2vec.errors import EncodingError, reason_of
 from prune2vec.files import digest_file, explained_os_errors, read_json, write_text
 
 FORMAT = "prune2vec.vectors/1"
@@ -138,7 +138,9 @@ class Store:
             )
             missing = [part["file"] for part in store.parts if not (folder / part["file"]).is_file()]
         except (KeyError, TypeError, ValueError) as error:
-            raise EncodingError(f"{folder / MANIFEST}: broken manifest ({error}); encode again into a new folder") from error
+            raise EncodingError(
+                f"{folder / MANIFEST}: broken manifest ({reason_of(error)}); encode again into a new folder"
+            ) from error
         if missing:
             raise EncodingError(
                 f"{folder}: {missing[0]} is in the manifest but not there; restore it, or encode into a new folder"
@@ -178,8 +180,9 @@ class Store:
         try:
             column = pyarrow.parquet.read_table(path, columns=[name])[name]
         except (OSError, KeyError, pyarrow.ArrowException) as error:
-            reason = (str(error).splitlines() or [""])[0]
-            raise EncodingError(f"{path}: cannot be read ({reason}); restore it, or encode into a new folder") from error
+            raise EncodingError(
+                f"{path}: cannot be read ({reason_of(error)}); restore it, or encode into a new folder"
+            ) from error
         if len(column) != int(part["rows"]):
             raise EncodingError(
                 f"{path}: {len(column)} rows, and the manifest says {part['rows']}; restore it, or encode into a new folder"

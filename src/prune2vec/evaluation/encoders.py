@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from prune2vec.checkpoint import load_encoder
-from prune2vec.checkpoint.encoder import read_record
+from prune2vec.checkpoint.encoder import check_finite, read_record
 from prune2vec.encoding import Engine
-from prune2vec.errors import ConfigError, EncodingError, EvaluationError, reason_of
+from prune2vec.errors import EncodingError, reason_of
 from prune2vec.evaluation.settings import EvaluateSettings
 from prune2vec.files import digest_tree
 from prune2vec.machine import pick_device, pick_dtype
@@ -85,11 +84,10 @@ def load_for_evaluation(encoder: Path | str, settings: EvaluateSettings) -> Load
     """Load an encoder of ours, any other sentence-transformers folder, or a hub id.
 
     Raises:
-        CheckpointError: It is not an encoder, or does not load.
-        EvaluationError: Its embeddings are not finite.
+        CheckpointError: It is not an encoder, does not load, or gives vectors that are not finite.
         ConfigError: The device does not exist here.
     """
-    device = _device(settings.device)
+    device = pick_device(settings.device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     dtype = str(pick_dtype(settings.dtype, device)).removeprefix("torch.")
@@ -98,7 +96,7 @@ def load_for_evaluation(encoder: Path | str, settings: EvaluateSettings) -> Load
     record = read_record(folder)
     if settings.max_length is not None:
         model.max_seq_length = settings.max_length
-    expected = _finite_probe(model, str(encoder))
+    check_finite(model, encoder)
     return LoadedEncoder(
         model=model,
         name=str(encoder),
@@ -107,15 +105,8 @@ def load_for_evaluation(encoder: Path | str, settings: EvaluateSettings) -> Load
         record=record,
         text_format=TextFormat.from_json(record["text_format"]) if "text_format" in record else TextFormat(),
         dtype=dtype,
-        engine=_engine(model, expected),
+        engine=_engine(model),
     )
-
-
-def _device(name: str) -> torch.device:
-    try:
-        return pick_device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"no device is called {name!r}; use auto, cpu, cuda, cuda:N or mps") from error
 
 
 def _snapshot(repo: str) -> Path:
@@ -125,19 +116,14 @@ def _snapshot(repo: str) -> Path:
     return Path(snapshot_download(repo, local_files_only=True))
 
 
-def _finite_probe(model: SentenceTransformer, name: str) -> NDArray[np.float32]:
-    vectors = model.encode(_PROBE, show_progress_bar=False)
-    if not np.isfinite(vectors).all():
-        raise EvaluationError(f"{name} gives embeddings that are not finite; its weights hold NaN, or need dtype float32")
-    return np.asarray(vectors, dtype=np.float32)
-
-
-def _engine(model: SentenceTransformer, expected: NDArray[np.float32]) -> Engine | None:
+def _engine(model: SentenceTransformer) -> Engine | None:
     """Return an engine for ``model`` if it takes its prompts and gives the probe's vectors; encoders of any kind come here."""
+    expected = np.asarray(model.encode(_PROBE, show_progress_bar=False), dtype=np.float32)
     try:
         engine = Engine(model)
         found = engine.encode(_PROBE)
-    except (EncodingError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:
+        # Encoders may bring modules of any kind; what fails in them is told, and sentence-transformers asked.
         reason = reason_of(error)
     else:
         distances = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)

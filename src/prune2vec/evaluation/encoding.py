@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,17 +12,22 @@ from prune2vec.errors import EncodingError, EvaluationError
 from prune2vec.evaluation.encoders import LoadedEncoder
 from prune2vec.progress import progress
 
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
 Side = Literal["queries", "documents"]
+SIDES: dict[str | None, Side] = {"query": "queries", "document": "documents"}
+"""The sides by mteb's name of them."""
 # Texts that are tokenised and sorted together; 16 batches where the batch size is given.
 _WINDOW, _BATCHES_PER_STEP = 4096, 16
 # The names that sentence-transformers looks a prompt up under, in this order.
 _PROMPTS: dict[Side, tuple[str, ...]] = {"queries": ("query",), "documents": ("document", "passage", "corpus")}
 
 
-def side_prompt(encoder: LoadedEncoder, side: Side) -> str:
-    """Return what ``encode_query`` or ``encode_document`` puts before a text."""
-    model = encoder.model
-    name = next((name for name in _PROMPTS[side] if name in model.prompts), model.default_prompt_name)
+def side_prompt(model: SentenceTransformer, side: Side | None) -> str:
+    """Return what ``encode_query`` or ``encode_document`` puts before a text; for neither side, what ``encode`` does."""
+    names = _PROMPTS[side] if side is not None else ()
+    name = next((name for name in names if name in model.prompts), model.default_prompt_name)
     return (model.prompts.get(name) if name is not None else None) or ""
 
 
@@ -35,7 +40,7 @@ def side_encode(encoder: LoadedEncoder, side: Side, *, batch_size: int) -> Calla
         batch_size: Texts per forward pass of the model itself; the engine goes by tokens.
     """
     if encoder.engine is not None:
-        return encoder.engine.with_prompt(side_prompt(encoder, side)).encode
+        return encoder.engine.with_prompt(side_prompt(encoder.model, side)).encode
     encode = encoder.model.encode_query if side == "queries" else encoder.model.encode_document
     return lambda texts: encode(texts, batch_size=batch_size, show_progress_bar=False)
 
@@ -71,6 +76,6 @@ def encode_texts(encoder: LoadedEncoder, texts: Sequence[str], side: Side, *, ba
 
 def count_tokens(encoder: LoadedEncoder, texts: Sequence[str], side: Side) -> list[int]:
     """Return each text's number of tokens before truncation, prompt and special tokens included."""
-    prompt = side_prompt(encoder, side)
+    prompt = side_prompt(encoder.model, side)
     rows = encoder.model.tokenizer([prompt + text for text in texts], truncation=False, verbose=False)["input_ids"]
     return [len(row) for row in rows]

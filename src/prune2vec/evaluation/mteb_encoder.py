@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from prune2vec.encoding import Engine
+from prune2vec.evaluation.encoding import SIDES, side_prompt
 
 if TYPE_CHECKING:
     from mteb.models import ModelMeta, SentenceTransformerEncoderWrapper
@@ -19,10 +17,14 @@ class MtebEncoder:
 
     Args:
         wrapper: mteb's wrapper of the same encoder, which knows the prompts.
-        engine: What encodes.
+        engine: What encodes; None leaves it to the wrapper.
+
+    Attributes:
+        used: What stood before the texts so far, by ``query``, ``document`` or, for neither, ``text``.
     """
 
-    def __init__(self, wrapper: SentenceTransformerEncoderWrapper, engine: Engine) -> None:
+    def __init__(self, wrapper: SentenceTransformerEncoderWrapper, engine: Engine | None) -> None:
+        self.used: dict[str, str] = {}
         self._wrapper = wrapper
         self._engine = engine
         self._prompted: dict[str, Engine] = {}
@@ -41,7 +43,7 @@ class MtebEncoder:
         hf_subset: str,
         prompt_type: Any = None,
         **kwargs: Any,
-    ) -> NDArray[np.float32]:
+    ) -> Any:
         """Return the vectors of the texts that ``inputs`` yields, (text, dim) float32.
 
         Args:
@@ -52,9 +54,16 @@ class MtebEncoder:
             prompt_type: Query, document or neither.
             **kwargs: Options of ``SentenceTransformer.encode``, which an engine does not need.
         """
-        texts = [text for batch in inputs for text in batch["text"]]
+        side = prompt_type.value if prompt_type is not None else None
         name = self._wrapper.get_prompt_name(task_metadata, prompt_type)
-        prompt = (self._wrapper.model_prompts or {}).get(name or "") or ""
+        found = (self._wrapper.model_prompts or {}).get(name or "")
+        # Where mteb finds none, sentence-transformers takes the encoder's own for that side, or its default.
+        prompt = found if found is not None else side_prompt(self._wrapper.model, SIDES.get(side))
+        self.used[side or "text"] = prompt
+        if self._engine is None:
+            where = {"task_metadata": task_metadata, "hf_split": hf_split, "hf_subset": hf_subset, "prompt_type": prompt_type}
+            return self._wrapper.encode(inputs, **where, **kwargs)  # type: ignore[arg-type]
+        texts = [text for batch in inputs for text in batch["text"]]
         if prompt not in self._prompted:
             self._prompted[prompt] = self._engine.with_prompt(prompt)
         return self._prompted[prompt].encode(texts)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune2vec.errors import EncodingError, EvaluationError
+from prune2vec.errors import EncodingError, EvaluationError, reason_of
 from prune2vec.evaluation.encoders import LoadedEncoder, engine_under
 from prune2vec.evaluation.mteb_encoder import MtebEncoder
 from prune2vec.evaluation.presets import Task
@@ -50,7 +50,7 @@ def run_task(
     task: Task,
     *,
     data: Mapping[str, str],
-    prompts: Mapping[str, str],
+    prompts: Mapping[str, str] | None,
     batch_size: int,
     sampling: Sampling | None = None,
 ) -> TaskScore:
@@ -60,7 +60,8 @@ def run_task(
         encoder: The encoder.
         task: What to evaluate.
         data: From ``task_data``.
-        prompts: From ``tasks.task_prompts``.
+        prompts: From ``tasks.task_prompts``, in place of the encoder's own; None leaves these, by mteb's order of look-ups:
+            under the task's name, its type, and ``query`` or ``document``.
         batch_size: Texts per forward pass, where the encoder has no engine.
         sampling: How much of a retrieval task is used; None for all. The name of the score tells.
 
@@ -72,7 +73,7 @@ def run_task(
     with _quiet_libraries(), _own_datasets_cache(local="digest" in data):
         loaded = _load_task(task, data)
         note = sample_task(loaded, sampling or Sampling())
-        result = _evaluate(encoder, loaded, prompts, batch_size)
+        result, used = _evaluate(encoder, loaded, prompts, batch_size)
     parts: list[dict[str, Any]] = []
     metrics: dict[str, float] = {}
     for split, rows in result.scores.items():
@@ -86,7 +87,7 @@ def run_task(
         score=_mean_score(task, parts),
         parts=tuple(parts),
         metrics=metrics,
-        prompts=dict(prompts),
+        prompts=used,
         data=dict(data),
         seconds=time.perf_counter() - begin,
         sample=note,
@@ -116,28 +117,32 @@ def _load_task(task: Task, data: Mapping[str, str]) -> AbsTask:
     try:
         loaded.load_data()
     except (OSError, ValueError, KeyError, DatasetsError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = reason_of(error)
         if "digest" in data:
             raise EvaluationError(f"{data['path']}: not a copy of {task.name} that mteb can read: {reason}") from error
         raise TaskUnavailable(f"cannot fetch {data['path']}: {reason}") from error
     return loaded
 
 
-def _evaluate(encoder: LoadedEncoder, task: AbsTask, prompts: Mapping[str, str], batch_size: int) -> Any:
+def _evaluate(
+    encoder: LoadedEncoder, task: AbsTask, prompts: Mapping[str, str] | None, batch_size: int
+) -> tuple[Any, dict[str, str]]:
     import mteb
     from mteb.models import SentenceTransformerEncoderWrapper
 
-    # The wrapper looks a prompt up under the task's name first, then under query or document.
-    named = {"query": prompts.get("query", ""), "document": prompts.get("document", "")}
-    if "text" in prompts:
-        named[task.metadata.name] = prompts["text"]
     model, own = encoder.model, encoder.model.prompts
-    # With prompts of its own in place the wrapper would replace them for good, and warn.
-    model.prompts = {}
+    named: dict[str, str] | None = None
+    if prompts is not None:
+        # The wrapper looks a prompt up under the task's name first, then under query or document.
+        named = {"query": prompts.get("query", ""), "document": prompts.get("document", "")}
+        if "text" in prompts:
+            named[task.metadata.name] = prompts["text"]
+        # With prompts of its own in place the wrapper would replace them for good, and warn.
+        model.prompts = {}
     try:
         wrapper = SentenceTransformerEncoderWrapper(model, model_prompts=named)
-        engine = engine_under(encoder.engine, named.values())
-        evaluated = wrapper if engine is None else MtebEncoder(wrapper, engine)
+        engine = engine_under(encoder.engine, (own if named is None else named).values())
+        evaluated = MtebEncoder(wrapper, engine)
         # No result cache: it goes by the model's name, and another encoder may stand under the same path.
         results = mteb.evaluate(
             evaluated,
@@ -148,11 +153,11 @@ def _evaluate(encoder: LoadedEncoder, task: AbsTask, prompts: Mapping[str, str],
             show_progress_bar=False,
         )
     except (EncodingError, ValueError) as error:
-        raise EvaluationError(f"{task.metadata.name} cannot be scored: {str(error).partition(chr(10))[0]}") from error
+        raise EvaluationError(f"{task.metadata.name} cannot be scored: {reason_of(error)}") from error
     finally:
         model.prompts = own
         task.unload_data()
-    return results.task_results[0]
+    return results.task_results[0], evaluated.used
 
 
 @contextmanager
@@ -167,6 +172,9 @@ def _quiet_libraries() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"The task '.*' is superseded by")
+            # An encoder's own prompts have names that are no task's, and need not be for queries and documents.
+            for words in ("Task name .* is not valid", "Some prompts are not", "SentenceTransformers that use prompts"):
+                warnings.filterwarnings("ignore", message=words)
             for category in (FutureWarning, DeprecationWarning, RuntimeWarning):
                 warnings.filterwarnings("ignore", category=category, module=r"mteb\.")
             # mteb stops its classifiers after 100 steps, and asks for the precision of classes nobody predicted; a score

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prune2vec.errors import DataError, EvaluationError
+from prune2vec.errors import EvaluationError
 from prune2vec.evaluation.bm25 import Bm25
 from prune2vec.evaluation.encoders import LoadedEncoder
 from prune2vec.evaluation.encoding import count_tokens, encode_texts
@@ -15,7 +15,7 @@ from prune2vec.evaluation.ranking import rank_all, retrieval_metrics
 from prune2vec.evaluation.settings import EvaluateSettings
 from prune2vec.files import digest_json
 from prune2vec.texts import Retrieval, is_beir, load_triplets, read_beir, triplets_as_retrieval
-from prune2vec.texts.lines import read_lines
+from prune2vec.texts.documents import read_documents, same_text
 
 
 def load_retrieval(source: Path | str, settings: EvaluateSettings) -> Retrieval:
@@ -28,7 +28,7 @@ def load_retrieval(source: Path | str, settings: EvaluateSettings) -> Retrieval:
     if is_beir(Path(source)):
         retrieval = read_beir(Path(source), settings.split)
     else:
-        retrieval = triplets_as_retrieval(load_triplets(source, require_negative=False))
+        retrieval = triplets_as_retrieval(load_triplets(source, require_negative=False, split=settings.split))
     qrels = {query: grades for query, grades in retrieval.qrels.items() if query in retrieval.queries and _any_relevant(grades)}
     if not qrels or not retrieval.corpus:
         raise EvaluationError(f"{source} holds no query with a relevant document; expected triplets or a BEIR folder")
@@ -43,29 +43,18 @@ def _any_relevant(grades: Mapping[str, int]) -> bool:
 
 
 def _distractors(path: Path, corpus: Mapping[str, str]) -> dict[str, str]:
-    """Return the documents of ``path`` whose text the corpus does not hold yet, under names it does not use."""
-    known, found = set(corpus.values()), {}
-    for number, text in enumerate(_corpus_texts(path)):
-        if text not in known:
-            known.add(text)
-            found[f"extra-{number}"] = text
-    return {name: text for name, text in found.items() if name not in corpus}
+    """Return the documents of ``path`` whose text the corpus does not hold yet, under names it does not use.
 
-
-def _corpus_texts(path: Path) -> Iterator[str]:
-    for number, line in read_lines(path):
-        if line.strip():
-            yield _corpus_text(line, f"{path}:{number}")
-
-
-def _corpus_text(line: str, where: str) -> str:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON: {error.msg}") from error
-    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-        raise DataError(f'{where}: no "text"; expected {{"text": ..., "title": ...}} on each line')
-    return f"{row.get('title') or ''} {row['text']}".strip()
+    A text that it holds is known under a title too: ``mine`` writes its corpus with the query of each text as its title.
+    """
+    there = {same_text(text) for text in corpus.values()}
+    found: dict[str, str] = {}
+    for document in read_documents(path):
+        text = same_text(document.text)
+        if there.isdisjoint((text, same_text(document.bare) or text)):
+            found.setdefault(text, document.text)
+    numbers = (number for number in itertools.count() if f"extra-{number}" not in corpus)
+    return {f"extra-{number}": text for number, text in zip(numbers, found.values(), strict=False)}
 
 
 def self_documents(retrieval: Retrieval) -> dict[int, int]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from prune2vec.errors import EvaluationError
+from prune2vec.errors import EvaluationError, reason_of
 from prune2vec.files import read_json, write_json
 
 FORMAT = "prune2vec.results/1"
@@ -27,7 +27,7 @@ class TaskScore:
         score: That metric, 0 to 1, averaged over splits and subsets.
         parts: Score of every split and subset: ``{"split", "subset", "score"}``.
         metrics: All finite metrics of the first split and subset.
-        prompts: What stood before the texts: ``{"query", "document"}`` or ``{"text"}``.
+        prompts: What stood before the texts: by ``query`` and ``document``, or ``text``.
         data: Where the data came from: ``{"path", "revision" or "digest"}``.
         seconds: Time it took, loading its data included.
         sample: How much of the task was used, where not all of it: ``(1,000 of 5,183 documents)``.
@@ -138,7 +138,9 @@ class Results:
             parts["tasks"] = tuple(TaskScore.from_json(task) for task in value["tasks"])
             return cls(**parts)
         except (KeyError, TypeError, ValueError) as error:
-            raise EvaluationError(f"{path}: broken results ({error}); make them again with prune2vec evaluate") from error
+            raise EvaluationError(
+                f"{path}: broken results ({reason_of(error)}); make them again with prune2vec evaluate"
+            ) from error
 
     def render(self) -> str:
         """Return a short table of text."""

@@ -129,6 +129,9 @@ class _Job:
         """Return the scores of the tasks that can be evaluated, and the reasons for the others."""
         scores: list[TaskScore] = []
         missing: dict[str, str] = {}
+        own = [name for name, text in self.encoder.model.prompts.items() if text]
+        if tasks and own and self.settings.instruction == "mteb":
+            say(f"the tasks' instructions stand in place of the encoder's own prompts ({', '.join(own)})")
         with progress("MTEB tasks", len(tasks)) as advance:
             for task in tasks:
                 try:
@@ -144,7 +147,7 @@ class _Job:
     def _one_task(self, task: Task) -> TaskScore:
         data = task_data(task, self.mirror)
         encoder, settings = self.encoder, self.settings
-        prompts = task_prompts(task, settings.instruction, text_format=encoder.text_format, own=encoder.model.prompts)
+        prompts = task_prompts(task, encoder.text_format) if settings.instruction == "mteb" else None
         key = {"part": "task", "task": asdict(task), "prompts": prompts, "data": data}
 
         def compute() -> dict[str, Any]:

@@ -135,5 +135,5 @@ def _measure_side(encoder: LoadedEncoder, texts: list[str], side: Side, settings
 
 def _encoded_tokens(encoder: LoadedEncoder, texts: list[str], side: Side) -> int:
     """Return the number of real tokens that a pass over ``texts`` encodes: truncated, prompt included, no padding."""
-    prompt = side_prompt(encoder, side) or None
+    prompt = side_prompt(encoder.model, side) or None
     return sum(int(encoder.model.preprocess([text], prompt=prompt)["attention_mask"].sum()) for text in texts)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
 
-from prune2vec.errors import EvaluationError, MissingExtra, did_you_mean
+from prune2vec.errors import EvaluationError, did_you_mean
 from prune2vec.evaluation.presets import PINNED, PRESETS, Task
+from prune2vec.extras import import_extra
 from prune2vec.records.text_format import TextFormat
 
 PROXY = "-proxy"
@@ -27,7 +27,9 @@ def resolve_tasks(names: str | Sequence[str], mirror: Path | None = None) -> tup
     Raises:
         EvaluationError: A name is unknown (the closest one is named), two of the lists differ about a task, or the mirror does
             not exist.
+        MissingExtra: mteb is not installed.
     """
+    import_extra("mteb")
     if mirror is not None and not mirror.is_dir():
         raise EvaluationError(f"no mirror folder {mirror}; expected a folder with one folder per task")
     split = names.split(",") if isinstance(names, str) else names
@@ -77,10 +79,7 @@ def mteb_task_names() -> frozenset[str]:
     Raises:
         MissingExtra: mteb is not installed.
     """
-    try:
-        import mteb
-    except ModuleNotFoundError as error:
-        raise MissingExtra("MTEB tasks need mteb; install it with: pip install 'prune2vec[eval]'") from error
+    mteb = import_extra("mteb")
     return frozenset(task.metadata.name for task in mteb.get_tasks(modalities=["text"], exclude_superseded=False))
 
 
@@ -100,25 +99,17 @@ def _from_mteb(name: str) -> Task:
     )
 
 
-def task_prompts(
-    task: Task, policy: Literal["none", "mteb"], *, text_format: TextFormat, own: Mapping[str, str | None]
-) -> dict[str, str]:
-    """Return what stands before the texts of a task: ``{"query", "document"}`` where it has both, else ``{"text"}``.
+def task_prompts(task: Task, text_format: TextFormat) -> dict[str, str]:
+    """Return a task's instruction for its texts: ``{"query", "document"}`` where it has both, else ``{"text"}``.
 
-    With policy ``"mteb"`` the instruction stands before the queries of a retrieval task (its documents get none), and
+    It stands before the queries of a retrieval task (its documents get none), and
     before every text of any other task, documents to be reranked included (L3Prune, appendix; llm2vec's evaluation).
 
     Args:
         task: The task.
-        policy: ``"none"`` leaves the encoder's own prompts as they are.
         text_format: The encoder's frame around texts, which says how an instruction is joined on.
-        own: The encoder's own prompts.
     """
-    sided = task.type in _WITH_QUERIES
-    if policy == "none":
-        plain = text_format.before()
-        return {"query": own.get("query") or "", "document": own.get("document") or ""} if sided else {"text": plain}
     instructed = text_format.before(task.instruction, task.separator)
-    if not sided:
+    if task.type not in _WITH_QUERIES:
         return {"text": instructed}
     return {"query": instructed, "document": text_format.before() if task.type in _ASYMMETRIC else instructed}

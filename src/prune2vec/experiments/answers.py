@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,11 @@ from typing import TYPE_CHECKING, Any
 from prune2vec.errors import DataError
 from prune2vec.files import read_json, write_json
 from prune2vec.progress import progress
+from prune2vec.shown import shown
+from prune2vec.texts import load_triplets
+from prune2vec.texts.documents import read_documents as documents_of
+from prune2vec.texts.documents import same_text
+from prune2vec.texts.formats import read_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,8 +40,7 @@ class Hit:
 
     def summary(self, width: int) -> str:
         """Return name and text on one line of at most ``width`` characters."""
-        flat = " ".join(f"{self.name}: {self.text}".split()) if self.name else " ".join(self.text.split())
-        return flat if len(flat) <= width else flat[: width - 1].rstrip() + "…"
+        return shown(f"{self.name}: {self.text}" if self.name else self.text, width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,7 @@ class Answer:
 
     def render(self, *, width: int = 110) -> str:
         """Return the answer as plain text, each hit on one line of at most ``width`` characters."""
-        return "\n".join([self.query, *(f"{hit.score:7.3f}  {hit.summary(width - 9)}" for hit in self.hits)])
+        return "\n".join([shown(self.query), *(f"{hit.score:7.3f}  {hit.summary(width - 9)}" for hit in self.hits)])
 
 
 def answer(encoder_folder: Path, documents: Sequence[Document | str], queries: Sequence[str], *, k: int = 3) -> list[Answer]:
@@ -68,7 +70,7 @@ def answer(encoder_folder: Path, documents: Sequence[Document | str], queries: S
     from prune2vec.checkpoint import load_encoder
 
     given = [one if isinstance(one, Document) else Document(one) for one in documents]
-    unique = list({document.text: document for document in reversed(given)}.values())[::-1]
+    unique = list({same_text(document.text): document for document in reversed(given)}.values())[::-1]
     if not unique:
         raise DataError("no texts to search; give texts that hold something")
     encoder = load_encoder(encoder_folder)
@@ -103,32 +105,16 @@ def _encode(encoder: Any, texts: Sequence[str]) -> Tensor:
 
 
 def read_documents(source: str) -> list[Document]:
-    """Return the texts of a corpus file (JSONL with ``text``, perhaps ``_id`` and ``title``), or those of triplets.
+    """Return the texts of a corpus (a file with the column ``text``, perhaps ``_id`` and ``title``), or those of triplets.
 
     Raises:
         DataError: The source cannot be read.
     """
     path = Path(source)
-    if path.is_file() and path.name.removesuffix(".gz").endswith(".jsonl"):
-        rows = list(_rows(path))
-        if rows and all("text" in row for row in rows):
-            return [Document(" ".join(filter(None, (row.get("title"), row["text"]))), row.get("_id", "")) for row in rows]
-    from prune2vec.texts import load_triplets
-
-    triplets = load_triplets(source, require_negative=False)
+    if path.is_file() and "text" in next(read_rows(path)).values:
+        return [Document(one.text, one.id if one.has_id else "") for one in documents_of(path)]
+    triplets = load_triplets(source, require_negative=False, split="test")
     return [Document(text) for triplet in triplets for text in (triplet.positive, *triplet.negatives)]
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}:{number}: not JSON: {error.msg}") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{path}:{number}: expected a JSON object with text")
-            yield row
 
 
 def save_answers(answers: Sequence[Answer], path: Path) -> None:

@@ -13,6 +13,7 @@ from prune2vec.experiments.report import comparison_html
 from prune2vec.experiments.results_files import find_results
 from prune2vec.files import write_json, write_text
 from prune2vec.outputs import COMPARISON, own_folder
+from prune2vec.progress import say
 from prune2vec.records.plan import PruningPlan
 
 
@@ -48,7 +49,10 @@ def _read_row(name: str, file: Path) -> Row:
 
 
 def _read_plan(path: Path) -> PruningPlan | None:
+    if not path.exists():
+        return None
     try:
         return PruningPlan.load(path)
-    except (DataError, PlanError):
+    except (DataError, PlanError) as error:
+        say(f"a plan is left out: {error}")
         return None

@@ -10,6 +10,7 @@ from prune2vec.evaluation.results import METRICS, Results
 from prune2vec.experiments.table import Table
 from prune2vec.records.kept import Kept
 from prune2vec.records.plan import PruningPlan
+from prune2vec.shown import markdown, shown
 
 _TITLES = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@1": "R@1", "recall@10": "R@10", "recall@100": "R@100"}
 
@@ -192,13 +193,17 @@ class Comparison:
     def render(self) -> str:
         """Return the comparison as plain text."""
         tasks = self.tasks()
-        parts = [self.summary().to_text(), tasks.to_text() if tasks else "", "\n".join(self.notes)]
+        parts = [self.summary().to_text(), tasks.to_text() if tasks else "", "\n".join(map(shown, self.notes))]
         return "\n\n".join(part for part in parts if part)
 
     def to_markdown(self) -> str:
         """Return the comparison as Markdown."""
         tasks = self.tasks()
-        parts = [self.summary().to_markdown(), tasks.to_markdown() if tasks else "", "\n".join(f"- {n}" for n in self.notes)]
+        parts = [
+            self.summary().to_markdown(),
+            tasks.to_markdown() if tasks else "",
+            "\n".join(f"- {markdown(note)}" for note in self.notes),
+        ]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def to_json(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from prune2vec.experiments.slimming import conflict, own_settings, slim_settings
 from prune2vec.experiments.yaml_file import Location, dump_yaml, read_yaml, underscored
 from prune2vec.planners.budget import Budget
 from prune2vec.records.settings import Settings
+from prune2vec.records.text_settings import TextOptions
 from prune2vec.scorers.settings import ProfileSettings
 from prune2vec.slimming.settings import SlimSettings
 from prune2vec.training.settings import TrainSettings
@@ -93,7 +94,7 @@ class Variant(Settings):
     """Limits that the plan must keep: max-params, max-layers, max-memory, min-speedup."""
     slim: SlimSettings | None = None
     """How the neurons to cut are chosen, for example {width-cut: 30%, ranking: gates}; default: gates, where the plan cuts a
-    share of them. Texts, pooling, instruction and hard negatives are those of the other stages."""
+    share of them. Texts, what stands around them, pooling and hard negatives are those of the other stages."""
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
@@ -225,11 +226,7 @@ class Recipe(Settings):
         if self.evaluate is not None and not self._has_test(self.evaluate):
             remedy = "give data.dev, evaluate.data or evaluate.tasks, or set evaluate to null"
             raise _wrong(f"nothing to evaluate on; {remedy}", "data")
-        for name in ("pooling", "append_eos"):
-            measured, built = getattr(self.profile, name), getattr(self.prune, name)
-            if measured != built:
-                pair = f"profile.{name} is {measured!r}, prune.{name} {built!r}"
-                raise _wrong(f"{pair}; set both to the same, so that what is measured is what is built", "profile", name)
+        self._check_text()
         self._check_about_model()
         self._check_slim()
         self._check_profile()
@@ -237,6 +234,17 @@ class Recipe(Settings):
 
     def _has_test(self, evaluate: Evaluation) -> bool:
         return bool(self.data.mine or self.data.dev or evaluate.data or evaluate.tasks)
+
+    def _check_text(self) -> None:
+        """Refuse text settings of a later stage's own: what is measured is what is built."""
+        for name in TextOptions.model_fields:
+            measured, built = getattr(self.profile, name), getattr(self.prune, name)
+            if built not in (None, measured):
+                raise _wrong(
+                    f"prune.{name} is {built!r}, profile.{name} {measured!r}; give it in profile alone, so that what is measured is "
+                    "what is built",
+                    *("prune", name),
+                )
 
     def _check_about_model(self) -> None:
         """Refuse a revision (or trust) of one stage's own: all stages work on one model."""
@@ -249,7 +257,7 @@ class Recipe(Settings):
     def _check_slim(self) -> None:
         """Refuse a setting of a slim section that says otherwise than the stage it belongs to: both must see the same texts."""
         for variant in self.variants:
-            found = conflict(variant.slim, self.prune, self.train) if variant.slim is not None else None
+            found = conflict(variant.slim, self.profile, self.train) if variant.slim is not None else None
             if found is not None:
                 name, section = found
                 raise _wrong(f"variant {variant.name!r}: give {name} once, in {section}, not in slim", "variants")
@@ -267,7 +275,7 @@ class Recipe(Settings):
 
     def slim_settings(self, variant: Variant) -> SlimSettings:
         """Return how a variant is slimmed, with the other stages' settings and the model's filled in."""
-        return slim_settings(variant.slim, self.prune, self.train, about_model=self._about_model())
+        return slim_settings(variant.slim, self.train, about_model=self._about_model())
 
     def profile_settings(self) -> ProfileSettings:
         """Return the profile's settings with the model's revision and trust filled in."""

@@ -18,6 +18,7 @@ from prune2vec.planners import plan_figures
 from prune2vec.planners.render import cut_summary
 from prune2vec.records.plan import PruningPlan
 from prune2vec.records.profile import Profile
+from prune2vec.shown import markdown, shown_lines
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -99,15 +100,15 @@ def _sentence(row: Row, comparison: Comparison) -> str:
 
 def report_markdown(story: Story) -> str:
     """Return the report of a run as Markdown."""
-    parts = [f"# {story.title}", "\n".join(f"- {sentence}" for sentence in _headline_of(story))]
+    parts = [f"# {markdown(story.title)}", "\n".join(f"- {markdown(sentence)}" for sentence in _headline_of(story))]
     if story.comparison is not None:
         parts.append(story.comparison.to_markdown().rstrip())
     parts.append("## Plans\n\n" + "\n".join(f"- {line}" for line in _plan_lines(story)))
     parts.append("![Contrastive loss by depth](profile.svg)")
     if redundancies(story.profile):
-        parts.append(f"![Redundancy of sub-layers](redundancy.svg)\n\n{caption(story.profile)}")
+        parts.append(f"![Redundancy of sub-layers](redundancy.svg)\n\n{markdown(caption(story.profile))}")
     if story.answers:
-        parts.append(f"## What {story.answered_by} finds")
+        parts.append(f"## What {markdown(story.answered_by)} finds")
         parts += [_answer_markdown(one) for one in story.answers]
     seconds = story.manifest["seconds"]
     parts.append(f"All stages together took {_duration(seconds)}; `manifest.json` has settings, versions and digests.")
@@ -118,13 +119,13 @@ def _plan_lines(story: Story) -> list[str]:
     lines = []
     for name, plan in story.plans.items():
         notes = "".join(f" {note[:1].upper()}{note[1:].rstrip('.')}." for note in plan.notes)
-        lines.append(f"**{name}** {cut_summary(plan)}.{notes}")
+        lines.append(f"**{markdown(name)}** {markdown(f'{cut_summary(plan)}.{notes}')}")
     return lines
 
 
 def _answer_markdown(answer: Answer) -> str:
-    hits = (f"{place}. `{hit.score:.3f}` {hit.summary(150)}" for place, hit in enumerate(answer.hits, start=1))
-    return "\n".join([f"**{answer.query}**", "", *hits])
+    hits = (f"{place}. `{hit.score:.3f}` {markdown(hit.summary(150))}" for place, hit in enumerate(answer.hits, start=1))
+    return "\n".join([f"**{markdown(answer.query)}**", "", *hits])
 
 
 def report_html(story: Story) -> str:
@@ -170,7 +171,15 @@ def _template() -> Template:
     from jinja2 import Environment, StrictUndefined
 
     text = files("prune2vec.experiments").joinpath("report.html").read_text(encoding="utf-8")
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(text)
+    page = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_without_controls
+    )
+    return page.from_string(text)
+
+
+def _without_controls(value: Any) -> Any:
+    # Our own figures are markup already, and hold no text but escaped ones.
+    return shown_lines(value) if type(value) is str else value
 
 
 def _redundancy_figure(profile: Profile) -> str:

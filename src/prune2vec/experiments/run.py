@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prune2vec.evaluation.results import Results
+from prune2vec.evaluation.tasks import resolve_tasks
 from prune2vec.experiments.answers import Answer, load_answers
 from prune2vec.experiments.comparison import Comparison, Row, comparison_of
 from prune2vec.experiments.job import Job
@@ -20,6 +21,7 @@ from prune2vec.experiments.stages import Stages, real_stages
 from prune2vec.files import write_json
 from prune2vec.outputs import RUN, check_kind, clear_all_partials, own_folder
 from prune2vec.records.profile import Profile
+from prune2vec.training.tracker import check_tracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,7 @@ def run_recipe(
     """
     folder = Path(output).absolute()
     read, stages = _read(recipe), stages or real_stages()
+    _check_late_stages(read)
     if dry_run:
         check_kind(folder, RUN)
         job = Job(read, folder, stages, None)
@@ -111,6 +114,14 @@ def _read(recipe: Recipe | Path | str | Mapping[str, Any]) -> Recipe:
     if isinstance(recipe, Recipe):
         return recipe
     return Recipe.of(recipe) if isinstance(recipe, Mapping) else Recipe.load(Path(recipe))
+
+
+def _check_late_stages(recipe: Recipe) -> None:
+    """Refuse at once what training and evaluation would refuse after hours of the stages before them."""
+    if recipe.train is not None:
+        check_tracker(recipe.train.report_to)
+    if recipe.evaluate is not None and recipe.evaluate.tasks:
+        resolve_tasks(recipe.evaluate.tasks, Path(recipe.evaluate.mirror) if recipe.evaluate.mirror else None)
 
 
 def _finish(job: Job) -> Report:

@@ -4,35 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from prune2vec.checkpoint.settings import PruneSettings
+from prune2vec.records.text_settings import TextOptions
 from prune2vec.slimming.settings import SlimSettings
 from prune2vec.training.settings import TrainSettings
 
-FROM_PRUNE = ("pooling", "append_eos", "wrapper", "separator")
-FROM_TRAIN = ("symmetric", "scale", "hard_negatives", "negative_sampling")
-SHARED = frozenset({*FROM_PRUNE, *FROM_TRAIN, "instruction", "max_length"})
+FROM_TRAIN = ("scale", "hard_negatives", "negative_sampling")
+SHARED = frozenset({*TextOptions.model_fields, *FROM_TRAIN})
 
 
-def shared_settings(prune: PruneSettings, train: TrainSettings | None) -> dict[str, tuple[str, Any]]:
-    """Return the settings that slimming shares with the other stages: name to the section that gives it, and its value."""
-    shared = {name: ("prune", getattr(prune, name)) for name in FROM_PRUNE}
-    if train is not None:
-        shared |= {name: ("train", getattr(train, name)) for name in FROM_TRAIN}
-    if train is None or train.instruction == "saved":
-        shared["instruction"] = ("prune", prune.instruction or "none")
-    else:
-        shared["instruction"] = ("train", train.instruction)
-    # The trainer cuts texts where the checkpoint does, if that is sooner.
-    shared["max_length"] = ("prune", prune.max_length)
-    if train is not None and train.max_length < prune.max_length:
-        shared["max_length"] = ("train", train.max_length)
-    return shared
-
-
-def conflict(slim: SlimSettings, prune: PruneSettings, train: TrainSettings | None) -> tuple[str, str] | None:
+def conflict(slim: SlimSettings, profile: TextOptions, train: TrainSettings | None) -> tuple[str, str] | None:
     """Return the first setting that a slim section gives otherwise than the stage it belongs to, with that stage's name."""
-    for name, (section, value) in shared_settings(prune, train).items():
-        if name in slim.model_fields_set and getattr(slim, name) != value:
+    stages: dict[str, tuple[str, Any]] = {name: ("profile", profile) for name in TextOptions.model_fields}
+    if train is not None:
+        stages |= {name: ("train", train) for name in FROM_TRAIN}
+    for name, (section, stage) in stages.items():
+        if name in slim.model_fields_set and getattr(slim, name) not in (None, getattr(stage, name)):
             return name, section
     return None
 
@@ -42,9 +28,10 @@ def own_settings(slim: SlimSettings) -> dict[str, Any]:
     return slim.model_dump(mode="json", exclude=set(SHARED - slim.model_fields_set))
 
 
-def slim_settings(
-    slim: SlimSettings | None, prune: PruneSettings, train: TrainSettings | None, *, about_model: dict[str, Any]
-) -> SlimSettings:
-    """Return a variant's slim section, or the defaults, with what the other stages and the model decide filled in."""
-    values = {name: value for name, (_, value) in shared_settings(prune, train).items()}
+def slim_settings(slim: SlimSettings | None, train: TrainSettings | None, *, about_model: dict[str, Any]) -> SlimSettings:
+    """Return a variant's slim section, or the defaults, with what training and the model decide filled in.
+
+    What a text is comes with the plan.
+    """
+    values = {name: getattr(train, name) for name in FROM_TRAIN} if train is not None else {}
     return (slim or SlimSettings()).model_copy(update={**values, **about_model})

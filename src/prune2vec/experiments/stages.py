@@ -75,11 +75,10 @@ def _freed(stage: Callable[P, None]) -> Callable[P, None]:
 
 
 def _check(recipe: Recipe) -> None:
-    """Refuse a model, texts, a teacher or tasks that are not to be found, before hours go into what comes before them."""
+    """Refuse a model, texts or a teacher that are not to be found, before hours go into what comes before them."""
     from prune2vec.backbone.load import load_config
     from prune2vec.backbone.source import resolve_source
     from prune2vec.checkpoint.encoder import check_is_encoder
-    from prune2vec.evaluation.tasks import resolve_tasks
     from prune2vec.texts import read_triplets
 
     source = resolve_source(recipe.model, revision=recipe.revision)
@@ -92,8 +91,6 @@ def _check(recipe: Recipe) -> None:
     teacher = recipe.train.distil_from if recipe.train is not None else None
     if teacher is not None and str(teacher) not in {variant.name for variant in recipe.variants}:
         check_is_encoder(teacher)
-    if recipe.evaluate is not None and recipe.evaluate.tasks:
-        resolve_tasks(recipe.evaluate.tasks, Path(recipe.evaluate.mirror) if recipe.evaluate.mirror else None)
 
 
 def _mine(settings: Mine, output: Path) -> None:

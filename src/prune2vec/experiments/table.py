@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from prune2vec.shown import markdown, shown
+
 
 @dataclass(frozen=True)
 class Table:
@@ -19,10 +21,10 @@ class Table:
 
     def to_text(self) -> str:
         """Return aligned columns for a terminal."""
-        lines = (self.header, *self.rows)
+        lines = [tuple(map(shown, line)) for line in (self.header, *self.rows)]
         widths = [max(len(line[column]) for line in lines) for column in range(len(self.header))]
-        shown = [self._line(line, widths) for line in lines]
-        return "\n".join([shown[0], "─" * len(shown[0]), *shown[1:]])
+        aligned = [self._line(line, widths) for line in lines]
+        return "\n".join([aligned[0], "─" * len(aligned[0]), *aligned[1:]])
 
     @staticmethod
     def _line(cells: tuple[str, ...], widths: list[int]) -> str:
@@ -32,8 +34,8 @@ class Table:
     def to_markdown(self) -> str:
         """Return a Markdown table."""
         rule = ("---", *("---:" for _ in self.header[1:]))
-        escaped = (tuple(cell.replace("|", "\\|") for cell in line) for line in (self.header, rule, *self.rows))
-        return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+        header, *rows = (tuple(map(markdown, line)) for line in (self.header, *self.rows))
+        return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *rows))
 
     def without_empty_columns(self) -> Table:
         """Return the table without the columns that have no value in any row."""

@@ -109,7 +109,7 @@ def prepared(target: str, output: Path) -> Target:
 def _export(kind: Target, encoder: SentenceTransformer, *, target: str, output: Path, name: str) -> Exported:
     encoder.eval()
     parts = parts_of(encoder, {})
-    source = Source(name=name, encoder=encoder, parts=parts, include_prompt=bool(list(encoder)[1].include_prompt))
+    source = Source(name=name, encoder=encoder, parts=parts, include_prompt=parts.include_prompt)
     with staged_folder(output, EXPORT) as stage:
         written = kind.write(source, stage)
         record = {

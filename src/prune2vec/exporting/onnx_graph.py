@@ -19,7 +19,7 @@ from prune2vec.pooling import pool, poolings
 OPSET = 18
 OUTPUTS = ("sentence_embedding", "token_embeddings")
 # sentence-transformers' names, and the pooling of ours that does the same also when prompts are left out.
-POOLINGS = {"mean": "mean", "weightedmean": "weightedmean-st", "lasttoken": "lasttoken"}
+POOLINGS = ("mean", "weightedmean", "lasttoken")
 # One protobuf file holds 2 GB; above this the weights go into a file of their own.
 _ONE_FILE_BYTES = 1_500_000_000
 
@@ -34,7 +34,7 @@ class EncoderGraph(nn.Module):
     def __init__(self, parts: EncoderParts) -> None:
         super().__init__()
         self.model = parts.model
-        self._weigh = poolings.get(POOLINGS[parts.pooling])
+        self._weigh = poolings.get(parts.pooling)
         self._normalize = parts.normalize
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, pooling_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Self
 
-from prune2vec.errors import ProfileError
+from prune2vec.errors import ProfileError, reason_of
 from prune2vec.records.profile import Profile
 
 SECTION = "cut-loss"
@@ -80,7 +80,9 @@ class CutLoss:
                 width_loss=_rows(section["width_loss"]),
             )
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-            raise ProfileError(f"broken {SECTION} section ({error}); measure it again with prune2vec profile") from error
+            raise ProfileError(
+                f"broken {SECTION} section ({reason_of(error)}); measure it again with prune2vec profile"
+            ) from error
         problem = _problem(found, profile.shape.num_layers)
         if problem:
             raise ProfileError(f"broken {SECTION} section ({problem}); measure it again with prune2vec profile")

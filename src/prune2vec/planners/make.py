@@ -60,6 +60,7 @@ def make_plan(
         drop_attention=choice.drop_attention,
         drop_mlp=choice.drop_mlp,
         width_cut=choice.width_cut,
+        text=measured.text,
         method=method,
         parameters={**choice.parameters, **limits.set_limits()},
         notes=choice.notes,

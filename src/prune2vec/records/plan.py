@@ -9,12 +9,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
 
-from prune2vec.errors import PlanError
+from prune2vec.errors import ConfigError, PlanError
 from prune2vec.files import digest_json, read_json, write_json
+from prune2vec.progress import say
 from prune2vec.records.kept import Kept
 from prune2vec.records.shape import ModelShape
+from prune2vec.records.text_settings import TextOptions, TextSettings
 
-FORMAT = "prune2vec.plan/2"
+FORMAT = "prune2vec.plan/3"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,7 @@ class PruningPlan:
         width_cut: Share of all neurons of the remaining MLPs that is to be cut (EffiR's rho); which ones is decided by
             ``slim``, after which it is 0 and ``neurons`` says which stayed.
         neurons: By block, the neurons that stay in its MLP, 0-based and ascending; blocks that keep all are left out.
+        text: The text settings that were measured with; ``prune`` writes them.
         method: Name of the planner.
         parameters: Its parameters and the budget.
         notes: What a reader should know about the pick: a near tie, a minimum at the edge, no cut at all.
@@ -46,6 +49,7 @@ class PruningPlan:
     drop_mlp: tuple[int, ...] = ()
     width_cut: Fraction = Fraction(0)
     neurons: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    text: TextSettings = field(default_factory=TextSettings)
     method: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -113,6 +117,13 @@ class PruningPlan:
         """Return the plan with its width decided: ``neurons`` stay, and ``parameters`` say how they were chosen."""
         return replace(self, width_cut=Fraction(0), neurons=dict(neurons), parameters={**self.parameters, "slim": parameters})
 
+    def with_text(self, options: TextOptions) -> Self:
+        """Return the plan with text settings of a verb over its own; says so where they differ."""
+        text, changed = self.text.overridden(options)
+        if changed:
+            say(f"not as the plan was measured: {'; '.join(changed)}")
+        return replace(self, text=text)
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
         return {
@@ -124,6 +135,7 @@ class PruningPlan:
             "drop_mlp": list(self.drop_mlp),
             "width_cut": str(self.width_cut),
             "neurons": {str(layer): _packed(stay) for layer, stay in sorted(self.neurons.items())},
+            "text": self.text.to_json(),
             "method": self.method,
             "parameters": dict(self.parameters),
             "notes": list(self.notes),
@@ -160,12 +172,13 @@ class PruningPlan:
                 drop_mlp=_layers(value["drop_mlp"]),
                 width_cut=Fraction(str(value["width_cut"])),
                 neurons={int(layer): _unpacked(bits) for layer, bits in value["neurons"].items()},
+                text=TextSettings.build(value["text"], where="text"),
                 method=value["method"],
                 parameters=dict(value["parameters"]),
                 notes=tuple(value["notes"]),
                 profile_digest=value["profile_digest"],
             )
-        except PlanError as error:
+        except (ConfigError, PlanError) as error:
             raise PlanError(f"{path}: {error}") from error
         except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise PlanError(f"{path}: broken plan ({error}); make it again with prune2vec plan") from error

@@ -11,8 +11,9 @@ from typing import Any, Self
 from prune2vec.errors import ProfileError
 from prune2vec.files import digest_json, read_json, write_json
 from prune2vec.records.shape import ModelShape
+from prune2vec.records.text_settings import TextSettings
 
-FORMAT = "prune2vec.profile/1"
+FORMAT = "prune2vec.profile/2"
 _ROWS = ("loss", "std_error", "accuracy", "alignment", "uniformity")
 
 
@@ -53,7 +54,8 @@ class Profile:
         layer_loss: The layer-loss curve; up to the setting ``max_depth`` where the measurement was stopped early.
         sections: What other scorers measured, by the scorer's name.
         texts: Which texts were used: paths, digest, counts, how they were drawn.
-        settings: Every setting of the measurement, resolved (dtype, pooling, scale, seed, text format, ...).
+        text: How texts became vectors; plans carry it on, and ``prune`` writes it.
+        settings: Every other setting of the measurement, resolved (dtype, scale, seed, ...).
         environment: Versions of the libraries and the kind of machine.
 
     Raises:
@@ -65,6 +67,7 @@ class Profile:
     layer_loss: LayerLoss
     sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     texts: Mapping[str, Any] = field(default_factory=dict)
+    text: TextSettings = field(default_factory=TextSettings)
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
 
@@ -139,6 +142,7 @@ class Profile:
             "layer_loss": asdict(self.layer_loss),
             "sections": {name: dict(section) for name, section in self.sections.items()},
             "texts": dict(self.texts),
+            "text": self.text.to_json(),
             "settings": dict(self.settings),
             "environment": dict(self.environment),
         }
@@ -168,10 +172,11 @@ class Profile:
             layer_loss = LayerLoss.from_json(value["layer_loss"])
             rest = {name: dict(value[name]) for name in ("model", "texts", "settings", "environment")}
             sections = {name: dict(section) for name, section in value.get("sections", {}).items()}
+            text = TextSettings.build(value["text"], where=f"{path}: text")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ProfileError(f"{path}: broken profile ({error}); make it again with prune2vec profile") from error
         try:
-            return cls(shape=shape, layer_loss=layer_loss, sections=sections, **rest)
+            return cls(shape=shape, layer_loss=layer_loss, sections=sections, text=text, **rest)
         except ProfileError as error:
             raise ProfileError(f"{path}: {error}") from error
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from prune2vec.backbone.tokens import TokenRow, tokenise
+from prune2vec.backbone.text import PreparedText
+from prune2vec.backbone.tokens import TokenRow, tokenise, tokenise_text_alone
 from prune2vec.errors import DataError
-from prune2vec.records.text_format import TextFormat
-from prune2vec.texts import Instructions, Triplet
+from prune2vec.records.text_settings import PAPER_POOLING
+from prune2vec.texts import Triplet
 
 
 @dataclass(frozen=True)
@@ -42,24 +43,17 @@ def token_count(groups: Sequence[TokenGroup]) -> int:
     return sum(len(row.ids) for row in distinct_rows(groups))
 
 
-def tokenise_groups(
-    tokenizer: object,
-    groups: Sequence[Sequence[Triplet]],
-    *,
-    instructions: Instructions,
-    text_format: TextFormat,
-    max_length: int,
-) -> list[TokenGroup]:
-    """Tokenise groups of triplets, each text after its instruction.
+def tokenise_groups(groups: Sequence[Sequence[Triplet]], text: PreparedText) -> list[TokenGroup]:
+    """Tokenise groups of triplets, each text after its prompt, and mark what the encoder that ``prune`` writes will pool.
 
     Raises:
         DataError: A text has no tokens; the message names its data set and row.
     """
     tokenised = []
     for group in groups:
-        texts = [text for triplet in group for text in _texts(triplet, instructions)]
+        texts = [pair for triplet in group for pair in _texts(triplet, text)]
         try:
-            rows = tokenise(tokenizer, texts, text_format=text_format, max_length=max_length)  # type: ignore[arg-type]
+            rows = _rows(texts, text)
         except DataError as error:
             where = ", ".join(sorted({triplet.dataset or "texts" for triplet in group}))
             raise DataError(f"{where}: {error}") from error
@@ -67,9 +61,16 @@ def tokenise_groups(
     return tokenised
 
 
-def _texts(triplet: Triplet, instructions: Instructions) -> list[tuple[str, str]]:
-    query, document = instructions.for_triplet(triplet)
-    return [(query, triplet.anchor), (document, triplet.positive), *((document, text) for text in triplet.negatives)]
+def _rows(texts: Sequence[tuple[str, str]], text: PreparedText) -> list[TokenRow]:
+    settings = text.settings
+    if settings.pooling == PAPER_POOLING:
+        return tokenise_text_alone(text.tokenizer, texts, suffix=text.suffix, max_length=settings.max_length)
+    return tokenise(text.tokenizer, texts, max_length=settings.max_length, include_prompt=settings.include_prompt)
+
+
+def _texts(triplet: Triplet, text: PreparedText) -> list[tuple[str, str]]:
+    query, document = text.before(triplet)
+    return [(query, triplet.anchor), (document, triplet.positive), *((document, one) for one in triplet.negatives)]
 
 
 def _sorted_by_role(group: Sequence[Triplet], rows: Sequence[TokenRow]) -> TokenGroup:

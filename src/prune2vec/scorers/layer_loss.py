@@ -17,6 +17,7 @@ from prune2vec.backbone.passes import Advance, Variant
 from prune2vec.losses import GroupScores, group_scores
 from prune2vec.records.kept import Kept
 from prune2vec.records.profile import LayerLoss
+from prune2vec.records.text_settings import TextSettings
 from prune2vec.scorers.groups import TokenGroup, distinct_rows
 from prune2vec.scorers.registry import WHOLE, Measurement, Request, Steps, Work, scorers
 from prune2vec.scorers.settings import ProfileSettings
@@ -68,7 +69,7 @@ class LossCurve(PooledDepths, Measurement):
     @classmethod
     def measured_as(cls, backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings) -> LossCurve:
         """Return the measurement with scale and pooling as the settings of a profile have them."""
-        return cls(backbone, groups, scale=settings.scale, pooling=settings.pooling)
+        return cls(backbone, groups, scale=settings.scale, pooling=settings.pooling or TextSettings().pooling)
 
     def _restart(self) -> None:
         self._held: dict[int, Tensor] = {}

@@ -7,20 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prune2vec.backbone.end_of_text import end_with_eos
-from prune2vec.backbone.load import Backbone, load_backbone, within_context
-from prune2vec.backbone.wrapper import text_format
+from prune2vec.backbone.encoder_text import encoder_text_settings
+from prune2vec.backbone.load import Backbone, load_backbone
+from prune2vec.backbone.text import PreparedText, prepare_text
 from prune2vec.errors import UnsupportedModel
 from prune2vec.machine import describe
-from prune2vec.pooling import poolings
 from prune2vec.progress import progress, say
 from prune2vec.records.profile import LayerLoss, Profile
-from prune2vec.records.text_format import TextFormat
+from prune2vec.records.text_settings import TextOptions, TextSettings
 from prune2vec.scorers.groups import TokenGroup, token_count, tokenise_groups
 from prune2vec.scorers.registry import Work, scorers
 from prune2vec.scorers.settings import ALL, LAYER_LOSS, PLAIN, ProfileSettings
 from prune2vec.scorers.together import Together
-from prune2vec.texts import Instructions, Triplet, digest_texts, draw_groups, load_triplets
+from prune2vec.texts import Triplet, digest_texts, draw_groups, load_triplets
 
 Texts = Sequence[Triplet] | str | Path
 
@@ -49,20 +48,16 @@ def profile_model(
     """
     base = settings.model_dump() if settings is not None else {}
     chosen = ProfileSettings.build({**base, **overrides}, where="profile")
-    poolings.get(chosen.pooling)
     names = scorer_names(chosen)
     # Texts are read first: their faults show in a second, a model takes longer.
     triplets = load_triplets(texts) if isinstance(texts, (str, Path)) else list(texts)
-    instructions = Instructions.parse(chosen.instruction, symmetric=chosen.symmetric)
     groups = draw_groups(triplets, groups=chosen.groups, size=chosen.group_size, seed=chosen.seed, order=chosen.order)
     backbone = _load(model, chosen)
-    chosen = _fitted(chosen, backbone)
-    layout = _text_format(backbone, instructions, chosen)
-    tokenised = tokenise_groups(
-        backbone.tokenizer, groups, instructions=instructions, text_format=layout, max_length=chosen.max_length
-    )
+    text = _text(backbone, chosen)
+    chosen = _fitted(chosen, backbone, text.settings)
+    tokenised = tokenise_groups(groups, text)
     works = _prepare(names, backbone, tokenised, chosen)
-    _say_truncated(tokenised, chosen.max_length)
+    _say_truncated(tokenised, text.settings.max_length)
     sections = _measure(works, backbone, chosen)
     result = Profile(
         model=backbone.identity(),
@@ -70,11 +65,12 @@ def profile_model(
         layer_loss=LayerLoss.from_json(sections.pop(LAYER_LOSS)),
         sections=sections,
         texts=_about_texts(texts, triplets, tokenised),
+        text=text.settings,
         settings={
-            **chosen.model_dump(mode="json"),
+            **chosen.model_dump(mode="json", exclude=set(TextOptions.model_fields)),
             "dtype": str(backbone.model.dtype).removeprefix("torch."),
             "device": backbone.device.type,
-            "text_format": layout.to_json(),
+            "text_format": text.layout.to_json(),
         },
         environment={**describe(), **backbone.passes.account()},
     )
@@ -96,18 +92,21 @@ def _load(model: str, settings: ProfileSettings) -> Backbone:
     )
 
 
-def _fitted(settings: ProfileSettings, backbone: Backbone) -> ProfileSettings:
-    """Return the settings with what the model has no more of set to what it has."""
-    length, depth = within_context(settings.max_length, backbone.max_length), settings.max_depth
+def _text(backbone: Backbone, options: TextOptions) -> PreparedText:
+    """Return the text settings that are measured with: an encoder's own or the defaults, and what the options override."""
+    own = encoder_text_settings(backbone.source, backbone.tokenizer, context=backbone.max_length)
+    settings, changed = (own or TextSettings()).overridden(options)
+    if own is not None and changed:
+        say(f"not as the encoder {backbone.source.name} does it: {'; '.join(changed)}")
+    return prepare_text(settings, backbone.tokenizer, context=backbone.max_length)
+
+
+def _fitted(settings: ProfileSettings, backbone: Backbone, text: TextSettings) -> ProfileSettings:
+    """Return the settings as scorers read them: the pooling decided, no depth beyond the model's."""
+    depth = settings.max_depth
     if depth is not None and depth >= backbone.shape.num_layers:
         depth = None
-    return ProfileSettings(**{**settings.model_dump(), "max_length": length, "max_depth": depth})
-
-
-def _text_format(backbone: Backbone, instructions: Instructions, settings: ProfileSettings) -> TextFormat:
-    separator = settings.separator if instructions.separator is None else instructions.separator
-    layout = text_format(backbone.tokenizer, wrapper=settings.wrapper, separator=separator)
-    return end_with_eos(layout, backbone.tokenizer, append_eos=settings.append_eos, pooling=settings.pooling)
+    return settings.model_copy(update={"pooling": text.pooling, "max_depth": depth})
 
 
 def scorer_names(settings: ProfileSettings) -> tuple[str, ...]:

@@ -8,12 +8,12 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from prune2vec.records.amounts import Amount
-from prune2vec.records.settings import Settings
+from prune2vec.records.text_settings import TextOptions
 
 LAYER_LOSS, PLAIN, ALL = "layer-loss", "redundancy-plain", "all"
 
 
-class ProfileSettings(Settings):
+class ProfileSettings(TextOptions):
     """How a model is measured; the defaults of the layer-loss curve are the L3Prune paper's (20 batches of 64, scale 50)."""
 
     scorers: tuple[str, ...] = (LAYER_LOSS,)
@@ -29,20 +29,6 @@ class ProfileSettings(Settings):
     """Seed of the draw."""
     scale: float = Field(50.0, gt=0)
     """Factor on the cosine similarities (1 / temperature)."""
-    pooling: str = "weightedmean"
-    """From token states to one vector: weightedmean, mean or lasttoken."""
-    append_eos: Literal["auto", "on", "off"] = "auto"
-    """End every text with the model's EOS token; auto does so for lasttoken, which then pools that token."""
-    instruction: str = "none"
-    """Before each text: none, e5 (the table of the public E5 set) or a literal instruction for queries."""
-    symmetric: Literal["both", "paper"] | None = None
-    """Instruction on both sides of symmetric data sets, or on queries only as the paper's code runs; unset: both for e5."""
-    wrapper: Literal["none", "chat"] = "none"
-    """Around each text: nothing, or the user turn of the model's chat template."""
-    separator: str = "\n"
-    """Between instruction and text (L3Prune's code has "; ")."""
-    max_length: int = Field(512, ge=8)
-    """Longest text in tokens; longer ones lose their end and are counted."""
     dtype: str = "auto"
     """Number format of the forward pass: auto, float32, bfloat16 or float16; the loss is always float32."""
     device: str = "auto"

@@ -13,26 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune2vec.encoding.precision import Precision
-from prune2vec.errors import MissingExtra
+from prune2vec.extras import import_extra
 
 _NEIGHBOURS = 32
 _CONSTRUCTION = 200
 _WALK = 128
 
 Found = tuple[NDArray[np.float32], NDArray[np.int64]]
-
-
-def load_faiss() -> Any:
-    """Return the module ``faiss``.
-
-    Raises:
-        MissingExtra: It is not installed.
-    """
-    try:
-        import faiss
-    except ModuleNotFoundError as error:
-        raise MissingExtra("searching needs faiss; install it with: pip install 'prune2vec[search]'") from error
-    return faiss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +64,7 @@ class IndexForm:
 
     def empty(self) -> Any:
         """Return an index without rows."""
-        faiss, dimension = load_faiss(), self.precision.dimension
+        faiss, dimension = import_extra("faiss"), self.precision.dimension
         if self._is_binary:
             return self._tuned(
                 faiss.IndexBinaryHNSW(dimension, _NEIGHBOURS) if self.graph else faiss.IndexBinaryFlat(dimension)

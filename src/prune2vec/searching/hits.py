@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-_TEXT_WIDTH = 100
+from prune2vec.shown import shown
+
+_WIDTH = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +55,10 @@ class SearchResult:
         return "\n\n".join(self._one(query, hits) for query, hits in zip(self.queries, self.hits, strict=True))
 
     def _one(self, query: str, hits: tuple[Hit, ...]) -> str:
-        width = max((len(hit.id) for hit in hits), default=0)
-        lines = [f"{hit.rank:4d}  {hit.score:7.4f}  {hit.id:<{width}}  {_short(hit.text)}".rstrip() for hit in hits]
-        return "\n".join([query, *lines])
-
-
-def _short(text: str | None) -> str:
-    flat = " ".join((text or "").split())
-    return flat if len(flat) <= _TEXT_WIDTH else f"{flat[: _TEXT_WIDTH - 1]}…"
+        names = [shown(hit.id) for hit in hits]
+        width = max(map(len, names), default=0)
+        rows = zip(hits, names, strict=True)
+        found = [
+            f"{hit.rank:4d}  {hit.score:7.4f}  {name:<{width}}  {shown(hit.text or '', _WIDTH)}".rstrip() for hit, name in rows
+        ]
+        return "\n".join([shown(query), *found])

@@ -13,11 +13,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from prune2vec.errors import CheckpointError, EncodingError
+from prune2vec.errors import CheckpointError, EncodingError, reason_of
+from prune2vec.extras import import_extra
 from prune2vec.files import digest_json, explained_os_errors
 from prune2vec.outputs import INDEX, OwnFolder, clear_all_partials, own_folder
 from prune2vec.progress import progress, say
-from prune2vec.searching.forms import Found, IndexForm, best, load_faiss
+from prune2vec.searching.forms import Found, IndexForm, best
 from prune2vec.searching.shards import VectorFolder
 
 FOLDER = "index"
@@ -54,7 +55,7 @@ class VectorIndex:
             ConfigError: Another call is writing the index.
             EncodingError: A part cannot be read.
         """
-        load_faiss()
+        import_extra("faiss")
         folder = vectors.folder / FOLDER
         planned = [
             (folder / _file_name(group, own), own, group)
@@ -154,7 +155,7 @@ def _say_not_kept(error: Exception) -> None:
 
 def _written(index: Any, path: Path, own: OwnFolder) -> bool:
     """Write an index whole or not at all, and return whether that was possible."""
-    faiss = load_faiss()
+    faiss = import_extra("faiss")
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         with explained_os_errors(path), own.writing(path.name):
@@ -174,18 +175,18 @@ def _written(index: Any, path: Path, own: OwnFolder) -> bool:
 
 
 def _is_binary(index: Any) -> bool:
-    return isinstance(index, load_faiss().IndexBinary)
+    return isinstance(index, import_extra("faiss").IndexBinary)
 
 
 def _read(path: Path) -> Any:
-    faiss = load_faiss()
+    faiss = import_extra("faiss")
     try:
         if "-binary-" in path.name:
             return faiss.read_index_binary(str(path))
         # Mapped, not read: memory then holds what a search touches, and the system may drop it again.
         return faiss.read_index(str(path), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
     except RuntimeError as error:
-        raise EncodingError(f"{path} cannot be read; remove it, and it is made anew") from error
+        raise EncodingError(f"{path} cannot be read ({reason_of(error)}); remove it, and it is made anew") from error
 
 
 def _remove_others(own: OwnFolder, form: IndexForm, keep: set[str]) -> None:

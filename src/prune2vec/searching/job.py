@@ -13,8 +13,9 @@ from prune2vec.checkpoint.encoder import load_encoder
 from prune2vec.encoding.corpus import Corpus
 from prune2vec.encoding.prompts import prompted_engine
 from prune2vec.errors import ConfigError, EncodingError
+from prune2vec.extras import import_extra
 from prune2vec.files import digest_tree
-from prune2vec.searching.forms import IndexForm, load_faiss, unit_rows
+from prune2vec.searching.forms import IndexForm, unit_rows
 from prune2vec.searching.hits import Hit, SearchResult
 from prune2vec.searching.index import VectorIndex
 from prune2vec.searching.settings import SearchSettings
@@ -57,7 +58,7 @@ def search_vectors(
     asked = (queries,) if isinstance(queries, str) else tuple(queries)
     if not asked or k < 1:
         raise ConfigError(f"{len(asked)} queries and k = {k}: expected at least one of each")
-    load_faiss()
+    import_extra("faiss")
     folder = VectorFolder.open(Path(vectors), partial=chosen.partial)
     by_cosine = _by_cosine(folder)
     embedded = _embedded(asked, folder, encoder, chosen)

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prune2vec.encoding.corpus import Corpus, Document
+from prune2vec.encoding.corpus import Corpus
 from prune2vec.encoding.job import document_bytes
 from prune2vec.errors import EncodingError
 from prune2vec.searching.shards import VectorFolder
+from prune2vec.texts.documents import Document
 
 
 @dataclass(frozen=True, kw_only=True)

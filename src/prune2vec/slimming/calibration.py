@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prune2vec.progress import progress, say
 from prune2vec.records.text_format import TextFormat
+from prune2vec.records.text_settings import SAVED, TextOptions, TextSettings
 from prune2vec.slimming.settings import SlimSettings
 from prune2vec.slimming.subject import Subject
 from prune2vec.texts import Instructions, Triplet
@@ -25,8 +26,10 @@ Watcher = Callable[[int, Tensor], None]
 
 def train_settings(settings: SlimSettings) -> TrainSettings:
     """Return the part of the settings that the trainer knows; adapters are put in by nobody here."""
-    shared = set(TrainSettings.model_fields) & set(SlimSettings.model_fields)
+    shared = set(TrainSettings.model_fields) & (set(SlimSettings.model_fields) - set(TextOptions.model_fields))
     given = {name: getattr(settings, name) for name in shared}
+    if settings.max_length is not None:
+        given["max_length"] = settings.max_length
     return TrainSettings.build({**given, "warmup_steps": settings.warmup, "distil": "none"}, where="slim")
 
 
@@ -39,13 +42,13 @@ def tables_for(subject: Subject, triplets: Sequence[Triplet], settings: SlimSett
     return training_data(triplets, subject.prompting, train_settings(settings))
 
 
-def check_rows(triplets: Sequence[Triplet], settings: SlimSettings) -> None:
+def check_rows(triplets: Sequence[Triplet], text: TextSettings, settings: SlimSettings) -> None:
     """Refuse, before a model is loaded, triplets that ``tables_for`` would refuse.
 
     Raises:
         DataError: As ``tables_for``.
     """
-    instructions = Instructions.parse(settings.instruction, symmetric=settings.symmetric)
+    instructions = None if text.instruction == SAVED else Instructions.parse(text.instruction, symmetric=text.symmetric)
     # What stands around every text alike tells no two rows apart.
     prompting = Prompting(instructions=instructions, text_format=TextFormat(), saved=("", ""))
     chosen = train_settings(settings)

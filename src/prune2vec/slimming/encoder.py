@@ -16,7 +16,13 @@ from prune2vec.checkpoint.portable import write_tokenizer
 
 
 def encoder_around(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, pooling: str, max_length: int, device: torch.device
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    pooling: str,
+    max_length: int,
+    include_prompt: bool = False,
+    device: torch.device,
 ) -> SentenceTransformer:
     """Return an encoder whose weights are those of ``model``, not a copy.
 
@@ -25,6 +31,7 @@ def encoder_around(
         tokenizer: Its fast tokeniser.
         pooling: sentence-transformers' name of the pooling.
         max_length: Longest text in tokens.
+        include_prompt: Whether the tokens of a prompt are pooled.
         device: Where the model is moved to.
     """
 
@@ -41,5 +48,5 @@ def encoder_around(
         write_tokenizer(tokenizer, Path(folder), max_length=max_length)
         transformer = InMemory(folder, max_seq_length=max_length)
     dimension = getattr(model.config, "word_embed_proj_dim", None) or model.config.hidden_size
-    modules = [transformer, Pooling(dimension, pooling_mode=pooling, include_prompt=False), Normalize()]
+    modules = [transformer, Pooling(dimension, pooling_mode=pooling, include_prompt=include_prompt), Normalize()]
     return SentenceTransformer(modules=modules, device=str(device))

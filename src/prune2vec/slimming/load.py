@@ -9,12 +9,10 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback
 
-from prune2vec.backbone.end_of_text import end_with_eos
-from prune2vec.backbone.load import context_length, load_config, load_tokenizer, within_context
+from prune2vec.backbone.load import check_tokens, context_length, embedding_rows, load_config, load_tokenizer
 from prune2vec.backbone.source import resolve_source
-from prune2vec.backbone.wrapper import text_format
+from prune2vec.backbone.text import check_servable, prepare_text, saved_prompts
 from prune2vec.checkpoint.kept import check_fits, read_kept
-from prune2vec.checkpoint.portable import with_suffix
 from prune2vec.checkpoint.pruning import check_identity
 from prune2vec.errors import PlanError
 from prune2vec.families import block_list, find_family
@@ -24,7 +22,6 @@ from prune2vec.slimming.encoder import encoder_around
 from prune2vec.slimming.settings import SlimSettings
 from prune2vec.slimming.subject import Subject
 from prune2vec.surgery.layout import sub_layers_of
-from prune2vec.texts import Instructions
 from prune2vec.training.data import Prompting
 
 
@@ -42,7 +39,7 @@ def load_subject(
     Args:
         model: Hub id, folder, GGUF file or ``smollm2``: the model the plan was made for.
         plan: What is kept.
-        settings: Pooling, what stands around a text, number format and device.
+        settings: Number format and device.
         identity: What a ranking depends on.
         output: The plan that is to be written.
         callbacks: More callbacks for a ranking that trains.
@@ -56,12 +53,12 @@ def load_subject(
     config = load_config(source, trust_remote_code=settings.trust_remote_code)
     check_fits(plan, config)
     check_identity(plan, source)
-    instructions = Instructions.parse(settings.instruction, symmetric=settings.symmetric)
     tokenizer = load_tokenizer(source, trust_remote_code=settings.trust_remote_code)
-    layout = text_format(tokenizer, wrapper=settings.wrapper, separator=settings.separator)
-    layout = end_with_eos(layout, tokenizer, append_eos=settings.append_eos, pooling=settings.pooling)
+    text = prepare_text(plan.text, tokenizer, context=context_length(config))
+    check_servable(text.settings)
     device = pick_device(settings.device)
     kept = read_kept(source, plan, trust_remote_code=settings.trust_remote_code).model
+    check_tokens(tokenizer, source.name, embedding_rows(kept))
     neurons = sub_layers_of(kept).neurons
     if neurons is None:
         raise PlanError(f"{config.model_type}: the neurons of its MLPs are not known, so its width cannot be cut")
@@ -69,9 +66,10 @@ def load_subject(
     nn.Module.to(kept, dtype=dtype).requires_grad_(False)
     encoder = encoder_around(
         kept,
-        with_suffix(tokenizer, layout.suffix),
-        pooling=settings.pooling,
-        max_length=within_context(settings.max_length, context_length(config)),
+        text.tokenizer,
+        pooling=text.settings.pooling,
+        max_length=text.settings.max_length,
+        include_prompt=text.settings.include_prompt,
         device=device,
     )
     blocks = zip(plan.keep_layers, block_list(kept, find_family(kept, config)), strict=True)
@@ -79,7 +77,11 @@ def load_subject(
         encoder=encoder.eval(),
         blocks={layer: block for layer, block in blocks if layer in plan.kept.mlps},
         neurons=neurons,
-        prompting=Prompting(instructions=instructions, text_format=layout, saved=("", "")),
+        prompting=Prompting(
+            instructions=text.instructions,
+            text_format=text.layout,
+            saved=saved_prompts(text.settings.prompts, text.settings.default_prompt),
+        ),
         device=device,
         dtype=dtype,
         identity=identity,

@@ -13,11 +13,13 @@ from prune2vec.outputs import clear_partials, locked
 from prune2vec.progress import say
 from prune2vec.records.plan import PruningPlan
 from prune2vec.slimming.calibration import check_rows
+from prune2vec.slimming.cost import say_loss
 from prune2vec.slimming.decision import NumpyScores, check_slim, decided, full
 from prune2vec.slimming.load import load_subject
 from prune2vec.slimming.registry import TEXTS, rankings
 from prune2vec.slimming.scores_file import Ranked, scores_beside
 from prune2vec.slimming.settings import SlimSettings
+from prune2vec.slimming.subject import Subject
 from prune2vec.texts import Triplet, digest_texts
 from prune2vec.training.data import Data, read
 from prune2vec.training.randomness import isolated_randomness
@@ -64,7 +66,8 @@ def slim_plan(
     """
     given = settings.model_dump(exclude_unset=True) if settings is not None else {}
     chosen = SlimSettings.build({**given, **overrides}, where="slim()")
-    what = plan if isinstance(plan, PruningPlan) else PruningPlan.load(Path(plan))
+    what = (plan if isinstance(plan, PruningPlan) else PruningPlan.load(Path(plan))).with_text(chosen)
+    chosen = chosen.model_copy(update={"max_length": what.text.max_length})
     target = Path(output).absolute()
     check_slim(what, chosen, texts=texts is not None, scores=scores is not None)
     if scores is not None:
@@ -72,15 +75,39 @@ def slim_plan(
         with locked(target):
             made.save(target)
         return made
-    file = scores_beside(target, chosen.ranking)
     with locked(target):
-        clear_partials(file)
-        ranked = _ranked(model, what, texts, target, chosen, callbacks)
+        made = _slimmed(model, what, texts, target, chosen, callbacks)
+        made.save(target)
+    return made
+
+
+def _slimmed(
+    model: str,
+    what: PruningPlan,
+    texts: Data | None,
+    target: Path,
+    chosen: SlimSettings,
+    callbacks: Sequence[TrainerCallback],
+) -> PruningPlan:
+    looks_at_texts = TEXTS in rankings.reads(chosen.ranking)
+    triplets = read(texts, hard_negatives=chosen.hard_negatives) if texts is not None and looks_at_texts else []
+    identity = _identity(what, triplets, chosen)
+    file = scores_beside(target, chosen.ranking)
+    clear_partials(file)
+    ranked = _saved(file, identity)
+    subject = None
+    if ranked is None:
+        if looks_at_texts:
+            check_rows(triplets, what.text, chosen)
+        with isolated_randomness(chosen.seed):
+            subject = load_subject(model, full(what), chosen, identity=identity, output=target, callbacks=callbacks)
+            ranked = _rank(subject, what, triplets, chosen)
         # Before anything is decided: scores that were dear must outlive widths that do not fit.
         ranked.save(file)
-        _remove_work(WorkFolder.beside(target), ranked.identity)
-        made = decided(what, ranked, chosen)
-        made.save(target)
+    _remove_work(WorkFolder.beside(target), ranked.identity)
+    made = decided(what, ranked, chosen)
+    if subject is not None and triplets:
+        say_loss(subject, triplets, chosen, made.neurons)
     return made
 
 
@@ -91,36 +118,24 @@ def _remove_work(work: WorkFolder, identity: Mapping[str, Any]) -> None:
         work.remove()
 
 
-def _ranked(
-    model: str,
-    plan: PruningPlan,
-    texts: Data | None,
-    output: Path,
-    settings: SlimSettings,
-    callbacks: Sequence[TrainerCallback],
-) -> Ranked:
-    looks_at_texts = TEXTS in rankings.reads(settings.ranking)
-    triplets = read(texts, hard_negatives=settings.hard_negatives) if texts is not None and looks_at_texts else []
-    identity = _identity(plan, triplets, settings)
-    file = scores_beside(output, settings.ranking)
-    found = _saved(file)
-    if found is not None and found.identity == identity:
-        say(f"{file.name} holds the scores of this model, these texts and settings; nothing is ranked again")
-        return found
-    if looks_at_texts:
-        check_rows(triplets, settings)
-    with isolated_randomness(settings.seed):
-        subject = load_subject(model, full(plan), settings, identity=identity, output=output, callbacks=callbacks)
-        scores = {layer: score.numpy() for layer, score in rankings.get(settings.ranking)(subject, triplets, settings).items()}
+def _rank(subject: Subject, plan: PruningPlan, triplets: Sequence[Triplet], settings: SlimSettings) -> Ranked:
+    found = rankings.get(settings.ranking)(subject, triplets, settings)
+    scores = {layer: score.numpy() for layer, score in rankings.comparable(settings.ranking, found).items()}
     _check(scores, plan, by=f"ranking {settings.ranking!r}")
-    return Ranked(scores=scores, identity=identity, facts=subject.notes)
+    return Ranked(scores=scores, identity=subject.identity, facts=subject.notes)
 
 
-def _saved(file: Path) -> Ranked | None:
+def _saved(file: Path, identity: Mapping[str, Any]) -> Ranked | None:
+    """Return the scores in a file if they are of this model, these texts and settings."""
     try:
-        return Ranked.load(file) if file.exists() else None
-    except DataError:
+        found = Ranked.load(file) if file.exists() else None
+    except DataError as error:
+        say(f"{error}; the neurons are ranked again")
         return None
+    if found is None or found.identity != identity:
+        return None
+    say(f"{file.name} holds the scores of this model, these texts and settings; nothing is ranked again")
+    return found
 
 
 def _given(file: Path, plan: PruningPlan) -> Ranked:
@@ -153,6 +168,7 @@ def _identity(plan: PruningPlan, triplets: Sequence[Triplet], settings: SlimSett
     return {
         **_about(plan),
         "settings": settings.identity(),
+        "text": plan.text.to_json() if triplets else None,
         "dtype": str(pick_dtype(settings.dtype, device)).removeprefix("torch."),
         "device": device.type,
         "data": digest_texts(triplets) if triplets else None,

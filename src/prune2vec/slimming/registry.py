@@ -27,6 +27,8 @@ LOSS: Group = "loss"
 """The contrastive loss."""
 STEPS: Group = "steps"
 """Steps of learning."""
+# A layer whose neurons all score 0 keeps its zeros.
+_TINY = 1e-30
 EVERY: tuple[Group, ...] = get_args(Group)
 
 
@@ -36,19 +38,24 @@ class Rankings(Registry[RankingFn]):
     def __init__(self) -> None:
         super().__init__("ranking", package="prune2vec.slimming.rankings")
         self._reads: dict[str, frozenset[Group]] = {}
+        self._within_layers: set[str] = set()
 
-    def register(self, name: str, *, reads: Iterable[Group] = EVERY) -> Callable[[F], F]:
+    def register(self, name: str, *, reads: Iterable[Group] = EVERY, within_layers: bool = False) -> Callable[[F], F]:
         """Return a decorator that files a ranking under ``name``.
 
         Args:
             name: Its name, which can be taken once.
             reads: Groups of settings that its scores depend on; without ``TEXTS`` it is called without triplets.
+            within_layers: Whether its scores are sizes that differ from layer to layer for reasons of their own, so that they
+                compare neurons of one layer alone; each layer's are then divided by their mean.
         """
         groups, file = frozenset(reads), super().register(name)
 
         def add(part: F) -> F:
             filed = file(part)
             self._reads[name] = groups
+            if within_layers:
+                self._within_layers.add(name)
             return filed
 
         return add
@@ -61,6 +68,12 @@ class Rankings(Registry[RankingFn]):
         """
         self.get(name)
         return self._reads[name]
+
+    def comparable(self, name: str, scores: Scores) -> Scores:
+        """Return a ranking's scores such that those of different layers can be compared."""
+        if name not in self._within_layers:
+            return scores
+        return {layer: score / max(float(score.mean()), _TINY) for layer, score in scores.items()}
 
 
 rankings = Rankings()

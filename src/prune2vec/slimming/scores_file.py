@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from prune2vec.errors import DataError
+from prune2vec.errors import DataError, reason_of
 from prune2vec.files import write_bytes
 
-FORMAT = "prune2vec.scores/1"
+FORMAT = "prune2vec.scores/2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Ranked:
                 scores = {int(name): file.get_tensor(name) for name in sorted(file.keys(), key=int)}
                 return cls(scores=scores, identity=json.loads(about["identity"]), facts=json.loads(about["facts"]))
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise DataError(f"cannot read the scores in {path}: {error}") from error
+            raise DataError(f"cannot read the scores in {path}: {reason_of(error)}") from error
 
 
 def scores_beside(plan: Path, ranking: str) -> Path:

@@ -11,17 +11,12 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 from prune2vec.errors import PlanError
 from prune2vec.planners.shares import parse_count, parse_share
 from prune2vec.records.amounts import Amount
-from prune2vec.records.settings import Settings
+from prune2vec.records.text_settings import TextOptions
 from prune2vec.slimming.registry import BATCHES, LOSS, STEPS, TEXTS, Group, rankings
 
 # What a ranking reads says which of these its scores depend on.
 _GROUPS: dict[Group, frozenset[str]] = {
-    TEXTS: frozenset(
-        {
-            *("batch_size", "hard_negatives", "negative_sampling", "seed", "pooling", "append_eos"),
-            *("instruction", "symmetric", "wrapper", "separator", "max_length"),
-        }
-    ),
+    TEXTS: frozenset({"batch_size", "hard_negatives", "negative_sampling", "seed"}),
     BATCHES: frozenset({"batches"}),
     LOSS: frozenset({"scale"}),
     STEPS: frozenset(
@@ -31,9 +26,11 @@ _GROUPS: dict[Group, frozenset[str]] = {
         }
     ),
 }
-# These decide which neurons are cut, or how a run is watched; the scores stay valid when they change.
+# These decide which neurons are cut, or how a run is watched; the scores stay valid when they change. What a text is, the
+# plan says.
 _NOT_OF_SCORES = frozenset(
     {
+        *TextOptions.model_fields,
         *("width_cut", "max_params", "floor", "multiple", "uniform"),
         *("gradient_checkpointing", "device", "dtype", "save_every", "restart"),
     }
@@ -75,7 +72,7 @@ Share = Annotated[Fraction, BeforeValidator(read_share), PlainSerializer(str, re
 Least = Annotated[Fraction, BeforeValidator(read_least), PlainSerializer(str, return_type=str)]
 
 
-class SlimSettings(Settings):
+class SlimSettings(TextOptions):
     """How neurons are ranked and cut. Gate, sharpness, penalty, steps and the global cut are EffiR's (arXiv 2512.20612,
     section 3); it does not state learning rate, schedule, batch and what else is set here: those defaults are ours."""
 
@@ -119,26 +116,12 @@ class SlimSettings(Settings):
     """Gradients are scaled down to this norm."""
     seed: int = Field(default=42, ge=0)
     """Seed of the order of the data and of dropout."""
-    pooling: Literal["weightedmean", "mean", "lasttoken"] = "weightedmean"
-    """From token states to one vector; as prune will be told."""
-    append_eos: Literal["auto", "on", "off"] = "auto"
-    """End every text with the model's EOS token; auto does so for lasttoken. As prune will be told."""
-    instruction: str = "none"
-    """Before each query: none, e5 (the E5 set's, by data set), effir (EffiR's), or the words themselves."""
-    symmetric: Literal["both", "paper"] | None = None
-    """Whether documents of symmetric data sets get the instruction too (both) or never (paper); None is both for e5 alone."""
-    wrapper: Literal["none", "chat"] = "none"
-    """Around each text: nothing, or the user turn of the model's chat template."""
-    separator: str = "\n"
-    """Between instruction and text (L3Prune's code has "; ")."""
-    max_length: int = Field(default=512, ge=8)
-    """Longest text in tokens; longer ones lose their end."""
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
     """Recompute activations in the backward pass; auto does so if they would take more than 60 % of the free memory."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the multiplications; gates, loss and scores are always fp32."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where it is computed."""
+    device: str = "auto"
+    """Where it is computed: auto, cpu, cuda, cuda:1, mps."""
     save_every: int = Field(default=100, ge=1)
     """Steps between checkpoints, from which the same command goes on after an interruption."""
     revision: str | None = None

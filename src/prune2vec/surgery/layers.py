@@ -99,23 +99,22 @@ def assemble(
 
 
 def lend_buffers(model: nn.Module, source: nn.Module) -> None:
-    """Fill the buffers that building on the meta device left without values from those of the same name in ``source``."""
+    """Fill the buffers that building on the meta device left without values from those of the same name in ``source``.
+
+    What ``source`` has none of stays without values: a cut to one kind of attention has no frequencies of the other, and
+    the blocks that it keeps ask for none. A block that did would fail, as nothing computes on the meta device.
+    """
     lent = dict(source.named_buffers())
     for name, buffer in list(model.named_buffers()):
-        if buffer.is_meta:
+        twin = name if name in lent else re.sub(r"\.\d+\.", ".0.", name)  # of the first block when the numbers differ
+        if buffer.is_meta and twin in lent:
             parent, _, leaf = name.rpartition(".")
-            owner = model.get_submodule(parent)
-            owner.register_buffer(leaf, lent[_twin(name, lent)].clone(), persistent=False)
+            model.get_submodule(parent).register_buffer(leaf, lent[twin].clone(), persistent=False)
     # Some rotary modules keep the unscaled frequencies as a plain attribute next to the buffer.
     for path, module in model.named_modules():
         for attribute, value in list(vars(module).items()):
-            if isinstance(value, Tensor) and value.is_meta:
+            if isinstance(value, Tensor) and value.is_meta and hasattr(source.get_submodule(path), attribute):
                 setattr(module, attribute, getattr(source.get_submodule(path), attribute).clone())
-
-
-def _twin(name: str, lent: Mapping[str, Tensor]) -> str:
-    """Return the name of the buffer to copy: the same, or that of the first block when the numbers differ."""
-    return name if name in lent else re.sub(r"\.\d+\.", ".0.", name)
 
 
 def reference_cut(model: PreTrainedModel, original_config: Any, keep: Sequence[int], layout: Layout = ()) -> PreTrainedModel:

@@ -22,6 +22,7 @@ from prune2vec.surgery.layout import Layout, apply_layout, is_even, layout_of, p
 ENTRY = "per_layer_config"
 # Before the model type where the width has no config entry that could make stock classes refuse the folder.
 _UNKNOWN_TYPE = "uneven-"
+_HEADS = ("lm_head.", "embed_out.", "score.", "classifier.", "cls.", "qa_outputs.", "vocab_", "predictions.", "pooler.")
 
 
 def uneven_layout(model: PreTrainedModel) -> Layout:
@@ -31,8 +32,10 @@ def uneven_layout(model: PreTrainedModel) -> Layout:
         CheckpointError: It has other tensors than its class, though its blocks are whole.
         UnsupportedModel: The parts of its blocks are not known.
     """
+    config = copy.deepcopy(model.config)
+    config.dtype = model.dtype  # Saving leaves it as a word, which classes with an activation of their own (xIELU) refuse.
     with torch.device("meta"):
-        stock = type(model)(copy.deepcopy(model.config))
+        stock = type(model)(config)
     expected = {name: tensor.shape for name, tensor in stock.state_dict().items()}
     found = {name: tensor.shape for name, tensor in model.state_dict().items()}
     if expected == found:
@@ -136,15 +139,30 @@ def load_uneven(location: str, config: Any, layout: Layout, **kwargs: Any) -> Pr
     model, info = load_with_layout(
         model_class, layout, location, **{**kwargs, "config": config, "ignore_mismatched_sizes": True}
     )
+    wrong = misfit(info)
+    if wrong:
+        raise CheckpointError(f"{location} {wrong}; its weights do not fit the structure that its config.json tells")
+    model.eval()
+    return model
+
+
+def misfit(info: Mapping[str, Any], *, decoder: bool = True) -> str:
+    """Return the first tensor that is missing, of another shape or left over, and how many are; empty when all fit.
+
+    Heads above the last block are left out of it: no token state passes them.
+
+    Args:
+        info: transformers' account of a loading.
+        decoder: Whether tensors of a decoder count as left over.
+    """
+    others = _HEADS if decoder else (*_HEADS, "decoder.")
     for what, key in (
         ("lacks tensor", "missing_keys"),
         ("has another shape of", "mismatched_keys"),
         ("has too much:", "unexpected_keys"),
     ):
-        wrong = sorted(name if isinstance(name, str) else str(name[0]) for name in info[key])
+        names = sorted(name if isinstance(name, str) else str(name[0]) for name in info[key])
+        wrong = [name for name in names if not name.startswith(others)]
         if wrong:
-            raise CheckpointError(
-                f"{location} {what} {wrong[0]} ({len(wrong)} in all); its weights do not fit the structure that its config.json tells"
-            )
-    model.eval()
-    return model
+            return f"{what} {wrong[0]} ({len(wrong)} in all)"
+    return ""

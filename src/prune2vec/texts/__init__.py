@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from prune2vec.texts.folders import dataset_name
 from prune2vec.texts.groups import Order, draw_groups
 from prune2vec.texts.instructions import E5_DATASETS, E5Dataset, Instructions
 from prune2vec.texts.mining import MinedFolder, MinedPairs, add_negatives, mine, mine_docstrings, mine_folder, split_by_group
-from prune2vec.texts.reader import dataset_name, load_triplets, read_triplets
+from prune2vec.texts.reader import load_triplets, read_triplets
 from prune2vec.texts.retrieval import Retrieval, is_beir, read_beir, triplets_as_retrieval
 from prune2vec.texts.skipped import Skipped
 from prune2vec.texts.summary import Lengths, Summary, summarise

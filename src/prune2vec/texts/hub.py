@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from prune2vec.errors import DataError
+from prune2vec.errors import DataError, reason_of
 from prune2vec.texts.formats import Row
 
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -46,12 +46,12 @@ def read_hub(source: HubSource) -> Iterator[Row]:
         DataError: It does not exist, cannot be reached, or has no such configuration or split.
     """
     import datasets
+    from datasets.exceptions import DatasetsError
 
     try:
         rows = datasets.load_dataset(source.repo, source.config, split=source.split, revision=source.revision, streaming=True)
         for number, values in enumerate(rows):
             yield Row(f"{source.name}: row {number + 1}", number, values)
-    except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except (OSError, ValueError, DatasetsError) as error:
         advice = "expected an existing file, a folder or a hub data set (owner/name)"
-        raise DataError(f"cannot read {source.name}: {reason}; {advice}") from error
+        raise DataError(f"cannot read {source.name}: {reason_of(error)}; {advice}") from error

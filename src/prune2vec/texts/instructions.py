@@ -118,7 +118,7 @@ class Instructions:
             return cls()
         if stripped.lower() == "e5":
             return cls(kind="e5", both_sides=symmetric != "paper")
-        return cls.named(stripped) or cls(kind="literal", text=stripped, both_sides=symmetric == "both")
+        return cls.named(stripped) or cls(kind="literal", text=instruction, both_sides=symmetric == "both")
 
     @property
     def names(self) -> tuple[str, ...]:

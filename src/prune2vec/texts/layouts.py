@@ -1,45 +1,45 @@
-"""From the columns of a row to triplets: named columns, numbered negatives, and FlagEmbedding's lists."""
+"""From the columns of a row to triplets: named columns, each with a text or a list of texts, and numbered negatives."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from prune2vec.errors import DataError
+from prune2vec.texts.documents import document_of, kind_of, sound_text
 from prune2vec.texts.formats.row import Row
 from prune2vec.texts.triplet import Triplet
 
-EXPECTED = "anchor (or query), positive, negative (or negative_1, negative_2, ...), or query, pos, neg with lists"
-_NUMBERED = re.compile(r"negative_(\d+)")
+EXPECTED = "anchor (or query), positive, negative (or negative_1, negative_2, ...), each a text or a list of texts"
+_ANCHORS = ("anchor", "query")
+_POSITIVES = ("positive", "positives", "pos", "positive_passages")
+_NEGATIVES = ("negative", "negatives", "neg", "negative_passages")
+_NUMBERED = re.compile(r"neg(?:ative)?s?[-_ ]?(\d+)")
 _SCORES = ("pos_scores", "neg_scores")
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Which columns of a file hold the anchor, the positives and the negatives, and whether those are lists."""
+    """Which columns of a file hold the anchor, the positives and the negatives."""
 
     anchor: str
     positive: str
     negatives: tuple[str, ...]
-    lists: bool
 
 
 @lru_cache(maxsize=256)
 def find_layout(columns: frozenset[str]) -> Layout | None:
     """Return how columns of these names are to be read, or None when anchor or positive is missing."""
-    anchor = next((name for name in ("anchor", "query") if name in columns), "")
-    lists = "pos" in columns and "positive" not in columns
-    positive = "pos" if lists else "positive"
-    if not anchor or positive not in columns:
+    anchor, positive = (next((name for name in names if name in columns), "") for names in (_ANCHORS, _POSITIVES))
+    if not anchor or not positive:
         return None
-    if lists:
-        return Layout(anchor, positive, ("neg",) if "neg" in columns else (), True)
     numbered = sorted((int(match[1]), name) for name in columns if (match := _NUMBERED.fullmatch(name)))
-    single = ("negative",) if "negative" in columns else ()
-    return Layout(anchor, positive, single + tuple(name for _, name in numbered), False)
+    named = [name for name in _NEGATIVES if name in columns]
+    return Layout(anchor, positive, (*named, *(name for _, name in numbered)))
 
 
 def triplets_of(row: Row, *, dataset: str, require_negative: bool) -> Iterator[Triplet]:
@@ -57,8 +57,8 @@ def triplets_of(row: Row, *, dataset: str, require_negative: bool) -> Iterator[T
     if layout is None or (require_negative and not layout.negatives):
         raise DataError(_missing(row, layout))
     anchor = _text(row, layout.anchor, row.values[layout.anchor])
-    positives = _texts(row, (layout.positive,), lists=layout.lists)
-    negatives = _texts(row, layout.negatives, lists=layout.lists)
+    positives = _texts(row, (layout.positive,))
+    negatives = _texts(row, layout.negatives)
     dataset = _label(row, "dataset") or dataset
     group = _label(row, "group")
     of_positives, of_negatives = _scores(row, "pos_scores", len(positives)), _scores(row, "neg_scores", len(negatives))
@@ -81,68 +81,58 @@ def triplets_of(row: Row, *, dataset: str, require_negative: bool) -> Iterator[T
 def _missing(row: Row, layout: Layout | None) -> str:
     columns = set(row.values)
     if layout is not None:
-        missing = "neg" if layout.lists else "negative"
-    elif columns & {"anchor", "query"}:
-        missing = "positive"
-    else:
+        missing = "neg" if layout.positive == "pos" else "negative"
+    elif columns.isdisjoint(_ANCHORS):
         missing = "anchor (or query)"
+    else:
+        missing = "positive"
     found = ", ".join(sorted(map(str, columns))) or "none"
     return f"{row.where}: column {missing} is missing; found {found}; expected {EXPECTED}"
 
 
 def _text(row: Row, column: str, value: Any) -> str:
-    """Return a text, or the empty string when there is nothing but blanks in it."""
-    if not isinstance(value, str):
-        raise DataError(f"{row.where}: {column} is {_kind(value)}, expected a string")
-    if not value.isascii():
-        _check_encodable(row, column, value)
-    return value if value.strip() else ""
+    """Return a text, or the empty string when there is nothing but blanks in it; a passage has its title before its text."""
+    if isinstance(value, Mapping):
+        text = document_of(Row(f"{row.where}: {column}", row.number, value)).text
+    else:
+        text = sound_text(row, column, value)
+    return text if text.strip() else ""
 
 
-def _check_encodable(row: Row, column: str, value: str) -> None:
-    # JSON can spell half a surrogate pair, which no tokenizer accepts and no file can hold.
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        found = f"\\u{ord(value[error.start]):04x}"
-        raise DataError(f"{row.where}: {column} holds half a character ({found} at {error.start}); repair the text") from error
-
-
-def _texts(row: Row, columns: Iterable[str], *, lists: bool) -> list[str]:
+def _texts(row: Row, columns: Iterable[str]) -> list[str]:
     texts: list[str] = []
     for column in columns:
         value = row.values[column]
-        if not lists:
-            # Tables with a varying number of negatives fill up with nulls or blanks.
-            empty = value is None and column.startswith("negative")
+        if isinstance(value, list):
+            texts += [_text(row, column, "" if item is None else item) for item in value]
+        else:
+            # Tables with a varying number of texts fill up with nulls.
+            empty = value is None and column != "positive"
             texts.append("" if empty else _text(row, column, value))
-            continue
-        if not isinstance(value, list):
-            raise DataError(f"{row.where}: {column} is {_kind(value)}, expected a list of strings")
-        texts += [_text(row, column, "" if item is None else item) for item in value]
     return texts
 
 
 def _label(row: Row, column: str) -> str:
     value = row.values.get(column) or ""
     if not isinstance(value, str):
-        raise DataError(f"{row.where}: {column} is {_kind(value)}, expected a string")
+        raise DataError(f"{row.where}: {column} is {kind_of(value)}, expected a string")
     return value
-
-
-def _kind(value: object) -> str:
-    return "null" if value is None else type(value).__name__
 
 
 def _scores(row: Row, column: str, texts: int) -> list[float]:
     values = row.values.get(column)
     if values is None or values == []:
         return []
-    if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
-        raise DataError(f"{row.where}: {column} must be a list of numbers")
+    if not isinstance(values, list) or not all(_is_number(value) for value in values):
+        raise DataError(f"{row.where}: {column} must be a list of numbers, all finite")
     if len(values) != texts:
         raise DataError(f"{row.where}: {column} has {len(values)} numbers for {texts} texts")
     return [float(value) for value in values]
+
+
+def _is_number(value: object) -> bool:
+    # An integer of JSON may be beyond what a float holds.
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def _aligned(row: Row, positive: list[float], negatives: list[float], kept: list[int]) -> tuple[float, ...]:

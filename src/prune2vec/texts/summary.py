@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from prune2vec.shown import shown
 from prune2vec.texts.skipped import Skipped
 from prune2vec.texts.triplet import Triplet
 
@@ -60,7 +61,7 @@ class Summary:
         if self.limit is not None:
             lines.append(f"{self.truncated:,} texts are longer than {self.limit:,} {self.unit} and are cut there")
         largest = sorted(self.datasets.items(), key=lambda item: (-item[1], item[0]))
-        lines += [f"{name or '(no name)':<28}{count:>10,}" for name, count in largest[:_SHOWN]]
+        lines += [f"{shown(name) or '(no name)':<28}{count:>10,}" for name, count in largest[:_SHOWN]]
         if len(largest) > _SHOWN:
             rest = largest[_SHOWN:]
             lines.append(f"{f'{len(rest)} more data sets':<28}{sum(count for _, count in rest):>10,}")

@@ -16,7 +16,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from prune2vec.errors import ConfigError, TrainingError
+from prune2vec.backbone.quiet import quiet_transformers
+from prune2vec.errors import ConfigError, TrainingError, did_you_mean, reason_of
 from prune2vec.families import block_list, final_modules, find_family
 from prune2vec.training.settings import TrainSettings
 
@@ -33,14 +34,29 @@ def base_model(encoder: SentenceTransformer) -> PreTrainedModel:
     return model
 
 
+def choose_trained(encoder: SentenceTransformer, settings: TrainSettings) -> None:
+    """Put adapters into an encoder, or freeze what is not to be trained; the settings are checked against the model here.
+
+    Raises:
+        ConfigError: They do not fit the model.
+    """
+    torch.manual_seed(settings.seed)  # The adapters' start must not depend on what was drawn before.
+    if settings.method == "lora":
+        with quiet_transformers():
+            add_lora(encoder, settings)
+    elif settings.train_top is not None:
+        freeze_below(encoder, settings.train_top)
+
+
 def add_lora(encoder: SentenceTransformer, settings: TrainSettings) -> None:
     """Freeze the encoder's weights and give its linear layers fp32 adapters, drawn from torch's global state.
 
     Raises:
-        ConfigError: No layer of the model is called like the target modules, or more layers are to be trained than there are.
+        ConfigError: A target module is not in the model or cannot have an adapter, or more layers are to be trained than there
+            are.
     """
     model = base_model(encoder)
-    targets = settings.target_modules
+    targets = _checked_targets(model, settings.target_modules)
     config = LoraConfig(
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]
@@ -52,11 +68,40 @@ def add_lora(encoder: SentenceTransformer, settings: TrainSettings) -> None:
     )
     try:
         encoder.add_adapter(config)
-    except ValueError as error:
-        raise ConfigError(f"target_modules {targets!r} fit no linear layer of this model; leave it at all-linear") from error
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"no adapters can be put on target_modules {settings.target_modules!r}: {reason_of(error)}"
+        ) from error
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def _checked_targets(model: PreTrainedModel, targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """Return the target modules, a single name as a list, if each is there: to peft it is enough that one of them is."""
+    if isinstance(targets, str) and targets.isidentifier():
+        targets = (targets,)
+    if targets == "all-linear":
+        return targets
+    if not targets:
+        raise ConfigError("target_modules names no module; give names, an expression or all-linear")
+    modules = [name for name, _ in model.named_modules() if name]
+    endings = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    if isinstance(targets, str):
+        if not any(_expression(targets).fullmatch(name) for name in modules):
+            raise ConfigError(f"target_modules: no module matches {targets!r}; names end in {', '.join(sorted(endings))}")
+        return targets
+    for target in targets:
+        if not any(f".{name}".endswith(f".{target}") for name in modules):
+            raise ConfigError(f"target_modules: no module is called {target!r}{did_you_mean(target, endings)}")
+    return targets
+
+
+def _expression(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ConfigError(f"target_modules {text!r} is no regular expression: {reason_of(error)}") from error
 
 
 def _below(model: PreTrainedModel, top: int | None) -> str | None:
@@ -136,7 +181,7 @@ def load_weights(model: nn.Module, checkpoint: Path) -> None:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise TrainingError(f"{checkpoint} does not fit its model; train again with restart") from error
+        raise TrainingError(f"{checkpoint} does not fit its model ({reason_of(error)}); train again with restart") from error
 
 
 def embed(encoder: SentenceTransformer, texts: Sequence[str]) -> np.ndarray:

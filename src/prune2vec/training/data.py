@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prune2vec.backbone.text import saved_prompts
 from prune2vec.checkpoint.encoder import read_record
 from prune2vec.errors import ConfigError, DataError
 from prune2vec.progress import say
 from prune2vec.records.text_format import TextFormat
+from prune2vec.records.text_settings import SAVED
 from prune2vec.texts import Instructions, Triplet, digest_texts, load_triplets
 from prune2vec.training.negatives import check_rows, choose_negatives, chosen_scores
 from prune2vec.training.settings import TrainSettings
@@ -39,13 +41,17 @@ class Prompting:
     @classmethod
     def of(cls, checkpoint: Path, encoder: SentenceTransformer, settings: TrainSettings) -> Prompting:
         """Read the checkpoint's own wrapper and prompts, and the instruction that the settings ask for."""
-        stored = read_record(checkpoint).get("text_format")
-        prompts = encoder.prompts or {}
-        chosen = None if settings.instruction == "saved" else Instructions.parse(settings.instruction, settings.symmetric)
+        record = read_record(checkpoint)
+        stored, text = record.get("text_format"), record.get("text") or {}
+        asked, symmetric = settings.instruction, settings.symmetric
+        if asked == SAVED and text.get("instruction") == "e5":
+            # An encoder's folder holds one prompt for all queries; these are one a data set.
+            asked, symmetric = "e5", symmetric or text.get("symmetric")
+        chosen = None if asked == SAVED else Instructions.parse(asked, symmetric)
         return cls(
             instructions=chosen,
             text_format=TextFormat.from_json(stored) if stored else TextFormat(),
-            saved=(prompts.get("query") or "", prompts.get("document") or ""),
+            saved=saved_prompts(encoder.prompts or {}, encoder.default_prompt_name),
         )
 
     def before(self, triplet: Triplet) -> tuple[str, str]:
@@ -165,13 +171,13 @@ def check_room(encoder: SentenceTransformer, tables: Mapping[str, Table]) -> Non
                 )
 
 
-def read(data: Data, *, hard_negatives: int) -> list[Triplet]:
-    """Return triplets that were given as such, or read them.
+def read(data: Data, *, hard_negatives: int, split: str = "train") -> list[Triplet]:
+    """Return triplets that were given as such, or read them; of a folder, the files of a split (see ``read_triplets``).
 
     Raises:
         DataError: They cannot be read, or there are none.
     """
-    if isinstance(data, str | Path):
-        return load_triplets(data, require_negative=hard_negatives > 0)
-    given = [item for item in data if isinstance(item, Triplet)]
-    return given or load_triplets([item for item in data if isinstance(item, str | Path)], require_negative=hard_negatives > 0)
+    items = [data] if isinstance(data, str | Path) else data
+    given = [item for item in items if isinstance(item, Triplet)]
+    sources = [item for item in items if isinstance(item, str | Path)]
+    return given or load_triplets(sources, require_negative=hard_negatives > 0, split=split)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from prune2vec.texts import triplets_as_retrieval
 from prune2vec.training.data import Table
 
 if TYPE_CHECKING:
@@ -19,16 +20,11 @@ def evaluators(tables: Mapping[str, Table], *, rows: int, batch_size: int) -> li
 def _evaluator(name: str, table: Table, *, rows: int, batch_size: int) -> InformationRetrievalEvaluator:
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
-    taken = table.rows[:rows]
-    documents = {text: f"d{number}" for number, text in enumerate(dict.fromkeys(t for row in taken for t in row.texts[1:]))}
-    queries = {text: f"q{number}" for number, text in enumerate(dict.fromkeys(row.anchor for row in taken))}
-    relevant: dict[str, set[str]] = {}
-    for row in taken:
-        relevant.setdefault(queries[row.anchor], set()).add(documents[row.positive])
+    retrieval = triplets_as_retrieval(table.rows[:rows])
     return InformationRetrievalEvaluator(
-        queries={identifier: text for text, identifier in queries.items()},
-        corpus={identifier: text for text, identifier in documents.items()},
-        relevant_docs=relevant,
+        queries=retrieval.queries,
+        corpus=retrieval.corpus,
+        relevant_docs={query: set(grades) for query, grades in retrieval.qrels.items()},
         query_prompt=table.query_prompt,
         corpus_prompt=table.document_prompt,
         name=name,

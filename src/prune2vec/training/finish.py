@@ -13,6 +13,7 @@ from prune2vec.backbone.quiet import quiet_transformers
 from prune2vec.checkpoint.encoder import load_encoder, read_record, save_encoder
 from prune2vec.files import read_json
 from prune2vec.machine import describe
+from prune2vec.records.text_settings import SAVED
 from prune2vec.training.adapters import base_model, embed, load_weights, merge_adapter
 from prune2vec.training.data import Table
 from prune2vec.training.fit import Job
@@ -38,8 +39,17 @@ def finish(job: Job) -> dict[str, Any]:
         record = _record(job, merge)
         kept = [file for file in (job.work.curve, job.work.dev, job.base / "plan.json") if file.exists()]
         texts = {file.name: file.read_text(encoding="utf-8") for file in kept}
-        save_encoder(encoder, job.output, record={**read_record(job.base), "train": record}, extra=texts)
+        save_encoder(encoder, job.output, record={**_base_record(job), "train": record}, extra=texts)
     job.work.remove()
+    return record
+
+
+def _base_record(job: Job) -> dict[str, Any]:
+    """Return what the base's record says, with the instruction that it was trained with in place of its own."""
+    record = read_record(job.base)
+    if "text" in record and job.settings.instruction != SAVED:
+        used = {"instruction": job.settings.instruction, "symmetric": job.settings.symmetric}
+        record["text"] = {**record["text"], **used}
     return record
 
 

@@ -14,10 +14,9 @@ from torch import nn
 from transformers import PrinterCallback, TrainerCallback
 
 from prune2vec.backbone.quiet import quiet_transformers
-from prune2vec.checkpoint.encoder import load_encoder
+from prune2vec.checkpoint.encoder import check_finite, load_encoder
 from prune2vec.errors import TrainingError
 from prune2vec.progress import progress
-from prune2vec.training.adapters import add_lora, freeze_below
 from prune2vec.training.batches import BatchPlan
 from prune2vec.training.collate import NotingCollator
 from prune2vec.training.data import Table, TrainingData
@@ -81,7 +80,7 @@ def fit(
 
     Args:
         job: What to do.
-        encoder: The encoder of ``job.base``, on its device; it is changed.
+        encoder: The encoder of ``job.base``, on its device, with what is trained chosen; it is changed.
         resume: The checkpoint to go on from.
         callbacks: Called before ours.
         part: What is trained in place of adapters or weights.
@@ -92,14 +91,10 @@ def fit(
     """
     settings = job.settings
     with job.work.left_on_failure(), quiet_transformers(), pooled_in_fp32(encoder):
-        torch.manual_seed(settings.seed)  # The adapters' start must not depend on what was drawn before.
         adapted = settings.method == "lora" and part is None
         if part is not None:
+            torch.manual_seed(settings.seed)
             part.install(encoder)
-        elif adapted:
-            add_lora(encoder, settings)
-        elif settings.train_top is not None:
-            freeze_below(encoder, settings.train_top)
         teacher = _teacher(job)
         loss = build_loss(encoder, settings, teacher)
         loss = loss if part is None else part.loss(loss)
@@ -148,7 +143,11 @@ def make_trainer(
 
 def _teacher(job: Job) -> SentenceTransformer | None:
     folder = job.settings.distil_from
-    return load_encoder(folder, device=str(job.device), dtype=job.dtype_name) if folder is not None else None
+    if folder is None:
+        return None
+    teacher = load_encoder(folder, device=str(job.device), dtype=job.dtype_name)
+    check_finite(teacher, folder)
+    return teacher
 
 
 def _arguments(job: Job) -> SentenceTransformerTrainingArguments:

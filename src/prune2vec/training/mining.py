@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune2vec.checkpoint.encoder import load_encoder
-from prune2vec.errors import ConfigError, DataError
+from prune2vec.checkpoint.encoder import check_finite, load_encoder
+from prune2vec.errors import ConfigError, DataError, reason_of
 from prune2vec.progress import progress
 from prune2vec.texts import Triplet, write_triplets
+from prune2vec.texts.documents import same_text
 from prune2vec.training.data import Data, read
 from prune2vec.training.mining_settings import MiningSettings
 from prune2vec.training.randomness import isolated_randomness
@@ -88,6 +89,7 @@ def mine_negatives(
         raise DataError(f"cannot write triplets to {target.name}; the name must end in .jsonl or .jsonl.gz")
     rows = read(data, hard_negatives=0)
     encoder = load_encoder(model, device=chosen.device, dtype=chosen.dtype)
+    check_finite(encoder, model)
     encoder.max_seq_length = chosen.max_length or encoder.max_seq_length
     distinct = _distinct(rows)
     mined: list[Triplet] = []
@@ -148,13 +150,18 @@ def _search(rows: Sequence[Triplet], encoder: SentenceTransformer, settings: Min
                 verbose=False,
             )
     except ValueError as error:
-        raise ConfigError(f"mine negatives: {str(error).partition(chr(10))[0]}") from error
-    return {(row["anchor"], row["positive"][0]): _without_query(row) for row in table}
+        raise ConfigError(f"mine negatives: {reason_of(error)}") from error
+    answers: dict[str, set[str]] = {}
+    for row in rows:
+        answers.setdefault(same_text(row.anchor), set()).add(same_text(row.positive))
+    return {(row["anchor"], row["positive"][0]): _without(answers[same_text(row["anchor"])], row) for row in table}
 
 
-def _without_query(row: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """Drop a document that is the query itself, as in sets of duplicate questions."""
-    pairs = [(text, score) for text, score in zip(row["positive"][1:], row["scores"][1:], strict=True) if text != row["anchor"]]
+def _without(answers: Collection[str], row: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Drop an answer that differs in blanks alone, and the query itself, as in sets of duplicate questions."""
+    wrong = {*answers, same_text(row["anchor"])}
+    found = zip(row["positive"][1:], row["scores"][1:], strict=True)
+    pairs = [(text, score) for text, score in found if same_text(text) not in wrong]
     return tuple(text for text, _ in pairs), (row["scores"][0], *(score for _, score in pairs))
 
 

@@ -39,8 +39,8 @@ class MiningSettings(Settings):
     """Longest text in tokens; None keeps the encoder's own limit."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the weights; auto is bf16 where the hardware multiplies it fast, else fp32."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where the encoder runs."""
+    device: str = "auto"
+    """Where the encoder runs: auto, cpu, cuda, cuda:1, mps."""
 
     @model_validator(mode="after")
     def _fits(self) -> MiningSettings:

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from prune2vec.backbone.packed import BOUNDS, packable, packed_states, packing_obstacle, row_bounds
 from prune2vec.backbone.padding import pad
+from prune2vec.backbone.rope import length_kind
 from prune2vec.backbone.tokens import length_batches
 from prune2vec.errors import ConfigError
 from prune2vec.training.adapters import base_model
@@ -99,7 +100,7 @@ class TokenPass:
     def _compute(self, rows: Sequence[Row]) -> Tensor:
         if self._packs:
             return packed_states(self._model, rows, token_budget=self._budget)
-        batches = length_batches([len(row) for row in rows], token_budget=self._budget)
+        batches = length_batches([len(row) for row in rows], token_budget=self._budget, kind=length_kind(self._model))
         return torch.cat([self._padded([rows[place] for place in batch]) for batch in batches])
 
     def _padded(self, rows: Sequence[Row]) -> Tensor:

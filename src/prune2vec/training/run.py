@@ -12,16 +12,18 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import TrainerCallback
 
-from prune2vec.checkpoint.encoder import RECORD, load_encoder, read_record
+from prune2vec.checkpoint.encoder import RECORD, check_finite, check_writable, load_encoder, read_record
 from prune2vec.errors import TrainingError
 from prune2vec.files import digest_json, digest_tree
 from prune2vec.machine import pick_device, pick_dtype
 from prune2vec.outputs import ENCODER, check_kind, check_ours, locked
+from prune2vec.training.adapters import choose_trained
 from prune2vec.training.data import Data, Prompting, TrainingData, by_prompt, check_room, read, training_data
 from prune2vec.training.finish import finish
 from prune2vec.training.fit import Job, fit
 from prune2vec.training.randomness import isolated_randomness
 from prune2vec.training.settings import TrainSettings
+from prune2vec.training.tracker import check_tracker
 from prune2vec.training.workfolder import differences, step_of
 
 
@@ -91,6 +93,7 @@ def train_encoder(
     """
     given = settings.model_dump(exclude_unset=True) if settings is not None else {}
     chosen = TrainSettings.build({**given, **overrides}, where="train()")
+    check_tracker(chosen.report_to)
     base, target = Path(checkpoint).absolute(), Path(output).absolute()
     if target.resolve() == base.resolve():
         raise TrainingError(f"{target} is the checkpoint to train; give another folder as output")
@@ -106,6 +109,7 @@ def _train(base: Path, data: Data, target: Path, chosen: TrainSettings, callback
         job.work.remove()
         return _result(target, finished, resumed_from=chosen.steps)
     check_ours(target, ENCODER)
+    choose_trained(encoder, chosen)  # Before the work folder is made: what does not fit the model is refused here.
     resume = job.work.open(job.identity, restart=chosen.restart)
     done = step_of(resume) if resume else None
     if done is None or done < chosen.steps:
@@ -121,7 +125,7 @@ def prepare(base: Path, data: Data, output: Path, settings: TrainSettings) -> tu
     Raises:
         ConfigError: An instruction leaves no room for texts.
         DataError: The texts cannot be read, or are too few for a batch.
-        CheckpointError: The encoder cannot be loaded.
+        CheckpointError: The encoder cannot be loaded, could not be written as it is, or gives vectors that are not finite.
     """
     triplets = read(data, hard_negatives=settings.hard_negatives)
     device = pick_device(settings.device)
@@ -129,10 +133,12 @@ def prepare(base: Path, data: Data, output: Path, settings: TrainSettings) -> tu
     # Weights that are trained are fp32; a frozen base can be bf16.
     weights = dtype if settings.method == "lora" else torch.float32
     encoder = load_encoder(base, device=str(device), dtype=str(weights).removeprefix("torch."))
+    check_writable(encoder)
+    check_finite(encoder, base)
     encoder.max_seq_length = min(settings.max_length, encoder.max_seq_length or settings.max_length)
     prompting = Prompting.of(base, encoder, settings)
     tables = training_data(triplets, prompting, settings)
-    dev = by_prompt(read(settings.dev, hard_negatives=0), prompting) if settings.dev is not None else {}
+    dev = by_prompt(read(settings.dev, hard_negatives=0, split="validation"), prompting) if settings.dev is not None else {}
     for texts in (tables.tables, dev):
         check_room(encoder, texts)
     identity = {

@@ -105,8 +105,8 @@ class TrainSettings(Settings):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the multiplications; auto is bf16 where the hardware is fast at it. What is trained is always fp32,
     and so is the loss, from the pooling on."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where it is trained."""
+    device: str = "auto"
+    """Where it is trained: auto, cpu, cuda, cuda:1, mps."""
     dev: Path | None = None
     """Held-out triplets; nDCG@10 among their own documents is taken at each checkpoint and at the end."""
     dev_rows: int = Field(default=500, ge=1)

@@ -97,3 +97,18 @@ def test_a_dry_run_says_what_and_writes_nothing(
     assert "would" in ran.out
     assert cli(*line.split(), "--dry-run", "--json").data
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_cache_lists_and_clears(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRUNE2VEC_CACHE", str(tmp_path / "kept"))
+    assert cli("cache").out.strip() == f"0 in {tmp_path / 'kept'}: 0 MB"
+    copy = tmp_path / "kept" / "tiny-0123456789abcdef-v1"
+    copy.mkdir(parents=True)
+    (copy / "conversion.json").write_text('{"source": "tiny.gguf", "sha256": "0123"}')
+    (copy / "model.safetensors").write_bytes(b"0" * 3_000_000)
+    assert "3 MB  tiny.gguf" in cli("cache").out
+    (only,) = cli("cache", "--json").data["copies"]
+    assert (only["folder"], only["bytes"]) == (str(copy), 3_000_041)
+    assert "deleted 1 converted models" in cli("cache", "clear").out
+    assert not copy.exists()
+    assert "PRUNE2VEC_CACHE" in cli("cache", "--help").out

@@ -44,9 +44,23 @@ def test_open_quote_names_the_line_where_it_opens(tmp_path: Path) -> None:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
-@given(st.lists(st.tuples(*[st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)] * 2)))
+@given(
+    st.lists(
+        st.tuples(*[st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)] * 2), min_size=1
+    )
+)
 def test_what_csv_writes_is_read_back(tmp_path: Path, rows: list[tuple[str, str]]) -> None:
     path = tmp_path / "a.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, quoting=csv.QUOTE_ALL).writerows([("query", "positive"), *rows])
     assert [tuple(row.values.values()) for row in read_csv(path)] == rows
+
+
+def test_a_header_alone_and_one_name_twice_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("query,positive\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"a\.csv: no rows, only the columns query, positive"):
+        list(read_csv(path))
+    path.write_text("text,id,text\na,b,c\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"a\.csv:1: two columns are called 'text'"):
+        list(read_csv(path))

@@ -6,4 +6,4 @@ from prune2vec.texts.formats import formats
 
 
 def test_all_formats_are_found() -> None:
-    assert formats.names() == (".csv", ".jsonl", ".ndjson", ".parquet", ".tsv")
+    assert formats.names() == (".arrow", ".csv", ".jsonl", ".ndjson", ".parquet", ".tsv")

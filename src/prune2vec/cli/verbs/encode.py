@@ -48,7 +48,7 @@ prune2vec encode encoder/ corpus.jsonl.gz -o vectors/ --ray 8
 def encode(encoder: Path, corpus: Path, *, output: Path, ray: str | None, settings: EncodeSettings, dry_run: bool) -> Outcome:
     """Encode every text of CORPUS.
 
-    CORPUS is .jsonl, .csv, .txt (one text a line), each also packed as .gz, or .parquet, of any size. The vectors are written
+    CORPUS is .jsonl, .csv, .txt (one text a line), each also packed as .gz, .parquet or .arrow, of any size. The vectors are written
     in parts of (id, vector); the same command goes on after an interruption.
     """
     shards = _shards(ray) if ray is not None else None
@@ -59,7 +59,7 @@ def encode(encoder: Path, corpus: Path, *, output: Path, ray: str | None, settin
         check_encoder(encoder)
         check_ours(output)
         source = Corpus(path=corpus, text_column=settings.text_column, id_column=settings.id_column)
-        next(source.documents(), None)
+        source.check_filled()
         return would(f"encode {corpus}", reads=[encoder, corpus], writes=output, settings=settings.model_dump(mode="json"))
     from prune2vec.allocator import keep_freed_memory
     from prune2vec.encoding import encode_corpus, encode_on_ray

@@ -51,6 +51,10 @@ def evaluate(
         raise click.UsageError("nothing to evaluate on: give --data or --tasks")
     names = [name.strip() for name in tasks.split(",") if name.strip()] if tasks else None
     if dry_run:
+        if names is not None:
+            from prune2vec.evaluation.tasks import resolve_tasks
+
+            resolve_tasks(names, mirror)
         reads = [encoder, *filter(None, [data, tasks, mirror])]
         return would(f"evaluate {encoder}", reads=reads, writes=output, settings=settings.model_dump(mode="json"))
     from prune2vec.allocator import keep_freed_memory

@@ -39,7 +39,8 @@ prune2vec profile smollm2 --texts triplets.jsonl --scorers redundancy,redundancy
 def profile(model: str, *, texts: str, output: Path, settings: ProfileSettings, dry_run: bool) -> Outcome:
     """Measure what every depth of MODEL is worth, and with --scorers what its sub-layers add.
 
-    MODEL is `smollm2`, a hub id, a folder or a GGUF file. A picture of the curve is written beside the profile, and one of
+    MODEL is `smollm2`, a hub id, a folder or a GGUF file (converted once and kept: see
+    `prune2vec cache`). A picture of the curve is written beside the profile, and one of
     the redundancy where it was measured.
     """
     if dry_run:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune2vec.errors import CheckpointError, MissingExtra
+from prune2vec.errors import CheckpointError
 from prune2vec.exporting.registry import Source, Written, targets
+from prune2vec.extras import import_extra
+from prune2vec.shown import markdown
 
 if TYPE_CHECKING:
     from prune2vec.checkpoint.probe import Parity
@@ -29,12 +30,7 @@ class OnnxTarget:
             MissingExtra: One is not installed.
         """
         for name in _NEEDED:
-            try:
-                importlib.import_module(name)
-            except ImportError as error:
-                raise MissingExtra(
-                    f"exporting to ONNX needs the package {name}; install it with: pip install 'prune2vec[onnx]'"
-                ) from error
+            import_extra(name)
 
     def number_format(self, folder: Path) -> str:
         """Return fp32: graphs in bf16 run on few processors."""
@@ -145,8 +141,11 @@ def _readme(source: Source, usage: Mapping[str, Any], parity: Parity, *, has_dat
     ending = " and L2 normalisation" if parts.normalize else ""
     sizes = ", ".join(map(str, _BATCH_SIZES))
     data = " The weights are in `onnx/model.onnx.data`: keep it beside the model." if has_data else ""
-    prompts = ", ".join(f"{name} {prompt['text']!r}" for name, prompt in usage["prompts"].items() if prompt["text"]) or "none"
-    return f"""# {source.name} in ONNX
+    prompts = (
+        ", ".join(markdown(f"{name} {prompt['text']!r}") for name, prompt in usage["prompts"].items() if prompt["text"])
+        or "none"
+    )
+    return f"""# {markdown(source.name)} in ONNX
 
 One graph in fp32, opset {usage["opset"]}, from token numbers to vectors, {parts.pooling} pooling{ending} included. Any batch size; texts
 of up to {parts.max_length} tokens. Prompts: {prompts}.{data}

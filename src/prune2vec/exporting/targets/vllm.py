@@ -9,6 +9,7 @@ from typing import Any
 from prune2vec.errors import CheckpointError
 from prune2vec.exporting.registry import Source, Written, targets
 from prune2vec.files import read_json, write_json, write_text
+from prune2vec.shown import markdown
 
 _POOLING_FLAGS = {
     "cls": "pooling_mode_cls_token",
@@ -101,8 +102,8 @@ def _command(config: Mapping[str, Any]) -> str:
 
 def _readme(source: Source, config: Mapping[str, Any], notes: list[str]) -> str:
     parts = source.parts
-    lines = "\n".join(f"- {name}: {prompt!r}" for name, prompt in parts.prompts.items() if prompt) or "- none"
-    return f"""# {source.name} for vLLM
+    lines = "\n".join(f"- {markdown(f'{name}: {prompt!r}')}" for name, prompt in parts.prompts.items() if prompt) or "- none"
+    return f"""# {markdown(source.name)} for vLLM
 
 A text encoder of {config["num_hidden_layers"]} blocks in vLLM's DeciLM layout, which takes dropped attentions, dropped MLPs and a width of
 its own for each MLP.
@@ -124,7 +125,7 @@ vLLM adds no prompt. Put it before the text yourself:
 
 Notes:
 
-{chr(10).join(f"- {note}" for note in notes)}
+{chr(10).join(f"- {markdown(note)}" for note in notes)}
 """
 
 

@@ -14,7 +14,7 @@ from prune2vec.slimming.subject import Subject
 from prune2vec.texts import Triplet
 
 
-@rankings.register("activation", reads=(TEXTS, BATCHES))
+@rankings.register("activation", reads=(TEXTS, BATCHES), within_layers=True)
 def activation(subject: Subject, triplets: Sequence[Triplet], settings: SlimSettings) -> dict[int, Tensor]:
     """Mean absolute activation over all tokens, instructions included (Minitron, arXiv 2407.14679)."""
     seen = MeanActivation()

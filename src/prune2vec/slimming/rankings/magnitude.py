@@ -12,7 +12,7 @@ from prune2vec.slimming.subject import Subject
 from prune2vec.texts import Triplet
 
 
-@rankings.register("magnitude", reads=())
+@rankings.register("magnitude", reads=(), within_layers=True)
 def magnitude(subject: Subject, triplets: Sequence[Triplet], settings: SlimSettings) -> dict[int, Tensor]:
     """Product of the norms of a neuron's weights: each row that leads to it, and the column that leads from it.
 

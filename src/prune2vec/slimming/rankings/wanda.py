@@ -14,7 +14,7 @@ from prune2vec.slimming.subject import Subject
 from prune2vec.texts import Triplet
 
 
-@rankings.register("wanda", reads=(TEXTS, BATCHES))
+@rankings.register("wanda", reads=(TEXTS, BATCHES), within_layers=True)
 def wanda(subject: Subject, triplets: Sequence[Triplet], settings: SlimSettings) -> dict[int, Tensor]:
     """Sum of Wanda's scores of the weights that lead from a neuron, ``|W_ij| * ||X_j||_2`` (arXiv 2306.11695).
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from prune2vec.texts.formats.row import Row, RowReader, formats
+from prune2vec.texts.formats.row import Row, RowReader, formats, known_suffixes, no_rows, read_rows, suffix_of
 
-__all__ = ["Row", "RowReader", "formats"]
+__all__ = ["Row", "RowReader", "formats", "known_suffixes", "no_rows", "read_rows", "suffix_of"]

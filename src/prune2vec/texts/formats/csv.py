@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prune2vec.errors import DataError
-from prune2vec.texts.formats.row import Row, formats
+from prune2vec.texts.formats.row import Row, formats, no_rows
 from prune2vec.texts.lines import read_lines
 
 
@@ -16,7 +16,7 @@ def read_csv(path: Path) -> Iterator[Row]:
     """Yield the rows of a comma-separated file; quoted fields may span lines.
 
     Raises:
-        DataError: A row has more or fewer fields than the header, or cannot be parsed.
+        DataError: A row has more or fewer fields than the header or cannot be parsed, or there is none.
     """
     return _read(path, ",")
 
@@ -26,7 +26,7 @@ def read_tsv(path: Path) -> Iterator[Row]:
     """Yield the rows of a tab-separated file.
 
     Raises:
-        DataError: A row has more or fewer fields than the header, or cannot be parsed.
+        DataError: A row has more or fewer fields than the header or cannot be parsed, or there is none.
     """
     return _read(path, "\t")
 
@@ -42,7 +42,7 @@ def _read(path: Path, delimiter: str) -> Iterator[Row]:
             if not fields:
                 continue
             if not header:
-                header = [name.strip() for name in fields]
+                header = _header(fields, where)
                 continue
             if len(fields) != len(header):
                 raise DataError(f"{where}: {len(fields)} fields, but the header has {len(header)}: {', '.join(header)}")
@@ -51,3 +51,13 @@ def _read(path: Path, delimiter: str) -> Iterator[Row]:
     except csv.Error as error:
         # An unclosed quote swallows the rest of the file, so the row's first line is the one to look at.
         raise DataError(f"{path}:{first_line}: {error}; is a quote left open? very long texts fit JSON lines better") from error
+    if not number:
+        raise no_rows(path, header)
+
+
+def _header(fields: list[str], where: str) -> list[str]:
+    names = [name.strip() for name in fields]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{where}: two columns are called {twice!r}; give each a name of its own")
+    return names

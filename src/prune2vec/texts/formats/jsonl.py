@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from prune2vec.errors import DataError
-from prune2vec.texts.formats.row import Row, formats
+from prune2vec.errors import DataError, reason_of
+from prune2vec.texts.formats.row import Row, formats, no_rows
 from prune2vec.texts.lines import read_lines
 
 
@@ -17,8 +17,9 @@ def read_jsonl(path: Path) -> Iterator[Row]:
     """Yield one row per line; blank lines are passed over but counted, so that row numbers are line numbers.
 
     Raises:
-        DataError: A line is not a JSON object.
+        DataError: A line is not a JSON object, or there is none.
     """
+    found = False
     for number, line in read_lines(path):
         if not line.strip():
             continue
@@ -28,10 +29,13 @@ def read_jsonl(path: Path) -> Iterator[Row]:
         except json.JSONDecodeError as error:
             raise DataError(f"{where}: not JSON: {error.msg} at character {error.pos + 1}") from error
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: not readable JSON: {error}") from error
+            raise DataError(f"{where}: not readable JSON: {reason_of(error)}") from error
         if not isinstance(values, dict):
             raise DataError(f'{where}: expected a JSON object like {{"query": ...}}, got {_kind(values)}')
+        found = True
         yield Row(where, number - 1, values)
+    if not found:
+        raise no_rows(path)
 
 
 def _kind(value: object) -> str:

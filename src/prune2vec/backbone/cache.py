@@ -1,0 +1,103 @@
+"""The folder that keeps converted models: where it is, what is in it, and clearing it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prune2vec.errors import DataError
+from prune2vec.files import explained_os_errors, read_json
+from prune2vec.outputs import RECORD as FILES
+from prune2vec.outputs import locked
+
+RECORD = "conversion.json"
+"""The file that is in every copy; it tells of the source and lists the copy's files."""
+# What copies hold that were made before the record listed it.
+_FIRST_FILES = (
+    RECORD, "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "chat_template.jinja",
+)  # fmt: skip
+_HALF_WRITTEN = re.compile(r"\..+-[0-9a-f]{16}-v\d+\.partial-(old-)?\d+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptCopy:
+    """A converted model in the cache.
+
+    Attributes:
+        folder: Where it lies.
+        source: Name of the file it was made from.
+        size: Bytes of its files.
+        made: When it was made, in UTC.
+    """
+
+    folder: Path
+    source: str
+    size: int
+    made: datetime
+
+
+def cache_folder() -> Path:
+    """Return where converted models are kept: ``$PRUNE2VEC_CACHE``, else ``prune2vec`` in the user's cache folder."""
+    chosen = os.environ.get("PRUNE2VEC_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prune2vec"
+
+
+def kept_copies() -> list[KeptCopy]:
+    """Return the converted models in the cache, the oldest first."""
+    found = []
+    for path in cache_folder().glob(f"*/{RECORD}"):
+        record = _record(path)
+        if record is not None and not path.parent.name.startswith("."):
+            size = sum(file.stat().st_size for file in path.parent.iterdir() if file.is_file())
+            made = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            found.append(KeptCopy(folder=path.parent, source=str(record["source"]), size=size, made=made))
+    return sorted(found, key=lambda copy: (copy.made, copy.folder))
+
+
+def all_copies() -> Path:
+    """Return what is held while a copy is made or deleted."""
+    return cache_folder() / "copies"
+
+
+def clear_cache() -> list[KeptCopy]:
+    """Delete the converted models in the cache, and what killed conversions left there; nothing else is touched.
+
+    Returns:
+        The copies that were deleted.
+
+    Raises:
+        CheckpointError: A file cannot be deleted.
+        ConfigError: Another process is converting a model.
+    """
+    cache, copies = cache_folder(), kept_copies()
+    if not cache.is_dir():
+        return []
+    with locked(all_copies()), explained_os_errors(cache):
+        for copy in copies:
+            record = _record(copy.folder / RECORD) or {}
+            # The record goes first: a copy that is deleted in part is never used.
+            for name in sorted([*record.get("files", _FIRST_FILES), FILES], key=lambda name: name != RECORD):
+                (copy.folder / Path(name).name).unlink(missing_ok=True)
+            if not any(copy.folder.iterdir()):
+                copy.folder.rmdir()
+        for left in cache.iterdir():
+            if left.is_dir() and _HALF_WRITTEN.fullmatch(left.name):
+                shutil.rmtree(left)
+    return copies
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    """Return a copy's record, or None if the file is none of ours."""
+    try:
+        record = read_json(path)
+    except DataError:
+        return None
+    return record if isinstance(record, dict) and {"source", "sha256"} <= set(record) else None
