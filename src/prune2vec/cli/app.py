@@ -125,16 +125,21 @@ def main(arguments: Sequence[str]) -> int:
         return request.exit_code
     except click.ClickException as error:
         return _report(_usage_message(error), USAGE)
-    except (KeyboardInterrupt, click.Abort):
-        return _report("interrupted; run the same command again", INTERRUPTED)
+    except (KeyboardInterrupt, click.Abort) as error:
+        return _report("; ".join(["interrupted", *(_notes(error) or ["run the same command again"])]), INTERRUPTED)
     except (BrokenPipeError, SystemExit):
         raise
     except BaseException as error:  # A panic of a library that is written in Rust is no Exception.
         if context is not None and context.meta.get(DEBUG):
             click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
         known = isinstance(error, Prune2vecError)
-        return _report(str(error) if known else _unforeseen(error, context), FAILED)
+        return _report("; ".join([str(error) if known else _unforeseen(error, context), *_notes(error)]), FAILED)
     return DONE
+
+
+def _notes(error: BaseException) -> list[str]:
+    """Return what was added to an error on its way: where something is kept from which the same command goes on."""
+    return list(getattr(error, "__notes__", ()))
 
 
 def _usage_message(error: click.ClickException) -> str:

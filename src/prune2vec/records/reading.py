@@ -33,7 +33,7 @@ def read_as(kind: type[T], value: Any) -> T:
         ValueError: A key is missing or unknown, or its value does not fit; the message is one line and names the key.
     """
     try:
-        found: T = _adapter(kind).validate_json(json.dumps(value), strict=True)
+        found: T = _adapter(kind).validate_json(json.dumps(value), strict=True)  # type: ignore[arg-type]  # mypy doubts that a class is hashable
         return found
     except ValidationError as error:
         first = error.errors()[0]
