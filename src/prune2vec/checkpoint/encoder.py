@@ -70,10 +70,10 @@ def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto
                 processor_kwargs=dict(distrust),
                 config_kwargs=dict(distrust),
             )
-    except Prune2vecError:
+    except (Prune2vecError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except Exception as error:
-        # Whatever is wrong with a file may surface anywhere in three libraries, as any of their errors.
+    except BaseException as error:
+        # Whatever is wrong with a file may surface anywhere in three libraries, as any of their errors, or as a panic.
         raise CheckpointError(f"cannot load the encoder {folder}: {reason_of(error)}") from error
     check_parts(encoder, str(folder))
     return encoder
