@@ -75,6 +75,16 @@ def check_kind(target: Path, kind: str) -> None:
     raise CheckpointError(f"cannot write {target}: it {reason}; name a new folder, or move this one away")
 
 
+def changed_files(folder: Path, *, suffix: str) -> list[str]:
+    """Return the files with this ending that are no longer as prune2vec wrote them there; none in a folder of others."""
+    _, files = _recorded(folder)
+    return [
+        name
+        for name, written in sorted(files.items())
+        if name.endswith(suffix) and not ((folder / name).is_file() and fingerprint(folder / name) == written)
+    ]
+
+
 def _recorded(folder: Path) -> tuple[str, dict[str, Any]]:
     """Return what was written into a folder, and its files; nothing where there is no record of ours."""
     try:

@@ -119,8 +119,8 @@ def encoder_of(folder: Path, family: str, changes: dict[str, Any]) -> Any:
     out = prune_model(str(model), plan_for(model, [0, 1, 2]), folder / "out", max_length=64)
     if family == "llama":
         # Dynamic scaling reaches beyond the positions that the config tells.
-        for name, entries in (("sentence_bert_config.json", {"max_seq_length": 64}), ("prune2vec.json", {"written": {}})):
-            (out / name).write_text(json.dumps({**json.loads((out / name).read_text()), **entries}))
+        file = out / "sentence_bert_config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "max_seq_length": 64}))
     return load_encoder(out, device="cpu", dtype="float32")
 
 

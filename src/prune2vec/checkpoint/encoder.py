@@ -21,7 +21,7 @@ from prune2vec.checkpoint.float32 import computing_in_float32
 from prune2vec.checkpoint.portable import UNEVEN_MODULE, EncoderParts, write_portable, write_tokenizer
 from prune2vec.checkpoint.probe import PROBE_TEXTS, Parity, compare_vectors, probe_prompts
 from prune2vec.checkpoint.strict import RECORD as RECORD
-from prune2vec.checkpoint.strict import check_files, check_modules, check_parts, check_poolings, digests
+from prune2vec.checkpoint.strict import check_files, check_modules, check_parts, check_poolings
 from prune2vec.errors import CheckpointError, Prune2vecError, reason_of
 from prune2vec.files import read_json, write_json, write_text
 from prune2vec.machine import pick_device, pick_dtype
@@ -112,7 +112,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / RECORD
     if not path.is_file():
         return {}
-    return {key: value for key, value in read_json(path).items() if key not in ("format", "written")}
+    return {key: value for key, value in read_json(path).items() if key != "format"}
 
 
 def save_encoder(
@@ -171,7 +171,6 @@ def write_checked(
     device, stored = str(parts.model.device), str(parts.model.dtype).removeprefix("torch.")
     with staged_folder(folder, ENCODER) as stage:
         write_portable(parts, stage)
-        write_json(stage / RECORD, {**read_json(stage / RECORD), "written": digests(stage)})
         for name, text in (extra or {}).items():
             write_text(stage / name, text)
         if release:

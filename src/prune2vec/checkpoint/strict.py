@@ -7,7 +7,7 @@ dropped, a key that is missing has a default. Here the first such thing is an er
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,7 +18,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTra
 from prune2vec.backbone.quiet import quiet_transformers
 from prune2vec.backbone.rope import rope_entries
 from prune2vec.errors import CheckpointError, reason_of
-from prune2vec.files import digest_json, read_json
+from prune2vec.files import read_json
+from prune2vec.outputs import changed_files
+from prune2vec.progress import say
 from prune2vec.surgery.uneven import misfit
 
 if TYPE_CHECKING:
@@ -82,7 +84,6 @@ class _Tokenizer(_Form):
 class _Record(_Form):
     text_format: dict[str, Any] = {}
     train: dict[str, Any] | None = None
-    written: dict[str, str] = {}
 
 
 _FORMS: dict[str, Any] = {
@@ -158,21 +159,6 @@ def check_trainable(folder: Path) -> None:
     modules = read_json(folder / "modules.json")
     check_modules([module["type"].rpartition(".")[2] for module in modules])
     check_poolings(_poolings(str(folder), f"{modules[1]['path']}/config.json"))
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """Return the digests of the JSON files of an encoder that was just written, by name: what makes it what it is."""
-    files = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.json"))]
-    return {name: digest for name in files if name not in (RECORD, _INDEX) and (digest := _digest(str(folder), name))}
-
-
-def _written(encoder: str) -> Mapping[str, str]:
-    return (_checked(encoder, RECORD, _Record) or {}).get("written") or {}
-
-
-def _digest(encoder: str, name: str) -> str | None:
-    file = _file(encoder, name)
-    return digest_json(read_json(file)) if file is not None else None
 
 
 def _parts(encoder: str, modules: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
@@ -277,25 +263,22 @@ def _check_positions(encoder: str, subfolder: str, model: PreTrainedModel) -> No
 
 
 def check_parts(encoder: SentenceTransformer, name: str) -> None:
-    """Check that a loaded encoder's tokeniser, model and pooling fit each other, and that its files are as we wrote them.
+    """Check that a loaded encoder's tokeniser, model and pooling fit each other; say which of our files were changed.
 
     Args:
         encoder: In memory.
         name: Its folder or hub id.
 
     Raises:
-        CheckpointError: The tokeniser has tokens that the model has no embedding for, or the pooling is for another width, or
-            a file has changed since we wrote it.
+        CheckpointError: The tokeniser has tokens that the model has no embedding for, or the pooling is for another width.
     """
     modules: list[Any] = list(encoder)
     model, tokenizer = getattr(modules[0], "auto_model", None), getattr(modules[0], "tokenizer", None)
     if model is not None and tokenizer is not None:
         _check_sizes(name, modules, model, tokenizer)
-    changed = [file for file, digest in _written(name).items() if digest != _digest(name, file)]
+    changed = changed_files(Path(name), suffix=".json")
     if changed:
-        raise CheckpointError(
-            f'{name}/{changed[0]} is not as prune2vec wrote it; put it back, or, if it is meant, delete "written" in {RECORD}'
-        )
+        say(f"{name}: {', '.join(changed)} changed since prune2vec wrote and compared this encoder; its vectors may differ")
 
 
 def _check_sizes(name: str, modules: Sequence[Any], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
