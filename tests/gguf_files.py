@@ -44,7 +44,8 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2moe": ("qwen2_moe", {**_EXPERTS, "shared_expert_intermediate_size": 24, "norm_topk_prob": False}),
     "qwen3moe": ("qwen3_moe", {**_EXPERTS, "head_dim": 8, "norm_topk_prob": True}),
     "gemma2": ("gemma2", {"query_pre_attn_scalar": 8}),
-    "gemma3": ("gemma3_text", {"query_pre_attn_scalar": 8, "num_hidden_layers": 7}),
+    # llama.cpp states no pattern: every sixth layer, as in the real ones.
+    "gemma3": ("gemma3_text", {"query_pre_attn_scalar": 8, "num_hidden_layers": 7, "sliding_window_pattern": 6}),
     "phi3": ("phi3", {"sliding_window": 16}),
     "gpt2": ("gpt2", {"n_inner": 128}),
     "starcoder2": ("starcoder2", {"use_bias": True}),
