@@ -33,7 +33,7 @@ def by_hand(model: torch.nn.Module, group: TokenGroup) -> float:
         with torch.inference_mode():
             states = model(input_ids=torch.tensor([row.ids]), use_cache=False).last_hidden_state[0].double()
         text = states[row.start :]
-        weights = torch.arange(1, len(text) + 1, dtype=torch.float64)
+        weights = torch.arange(row.start + 1, len(states) + 1, dtype=torch.float64)
         return (weights[:, None] * text).sum(0) / weights.sum()
 
     queries, positives, negatives = (
