@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import prod
 from typing import Any, NoReturn
 
@@ -30,16 +30,15 @@ _PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 def check_tensors(
-    model: PreTrainedModel, family: Family, files: WeightFiles, *, layers: Collection[int] | None = None
+    model: PreTrainedModel, family: Family, files: WeightFiles, *, wanted: Callable[[str], bool] | None = None
 ) -> dict[str, str] | None:
     """Compare the tensors of a model class, built from the config, with those of the files.
 
     Args:
         model: The base model; it may be without values (meta device).
         family: Where its blocks are.
-        files: Its files. Of those only the headers are read, and only where they hold something of ``layers`` or of what
-            is outside the blocks.
-        layers: Blocks that will be read; None for all.
+        files: Its files. Of those only the headers are read, and only where they hold something that is wanted.
+        wanted: Tells by a tensor's name in the class whether it will be read; None for all.
 
     Returns:
         The name in the files of each tensor of the class; None where they hold it in another form (experts one by one,
@@ -58,19 +57,19 @@ def check_tensors(
     optional = re.compile("|".join(getattr(model, "_keys_to_ignore_on_load_missing", None) or ["(?!)"]))
     missing = [name for name in expected if name not in found and not optional.search(name)]
     extra = [stored for stored, name in names.items() if found.get(name) != stored]
-    wanted = [name for name in found if layers is None or block_of(name, family.blocks) in {None, *layers}]
-    table = files.table([found[name] for name in wanted])
-    misshapen = {found[name]: (table[found[name]].shape, tuple(expected[name])) for name in wanted}
+    read = [name for name in found if wanted is None or wanted(name)]
+    table = files.table([found[name] for name in read])
+    misshapen = {found[name]: (table[found[name]].shape, tuple(expected[name])) for name in read}
     misshapen = {name: pair for name, pair in misshapen.items() if tuple(pair[0]) != tuple(pair[1])}
     other_form = bool(missing and extra) and not any(map(_ADAPTER.search, extra))
     refuse(
         files.source.name, kind, missing=() if other_form else missing, extra=() if other_form else extra, misshapen=misshapen
     )
-    for name in wanted:
+    for name in read:
         if table[found[name]].dtype not in _PLAIN and model.state_dict()[name].is_floating_point():
             raise UnsupportedModel(_quantised(files.source.name, f"{found[name]} is stored in {table[found[name]].dtype}"))
-    if other_form:
-        _check_size(files, kind, sum(prod(shape) for shape in expected.values()), layers)
+    if other_form and wanted is None:
+        _check_size(files, kind, sum(prod(shape) for shape in expected.values()))
     return None if other_form else found
 
 
@@ -95,9 +94,9 @@ def _check_layers(who: str, told: int, names: Iterable[str], family: Family) -> 
         )
 
 
-def _check_size(files: WeightFiles, kind: str, told: int, layers: Collection[int] | None) -> None:
+def _check_size(files: WeightFiles, kind: str, told: int) -> None:
     """Refuse a model that has more values than its files: no conversion adds any, and all would be allocated."""
-    held = sum(prod(entry.shape) for entry in files.table(files.file_of).values()) if layers is None else told
+    held = sum(prod(entry.shape) for entry in files.table(files.file_of).values())
     if told > held:
         raise ModelError(
             f"{files.source.name}: config.json tells of a {kind} of {told:,} values, but the weights hold {held:,}; one of the two is "
