@@ -24,8 +24,9 @@ from transformers import LlamaConfig
 
 from prune2vec.backbone.load import load_tokenizer
 from prune2vec.backbone.source import resolve_source
-from prune2vec.files import staged_folder, write_json
+from prune2vec.files import write_json
 from prune2vec.machine import peak_rss_bytes
+from prune2vec.outputs import staged_folder
 
 POOL, PIECE = (1 << 25) + 1, 1 << 20
 SHARD_BYTES = 5 * 10**9
@@ -107,7 +108,7 @@ def write_random_model(folder: Path, sizes: Sizes, *, seed: int = 0, tokenizer: 
     )
     shards = _shards(sizes)
     file_of: dict[str, str] = {}
-    with staged_folder(folder, mark="random_model.json") as stage:
+    with staged_folder(folder, "a random model") as stage:
         for number, shard in enumerate(shards, start=1):
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
             file_of.update(dict.fromkeys((name for name, _ in shard), file))

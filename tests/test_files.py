@@ -3,10 +3,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, models
 
 from prune2vec.errors import CheckpointError, DataError
 from prune2vec.files import (
@@ -22,10 +21,10 @@ from prune2vec.files import (
     digest_tree,
     explained_os_errors,
     read_json,
-    staged_folder,
     write_json,
     write_text,
 )
+from prune2vec.outputs import staged_folder
 
 ONE_LINE = r"^cannot write [^\n]+$"
 json_values = st.recursive(
@@ -114,7 +113,10 @@ def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=ONE_LINE) as caught:
         write_text(tmp_path / "file" / "deep" / "note.txt", "x")
     assert "a file where a folder is needed" in str(caught.value) and str(tmp_path / "file") in str(caught.value)
-    with pytest.raises(CheckpointError, match="a file where a folder is needed"), staged_folder(tmp_path / "file" / "out"):
+    with (
+        pytest.raises(CheckpointError, match="a file where a folder is needed"),
+        staged_folder(tmp_path / "file" / "out", "a test"),
+    ):
         pass
 
 
@@ -128,7 +130,10 @@ def test_a_folder_where_a_file_is_needed(tmp_path: Path) -> None:
 def test_a_place_where_nobody_may_write() -> None:
     if not Path("/proc/self").is_dir():
         pytest.skip("needs a file system that refuses even root")
-    with pytest.raises(CheckpointError, match=r"^cannot write /proc/self/out: [^\n]+$"), staged_folder(Path("/proc/self/out")):
+    with (
+        pytest.raises(CheckpointError, match=r"^cannot write /proc/self/out: [^\n]+$"),
+        staged_folder(Path("/proc/self/out"), "a test"),
+    ):
         pass
 
 
@@ -161,13 +166,16 @@ LIMITED = """
 import resource, signal, sys
 from pathlib import Path
 from prune2vec.errors import CheckpointError
-from prune2vec.files import staged_folder, write_text
+from prune2vec.files import write_text
+from prune2vec.outputs import staged_folder
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 root = Path(sys.argv[1])
+with staged_folder(root / "out", "a test") as stage:
+    (stage / "old").write_text("old")
 for write in (lambda: write_text(root / "note.txt", "x" * 9000), lambda: staged()):
     def staged():
-        with staged_folder(root / "out") as stage:
+        with staged_folder(root / "out", "a test") as stage:
             (stage / "small").write_text("x")
             (stage / "large").write_text("x" * 9000)
     try:
@@ -179,17 +187,18 @@ for write in (lambda: write_text(root / "note.txt", "x" * 9000), lambda: staged(
 
 def test_a_write_that_breaks_off_half_way_leaves_the_old_file_and_folder(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("old")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").write_text("old")
     done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [f"cannot write {tmp_path / name}: File too large" for name in ("note.txt", "out")]
-    assert names(tmp_path) == ["note.txt", "out"] and names(tmp_path / "out") == ["old"]
+    assert names(tmp_path) == ["note.txt", "out"] and (tmp_path / "out" / "old").read_text() == "old"
     assert (tmp_path / "note.txt").read_text() == "old"
 
 
 def test_what_could_not_be_read_while_writing_is_named(tmp_path: Path) -> None:
     missing = tmp_path / "missing.bin"
-    with pytest.raises(CheckpointError, match=rf"No such file or directory: {missing}$"), staged_folder(tmp_path / "out"):
+    with (
+        pytest.raises(CheckpointError, match=rf"No such file or directory: {missing}$"),
+        staged_folder(tmp_path / "out", "a test"),
+    ):
         missing.read_bytes()
 
 
@@ -199,190 +208,23 @@ def test_a_failed_write_of_safetensors_is_explained_too(tmp_path: Path) -> None:
         save_file({"x": torch.zeros(2)}, target)
 
 
+def test_a_failed_write_of_a_tokeniser_is_explained_too(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs /dev/full")
+    with (
+        pytest.raises(
+            CheckpointError, match=rf"^cannot write {tmp_path}: No space left on device .*; free some space or write"
+        ),
+        explained_os_errors(tmp_path),
+    ):
+        Tokenizer(models.BPE()).save(str(full))
+
+
 def test_other_errors_pass_through(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), staged_folder(tmp_path / "out"):
+    with pytest.raises(KeyError), staged_folder(tmp_path / "out", "a test"):
         raise KeyError("x")
     assert names(tmp_path) == []
-
-
-# Folders that appear whole or not at all
-
-
-def test_a_folder_appears_at_the_end_and_not_before(tmp_path: Path) -> None:
-    target = tmp_path / "deep" / "out"
-    with staged_folder(target) as stage:
-        (stage / "a").write_text("1")
-        assert not target.exists() and stage.parent == target.parent
-    assert names(target) == ["a"] and names(target.parent) == ["out"]
-
-
-def test_an_earlier_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        with staged_folder(tmp_path / "out") as stage:
-            (stage / name).write_text(name)
-    assert names(tmp_path / "out") == ["second"] and names(tmp_path) == ["out"]
-
-
-def test_an_error_leaves_the_earlier_folder(tmp_path: Path) -> None:
-    with staged_folder(tmp_path / "out") as stage:
-        (stage / "first").write_text("1")
-    with pytest.raises(RuntimeError), staged_folder(tmp_path / "out") as stage:
-        (stage / "second").write_text("2")
-        raise RuntimeError
-    assert names(tmp_path / "out") == ["first"] and names(tmp_path) == ["out"]
-
-
-@pytest.mark.parametrize("name", ["out", "run[1]", "a*b"])
-def test_leftovers_of_killed_calls_for_this_target_alone_are_removed(name: str, tmp_path: Path) -> None:
-    for stale in (f".{name}.partial-123", f".{name}.partial-old-123", f".{name}.partial-{os.getpid()}", ".else.partial-1"):
-        (tmp_path / stale / "deep").mkdir(parents=True)
-    with staged_folder(tmp_path / name) as stage:
-        assert names(stage) == []
-    assert names(tmp_path) == sorted([".else.partial-1", name])
-
-
-def test_a_file_in_the_way_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("mine")
-    with pytest.raises(CheckpointError, match="a file of that name is there"), staged_folder(tmp_path / "out"):
-        pass
-    assert (tmp_path / "out").read_text() == "mine"
-
-
-def test_the_folder_that_one_is_in_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    inside = tmp_path / "inside"
-    inside.mkdir()
-    monkeypatch.chdir(inside)
-    for target in (Path("."), Path(".."), inside, tmp_path):
-        with pytest.raises(CheckpointError, match="you are in this folder"), staged_folder(target):
-            pass
-    assert inside.is_dir()
-
-
-def test_with_a_mark_only_earlier_results_are_replaced(tmp_path: Path) -> None:
-    target = tmp_path / "out"
-    target.mkdir()
-    with staged_folder(target, mark="mark.json") as stage:
-        (stage / "mark.json").write_text("{}")
-    with staged_folder(target, mark="mark.json") as stage:
-        (stage / "thesis.txt").write_text("mine")
-    with (
-        pytest.raises(CheckpointError, match=r"holds something else \(no mark.json\)"),
-        staged_folder(target, mark="mark.json"),
-    ):
-        pass
-    assert names(target) == ["thesis.txt"]
-
-
-def test_a_link_keeps_pointing_to_where_the_data_is(tmp_path: Path) -> None:
-    (tmp_path / "disk" / "real").mkdir(parents=True)
-    (tmp_path / "link").symlink_to(tmp_path / "disk" / "real")
-    with staged_folder(tmp_path / "link") as stage:
-        (stage / "a").write_text("1")
-    assert (tmp_path / "link").is_symlink()
-    assert (
-        names(tmp_path / "disk") == ["real"]
-        and names(tmp_path / "disk" / "real") == ["a"]
-        and names(tmp_path) == ["disk", "link"]
-    )
-
-
-KILLED = """
-import sys, time
-from pathlib import Path
-from prune2vec.files import staged_folder
-print("ready", flush=True)
-number = 0
-while True:
-    number += 1
-    with staged_folder(Path(sys.argv[1])) as stage:
-        for part in range(20):
-            (stage / f"part-{part}").write_text(str(number))
-            time.sleep(0.0002)
-"""
-
-
-@pytest.mark.parametrize("delay", [0.004, 0.011, 0.017, 0.03, 0.05, 0.08])
-def test_sigkill_leaves_no_target_or_a_whole_one(delay: float, tmp_path: Path) -> None:
-    target = tmp_path / "out"
-    with subprocess.Popen([sys.executable, "-c", KILLED, str(target)], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-    if target.exists():
-        contents = [(target / f"part-{part}").read_text() for part in range(20)]
-        assert len(set(contents)) == 1 and len(names(target)) == 20
-    assert all(name == "out" or name.startswith(".out.partial-") for name in names(tmp_path))
-    with staged_folder(target) as stage:
-        (stage / "again").write_text("x")
-    assert names(tmp_path) == ["out"] and names(target) == ["again"]
-
-
-EVERY_STEP = """
-import itertools, os, shutil, signal, sys
-from pathlib import Path
-from prune2vec.files import staged_folder
-
-target = Path(sys.argv[1])
-NAMES = [f"part-{part}" for part in range(4)]
-
-
-def fill(folder, text):
-    for name in NAMES:
-        (folder / name).write_text(text)
-
-
-def child(kill_at):
-    calls = itertools.count(1)
-
-    def watch(frame, event, arg):
-        # Only calls into the operating system change what is on the disk.
-        if event == "c_call" and arg.__module__ in ("posix", "_io") and next(calls) == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.setprofile(watch)
-    with staged_folder(target) as stage:
-        fill(stage, "new")
-    os._exit(0)
-
-
-def found():
-    if not target.exists():
-        return "none"
-    texts = {(target / name).read_text() if (target / name).exists() else "" for name in NAMES}
-    return texts.pop() if len(texts) == 1 and len(list(target.iterdir())) == len(NAMES) else "half"
-
-
-seen = []
-for kill_at in itertools.count(1):
-    shutil.rmtree(target.parent)
-    target.mkdir(parents=True)
-    if sys.argv[2] == "fresh":
-        target.rmdir()
-    else:
-        fill(target, "old")
-    pid = os.fork()
-    if pid == 0:
-        child(kill_at)
-    _, status = os.waitpid(pid, 0)
-    seen.append(found())
-    if status == 0:
-        break
-    assert os.WIFSIGNALED(status), status
-print(*seen)
-"""
-
-
-@pytest.mark.parametrize("before", ["fresh", "old"])
-def test_sigkill_before_every_system_call_leaves_none_the_old_or_the_new(before: str, tmp_path: Path) -> None:
-    target = tmp_path / "deep" / "out"
-    target.mkdir(parents=True)
-    command = [sys.executable, "-c", EVERY_STEP, str(target), before]
-    seen = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    assert len(seen) > 20 and seen[-1] == "new"
-    start = "none" if before == "fresh" else "old"
-    # First what was there before, perhaps nothing for a moment, then the new one: never half of anything.
-    order = [state for place, state in enumerate(seen) if place == 0 or state != seen[place - 1]]
-    assert order in ([start, "new"], [start, "none", "new"])
 
 
 # Digests

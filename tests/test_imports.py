@@ -14,8 +14,8 @@ SOURCE = Path(__file__).parent.parent / "src"
 LEVELS = (
     ("errors", "shown"),
     ("registry", "files", "progress", "paths", "extras"),
-    ("public",),
-    ("allocator", "lock", "machine", "records", "families", "pooling", "losses", "texts"),
+    ("public", "outputs"),
+    ("allocator", "machine", "records", "families", "pooling", "losses", "texts"),
     ("sublayers",),
     ("surgery",),
     ("backbone", "modules"),

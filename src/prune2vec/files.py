@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import errno
-import glob
 import hashlib
 import json
 import os
-import shutil
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from safetensors import SafetensorError
-
-from prune2vec.errors import CheckpointError, DataError, reason_of
+from prune2vec.errors import CheckpointError, DataError, Prune2vecError, reason_of
 
 _CHUNK = 1 << 20
+_WHOLE_BYTES = 256 << 20
+_SAMPLES = 64
 
 
 @contextmanager
@@ -25,17 +24,21 @@ def explained_os_errors(path: Path) -> Iterator[None]:
     """Turn an ``OSError`` while writing ``path`` into one line that says what to do.
 
     Raises:
-        CheckpointError: In place of any ``OSError``, or of safetensors' own report of a failed write.
+        CheckpointError: In place of any ``OSError``, or of a library's own report of one.
     """
     try:
         yield
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {_remedy(error, path)}") from error
-    except SafetensorError as error:
-        # It reports a failed write as its own error type, with the operating system's words inside.
-        if "os error" not in str(error).lower():
+    except Prune2vecError:
+        raise
+    except Exception as error:
+        # Libraries in Rust (safetensors, tokenizers) report a failed write as errors of their own, with the operating
+        # system's words inside.
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
             raise
-        raise CheckpointError(f"cannot write {path}: {error}; free some space or write elsewhere") from error
+        raise CheckpointError(f"cannot write {path}: {_remedy(OSError(int(number[1]), reason_of(error)), path)}") from error
 
 
 def _remedy(error: OSError, path: Path) -> str:
@@ -43,7 +46,7 @@ def _remedy(error: OSError, path: Path) -> str:
     at = str(error.filename) if error.filename is not None else str(path)
     if at != str(path) and ".partial-" not in at:
         reason = f"{reason}: {at}"
-    if error.errno == errno.ENOSPC:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{reason}; free some space or write elsewhere, then run the same command again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{reason}; choose a folder that you may write to"
@@ -87,7 +90,16 @@ def write_json(path: Path, value: Any) -> None:
         CheckpointError: The file cannot be written.
         ValueError: ``value`` holds NaN or an infinity, which JSON does not have.
     """
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Return ``value`` as readable JSON.
+
+    Raises:
+        ValueError: ``value`` holds NaN or an infinity, which JSON does not have.
+    """
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> Any:
@@ -113,63 +125,6 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: cannot be read: {reason_of(error)}") from error
 
 
-def check_replaceable(target: Path, *, mark: str | None = None) -> None:
-    """Refuse a target that no earlier call has written; long work calls this before it starts.
-
-    Raises:
-        CheckpointError: ``target`` is a file, the folder one is in (or one above it), or a folder that is neither empty
-            nor has the file ``mark``.
-    """
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise CheckpointError(f"cannot write {target}: a file of that name is there; give the name of a folder")
-    if Path.cwd().is_relative_to(target.resolve()):
-        raise CheckpointError(f"cannot write {target}: you are in this folder, which would be replaced; name a new folder")
-    if mark is not None and not (target / mark).is_file() and any(target.iterdir()):
-        raise CheckpointError(f"{target} exists and holds something else (no {mark}); name a new or an empty folder")
-
-
-@contextmanager
-def staged_folder(target: Path, *, mark: str | None = None) -> Iterator[Path]:
-    """Yield an empty folder beside ``target`` that takes its place when the block ends without an error.
-
-    A killed process leaves only a hidden ``.NAME.partial-PID`` folder, which the next call for the same target removes.
-
-    Args:
-        target: The folder to write. An earlier one is replaced as a whole.
-        mark: A file that every earlier result holds; a folder with other things in it is not replaced.
-
-    Raises:
-        CheckpointError: The folder cannot be written, or something else is there.
-    """
-    check_replaceable(target, mark=mark)
-    with explained_os_errors(target):
-        # So that a link keeps pointing where it does, and ".." is no name.
-        target = target.resolve()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for stale in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
-            shutil.rmtree(stale, ignore_errors=True)
-        stage = target.parent / f".{target.name}.partial-{os.getpid()}"
-        stage.mkdir()
-        try:
-            yield stage
-            sync_tree(stage)
-            _swap(stage, target)
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
-
-
-def _swap(stage: Path, target: Path) -> None:
-    if not target.exists():
-        stage.rename(target)
-        return
-    old = target.parent / f".{target.name}.partial-old-{os.getpid()}"
-    target.rename(old)
-    stage.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def sync_tree(folder: Path) -> None:
     """Flush every file below ``folder`` to the disk, so that a rename after it never outruns the data."""
     for path in folder.rglob("*"):
@@ -188,6 +143,24 @@ def digest_file(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def fingerprint(path: Path) -> list[Any]:
+    """Return a file's size in bytes and a SHA-256 of its contents, of a file over 256 MB those of 64 spread samples.
+
+    Gigabytes of weights would be read again at every start; evenly spaced samples with both ends notice a change of the
+    whole file, a truncated end and holes of more than a few megabytes.
+    """
+    size = path.stat().st_size
+    if size <= _WHOLE_BYTES:
+        return [size, digest_file(path)]
+    digest = hashlib.sha256()
+    step = (size - _CHUNK) / (_SAMPLES - 1)
+    with path.open("rb") as stream:
+        for index in range(_SAMPLES):
+            stream.seek(round(index * step))
+            digest.update(stream.read(_CHUNK))
+    return [size, digest.hexdigest()]
 
 
 def digest_tree(path: Path) -> str:

@@ -9,7 +9,7 @@ pytest.importorskip("gguf", reason="the gguf extra is not installed")
 from prune2vec.backbone.cache import cache_folder, clear_cache, kept_copies
 from prune2vec.backbone.gguf import converted
 from prune2vec.errors import ConfigError
-from prune2vec.lock import folder_lock
+from prune2vec.outputs import locked
 from tests.gguf_files import write_gguf
 
 
@@ -25,7 +25,7 @@ def test_copies_are_listed_and_cleared(tmp_path: Path, own_cache: Path) -> None:
     assert (only.folder, only.source) == (folder, "tiny.gguf")
     assert only.size == sum(file.stat().st_size for file in folder.iterdir()) > (folder / "model.safetensors").stat().st_size
     assert clear_cache() == [only]
-    assert [path.name for path in own_cache.iterdir()] == [".lock"]
+    assert [path.name for path in own_cache.iterdir()] == []
     assert converted(tmp_path / "tiny.gguf") == folder
 
 
@@ -42,7 +42,7 @@ def test_only_what_was_written_is_deleted(tmp_path: Path, own_cache: Path) -> No
     (killed / "model.safetensors").write_bytes(b"half")
     clear_cache()
     left = {path.relative_to(own_cache).as_posix() for path in own_cache.rglob("*") if path.is_file()}
-    assert left == {".lock", "letter.txt", "thesis/conversion.json", f"{folder.name}/notes.txt"}
+    assert left == {"letter.txt", "thesis/conversion.json", f"{folder.name}/notes.txt"}
     assert (own_cache / ".hidden").is_dir()
 
 
@@ -55,5 +55,5 @@ def test_a_record_cannot_name_files_elsewhere(own_cache: Path) -> None:
 
 
 def test_a_running_conversion_is_left_alone(own_cache: Path) -> None:
-    with folder_lock(own_cache), pytest.raises(ConfigError, match="in use by another run"):
+    with locked(own_cache / "copies"), pytest.raises(ConfigError, match="in use by another run"):
         clear_cache()

@@ -1,5 +1,6 @@
 """prune on every family: the saved encoder is the truncated original, read from no more than the kept tensors."""
 
+import itertools
 import json
 import resource
 import signal
@@ -7,17 +8,20 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from prune2vec.checkpoint import load_encoder, prune_model
+from prune2vec.checkpoint import portable as encoder_files
 from prune2vec.checkpoint.probe import PROBE_TEXTS
 from prune2vec.errors import CheckpointError, ConfigError, PlanError
 from prune2vec.families import block_list, find_family
+from prune2vec.files import digest_tree
 from prune2vec.pooling import pool, poolings
 from tests.checkpoint.plans import check_reads, plan_for
 from tests.tiny import FAMILIES, save_tiny
@@ -158,10 +162,60 @@ def test_disk_full(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "plan.json"]
 
 
+@pytest.mark.parametrize("left", [0, 1, 3, 8])
+def test_disk_full_at_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int) -> None:
+    """No file can be written any more after the first few, among them tokenizer.json, which a library in Rust writes."""
+    model = save_tiny(tmp_path / "m")
+    plan = plan_for(model, range(3))
+    writes = itertools.count()
+
+    def full(write: Any) -> Any:
+        def limited(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if next(writes) >= left:
+                raise (Exception if write is save_tokenizer else OSError)("No space left on device (os error 28)")
+            return write(self, *args, **kwargs)
+
+        return limited
+
+    save_tokenizer = encoder_files.write_tokenizer
+    for place, name in (
+        (encoder_files, "write_tokenizer"),
+        (encoder_files, "write_json"),
+        (PreTrainedModel, "save_pretrained"),
+    ):
+        monkeypatch.setattr(place, name, full(getattr(place, name)))
+    with pytest.raises(CheckpointError, match=rf"^cannot write {tmp_path / 'out'}: [^\n]*No space left on device"):
+        prune_model(str(model), plan, tmp_path / "out", max_length=128)
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
 def test_a_folder_with_something_else_is_not_replaced(tmp_path: Path) -> None:
     model = save_tiny(tmp_path / "m")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
-    with pytest.raises(CheckpointError, match="holds something else"):
+    # A name of ours does not make a folder ours.
+    (tmp_path / "out" / "prune2vec.json").write_text('{"format": "prune2vec.encoder/1"}')
+    with pytest.raises(CheckpointError, match=r"it holds prune2vec\.json, and no record that prune2vec wrote it"):
         prune_model(str(model), plan_for(model, [0]), tmp_path / "out", max_length=128)
     assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "README.md", "onnx/model.onnx", ".git/HEAD"])
+def test_an_older_encoder_to_which_the_user_added_something_is_not_replaced(tmp_path: Path, name: str) -> None:
+    model = save_tiny(tmp_path / "m")
+    folder = prune_model(str(model), plan_for(model, [0]), tmp_path / "out", max_length=128)
+    prune_model(str(model), plan_for(model, [0, 1]), folder, max_length=128)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("mine")
+    before = digest_tree(folder)
+    with pytest.raises(CheckpointError, match=rf"{name} (is not prune2vec's|was changed since prune2vec wrote it)"):
+        prune_model(str(model), plan_for(model, [0]), folder, max_length=128)
+    assert digest_tree(folder) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "out"]
+
+
+def test_the_model_itself_is_not_replaced(tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "m")
+    folder = prune_model(str(model), plan_for(model, [0, 1]), tmp_path / "out", max_length=128)
+    with pytest.raises(CheckpointError, match="it is the model that is pruned"):
+        prune_model(str(folder), plan_for(folder, [0]), folder, max_length=128)

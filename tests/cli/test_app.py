@@ -212,7 +212,7 @@ def test_what_escapes_is_one_line_that_says_what_was_done(
     ran = cli("plan", profile_file)
     assert (ran.code, ran.out) == (FAILED, "")
     assert ran.err.startswith("error: plan stopped in prune2vec.records.profile: ") and said in ran.err
-    assert ran.err.endswith(" ...\n" if len(ran.err) > 2000 else "; run again with --debug for the traceback\n")
+    assert ran.err.endswith("…\n" if len(ran.err) > 2000 else "; run again with --debug for the traceback\n")
     assert ran.err.count("\n") == 1
     debugged = cli("plan", profile_file, "--debug")
     assert debugged.code == FAILED and debugged.err.startswith("Traceback") and debugged.err.endswith(ran.err)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from pyarrow import parquet
 from sentence_transformers.sentence_transformer.modules import Normalize
 
 from prune2vec.checkpoint import load_encoder
 from prune2vec.encoding import Engine, Store, encode_corpus
-from prune2vec.errors import ConfigError, DataError, EncodingError
+from prune2vec.errors import CheckpointError, ConfigError, DataError, EncodingError
 from tests.encoding.conftest import ROWS
 from tests.encoding.test_engine import texts
 
@@ -147,24 +150,49 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path, folder: Path
     assert sorted((tmp_path / "full").iterdir()) == [path for path in before if path.name != "thesis.doc"]
 
 
-def test_killed_before_its_first_entry(
-    tmp_path: Path, folder: Path, corpus: Path, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def killed(self: Store) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Store, "save", killed)
-        encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32")
-    left = {".manifest.json.partial-1", ".part-00001.parquet.partial"}
-    for name in left:
+def test_killed_before_its_first_entry(tmp_path: Path, folder: Path, corpus: Path, vectors: np.ndarray) -> None:
+    encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32")
+    store = Store.load(tmp_path / "v")
+    replace(store, parts=(), complete=False).save()
+    for part in store.parts[1:]:
+        (tmp_path / "v" / part["file"]).unlink()
+    for name in (".manifest.json.partial-1", ".part-00001.parquet.partial"):
         (tmp_path / "v" / name).write_text("half")
-    assert {path.name for path in (tmp_path / "v").iterdir()} == {".lock", "part-00000.parquet", *left}
+    (tmp_path / ".v.lock").write_text("1\n")
     result = encode_corpus(folder, corpus, tmp_path / "v", part_rows=20, dtype="float32")
     np.testing.assert_allclose(Store.load(tmp_path / "v").read()[1], vectors, atol=1e-5, rtol=0)
     assert result.encoded == ROWS
-    names = {".lock", "manifest.json", "part-00000.parquet", "part-00001.parquet", "part-00002.parquet"}
+    names = {"manifest.json", "part-00000.parquet", "part-00001.parquet", "part-00002.parquet"}
     assert {path.name for path in (tmp_path / "v").iterdir()} == names
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("parts", [0, 2])
+def test_a_failed_encoding_leaves_what_the_next_call_goes_on_from(
+    tmp_path: Path, folder: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, parts: int
+) -> None:
+    """A disk that is full in the middle of a part, and an interruption."""
+    write_table = parquet.write_table
+
+    def full(table: object, path: Path, **settings: object) -> None:
+        if path.name > f".part-{parts:05d}":
+            path.write_text("half")
+            raise error
+        write_table(table, path, **settings)
+
+    for error in (OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()):
+        with monkeypatch.context() as patched, pytest.raises((CheckpointError, KeyboardInterrupt)) as caught:
+            patched.setattr(parquet, "write_table", full)
+            encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32")
+        if isinstance(error, OSError):
+            assert "No space left on device; free some space" in str(caught.value)
+            assert getattr(caught.value, "__notes__", []) == [
+                f"{tmp_path / 'v'} keeps {parts} parts, after which the same command goes on"
+            ] * (parts > 0)
+        left = ["manifest.json", *(f"part-{number:05d}.parquet" for number in range(parts))] if parts else []
+        assert sorted(str(path.relative_to(tmp_path / "v")) for path in tmp_path.glob("v/*")) == left
+    assert sorted(os.listdir(tmp_path)) == ["corpus.jsonl", *["v"] * (parts > 0)]
+    assert encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32").encoded == ROWS - 10 * parts
 
 
 def test_two_writers_of_one_folder(tmp_path: Path, folder: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:

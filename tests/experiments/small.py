@@ -20,7 +20,8 @@ from prune2vec.experiments.recipe import Evaluation, Mine
 from prune2vec.experiments.report import Story, report_markdown, write_report
 from prune2vec.experiments.run import Report, run_recipe
 from prune2vec.experiments.stages import Stages, real_stages
-from prune2vec.files import digest_file, digest_tree, staged_folder, write_json, write_text
+from prune2vec.files import digest_file, digest_tree, write_json, write_text
+from prune2vec.outputs import staged_folder
 from prune2vec.progress import set_enabled
 from prune2vec.records.plan import PruningPlan
 from prune2vec.records.profile import LayerLoss, Profile
@@ -102,6 +103,7 @@ class SmallStages:
 
     def stages(self) -> Stages:
         return Stages(
+            check=lambda recipe: None,
             mine=self.mine,
             profile=self.profile,
             plan=real_stages().plan,
@@ -115,7 +117,7 @@ class SmallStages:
 
     def mine(self, settings: Mine, output: Path) -> None:
         self.calls.append("mine")
-        with staged_folder(output) as stage:
+        with staged_folder(output, "an encoder") as stage:
             for name in ("train", "dev", "corpus"):
                 rows = [{"_id": f"{name}.{row}", "text": f"{name} {settings.seed} {row}"} for row in range(3)]
                 packed = gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode(), mtime=0)
@@ -145,7 +147,7 @@ class SmallStages:
         loaded = PruningPlan.load(plan)
         assert not loaded.width_cut, "prune cannot decide a width"
         kept = loaded.keep_layers
-        with staged_folder(output) as stage:
+        with staged_folder(output, "an encoder") as stage:
             for layer in kept:
                 (stage / f"layer-{layer}.bin").write_bytes(hashlib.sha256(f"{model} {layer}".encode()).digest() * 100)
                 self._work()
@@ -172,7 +174,7 @@ class SmallStages:
             state["losses"].append(int(state["chain"][:4], 16) / 65536)
             write_json(state_file, state)
             self._work()
-        with staged_folder(output) as stage:
+        with staged_folder(output, "an encoder") as stage:
             write_json(stage / "weights.json", state["chain"])
             self._work()
             curve = [json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in enumerate(state["losses"], start=1)]

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from prune2vec.errors import EvaluationError
+from prune2vec.errors import CheckpointError, EvaluationError
 from prune2vec.experiments.compare import compare_results
+from prune2vec.files import digest_tree
 from prune2vec.records.plan import PruningPlan
 from tests.experiments.small import profile_of, results_of
 
@@ -47,6 +48,18 @@ def test_writes_table_and_page(elsewhere: Path) -> None:
     assert "small keeps 3 of 12 layers" in page
     assert page.count("<svg") == 1
     assert "http" not in page
+
+
+def test_only_its_own_files_are_written_over(elsewhere: Path) -> None:
+    for _ in range(2):
+        compare_results([elsewhere / "full"], output=elsewhere / "report")
+    (elsewhere / "report" / "report.md").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"report/report\.md was changed since prune2vec wrote it"):
+        compare_results([elsewhere / "full"], output=elsewhere / "report")
+    before = digest_tree(elsewhere / "encoders")
+    with pytest.raises(CheckpointError, match="it holds small, and no record"):
+        compare_results([elsewhere / "full"], output=elsewhere / "encoders")
+    assert (elsewhere / "report" / "report.md").read_text() == "mine" and digest_tree(elsewhere / "encoders") == before
 
 
 def test_not_results(elsewhere: Path) -> None:

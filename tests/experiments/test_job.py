@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from prune2vec.errors import ConfigError
+from prune2vec.errors import CheckpointError, ConfigError
 from prune2vec.experiments.run import run_recipe
 from prune2vec.records.profile import Profile
 from tests.experiments.small import FALLING, VARIANTS, Run, SmallStages, profile_of, recipe_values
@@ -42,13 +42,35 @@ def calls_without_variant(small: SmallStages) -> list[str]:
     return [call.partition(" ")[0] for call in small.calls]
 
 
-def test_tampered_encoder_is_made_again(run: Run) -> None:
+def test_a_damaged_encoder_is_made_again(run: Run) -> None:
     run()
-    before = (run.output / "small" / "encoder" / "weights.json").read_text()
-    (run.output / "small" / "encoder" / "weights.json").write_text('"other"')
+    weights = run.output / "small" / "encoder" / "weights.json"
+    before = weights.read_text()
+    weights.unlink()
     _, calls = run()
     assert calls == ["train small"], "evaluating again is not needed: the encoder is what it was"
-    assert (run.output / "small" / "encoder" / "weights.json").read_text() == before
+    assert weights.read_text() == before
+
+
+@pytest.mark.parametrize("name", ["weights.json", "notes.txt", ".git/HEAD"])
+def test_an_encoder_that_the_user_changed_is_not_made_again(run: Run, name: str) -> None:
+    run()
+    file = run.output / "small" / "encoder" / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text('"mine"')
+    with pytest.raises(CheckpointError, match=rf"small/encoder/{name} (was changed since|is not) prune2vec"):
+        run(train={"steps": 5})
+    assert file.read_text() == '"mine"'
+
+
+def test_a_plan_that_the_user_changed_is_not_made_again(run: Run) -> None:
+    run()
+    plan = run.output / "small" / "plan.json"
+    plan.write_text('"mine"')
+    for changes in ({}, {"profile": {"seed": 3}}):
+        with pytest.raises(CheckpointError, match=r"small/plan\.json was changed since prune2vec wrote it"):
+            run(**changes)
+    assert plan.read_text() == '"mine"'
 
 
 def test_equal_plans_are_built_once(run: Run) -> None:

@@ -63,6 +63,24 @@ def test_yaml_round_trip(recipe_file: Path, tmp_path: Path) -> None:
         ("variants:\n  - {name: b, budget: {max-layer: 3}}\n", r"recipe\.yaml:5: unknown key .*did you mean 'max_layers'\?"),
         ("variants:\n  - {name: a}\n  - {name: a}\n", r"recipe\.yaml:4: two variants are called 'a'"),
         ("variants:\n  - {name: data}\n", r"recipe\.yaml:5: variant 'data': the run keeps its own files"),
+        *(
+            (f"variants:\n  - {{name: {name}}}\n", rf"recipe\.yaml:5: variant '{name}': the run keeps its own files")
+            for name in (
+                "report.html",
+                "Report.HTML",
+                "profile.json",
+                "recipe.yaml",
+                "STAMPS",
+                "redundancy.svg",
+                "results.json",
+            )
+        ),
+        *(
+            (f"variants:\n  - {{name: {name}}}\n", "no name for a folder on every system")
+            for name in ("CON", "nul.1", "lpt1", "a.")
+        ),
+        (f"variants:\n  - {{name: {'a' * 101}}}\n", "the name has 101 characters; choose one of at most 100"),
+        ("variants:\n  - {name: Large}\n  - {name: large}\n", r"recipe\.yaml:4: two variants are called 'Large'"),
         ("variants:\n  - {name: a/b}\n", r"recipe\.yaml:5: variants\.0\.name"),
         ("variants: []\n", r"recipe\.yaml:4: variants"),
         ("variants:\n  - {name: a, method: full, parameters: {depth: 1}}\n", "method full keeps every layer"),

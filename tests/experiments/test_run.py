@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from prune2vec.errors import ConfigError, EvaluationError, MissingExtra
+from prune2vec.errors import CheckpointError, ConfigError, EvaluationError, MissingExtra, Prune2vecError, TrainingError
+from prune2vec.experiments.run import run_recipe
+from prune2vec.experiments.stages import real_stages
 from prune2vec.records.plan import PruningPlan
 from tests.experiments.small import VARIANTS, Run, SmallStages
+from tests.tiny import save_tiny
 
 
 def test_whole_run_writes_the_layout(run: Run) -> None:
@@ -89,3 +93,71 @@ def test_folder_in_use(run: Run) -> None:
 
     with pytest.raises(ConfigError, match="in use by another run"):
         run(small=Nested())
+
+
+@pytest.mark.parametrize("name", ["report.md", "recipe.yaml", "profile.svg"])
+def test_what_the_user_wrote_into_a_run_is_kept(run: Run, name: str) -> None:
+    run(small=SmallStages(full_report=True))
+    (run.output / "notes.txt").write_text("mine")
+    assert run()[1] == [], "files beside those of the run are no hindrance"
+    (run.output / name).write_text("mine")
+    small = SmallStages()
+    with pytest.raises(CheckpointError, match=rf"run/{name} was changed since prune2vec wrote it"):
+        run(small=small, profile={"seed": 9})
+    assert small.calls == [], "refused before work begins"
+    assert (run.output / name).read_text() == (run.output / "notes.txt").read_text() == "mine"
+
+
+def test_a_failed_run_leaves_only_what_the_next_goes_on_from(run: Run) -> None:
+    class Failing(SmallStages):
+        def __init__(self, stage: str) -> None:
+            super().__init__()
+            self._stage = stage
+
+        def profile(self, *args: Any) -> None:
+            if self._stage == "profile":
+                raise TrainingError("no luck")
+            super().profile(*args)
+
+        def prune(self, *args: Any) -> None:
+            raise TrainingError("no luck")
+
+    with pytest.raises(TrainingError) as caught:
+        run(small=Failing("profile"))
+    assert not run.output.exists() and not list(run.folder.glob(".*")) and not hasattr(caught.value, "__notes__")
+    with pytest.raises(TrainingError) as caught:
+        run(small=Failing("prune"))
+    assert caught.value.__notes__ == [f"{run.output} keeps the stages that are done, after which the same command goes on"]
+    assert "profile" not in run()[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "owner/name"}, "owner/name: config.json is not in the local cache"),
+        ({"model": "empty"}, "empty is not a model folder"),
+        ({"data": {"train": "owner/none", "dev": "dev.jsonl"}}, "cannot read owner/none"),
+        ({"data": {"train": "train.jsonl", "dev": "owner/none"}}, "cannot read owner/none"),
+        ({"train": {"distil_from": "empty"}}, r"empty is not an encoder: it has no modules\.json"),
+        ({"evaluate": {"tasks": ["SciFcat"]}}, "no task is called 'SciFcat'"),
+    ],
+)
+def test_what_cannot_be_found_is_refused_before_mining(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_tiny(tmp_path / "model")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "docs").mkdir()
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.jsonl").write_text('{"query": "a", "positive": "b"}\n')
+    small = SmallStages()
+    recipe = {"model": "model", "data": {"mine": {"source": "docs"}}, **change}
+    stages = replace(small.stages(), check=real_stages().check)
+    for dry_run in (False, True):
+        with pytest.raises(Prune2vecError, match=message):
+            run_recipe(recipe, "out", stages=stages, dry_run=dry_run)
+    assert small.calls == [] and not (tmp_path / "out").exists()
+    run_recipe(
+        {**recipe, **dict.fromkeys(change), "data": {"mine": {"source": "docs"}}, "model": "model"}, "out", stages=stages
+    )

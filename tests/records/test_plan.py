@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from prune2vec.errors import DataError, PlanError
 from prune2vec.records.plan import PruningPlan, _packed, _unpacked
 from prune2vec.records.shape import _NEURONS, _PARTS
+from prune2vec.records.text_settings import TextSettings
 from tests.planners.made import made_shape
 
 

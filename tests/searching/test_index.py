@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 
 from prune2vec.encoding.precision import Precision, ranges_of
 from prune2vec.encoding.store import Store, shard_folder
-from prune2vec.errors import EncodingError
+from prune2vec.errors import ConfigError, EncodingError
+from prune2vec.outputs import RECORD, locked
 from prune2vec.searching import VectorFolder, VectorIndex
 from prune2vec.searching.forms import IndexForm, unit_rows
 
@@ -195,7 +197,7 @@ def test_index_files_are_kept_and_only_new_parts_are_indexed(tmp_path: Path, mon
     segment = 40 * DIM * 4
     form = IndexForm(precision=first.precision)
     VectorIndex.build(first, form, segment_bytes=segment)
-    files = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "index").iterdir()}
+    files = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "index").glob("[!.]*")}
     assert len(files) == 2
     added: list[int] = []
     add = IndexForm.add
@@ -206,7 +208,7 @@ def test_index_files_are_kept_and_only_new_parts_are_indexed(tmp_path: Path, mon
     index = VectorIndex.build(VectorFolder.open(tmp_path), form, segment_bytes=segment)
     assert added == [20]
     np.testing.assert_array_equal(index.search(vectors, 1)[1][:, 0], range(100))
-    now = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "index").iterdir()}
+    now = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "index").glob("[!.]*")}
     assert len(now) == 3
     assert files.items() <= now.items()
 
@@ -218,7 +220,7 @@ def test_changed_parts_give_another_index(tmp_path: Path, precision: str) -> Non
         folder = stored(tmp_path, drawn(50, seed=seed), precision=precision)
         index = VectorIndex.build(folder, IndexForm(precision=folder.precision, candidates=50))
         np.testing.assert_allclose(index.search(queries, 3)[0], found_by_numpy(folder, queries, 3)[0], atol=1e-5)
-        assert len(list((tmp_path / "index").iterdir())) == 1, "the old one is gone"
+        assert len(list((tmp_path / "index").glob("[!.]*"))) == 1, "the old one is gone"
 
 
 def test_a_folder_that_cannot_be_written_is_searched_all_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,6 +230,34 @@ def test_a_folder_that_cannot_be_written_is_searched_all_the_same(tmp_path: Path
     index = VectorIndex.build(folder, IndexForm(precision=folder.precision))
     np.testing.assert_array_equal(index.search(vectors, 1)[1][:, 0], range(50))
     assert "the index is not kept" in capsys.readouterr().err
+
+
+def test_only_our_own_index_files_are_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (5, 6):
+        folder = stored(tmp_path, drawn(50, seed=seed))
+        VectorIndex.build(folder, IndexForm(precision=folder.precision))
+        mine = tmp_path / "index" / "exact-float32-mine.faiss"
+        mine.write_text("mine")
+    assert mine.read_text() == "mine"
+    (tmp_path / "index" / RECORD).unlink()
+    folder = stored(tmp_path, drawn(50, seed=7))
+    index = VectorIndex.build(folder, IndexForm(precision=folder.precision))
+    assert "the index is not kept" in capsys.readouterr().err
+    np.testing.assert_array_equal(index.search(drawn(50, seed=7), 1)[1][:, 0], range(50))
+
+
+def test_one_writer_of_an_index(tmp_path: Path) -> None:
+    folder = stored(tmp_path, drawn(50))
+    form = IndexForm(precision=folder.precision)
+    with (
+        locked(tmp_path / "index"),
+        pytest.raises(ConfigError, match=rf"index is in use by another run \(process {os.getpid()}\)"),
+    ):
+        VectorIndex.build(folder, form)
+    VectorIndex.build(folder, form)
+    with locked(tmp_path / "index"):
+        VectorIndex.build(folder, form)
+    assert not list(tmp_path.glob(".*")), "what is there already is only read"
 
 
 def test_missing_shards_are_listed(tmp_path: Path) -> None:

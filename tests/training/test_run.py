@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from prune2vec.errors import ConfigError, DataError, TrainingError
+from prune2vec.errors import CheckpointError, ConfigError, DataError, TrainingError
 from prune2vec.texts import write_triplets
 from prune2vec.texts.instructions import E5_DATASETS
 from prune2vec.training import train_encoder
@@ -112,7 +113,8 @@ def test_checkpoint_without_its_mark_is_not_used(small: Path, whole: Path, tmp_p
     with pytest.raises(KeyboardInterrupt):
         train_encoder(small, DATA, output, callbacks=[StopAt(8, in_save=True)], **QUICK)
     work = WorkFolder.beside(output)
-    assert work.checkpoint(8).exists()
+    assert not work.checkpoint(8).exists(), "no run could go on from half of it"
+    work.checkpoint(8).mkdir()
     with work.curve.open("a") as file:
         file.write('{"step": 9, "lo')
     assert train_encoder(small, DATA, output, **QUICK).resumed_from == 4
@@ -191,7 +193,7 @@ def test_other_settings_need_restart(small: Path, tmp_path: Path) -> None:
 def test_folders_that_are_not_ours_are_left_alone(small: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(TrainingError, match="no encoder of ours"):
+    with pytest.raises(CheckpointError, match=r"mine: it holds thesis\.txt, and no record"):
         train_encoder(small, DATA, tmp_path / "mine", **QUICK, restart=True)
     with pytest.raises(TrainingError, match="the checkpoint to train"):
         train_encoder(small, DATA, small, **QUICK)
@@ -207,7 +209,28 @@ def test_nan_weights_stop_at_once_and_save_nothing(tmp_path: Path) -> None:
     save_file(broken, base / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(TrainingError, match=r"step 1 \(data set (one|two)\): the loss is not finite in float32; no weights"):
         train_encoder(base, DATA, tmp_path / "encoder", **QUICK)
-    assert not (tmp_path / "encoder").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["small"]
+
+
+def test_what_the_user_added_to_a_trained_encoder_is_kept(small: Path, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "encoder")
+    (tmp_path / "encoder" / "README.md").write_text("mine")
+    assert train_encoder(small, DATA, tmp_path / "encoder", **QUICK).resumed_from == 12, "nothing is written"
+    with pytest.raises(CheckpointError, match=r"README\.md was changed since prune2vec wrote it"):
+        train_encoder(small, DATA, tmp_path / "encoder", **{**QUICK, "steps": 2}, restart=True)
+    assert (tmp_path / "encoder" / "README.md").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["encoder"]
+
+
+def test_an_interrupted_run_says_where_it_goes_on(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train_encoder(small, DATA, tmp_path / "encoder", callbacks=[StopAt(2)], **QUICK)
+    assert not hasattr(stopped.value, "__notes__") and not list(tmp_path.iterdir()), "no checkpoint, nothing to go on from"
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train_encoder(small, DATA, tmp_path / "encoder", callbacks=[StopAt(5)], **QUICK)
+    assert [path.name for path in tmp_path.iterdir()] == [".encoder.training"]
+    (note,) = stopped.value.__notes__
+    assert note == f"{tmp_path / '.encoder.training'} is kept, from which the same command goes on after step 4"
 
 
 def test_bad_input_is_one_line(small: Path, tmp_path: Path) -> None:

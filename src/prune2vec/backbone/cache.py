@@ -12,7 +12,8 @@ from typing import Any
 
 from prune2vec.errors import DataError
 from prune2vec.files import explained_os_errors, read_json
-from prune2vec.lock import folder_lock
+from prune2vec.outputs import RECORD as FILES
+from prune2vec.outputs import locked
 
 RECORD = "conversion.json"
 """The file that is in every copy; it tells of the source and lists the copy's files."""
@@ -61,6 +62,11 @@ def kept_copies() -> list[KeptCopy]:
     return sorted(found, key=lambda copy: (copy.made, copy.folder))
 
 
+def all_copies() -> Path:
+    """Return what is held while a copy is made or deleted."""
+    return cache_folder() / "copies"
+
+
 def clear_cache() -> list[KeptCopy]:
     """Delete the converted models in the cache, and what killed conversions left there; nothing else is touched.
 
@@ -74,11 +80,11 @@ def clear_cache() -> list[KeptCopy]:
     cache, copies = cache_folder(), kept_copies()
     if not cache.is_dir():
         return []
-    with folder_lock(cache), explained_os_errors(cache):
+    with locked(all_copies()), explained_os_errors(cache):
         for copy in copies:
             record = _record(copy.folder / RECORD) or {}
             # The record goes first: a copy that is deleted in part is never used.
-            for name in sorted(record.get("files", _FIRST_FILES), key=lambda name: name != RECORD):
+            for name in sorted([*record.get("files", _FIRST_FILES), FILES], key=lambda name: name != RECORD):
                 (copy.folder / Path(name).name).unlink(missing_ok=True)
             if not any(copy.folder.iterdir()):
                 copy.folder.rmdir()

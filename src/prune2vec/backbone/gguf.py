@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prune2vec.backbone.cache import RECORD, cache_folder
+from prune2vec.backbone.cache import RECORD, all_copies, cache_folder
 from prune2vec.backbone.gguf_file import GGUFFile, StoredTensor
 from prune2vec.errors import ModelError, reason_of
-from prune2vec.files import digest_file, explained_os_errors, staged_folder, write_json
-from prune2vec.lock import folder_lock
+from prune2vec.files import digest_file, explained_os_errors, write_json
+from prune2vec.outputs import CONVERSION, locked, staged_folder
 from prune2vec.progress import Advance, progress, say
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def converted(path: Path) -> Path:
     digest = digest_file(path)
     folder = cache_folder() / f"{path.stem[:_LONGEST_NAME]}-{digest[:16]}-v{_VERSION}"
     if not (folder / RECORD).is_file():
-        with folder_lock(cache_folder(), wait=True):
+        with locked(all_copies(), wait=True):
             if not (folder / RECORD).is_file():
                 _convert(path, folder, digest)
     return folder
@@ -95,7 +95,7 @@ def _convert(path: Path, folder: Path, digest: str) -> None:
             "free some space, or set PRUNE2VEC_CACHE to another folder"
         )
     say(f"converting {path.name} into {folder} ({size / 1e6:.0f} MB; `prune2vec cache` lists and clears such copies)")
-    with staged_folder(folder, mark=RECORD) as stage, progress(f"converting {path.name}", total=size) as advance:
+    with staged_folder(folder, CONVERSION) as stage, progress(f"converting {path.name}", total=size) as advance:
         tokenizer.save_pretrained(stage)
         config.save_pretrained(stage)
         with explained_os_errors(stage / "model.safetensors"):

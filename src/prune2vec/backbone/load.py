@@ -187,9 +187,9 @@ def explained(source: ModelSource, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except Prune2vecError:
+    except (Prune2vecError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except Exception as error:
+    except BaseException as error:  # tokenizers panics over some files, and a panic is no Exception.
         raise ModelError(f"{source.name}: {what}: {reason_of(error)}") from error
 
 

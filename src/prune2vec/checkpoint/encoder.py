@@ -23,8 +23,9 @@ from prune2vec.checkpoint.probe import PROBE_TEXTS, Parity, compare_vectors, pro
 from prune2vec.checkpoint.strict import RECORD as RECORD
 from prune2vec.checkpoint.strict import check_files, check_modules, check_parts, check_poolings, digests
 from prune2vec.errors import CheckpointError, Prune2vecError, reason_of
-from prune2vec.files import read_json, staged_folder, write_json, write_text
+from prune2vec.files import read_json, write_json, write_text
 from prune2vec.machine import pick_device, pick_dtype
+from prune2vec.outputs import ENCODER, staged_folder
 from prune2vec.public import public
 
 if TYPE_CHECKING:
@@ -69,10 +70,10 @@ def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto
                 processor_kwargs=dict(distrust),
                 config_kwargs=dict(distrust),
             )
-    except Prune2vecError:
+    except (Prune2vecError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except Exception as error:
-        # Whatever is wrong with a file may surface anywhere in three libraries, as any of their errors.
+    except BaseException as error:
+        # Whatever is wrong with a file may surface anywhere in three libraries, as any of their errors, or as a panic.
         raise CheckpointError(f"cannot load the encoder {folder}: {reason_of(error)}") from error
     check_parts(encoder, str(folder))
     return encoder
@@ -114,13 +115,20 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     return {key: value for key, value in read_json(path).items() if key not in ("format", "written")}
 
 
-def save_encoder(encoder: SentenceTransformer, folder: Path, *, record: Mapping[str, Any] | None = None) -> Parity:
+def save_encoder(
+    encoder: SentenceTransformer,
+    folder: Path,
+    *,
+    record: Mapping[str, Any] | None = None,
+    extra: Mapping[str, str] | None = None,
+) -> Parity:
     """Write an encoder portably, reload it, compare the vectors, and only then put it in place.
 
     Args:
         encoder: Transformer, Pooling and, as a rule, Normalize.
-        folder: Where to write; an older encoder there is replaced at the last moment.
+        folder: Where to write; an older encoder that prune2vec wrote there is replaced at the last moment.
         record: What ``prune2vec.json`` is to say of where the encoder comes from.
+        extra: Further text files by name.
 
     Returns:
         How well the reloaded encoder agrees with the one in memory (also written to ``parity.json``).
@@ -131,7 +139,7 @@ def save_encoder(encoder: SentenceTransformer, folder: Path, *, record: Mapping[
     parts = parts_of(encoder, record or {})
     reference = encode_probe(encoder)
     dtype = str(next(encoder.parameters()).dtype).removeprefix("torch.")
-    return write_checked(parts, folder, reference, named="the encoder in memory", dtype=dtype)
+    return write_checked(parts, folder, reference, named="the encoder in memory", dtype=dtype, extra=extra)
 
 
 def write_checked(
@@ -141,7 +149,7 @@ def write_checked(
     *,
     named: str,
     dtype: str = "float32",
-    extra: Mapping[str, Any] | None = None,
+    extra: Mapping[str, str] | None = None,
     release: bool = False,
 ) -> Parity:
     """Write ``parts`` into ``folder``, reloaded and compared with ``reference`` before it is renamed into place.
@@ -154,18 +162,18 @@ def write_checked(
         reference: (text, dim) vectors of ``encode_probe`` that the reloaded encoder must give.
         named: What the reference is, for messages and ``parity.json``.
         dtype: Number format to compute in; the same as the reference's.
-        extra: Further JSON files by name.
+        extra: Further text files by name.
         release: Let go of the model's weights once they are written, so that they are in memory once; its structure stays.
 
     Raises:
         CheckpointError: It cannot be written, or differs.
     """
     device, stored = str(parts.model.device), str(parts.model.dtype).removeprefix("torch.")
-    with staged_folder(folder, mark=RECORD) as stage:
+    with staged_folder(folder, ENCODER) as stage:
         write_portable(parts, stage)
         write_json(stage / RECORD, {**read_json(stage / RECORD), "written": digests(stage)})
-        for name, value in (extra or {}).items():
-            write_json(stage / name, value)
+        for name, text in (extra or {}).items():
+            write_text(stage / name, text)
         if release:
             parts.model.to("meta")  # type: ignore[arg-type]
         halves = dtype == "float32" and stored in ("bfloat16", "float16")

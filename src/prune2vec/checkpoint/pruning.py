@@ -17,15 +17,16 @@ from prune2vec.backbone.text import PreparedText, check_servable, prepare_text
 from prune2vec.backbone.tokens import prompt_ids
 from prune2vec.backbone.weights import fingerprint
 from prune2vec.checkpoint.described import describe_cut, record_of
-from prune2vec.checkpoint.encoder import RECORD, write_checked
+from prune2vec.checkpoint.encoder import write_checked
 from prune2vec.checkpoint.float32 import computing_in_float32
 from prune2vec.checkpoint.kept import KeptModel, check_fits, read_kept, round_weights
 from prune2vec.checkpoint.part_check import check_parts
 from prune2vec.checkpoint.portable import EncoderParts
 from prune2vec.checkpoint.probe import PROBE_TEXTS, probe_prompts
 from prune2vec.checkpoint.settings import PruneSettings
-from prune2vec.errors import PlanError
-from prune2vec.files import check_replaceable
+from prune2vec.errors import CheckpointError, PlanError
+from prune2vec.files import json_text
+from prune2vec.outputs import ENCODER, check_ours, locked
 from prune2vec.pooling import pool, poolings
 from prune2vec.progress import say
 from prune2vec.public import public
@@ -65,10 +66,17 @@ def prune_model(
         ModelError: The model cannot be found or understood, or single sub-layers cannot be taken out of it.
     """
     chosen = PruneSettings.chosen(settings, overrides, where="prune")
-    check_replaceable(Path(output), mark=RECORD)
     what = (plan if isinstance(plan, PruningPlan) else PruningPlan.load(Path(plan))).with_text(chosen)
     check_servable(what.text)
-    source = resolve_source(str(model), revision=chosen.revision or what.model.get("revision"))
+    with locked(Path(output)):
+        check_ours(Path(output), ENCODER)
+        return _pruned(str(model), what, Path(output), chosen)
+
+
+def _pruned(model: str, what: PruningPlan, output: Path, chosen: PruneSettings) -> Path:
+    source = resolve_source(model, revision=chosen.revision or what.model.get("revision"))
+    if source.folder is not None and source.folder.resolve() == output.resolve():
+        raise CheckpointError(f"cannot write {output}: it is the model that is pruned; name another folder")
     config = load_config(source, trust_remote_code=chosen.trust_remote_code)
     check_fits(what, config)
     check_identity(what, source)
@@ -82,10 +90,10 @@ def prune_model(
     reference, rounded = _rounded(kept, parts, what, chosen.dtype)
     parity = write_checked(
         parts,
-        Path(output),
+        output,
         reference,
         named="the original with the rest deleted",
-        extra={"plan.json": what.to_json()},
+        extra={"plan.json": json_text(what.to_json())},
         release=True,
     )
     files = kept.files
@@ -94,7 +102,7 @@ def prune_model(
         f"{len(files.opened)} of {len(set(files.file_of.values()))} files; "
         f"{str(kept.model.dtype).removeprefix('torch.')}{rounded}; largest difference {parity.max_difference:.1g}"
     )
-    return Path(output)
+    return output
 
 
 def check_identity(plan: PruningPlan, source: ModelSource) -> None:

@@ -125,16 +125,21 @@ def main(arguments: Sequence[str]) -> int:
         return request.exit_code
     except click.ClickException as error:
         return _report(_usage_message(error), USAGE)
-    except (KeyboardInterrupt, click.Abort):
-        return _report("interrupted; run the same command again", INTERRUPTED)
+    except (KeyboardInterrupt, click.Abort) as error:
+        return _report("; ".join(["interrupted", *(_notes(error) or ["run the same command again"])]), INTERRUPTED)
     except (BrokenPipeError, SystemExit):
         raise
     except BaseException as error:  # A panic of a library that is written in Rust is no Exception.
         if context is not None and context.meta.get(DEBUG):
             click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
         known = isinstance(error, Prune2vecError)
-        return _report(str(error) if known else _unforeseen(error, context and context.invoked_subcommand), FAILED)
+        return _report("; ".join([str(error) if known else _unforeseen(error, context), *_notes(error)]), FAILED)
     return DONE
+
+
+def _notes(error: BaseException) -> list[str]:
+    """Return what was added to an error on its way: where something is kept from which the same command goes on."""
+    return list(getattr(error, "__notes__", ()))
 
 
 def _usage_message(error: click.ClickException) -> str:
@@ -144,13 +149,14 @@ def _usage_message(error: click.ClickException) -> str:
     return f"{message[:1].lower()}{message[1:]} (see {path} --help)"
 
 
-def _unforeseen(error: BaseException, verb: str | None) -> str:
+def _unforeseen(error: BaseException, context: click.Context | None) -> str:
     """Say what was being done, and where, when an error came that nobody has put into words."""
     if isinstance(error, ImportError):
         remedy = "pip install prune2vec brings what it needs, prune2vec --version --verbose lists what is there"
         return f"the installation is not whole: {reason_of(error)}; {remedy}"
     modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     place = next((name for name in reversed(modules) if name.startswith("prune2vec.") and ".cli." not in name), "")
+    verb = context.invoked_subcommand if context is not None else None
     kind, reason = type(error).__name__, reason_of(error)
     said = reason if reason.startswith(kind) else f"{kind}: {reason}"
     return f"{verb or 'prune2vec'} stopped{f' in {place}' if place else ''}: {said}; run again with --debug for the traceback"

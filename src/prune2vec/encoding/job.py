@@ -13,13 +13,13 @@ from typing import Any
 from prune2vec.checkpoint.encoder import check_finite, load_encoder
 from prune2vec.encoding.corpus import Corpus
 from prune2vec.encoding.engine import Engine
-from prune2vec.encoding.opening import check_ours, check_shards, found, identity_of, made_by, remove_half_written
+from prune2vec.encoding.opening import check_ours, check_shards, found, identity_of, made_by, tidied
 from prune2vec.encoding.precision import Precision, ranges_of
 from prune2vec.encoding.prompts import prompted_engine
 from prune2vec.encoding.settings import EncodeSettings
 from prune2vec.encoding.store import Store, shard_folder
 from prune2vec.errors import EncodingError
-from prune2vec.lock import folder_lock
+from prune2vec.outputs import locked
 from prune2vec.progress import Advance, progress
 from prune2vec.public import public
 from prune2vec.texts.documents import Document
@@ -90,29 +90,28 @@ def encode_corpus(
         raise EncodingError(f"shard {chosen.shard}: shards are numbered from 0 to {shards - 1}")
     check_shards(Path(output), shards)
     folder = shard_folder(Path(output), shard, shards)
+    with locked(folder):
+        return _encoded(encoder, corpus, folder, chosen)
+
+
+def _encoded(encoder: Path | str, corpus: Path | str, folder: Path, chosen: EncodeSettings) -> EncodeResult:
     check_ours(folder)
     source = Corpus(path=Path(corpus), text_column=chosen.text_column, id_column=chosen.id_column)
     source.check_filled()
     loaded = load_encoder(encoder, device=chosen.device, dtype=chosen.dtype)
     check_finite(loaded, encoder)
-    engine = prompted_engine(
-        loaded,
-        prompt=chosen.prompt,
-        max_length=chosen.max_length,
-        dimensions=chosen.dimensions,
-        token_budget=chosen.token_budget,
-    )
+    how = chosen.model_dump(include={"prompt", "max_length", "dimensions", "token_budget"})
+    engine = prompted_engine(loaded, **how)
     identity, made = identity_of(Path(encoder), source, loaded, chosen), made_by(encoder, source, loaded, chosen)
     store = found(folder, identity, made)
     if store is None:
         store = _begun(folder, identity, made, engine=engine, source=source, settings=chosen)
     before = store.rows
     if not store.complete:
-        with folder_lock(folder):
-            # Another run may have held it until now.
-            store = found(folder, identity, made) or store
-            remove_half_written(folder)
-            before = store.rows
+        with tidied(folder):
+            if not store.parts:
+                # It says that the parts to come are ours.
+                store.save()
             store = _fill(store, engine, source, chosen)
     return EncodeResult(
         folder=folder,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,9 @@ from prune2vec.encoding.settings import EncodeSettings
 from prune2vec.encoding.store import MANIFEST, Store, mixed_shards, shard_counts
 from prune2vec.errors import EncodingError
 from prune2vec.files import digest_tree
-from prune2vec.lock import LOCK
 
 _HEAD_BYTES = 1 << 20
-_PART = re.compile(r"part-\d+\.parquet")
-_HALF_WRITTEN = re.compile(r"\.part-.*|\.manifest\.json\.partial-.*")
+_HALF_WRITTEN = re.compile(r"\.part-\d+\.parquet\.partial|\.manifest\.json\.partial-\d+")
 
 
 def check_shards(output: Path, shards: int) -> None:
@@ -41,23 +40,42 @@ def check_shards(output: Path, shards: int) -> None:
 
 
 def check_ours(folder: Path) -> None:
-    """Refuse a folder without a manifest that holds anything but what a killed encoding leaves.
+    """Refuse a folder without a manifest of vectors that is not empty.
 
     Raises:
         EncodingError: Something else is in it.
     """
     if not folder.is_dir() or (folder / MANIFEST).exists():
         return
-    names = {path.name for path in folder.iterdir()} - {LOCK}
-    # A first part may be whole and not yet in a manifest; every encoding that wrote one held the lock.
-    held = (folder / LOCK).exists()
-    if any(not (_HALF_WRITTEN.fullmatch(name) or (held and _PART.fullmatch(name))) for name in names):
+    # The manifest is written before the first part, so only its own write can have been broken off.
+    if not all(_HALF_WRITTEN.fullmatch(path.name) for path in folder.iterdir()):
         raise EncodingError(f"{folder} is not empty and holds no vectors; give another output")
 
 
-def remove_half_written(folder: Path) -> None:
-    """Delete what a killed encoding was writing; only for who holds the folder's lock."""
-    for path in list(folder.iterdir()):
+@contextmanager
+def tidied(folder: Path) -> Iterator[None]:
+    """Leave of an encoding that fails what the next call goes on from, and say where it is; only for who holds the folder."""
+    before = _parts(folder)
+    try:
+        yield
+    except BaseException as error:
+        _remove_half_written(folder)
+        if (parts := _parts(folder)) > before:
+            error.add_note(f"{folder} keeps {parts} parts, after which the same command goes on")
+        elif not parts and folder.is_dir():
+            (folder / MANIFEST).unlink(missing_ok=True)
+            if not any(folder.iterdir()):
+                folder.rmdir()
+        raise
+    _remove_half_written(folder)
+
+
+def _parts(folder: Path) -> int:
+    return len(Store.load(folder).parts) if (folder / MANIFEST).exists() else 0
+
+
+def _remove_half_written(folder: Path) -> None:
+    for path in list(folder.glob(".*")):
         if _HALF_WRITTEN.fullmatch(path.name):
             path.unlink(missing_ok=True)
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from prune2vec.errors import DataError, PlanError
 from prune2vec.evaluation.results import Results
 from prune2vec.experiments.comparison import Comparison, Row, comparison_of
-from prune2vec.experiments.job import PLAN, SLIM_PLAN
+from prune2vec.experiments.layout import PLAN, SLIM_PLAN
 from prune2vec.experiments.report import comparison_html
 from prune2vec.experiments.results_files import find_results
 from prune2vec.files import write_json, write_text
+from prune2vec.outputs import COMPARISON, own_folder
 from prune2vec.paths import check_target
 from prune2vec.progress import say
 from prune2vec.public import public
@@ -25,20 +26,24 @@ def compare_results(paths: Path | str | Sequence[Path | str], *, output: Path | 
     Args:
         paths: One or several results files, folders that hold ``results.json``, or folders of runs; the first result found is what the
             others are compared with.
-        output: Folder for ``comparison.json``, ``report.md`` and ``report.html``; None writes nothing.
+        output: Folder for ``comparison.json``, ``report.md`` and ``report.html``: new, empty or of an earlier comparison; None
+            writes nothing.
 
     Raises:
         DataError: A path does not exist or leads to no results.
         EvaluationError: A file is not a results file.
+        ConfigError: Another call writes the folder.
+        CheckpointError: The folder holds something else, or a file in it was changed since.
     """
     folder = check_target(Path(output), folder=True) if output is not None else None
     several = [paths] if isinstance(paths, str | Path) else paths
     rows = [_read_row(name, file) for name, file in find_results([Path(path) for path in several]).items()]
     comparison = comparison_of(rows)
     if folder is not None:
-        write_json(folder / "comparison.json", comparison.to_json())
-        write_text(folder / "report.md", "# Comparison\n\n" + comparison.to_markdown())
-        write_text(folder / "report.html", comparison_html(comparison))
+        with own_folder(folder, COMPARISON) as own, own.writing("comparison.json", "report.md", "report.html"):
+            write_json(folder / "comparison.json", comparison.to_json())
+            write_text(folder / "report.md", "# Comparison\n\n" + comparison.to_markdown())
+            write_text(folder / "report.html", comparison_html(comparison))
     return comparison
 
 

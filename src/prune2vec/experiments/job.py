@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from prune2vec.checkpoint.settings import PruneSettings
 from prune2vec.errors import ConfigError
+from prune2vec.experiments.layout import ANSWERS, CHECKPOINT, DATA, ENCODER, PLAN, PROFILE, RECIPE, RESULTS, SLIM_PLAN
 from prune2vec.experiments.ledger import Ledger
 from prune2vec.experiments.recipe import Evaluation, Recipe, Variant
 from prune2vec.experiments.recipe_paths import DOCSTRINGS
 from prune2vec.experiments.sources import SourceDigests, installed_packages
 from prune2vec.experiments.stages import Stages
 from prune2vec.files import digest_json, write_bytes, write_text
+from prune2vec.outputs import OwnFolder, remove_folder
 from prune2vec.records.plan import PruningPlan
 from prune2vec.records.settings import Settings
 from prune2vec.slimming.scores_file import scores_beside
 from prune2vec.slimming.settings import SlimSettings
 from prune2vec.training.settings import TrainSettings
+from prune2vec.training.workfolder import WorkFolder
 
-PROFILE, PLAN, RESULTS, ANSWERS = "profile.json", "plan.json", "results.json", "answers.json"
-SLIM_PLAN = "slim-plan.json"
 _TRAIN, _DEV, _CORPUS = "train.jsonl.gz", "dev.jsonl.gz", "corpus.jsonl.gz"
 
 S = TypeVar("S", PruneSettings, SlimSettings)
@@ -41,10 +41,10 @@ class Job:
         twins: Variants that keep the same of the model as an earlier one, and which.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, stages: Stages, *, dry_run: bool) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, stages: Stages, own: OwnFolder | None) -> None:
         self.recipe = recipe
         self.folder = folder
-        self.ledger = Ledger(folder, dry_run=dry_run)
+        self.ledger = Ledger(folder, own, before=self._begin)
         self.sources = SourceDigests()
         self.plans: dict[str, PruningPlan] = {}
         self.twins: dict[str, str] = {}
@@ -65,9 +65,20 @@ class Job:
                 self._build(name, plan)
         self._answer()
 
+    def _begin(self) -> None:
+        """Look for all that the recipe names, and only then begin to write."""
+        self.stages.check(self.recipe)
+        if self.ledger.own is not None:
+            with self.ledger.own.writing(RECIPE):
+                self.write_recipe()
+
+    def write_recipe(self) -> None:
+        """Write the recipe with every setting spelled out."""
+        write_text(self.folder / RECIPE, self.recipe.to_yaml())
+
     def encoder_folder(self, name: str) -> Path:
         """Return the folder of a variant's finished encoder."""
-        return self.folder / self.twins.get(name, name) / ("encoder" if self.recipe.train is not None else "checkpoint")
+        return self.folder / self.twins.get(name, name) / (ENCODER if self.recipe.train is not None else CHECKPOINT)
 
     def smallest(self) -> str | None:
         """Return the first variant with the fewest parameters; None while a plan is missing."""
@@ -81,12 +92,12 @@ class Job:
             return
         found = installed_packages() if settings.source == DOCSTRINGS else self.sources.of(settings.source)
         inputs = {"settings": _plain(settings), "source": found}
-        self.ledger.do("mine", lambda path: self.stages.mine(settings, path), output="data", inputs=inputs)
+        self.ledger.do("mine", lambda path: self.stages.mine(settings, path), output=DATA, inputs=inputs)
         # What follows depends on the texts alone, not on whatever else was written down beside them.
         stamp = self.ledger.stamps.get("mine")
         for name in (_TRAIN, _DEV, _CORPUS):
             digest = digest_json(stamp.output.get(name, "none")) if stamp is not None else None
-            self.sources.set(str(self.folder / "data" / name), digest)
+            self.sources.set(str(self.folder / DATA / name), digest)
 
     def _train_texts(self) -> list[str]:
         return self._mined(_TRAIN) or list(self.recipe.data.train)
@@ -98,7 +109,7 @@ class Job:
         return next(iter(self._mined(_CORPUS)), self.recipe.data.dev)
 
     def _mined(self, name: str) -> list[str]:
-        return [str(self.folder / "data" / name)] if self.recipe.data.mine is not None else []
+        return [str(self.folder / DATA / name)] if self.recipe.data.mine is not None else []
 
     def _profile(self) -> str | None:
         model, settings = self.recipe.model, self.recipe.profile_settings()
@@ -172,10 +183,12 @@ class Job:
 
     def _forget_slim(self, name: str) -> None:
         """Remove the slimmed plan of an earlier recipe: it must not be taken for the variant's plan."""
-        if not self.ledger.dry_run:
-            for leftover in (self.folder / name).glob(f"{Path(SLIM_PLAN).stem}.*"):
+        if self.ledger.own is not None:
+            plan = self.folder / name / SLIM_PLAN
+            self.ledger.own.remove(f"{name}/{SLIM_PLAN}")
+            for leftover in plan.parent.glob(scores_beside(plan, "*").name):
                 leftover.unlink()
-            shutil.rmtree(self.folder / name / f".{SLIM_PLAN}.training", ignore_errors=True)
+            WorkFolder.beside(plan).remove()
 
     def _final_plan(self, name: str) -> Path:
         slimmed = self.folder / name / SLIM_PLAN
@@ -192,12 +205,15 @@ class Job:
         twin = self.twins[name]
         self.ledger.reuse(name, twin, stages=("prune", "train", "evaluate"))
         self._encoders[name] = self._encoders[twin]
-        if self.ledger.dry_run:
+        if self.ledger.own is None:
             return
-        for leftover in ("checkpoint", "encoder", ".encoder.training"):
-            shutil.rmtree(self.folder / name / leftover, ignore_errors=True)
+        for leftover in (CHECKPOINT, ENCODER):
+            remove_folder(self.folder / name / leftover)
+        WorkFolder.beside(self.folder / name / ENCODER).remove()
         if self.recipe.evaluate is not None:
-            write_text(self.folder / name / RESULTS, (self.folder / twin / RESULTS).read_text(encoding="utf-8"))
+            results = (self.folder / twin / RESULTS).read_text(encoding="utf-8")
+            with self.ledger.own.writing(f"{name}/{RESULTS}"):
+                write_text(self.folder / name / RESULTS, results)
 
     def _build(self, name: str, plan: str | None) -> None:
         encoder = self._prune(name, plan)
@@ -212,7 +228,7 @@ class Job:
         return self.ledger.do(
             f"{name}.prune",
             lambda path: self.stages.prune(model, self._final_plan(name), settings, path),
-            output=f"{name}/checkpoint",
+            output=f"{name}/{CHECKPOINT}",
             inputs={"model": self._model(), "plan": plan, "settings": _plain(settings)},
         )
 
@@ -228,8 +244,8 @@ class Job:
         given = {**settings.identity(), "distil_from": None}
         return self.ledger.do(
             f"{name}.train",
-            lambda path: self.stages.train(self.folder / name / "checkpoint", texts, settings, path),
-            output=f"{name}/encoder",
+            lambda path: self.stages.train(self.folder / name / CHECKPOINT, texts, settings, path),
+            output=f"{name}/{ENCODER}",
             inputs={"checkpoint": checkpoint, "texts": self.sources.together(texts), "teacher": teacher, "settings": given},
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from prune2vec.experiments.layout import STAMPS
 from prune2vec.experiments.stamps import Stamp, is_done, listing, load_stamp, save_stamp
 from prune2vec.files import digest_json
+from prune2vec.outputs import OwnFolder, remove_folder
 from prune2vec.progress import say
 
 Outcome = Literal["done", "skipped", "reused", "would run"]
@@ -45,12 +46,14 @@ class Ledger:
 
     Args:
         folder: Folder of the run.
-        dry_run: Find out what would be done, and do nothing.
+        own: The same folder, held to be written; None for a dry run: find out what would be done, and do nothing.
+        before: Called before the first stage that is not skipped.
     """
 
-    def __init__(self, folder: Path, *, dry_run: bool) -> None:
+    def __init__(self, folder: Path, own: OwnFolder | None, *, before: Callable[[], object] | None = None) -> None:
         self.folder = folder
-        self.dry_run = dry_run
+        self.own = own
+        self._before = before
         self.steps: list[Step] = []
         self.stamps: dict[str, Stamp] = {}
         self._version = package_version()
@@ -67,6 +70,9 @@ class Ledger:
 
         Returns:
             Digest of the output; None in a dry run in which the stage would run.
+
+        Raises:
+            CheckpointError: The output is there and is not ours, or was changed since.
         """
         inputs = {"stage": name, "prune2vec": self._version, **inputs}
         path = self.folder / output
@@ -75,13 +81,17 @@ class Ledger:
         if stamp is not None and known and is_done(stamp, key=digest_json(inputs), output=path):
             self._record(Step(name=name, outcome="skipped", seconds=stamp.seconds, detail="unchanged"), stamp)
             return stamp.output_digest
-        if self.dry_run:
+        if self._before is not None:
+            self._before()
+            self._before = None
+        if self.own is None:
             self.steps.append(Step(name=name, outcome="would run", detail=_why(stamp, inputs, path) if known else ""))
             return None
         if stamp is not None and stamp.key == digest_json(inputs):
-            # The output was changed after it was finished. A stage may take an output of the right settings for its own.
-            _remove(path)
-        return self._run(name, action, path, inputs)
+            # Some of the output is gone. A stage may take what is left, of the right settings, for its own.
+            remove_folder(path) if path.is_dir() else self.own.remove(output)
+        with self.own.writing(output):
+            return self._run(name, action, path, inputs)
 
     def _run(self, name: str, action: Callable[[Path], object], path: Path, inputs: Mapping[str, Any]) -> str:
         say(f"{name} ...")
@@ -102,18 +112,11 @@ class Ledger:
         step = Step(name=variant, outcome="reused", detail=f"keeps the same as {twin}; nothing is done twice")
         self.steps.append(step)
         say(step.render())
-        for stage in stages if not self.dry_run else ():
+        for stage in stages if self.own is not None else ():
             self._stamp_path(f"{variant}.{stage}").unlink(missing_ok=True)
 
     def _stamp_path(self, name: str) -> Path:
-        return self.folder / "stamps" / f"{name}.json"
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+        return self.folder / STAMPS / f"{name}.json"
 
 
 def _why(stamp: Stamp | None, inputs: Mapping[str, Any], path: Path) -> str:

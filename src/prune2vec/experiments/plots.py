@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune2vec.errors import ConfigError
-from prune2vec.files import explained_os_errors, write_text
+from prune2vec.files import write_bytes, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,15 +101,11 @@ def profile_svg(profile: Profile, picks: Mapping[str, int]) -> str:
 
 
 def _write_png(path: Path, profile: Profile, picks: Mapping[str, int]) -> None:
-    with (
-        styled_figure(8.2, 4.9, nrows=2, sharex=True, height_ratios=[3, 1]) as (figure, (top, bottom)),
-        explained_os_errors(path),
-    ):
+    with styled_figure(8.2, 4.9, nrows=2, sharex=True, height_ratios=[3, 1]) as (figure, (top, bottom)):
         _draw_profile(profile, picks, top, bottom)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        figure.savefig(partial, format="png", dpi=160, metadata={"Software": None})
-        partial.replace(path)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=160, metadata={"Software": None})
+    write_bytes(path, drawn.getvalue())
 
 
 def _draw_profile(profile: Profile, picks: Mapping[str, int], top: Axes, bottom: Axes) -> None:

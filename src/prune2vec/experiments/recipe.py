@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from prune2vec.checkpoint.settings import PruneSettings
 from prune2vec.errors import ConfigError, PlanError, did_you_mean
 from prune2vec.evaluation.settings import EvaluateSettings
+from prune2vec.experiments.layout import wrong_folder_name
 from prune2vec.experiments.profile_sections import missing_sections, remedy, sections_for
 from prune2vec.experiments.recipe_paths import DOCSTRINGS, absolute_paths
 from prune2vec.experiments.slimming import conflict, own_settings, slim_settings
@@ -25,7 +26,6 @@ from prune2vec.training.settings import TrainSettings
 
 KEEP_ALL = "full"
 ABOUT_MODEL = ("revision", "trust_remote_code")
-_FOLDER_NAMES_TAKEN = ("data", "stamps")
 _OWN = "recipe"
 
 
@@ -106,8 +106,9 @@ class Variant(Settings):
             raise _wrong(f"{here}: no method is called {self.method!r}{did_you_mean(self.method, known)}")
         if self.method == KEEP_ALL and (self.parameters or self.budget):
             raise _wrong(f"{here}: method full keeps every layer; it takes neither parameters nor a budget")
-        if self.name in _FOLDER_NAMES_TAKEN:
-            raise _wrong(f"{here}: the run keeps its own files under that name; choose another")
+        reason = wrong_folder_name(self.name)
+        if reason is not None:
+            raise _wrong(f"{here}: {reason}")
         self._check_parameters(here)
         self._check_sections(here)
         self._check_ranking(here)
@@ -217,8 +218,9 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        names = [variant.name for variant in self.variants]
-        twice = next((name for name in names if names.count(name) > 1), None)
+        # Of two names that differ in case alone, some file systems make one folder.
+        names = [variant.name.lower() for variant in self.variants]
+        twice = next((variant.name for variant in self.variants if names.count(variant.name.lower()) > 1), None)
         if twice is not None:
             raise _wrong(f"two variants are called {twice!r}; give each its own name", "variants")
         if self.evaluate is not None and not self._has_test(self.evaluate):

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prune2vec.errors import DataError
-
-RESULTS = "results.json"
+from prune2vec.experiments.layout import RESULTS
 
 
 def find_results(paths: Sequence[Path]) -> dict[str, Path]:

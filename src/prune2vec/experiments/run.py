@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,14 +11,15 @@ from prune2vec.evaluation.results import Results
 from prune2vec.evaluation.tasks import resolve_tasks
 from prune2vec.experiments.answers import Answer, load_answers
 from prune2vec.experiments.comparison import Comparison, Row, comparison_of
-from prune2vec.experiments.job import ANSWERS, PROFILE, RESULTS, Job
+from prune2vec.experiments.job import Job
+from prune2vec.experiments.layout import ANSWERS, MANIFEST, PROFILE, RECIPE, REPORT, RESULTS, STAMPS
 from prune2vec.experiments.ledger import Step
 from prune2vec.experiments.manifest import manifest
 from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.report import Story
 from prune2vec.experiments.stages import Stages, real_stages
-from prune2vec.files import write_json, write_text
-from prune2vec.lock import folder_lock
+from prune2vec.files import write_json
+from prune2vec.outputs import RUN, check_kind, clear_all_partials, own_folder
 from prune2vec.public import public
 from prune2vec.records.profile import Profile
 from prune2vec.training.tracker import check_tracker
@@ -79,25 +79,37 @@ def run_recipe(
 
     Args:
         recipe: A recipe, its YAML file, or a mapping with its keys.
-        output: Folder of the run; made if missing.
+        output: Folder of the run: new, empty or of an earlier run.
         stages: What does the work; default: the functions of this package.
         dry_run: Only find out which stages would run and which would be skipped; writes nothing.
 
     Raises:
         ConfigError: The recipe is wrong, or another run holds the folder.
+        CheckpointError: The folder holds something else, or a file of the run was changed since.
         Prune2vecError: A stage failed; all stages before it stay done.
     """
     folder = Path(output).absolute()
-    job = Job(_read(recipe), folder, stages or real_stages(), dry_run=dry_run)
-    _check_late_stages(job.recipe)
+    read, stages = _read(recipe), stages or real_stages()
+    _check_late_stages(read)
     if dry_run:
+        check_kind(folder, RUN)
+        job = Job(read, folder, stages, None)
         job.do()
         return Report(folder=folder, steps=tuple(job.ledger.steps), dry_run=True)
-    with folder_lock(folder):
-        _clear_partials(folder)
-        write_text(folder / "recipe.yaml", job.recipe.to_yaml())
-        job.do()
-        return _finish(job)
+    with own_folder(folder, RUN) as own:
+        clear_all_partials(folder)
+        own.check(RECIPE, *REPORT)
+        job = Job(read, folder, stages, own)
+        try:
+            job.do()
+        except BaseException as error:
+            if (folder / STAMPS).exists():
+                error.add_note(f"{folder} keeps the stages that are done, after which the same command goes on")
+            else:
+                own.remove(RECIPE)
+            raise
+        with own.writing(RECIPE, *REPORT):
+            return _finish(job)
 
 
 def _read(recipe: Recipe | Path | str | Mapping[str, Any]) -> Recipe:
@@ -112,15 +124,6 @@ def _check_late_stages(recipe: Recipe) -> None:
         check_tracker(recipe.train.report_to)
     if recipe.evaluate is not None and recipe.evaluate.tasks:
         resolve_tasks(recipe.evaluate.tasks, Path(recipe.evaluate.mirror) if recipe.evaluate.mirror else None)
-
-
-def _clear_partials(folder: Path) -> None:
-    """Remove what a killed run left half-written, at any depth; safe because the folder is locked."""
-    for partial in list(folder.glob("**/.*.partial*")):
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        else:
-            partial.unlink(missing_ok=True)
 
 
 def _finish(job: Job) -> Report:
@@ -140,7 +143,8 @@ def _finish(job: Job) -> Report:
         manifest=facts,
         recipe=job.recipe.to_yaml(),
     )
-    write_json(folder / "manifest.json", facts)
+    job.write_recipe()
+    write_json(folder / MANIFEST, facts)
     job.stages.report(story, folder)
     return Report(folder=folder, steps=tuple(job.ledger.steps), comparison=comparison, answers=answers)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import ParamSpec
 
 from prune2vec.checkpoint.settings import PruneSettings
-from prune2vec.errors import ConfigError, PlanError
-from prune2vec.experiments.recipe import KEEP_ALL, Evaluation, Mine, Variant
+from prune2vec.errors import ConfigError, DataError, PlanError
+from prune2vec.experiments.recipe import KEEP_ALL, Evaluation, Mine, Recipe, Variant
 from prune2vec.experiments.report import Story, write_report
 from prune2vec.scorers.settings import ProfileSettings
 from prune2vec.slimming.settings import SlimSettings
@@ -24,6 +24,7 @@ class Stages:
     """What a run calls. Every callable takes its inputs and settings, and last the path it must write, whole or not at all.
 
     Attributes:
+        check: Looks for all that the recipe names, before the first stage.
         mine: Settings -> folder of texts.
         profile: Model, texts, settings -> ``profile.json``.
         plan: Profile, variant -> ``plan.json``.
@@ -35,6 +36,7 @@ class Stages:
         report: What happened -> ``report.md``, ``report.html`` and pictures in the folder of the run.
     """
 
+    check: Callable[[Recipe], object]
     mine: Callable[[Mine, Path], object]
     profile: Callable[[str, Sequence[str], ProfileSettings, Path], object]
     plan: Callable[[Path, Variant, Path], object]
@@ -49,6 +51,7 @@ class Stages:
 def real_stages() -> Stages:
     """Return the stages of the package itself; nothing heavy is imported before a stage is called."""
     return Stages(
+        check=_check,
         mine=_mine,
         profile=_freed(_profile),
         plan=_plan,
@@ -69,6 +72,25 @@ def _freed(stage: Callable[P, None]) -> Callable[P, None]:
         gc.collect()
 
     return run
+
+
+def _check(recipe: Recipe) -> None:
+    """Refuse a model, texts or a teacher that are not to be found, before hours go into what comes before them."""
+    from prune2vec.backbone.load import load_config
+    from prune2vec.backbone.source import resolve_source
+    from prune2vec.checkpoint.encoder import check_is_encoder
+    from prune2vec.texts import read_triplets
+
+    source = resolve_source(recipe.model, revision=recipe.revision)
+    load_config(source, trust_remote_code=recipe.trust_remote_code)
+    held_out = (recipe.data.dev, recipe.evaluate.data if recipe.evaluate is not None else None)
+    # A folder of held-out texts may be one of queries and documents, and was looked for when the recipe was read.
+    for texts in (*recipe.data.train, *recipe.data.profile, *(one for one in held_out if one and not Path(one).exists())):
+        if next(read_triplets(texts, require_negative=False), None) is None:
+            raise DataError(f"{texts} holds no triplets")
+    teacher = recipe.train.distil_from if recipe.train is not None else None
+    if teacher is not None and str(teacher) not in {variant.name for variant in recipe.variants}:
+        check_is_encoder(teacher)
 
 
 def _mine(settings: Mine, output: Path) -> None:

@@ -7,7 +7,6 @@ wanted key and its output still equals the listing. Killed in between, it is don
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -15,12 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from prune2vec.errors import DataError
-from prune2vec.files import digest_file, digest_json, read_json, write_json
+from prune2vec.files import digest_json, fingerprint, read_json, write_json
 
 FORMAT = "prune2vec.stamp/1"
-_WHOLE_BYTES = 256 << 20
-_SAMPLES = 64
-_SAMPLE_BYTES = 1 << 20
 
 Listing = dict[str, list[Any]]
 
@@ -54,26 +50,9 @@ class Stamp:
 def listing(path: Path) -> Listing:
     """Return size and digest of a file, or of every visible file below a folder; empty when nothing is there."""
     if path.is_file():
-        return {path.name: _entry(path)}
+        return {path.name: fingerprint(path)}
     names = ((file.relative_to(path), file) for file in sorted(path.rglob("*")) if file.is_file())
-    return {name.as_posix(): _entry(file) for name, file in names if not any(part.startswith(".") for part in name.parts)}
-
-
-def _entry(file: Path) -> list[Any]:
-    size = file.stat().st_size
-    return [size, digest_file(file) if size <= _WHOLE_BYTES else _digest_samples(file, size)]
-
-
-def _digest_samples(file: Path, size: int) -> str:
-    # Gigabytes of weights would be read again at every start; evenly spaced samples with both ends notice a change of
-    # the whole file, a truncated end and holes of more than a few megabytes.
-    digest = hashlib.sha256()
-    step = (size - _SAMPLE_BYTES) / (_SAMPLES - 1)
-    with file.open("rb") as stream:
-        for index in range(_SAMPLES):
-            stream.seek(round(index * step))
-            digest.update(stream.read(_SAMPLE_BYTES))
-    return digest.hexdigest()
+    return {name.as_posix(): fingerprint(file) for name, file in names if not any(part.startswith(".") for part in name.parts)}
 
 
 def load_stamp(path: Path) -> Stamp | None:

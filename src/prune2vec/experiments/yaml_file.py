@@ -21,7 +21,7 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Return a node's value; one that cannot be (a number of 5,000 digits, month 13) is reported with its line."""
         try:
-            return super().construct_object(node, deep)  # type: ignore[no-untyped-call]
+            return super().construct_object(node, deep)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise yaml.MarkedYAMLError(problem=f"{reason_of(error)}", problem_mark=node.start_mark) from error
 

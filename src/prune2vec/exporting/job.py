@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from prune2vec.checkpoint.encoder import check_is_encoder, load_encoder, parts_of
 from prune2vec.checkpoint.probe import Parity
 from prune2vec.exporting.registry import Source, Target, targets
-from prune2vec.files import check_replaceable, staged_folder, write_json, write_text
+from prune2vec.files import write_json, write_text
+from prune2vec.outputs import EXPORT, check_ours, locked, staged_folder
 from prune2vec.public import public
 
 if TYPE_CHECKING:
@@ -69,10 +70,11 @@ def export_encoder(folder: str | Path, *, target: str, output: str | Path) -> Ex
         MissingExtra: A library that the target needs is not installed.
         CheckpointError: It is no encoder's folder, the target's form cannot express it, or the result differs from it.
     """
-    kind = prepared(target, Path(output))
-    check_is_encoder(folder)
-    encoder = load_encoder(folder, device="cpu", dtype=kind.number_format(Path(folder)))
-    return _export(kind, encoder, target=target, output=Path(output), name=Path(folder).resolve().name)
+    with locked(Path(output)):
+        kind = prepared(target, Path(output))
+        check_is_encoder(folder)
+        encoder = load_encoder(folder, device="cpu", dtype=kind.number_format(Path(folder)))
+        return _export(kind, encoder, target=target, output=Path(output), name=Path(folder).resolve().name)
 
 
 def export_loaded(encoder: SentenceTransformer, *, target: str, output: str | Path, name: str = "encoder") -> Exported:
@@ -98,10 +100,10 @@ def prepared(target: str, output: Path) -> Target:
     Raises:
         ConfigError: There is no such target.
         MissingExtra: A library that it needs is not installed.
-        CheckpointError: ``output`` holds something else than an export.
+        CheckpointError: ``output`` holds something else than an export of ours.
     """
     kind = targets.get(target)()
-    check_replaceable(output, mark=RECORD)
+    check_ours(output, EXPORT)
     kind.prepare()
     return kind
 
@@ -110,7 +112,7 @@ def _export(kind: Target, encoder: SentenceTransformer, *, target: str, output: 
     encoder.eval()
     parts = parts_of(encoder, {})
     source = Source(name=name, encoder=encoder, parts=parts, include_prompt=parts.include_prompt)
-    with staged_folder(output, mark=RECORD) as stage:
+    with staged_folder(output, EXPORT) as stage:
         written = kind.write(source, stage)
         record = {
             "format": _FORMAT,

@@ -22,7 +22,7 @@ AS_WRITTEN = ConfigDict(extra="forbid")
 
 
 @functools.cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
@@ -33,7 +33,8 @@ def read_as(kind: type[T], value: Any) -> T:
         ValueError: A key is missing or unknown, or its value does not fit; the message is one line and names the key.
     """
     try:
-        return _adapter(kind).validate_json(json.dumps(value), strict=True)
+        found: T = _adapter(kind).validate_json(json.dumps(value), strict=True)  # type: ignore[arg-type]  # mypy doubts that a class is hashable
+        return found
     except ValidationError as error:
         first = error.errors()[0]
     key = ".".join(map(str, first["loc"])) or "the record"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
@@ -73,7 +74,12 @@ class Settings(BaseModel):
         if first["type"] in ("value_error", "assertion_error"):
             # The message of a validator of ours, which says what came.
             return f"{key}: {first['ctx']['error']}".removeprefix(": ")
-        return f"{key}: {first['msg']}, got {first.get('input')!r}" if key else first["msg"]
+        near = (
+            did_you_mean(first["input"], re.findall(r"'([^']*)'", first["ctx"]["expected"]))
+            if first["type"] == "literal_error"
+            else ""
+        )
+        return f"{key}: {first['msg']}, got {first.get('input')!r}{near}" if key else first["msg"]
 
     @classmethod
     def _keys_at(cls, location: tuple[int | str, ...]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from prune2vec.errors import CheckpointError, EncodingError, reason_of
 from prune2vec.extras import import_extra
 from prune2vec.files import digest_json, explained_os_errors
+from prune2vec.outputs import INDEX, OwnFolder, clear_all_partials, own_folder
 from prune2vec.progress import progress, say
 from prune2vec.searching.forms import Found, IndexForm, best
 from prune2vec.searching.shards import VectorFolder
@@ -50,6 +52,7 @@ class VectorIndex:
 
         Raises:
             MissingExtra: faiss is not installed.
+            ConfigError: Another call is writing the index.
             EncodingError: A part cannot be read.
         """
         import_extra("faiss")
@@ -62,16 +65,17 @@ class VectorIndex:
         # By path: parts with the same vectors and ids share a file.
         lacking = {path: (own, group) for path, own, group in planned if not path.is_file()}
         made: dict[Path, Any] = {}
-        with progress("indexing", sum(_rows(group) for _, group in lacking.values())) as advance:
-            for path, (own, group) in lacking.items():
-                index = own.empty()
-                for shard, number, part in group:
-                    own.add(index, vectors.stores[shard].read_vectors(number))
-                    advance(int(part["rows"]))
-                if not _written(index, path):
-                    made[path] = index
-        if lacking and not made:
-            _remove_others(folder, form, {path for path, _, _ in planned})
+        with _kept(folder) if lacking else nullcontext() as kept:
+            with progress("indexing", sum(_rows(group) for _, group in lacking.values())) as advance:
+                for path, (own, group) in lacking.items():
+                    index = own.empty()
+                    for shard, number, part in group:
+                        own.add(index, vectors.stores[shard].read_vectors(number))
+                        advance(int(part["rows"]))
+                    if kept is None or not _written(index, path, kept):
+                        made[path] = index
+            if kept is not None and not made:
+                _remove_others(kept, form, {path.name for path, _, _ in planned})
         return cls(vectors=vectors, form=form, segments=[(own, made.get(path, path)) for path, own, _ in planned])
 
     def search(self, queries: NDArray[np.float32], k: int) -> Found:
@@ -132,13 +136,29 @@ def _file_name(group: Sequence[Part], form: IndexForm) -> str:
     return f"{form.name}-{digest_json(content)[:24]}.faiss"
 
 
-def _written(index: Any, path: Path) -> bool:
+@contextmanager
+def _kept(folder: Path) -> Iterator[OwnFolder | None]:
+    """Hold the folder of index files; None where it cannot be written or is not ours, and the index is then in memory."""
+    with ExitStack() as stack:
+        own = None
+        try:
+            own = stack.enter_context(own_folder(folder, INDEX))
+            clear_all_partials(folder)
+        except CheckpointError as error:
+            _say_not_kept(error)
+        yield own
+
+
+def _say_not_kept(error: Exception) -> None:
+    say(f"the index is not kept: {' '.join(str(error).split())[:200]}")
+
+
+def _written(index: Any, path: Path, own: OwnFolder) -> bool:
     """Write an index whole or not at all, and return whether that was possible."""
     faiss = import_extra("faiss")
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        with explained_os_errors(path):
-            path.parent.mkdir(exist_ok=True)
+        with explained_os_errors(path), own.writing(path.name):
             try:
                 # FAISS reports a failed write as its own error; the file below shows whether all is there.
                 (faiss.write_index_binary if _is_binary(index) else faiss.write_index)(index, str(partial))
@@ -149,7 +169,7 @@ def _written(index: Any, path: Path) -> bool:
             finally:
                 partial.unlink(missing_ok=True)
     except (CheckpointError, RuntimeError) as error:
-        say(f"the index is not kept: {' '.join(str(error).split())[:200]}")
+        _say_not_kept(error)
         return False
     return True
 
@@ -169,8 +189,8 @@ def _read(path: Path) -> Any:
         raise EncodingError(f"{path} cannot be read ({reason_of(error)}); remove it, and it is made anew") from error
 
 
-def _remove_others(folder: Path, form: IndexForm, keep: set[Path]) -> None:
-    for path in folder.glob(f"{form.name}-*.faiss"):
-        # exact-int8-*.faiss fits exact-int8-unit-DIGEST too; that is another form, and rebuilt just the same.
-        if path not in keep:
-            path.unlink(missing_ok=True)
+def _remove_others(own: OwnFolder, form: IndexForm, keep: set[str]) -> None:
+    for name in [name for name in own.files if name.startswith(f"{form.name}-") and name not in keep]:
+        # exact-int8-DIGEST and exact-int8-unit-DIGEST begin alike; that is another form, and rebuilt just the same.
+        with suppress(CheckpointError):
+            own.remove(name)

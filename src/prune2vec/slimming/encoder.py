@@ -9,31 +9,22 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from prune2vec.backbone.quiet import quiet_transformers
+from prune2vec.backbone.text import PreparedText
 from prune2vec.checkpoint.portable import write_tokenizer
 
 
-def encoder_around(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    pooling: str,
-    max_length: int,
-    include_prompt: bool = False,
-    device: torch.device,
-) -> SentenceTransformer:
+def encoder_around(model: PreTrainedModel, text: PreparedText, *, device: torch.device) -> SentenceTransformer:
     """Return an encoder whose weights are those of ``model``, not a copy.
 
     Args:
         model: A base model.
-        tokenizer: Its fast tokeniser.
-        pooling: sentence-transformers' name of the pooling.
-        max_length: Longest text in tokens.
-        include_prompt: Whether the tokens of a prompt are pooled.
+        text: How texts reach it, and how its states become a vector.
         device: Where the model is moved to.
     """
+    settings = text.settings
 
     class InMemory(Transformer):
         """Takes the model that is there instead of loading one."""
@@ -45,8 +36,12 @@ def encoder_around(
             return model
 
     with TemporaryDirectory() as folder, quiet_transformers():
-        write_tokenizer(tokenizer, Path(folder), max_length=max_length)
-        transformer = InMemory(folder, max_seq_length=max_length)
+        write_tokenizer(text.tokenizer, Path(folder), max_length=settings.max_length)
+        transformer = InMemory(folder, max_seq_length=settings.max_length)
     dimension = getattr(model.config, "word_embed_proj_dim", None) or model.config.hidden_size
-    modules = [transformer, Pooling(dimension, pooling_mode=pooling, include_prompt=include_prompt), Normalize()]
+    modules = [
+        transformer,
+        Pooling(dimension, pooling_mode=settings.pooling, include_prompt=settings.include_prompt),
+        Normalize(),
+    ]
     return SentenceTransformer(modules=modules, device=str(device))

@@ -64,14 +64,7 @@ def load_subject(
         raise PlanError(f"{config.model_type}: the neurons of its MLPs are not known, so its width cannot be cut")
     dtype = pick_dtype(settings.dtype, device)
     nn.Module.to(kept, dtype=dtype).requires_grad_(False)
-    encoder = encoder_around(
-        kept,
-        text.tokenizer,
-        pooling=text.settings.pooling,
-        max_length=text.settings.max_length,
-        include_prompt=text.settings.include_prompt,
-        device=device,
-    )
+    encoder = encoder_around(kept, text, device=device)
     blocks = zip(plan.keep_layers, block_list(kept, find_family(kept, config)), strict=True)
     return Subject(
         encoder=encoder.eval(),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prune2vec.errors import DataError, PlanError
 from prune2vec.files import read_json
 from prune2vec.machine import pick_device, pick_dtype
+from prune2vec.outputs import clear_partials, locked
 from prune2vec.progress import say
 from prune2vec.public import public
 from prune2vec.records.plan import PruningPlan
@@ -41,7 +42,7 @@ def slim_plan(
     callbacks: Sequence[TrainerCallback] = (),
     **overrides: Any,
 ) -> PruningPlan:
-    """Rank the neurons of what a plan keeps, and decide which of them stay.
+    """Rank the neurons of what a plan keeps, and return the plan with those that stay; ``parameters["slim"]`` says why.
 
     The scores are written beside the plan. The same call made again goes on after an interruption; scores that are there
     already, for the same model, texts and settings, are used again, so that another share costs nothing.
@@ -56,11 +57,8 @@ def slim_plan(
         callbacks: More callbacks for a ranking that trains, to watch it.
         **overrides: Single settings, over ``settings``.
 
-    Returns:
-        The plan with ``neurons``; its ``parameters["slim"]`` say how they were chosen.
-
     Raises:
-        ConfigError: A setting is unknown or does not fit.
+        ConfigError: A setting is unknown or does not fit, or another call writes the output.
         DataError: Texts or scores cannot be read, or are too few.
         PlanError: How much to cut is not said or cannot be met, or plan, model and scores do not fit each other.
         TrainingError: A number is not finite, or an unfinished run at this output differs.
@@ -72,26 +70,42 @@ def slim_plan(
     check_slim(what, chosen, texts=texts is not None, scores=scores is not None)
     if scores is not None:
         made = decided(what, _given(Path(scores), what), chosen)
-        made.save(target)
+        with locked(target):
+            made.save(target)
         return made
+    with locked(target):
+        made = _slimmed(str(model), what, texts, target, chosen, callbacks)
+        made.save(target)
+    return made
+
+
+def _slimmed(
+    model: str,
+    what: PruningPlan,
+    texts: Data | None,
+    target: Path,
+    chosen: SlimSettings,
+    callbacks: Sequence[TrainerCallback],
+) -> PruningPlan:
     looks_at_texts = TEXTS in rankings.reads(chosen.ranking)
     triplets = read(texts, hard_negatives=chosen.hard_negatives) if texts is not None and looks_at_texts else []
     identity = _identity(what, triplets, chosen)
-    ranked = _saved(scores_beside(target, chosen.ranking), identity)
+    file = scores_beside(target, chosen.ranking)
+    clear_partials(file)
+    ranked = _saved(file, identity)
     subject = None
     if ranked is None:
         if looks_at_texts:
             check_rows(triplets, what.text, chosen)
         with isolated_randomness(chosen.seed):
-            subject = load_subject(str(model), full(what), chosen, identity=identity, output=target, callbacks=callbacks)
+            subject = load_subject(model, full(what), chosen, identity=identity, output=target, callbacks=callbacks)
             ranked = _rank(subject, what, triplets, chosen)
         # Before anything is decided: scores that were dear must outlive widths that do not fit.
-        ranked.save(scores_beside(target, chosen.ranking))
+        ranked.save(file)
+    _remove_work(WorkFolder.beside(target), ranked.identity)
     made = decided(what, ranked, chosen)
     if subject is not None and triplets:
         say_loss(subject, triplets, chosen, made.neurons)
-    made.save(target)
-    _remove_work(WorkFolder.beside(target), ranked.identity)
     return made
 
 

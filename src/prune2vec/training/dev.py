@@ -22,8 +22,8 @@ def _evaluator(name: str, table: Table, *, rows: int, batch_size: int) -> Inform
 
     retrieval = triplets_as_retrieval(table.rows[:rows])
     return InformationRetrievalEvaluator(
-        queries=retrieval.queries,
-        corpus=retrieval.corpus,
+        queries=dict(retrieval.queries),
+        corpus=dict(retrieval.corpus),
         relevant_docs={query: set(grades) for query, grades in retrieval.qrels.items()},
         query_prompt=table.query_prompt,
         corpus_prompt=table.document_prompt,

@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 
 from prune2vec.backbone.quiet import quiet_transformers
 from prune2vec.checkpoint.encoder import load_encoder, read_record, save_encoder
-from prune2vec.files import read_json, write_text
+from prune2vec.files import read_json
 from prune2vec.machine import describe
 from prune2vec.records.text_settings import SAVED
 from prune2vec.training.adapters import base_model, embed, load_weights, merge_adapter
@@ -32,13 +32,15 @@ def finish(job: Job) -> dict[str, Any]:
         TrainingError: Merging changed the embeddings by more than fp32 rounding, or they are not finite.
         CheckpointError: The folder cannot be written or does not read back.
     """
-    with quiet_transformers():
+    with job.work.left_on_failure(), quiet_transformers():
         encoder = load_encoder(job.base, device=str(job.device), dtype="float32")
         merge = _apply(job, encoder)
         _set_prompts(job, encoder)
         record = _record(job, merge)
-        save_encoder(encoder, job.output, record={**_base_record(job), "train": record})
-    keep_files(job)
+        kept = [file for file in (job.work.curve, job.work.dev, job.base / "plan.json") if file.exists()]
+        texts = {file.name: file.read_text(encoding="utf-8") for file in kept}
+        save_encoder(encoder, job.output, record={**_base_record(job), "train": record}, extra=texts)
+    job.work.remove()
     return record
 
 
@@ -49,15 +51,6 @@ def _base_record(job: Job) -> dict[str, Any]:
         used = {"instruction": job.settings.instruction, "symmetric": job.settings.symmetric}
         record["text"] = {**record["text"], **used}
     return record
-
-
-def keep_files(job: Job) -> None:
-    """Copy the curves and the plan into the output and drop the work folder; harmless when that is done already."""
-    if job.work.folder.exists():
-        for file in (job.work.curve, job.work.dev, job.base / "plan.json"):
-            if file.exists():
-                write_text(job.output / file.name, file.read_text(encoding="utf-8"))
-        job.work.remove()
 
 
 def _apply(job: Job, encoder: SentenceTransformer) -> dict[str, float | None]:

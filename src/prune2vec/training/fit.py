@@ -90,7 +90,7 @@ def fit(
         TrainingError: A loss or a gradient is not finite, or more than one GPU is in sight.
     """
     settings = job.settings
-    with quiet_transformers(), pooled_in_fp32(encoder):
+    with job.work.left_on_failure(), quiet_transformers(), pooled_in_fp32(encoder):
         adapted = settings.method == "lora" and part is None
         if part is not None:
             torch.manual_seed(settings.seed)

@@ -16,10 +16,11 @@ from prune2vec.checkpoint.encoder import RECORD, check_finite, check_writable, l
 from prune2vec.errors import TrainingError
 from prune2vec.files import digest_json, digest_tree
 from prune2vec.machine import pick_device, pick_dtype
+from prune2vec.outputs import ENCODER, check_kind, check_ours, locked
 from prune2vec.public import public
 from prune2vec.training.adapters import choose_trained
 from prune2vec.training.data import Data, Prompting, TrainingData, by_prompt, check_room, read, training_data
-from prune2vec.training.finish import finish, keep_files
+from prune2vec.training.finish import finish
 from prune2vec.training.fit import Job, fit
 from prune2vec.training.randomness import isolated_randomness
 from prune2vec.training.settings import TrainSettings
@@ -87,16 +88,18 @@ def train_encoder(
         **overrides: Single settings, over ``settings``.
 
     Raises:
-        ConfigError: A setting is unknown or does not fit.
+        ConfigError: A setting is unknown or does not fit, or another call writes the output.
         DataError: The triplets cannot be read, or are too few for a batch.
-        TrainingError: A number is not finite, or the output holds something else.
-        CheckpointError: The checkpoint cannot be loaded or the output cannot be written.
+        TrainingError: A number is not finite, or the output holds another encoder.
+        CheckpointError: The checkpoint cannot be loaded, or the output cannot be written or is not ours.
     """
     chosen = TrainSettings.chosen(settings, overrides, where="train()")
     check_tracker(chosen.report_to)
     base, target = Path(checkpoint).absolute(), Path(output).absolute()
-    _check_output(base, target)
-    with isolated_randomness(chosen.seed):
+    if target.resolve() == base.resolve():
+        raise TrainingError(f"{target} is the checkpoint to train; give another folder as output")
+    with locked(target), isolated_randomness(chosen.seed):
+        check_kind(target, ENCODER)
         return _train(base, data, target, chosen, callbacks)
 
 
@@ -104,8 +107,9 @@ def _train(base: Path, data: Data, target: Path, chosen: TrainSettings, callback
     encoder, job = prepare(base, data, target, chosen)
     finished = _finished(job)
     if finished is not None:
-        keep_files(job)
+        job.work.remove()
         return _result(target, finished, resumed_from=chosen.steps)
+    check_ours(target, ENCODER)
     choose_trained(encoder, chosen)  # Before the work folder is made: what does not fit the model is refused here.
     resume = job.work.open(job.identity, restart=chosen.restart)
     done = step_of(resume) if resume else None
@@ -114,13 +118,6 @@ def _train(base: Path, data: Data, target: Path, chosen: TrainSettings, callback
     del encoder  # The finished encoder is made anew, in fp32: both need not be in memory at once.
     gc.collect()
     return _result(target, finish(job), resumed_from=done)
-
-
-def _check_output(base: Path, output: Path) -> None:
-    if output == base:
-        raise TrainingError(f"{output} is the checkpoint to train; give another folder as output")
-    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / RECORD).exists()):
-        raise TrainingError(f"{output} exists and is no encoder of ours; give another folder as output")
 
 
 def prepare(base: Path, data: Data, output: Path, settings: TrainSettings) -> tuple[SentenceTransformer, Job]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,11 @@ class WorkFolder:
         another identity, never one with the same: a restarted run goes on after a kill like any other.
 
         Raises:
-            TrainingError: The folder holds a run with another identity, and ``restart`` is off.
+            TrainingError: The folder holds a run with another identity, and ``restart`` is off; or something else.
         """
         record = self.folder / IDENTITY_FILE
+        if not record.exists() and any(self.folder.glob("[!.]*")):
+            raise TrainingError(f"{self.folder} is needed for the run and holds something else; move it away")
         changed = differences(read_json(record), identity) if record.exists() else ""
         if changed and not restart:
             raise TrainingError(f"an unfinished run at this output differs ({changed}); go back to that or set restart")
@@ -87,8 +90,24 @@ class WorkFolder:
         sync_tree(checkpoint)
         write_json(checkpoint / _COMPLETE, {"step": step})
 
+    @contextmanager
+    def left_on_failure(self) -> Iterator[None]:
+        """If the block fails, delete the folder, or say where it is when it holds a checkpoint to go on from."""
+        try:
+            yield
+        except BaseException as error:
+            newest = self._newest()
+            if newest is None:
+                self.remove()
+            else:
+                error.add_note(f"{self.folder} is kept, from which the same command goes on after step {step_of(newest)}")
+            raise
+
     def remove(self) -> None:
-        """Delete the folder."""
+        """Delete the folder; what says that it is ours goes last."""
+        for path in self.folder.glob("*"):
+            if path.name != IDENTITY_FILE:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _newest(self) -> Path | None:

@@ -9,6 +9,7 @@ import click
 from prune2vec.cli.outcome import Outcome, would
 from prune2vec.cli.paths import Existing, Target
 from prune2vec.cli.verb import verb
+from prune2vec.outputs import COMPARISON, check_kind
 
 EXAMPLE = """
 prune2vec compare full.json small.json
@@ -25,6 +26,8 @@ def compare(results: tuple[Path, ...], *, output: Path | None, dry_run: bool) ->
     The first is what the others are compared with.
     """
     if dry_run:
+        if output is not None:
+            check_kind(output, COMPARISON)
         return would(f"compare {len(results)} results", reads=results, writes=output)
     from prune2vec.experiments import compare_results
 

@@ -9,6 +9,7 @@ import click
 from prune2vec.cli.outcome import Outcome, would
 from prune2vec.cli.paths import Existing, Source, Target
 from prune2vec.cli.verb import verb
+from prune2vec.outputs import TEXTS, check_ours
 
 EXAMPLE = """
 prune2vec mine docstrings -o triplets/
@@ -41,6 +42,7 @@ def mine(source: str, *, output: Path, packages: str | None, dry_run: bool, **se
     names = [name.strip() for name in packages.split(",")] if packages else None
     settings = {**settings, "packages": names}
     if dry_run:
+        check_ours(output, TEXTS)
         return would(f"mine {source}", reads=[source], writes=output, settings=_plain(settings))
     from prune2vec.texts import mine as mine_texts
 

@@ -12,6 +12,7 @@ from prune2vec.cli.outcome import Outcome, would
 from prune2vec.cli.paths import Existing, Source, Target
 from prune2vec.cli.section import Section
 from prune2vec.cli.verb import verb
+from prune2vec.outputs import ENCODER, check_ours
 
 if TYPE_CHECKING:
     from prune2vec.checkpoint.settings import PruneSettings
@@ -41,6 +42,7 @@ def prune(model: str, plan: Path, *, output: Path, settings: PruneSettings, dry_
     loaded = PruningPlan.load(plan)
     action = f"prune {model} to {', '.join(describe_cut(record_of(loaded)))}"
     if dry_run:
+        check_ours(output, ENCODER)
         check_model(model)
         return would(action, reads=[model, plan], writes=output, settings=settings.model_dump(mode="json"))
     from prune2vec.checkpoint import prune_model

@@ -12,6 +12,7 @@ from prune2vec.cli.outcome import Outcome, would
 from prune2vec.cli.paths import Existing, Source, Target
 from prune2vec.cli.section import Section
 from prune2vec.cli.verb import verb
+from prune2vec.outputs import ENCODER, check_kind
 
 if TYPE_CHECKING:
     from prune2vec.training.settings import TrainSettings
@@ -44,6 +45,7 @@ def train(checkpoint: Path, *, data: str, output: Path, settings: TrainSettings,
     if dry_run:
         from prune2vec.checkpoint.strict import check_trainable
 
+        check_kind(output, ENCODER)
         check_encoder(checkpoint)
         check_trainable(checkpoint)
         check_texts(data)

@@ -102,7 +102,7 @@ def split_sections(text: str, find: Callable[[Sequence[str]], list[Heading]]) ->
     headings = find(lines)
     sections: list[Section] = []
     around: list[Heading] = []
-    for heading, after in zip(headings, [*headings[1:], None], strict=True):
+    for heading, after in zip(headings, [*headings[1:], None], strict=False):
         around = [outer for outer in around if outer.level < heading.level]
         parent = _plain(around[-1].title) if around else ""
         around.append(heading)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from prune2vec.errors import ConfigError, DataError, did_you_mean
-from prune2vec.files import check_replaceable, staged_folder, write_json
+from prune2vec.files import write_json
+from prune2vec.outputs import TEXTS, check_ours, locked, staged_folder
 from prune2vec.public import public
 from prune2vec.texts.mining.docstrings import mine_docstrings
 from prune2vec.texts.mining.folder import mine_folder
@@ -86,20 +87,23 @@ def mine(
         CheckpointError: The folder holds something else, or cannot be written.
     """
     output = Path(output)
-    check_replaceable(output, mark=_MANIFEST)
-    pairs = _pairs(source, root=root, packages=packages, max_pairs=max_pairs, seed=seed)
-    train, dev = split_by_group(pairs.triplets, dev_fraction=dev_fraction, seed=seed)
-    train = add_negatives(train, negatives=negatives, seed=seed)
-    dev = add_negatives(dev, negatives=negatives, seed=seed) if dev else []
-    settings: dict[str, Any] = {"max_pairs": max_pairs, "negatives": negatives, "dev_fraction": dev_fraction, "seed": seed}
-    settings["packages"] = sorted(packages) if packages is not None else None
-    manifest = _manifest(pairs, train, dev, settings)
-    with staged_folder(output, mark=_MANIFEST) as stage:
-        write_triplets(train, stage / _TRAIN)
-        if dev:
-            write_triplets(dev, stage / _DEV)
-        write_json_lines((_document(name, row) for name, row in zip(pairs.names, pairs.triplets, strict=True)), stage / _CORPUS)
-        write_json(stage / _MANIFEST, manifest)
+    with locked(output):
+        check_ours(output, TEXTS)
+        pairs = _pairs(source, root=root, packages=packages, max_pairs=max_pairs, seed=seed)
+        train, dev = split_by_group(pairs.triplets, dev_fraction=dev_fraction, seed=seed)
+        train = add_negatives(train, negatives=negatives, seed=seed)
+        dev = add_negatives(dev, negatives=negatives, seed=seed) if dev else []
+        settings: dict[str, Any] = {"max_pairs": max_pairs, "negatives": negatives, "dev_fraction": dev_fraction, "seed": seed}
+        settings["packages"] = sorted(packages) if packages is not None else None
+        manifest = _manifest(pairs, train, dev, settings)
+        with staged_folder(output, TEXTS) as stage:
+            write_triplets(train, stage / _TRAIN)
+            if dev:
+                write_triplets(dev, stage / _DEV)
+            write_json_lines(
+                (_document(name, row) for name, row in zip(pairs.names, pairs.triplets, strict=True)), stage / _CORPUS
+            )
+            write_json(stage / _MANIFEST, manifest)
     return MinedFolder(folder=output, manifest=manifest)
 
 

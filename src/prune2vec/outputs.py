@@ -1,0 +1,336 @@
+"""Output folders: one writer at a time, and nothing is replaced there but what prune2vec wrote itself.
+
+A folder that was written as a whole, or file by file, holds a hidden record of its files with their sizes and digests.
+Only what is in that record, and still as it was written, is ever replaced or removed; all else is the user's.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prune2vec.errors import CheckpointError, ConfigError, DataError
+from prune2vec.files import explained_os_errors, fingerprint, read_json, sync_tree, write_json
+
+RECORD = ".prune2vec-files.json"
+# What a folder may hold, as its record says it.
+COMPARISON, CONVERSION, ENCODER, EXPORT = "a comparison", "a converted model", "an encoder", "an export"
+INDEX, RUN, TEXTS = "an index", "a run", "mined texts"
+_FORMAT = "prune2vec.files/1"
+# What a file system without locks answers; two writers are then for the user to avoid.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+_PARTIAL = re.compile(r"\.(?P<name>.+)\.partial-(?P<old>old-)?\d+")
+_HELD: set[tuple[int, Path]] = set()
+
+
+def check_ours(target: Path, kind: str) -> None:
+    """Refuse a folder that may not be replaced as a whole; long work calls this before it starts.
+
+    Args:
+        target: The folder.
+        kind: What is to be written, such as ``ENCODER``.
+
+    Raises:
+        CheckpointError: As ``check_kind``; or one is in the folder; or it holds a file that prune2vec did not write there, or
+            that was changed since. The first one is named.
+    """
+    check_kind(target, kind)
+    if not target.exists():
+        return
+    if Path.cwd().is_relative_to(target.resolve()):
+        raise CheckpointError(f"cannot write {target}: you are in this folder, which would be replaced; name a new folder")
+    _, files = _recorded(target)
+    with explained_os_errors(target):
+        for path in sorted(target.rglob("*")):
+            if path != target / RECORD and (path.is_symlink() or not path.is_dir()):
+                _check_file(path, path.relative_to(target).as_posix(), files)
+
+
+def check_kind(target: Path, kind: str) -> None:
+    """Refuse what is neither missing, nor an empty folder, nor one in which prune2vec wrote the same kind of thing.
+
+    Raises:
+        CheckpointError: It is something else.
+    """
+    with explained_os_errors(target):
+        if not target.exists():
+            return
+        if not target.is_dir():
+            raise CheckpointError(f"cannot write {target}: a file of that name is there; give the name of a folder")
+        found = min((path.name for path in target.iterdir()), default=None)
+    wrote, _ = _recorded(target)
+    if found is None or wrote == kind:
+        return
+    reason = f"holds {wrote}, not {kind}" if wrote else f"holds {found}, and no record that prune2vec wrote it ({RECORD})"
+    raise CheckpointError(f"cannot write {target}: it {reason}; name a new folder, or move this one away")
+
+
+def _recorded(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Return what was written into a folder, and its files; nothing where there is no record of ours."""
+    try:
+        value = read_json(folder / RECORD)
+        if value["format"] == _FORMAT:
+            return str(value["kind"]), dict(value["files"])
+    except (DataError, KeyError, TypeError, ValueError):
+        pass
+    return "", {}
+
+
+def _save_record(folder: Path, kind: str, files: dict[str, Any]) -> None:
+    write_json(folder / RECORD, {"format": _FORMAT, "kind": kind, "files": files})
+
+
+def _check_file(path: Path, name: str, files: dict[str, Any]) -> None:
+    # A file without a digest was being written when the process was killed.
+    if name in files and (files[name] is None or (path.is_file() and fingerprint(path) == files[name])):
+        return
+    reason = "was changed since prune2vec wrote it" if name in files else "is not prune2vec's"
+    raise CheckpointError(f"{path} {reason} and would be lost; move it away, or name another output")
+
+
+@contextmanager
+def locked(target: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold ``target``, a folder or a file to be written, for this call: ``.NAME.lock`` beside it, removed at the end.
+
+    With ``wait`` it is waited for, not refused.
+
+    The operating system drops the lock with its process, so a file that a killed one left is simply taken over. On a file
+    system without locks nothing is held. Folders above ``target`` are made, and removed again if they stay empty.
+
+    Raises:
+        ConfigError: It is held already, by another process or by this one.
+        CheckpointError: The folder above cannot be written.
+    """
+    with explained_os_errors(target):
+        place = target.resolve()
+        path = place.parent / f".{place.name}.lock"
+        made = [above for above in place.parents if not above.exists()]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _acquired(path, target, wait=wait)
+    held = (threading.get_ident(), place)
+    _HELD.add(held)
+    try:
+        clear_partials(place)
+        yield
+    finally:
+        _HELD.discard(held)
+        # Removed while it is held: who has opened it before sees afterwards that it is no longer there.
+        with suppress(OSError):
+            path.unlink()
+        os.close(descriptor)
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
+
+
+def _acquired(path: Path, target: Path, *, wait: bool) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            holder = _holder(descriptor)
+            os.close(descriptor)
+            message = f"{target} is in use by another run (process {holder}); wait for it or stop it, or write elsewhere"
+            raise ConfigError(message) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(descriptor)
+                raise
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+                return descriptor
+        os.close(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    # Who has just taken it has not written its number yet.
+    for _ in range(50):
+        if holder := os.pread(descriptor, 32, 0).decode(errors="replace").strip():
+            return holder
+        time.sleep(0.01)
+    return "unknown"
+
+
+def clear_partials(path: Path) -> None:
+    """Remove what killed calls left of ``path``; only for who holds the lock under which all write it.
+
+    A folder that a killed call had moved aside, to put its own in place, is put back.
+    """
+    for stale in path.parent.glob(".*.partial-*"):
+        match = _PARTIAL.fullmatch(stale.name)
+        if match is None or match["name"] != path.name:
+            continue
+        if match["old"] and not path.exists() and (stale / RECORD).is_file():
+            stale.rename(path)
+        else:
+            _remove(stale)
+
+
+def clear_all_partials(folder: Path) -> None:
+    """Remove what killed calls left half-written at any depth below a folder that is held."""
+    for stale in list(folder.glob("**/.*.partial-*")):
+        if _PARTIAL.fullmatch(stale.name):
+            _remove(stale)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged_folder(target: Path, kind: str) -> Iterator[Path]:
+    """Yield an empty folder beside ``target`` that takes its place when the block ends without an error.
+
+    ``target`` is held meanwhile, unless the caller holds it. A killed process leaves only hidden ``.NAME.partial-PID``
+    folders and its lock, which the next call for the same target removes.
+
+    Args:
+        target: The folder to write. An earlier one is replaced as a whole.
+        kind: What is written, as for ``check_ours``.
+
+    Raises:
+        ConfigError: Another call writes it.
+        CheckpointError: The folder cannot be written, or may not be replaced.
+    """
+    with explained_os_errors(target):
+        # So that a link keeps pointing where it does, and ".." is no name.
+        place = target.resolve()
+    lock = nullcontext() if (threading.get_ident(), place) in _HELD else locked(target)
+    with lock, explained_os_errors(target):
+        check_ours(target, kind)
+        stage = place.parent / f".{place.name}.partial-{os.getpid()}"
+        stage.mkdir()
+        try:
+            yield stage
+            names = ((path, path.relative_to(stage).as_posix()) for path in sorted(stage.rglob("*")) if path.is_file())
+            _save_record(stage, kind, {name: fingerprint(path) for path, name in names})
+            sync_tree(stage)
+            # Something may have been put there during long work.
+            check_ours(target, kind)
+            _swap(stage, place)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def _swap(stage: Path, target: Path) -> None:
+    if not target.exists():
+        stage.rename(target)
+        return
+    old = target.parent / f".{target.name}.partial-old-{os.getpid()}"
+    target.rename(old)
+    stage.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_folder(target: Path) -> None:
+    """Remove a folder that ``staged_folder`` wrote, of any kind, if it is there.
+
+    Raises:
+        CheckpointError: As ``check_ours``.
+    """
+    check_ours(target, _recorded(target)[0] or "what prune2vec wrote")
+    if target.exists():
+        shutil.rmtree(target)
+
+
+@dataclass
+class OwnFolder:
+    """A folder that is written file by file, beside which others' files may lie.
+
+    Attributes:
+        folder: Where.
+        kind: What it is.
+        files: What was written: name, relative to the folder, to size and digest; None while it is being written.
+    """
+
+    folder: Path
+    kind: str
+    files: dict[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def writing(self, *names: str) -> Iterator[None]:
+        """Let the block write these files, and note what it wrote.
+
+        Raises:
+            CheckpointError: One of them is there and is not ours, or was changed since we wrote it.
+        """
+        self.check(*names)
+        self.files |= dict.fromkeys(names)
+        self.save()
+        try:
+            yield
+        finally:
+            for name in names:
+                self.files.pop(name)
+                if (self.folder / name).is_file():
+                    self.files[name] = fingerprint(self.folder / name)
+            self.save()
+
+    def check(self, *names: str) -> None:
+        """Refuse to write a file that is there and is not ours, or was changed since we wrote it.
+
+        Raises:
+            CheckpointError: There is one.
+        """
+        for name in names:
+            path = self.folder / name
+            # A folder has a record of its own.
+            if os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
+                _check_file(path, name, self.files)
+
+    def remove(self, *names: str) -> None:
+        """Remove files that we wrote.
+
+        Raises:
+            CheckpointError: One of them is not ours, or was changed since.
+        """
+        self.check(*names)
+        for name in names:
+            (self.folder / name).unlink(missing_ok=True)
+            if name in self.files:
+                del self.files[name]
+                self.save()
+
+    def save(self) -> None:
+        """Write the record."""
+        _save_record(self.folder, self.kind, self.files)
+
+
+@contextmanager
+def own_folder(target: Path, kind: str) -> Iterator[OwnFolder]:
+    """Hold a new or empty folder, or one of the same kind of an earlier call, to write files into it.
+
+    If the block leaves no file in it, the folder is left as it was found.
+
+    Raises:
+        ConfigError: Another call writes it.
+        CheckpointError: It holds something else, or cannot be written.
+    """
+    with locked(target):
+        check_kind(target, kind)
+        there = target.is_dir()
+        own = OwnFolder(target, kind, _recorded(target)[1])
+        own.save()
+        try:
+            yield own
+        finally:
+            if [path.name for path in target.iterdir()] == [RECORD]:
+                (target / RECORD).unlink()
+                if not there:
+                    target.rmdir()
