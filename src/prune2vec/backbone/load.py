@@ -144,8 +144,7 @@ def load_backbone(
     number_format = pick_dtype(dtype, place)
     files = WeightFiles.find(source)
     model, family = skeleton_of(source, config, number_format, trust_remote_code=trust_remote_code)
-    if getattr(config, "quantization_config", None) is None:
-        check_tensors(model, family, files)
+    check_tensors(model, family, files)
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code, rows=embedding_rows(model))
     streamed = None
     allowed = memory if memory is not None else memory_in_use(place) + free_memory_bytes(place)

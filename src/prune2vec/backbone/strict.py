@@ -42,12 +42,14 @@ def check_tensors(
 
     Returns:
         The name in the files of each tensor of the class; None where they hold it in another form (experts one by one,
-        older names), which transformers converts as it loads and ``check_loaded`` has to judge.
+        older names, quantised as the config says), which transformers converts as it loads and ``check_loaded`` has to judge.
 
     Raises:
         ModelError: A tensor is missing, left over, of another shape or quantised, or the numbers of layers differ.
         CheckpointError: A file is missing or damaged, or the index does not fit the files.
     """
+    if getattr(model.config, "quantization_config", None) is not None:
+        return None
     expected, kind = {name: tensor.shape for name, tensor in model.state_dict().items()}, model.config.model_type
     ignored = _ignored(model)
     bare = {stored: _bare(stored, expected, model.base_model_prefix) for stored in files.file_of}
