@@ -118,13 +118,13 @@ def check_loaded(who: str, model: PreTrainedModel, info: Mapping[str, Any]) -> N
         ModelError: A tensor is missing, left over or of another shape.
     """
     ignored = _ignored(model)
+    # Beside quantised weights lie scales that only some kernels read.
+    unexpected = [] if getattr(model.config, "quantization_config", None) is not None else info["unexpected_keys"]
     refuse(
         who,
         model.config.model_type,
         missing=info["missing_keys"],
-        extra=[
-            name for name in info["unexpected_keys"] if not ignored.search(name.removeprefix(f"{model.base_model_prefix}."))
-        ],
+        extra=[name for name in unexpected if not ignored.search(name.removeprefix(f"{model.base_model_prefix}."))],
         misshapen={name: (tuple(found), tuple(told)) for name, found, told in info["mismatched_keys"]},
     )
 
