@@ -110,10 +110,12 @@ def test_bf16_checkpoints_keep_their_weights_and_exact_buffers(tmp_path: Path, f
     assert plain.dtype == whole.dtype == torch.bfloat16
     expected = {name: buffer for name, buffer in whole.named_buffers() if not name.startswith("h.")}
     found = {name: buffer for name, buffer in plain.named_buffers() if not name.startswith("h.")}
-    assert found.keys() == expected.keys()
-    for name, buffer in expected.items():
-        assert buffer.dtype == found[name].dtype
-        assert torch.equal(buffer, found[name]), name
+    # A cut without layers that see all tokens has no frequencies for them.
+    assert all("full_attention" in name for name in expected.keys() ^ found.keys())
+    assert len(found) >= min(1, len(expected))
+    for name, buffer in found.items():
+        assert buffer.dtype == expected[name].dtype
+        assert torch.equal(buffer, expected[name]), name
 
 
 def test_scaled_rotary_frequencies(tmp_path: Path) -> None:

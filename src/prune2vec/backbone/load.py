@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -142,7 +142,9 @@ def load_backbone(
     config = load_config(source, trust_remote_code=trust_remote_code)
     place = pick_device(device)
     number_format = pick_dtype(dtype, place)
-    model, family = checked_skeleton(source, config, number_format, trust_remote_code=trust_remote_code)
+    files = WeightFiles.find(source)
+    model, family = skeleton_of(source, config, number_format, trust_remote_code=trust_remote_code)
+    check_tensors(model, family, files)
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code, rows=embedding_rows(model))
     streamed = None
     allowed = memory if memory is not None else memory_in_use(place) + free_memory_bytes(place)
@@ -150,7 +152,7 @@ def load_backbone(
         if stream == "on" or (stream == "auto" and not _fits(model, allowed - memory_in_use(place))):
             _check_plain(source, config)
             model = without_values(config, number_format, place, trust_remote_code=trust_remote_code)
-            blocks = BlockFiles(model, family, WeightFiles.find(source), dtype=number_format, device=place)
+            blocks = BlockFiles(model, family, files, dtype=number_format, device=place)
             streamed = StreamedPasses(model, family, blocks, pad_id_of(tokenizer), allowed, trust_remote_code, depth)
             streamed.self_test()
         else:
@@ -160,7 +162,7 @@ def load_backbone(
         model=model,
         tokenizer=tokenizer,
         family=family,
-        shape=measure_shape(model, family, bytes_per_param=WeightFiles.find(source).stored_bytes_per_param()),
+        shape=measure_shape(model, family, bytes_per_param=files.stored_bytes_per_param()),
         source=source,
         fingerprint=fingerprint(source),
         max_length=context_length(config),
@@ -190,35 +192,24 @@ def explained(source: ModelSource, what: str) -> Iterator[None]:
         raise ModelError(f"{source.name}: {what}: {reason_of(error)}") from error
 
 
-def checked_skeleton(
-    source: ModelSource,
-    config: Any,
-    dtype: torch.dtype | None = None,
-    *,
-    trust_remote_code: bool = False,
-    layers: Collection[int] | None = None,
+def skeleton_of(
+    source: ModelSource, config: Any, dtype: torch.dtype | None = None, *, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, Family]:
-    """Return the base model of a config without values, and its family, after comparing its tensors with the files.
+    """Return the base model of a config without values, and its family.
 
     Args:
         source: The model.
         config: Its config.
         dtype: Number format of the parameters; None for the config's.
         trust_remote_code: Run model code that comes with the checkpoint.
-        layers: Blocks that will be read; None for all.
 
     Raises:
-        ModelError: The config makes no model, or not the one that the files hold.
-        CheckpointError: The files are missing or damaged.
+        ModelError: The config makes no model.
         UnsupportedModel: It is not a decoder-only LM with a block list that can be cut.
     """
-    files = WeightFiles.find(source)
     with explained(source, "config.json makes no model"), torch.device("meta"), quiet_transformers():
         model = AutoModel.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
-    family = find_family(model, config)
-    if getattr(config, "quantization_config", None) is None:
-        check_tensors(model, family, files, layers=layers)
-    return model, family
+    return model, find_family(model, config)
 
 
 def embedding_rows(model: PreTrainedModel) -> int:

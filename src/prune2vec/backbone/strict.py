@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import prod
 from typing import Any, NoReturn
 
@@ -30,25 +30,26 @@ _PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 def check_tensors(
-    model: PreTrainedModel, family: Family, files: WeightFiles, *, layers: Collection[int] | None = None
+    model: PreTrainedModel, family: Family, files: WeightFiles, *, wanted: Callable[[str], bool] | None = None
 ) -> dict[str, str] | None:
     """Compare the tensors of a model class, built from the config, with those of the files.
 
     Args:
         model: The base model; it may be without values (meta device).
         family: Where its blocks are.
-        files: Its files. Of those only the headers are read, and only where they hold something of ``layers`` or of what
-            is outside the blocks.
-        layers: Blocks that will be read; None for all.
+        files: Its files. Of those only the headers are read, and only where they hold something that is wanted.
+        wanted: Tells by a tensor's name in the class whether it will be read; None for all.
 
     Returns:
         The name in the files of each tensor of the class; None where they hold it in another form (experts one by one,
-        older names), which transformers converts as it loads and ``check_loaded`` has to judge.
+        older names, quantised as the config says), which transformers converts as it loads and ``check_loaded`` has to judge.
 
     Raises:
         ModelError: A tensor is missing, left over, of another shape or quantised, or the numbers of layers differ.
         CheckpointError: A file is missing or damaged, or the index does not fit the files.
     """
+    if getattr(model.config, "quantization_config", None) is not None:
+        return None
     expected, kind = {name: tensor.shape for name, tensor in model.state_dict().items()}, model.config.model_type
     ignored = _ignored(model)
     bare = {stored: _bare(stored, expected, model.base_model_prefix) for stored in files.file_of}
@@ -58,19 +59,19 @@ def check_tensors(
     optional = re.compile("|".join(getattr(model, "_keys_to_ignore_on_load_missing", None) or ["(?!)"]))
     missing = [name for name in expected if name not in found and not optional.search(name)]
     extra = [stored for stored, name in names.items() if found.get(name) != stored]
-    wanted = [name for name in found if layers is None or block_of(name, family.blocks) in {None, *layers}]
-    table = files.table([found[name] for name in wanted])
-    misshapen = {found[name]: (table[found[name]].shape, tuple(expected[name])) for name in wanted}
+    read = [name for name in found if wanted is None or wanted(name)]
+    table = files.table([found[name] for name in read])
+    misshapen = {found[name]: (table[found[name]].shape, tuple(expected[name])) for name in read}
     misshapen = {name: pair for name, pair in misshapen.items() if tuple(pair[0]) != tuple(pair[1])}
     other_form = bool(missing and extra) and not any(map(_ADAPTER.search, extra))
     refuse(
         files.source.name, kind, missing=() if other_form else missing, extra=() if other_form else extra, misshapen=misshapen
     )
-    for name in wanted:
+    for name in read:
         if table[found[name]].dtype not in _PLAIN and model.state_dict()[name].is_floating_point():
             raise UnsupportedModel(_quantised(files.source.name, f"{found[name]} is stored in {table[found[name]].dtype}"))
-    if other_form:
-        _check_size(files, kind, sum(prod(shape) for shape in expected.values()), layers)
+    if other_form and wanted is None:
+        _check_size(files, kind, sum(prod(shape) for shape in expected.values()))
     return None if other_form else found
 
 
@@ -95,9 +96,9 @@ def _check_layers(who: str, told: int, names: Iterable[str], family: Family) -> 
         )
 
 
-def _check_size(files: WeightFiles, kind: str, told: int, layers: Collection[int] | None) -> None:
+def _check_size(files: WeightFiles, kind: str, told: int) -> None:
     """Refuse a model that has more values than its files: no conversion adds any, and all would be allocated."""
-    held = sum(prod(entry.shape) for entry in files.table(files.file_of).values()) if layers is None else told
+    held = sum(prod(entry.shape) for entry in files.table(files.file_of).values())
     if told > held:
         raise ModelError(
             f"{files.source.name}: config.json tells of a {kind} of {told:,} values, but the weights hold {held:,}; one of the two is "
@@ -117,13 +118,13 @@ def check_loaded(who: str, model: PreTrainedModel, info: Mapping[str, Any]) -> N
         ModelError: A tensor is missing, left over or of another shape.
     """
     ignored = _ignored(model)
+    # Beside quantised weights lie scales that only some kernels read.
+    unexpected = [] if getattr(model.config, "quantization_config", None) is not None else info["unexpected_keys"]
     refuse(
         who,
         model.config.model_type,
         missing=info["missing_keys"],
-        extra=[
-            name for name in info["unexpected_keys"] if not ignored.search(name.removeprefix(f"{model.base_model_prefix}."))
-        ],
+        extra=[name for name in unexpected if not ignored.search(name.removeprefix(f"{model.base_model_prefix}."))],
         misshapen={name: (tuple(found), tuple(told)) for name, found, told in info["mismatched_keys"]},
     )
 

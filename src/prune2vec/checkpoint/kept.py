@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from prune2vec.backbone.load import checked_skeleton, explained, load_config
+from prune2vec.backbone.load import explained, load_config, skeleton_of
 from prune2vec.backbone.quiet import quiet_transformers
 from prune2vec.backbone.source import ModelSource
+from prune2vec.backbone.strict import check_tensors
 from prune2vec.backbone.weights import WeightFiles
 from prune2vec.errors import CheckpointError, PlanError, UnsupportedModel
 from prune2vec.progress import progress
@@ -56,9 +57,10 @@ def read_kept(source: ModelSource, plan: PruningPlan, *, trust_remote_code: bool
     check_fits(plan, config)
     if getattr(config, "quantization_config", None) is not None:
         raise UnsupportedModel(f"{source.name} is quantised; convert it to plain weights first")
-    skeleton, _ = checked_skeleton(source, config, trust_remote_code=trust_remote_code, layers=plan.keep_layers)
-    cut = Cut.of(plan, skeleton)
     files = WeightFiles.find(source)
+    skeleton, family = skeleton_of(source, config, trust_remote_code=trust_remote_code)
+    cut = Cut.of(plan, skeleton)
+    check_tensors(skeleton, family, files, wanted=lambda name: cut.rename(name) is not None)
     names = _of_backbone(files.file_of, skeleton)
     kept = {name: new for name in names if (new := cut.rename(name)) is not None}
     with progress("reading kept layers", total=len(kept)) as advance:
