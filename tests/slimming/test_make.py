@@ -89,7 +89,7 @@ def test_resuming_gives_the_same_plan(whole: tuple[PruningPlan, Ranked], tiny: T
         tiny(**GATES, callbacks=[StopAt(stop, in_save=in_save)])
     assert not tiny.output().exists()
     work = WorkFolder.beside(tiny.output())
-    assert work.folder.exists()
+    assert work.folder.exists() == (stop > GATES["save_every"]), "without a checkpoint there is nothing to go on from"
     assert not list(work.folder.glob("*/model*")), "checkpoints hold gates, not the model"
     assert tiny(**GATES) == whole[0]
     again = Ranked.load(scores_beside(tiny.output(), "gates"))

@@ -207,9 +207,9 @@ def test_nan_weights_stop_at_once_and_save_nothing(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file(broken, base / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(TrainingError, match=r"step 1 \(data set (one|two)\): the loss is not finite in float32; no weights"):
+    with pytest.raises(CheckpointError, match="are not finite, first that of"):
         train_encoder(base, DATA, tmp_path / "encoder", **QUICK)
-    assert [path.name for path in tmp_path.iterdir()] == ["small"]
+    assert {path.name for path in tmp_path.iterdir()} == {"small", "small-plain"}
 
 
 def test_what_the_user_added_to_a_trained_encoder_is_kept(small: Path, whole: Path, tmp_path: Path) -> None:
