@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
@@ -29,7 +29,8 @@ class Settings(BaseModel):
     def _no_truth_value_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse true and false where no switch is: Python would count them as 1 and 0."""
         found = value if isinstance(value, (list, tuple)) else (value,)
-        if cls.model_fields[info.field_name or ""].annotation is not bool and any(isinstance(one, bool) for one in found):
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if bool not in (kind, *get_args(kind)) and any(isinstance(one, bool) for one in found):
             raise ValueError(f"expected no truth value here, got {str(value).lower()}")
         return value
 
