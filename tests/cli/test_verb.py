@@ -29,9 +29,7 @@ def test_settings_file_may_hold_arguments_and_dashes(cli: Cli, profile_file: Pat
     assert ran.data["parameters"]["max_params"] == 1400
 
 
-def test_a_list_in_a_settings_file(cli: Cli, profile_file: Path, tmp_path: Path, triplets_file: Path) -> None:
-    (tmp_path / "encoder").mkdir()
-    (tmp_path / "encoder" / "modules.json").write_text("[]", encoding="utf-8")
+def test_a_list_in_a_settings_file(cli: Cli, encoder_files: Path, tmp_path: Path, triplets_file: Path) -> None:
     (tmp_path / "train.yaml").write_text("matryoshka-dims: [64, 128]\ncached: true\n", encoding="utf-8")
     ran = cli("train", "encoder", "--data", triplets_file, "-o", "out", "--config", "train.yaml", "--dry-run", "--json")
     assert ran.code == 0, ran.err

@@ -220,6 +220,12 @@ class _Speed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Speeds:
+    queries: _Speed | None = None
+    documents: _Speed | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Data:
     source: str
     queries: Size
@@ -244,7 +250,7 @@ class _File:
     encoder: dict[str, Any]
     size: _Size
     memory: dict[str, Any]
-    speed: dict[str, _Speed]
+    speed: _Speeds
     retrieval: _Retrieval | _Nothing
     tasks: list[dict[str, Any]]
     missing: dict[str, str]

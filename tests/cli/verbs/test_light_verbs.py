@@ -82,15 +82,13 @@ def test_mine_a_folder(cli: Cli, tmp_path: Path) -> None:
     ],
 )
 def test_a_dry_run_says_what_and_writes_nothing(
-    cli: Cli, profile_file: Path, triplets_file: Path, tmp_path: Path, line: str
+    cli: Cli, profile_file: Path, triplets_file: Path, encoder_files: Path, tmp_path: Path, line: str
 ) -> None:
     cli("plan", profile_file)
     if not line.startswith("plan"):
         assert (tmp_path / "plan.json").exists()
     else:
         (tmp_path / "plan.json").unlink()
-    (tmp_path / "encoder").mkdir()
-    (tmp_path / "encoder" / "modules.json").write_text("[]", encoding="utf-8")
     before = sorted(tmp_path.rglob("*"))
     ran = cli(*line.split(), "--dry-run")
     assert ran.code == 0, ran.err
