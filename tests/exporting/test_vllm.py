@@ -19,6 +19,7 @@ from prune2vec.errors import CheckpointError
 from prune2vec.exporting import export_encoder, export_loaded
 from prune2vec.exporting.configuration_decilm import DeciLMConfig
 from prune2vec.records.kept import Kept
+from prune2vec.shown import markdown
 from tests.exporting.decilm_reference import encode
 from tests.exporting.encoders import INSTRUCTION, TEXTS, cut_encoder, plan_for, random_plan, tiny_encoder
 
@@ -106,7 +107,7 @@ def test_prompts_before_the_text_with_the_last_token(tmp_path: Path) -> None:
     encoder = tiny_encoder(tmp_path, pooling="lasttoken", prompts=INSTRUCTION)
     export_loaded(encoder, target="vllm", output=tmp_path / "out")
     assert_same(encoder, tmp_path / "out", prompt=INSTRUCTION["query"])
-    assert repr(INSTRUCTION["query"]) in (tmp_path / "out" / "README.md").read_text()
+    assert markdown(repr(INSTRUCTION["query"])) in (tmp_path / "out" / "README.md").read_text()
     assert json.loads((tmp_path / "out" / "export.json").read_text())["prompts"] == INSTRUCTION
 
 
