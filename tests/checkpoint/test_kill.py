@@ -9,6 +9,7 @@ import pytest
 
 from prune2vec.checkpoint import prune_model
 from prune2vec.checkpoint.encoder import load_encoder
+from prune2vec.outputs import RECORD
 from tests.checkpoint.plans import plan_for
 from tests.tiny import save_tiny
 
@@ -23,8 +24,9 @@ CODE = (
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    # The model card names the folder, so the copy made in this process differs there.
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "README.md"}
+    # The model card names the folder, so the copy made in this process differs there, and in the record of the files.
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("README.md", RECORD)]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.mark.e2e
