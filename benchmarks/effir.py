@@ -20,20 +20,21 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from prune2vec.checkpoint import prune_model
-from prune2vec.evaluation import evaluate_encoder
+from prune2vec.data.beir import Retrieval, read_beir
+from prune2vec.data.reader import load_triplets
+from prune2vec.data.triplet import Triplet
+from prune2vec.evaluation.evaluate import evaluate_encoder
 from prune2vec.evaluation.results import Results
 from prune2vec.files import read_json, write_json, write_text
 from prune2vec.machine import describe
-from prune2vec.planners import make_plan
-from prune2vec.records.plan import PruningPlan
-from prune2vec.records.profile import Profile
-from prune2vec.records.redundancy import KINDS, Redundancy, rank_correlation
-from prune2vec.scorers import profile_model
-from prune2vec.slimming import slim_plan
-from prune2vec.texts import Triplet, load_triplets
-from prune2vec.texts.retrieval import Retrieval, read_beir
-from prune2vec.training import train_encoder
+from prune2vec.planning.make_plan import make_plan
+from prune2vec.planning.plan import PruningPlan
+from prune2vec.profiling.importance import KINDS, Redundancy, rank_correlation
+from prune2vec.profiling.measure import profile_model
+from prune2vec.profiling.profile import Profile
+from prune2vec.pruning.prune import prune_model
+from prune2vec.training.slim import slim_plan
+from prune2vec.training.train import train_encoder
 
 TRAIN = ("squad", "fever", "bioasq", "squad_sentence")
 HELD_OUT = ("squad_sentence", "fever", "bioasq", "wikiqa", "selqa")

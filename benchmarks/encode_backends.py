@@ -24,9 +24,9 @@ from common import markdown_table, write_result
 from encode_peer import Peer, PeerFailed
 from encode_speed import MAX_LENGTH, best_batch_size, compared, vectors_of, workloads
 
-from prune2vec.allocator import keep_freed_memory
-from prune2vec.checkpoint import load_encoder
-from prune2vec.encoding import Engine
+from prune2vec.encoding.engine import Engine
+from prune2vec.malloc import keep_freed_memory
+from prune2vec.pruning.encoder import load_encoder
 
 # Beyond this the vectors are not those of the encoder.
 TOLERANCE = 1e-3

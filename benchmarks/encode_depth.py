@@ -28,9 +28,8 @@ SHARES = tuple(tenth / 10 for tenth in range(1, 11))
 
 def cut_encoders(encoder: Path, depths: list[int], folder: Path) -> dict[int, Path]:
     """Save the encoder at each depth, so that a process that loads one never holds the layers that are gone."""
-    from prune2vec.checkpoint import load_encoder
-    from prune2vec.checkpoint.encoder import save_encoder
-    from prune2vec.surgery.cut import cut_model
+    from prune2vec.models.cut import cut_model
+    from prune2vec.pruning.encoder import load_encoder, save_encoder
 
     whole = load_encoder(encoder, device="cpu", dtype="float32")
     model = whole[0].auto_model
@@ -46,9 +45,9 @@ def child(options: argparse.Namespace) -> None:
     """Load the encoder, encode, and print what it took as JSON."""
     from encode_speed import MAX_LENGTH, workloads
 
-    from prune2vec.allocator import keep_freed_memory
-    from prune2vec.checkpoint import load_encoder
-    from prune2vec.encoding import Engine
+    from prune2vec.encoding.engine import Engine
+    from prune2vec.malloc import keep_freed_memory
+    from prune2vec.pruning.encoder import load_encoder
 
     if options.keep_memory:
         keep_freed_memory()

@@ -26,11 +26,10 @@ import numpy as np
 from common import abab, markdown_table, synchronised, write_result
 from encode_peer import Peer
 
-from prune2vec.allocator import keep_freed_memory
-from prune2vec.checkpoint import load_encoder
-from prune2vec.checkpoint.encoder import read_record
-from prune2vec.encoding import Engine
+from prune2vec.encoding.engine import Engine
 from prune2vec.evaluation.speed import builtin_sample
+from prune2vec.malloc import keep_freed_memory
+from prune2vec.pruning.encoder import load_encoder, read_record
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 DEFAULT_BATCH_SIZE = 32

@@ -10,9 +10,9 @@ import json
 import time
 from pathlib import Path
 
-from prune2vec.planners import make_plan
-from prune2vec.records.profile import Profile
-from prune2vec.scorers import profile_model
+from prune2vec.planning.make_plan import make_plan
+from prune2vec.profiling.measure import profile_model
+from prune2vec.profiling.profile import Profile
 
 
 def main() -> None:

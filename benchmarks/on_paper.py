@@ -8,9 +8,9 @@ import torch
 from random_model import Sizes, total_bytes
 from transformers import AutoModel
 
-from prune2vec.backbone.load import measure_shape
-from prune2vec.families import find_family
-from prune2vec.records.shape import ModelShape
+from prune2vec.models.families import find_family
+from prune2vec.models.load import measure_shape
+from prune2vec.models.shape import ModelShape
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,8 +39,8 @@ def encode(folder: Path) -> np.ndarray:
 def make(root: Path) -> None:
     """Write the encoders and their vectors."""
     sys.path.insert(0, str(Path(__file__).parent.parent))
-    from prune2vec.checkpoint import prune_model
-    from tests.checkpoint.plans import plan_for
+    from prune2vec.pruning.prune import prune_model
+    from tests.pruning.plans import plan_for
     from tests.tiny import FAMILIES, save_tiny
 
     for family in FAMILIES:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
-from prune2vec.backbone.load import load_tokenizer
-from prune2vec.backbone.source import resolve_source
-from prune2vec.texts import Triplet
+from prune2vec.data.triplet import Triplet
+from prune2vec.models.load import load_tokenizer
+from prune2vec.models.source import resolve_source
 
 BATCH = 64
 

@@ -22,10 +22,10 @@ from typing import Any, BinaryIO
 import torch
 from transformers import LlamaConfig
 
-from prune2vec.backbone.load import load_tokenizer
-from prune2vec.backbone.source import resolve_source
 from prune2vec.files import write_json
 from prune2vec.machine import peak_rss_bytes
+from prune2vec.models.load import load_tokenizer
+from prune2vec.models.source import resolve_source
 from prune2vec.outputs import staged_folder
 
 POOL, PIECE = (1 << 25) + 1, 1 << 20

@@ -22,11 +22,11 @@ from typing import Any
 import torch
 from common import markdown_table, synchronised, write_result
 
-from prune2vec.backbone import load_backbone
 from prune2vec.files import read_json
+from prune2vec.forward.backbone import load_backbone
 from prune2vec.machine import pick_device, pick_dtype
-from prune2vec.records.kept import Kept
-from prune2vec.records.shape import ModelShape
+from prune2vec.models.kept import Kept
+from prune2vec.models.shape import ModelShape
 
 OURS = "prune2vec"
 LENGTH = 64  # where a result does not tell it; the attention is a small share

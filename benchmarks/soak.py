@@ -29,8 +29,7 @@ from typing import Any
 import numpy as np
 from common import human_bytes, markdown_table, write_result
 
-from prune2vec.encoding import Store
-from prune2vec.encoding.store import MANIFEST
+from prune2vec.encoding.store import MANIFEST, Store
 
 SYLLABLES = ("ba", "der", "fin", "gor", "hul", "ki", "lam", "mo", "nes", "pra", "qui", "ros", "sta", "tun", "ver", "wi")
 SAMPLE_EVERY_S = 1.0
@@ -71,9 +70,9 @@ def write_texts(path: Path, count: int, seed: int) -> None:
 
 def first_layer(folder: Path) -> Path:
     """Make an encoder of the first layer of SmolLM2."""
-    from prune2vec.backbone.load import load_backbone
-    from prune2vec.checkpoint import prune_model
-    from prune2vec.records.plan import PruningPlan
+    from prune2vec.forward.backbone import load_backbone
+    from prune2vec.planning.plan import PruningPlan
+    from prune2vec.pruning.prune import prune_model
 
     backbone = load_backbone("smollm2", dtype="float32", device="cpu")
     plan = PruningPlan(model=backbone.identity(), shape=backbone.shape, keep_layers=(0,), method="depth")
@@ -174,7 +173,7 @@ def verify(folder: Path, corpus: Path, encoder: Path, *, sample: int, seed: int)
             digest.update(name.encode() + b"\0" + vector.tobytes())
         kept |= {place: vectors[place - row] for place in range(row, row + len(ids)) if place in chosen}
         row += len(ids)
-    from prune2vec.checkpoint import load_encoder
+    from prune2vec.pruning.encoder import load_encoder
 
     with corpus.open(encoding="utf-8") as file:
         texts = {place: line.rstrip("\n") for place, line in enumerate(file) if place in chosen}

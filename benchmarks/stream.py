@@ -28,8 +28,8 @@ from on_paper import OnPaper, Rates, profile_on_paper
 from random_model import LIKE, Sizes
 
 from prune2vec.files import read_json
-from prune2vec.records.plan import PruningPlan
-from prune2vec.records.profile import Profile
+from prune2vec.planning.plan import PruningPlan
+from prune2vec.profiling.profile import Profile
 
 PARTS = ("small", "large", "paper")
 

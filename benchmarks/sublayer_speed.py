@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 
-from prune2vec.backbone import load_backbone
+from prune2vec.forward.backbone import load_backbone
 from prune2vec.machine import describe
-from prune2vec.records.kept import Kept
-from prune2vec.records.plan import PruningPlan
-from prune2vec.surgery.cut import cut_model
+from prune2vec.models.cut import cut_model
+from prune2vec.models.kept import Kept
+from prune2vec.planning.plan import PruningPlan
 
 
 def cuts(layers: int, width: int) -> dict[str, tuple[Kept, float]]:

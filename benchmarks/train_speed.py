@@ -36,15 +36,17 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback
 
-from prune2vec.backbone import load_backbone
-from prune2vec.checkpoint import load_encoder, prune_model
+from prune2vec.data.reader import load_triplets
+from prune2vec.data.triplet import Triplet
+from prune2vec.forward.backbone import load_backbone
 from prune2vec.machine import pick_device
-from prune2vec.records.plan import PruningPlan
-from prune2vec.texts import Triplet, load_triplets
+from prune2vec.planning.plan import PruningPlan
+from prune2vec.pruning.encoder import load_encoder
+from prune2vec.pruning.prune import prune_model
 from prune2vec.training.adapters import add_lora
 from prune2vec.training.objective import pooled_in_fp32
-from prune2vec.training.packing import OnePass, token_pass
-from prune2vec.training.settings import TrainSettings
+from prune2vec.training.packed_loss import OnePass, token_pass
+from prune2vec.training.train_settings import TrainSettings
 
 PLAIN = "sentence-transformers"
 SIDES = (PLAIN, "sorted", "packed", "top")

@@ -16,9 +16,9 @@ from typing import Any
 
 from prune2vec.evaluation.results import Results
 from prune2vec.experiments.comparison import Row, comparison_of
-from prune2vec.experiments.table import Table
+from prune2vec.experiments.text_table import Table
 from prune2vec.files import read_json, write_json
-from prune2vec.records.plan import PruningPlan
+from prune2vec.planning.plan import PruningPlan
 
 RECORD = Path(__file__).parent.parent / "benchmarks" / "results" / "demo.json"
 _SHOWN = ("torch", "transformers")

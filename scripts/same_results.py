@@ -53,9 +53,14 @@ PRECISIONS = ("float32", "float16", "int8", "binary")
 # Places, times and sizes of memory: not results.
 NOT_COMPARED = {
     "seconds", "time", "created", "output", "folder", "path", "texts_per_s", "machine", "versions", "digest", "run", "account",
-    "peak_memory", "speed", "source",
+    "peak_memory", "speed", "source", "stream",
 }  # fmt: skip
-TEXTS = ("a fox", "layers of a language model can be cut", "return the rows that a reader has seen so far", "12 birds, 345 foxes")
+TEXTS = (
+    "a fox",
+    "layers of a language model can be cut",
+    "return the rows that a reader has seen so far",
+    "12 birds, 345 foxes",
+)
 
 
 def prune2vec(*words: object) -> dict[str, Any]:
@@ -96,7 +101,28 @@ def write_texts(folder: Path) -> None:
     import random
 
     draw = random.Random(7)
-    words = "fox layer model token birds rows reader spring light file error morning jumps lazy quick 12 345 cut loss line".split()
+    words = [
+        "fox",
+        "layer",
+        "model",
+        "token",
+        "birds",
+        "rows",
+        "reader",
+        "spring",
+        "light",
+        "file",
+        "error",
+        "morning",
+        "jumps",
+        "lazy",
+        "quick",
+        "12",
+        "345",
+        "cut",
+        "loss",
+        "line",
+    ]
     rows = []
     for number in range(48):
         said = [" ".join(draw.choices(words, k=draw.randint(3, 14))) for _ in range(3)]
@@ -114,14 +140,21 @@ def write_texts(folder: Path) -> None:
 
 def results(folder: Path) -> Iterator[tuple[str, Any]]:
     """Yield a name and what came out, run by run."""
-    import pyarrow.parquet as pq
     import torch
-
-    from tests.tiny import save_tiny
 
     torch.set_num_threads(1)
     write_texts(folder)
     os.chdir(folder)
+    yield from measured(folder)
+    yield from cut_and_trained()
+    yield from encoded_and_scored(folder)
+    yield from smollm2()
+
+
+def measured(folder: Path) -> Iterator[tuple[str, Any]]:
+    """Yield profiles, in memory and streamed."""
+    from tests.tiny import save_tiny
+
     for family in IN_MEMORY:
         save_tiny(folder / family, family)
         yield f"profile {family}", prune2vec("profile", family, "--texts", "triplets.jsonl", *DRAW, "-o", f"{family}.json")
@@ -141,11 +174,31 @@ def results(folder: Path) -> Iterator[tuple[str, Any]]:
     scorers = ("--scorers", "redundancy,redundancy-iterative,redundancy-plain", "--plain", "plain.txt", "--windows", "4")
     measured = ("--window-length", "64", "-o", "profile.json")
     yield "redundancy", prune2vec("profile", "llama", "--texts", "triplets.jsonl", *DRAW, *scorers, *measured)
+
+
+def cut_and_trained() -> Iterator[tuple[str, Any]]:
+    """Yield plans, slimmed ones too, what pruned models make of texts, and trainings."""
     for name, how in PLANS.items():
         yield f"plan {name}", prune2vec("plan", "profile.json", *how, "-o", f"{name}.json")
     for name in IMPORTANCES:
-        how = ("--ranking", name, "--width-cut", "40%", "--steps", "4", "--batches", "2", "--batch-size", "4", "--dtype", "float32")
-        yield f"slim {name}", prune2vec("slim", "llama", "mlps.json", "--texts", "triplets.jsonl", *how, "-o", f"slim-{name}.json")
+        how = (
+            "--ranking",
+            name,
+            "--width-cut",
+            "40%",
+            "--steps",
+            "4",
+            "--batches",
+            "2",
+            "--batch-size",
+            "4",
+            "--dtype",
+            "float32",
+        )
+        yield (
+            f"slim {name}",
+            prune2vec("slim", "llama", "mlps.json", "--texts", "triplets.jsonl", *how, "-o", f"slim-{name}.json"),
+        )
     for name in (*PRUNED, "slim-wanda"):
         yield f"prune {name}", prune2vec("prune", "llama", f"{name}.json", "-o", f"pruned-{name}")["plan"]
         yield f"vectors {name}", vectors_of(f"pruned-{name}")
@@ -154,6 +207,12 @@ def results(folder: Path) -> Iterator[tuple[str, Any]]:
         trained = prune2vec("train", "pruned-small", "--data", "triplets.jsonl", *steps, *how, "-o", f"trained-{name}")
         yield f"train {name}", trained
         yield f"trained vectors {name}", vectors_of(f"trained-{name}")
+
+
+def encoded_and_scored(folder: Path) -> Iterator[tuple[str, Any]]:
+    """Yield mined texts, encoded corpora with what is found in them, and scores."""
+    import pyarrow.parquet as pq
+
     mined = prune2vec("mine", "negatives", "triplets.jsonl", "--model", "trained-full", "-o", "mined.jsonl")
     yield "mine negatives", [mined, (folder / "mined.jsonl").read_text(encoding="utf-8").splitlines()[:5]]
     yield "mine", prune2vec("mine", "notes", "-o", "notes-pairs", "--negatives", "2")
@@ -163,15 +222,17 @@ def results(folder: Path) -> Iterator[tuple[str, Any]]:
         how = ("--precision", precision, "--part-rows", "20", "--dtype", "float32", "-o", f"vectors-{precision}")
         yield f"encode {precision}", prune2vec("encode", "trained-full", "documents.jsonl", *how)
         parts = sorted((folder / f"vectors-{precision}").glob("**/*.parquet"))
-        yield f"parts {precision}", [hashlib.sha256(repr(pq.read_table(part).to_pylist()).encode()).hexdigest() for part in parts]
+        yield (
+            f"parts {precision}",
+            [hashlib.sha256(repr(pq.read_table(part).to_pylist()).encode()).hexdigest() for part in parts],
+        )
         yield f"search {precision}", prune2vec("search", f"vectors-{precision}", "a quick fox", "-k", "5")
     for name in ("pruned-slim-wanda", "trained-full"):
         timed = ("--speed-texts", "4", "--speed-repeats", "1", "--dtype", "float32")
         yield f"evaluate {name}", prune2vec("evaluate", name, "--data", "heldout.jsonl", "--corpus", "documents.jsonl", *timed)
-    yield from smollm2(folder)
 
 
-def smollm2(folder: Path) -> Iterator[tuple[str, Any]]:
+def smollm2() -> Iterator[tuple[str, Any]]:
     """Yield the same of the default model, where it is installed."""
     from importlib.util import find_spec
 
@@ -188,18 +249,14 @@ def differences(old: Any, new: Any, place: str = "") -> Iterator[tuple[str, floa
     """Yield every place where two results are not the same, and by how much relative to the larger; inf where no number."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new} - NOT_COMPARED):
-            if key in old and key in new:
-                yield from differences(old[key], new[key], f"{place}.{key}")
-            else:
-                yield f"{place}.{key} is only in the {'old' if key in old else 'new'}", math.inf
+            yield from differences(old.get(key, "nothing"), new.get(key, "nothing"), f"{place}.{key}")
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for number, (one, other) in enumerate(zip(old, new, strict=True)):
             yield from differences(one, other, f"{place}[{number}]")
-    elif isinstance(old, float) and isinstance(new, float):
-        if old != new:
-            yield f"{place}: {old!r} -> {new!r}", abs(old - new) / max(abs(old), abs(new))
     elif old != new:
-        yield f"{place}: {str(old)[:60]!r} -> {str(new)[:60]!r}", math.inf
+        numbers = isinstance(old, float) and isinstance(new, float)
+        amount = abs(old - new) / max(abs(old), abs(new)) if numbers else math.inf
+        yield f"{place}: {str(old)[:60]!r} -> {str(new)[:60]!r}", amount
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ import prune2vec
 from prune2vec.cli.app import VERBS, program
 from prune2vec.cli.options import SectionOption
 from prune2vec.errors import ConfigError
-from prune2vec.records.settings import Settings
+from prune2vec.settings import Settings
 
 BEYOND = (float("inf"), float("-inf"), float("nan"), 2**70, -(2**70), 1e300, True, "9" * 5000)
 

@@ -15,15 +15,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 
 from prune2vec.errors import CheckpointError, DataError
-from prune2vec.files import (
-    digest_file,
-    digest_json,
-    digest_tree,
-    explained_os_errors,
-    read_json,
-    write_json,
-    write_text,
-)
+from prune2vec.files import digest_file, digest_json, digest_tree, explained_os_errors, read_json, write_json, write_text
 from prune2vec.outputs import staged_folder
 
 ONE_LINE = r"^cannot write [^\n]+$"

@@ -29,41 +29,46 @@ KILLS = 12
 # Taking longer than the work, they are done before it.
 IMPORTS = (
     *("sentence_transformers", "peft", "datasets", "transformers.models.llama.modeling_llama", "transformers.trainer"),
-    *("prune2vec.checkpoint.pruning", "prune2vec.encoding.job", "prune2vec.evaluation.runner", "prune2vec.experiments.run"),
-    *("prune2vec.experiments.plots", "prune2vec.planners.make", "prune2vec.scorers.measure", "prune2vec.slimming.make"),
-    *("prune2vec.slimming.rankings.gates", "prune2vec.training.run", "matplotlib.backends.backend_svg", "pytrec_eval"),
+    *("prune2vec.pruning.prune", "prune2vec.encoding.encode", "prune2vec.evaluation.evaluate", "prune2vec.experiments.run"),
+    *("prune2vec.experiments.plots", "prune2vec.planning.make_plan", "prune2vec.profiling.measure", "prune2vec.training.slim"),
+    *(
+        "prune2vec.training.importances.learnt_gates",
+        "prune2vec.training.train",
+        "matplotlib.backends.backend_svg",
+        "pytrec_eval",
+    ),
 )
 TEXTS = {"max_length": 64, "dtype": "float32", "device": "cpu"}
 TRAIN: dict[str, Any] = {**TEXTS, "steps": 12, "batch_size": 8, "save_every": 2}
 
 
 def prune(folder: Path) -> None:
-    from prune2vec.checkpoint import prune_model
+    from prune2vec.pruning.prune import prune_model
 
     prune_model(str(folder / "model"), folder / "plan.json", folder / "out", max_length=64)
 
 
 def slim(folder: Path) -> None:
-    from prune2vec.slimming import slim_plan
+    from prune2vec.training.slim import slim_plan
 
     settings = {"steps": 12, "batch_size": 8, "save_every": 2, "warmup_steps": 0, "width_cut": 0.3, **TEXTS}
     slim_plan(str(folder / "model"), folder / "plan.json", folder / "texts.jsonl", output=folder / "out", **settings)
 
 
 def train(folder: Path) -> None:
-    from prune2vec.training import train_encoder
+    from prune2vec.training.train import train_encoder
 
     train_encoder(folder / "encoder", folder / "texts.jsonl", folder / "out", **TRAIN)
 
 
 def encode(folder: Path) -> None:
-    from prune2vec.encoding import encode_corpus
+    from prune2vec.encoding.encode import encode_corpus
 
     encode_corpus(folder / "encoder", folder / "corpus.txt", folder / "out", part_rows=20, dtype="float32", device="cpu")
 
 
 def run(folder: Path) -> None:
-    from prune2vec.experiments import run_recipe
+    from prune2vec.experiments.run import run_recipe
 
     texts = str(folder / "texts.jsonl")
     recipe = {
@@ -104,8 +109,8 @@ def result(verb: str, folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from prune2vec.texts import write_triplets
-    from tests.checkpoint.plans import plan_for
+    from prune2vec.data.writer import write_triplets
+    from tests.pruning.plans import plan_for
     from tests.tiny import save_tiny
     from tests.training.encoders import rows, save_tiny_encoder
 

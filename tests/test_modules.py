@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
-from prune2vec.checkpoint import load_encoder
-from prune2vec.checkpoint.portable import UNEVEN_MODULE
-from prune2vec.checkpoint.probe import PROBE_TEXTS
 from prune2vec.errors import CheckpointError
+from prune2vec.models.block_layout import layout_of
 from prune2vec.modules import UnevenTransformer
-from prune2vec.surgery.layout import layout_of
-from tests.checkpoint.uneven import cut_tiny
+from prune2vec.pruning.encoder import load_encoder
+from prune2vec.pruning.parity import PROBE_TEXTS
+from prune2vec.pruning.portable import UNEVEN_MODULE
+from tests.pruning.uneven import cut_tiny
 
 TEXTS = list(PROBE_TEXTS)
 

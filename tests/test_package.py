@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import prune2vec
-from prune2vec.pooling import pool
+from prune2vec.forward.pooling import pool
 
 ROOT = Path(__file__).parent.parent
 # Released together with the package that it is the core of.

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 import prune2vec
+from prune2vec.data.triplet import Triplet
 from prune2vec.errors import ConfigError, DataError, Prune2vecError
 from prune2vec.public import CALLS, public
 from prune2vec.registry import Registry
-from prune2vec.texts import Triplet
 from tests.tiny import save_tiny
 
 FUNCTIONS = sorted(set(prune2vec.__all__) - {"Profile", "Prune2vecError", "PruningPlan", "__version__"})
@@ -67,7 +67,7 @@ def test_a_list_of_paths_is_read_and_a_list_of_triplets_taken(folder: Path) -> N
 @pytest.mark.parametrize("output", ["model", "all.jsonl/x.json", "x" * 300 + ".json", "x" * 240 + ".json", "a\0b", ""])
 def test_an_output_that_cannot_be_is_refused_before_work(folder: Path, monkeypatch: pytest.MonkeyPatch, output: str) -> None:
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("prune2vec.scorers.measure.given_triplets", lambda texts: pytest.fail("work has begun"))
+    monkeypatch.setattr("prune2vec.profiling.measure.given_triplets", lambda texts: pytest.fail("work has begun"))
     with pytest.raises(Prune2vecError) as caught:
         prune2vec.profile("model", "all.jsonl", output=output, settings=SMALL)
     assert "\n" not in str(caught.value)

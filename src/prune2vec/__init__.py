@@ -18,42 +18,42 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prune2vec.checkpoint import load_encoder as load
-    from prune2vec.checkpoint import prune_model as prune
-    from prune2vec.encoding import encode_corpus as encode
+    from prune2vec.data.mine import mine
+    from prune2vec.encoding.encode import encode_corpus as encode
+    from prune2vec.encoding.search import search_vectors as search
     from prune2vec.errors import Prune2vecError
-    from prune2vec.evaluation import evaluate_encoder as evaluate
-    from prune2vec.experiments import compare_results as compare
-    from prune2vec.experiments import run_recipe as run
-    from prune2vec.exporting import export_encoder as export
-    from prune2vec.planners import make_plan as plan
-    from prune2vec.records.plan import PruningPlan
-    from prune2vec.records.profile import Profile
-    from prune2vec.scorers import profile_model as profile
-    from prune2vec.searching import search_vectors as search
-    from prune2vec.slimming import slim_plan as slim
-    from prune2vec.texts import mine
-    from prune2vec.training import train_encoder as train
+    from prune2vec.evaluation.evaluate import evaluate_encoder as evaluate
+    from prune2vec.experiments.compare import compare_results as compare
+    from prune2vec.experiments.run import run_recipe as run
+    from prune2vec.exporting.export import export_encoder as export
+    from prune2vec.planning.make_plan import make_plan as plan
+    from prune2vec.planning.plan import PruningPlan
+    from prune2vec.profiling.measure import profile_model as profile
+    from prune2vec.profiling.profile import Profile
+    from prune2vec.pruning.encoder import load_encoder as load
+    from prune2vec.pruning.prune import prune_model as prune
+    from prune2vec.training.slim import slim_plan as slim
+    from prune2vec.training.train import train_encoder as train
 
     __version__: str
 
 _HOMES = {
-    "Profile": ("prune2vec.records.profile", "Profile"),
+    "Profile": ("prune2vec.profiling.profile", "Profile"),
     "Prune2vecError": ("prune2vec.errors", "Prune2vecError"),
-    "PruningPlan": ("prune2vec.records.plan", "PruningPlan"),
-    "compare": ("prune2vec.experiments", "compare_results"),
-    "encode": ("prune2vec.encoding", "encode_corpus"),
-    "evaluate": ("prune2vec.evaluation", "evaluate_encoder"),
-    "export": ("prune2vec.exporting", "export_encoder"),
-    "load": ("prune2vec.checkpoint", "load_encoder"),
-    "mine": ("prune2vec.texts", "mine"),
-    "plan": ("prune2vec.planners", "make_plan"),
-    "profile": ("prune2vec.scorers", "profile_model"),
-    "prune": ("prune2vec.checkpoint", "prune_model"),
-    "run": ("prune2vec.experiments", "run_recipe"),
-    "search": ("prune2vec.searching", "search_vectors"),
-    "slim": ("prune2vec.slimming", "slim_plan"),
-    "train": ("prune2vec.training", "train_encoder"),
+    "PruningPlan": ("prune2vec.planning.plan", "PruningPlan"),
+    "compare": ("prune2vec.experiments.compare", "compare_results"),
+    "encode": ("prune2vec.encoding.encode", "encode_corpus"),
+    "evaluate": ("prune2vec.evaluation.evaluate", "evaluate_encoder"),
+    "export": ("prune2vec.exporting.export", "export_encoder"),
+    "load": ("prune2vec.pruning.encoder", "load_encoder"),
+    "mine": ("prune2vec.data.mine", "mine"),
+    "plan": ("prune2vec.planning.make_plan", "make_plan"),
+    "profile": ("prune2vec.profiling.measure", "profile_model"),
+    "prune": ("prune2vec.pruning.prune", "prune_model"),
+    "run": ("prune2vec.experiments.run", "run_recipe"),
+    "search": ("prune2vec.encoding.search", "search_vectors"),
+    "slim": ("prune2vec.training.slim", "slim_plan"),
+    "train": ("prune2vec.training.train", "train_encoder"),
 }
 
 __all__ = [

@@ -19,7 +19,12 @@ The message is one line: what came, what was expected, what to do. The command l
 from __future__ import annotations
 
 import difflib
+import html
+import importlib
+import json
+import re
 from collections.abc import Iterable
+from typing import Any
 
 
 class Prune2vecError(Exception):
@@ -89,3 +94,77 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known: {', '.join(known)}" if known else ""
+
+
+# C0 and C1 controls (ESC, BEL, CSI, DEL), line and paragraph separators, halves of surrogate pairs, and the marks that change
+# the direction of writing. Joiners stay: scripts and emoji need them.
+_CONTROLS = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufff9-\ufffb"
+_IN_LINES = re.compile(f"[{_CONTROLS}]")
+_IN_ONE_LINE = re.compile(f"[\t\n{_CONTROLS}]")
+_MARKDOWN = re.compile(r"[\\`*\[\]|]")
+
+
+def _code(match: re.Match[str]) -> str:
+    number = ord(match[0])
+    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"
+
+
+def shown_lines(text: str) -> str:
+    """Return a text of several lines with every control character but tabs and line breaks as its code, such as ``\\x1b``."""
+    return _IN_LINES.sub(_code, text)
+
+
+def shown(text: object, width: int | None = None) -> str:
+    """Return a text or name on one line: blanks of any kind as one blank, control characters as their code.
+
+    Args:
+        text: What is to be shown; anything else than a text by its ``str``.
+        width: Most characters; a longer text ends in an ellipsis.
+    """
+    flat = " ".join(_IN_ONE_LINE.sub(lambda match: " " if match[0].isspace() else _code(match), str(text)).split())
+    return flat if width is None or len(flat) <= width else f"{flat[: width - 1].rstrip()}…"
+
+
+def markdown(text: object, width: int | None = None) -> str:
+    """Return a text or name for the middle of a line of Markdown, where it reads as it is: no HTML, link, code or table of its.
+
+    Args:
+        text: As ``shown``.
+        width: Most characters of what a reader sees.
+    """
+    return _MARKDOWN.sub(r"\\\g<0>", html.escape(shown(text, width), quote=False))
+
+
+def shown_json(value: Any) -> str:
+    """Return JSON for a terminal: it holds exactly ``value``, with control characters in JSON's own escapes."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return _IN_LINES.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+# Import name, the extra that brings it, and what needs it.
+_EXTRAS = {
+    "faiss": ("search", "searching"),
+    "gguf": ("gguf", "reading GGUF files"),
+    "mteb": ("eval", "evaluating on MTEB tasks"),
+    "onnx": ("onnx", "exporting to ONNX"),
+    "onnxruntime": ("onnx", "exporting to ONNX"),
+    "onnxscript": ("onnx", "exporting to ONNX"),
+    "ray": ("ray", "encoding on Ray"),
+}
+
+
+def import_extra(name: str) -> Any:
+    """Return an optional package.
+
+    Raises:
+        MissingExtra: It is not installed, or does not load; the message says which, and names the extra.
+    """
+    extra, purpose = _EXTRAS[name]
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        absent = isinstance(error, ModuleNotFoundError) and error.name == name
+        state = "" if absent else f", which does not load ({reason_of(error)})"
+        raise MissingExtra(
+            f"{purpose} needs the package {name}{state}; install it with: pip install 'prune2vec[{extra}]'"
+        ) from error

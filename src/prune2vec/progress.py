@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from prune2vec.shown import shown_lines
+from prune2vec.errors import shown_lines
 
 Advance = Callable[[float], None]
 _LOG_EVERY_S = 20.0

@@ -11,7 +11,7 @@ import pkgutil
 import threading
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from prune2vec.errors import ConfigError, did_you_mean, reason_of
 
@@ -88,22 +88,3 @@ class Registry(Generic[T]):
                 raise ConfigError(
                     f"plug-in {entry.name!r} ({entry.value}) cannot be loaded: {reason_of(error)}; update or uninstall it"
                 ) from error
-
-
-def lazy_names(package: str, **homes: tuple[str, ...]) -> Callable[[str], Any]:
-    """Return a module ``__getattr__`` that imports a package's public names on first use.
-
-    Settings and records must not cost an import of torch because they sit in one package with code that needs it.
-
-    Args:
-        package: The package, ``__name__`` in its ``__init__``.
-        **homes: Submodule and the names that it defines.
-    """
-    home_of = {name: home for home, names in homes.items() for name in names}
-
-    def load(name: str) -> Any:
-        if name not in home_of:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{package}.{home_of[name]}"), name)
-
-    return load

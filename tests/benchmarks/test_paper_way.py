@@ -7,8 +7,8 @@ from pathlib import Path
 import paper_way
 import pytest
 
-from prune2vec.scorers import profile_model
-from prune2vec.texts import Triplet
+from prune2vec.data.triplet import Triplet
+from prune2vec.profiling.measure import profile_model
 from tests.tiny import save_tiny
 
 WORDS = ("quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "while", "12", "birds", "sing", "in", "morning")

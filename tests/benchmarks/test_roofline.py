@@ -9,8 +9,8 @@ import pytest
 import roofline
 from roofline import Reached
 
-from prune2vec.records.kept import Kept
-from prune2vec.records.shape import ModelShape
+from prune2vec.models.kept import Kept
+from prune2vec.models.shape import ModelShape
 
 SHAPE = ModelShape(
     model_type="llama",

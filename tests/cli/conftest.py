@@ -12,8 +12,8 @@ import pytest
 
 from prune2vec import progress
 from prune2vec.cli.app import main
-from prune2vec.records.profile import LayerLoss, Profile
-from prune2vec.records.shape import ModelShape
+from prune2vec.models.shape import ModelShape
+from prune2vec.profiling.profile import LayerLoss, Profile
 
 LOSSES = (3.0, 2.0, 2.5, 2.8, 2.2, 1.5, 1.9, 2.4)
 

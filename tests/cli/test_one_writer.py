@@ -13,7 +13,7 @@ import pytest
 
 from prune2vec.encoding.store import MANIFEST
 from prune2vec.outputs import RECORD
-from prune2vec.records.plan import PruningPlan
+from prune2vec.planning.plan import PruningPlan
 from tests.cli.conftest import Cli
 from tests.experiments.small import results_of, shape
 

@@ -10,11 +10,10 @@ import pytest
 from click.testing import CliRunner
 from pydantic import BeforeValidator, Field
 
-from prune2vec.cli.options import SectionOption, options_from
+from prune2vec.cli.options import Section, SectionOption, options_from
 from prune2vec.cli.outcome import Outcome
-from prune2vec.cli.section import Section
 from prune2vec.cli.verb import Verb, verb
-from prune2vec.records.settings import Settings
+from prune2vec.settings import Settings
 
 Doubled = Annotated[int, BeforeValidator(lambda value: int(value) * 2)]
 

@@ -17,7 +17,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
-from prune2vec.backbone.load import Backbone, load_backbone
+from prune2vec.forward.backbone import Backbone, load_backbone
 
 pytestmark = [
     pytest.mark.e2e,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from prune2vec.checkpoint import prune_model
-from tests.checkpoint.plans import plan_for
+from prune2vec.pruning.prune import prune_model
 from tests.encoding.test_engine import texts
+from tests.pruning.plans import plan_for
 from tests.tiny import save_tiny
 
 ROWS = 57

@@ -12,10 +12,11 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Router
 
-from prune2vec.checkpoint import load_encoder, prune_model
-from prune2vec.encoding import Engine
+from prune2vec.encoding.engine import Engine
 from prune2vec.errors import EncodingError
-from tests.checkpoint.plans import plan_for
+from prune2vec.pruning.encoder import load_encoder
+from prune2vec.pruning.prune import prune_model
+from tests.pruning.plans import plan_for
 from tests.tiny import FAMILIES, save_tiny
 
 WORDS = [

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from prune2vec.checkpoint import load_encoder
-from prune2vec.encoding import Store
+from prune2vec.encoding.store import Store
+from prune2vec.pruning.encoder import load_encoder
 from tests.encoding.test_engine import texts
 
 # Imports once, then forks a child for every attempt, so that a dozen kills take seconds. The parent never computes.

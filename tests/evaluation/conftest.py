@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from prune2vec.evaluation.encoders import LoadedEncoder, load_for_evaluation
-from prune2vec.evaluation.settings import EvaluateSettings
+from prune2vec.evaluation.evaluate_settings import EvaluateSettings
+from prune2vec.evaluation.evaluated import LoadedEncoder, load_for_evaluation
 from tests.evaluation.helpers import QUICK, save_tiny_encoder, write_mirror, write_triplets_file
 
 

@@ -13,13 +13,13 @@ from mteb.models import SentenceTransformerEncoderWrapper
 from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 
-from prune2vec.encoding import Engine
+from prune2vec.encoding.engine import Engine
 from prune2vec.errors import EvaluationError
-from prune2vec.evaluation.encoders import LoadedEncoder, load_for_evaluation
+from prune2vec.evaluation.evaluate_settings import EvaluateSettings
+from prune2vec.evaluation.evaluated import LoadedEncoder, load_for_evaluation
 from prune2vec.evaluation.mteb_runner import TaskUnavailable, _load_task, _quiet_libraries, run_task, task_data
-from prune2vec.evaluation.presets import PINNED
 from prune2vec.evaluation.results import TaskScore
-from prune2vec.evaluation.settings import EvaluateSettings
+from prune2vec.evaluation.task_presets import PINNED
 from tests.evaluation.helpers import QUICK, save_tiny_encoder, write_rows
 
 SCIFACT, STS, BANKING = PINNED["SciFact"], PINNED["STSBenchmark"], PINNED["Banking77Classification"]

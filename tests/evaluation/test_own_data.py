@@ -5,18 +5,12 @@ from pathlib import Path
 import pytest
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
+from prune2vec.data.beir import Retrieval
 from prune2vec.errors import DataError, EvaluationError
-from prune2vec.evaluation.encoders import LoadedEncoder
-from prune2vec.evaluation.own_data import (
-    describe_retrieval,
-    evaluate_bm25,
-    evaluate_retrieval,
-    load_retrieval,
-    self_documents,
-)
+from prune2vec.evaluation.evaluate_settings import EvaluateSettings
+from prune2vec.evaluation.evaluated import LoadedEncoder
+from prune2vec.evaluation.own_data import describe_retrieval, evaluate_bm25, evaluate_retrieval, load_retrieval, self_documents
 from prune2vec.evaluation.results import METRICS
-from prune2vec.evaluation.settings import EvaluateSettings
-from prune2vec.texts import Retrieval
 from tests.evaluation.helpers import QUICK, write_rows
 
 SETTINGS = EvaluateSettings(**QUICK)

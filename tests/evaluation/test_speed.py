@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from prune2vec.evaluation.encoders import LoadedEncoder
-from prune2vec.evaluation.settings import EvaluateSettings
+from prune2vec.evaluation.evaluate_settings import EvaluateSettings
+from prune2vec.evaluation.evaluated import LoadedEncoder
 from prune2vec.evaluation.speed import PeakMemory, builtin_sample, draw_sample, measure_cost, measure_speed
 from tests.evaluation.helpers import QUICK
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from prune2vec.errors import EvaluationError, MissingExtra
-from prune2vec.evaluation import evaluate_encoder
-from prune2vec.evaluation.presets import PINNED, PRESETS
+from prune2vec.evaluation.evaluate import evaluate_encoder
+from prune2vec.evaluation.task_presets import PINNED, PRESETS
 from prune2vec.evaluation.tasks import resolve_tasks, task_prompts
-from prune2vec.records.text_format import TextFormat
+from prune2vec.models.text_settings import TextFormat
 
 FORMAT = TextFormat(prefix="<user>", separator="; ")
 

@@ -21,11 +21,11 @@ from prune2vec.experiments.report import Story, report_markdown, write_report
 from prune2vec.experiments.run import Report, run_recipe
 from prune2vec.experiments.stages import Stages, real_stages
 from prune2vec.files import digest_file, digest_tree, write_json, write_text
+from prune2vec.models.shape import ModelShape
 from prune2vec.outputs import staged_folder
+from prune2vec.planning.plan import PruningPlan
+from prune2vec.profiling.profile import LayerLoss, Profile
 from prune2vec.progress import set_enabled
-from prune2vec.records.plan import PruningPlan
-from prune2vec.records.profile import LayerLoss, Profile
-from prune2vec.records.shape import ModelShape
 
 LAYERS, WIDTH = 12, 100
 VARIANTS = ("full", "large", "small")

@@ -8,7 +8,7 @@ import pytest
 from prune2vec.errors import CheckpointError, EvaluationError
 from prune2vec.experiments.compare import compare_results
 from prune2vec.files import digest_tree
-from prune2vec.records.plan import PruningPlan
+from prune2vec.planning.plan import PruningPlan
 from tests.experiments.small import profile_of, results_of
 
 

@@ -10,9 +10,10 @@ import pytest
 from prune2vec.errors import ConfigError
 from prune2vec.experiments.profile_sections import sections_for
 from prune2vec.experiments.recipe import Recipe
-from prune2vec.planners import make_plan, planners
-from prune2vec.planners.budget import Budget
-from prune2vec.records.profile import Profile
+from prune2vec.planning.budget import Budget
+from prune2vec.planning.make_plan import make_plan
+from prune2vec.planning.planner import planners
+from prune2vec.profiling.profile import Profile
 from tests.experiments.small import profile_of, recipe_values
 
 ALL_GIVEN = {"depth": "all", "mlps": 4, "width": "30%"}

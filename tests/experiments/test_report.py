@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prune2vec.experiments.report import Story, write_report
-from prune2vec.records.plan import PruningPlan
+from prune2vec.planning.plan import PruningPlan
 from tests.experiments.small import FALLING, Run, SmallStages
 from tests.experiments.test_heatmap import BOTH
 

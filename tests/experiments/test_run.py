@@ -10,7 +10,7 @@ import pytest
 from prune2vec.errors import CheckpointError, ConfigError, EvaluationError, MissingExtra, Prune2vecError, TrainingError
 from prune2vec.experiments.run import run_recipe
 from prune2vec.experiments.stages import real_stages
-from prune2vec.records.plan import PruningPlan
+from prune2vec.planning.plan import PruningPlan
 from tests.experiments.small import VARIANTS, Run, SmallStages
 from tests.tiny import save_tiny
 

@@ -11,14 +11,14 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
-from prune2vec.backbone.load import measure_shape
 from prune2vec.errors import MissingExtra
-from prune2vec.exporting import targets
-from prune2vec.families import find_family
-from prune2vec.records.kept import Kept
-from prune2vec.records.plan import PruningPlan
-from prune2vec.surgery.cut import cut_model
-from tests.surgery.silence import plan_of
+from prune2vec.exporting.target import targets
+from prune2vec.models.cut import cut_model
+from prune2vec.models.families import find_family
+from prune2vec.models.kept import Kept
+from prune2vec.models.load import measure_shape
+from prune2vec.planning.plan import PruningPlan
+from tests.models.silence import plan_of
 from tests.tiny import tiny_model, tiny_tokenizer
 
 TEXTS = ["a", "quick brown fox", "in  2024,   365 days; 12  34", "the lazy dog sings " * 20]

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from prune2vec.checkpoint import load_encoder, save_encoder
 from prune2vec.errors import CheckpointError, ConfigError
-from prune2vec.exporting import export_encoder, export_loaded, targets
-from prune2vec.records.kept import Kept
+from prune2vec.exporting.export import export_encoder, export_loaded
+from prune2vec.exporting.target import targets
+from prune2vec.models.kept import Kept
+from prune2vec.pruning.encoder import load_encoder, save_encoder
 from tests.exporting.encoders import cut_encoder, installed_targets, plan_for, tiny_encoder
 
 

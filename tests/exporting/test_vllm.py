@@ -15,11 +15,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
-from prune2vec.errors import CheckpointError
-from prune2vec.exporting import export_encoder, export_loaded
+from prune2vec.errors import CheckpointError, markdown
 from prune2vec.exporting.configuration_decilm import DeciLMConfig
-from prune2vec.records.kept import Kept
-from prune2vec.shown import markdown
+from prune2vec.exporting.export import export_encoder, export_loaded
+from prune2vec.models.kept import Kept
 from tests.exporting.decilm_reference import encode
 from tests.exporting.encoders import INSTRUCTION, TEXTS, cut_encoder, plan_for, random_plan, tiny_encoder
 

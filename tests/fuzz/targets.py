@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 
 from prune2vec.evaluation.results import METRICS, Results
-from prune2vec.records.plan import PruningPlan
+from prune2vec.planning.plan import PruningPlan
 from tests.fuzz.mutations import damage_bytes, damage_json, damage_safetensors, damage_yaml
 from tests.tiny import save_tiny
 
@@ -74,7 +74,7 @@ def prepare(folder: Path) -> None:
 
 def _gguf(path: Path) -> None:
     try:
-        from tests.backbone.test_gguf import write_gguf
+        from tests.models.test_gguf import write_gguf
     except BaseException:  # The extra is not installed: pytest's own exception says so.
         return
     write_gguf(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prune2vec.files import read_json, write_json
-from prune2vec.pooling import poolings
+from prune2vec.forward.pooling import poolings
 from scripts import check_docs, demo_record
 
 GOOD = """

@@ -9,7 +9,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
-from prune2vec.texts import Triplet
+from prune2vec.data.triplet import Triplet
 from tests.tiny import tiny_model, tiny_tokenizer
 
 _NOUNS = ("fox", "dog", "bird", "row", "file", "line", "layer", "model", "loss", "light")

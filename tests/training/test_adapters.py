@@ -9,10 +9,10 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from prune2vec.checkpoint import load_encoder
 from prune2vec.errors import ConfigError, TrainingError
+from prune2vec.pruning.encoder import load_encoder
 from prune2vec.training.adapters import add_lora, embed, load_weights, merge_adapter, restore_adapter
-from prune2vec.training.settings import TrainSettings
+from prune2vec.training.train_settings import TrainSettings
 from tests.training.encoders import save_tiny_encoder
 
 PROBE = ["the quick brown fox", "row 7 of the file", "a"]

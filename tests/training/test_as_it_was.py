@@ -14,11 +14,11 @@ from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
 from prune2vec.cli.app import main
-from prune2vec.encoding import Engine
+from prune2vec.data.writer import write_triplets
+from prune2vec.encoding.engine import Engine
 from prune2vec.errors import CheckpointError, ConfigError
-from prune2vec.texts import write_triplets
-from prune2vec.training import train_encoder
-from prune2vec.training.mining import mine_negatives
+from prune2vec.training.mine_negatives import mine_negatives
+from prune2vec.training.train import train_encoder
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.training.encoders import rows, save_tiny_encoder
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from prune2vec.checkpoint import load_encoder
+from prune2vec.pruning.encoder import load_encoder
 from prune2vec.training.collate import BatchNote, NotingCollator
 
 PROMPTS = {"one": {"anchor": "find: ", "positive": ""}}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from prune2vec.checkpoint import load_encoder
-from prune2vec.texts import Triplet
-from prune2vec.training.data import Table
+from prune2vec.data.triplet import Triplet
+from prune2vec.pruning.encoder import load_encoder
 from prune2vec.training.dev import evaluators
+from prune2vec.training.training_data import Table
 
 ROWS = [
     Triplet(anchor="fox", positive="the quick brown fox", negatives=("the lazy dog", "12 birds")),

@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from prune2vec.backbone.packed import ATTENTION
+from prune2vec.data.writer import write_triplets
 from prune2vec.errors import ConfigError
-from prune2vec.texts import write_triplets
-from prune2vec.training import train_encoder
-from prune2vec.training.data import Table, TrainingData
+from prune2vec.forward.packed import ATTENTION
 from prune2vec.training.fit import _schedule
-from prune2vec.training.settings import TrainSettings
+from prune2vec.training.train import train_encoder
+from prune2vec.training.train_settings import TrainSettings
+from prune2vec.training.training_data import Table, TrainingData
 from tests.training.encoders import rows, save_tiny_encoder
-from tests.training.test_run import DATA, QUICK, curve, weights
+from tests.training.test_train import DATA, QUICK, curve, weights
 
 FOUR: dict[str, Any] = {**QUICK, "steps": 4}
 

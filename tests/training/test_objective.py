@@ -10,11 +10,11 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from prune2vec.checkpoint import load_encoder
 from prune2vec.errors import ConfigError
-from prune2vec.losses import hard_negative_nll
+from prune2vec.profiling.contrastive import hard_negative_nll
+from prune2vec.pruning.encoder import load_encoder
 from prune2vec.training.objective import build_loss, pooled_in_fp32
-from prune2vec.training.settings import TrainSettings
+from prune2vec.training.train_settings import TrainSettings
 from tests.training.encoders import rows, save_tiny_encoder
 
 BATCH = rows(6, negatives=2)

@@ -8,8 +8,8 @@ import pytest
 import transformers.integrations.integration_utils as integrations
 
 from prune2vec.errors import ConfigError
-from prune2vec.training import train_encoder
 from prune2vec.training.tracker import check_tracker
+from prune2vec.training.train import train_encoder
 
 
 def test_an_unknown_tracker_is_answered_with_the_known_ones(tmp_path: Path) -> None:

@@ -13,10 +13,9 @@ from typing import NoReturn
 
 import click
 
-from prune2vec.cli.silence import prepare_environment
+from prune2vec.cli.environment import prepare_environment
 from prune2vec.cli.verb import DEBUG
-from prune2vec.errors import Prune2vecError, did_you_mean, reason_of
-from prune2vec.shown import shown
+from prune2vec.errors import Prune2vecError, did_you_mean, reason_of, shown
 
 VERBS = (
     "demo",
@@ -46,7 +45,7 @@ _LONGEST = 2000  # Characters of an error that are printed: what came may be of 
 
 
 class Program(click.Group):
-    """The group of all verbs; a verb's file is imported when it is asked for."""
+    """The group of all verbs; a verb's file, which is called like its first word, is imported when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the verbs in the order of the pipeline."""
@@ -57,7 +56,7 @@ class Program(click.Group):
         if cmd_name not in VERBS:
             return None
         name = cmd_name.replace(" ", "_")
-        command = getattr(importlib.import_module(f"prune2vec.cli.verbs.{name}"), name)
+        command = getattr(importlib.import_module(f"prune2vec.cli.verbs.{cmd_name.split()[0]}"), name)
         assert isinstance(command, click.Command)
         return command
 

@@ -6,15 +6,35 @@ Paths in settings are inputs, so they must be there.
 from __future__ import annotations
 
 import types
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
-from prune2vec.cli.paths import Existing
-from prune2vec.cli.section import Section
+from prune2vec.cli.path_types import Existing
+
+if TYPE_CHECKING:
+    from prune2vec.settings import Settings
+
+
+@dataclass(frozen=True)
+class Section:
+    """A settings class whose fields are options of a verb.
+
+    Attributes:
+        keyword: The verb's function gets the built settings under this name.
+        title: Heading of these options in the help.
+        load: Returns the class; called only when the verb is used, so that the list of verbs imports no settings.
+    """
+
+    keyword: str
+    title: str
+    load: Callable[[], type[Settings]]
+
 
 _LIMITS = {"ge": ("min", False), "gt": ("min", True), "le": ("max", False), "lt": ("max", True)}
 _PLAIN: dict[object, click.ParamType[Any]] = {

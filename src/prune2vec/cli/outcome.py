@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prune2vec.shown import shown_json, shown_lines
+from prune2vec.errors import shown_json, shown_lines
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from prune2vec.cli.options import Section
 from prune2vec.cli.outcome import Outcome
-from prune2vec.cli.section import Section
 from prune2vec.errors import ConfigError, did_you_mean
 from prune2vec.paths import as_path, must_exist
 from prune2vec.progress import set_enabled

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from prune2vec.data.documents import Document, read_documents
+from prune2vec.data.formats.arrow import count_rows
+from prune2vec.data.rows import suffix_of
 from prune2vec.errors import DataError
-from prune2vec.texts.documents import Document, read_documents
-from prune2vec.texts.formats import suffix_of
-from prune2vec.texts.formats.arrow import count_rows
 
 _HEAD_BYTES = 1 << 20
 _GZIP = 16 + zlib.MAX_WBITS

@@ -23,13 +23,13 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from prune2vec.backbone.packed import BOUNDS, packable, packed_states, packing_obstacle, row_bounds
-from prune2vec.backbone.padding import pad
-from prune2vec.backbone.rope import length_kind
-from prune2vec.backbone.selftest import is_causal
-from prune2vec.backbone.tokens import length_batches
 from prune2vec.errors import EncodingError
+from prune2vec.forward.batches import pad
+from prune2vec.forward.packed import BOUNDS, packable, packed_states, packing_obstacle, row_bounds
 from prune2vec.machine import forward_tokens
+from prune2vec.models.rope import length_kind
+from prune2vec.models.selftest import is_causal
+from prune2vec.models.tokens import length_batches
 
 _PER_TASK = ("query_length", "document_length", "query_expansion")
 # Capitals, blanks at both ends, and no words at all.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from prune2vec.encoding import Engine
-from prune2vec.evaluation.encoding import SIDES, side_prompt
+from prune2vec.encoding.engine import Engine
+from prune2vec.evaluation.text_vectors import SIDES, side_prompt
 
 if TYPE_CHECKING:
     from mteb.models import ModelMeta, SentenceTransformerEncoderWrapper

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune2vec.errors import EncodingError, EvaluationError, reason_of
-from prune2vec.evaluation.encoders import LoadedEncoder, engine_under
+from prune2vec.evaluation.evaluated import LoadedEncoder, engine_under
 from prune2vec.evaluation.mteb_encoder import MtebEncoder
-from prune2vec.evaluation.presets import Task
 from prune2vec.evaluation.results import TaskScore
 from prune2vec.evaluation.sampling import Sampling, sample_task
+from prune2vec.evaluation.task_presets import Task
 from prune2vec.files import digest_tree
 
 if TYPE_CHECKING:

@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from prune2vec.data.beir import Retrieval, is_beir, read_beir, triplets_as_retrieval
+from prune2vec.data.documents import read_documents, same_text
+from prune2vec.data.reader import load_triplets
 from prune2vec.errors import EvaluationError
 from prune2vec.evaluation.bm25 import Bm25
-from prune2vec.evaluation.encoders import LoadedEncoder
-from prune2vec.evaluation.encoding import count_tokens, encode_texts
-from prune2vec.evaluation.ranking import rank_all, retrieval_metrics
-from prune2vec.evaluation.settings import EvaluateSettings
+from prune2vec.evaluation.evaluate_settings import EvaluateSettings
+from prune2vec.evaluation.evaluated import LoadedEncoder
+from prune2vec.evaluation.retrieval import rank_all, retrieval_metrics
+from prune2vec.evaluation.text_vectors import count_tokens, encode_texts
 from prune2vec.files import digest_json
-from prune2vec.texts import Retrieval, is_beir, load_triplets, read_beir, triplets_as_retrieval
-from prune2vec.texts.documents import read_documents, same_text
 
 
 def load_retrieval(source: Path | str, settings: EvaluateSettings) -> Retrieval:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 
 from prune2vec.errors import EvaluationError
 from prune2vec.files import read_json, write_json
-from prune2vec.records.reading import AS_WRITTEN, Size, read_as
+from prune2vec.settings import AS_WRITTEN, Size, read_as
 
 FORMAT = "prune2vec.results/1"
 METRICS = ("ndcg@10", "mrr@10", "recall@1", "recall@10", "recall@100")

@@ -7,8 +7,8 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from prune2vec.evaluation.settings import EvaluateSettings
-from prune2vec.texts import Retrieval
+from prune2vec.data.beir import Retrieval
+from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask

@@ -13,9 +13,9 @@ from typing import Any, Self
 
 import torch
 
-from prune2vec.evaluation.encoders import LoadedEncoder
-from prune2vec.evaluation.encoding import Side, side_encode, side_prompt
-from prune2vec.evaluation.settings import EvaluateSettings
+from prune2vec.evaluation.evaluate_settings import EvaluateSettings
+from prune2vec.evaluation.evaluated import LoadedEncoder
+from prune2vec.evaluation.text_vectors import Side, side_encode, side_prompt
 from prune2vec.files import digest_json
 from prune2vec.machine import memory_in_use, peak_rss_bytes
 

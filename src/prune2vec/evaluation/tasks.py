@@ -7,10 +7,9 @@ import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from prune2vec.errors import EvaluationError, did_you_mean
-from prune2vec.evaluation.presets import PINNED, PRESETS, Task
-from prune2vec.extras import import_extra
-from prune2vec.records.text_format import TextFormat
+from prune2vec.errors import EvaluationError, did_you_mean, import_extra
+from prune2vec.evaluation.task_presets import PINNED, PRESETS, Task
+from prune2vec.models.text_settings import TextFormat
 
 PROXY = "-proxy"
 _ASYMMETRIC = {"Retrieval", "InstructionRetrieval"}

@@ -7,14 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune2vec.errors import DataError
+from prune2vec.data.documents import read_documents as documents_of
+from prune2vec.data.documents import same_text
+from prune2vec.data.reader import load_triplets
+from prune2vec.data.rows import read_rows
+from prune2vec.errors import DataError, shown
 from prune2vec.files import read_json, write_json
 from prune2vec.progress import progress
-from prune2vec.shown import shown
-from prune2vec.texts import load_triplets
-from prune2vec.texts.documents import read_documents as documents_of
-from prune2vec.texts.documents import same_text
-from prune2vec.texts.formats import read_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +66,7 @@ def answer(encoder_folder: Path, documents: Sequence[Document | str], queries: S
     Raises:
         DataError: There is nothing to search.
     """
-    from prune2vec.checkpoint import load_encoder
+    from prune2vec.pruning.encoder import load_encoder
 
     given = [one if isinstance(one, Document) else Document(one) for one in documents]
     unique = list({same_text(document.text): document for document in reversed(given)}.values())[::-1]

@@ -8,15 +8,15 @@ from pathlib import Path
 from prune2vec.errors import DataError, PlanError
 from prune2vec.evaluation.results import Results
 from prune2vec.experiments.comparison import Comparison, Row, comparison_of
-from prune2vec.experiments.layout import PLAN, SLIM_PLAN
 from prune2vec.experiments.report import comparison_html
 from prune2vec.experiments.results_files import find_results
+from prune2vec.experiments.run_folder import PLAN, SLIM_PLAN
 from prune2vec.files import write_json, write_text
 from prune2vec.outputs import COMPARISON, own_folder
 from prune2vec.paths import check_target
+from prune2vec.planning.plan import PruningPlan
 from prune2vec.progress import say
 from prune2vec.public import public
-from prune2vec.records.plan import PruningPlan
 
 
 @public("compare", "paths", "output")

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from prune2vec.errors import markdown, shown
 from prune2vec.evaluation.results import METRICS, Results
-from prune2vec.experiments.table import Table
-from prune2vec.records.kept import Kept
-from prune2vec.records.plan import PruningPlan
-from prune2vec.shown import markdown, shown
+from prune2vec.experiments.text_table import Table
+from prune2vec.models.kept import Kept
+from prune2vec.planning.plan import PruningPlan
 
 _TITLES = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@1": "R@1", "recall@10": "R@10", "recall@100": "R@100"}
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from prune2vec.records.profile import Profile
+    from prune2vec.profiling.profile import Profile
 
 _INK = "#1f2933"
 _FAINT = "#9aa5b1"

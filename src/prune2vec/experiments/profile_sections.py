@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from prune2vec.planners.budget import Budget
-from prune2vec.planners.cut_loss import SECTION
-from prune2vec.planners.ranking import ONE_SHOT, section_of
-from prune2vec.planners.what import parse_what
-from prune2vec.scorers.settings import ALL, LAYER_LOSS, PLAIN, ProfileSettings
+from prune2vec.planning.budget import Budget
+from prune2vec.planning.cut_loss_table import SECTION
+from prune2vec.planning.drop_spec import parse_what
+from prune2vec.planning.importance_order import ONE_SHOT, section_of
+from prune2vec.profiling.profile_settings import ALL, LAYER_LOSS, PLAIN, ProfileSettings
 
 
 def sections_for(method: str, parameters: Mapping[str, Any], budget: Budget | None) -> tuple[str, ...]:

@@ -9,20 +9,20 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, ValidationError, field_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
-from prune2vec.checkpoint.settings import PruneSettings
 from prune2vec.errors import ConfigError, PlanError, did_you_mean
-from prune2vec.evaluation.settings import EvaluateSettings
-from prune2vec.experiments.layout import wrong_folder_name
+from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.experiments.profile_sections import missing_sections, remedy, sections_for
 from prune2vec.experiments.recipe_paths import DOCSTRINGS, absolute_paths
-from prune2vec.experiments.slimming import conflict, own_settings, slim_settings
+from prune2vec.experiments.run_folder import wrong_folder_name
+from prune2vec.experiments.slim_stage import conflict, own_settings, slim_settings
 from prune2vec.experiments.yaml_file import Location, dump_yaml, read_yaml, underscored
-from prune2vec.planners.budget import Budget
-from prune2vec.records.settings import Seed, Settings
-from prune2vec.records.text_settings import TextOptions
-from prune2vec.scorers.settings import ProfileSettings
-from prune2vec.slimming.settings import SlimSettings
-from prune2vec.training.settings import TrainSettings
+from prune2vec.models.text_settings import TextOptions
+from prune2vec.planning.budget import Budget
+from prune2vec.profiling.profile_settings import ProfileSettings
+from prune2vec.pruning.prune_settings import PruneSettings
+from prune2vec.settings import Seed, Settings
+from prune2vec.training.slim_settings import SlimSettings
+from prune2vec.training.train_settings import TrainSettings
 
 KEEP_ALL = "full"
 ABOUT_MODEL = ("revision", "trust_remote_code")
@@ -98,7 +98,7 @@ class Variant(Settings):
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
-        from prune2vec.planners import planners
+        from prune2vec.planning.planner import planners
 
         known = (KEEP_ALL, *planners.names())
         here = f"variant {self.name!r}"
@@ -130,7 +130,7 @@ class Variant(Settings):
 
     def _check_parameters(self, here: str) -> None:
         """Refuse an unknown parameter now: the planner itself would only do so after the profile has been measured."""
-        from prune2vec.planners.make import planner_parameters
+        from prune2vec.planning.make_plan import planner_parameters
 
         known = planner_parameters(self.method) if self.method != KEEP_ALL else {}
         unknown = next((name for name in self.parameters if name not in known), None)
@@ -146,7 +146,7 @@ class Variant(Settings):
 
     def _check_share(self, here: str) -> None:
         """Refuse a slim section that does not say how much goes where no plan of ours would."""
-        from prune2vec.planners import planners
+        from prune2vec.planning.planner import planners
 
         slim = self.slim
         if slim is None or slim.width_cut is not None or slim.max_params is not None or self.method == "effir":
@@ -162,7 +162,7 @@ class Variant(Settings):
         """Refuse an unknown ranking before any work; the registry is only loaded where one is named."""
         if self.slim is None:
             return
-        from prune2vec.slimming.registry import rankings
+        from prune2vec.training.neuron_importance import rankings
 
         if self.slim.ranking not in rankings.names():
             near = did_you_mean(self.slim.ranking, rankings.names())

@@ -9,16 +9,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prune2vec.errors import markdown, shown_lines
 from prune2vec.experiments.answers import Answer
 from prune2vec.experiments.comparison import Comparison, Row
 from prune2vec.experiments.heatmap import caption, plot_redundancy, redundancies, redundancy_svg
 from prune2vec.experiments.plots import Point, color_of, inline_svg, plot_profile, profile_svg, score_svg, training_svg
 from prune2vec.files import write_text
-from prune2vec.planners import plan_figures
-from prune2vec.planners.render import cut_summary
-from prune2vec.records.plan import PruningPlan
-from prune2vec.records.profile import Profile
-from prune2vec.shown import markdown, shown_lines
+from prune2vec.planning.plan import PruningPlan
+from prune2vec.planning.plan_view import cut_summary, plan_figures
+from prune2vec.profiling.profile import Profile
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prune2vec.errors import DataError
-from prune2vec.experiments.layout import RESULTS
+from prune2vec.experiments.run_folder import RESULTS
 
 
 def find_results(paths: Sequence[Path]) -> dict[str, Path]:

@@ -11,17 +11,17 @@ from prune2vec.evaluation.results import Results
 from prune2vec.evaluation.tasks import resolve_tasks
 from prune2vec.experiments.answers import Answer, load_answers
 from prune2vec.experiments.comparison import Comparison, Row, comparison_of
-from prune2vec.experiments.job import Job
-from prune2vec.experiments.layout import ANSWERS, MANIFEST, PROFILE, RECIPE, REPORT, RESULTS, STAMPS
-from prune2vec.experiments.ledger import Step
-from prune2vec.experiments.manifest import manifest
 from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.report import Story
+from prune2vec.experiments.run_folder import ANSWERS, MANIFEST, PROFILE, RECIPE, REPORT, RESULTS, STAMPS
+from prune2vec.experiments.run_manifest import manifest
+from prune2vec.experiments.stage_runner import Step
 from prune2vec.experiments.stages import Stages, real_stages
+from prune2vec.experiments.variant_run import Job
 from prune2vec.files import write_json
 from prune2vec.outputs import RUN, check_kind, clear_all_partials, own_folder
+from prune2vec.profiling.profile import Profile
 from prune2vec.public import public
-from prune2vec.records.profile import Profile
 from prune2vec.training.tracker import check_tracker
 
 

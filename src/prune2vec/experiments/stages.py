@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec
 
-from prune2vec.checkpoint.settings import PruneSettings
 from prune2vec.errors import ConfigError, DataError, PlanError
 from prune2vec.experiments.recipe import KEEP_ALL, Evaluation, Mine, Recipe, Variant
 from prune2vec.experiments.report import Story, write_report
-from prune2vec.scorers.settings import ProfileSettings
-from prune2vec.slimming.settings import SlimSettings
-from prune2vec.training.settings import TrainSettings
+from prune2vec.profiling.profile_settings import ProfileSettings
+from prune2vec.pruning.prune_settings import PruneSettings
+from prune2vec.training.slim_settings import SlimSettings
+from prune2vec.training.train_settings import TrainSettings
 
 P = ParamSpec("P")
 
@@ -76,10 +76,10 @@ def _freed(stage: Callable[P, None]) -> Callable[P, None]:
 
 def _check(recipe: Recipe) -> None:
     """Refuse a model, texts or a teacher that are not to be found, before hours go into what comes before them."""
-    from prune2vec.backbone.load import load_config
-    from prune2vec.backbone.source import resolve_source
-    from prune2vec.checkpoint.encoder import check_is_encoder
-    from prune2vec.texts import read_triplets
+    from prune2vec.data.reader import read_triplets
+    from prune2vec.models.load import load_config
+    from prune2vec.models.source import resolve_source
+    from prune2vec.pruning.encoder import check_is_encoder
 
     source = resolve_source(recipe.model, revision=recipe.revision)
     load_config(source, trust_remote_code=recipe.trust_remote_code)
@@ -94,7 +94,7 @@ def _check(recipe: Recipe) -> None:
 
 
 def _mine(settings: Mine, output: Path) -> None:
-    from prune2vec.texts import mine
+    from prune2vec.data.mine import mine
 
     mine(
         settings.source,
@@ -108,8 +108,8 @@ def _mine(settings: Mine, output: Path) -> None:
 
 
 def _profile(model: str, texts: Sequence[str], settings: ProfileSettings, output: Path) -> None:
-    from prune2vec.scorers import profile_model
-    from prune2vec.texts import load_triplets
+    from prune2vec.data.reader import load_triplets
+    from prune2vec.profiling.measure import profile_model
 
     # One source is handed on as its path, so that the profile can say where its texts came from.
     source = texts[0] if len(texts) == 1 else load_triplets(list(texts))
@@ -117,8 +117,8 @@ def _profile(model: str, texts: Sequence[str], settings: ProfileSettings, output
 
 
 def _plan(profile: Path, variant: Variant, output: Path) -> None:
-    from prune2vec.planners import make_plan
-    from prune2vec.records.profile import Profile
+    from prune2vec.planning.make_plan import make_plan
+    from prune2vec.profiling.profile import Profile
 
     if variant.method == KEEP_ALL:
         make_plan(profile, method="depth", depth=Profile.load(profile).shape.num_layers, output=output)
@@ -130,7 +130,7 @@ def _plan(profile: Path, variant: Variant, output: Path) -> None:
 
 
 def _slim(model: str, plan: Path, texts: Sequence[str], settings: SlimSettings, output: Path) -> None:
-    from prune2vec.slimming import slim_plan
+    from prune2vec.training.slim import slim_plan
 
     # As in training: an unfinished run with other settings is out of date.
     settings = settings.model_copy(update={"restart": True})
@@ -138,13 +138,13 @@ def _slim(model: str, plan: Path, texts: Sequence[str], settings: SlimSettings, 
 
 
 def _prune(model: str, plan: Path, settings: PruneSettings, output: Path) -> None:
-    from prune2vec.checkpoint import prune_model
+    from prune2vec.pruning.prune import prune_model
 
     prune_model(model, plan, output, settings=settings)
 
 
 def _train(checkpoint: Path, texts: Sequence[str], settings: TrainSettings, output: Path) -> None:
-    from prune2vec.training import train_encoder
+    from prune2vec.training.train import train_encoder
 
     # An unfinished training with other settings is out of date by now; one with the same settings is gone on with.
     settings = settings.model_copy(update={"restart": True})
@@ -152,7 +152,7 @@ def _train(checkpoint: Path, texts: Sequence[str], settings: TrainSettings, outp
 
 
 def _evaluate(encoder: Path, evaluation: Evaluation, output: Path) -> None:
-    from prune2vec.evaluation import evaluate_encoder
+    from prune2vec.evaluation.evaluate import evaluate_encoder
 
     tasks = list(evaluation.tasks) or None
     mirror = Path(evaluation.mirror) if evaluation.mirror else None

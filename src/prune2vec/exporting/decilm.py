@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from prune2vec.checkpoint.portable import legacy_rope_entries
 from prune2vec.errors import CheckpointError
-from prune2vec.surgery.layout import Layout, layout_of
+from prune2vec.models.block_layout import Layout, layout_of
+from prune2vec.pruning.portable import legacy_rope_entries
 
 _SAME = (
     "vocab_size",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from transformers import PreTrainedModel
 
 from prune2vec.errors import CheckpointError
-from prune2vec.surgery.layout import layout_of
+from prune2vec.models.block_layout import layout_of
 
 # Model types whose blocks are Llama's, the biases of the projections aside.
 MODEL_TYPES = ("llama", "mistral", "qwen2")

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from prune2vec.backbone.quiet import quiet_transformers
-from prune2vec.checkpoint.portable import EncoderParts
 from prune2vec.errors import CheckpointError, reason_of
-from prune2vec.pooling import pool, poolings
+from prune2vec.forward.pooling import pool, poolings
+from prune2vec.models.quiet import quiet_transformers
+from prune2vec.pruning.portable import EncoderParts
 
 OPSET = 18
 OUTPUTS = ("sentence_embedding", "token_embeddings")

@@ -16,10 +16,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from prune2vec.backbone.quiet import quiet_transformers
 from prune2vec.errors import ConfigError, TrainingError, did_you_mean, reason_of
-from prune2vec.families import block_list, final_modules, find_family
-from prune2vec.training.settings import TrainSettings
+from prune2vec.models.families import block_list, final_modules, find_family
+from prune2vec.models.quiet import quiet_transformers
+from prune2vec.training.train_settings import TrainSettings
 
 ADAPTER_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from prune2vec.texts import triplets_as_retrieval
-from prune2vec.training.data import Table
+from prune2vec.data.beir import triplets_as_retrieval
+from prune2vec.training.training_data import Table
 
 if TYPE_CHECKING:
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator

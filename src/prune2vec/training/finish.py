@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from prune2vec.backbone.quiet import quiet_transformers
-from prune2vec.checkpoint.encoder import load_encoder, read_record, save_encoder
 from prune2vec.files import read_json
 from prune2vec.machine import describe
-from prune2vec.records.text_settings import SAVED
+from prune2vec.models.quiet import quiet_transformers
+from prune2vec.models.text_settings import SAVED
+from prune2vec.pruning.encoder import load_encoder, read_record, save_encoder
 from prune2vec.training.adapters import base_model, embed, load_weights, merge_adapter
-from prune2vec.training.data import Table
 from prune2vec.training.fit import Job
-from prune2vec.training.workfolder import read_lines
+from prune2vec.training.training_data import Table
+from prune2vec.training.work_folder import read_lines
 
 _PROBE_ROWS = 16
 _FINAL_STEPS = 50

@@ -13,22 +13,22 @@ from sentence_transformers.sentence_transformer.model_card import SentenceTransf
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback
 
-from prune2vec.backbone.quiet import quiet_transformers
-from prune2vec.checkpoint.encoder import check_finite, load_encoder
 from prune2vec.errors import TrainingError
+from prune2vec.models.quiet import quiet_transformers
 from prune2vec.progress import progress
-from prune2vec.training.batches import BatchPlan
+from prune2vec.pruning.encoder import check_finite, load_encoder
+from prune2vec.training.activation_memory import Checkpointing, choose_checkpointing
+from prune2vec.training.batch_plan import BatchPlan
 from prune2vec.training.collate import NotingCollator
-from prune2vec.training.data import Table, TrainingData
 from prune2vec.training.dev import evaluators
 from prune2vec.training.failures import explained_failures
-from prune2vec.training.memory import Checkpointing, choose_checkpointing
+from prune2vec.training.monitor import Watch
 from prune2vec.training.objective import build_loss, pooled_in_fp32
-from prune2vec.training.packing import without_padding
-from prune2vec.training.part import Part, PartTrainer
-from prune2vec.training.settings import TrainSettings
-from prune2vec.training.watch import Watch
-from prune2vec.training.workfolder import WorkFolder, step_of
+from prune2vec.training.packed_loss import without_padding
+from prune2vec.training.train_settings import TrainSettings
+from prune2vec.training.trainable_module import Part, PartTrainer
+from prune2vec.training.training_data import Table, TrainingData
+from prune2vec.training.work_folder import WorkFolder, step_of
 
 _EPOCHS = 3  # Of the paper's schedule.
 

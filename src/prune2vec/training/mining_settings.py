@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from prune2vec.records.settings import Seed, Settings
+from prune2vec.settings import Seed, Settings
 
 
 class MiningSettings(Settings):

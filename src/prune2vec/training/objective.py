@@ -21,7 +21,7 @@ from sentence_transformers.util import pairwise_cos_sim
 from torch import Tensor, nn
 
 from prune2vec.errors import ConfigError
-from prune2vec.training.settings import TrainSettings
+from prune2vec.training.train_settings import TrainSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

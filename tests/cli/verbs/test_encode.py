@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from prune2vec.checkpoint import prune_model
-from tests.checkpoint.plans import plan_for
+from prune2vec.pruning.prune import prune_model
 from tests.cli.conftest import Cli
+from tests.pruning.plans import plan_for
 from tests.tiny import save_tiny
 
 

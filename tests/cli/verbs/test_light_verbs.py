@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from prune2vec.planners import planners
-from prune2vec.pooling import poolings
-from prune2vec.records.plan import PruningPlan
+from prune2vec.forward.pooling import poolings
+from prune2vec.planning.plan import PruningPlan
+from prune2vec.planning.planner import planners
 from tests.cli.conftest import Cli
 
 
@@ -44,7 +44,7 @@ def test_methods_lists_the_registries(cli: Cli) -> None:
 
 
 def test_init_writes_a_recipe_that_can_be_run(cli: Cli, tmp_path: Path) -> None:
-    from prune2vec.experiments import Recipe
+    from prune2vec.experiments.recipe import Recipe
 
     assert cli("init").code == 0
     Recipe.load(tmp_path / "recipe.yaml")

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from prune2vec.planners import make_plan, planners
-from prune2vec.records.plan import PruningPlan
+from prune2vec.planning.make_plan import make_plan
+from prune2vec.planning.plan import PruningPlan
+from prune2vec.planning.planner import planners
 from tests.cli.conftest import Cli
-from tests.planners.made import curve_with_minima, made_profile
+from tests.planning.made import curve_with_minima, made_profile
 
 GIVEN = {
     "depth": ["--depth", "3"],

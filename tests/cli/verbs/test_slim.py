@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from prune2vec.records.plan import PruningPlan
-from tests.checkpoint.plans import plan_for
+from prune2vec.planning.plan import PruningPlan
 from tests.cli.conftest import Cli
+from tests.pruning.plans import plan_for
 from tests.tiny import save_tiny
 
 QUICK = ("--batch-size", "8", "--batches", "2", "--max-length", "32", "--dtype", "float32", "--device", "cpu")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.paths import Existing, Target
+from prune2vec.cli.path_types import Existing, Target
 from prune2vec.cli.verb import verb
 from prune2vec.outputs import COMPARISON, check_kind
 
@@ -29,7 +29,7 @@ def compare(results: tuple[Path, ...], *, output: Path | None, dry_run: bool) ->
         if output is not None:
             check_kind(output, COMPARISON)
         return would(f"compare {len(results)} results", reads=results, writes=output)
-    from prune2vec.experiments import compare_results
+    from prune2vec.experiments.compare import compare_results
 
     comparison = compare_results(results, output=output)
     return Outcome(comparison.render(), comparison.to_json())

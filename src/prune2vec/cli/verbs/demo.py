@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from prune2vec.cli.outcome import Outcome
-from prune2vec.cli.paths import Target
+from prune2vec.cli.path_types import Target
 from prune2vec.cli.verb import verb
 
 
@@ -20,8 +20,8 @@ def demo(*, output: Path, dry_run: bool) -> Outcome:
 
     Takes up to 20 minutes on 2 cores and 6 GB of memory; the same command goes on after an interruption.
     """
-    from prune2vec.experiments import run_demo, run_recipe
-    from prune2vec.experiments.demo import demo_recipe
+    from prune2vec.experiments.demo import demo_recipe, run_demo
+    from prune2vec.experiments.run import run_recipe
 
     report = run_recipe(demo_recipe(), output, dry_run=True) if dry_run else run_demo(output)
     return Outcome(report.render(), report.to_json())

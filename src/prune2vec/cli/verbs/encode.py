@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.checks import check_encoder
+from prune2vec.cli.dry_run import check_encoder
+from prune2vec.cli.options import Section
 from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.paths import Existing, Target
-from prune2vec.cli.section import Section
+from prune2vec.cli.path_types import Existing, Target
 from prune2vec.cli.verb import verb
 
 if TYPE_CHECKING:
-    from prune2vec.encoding.settings import EncodeSettings
+    from prune2vec.encoding.encode_settings import EncodeSettings
 
 
 def _settings() -> type[EncodeSettings]:
-    from prune2vec.encoding.settings import EncodeSettings
+    from prune2vec.encoding.encode_settings import EncodeSettings
 
     return EncodeSettings
 
@@ -54,15 +54,16 @@ def encode(encoder: Path, corpus: Path, *, output: Path, ray: str | None, settin
     shards = _shards(ray) if ray is not None else None
     if dry_run:
         from prune2vec.encoding.corpus import Corpus
-        from prune2vec.encoding.opening import check_ours
+        from prune2vec.encoding.resume import check_ours
 
         check_encoder(encoder)
         check_ours(output)
         source = Corpus(path=corpus, text_column=settings.text_column, id_column=settings.id_column)
         source.check_filled()
         return would(f"encode {corpus}", reads=[encoder, corpus], writes=output, settings=settings.model_dump(mode="json"))
-    from prune2vec.allocator import keep_freed_memory
-    from prune2vec.encoding import encode_corpus, encode_on_ray
+    from prune2vec.encoding.encode import encode_corpus
+    from prune2vec.encoding.ray_shards import encode_on_ray
+    from prune2vec.malloc import keep_freed_memory
 
     keep_freed_memory()
     if shards is not None:

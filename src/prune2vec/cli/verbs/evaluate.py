@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from prune2vec.cli.options import Section
 from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.paths import Existing, Source, Target
-from prune2vec.cli.section import Section
+from prune2vec.cli.path_types import Existing, Source, Target
 from prune2vec.cli.verb import verb
 
 if TYPE_CHECKING:
-    from prune2vec.evaluation.settings import EvaluateSettings
+    from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 
 
 def _settings() -> type[EvaluateSettings]:
-    from prune2vec.evaluation.settings import EvaluateSettings
+    from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 
     return EvaluateSettings
 
@@ -57,8 +57,8 @@ def evaluate(
             resolve_tasks(names, mirror)
         reads = [encoder, *filter(None, [data, tasks, mirror])]
         return would(f"evaluate {encoder}", reads=reads, writes=output, settings=settings.model_dump(mode="json"))
-    from prune2vec.allocator import keep_freed_memory
-    from prune2vec.evaluation import evaluate_encoder
+    from prune2vec.evaluation.evaluate import evaluate_encoder
+    from prune2vec.malloc import keep_freed_memory
 
     keep_freed_memory()
     results = evaluate_encoder(encoder, data=data, tasks=names, mirror=mirror, output=output, settings=settings)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from prune2vec.cli.checks import check_encoder
+from prune2vec.cli.dry_run import check_encoder
 from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.paths import Existing, Target
+from prune2vec.cli.path_types import Existing, Target
 from prune2vec.cli.verb import verb
 
 EXAMPLE = """
@@ -29,12 +29,12 @@ def export(encoder: Path, *, target: str, output: Path, dry_run: bool) -> Outcom
     onnx: one fp32 graph, pooling included, of any encoder; run and compared before it is kept.
     """
     if dry_run:
-        from prune2vec.exporting.job import prepared
+        from prune2vec.exporting.export import prepared
 
         check_encoder(encoder)
         prepared(target, output)
         return would(f"export {encoder} to {target}", reads=[encoder], writes=output)
-    from prune2vec.exporting import export_encoder
+    from prune2vec.exporting.export import export_encoder
 
     done = export_encoder(encoder, target=target, output=output)
     return Outcome(done.render(), done.to_json())

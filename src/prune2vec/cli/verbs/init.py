@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.paths import Target
+from prune2vec.cli.path_types import Target
 from prune2vec.cli.verb import verb
 from prune2vec.errors import CheckpointError
 from prune2vec.files import write_text
@@ -22,7 +22,7 @@ def init(*, output: Path, force: bool, dry_run: bool) -> Outcome:
         raise CheckpointError(f"{output} is there already; give --force to replace it, or another name with -o")
     if dry_run:
         return would("write a recipe", reads=[], writes=output)
-    from prune2vec.experiments import init_recipe
+    from prune2vec.experiments.recipe_template import init_recipe
 
     write_text(output, init_recipe())
     return Outcome(f"{output}\nedit it, then: prune2vec run {output} -o runs/first", {"output": str(output)})

@@ -24,11 +24,11 @@ def _listed(kind: str, parts: dict[str, str], width: int) -> str:
 
 
 def _registries() -> list[Registry[Any]]:
-    from prune2vec.exporting.registry import targets
-    from prune2vec.planners import planners
-    from prune2vec.pooling import poolings
-    from prune2vec.scorers.registry import scorers
-    from prune2vec.slimming.registry import rankings
+    from prune2vec.exporting.target import targets
+    from prune2vec.forward.pooling import poolings
+    from prune2vec.planning.planner import planners
+    from prune2vec.profiling.scorer import scorers
+    from prune2vec.training.neuron_importance import rankings
 
     return [planners, scorers, rankings, poolings, targets]
 

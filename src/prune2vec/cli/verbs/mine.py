@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from prune2vec.cli.options import Section
 from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.paths import Existing, Source, Target
+from prune2vec.cli.path_types import Existing, Source, Target
 from prune2vec.cli.verb import verb
 from prune2vec.outputs import TEXTS, check_ours
+
+if TYPE_CHECKING:
+    from prune2vec.training.mining_settings import MiningSettings
 
 EXAMPLE = """
 prune2vec mine docstrings -o triplets/
@@ -44,7 +49,7 @@ def mine(source: str, *, output: Path, packages: str | None, dry_run: bool, **se
     if dry_run:
         check_ours(output, TEXTS)
         return would(f"mine {source}", reads=[source], writes=output, settings=_plain(settings))
-    from prune2vec.texts import mine as mine_texts
+    from prune2vec.data.mine import mine as mine_texts
 
     mined = mine_texts(source, output, **settings)  # type: ignore[arg-type]
     counts = "\n".join(f"{name:<8}{count:>9,}" for name, count in mined.manifest["counts"].items())
@@ -53,3 +58,34 @@ def mine(source: str, *, output: Path, packages: str | None, dry_run: bool, **se
 
 def _plain(settings: dict[str, object]) -> dict[str, object]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+
+
+def _settings() -> type[MiningSettings]:
+    from prune2vec.training.mining_settings import MiningSettings
+
+    return MiningSettings
+
+
+NEGATIVES_EXAMPLE = """
+prune2vec mine negatives train.jsonl.gz --model encoder/ -o hard.jsonl.gz
+prune2vec mine negatives train.jsonl.gz --model encoder/ -o hard.jsonl.gz --negatives 15 --score
+"""
+
+
+@verb(name="negatives", example=NEGATIVES_EXAMPLE, sections=[Section("settings", "Mining", _settings)])
+@click.argument("data", type=Source("data"))
+@click.option("--model", type=Source("encoder"), required=True, help="The encoder that looks for them, as a rule the full one.")
+@click.option("-o", "--output", type=Target(folder=False), required=True, help="File to write, .jsonl or .jsonl.gz.")
+def mine_negatives(data: str, *, model: str, output: Path, settings: MiningSettings, dry_run: bool) -> Outcome:
+    """Find hard negatives for the (query, positive) rows of DATA with an encoder.
+
+    They are documents of the same data set that the encoder ranks high for the query and that are not its answer. What
+    scores nearly as high as the positive is left out, since it may be an answer too.
+    """
+    if dry_run:
+        reads = [data, model]
+        return would(f"mine negatives for {data}", reads=reads, writes=output, settings=settings.model_dump(mode="json"))
+    from prune2vec.training.mine_negatives import mine_negatives as mine
+
+    mined = mine(data, model, output, settings=settings)
+    return Outcome(mined.render(), mined.to_json())

@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING
 
 import click
 
+from prune2vec.cli.options import Section
 from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.paths import Existing, Target
-from prune2vec.cli.section import Section
+from prune2vec.cli.path_types import Existing, Target
 from prune2vec.cli.verb import verb
 
 if TYPE_CHECKING:
-    from prune2vec.planners.budget import Budget
-    from prune2vec.records.settings import Settings
+    from prune2vec.planning.budget import Budget
+    from prune2vec.settings import Settings
 
 
 def _parameters() -> type[Settings]:
-    from prune2vec.cli.parameters import planner_parameters
+    from prune2vec.cli.planner_options import planner_parameters
 
     return planner_parameters()
 
 
 def _budget() -> type[Budget]:
-    from prune2vec.planners.budget import Budget
+    from prune2vec.planning.budget import Budget
 
     return Budget
 
@@ -52,10 +52,25 @@ def plan(profile: Path, *, method: str, output: Path, parameters: Settings, budg
 
     To look at a plan: `prune2vec plan show PLAN`.
     """
-    from prune2vec.planners import make_plan, render_plan
+    from prune2vec.planning.make_plan import make_plan
+    from prune2vec.planning.plan_view import render_plan
 
     given = parameters.model_dump(exclude_unset=True)
     made = make_plan(profile, method=method, budget=budget, output=None if dry_run else output, **given)
     if dry_run:
         return would(f"write the plan\n{render_plan(made)}", reads=[profile], writes=output)
     return Outcome(f"{render_plan(made)}\n{output}", made.to_json())
+
+
+@verb(name="show", example="prune2vec plan show plan.json", writes=False)
+@click.argument("plan", type=Existing())
+def plan_show(plan: Path) -> Outcome:
+    """Print what PLAN keeps and saves.
+
+    Kept layers and sub-layers, parameters before and after, FLOPs per token, memory.
+    """
+    from prune2vec.planning.plan import PruningPlan
+    from prune2vec.planning.plan_view import plan_figures, render_plan
+
+    loaded = PruningPlan.load(plan)
+    return Outcome(render_plan(loaded), {"plan": loaded.to_json(), "figures": plan_figures(loaded)})

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.checks import check_model, check_texts
+from prune2vec.cli.dry_run import check_model, check_texts
+from prune2vec.cli.options import Section
 from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.paths import Source, Target
-from prune2vec.cli.section import Section
+from prune2vec.cli.path_types import Source, Target
 from prune2vec.cli.verb import verb
 
 if TYPE_CHECKING:
-    from prune2vec.records.profile import Profile
-    from prune2vec.scorers.settings import ProfileSettings
+    from prune2vec.profiling.profile import Profile
+    from prune2vec.profiling.profile_settings import ProfileSettings
 
 
 def _settings() -> type[ProfileSettings]:
-    from prune2vec.scorers.settings import ProfileSettings
+    from prune2vec.profiling.profile_settings import ProfileSettings
 
     return ProfileSettings
 
@@ -48,10 +48,10 @@ def profile(model: str, *, texts: str, output: Path, settings: ProfileSettings, 
         check_texts(texts)
         _check_scorers(settings)
         return would(f"profile {model}", reads=[model, texts], writes=output, settings=settings.model_dump(mode="json"))
-    from prune2vec.allocator import keep_freed_memory
     from prune2vec.experiments.heatmap import plot_redundancy
     from prune2vec.experiments.plots import plot_profile
-    from prune2vec.scorers import profile_model
+    from prune2vec.malloc import keep_freed_memory
+    from prune2vec.profiling.measure import profile_model
 
     keep_freed_memory()
     result = profile_model(model, texts, settings=settings, output=output)
@@ -63,14 +63,14 @@ def profile(model: str, *, texts: str, output: Path, settings: ProfileSettings, 
 
 
 def _check_scorers(settings: ProfileSettings) -> None:
-    from prune2vec.scorers.measure import scorer_names
+    from prune2vec.profiling.measure import scorer_names
 
     scorer_names(settings)
 
 
 def _picks(profile: Profile) -> dict[str, int]:
     """Return the depths that L3Prune would keep, as far as the curve goes; a model of one layer has none to choose."""
-    from prune2vec.planners import make_plan
+    from prune2vec.planning.make_plan import make_plan
 
     layers = profile.shape.num_layers
     names = [name for name, last in (("small", layers // 2), ("large", layers)) if layers > 1 and last <= profile.depths]

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.checks import check_model
+from prune2vec.cli.dry_run import check_model
+from prune2vec.cli.options import Section
 from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.paths import Existing, Source, Target
-from prune2vec.cli.section import Section
+from prune2vec.cli.path_types import Existing, Source, Target
 from prune2vec.cli.verb import verb
 from prune2vec.outputs import ENCODER, check_ours
 
 if TYPE_CHECKING:
-    from prune2vec.checkpoint.settings import PruneSettings
+    from prune2vec.pruning.prune_settings import PruneSettings
 
 
 def _settings() -> type[PruneSettings]:
-    from prune2vec.checkpoint.settings import PruneSettings
+    from prune2vec.pruning.prune_settings import PruneSettings
 
     return PruneSettings
 
@@ -35,9 +35,9 @@ def prune(model: str, plan: Path, *, output: Path, settings: PruneSettings, dry_
     anywhere; dropped sub-layers and uneven widths leave one that needs prune2vec installed and trust_remote_code=True. Only
     the weights that stay are read.
     """
-    from prune2vec.checkpoint.described import describe_cut, record_of
     from prune2vec.files import read_json
-    from prune2vec.records.plan import PruningPlan
+    from prune2vec.planning.plan import PruningPlan
+    from prune2vec.pruning.described import describe_cut, record_of
 
     loaded = PruningPlan.load(plan)
     action = f"prune {model} to {', '.join(describe_cut(record_of(loaded)))}"
@@ -45,7 +45,7 @@ def prune(model: str, plan: Path, *, output: Path, settings: PruneSettings, dry_
         check_ours(output, ENCODER)
         check_model(model)
         return would(action, reads=[model, plan], writes=output, settings=settings.model_dump(mode="json"))
-    from prune2vec.checkpoint import prune_model
+    from prune2vec.pruning.prune import prune_model
 
     folder = prune_model(model, loaded, output, settings=settings)
     parity = read_json(folder / "parity.json")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from prune2vec.cli.outcome import Outcome
-from prune2vec.cli.paths import Existing, Target
+from prune2vec.cli.path_types import Existing, Target
 from prune2vec.cli.verb import verb
 
 
@@ -21,7 +21,7 @@ def run(recipe: Path, *, output: Path, dry_run: bool) -> Outcome:
 
     Stages whose inputs have not changed are skipped, so the same command goes on after an interruption.
     """
-    from prune2vec.experiments import run_recipe
+    from prune2vec.experiments.run import run_recipe
 
     report = run_recipe(recipe, output, dry_run=dry_run)
     return Outcome(report.render(), report.to_json())

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from prune2vec.cli.options import Section
 from prune2vec.cli.outcome import Outcome
-from prune2vec.cli.paths import Existing, Source
-from prune2vec.cli.section import Section
+from prune2vec.cli.path_types import Existing, Source
 from prune2vec.cli.verb import verb
 
 if TYPE_CHECKING:
-    from prune2vec.searching.settings import SearchSettings
+    from prune2vec.encoding.search_settings import SearchSettings
 
 
 def _settings() -> type[SearchSettings]:
-    from prune2vec.searching.settings import SearchSettings
+    from prune2vec.encoding.search_settings import SearchSettings
 
     return SearchSettings
 
@@ -52,7 +52,7 @@ def search(
     """
     if not query and queries is None:
         raise click.UsageError("nothing to search for: give a query, or --queries FILE")
-    from prune2vec.searching.job import read_queries, search_vectors
+    from prune2vec.encoding.search import read_queries, search_vectors
 
     asked = [*query, *(read_queries(queries) if queries is not None else [])]
     found = search_vectors(vectors, asked, k=k, encoder=encoder, corpus=corpus, settings=settings)

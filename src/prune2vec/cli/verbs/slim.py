@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.checks import check_model, check_texts
+from prune2vec.cli.dry_run import check_model, check_texts
+from prune2vec.cli.options import Section
 from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.paths import Existing, Source, Target
-from prune2vec.cli.section import Section
+from prune2vec.cli.path_types import Existing, Source, Target
 from prune2vec.cli.verb import verb
 
 if TYPE_CHECKING:
-    from prune2vec.slimming.settings import SlimSettings
+    from prune2vec.training.slim_settings import SlimSettings
 
 
 def _settings() -> type[SlimSettings]:
-    from prune2vec.slimming.settings import SlimSettings
+    from prune2vec.training.slim_settings import SlimSettings
 
     return SlimSettings
 
@@ -44,8 +44,8 @@ def slim(
     The scores of all neurons are written beside the new plan. The same command goes on after an interruption.
     """
     if dry_run:
-        from prune2vec.records.plan import PruningPlan
-        from prune2vec.slimming import check_slim
+        from prune2vec.planning.plan import PruningPlan
+        from prune2vec.training.width_decision import check_slim
 
         loaded = PruningPlan.load(plan)
         check_slim(loaded, settings, texts=texts is not None, scores=scores is not None)
@@ -55,8 +55,8 @@ def slim(
         action = f"slim the MLPs of {len(loaded.kept.mlps)} layers of {model}"
         reads = [model, plan, *(one for one in (texts, scores) if one is not None)]
         return would(action, reads=reads, writes=output, settings=settings.model_dump(mode="json"))
-    from prune2vec.slimming import render_slim, slim_plan
-    from prune2vec.slimming.render import slim_figures
+    from prune2vec.training.slim import slim_plan
+    from prune2vec.training.slim_view import render_slim, slim_figures
 
     made = slim_plan(model, plan, texts, output=output, settings=settings, scores=scores)
     return Outcome(f"{render_slim(made)}\n{output}", {"output": str(output), **slim_figures(made), "plan": made.to_json()})

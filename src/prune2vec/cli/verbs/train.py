@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.checks import check_encoder, check_texts
+from prune2vec.cli.dry_run import check_encoder, check_texts
+from prune2vec.cli.options import Section
 from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.paths import Existing, Source, Target
-from prune2vec.cli.section import Section
+from prune2vec.cli.path_types import Existing, Source, Target
 from prune2vec.cli.verb import verb
 from prune2vec.outputs import ENCODER, check_kind
 
 if TYPE_CHECKING:
-    from prune2vec.training.settings import TrainSettings
+    from prune2vec.training.train_settings import TrainSettings
 
 
 def _settings() -> type[TrainSettings]:
-    from prune2vec.training.settings import TrainSettings
+    from prune2vec.training.train_settings import TrainSettings
 
     return TrainSettings
 
@@ -43,7 +43,7 @@ def train(checkpoint: Path, *, data: str, output: Path, settings: TrainSettings,
     from prune2vec.training.tracker import check_tracker
 
     if dry_run:
-        from prune2vec.checkpoint.strict import check_trainable
+        from prune2vec.pruning.encoder_check import check_trainable
 
         check_kind(output, ENCODER)
         check_encoder(checkpoint)
@@ -51,7 +51,7 @@ def train(checkpoint: Path, *, data: str, output: Path, settings: TrainSettings,
         check_texts(data)
         check_tracker(settings.report_to)
         return would(f"train {checkpoint}", reads=[checkpoint, data], writes=output, settings=settings.model_dump(mode="json"))
-    from prune2vec.training import train_encoder
+    from prune2vec.training.train import train_encoder
 
     result = train_encoder(checkpoint, data, output, settings=settings)
     return Outcome(result.render(), result.to_json())

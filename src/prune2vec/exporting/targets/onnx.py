@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune2vec.errors import CheckpointError
-from prune2vec.exporting.registry import Source, Written, targets
-from prune2vec.extras import import_extra
-from prune2vec.shown import markdown
+from prune2vec.errors import CheckpointError, import_extra, markdown
+from prune2vec.exporting.target import Source, Written, targets
 
 if TYPE_CHECKING:
-    from prune2vec.checkpoint.probe import Parity
+    from prune2vec.pruning.parity import Parity
 
 _NEEDED = ("onnx", "onnxruntime", "onnxscript")
 # Alone, in pairs, in threes and fours: short texts beside long ones are padded on the right.
@@ -43,9 +41,9 @@ class OnnxTarget:
             CheckpointError: The pooling is not one of the graph's, the model is not in fp32 or cannot be turned into a
                 graph, or its vectors differ from the encoder's.
         """
-        from prune2vec.checkpoint.portable import write_tokenizer
         from prune2vec.exporting.onnx_graph import OPSET, OUTPUTS, POOLINGS, input_names, write_graph
         from prune2vec.exporting.onnx_run import MODEL
+        from prune2vec.pruning.portable import write_tokenizer
 
         parts = source.parts
         if parts.pooling not in POOLINGS:
@@ -82,9 +80,9 @@ def _check(source: Source, folder: Path, prompts: Mapping[str, Mapping[str, Any]
     """Return the worst agreement over several batch sizes."""
     import numpy as np
 
-    from prune2vec.checkpoint.encoder import encode_probe
-    from prune2vec.checkpoint.probe import PROBE_TEXTS, compare_vectors, probe_prompts
     from prune2vec.exporting.onnx_run import OnnxEncoder
+    from prune2vec.pruning.encoder import encode_probe
+    from prune2vec.pruning.parity import PROBE_TEXTS, compare_vectors, probe_prompts
 
     reference = encode_probe(source.encoder)
     written = OnnxEncoder(folder, max_length=source.parts.max_length)

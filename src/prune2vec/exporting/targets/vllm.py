@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prune2vec.errors import CheckpointError
-from prune2vec.exporting.registry import Source, Written, targets
+from prune2vec.errors import CheckpointError, markdown
+from prune2vec.exporting.target import Source, Written, targets
 from prune2vec.files import read_json, write_json, write_text
-from prune2vec.shown import markdown
 
 _POOLING_FLAGS = {
     "cls": "pooling_mode_cls_token",
@@ -43,10 +42,10 @@ class VllmTarget:
         """
         from huggingface_hub import save_torch_state_dict
 
-        from prune2vec.checkpoint.portable import write_tokenizer
         from prune2vec.exporting.decilm import to_decilm
         from prune2vec.exporting.decilm_limits import check_expressible
-        from prune2vec.surgery.layout import is_even, layout_of
+        from prune2vec.models.block_layout import is_even, layout_of
+        from prune2vec.pruning.portable import write_tokenizer
 
         parts = source.parts
         _check_pooling(source)

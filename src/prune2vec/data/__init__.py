@@ -1,0 +1,1 @@
+"""Texts: read, written and mined; triplets, corpora, BEIR folders."""

@@ -1,0 +1,149 @@
+"""Retrieval data: queries, documents and who answers whom; from a BEIR folder or from triplets."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from prune2vec.data.documents import Document, id_text, read_documents, same_text
+from prune2vec.data.rows import Row, read_rows
+from prune2vec.data.triplet import Triplet
+from prune2vec.errors import DataError, did_you_mean
+from prune2vec.progress import say
+
+_PACKED = ("", ".gz")
+_JUDGED = (".tsv", ".jsonl", ".csv")
+# What a column of judgements is called, in small letters without anything between them.
+_COLUMNS = {
+    "query-id": ("queryid", "qid", "query", "topicid", "topic"),
+    "corpus-id": ("corpusid", "docid", "did", "pid", "documentid", "passageid", "corpus", "document", "doc"),
+    "score": ("score", "relevance", "rel", "label", "grade", "judgment", "judgement"),
+}
+_DEFAULT_SPLIT = "test"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrieval:
+    """A retrieval task.
+
+    Attributes:
+        queries: Text by query id.
+        corpus: Text by document id.
+        qrels: For each query, the relevance (above 0: relevant) by document id.
+    """
+
+    queries: dict[str, str]
+    corpus: dict[str, str]
+    qrels: dict[str, dict[str, int]]
+
+
+def is_beir(folder: Path) -> bool:
+    """Return whether a folder holds retrieval data in BEIR's layout (a corpus file and a queries file)."""
+    return all(_find(folder, name) is not None for name in ("corpus.jsonl", "queries.jsonl"))
+
+
+def read_beir(folder: Path, split: str = _DEFAULT_SPLIT) -> Retrieval:
+    """Read ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv`` or ``qrels.jsonl`` (all perhaps with ``.gz``).
+
+    A document's text is title, blank, text. Queries without judgements in the split are left out.
+
+    Raises:
+        DataError: A file is missing or broken, a judgement names a query that is not there, or an id is given to two texts
+            or a judgement two scores; with file and line.
+    """
+    documents = {document.id: document.text for document in _texts(folder, "corpus.jsonl")}
+    queries = {query.id: query.bare for query in _texts(folder, "queries.jsonl")}
+    qrels: dict[str, dict[str, int]] = {}
+    for row in read_rows(_judgements(folder, split)):
+        query, document = _id(row, "query-id"), _id(row, "corpus-id")
+        if query not in queries:
+            raise DataError(f"{row.where}: query {query!r} is not in the queries file")
+        score = _score(row)
+        if qrels.setdefault(query, {}).setdefault(document, score) != score:
+            raise DataError(f"{row.where}: query {query!r} and document {document!r} have another score in an earlier row")
+    judged = {query: text for query, text in queries.items() if query in qrels}
+    lost = sum(document not in documents for found in qrels.values() for document in found)
+    if lost:
+        # Kept, because dropping them would raise recall without a word.
+        say(f"{folder}: {lost} judged documents are not in the corpus; they count as not found")
+    return Retrieval(queries=judged, corpus=documents, qrels={query: qrels[query] for query in judged})
+
+
+def triplets_as_retrieval(triplets: Iterable[Triplet]) -> Retrieval:
+    """Make a retrieval task of triplets: documents are the distinct positives and negatives, relevant the own positives.
+
+    Rows with the same anchor are one query with several relevant documents. Texts that differ in blanks alone are the same
+    (``same_text``), and stand as they came first. Ids are ``q0``, ``q1``, ... and ``d0``, ``d1``, ... in that order.
+    """
+    queries: dict[str, str] = {}
+    documents: dict[str, str] = {}
+    names: dict[str, str] = {}
+    qrels: dict[str, dict[str, int]] = {}
+
+    def name_of(text: str, kind: str, texts: dict[str, str]) -> str:
+        name = names.setdefault(kind + same_text(text), f"{kind}{len(texts)}")
+        texts.setdefault(name, text)
+        return name
+
+    for triplet in triplets:
+        query = name_of(triplet.anchor, "q", queries)
+        found = [name_of(text, "d", documents) for text in triplet.texts[1:]]
+        qrels.setdefault(query, {})[found[0]] = 1
+    return Retrieval(queries=queries, corpus=documents, qrels=qrels)
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    return next((path for packed in _PACKED if (path := folder / (name + packed)).is_file()), None)
+
+
+def _texts(folder: Path, name: str) -> Iterator[Document]:
+    path = _find(folder, name)
+    if path is None:
+        raise DataError(f"{folder}: no {name} or {name}.gz in this folder; expected corpus.jsonl, queries.jsonl and qrels")
+    return read_documents(path, id_column="_id")
+
+
+def _judgements(folder: Path, split: str) -> Path:
+    for suffix in _JUDGED:
+        path = _find(folder, f"qrels/{split}{suffix}")
+        if path is not None:
+            return path
+    known = sorted({path.name.partition(".")[0] for path in (folder / "qrels").glob("*.*")})
+    if known:
+        raise DataError(f"{folder}: no qrels for split {split!r}{did_you_mean(split, known)}")
+    if split != _DEFAULT_SPLIT:
+        raise DataError(f"{folder}: no qrels folder, so there is no split {split!r}; leave the split out")
+    path = next((path for suffix in _JUDGED if (path := _find(folder, f"qrels{suffix}"))), None)
+    if path is None:
+        raise DataError(
+            f"{folder}: no qrels.jsonl or qrels.jsonl.gz in this folder; expected corpus.jsonl, queries.jsonl and qrels"
+        )
+    return path
+
+
+def _column(row: Row, name: str) -> str | None:
+    """Return how a row calls a column of judgements: ``query-id`` is also ``query_id``, ``Query ID`` or ``qid``."""
+    return next((column for column in row.values if re.sub(r"[^a-z]", "", column.lower()) in _COLUMNS[name]), None)
+
+
+def _id(row: Row, name: str) -> str:
+    column = _column(row, name)
+    if column is None:
+        found = ", ".join(sorted(row.values))
+        raise DataError(f"{row.where}: no {name!r}; found {found}; expected query-id, corpus-id and score in the first line")
+    return id_text(row, column, row.values[column])
+
+
+def _score(row: Row) -> int:
+    column = _column(row, "score")
+    value = 1 if column is None else row.values[column]
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not number.is_integer():
+        raise DataError(f"{row.where}: score is {value!r}, expected a whole number")
+    return int(number)

@@ -1,0 +1,159 @@
+"""Hard negatives by BM25: texts that share words with the query but belong to another one."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from prune2vec.data.pairs import text_key
+from prune2vec.data.triplet import Triplet
+from prune2vec.errors import ConfigError, DataError
+from prune2vec.progress import progress, say
+
+if TYPE_CHECKING:
+    import bm25s
+
+_CANDIDATES = 10
+# In a smaller group BM25 has no choice and takes unrelated texts; all groups together then have harder ones.
+_MIN_POOL = 20
+# Above this share of common words a text is rather a copy of the positive than a negative.
+_NEAR_COPY = 0.8
+_WORD = re.compile(r"\w\w+")
+
+
+def add_negatives(
+    triplets: Sequence[Triplet], *, negatives: int = 1, candidates: int = _CANDIDATES, seed: int = 42
+) -> list[Triplet]:
+    """Return the triplets with negatives drawn from the best BM25 matches of the anchor among the others' positives.
+
+    Texts of the same group are searched, and all texts where the group has fewer than 20 or nothing fits. Never taken: the
+    positive, a text of the same words, a near copy of it (over 80 % common words), or a text whose own query has the same
+    words. Rows for which nothing is left are dropped, with a line on stderr.
+
+    Args:
+        triplets: Rows with anchor, positive and group; negatives that they have are replaced.
+        negatives: How many for each row.
+        candidates: Best matches from which they are drawn, so that not only the hardest, often a false one, is taken.
+        seed: Seed of the draw.
+
+    Raises:
+        ConfigError: A number is below 1.
+        DataError: The texts are too few or too alike for any negative.
+    """
+    if negatives < 1 or candidates < negatives:
+        raise ConfigError(f"got {negatives} negatives of {candidates} candidates; expected at least 1, and as many candidates")
+    result: dict[int, Triplet] = {}
+    everything = _Pool(triplets)
+    with progress("mining negatives", len(triplets)) as advance:
+        for rows in _by_group(triplets):
+            own = _Pool([triplets[row] for row in rows])
+            pools = (own, everything) if len(own.texts) >= _MIN_POOL else (everything,)
+            for row in rows:
+                found = _first_found(triplets[row], pools, candidates)
+                if found:
+                    generator = random.Random(f"{seed}:{row}")
+                    drawn = sorted(generator.sample(range(len(found)), min(negatives, len(found))))
+                    result[row] = replace(triplets[row], negatives=tuple(found[rank] for rank in drawn), scores=())
+                advance(1)
+    if not result:
+        raise DataError(f"no negative found among {len(everything.texts)} different texts; give more, and more varied, texts")
+    if len(result) < len(triplets):
+        say(f"dropped {len(triplets) - len(result)} of {len(triplets)} pairs for which no negative was found")
+    return [result[row] for row in sorted(result)]
+
+
+def _by_group(triplets: Sequence[Triplet]) -> Iterator[list[int]]:
+    groups: dict[str, list[int]] = {}
+    for row, triplet in enumerate(triplets):
+        groups.setdefault(triplet.group, []).append(row)
+    yield from groups.values()
+
+
+def _first_found(triplet: Triplet, pools: Sequence[_Pool], candidates: int) -> list[str]:
+    return next((found for pool in pools if (found := pool.search(triplet, candidates))), [])
+
+
+class _Pool:
+    """Texts to search, with an index that is built when first asked."""
+
+    def __init__(self, triplets: Sequence[Triplet]) -> None:
+        self.texts = list(dict.fromkeys(triplet.positive for triplet in triplets))
+        self._words = [_words(text) for text in self.texts]
+        self._keys = [text_key(text) for text in self.texts]
+        self._queries: dict[str, set[str]] = {}
+        for triplet in triplets:
+            self._queries.setdefault(triplet.positive, set()).add(text_key(triplet.anchor))
+
+    @cached_property
+    def _vocabulary(self) -> dict[str, int]:
+        from bm25s.stopwords import STOPWORDS_EN
+
+        # The empty word keeps the index whole for texts of stop words only. Our own numbering, in order of appearance,
+        # makes scores independent of Python's hash seed.
+        words = dict.fromkeys(word for text in self._words for word in text if word not in STOPWORDS_EN)
+        return {word: number for number, word in enumerate(["", *words])}
+
+    @cached_property
+    def _index(self) -> bm25s.BM25:
+        import bm25s
+
+        index = bm25s.BM25()
+        index.index(([self._numbers(text) for text in self._words], self._vocabulary), show_progress=False)
+        return index
+
+    def _numbers(self, words: Sequence[str]) -> list[int]:
+        known = self._vocabulary
+        return [known[word] for word in words if word in known] or [known[""]]
+
+    def search(self, triplet: Triplet, count: int) -> list[str]:
+        """Return the ``count`` best matches of the anchor that may serve as negatives, best first."""
+        scores = self._index.get_scores_from_ids(self._numbers(_words(triplet.anchor)))
+        forbidden = _Forbidden(triplet)
+        found: list[str] = []
+        # Looking at a few times as many as needed is nearly always enough; else all are sorted.
+        for reach in (4 * count, len(self.texts)):
+            found = []
+            for number in _best(scores, reach):
+                text = self.texts[number]
+                if not forbidden.covers(self._keys[number], self._words[number], self._queries[text]):
+                    found.append(text)
+                if len(found) == count:
+                    return found
+        return found
+
+
+class _Forbidden:
+    """What must not become a negative of one triplet."""
+
+    def __init__(self, triplet: Triplet) -> None:
+        self._query = text_key(triplet.anchor)
+        self._keys = {text_key(triplet.positive), self._query}
+        self._words = set(_words(triplet.positive))
+
+    def covers(self, key: str, words: Sequence[str], queries: set[str]) -> bool:
+        """Return whether a text that answers ``queries`` is the positive, a copy of it, or answers the same query."""
+        if self._query in queries or key in self._keys:
+            return True
+        other = set(words)
+        return len(self._words & other) > _NEAR_COPY * len(self._words | other)
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def _best(scores: object, count: int) -> list[int]:
+    """Return the numbers of the ``count`` highest scores, highest first, ties in order."""
+    import numpy
+
+    values = numpy.asarray(scores)
+    count = min(count, len(values))
+    # Not argpartition alone: which of several equal scores it takes depends on the processor.
+    least = numpy.partition(values, len(values) - count)[len(values) - count]
+    candidates = numpy.flatnonzero(values >= least)
+    order = numpy.argsort(-values[candidates], kind="stable")
+    return [int(number) for number in candidates[order][:count]]

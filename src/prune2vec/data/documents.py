@@ -1,0 +1,181 @@
+"""A document as every verb reads it: its title, where it has one, and its text; with its id where it has one.
+
+Texts are taken as they stand, blanks at their ends included: their vectors are those of ``SentenceTransformer.encode``. Two
+texts that differ in blanks alone are one and the same (``same_text``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from prune2vec.data.rows import Row, formats, known_suffixes, no_rows, read_lines, read_rows, suffix_of
+from prune2vec.errors import DataError, did_you_mean
+from prune2vec.progress import say
+
+_ID_COLUMNS = ("_id", "id")
+_TEXT, _TITLE = "text", "title"
+
+
+class Document(NamedTuple):
+    """One document of a corpus.
+
+    Attributes:
+        id: Its id in the corpus, or the number of its row.
+        text: Title (where there is one), blank, text; it may be empty.
+        bare: The text without the title.
+        has_id: Whether the id is the corpus's own.
+    """
+
+    id: str
+    text: str
+    bare: str
+    has_id: bool = False
+
+
+def read_documents(path: Path, *, text_column: str = _TEXT, id_column: str | None = None) -> Iterator[Document]:
+    """Yield the documents of a file in its order: .txt with one text a line, or rows in any known format.
+
+    Of documents that come twice, with one id and one text, the first is taken, and one line at the end counts the others.
+    By which they are known: 64 bits each of the id and the text of every document with an id; no text is kept.
+
+    Args:
+        path: The file.
+        text_column: Column with the text; a title is put before the column ``text`` alone.
+        id_column: Column with the id; None takes ``_id`` or ``id``, else the row's number.
+
+    Raises:
+        DataError: The file cannot be read or holds no row, a row lacks its text or id, or two rows have one id and other
+            texts; with file and line.
+    """
+    if suffix_of(path) == ".txt":
+        return _lines(path)
+    if path.is_dir():
+        raise DataError(f"{path}: a folder; name the file of documents in it")
+    if suffix_of(path) not in formats.names():
+        raise DataError(f"{path}: unknown kind of file; expected .txt, {known_suffixes()}")
+    return _distinct(path, text_column, id_column)
+
+
+def _lines(path: Path) -> Iterator[Document]:
+    number = 0
+    for number, line in read_lines(path):
+        text = line.rstrip("\r\n")
+        yield Document(str(number - 1), text, text)
+    if not number:
+        raise no_rows(path)
+
+
+def _distinct(path: Path, text_column: str, id_column: str | None) -> Iterator[Document]:
+    seen: dict[int, int] = {}
+    twice = 0
+    for row in read_rows(path):
+        document = document_of(row, text_column, id_column)
+        # Without an id of its own a row is known by its number, of which there is one.
+        if document.has_id:
+            key, digest = hash(document.id), hash(document.text)
+            before = seen.get(key)
+            if before == digest:
+                twice += 1
+                continue
+            if before is not None:
+                _check_alone(path, row, document.id, id_column)
+            seen[key] = digest
+        yield document
+    if twice:
+        say(f"{path}: left out {twice} documents that come twice, with the same id and text")
+
+
+def _check_alone(path: Path, row: Row, name: str, id_column: str | None) -> None:
+    """Refuse an id that an earlier row has; two ids may have one hash."""
+    for earlier in read_rows(path):
+        if earlier.number >= row.number:
+            return
+        if document_id(earlier, id_column) == name:
+            raise DataError(
+                f"{earlier.where} and {row.where} have the same id {name!r} and other texts; give each an id of its own"
+            )
+
+
+def document_of(row: Row, text_column: str = _TEXT, id_column: str | None = None) -> Document:
+    """Return the document that a row holds.
+
+    Raises:
+        DataError: A column is missing or holds something else; with file and line.
+    """
+    if text_column not in row.values:
+        hint = did_you_mean(text_column, list(map(str, row.values)))
+        raise DataError(f"{row.where}: no column {text_column!r}{hint} (encode takes another one with --text-column)")
+    bare = sound_text(row, text_column, row.values[text_column])
+    title = row.values.get(_TITLE) if text_column == _TEXT else None
+    title = "" if title is None else sound_text(row, _TITLE, title)
+    name = document_id(row, id_column)
+    text = joined(title, bare)
+    return Document(id=str(row.number) if name is None else name, text=text, bare=bare, has_id=name is not None)
+
+
+def joined(title: str, text: str) -> str:
+    """Return title, blank, text; the one of them that holds more than blanks, if only one does."""
+    if not title.strip():
+        return text
+    return f"{title} {text}" if text.strip() else title
+
+
+def same_text(text: str) -> str:
+    """Return what is equal for texts that are the same, whichever way they came in: the text without the kind of its blanks."""
+    return " ".join(text.split())
+
+
+def document_id(row: Row, column: str | None = None) -> str | None:
+    """Return the id of a row in ``column``, or else in ``_id`` or ``id``; None where it has neither.
+
+    Raises:
+        DataError: ``column`` is missing, or the id is neither a string nor a whole number.
+    """
+    if column is not None and column not in row.values:
+        hint = did_you_mean(column, list(map(str, row.values)))
+        raise DataError(f"{row.where}: no column {column!r}{hint} (encode takes another one with --id-column)")
+    for name in _ID_COLUMNS if column is None else (column,):
+        if name in row.values:
+            return id_text(row, name, row.values[name])
+    return None
+
+
+def id_text(row: Row, column: str, value: Any) -> str:
+    """Return an id as text; tables with gaps hold whole numbers as 7.0.
+
+    Raises:
+        DataError: It is neither a string nor a whole number.
+    """
+    if isinstance(value, str):
+        return sound_text(row, column, value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise DataError(f"{row.where}: {column} is {kind_of(value)}, expected a string or a whole number")
+    return str(value)
+
+
+def sound_text(row: Row, column: str, value: Any) -> str:
+    """Return a text that UTF-8 can hold.
+
+    Raises:
+        DataError: It is no text, or holds half a surrogate pair, which JSON can spell and no tokeniser takes.
+    """
+    if not isinstance(value, str):
+        raise DataError(f"{row.where}: {column} is {kind_of(value)}, expected a string")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            found = f"\\u{ord(value[error.start]):04x}"
+            raise DataError(
+                f"{row.where}: {column} holds half a character ({found} at {error.start}); repair the text"
+            ) from error
+    return value
+
+
+def kind_of(value: object) -> str:
+    """Return what a value is, for messages."""
+    return "null" if value is None else type(value).__name__

@@ -1,0 +1,165 @@
+"""Folders of texts: which files belong to which data set and split, by the names that the hub and its users give them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prune2vec.data.rows import formats, known_suffixes, suffix_of
+from prune2vec.errors import DataError
+from prune2vec.files import read_json
+from prune2vec.progress import say
+
+TRAIN = "train"
+# The words by which the hub tells splits, and some more.
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), TRAIN),
+    **dict.fromkeys(("dev", "val", "valid", "validation"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation", "heldout", "held-out", "held_out", "holdout"), "test"),
+}
+_BETWEEN = r"[-_. ]"
+_SPLIT = re.compile(rf"(?:^|{_BETWEEN})({'|'.join(_SPLITS)})\d*(?={_BETWEEN}|$)", re.IGNORECASE)
+# train-00000-of-00002, perhaps with a digest; part-00000 of Spark; 0000 as the hub's own conversion writes it.
+_SHARD = re.compile(rf"{_BETWEEN}?\d+-of-\d+(?:-[0-9a-f]{{8,}})?$|^(?:part|shard|chunk|data){_BETWEEN}?\d+\b.*$|^0\d{{3,}}$")
+# Names of folders and files that say nothing about what is in them.
+_PLAIN = ("", "data", "default", "set", "split")
+# A folder with retrieval data or with mined pairs has these beside the triplets.
+_NOT_TRIPLETS = ("corpus", "queries", "qrels")
+_DEPTH = 2
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class TextFile:
+    """A file of a folder: its data set, and its split (train, validation, test) where its name tells one, else empty."""
+
+    path: Path
+    dataset: str
+    split: str
+
+
+def dataset_name(path: Path) -> str:
+    """Return the data set's name of a file: ``squad`` for ``squad.dev.jsonl.gz`` and ``squad-train-00000-of-00002.parquet``."""
+    stem = _stem(path)
+    whole = _SHARD.sub("", stem) or stem
+    rest = _without_split(whole)
+    return whole if rest in _PLAIN else rest
+
+
+def choose_files(folder: Path, split: str = TRAIN) -> list[TextFile]:
+    """Return the files of a folder that belong to a split, in the order of their names; says in one line what is left out.
+
+    Files are those in the folder, or where there are none those in ``data``, in folders of configurations or of splits; what
+    ``datasets.save_to_disk`` and the hub write is known. A name that tells no split counts as train.
+
+    Args:
+        folder: A folder of triplets.
+        split: ``train``: never a validation or test file. Any other: files of that split; where there are none, other
+            held-out files; where there are none, all.
+
+    Raises:
+        DataError: There is no file of texts, or for ``train`` only held-out ones.
+    """
+    files = _text_files(folder)
+    held_out = [file for file in files if file.split not in ("", TRAIN)]
+    if split == TRAIN:
+        chosen = [file for file in files if file not in held_out]
+        if not chosen:
+            named = _listed(held_out)
+            raise DataError(
+                f"{folder}: only held-out files ({named}), which are not trained on; name the file itself to read it"
+            )
+    else:
+        wanted = _SPLITS.get(split.lower(), split)
+        chosen = [file for file in held_out if file.split == wanted] or held_out or files
+    left = [file for file in files if file not in chosen]
+    if left:
+        why = "held-out files are not trained on" if split == TRAIN else f"the held-out files are {_listed(chosen)}"
+        say(f"{folder}: {why}; left out {_listed(left)}")
+    return chosen
+
+
+def _text_files(folder: Path) -> list[TextFile]:
+    known = _found(folder, _DEPTH)
+    if not known:
+        raise DataError(f"{folder}: no file of texts in this folder; expected {known_suffixes()}")
+    files = [path for path in known if _without_shard(_stem(path)) not in _NOT_TRIPLETS]
+    if not files:
+        raise DataError(f"{folder}: a folder of queries and documents, not of triplets; it is for evaluation only")
+    return [_text_file(path, folder) for path in files]
+
+
+def _found(folder: Path, depth: int) -> list[Path]:
+    """Return the files of known formats in a folder; where there are none, those in its folders."""
+    splits = folder / "dataset_dict.json"
+    if splits.is_file():
+        return [path for name in _names(splits, "splits") for path in _found(folder / name, 0)]
+    state = folder / "state.json"
+    if state.is_file():
+        # The other .arrow files of such a folder are caches.
+        return [folder / name for name in _names(state, "_data_files", "filename")]
+    entries = (
+        [path for path in sorted(folder.iterdir()) if not path.name.startswith((".", "cache-"))] if folder.is_dir() else []
+    )
+    files = [path for path in entries if path.is_file() and suffix_of(path) in formats.names()]
+    if files or not depth:
+        return files
+    folders = [path for path in entries if path.is_dir() and not path.is_symlink() and path.name not in _NOT_TRIPLETS]
+    return [path for one in folders for path in _found(one, depth - 1)]
+
+
+def _names(file: Path, key: str, inner: str = "") -> list[str]:
+    """Return the names that a file of ``save_to_disk`` lists."""
+    value: Any = read_json(file)
+    listed = value.get(key) if isinstance(value, dict) else None
+    names: list[Any] = [entry.get(inner) if inner and isinstance(entry, dict) else entry for entry in listed or ()]
+    if not isinstance(listed, list) or not all(isinstance(name, str) and name == Path(name).name for name in names):
+        raise DataError(f"{file}: {key} is no list of names; expected what datasets.save_to_disk writes")
+    return names
+
+
+def _text_file(path: Path, folder: Path) -> TextFile:
+    inside = [part.name for part in path.relative_to(folder).parents][:-1]
+    names = [_without_shard(_stem(path)), *inside]
+    split = next((found for name in names if (found := _split_of(name))), "")
+    told = [name for name in map(_without_split, names) if name not in _PLAIN]
+    if told:
+        return TextFile(path, told[0], split)
+    # A name that is a split alone is as good as the folder's own where both are side by side.
+    dataset = names[0] if not inside and names[0] not in _PLAIN else _folder_name(folder)
+    return TextFile(path, dataset, split)
+
+
+def _folder_name(folder: Path) -> str:
+    folder = folder.absolute()
+    if folder.parent.name == "snapshots":
+        # datasets--owner--name/snapshots/COMMIT, in the hub's cache.
+        return folder.parent.parent.name.rpartition("--")[2]
+    return folder.name
+
+
+def _split_of(name: str) -> str:
+    words = _SPLIT.findall(name)
+    return _SPLITS[words[-1].lower()] if words else ""
+
+
+def _without_split(name: str) -> str:
+    last = next(iter(reversed(list(_SPLIT.finditer(name)))), None)
+    return (name[: last.start()] + name[last.end() :]).strip("-_. ") if last else name
+
+
+def _without_shard(stem: str) -> str:
+    return _SHARD.sub("", stem)
+
+
+def _listed(files: Sequence[TextFile]) -> str:
+    more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
+    return ", ".join(file.path.name for file in files[:_SHOWN]) + more
+
+
+def _stem(path: Path) -> str:
+    bare = path.name.removesuffix(".gz")
+    return bare.removesuffix(suffix_of(path)) if suffix_of(path) in formats.names() else bare

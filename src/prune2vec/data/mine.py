@@ -1,0 +1,182 @@
+"""The verb ``mine``: from a source of text to a folder of training and held-out triplets."""
+
+from __future__ import annotations
+
+import platform
+import random
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from prune2vec.data.bm25_negatives import add_negatives
+from prune2vec.data.docstrings import mine_docstrings
+from prune2vec.data.pairs import MinedPairs
+from prune2vec.data.sections import mine_folder
+from prune2vec.data.triplet import Triplet, digest_texts
+from prune2vec.data.writer import write_json_lines, write_triplets
+from prune2vec.errors import ConfigError, DataError, did_you_mean
+from prune2vec.files import write_json
+from prune2vec.outputs import TEXTS, check_ours, locked, staged_folder
+from prune2vec.public import public
+
+
+def split_by_group(triplets: Sequence[Triplet], *, dev_fraction: float, seed: int) -> tuple[list[Triplet], list[Triplet]]:
+    """Return (train, dev), each in the original order; whole groups go to dev until no further one fits.
+
+    Dev holds at most ``dev_fraction`` of the rows, except that it always holds the smallest group (with 0 it is empty).
+
+    Raises:
+        ConfigError: ``dev_fraction`` is not in [0, 1).
+        DataError: All rows belong to one group.
+    """
+    if not 0 <= dev_fraction < 1:
+        raise ConfigError(f"dev_fraction is {dev_fraction}; expected a share from 0 up to, not including, 1")
+    if dev_fraction == 0:
+        return list(triplets), []
+    sizes = Counter(triplet.group for triplet in triplets)
+    if len(sizes) < 2:
+        only = next(iter(sizes), "")
+        raise DataError(f"all {len(triplets)} rows are of one group ({only!r}); a split without leakage needs two or more")
+    names = sorted(sizes)
+    random.Random(seed).shuffle(names)
+    room = dev_fraction * len(triplets)
+    chosen: set[str] = set()
+    for name in names:
+        if sizes[name] <= room:
+            chosen.add(name)
+            room -= sizes[name]
+    if not chosen:
+        chosen = {min(names, key=lambda name: (sizes[name], name))}
+    train = [triplet for triplet in triplets if triplet.group not in chosen]
+    return train, [triplet for triplet in triplets if triplet.group in chosen]
+
+
+FORMAT = "prune2vec.mined/1"
+DOCSTRINGS = "docstrings"
+_TRAIN, _DEV, _CORPUS, _MANIFEST = "train.jsonl.gz", "dev.jsonl.gz", "corpus.jsonl.gz", "mined.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinedFolder:
+    """What ``mine`` wrote.
+
+    Attributes:
+        folder: The folder; it can be given to the triplet reader as it is, which leaves dev and corpus out.
+        manifest: Contents of ``mined.json``: counts, groups, digests, settings and versions.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def train(self) -> Path:
+        """Triplets to train on."""
+        return self.folder / _TRAIN
+
+    @property
+    def dev(self) -> Path:
+        """Triplets of held-out packages or files."""
+        return self.folder / _DEV
+
+    @property
+    def corpus(self) -> Path:
+        """All texts, one a line: ``_id`` (dotted name or file#heading), ``title`` (the query), ``text``, ``group``."""
+        return self.folder / _CORPUS
+
+
+@public("mine", "source", "output", "root")
+def mine(
+    source: str | Path,
+    output: Path | str,
+    *,
+    root: Path | str | None = None,
+    packages: Collection[str] | None = None,
+    max_pairs: int | None = None,
+    negatives: int = 1,
+    dev_fraction: float = 0.1,
+    seed: int = 42,
+) -> MinedFolder:
+    """Mine triplets and write ``train.jsonl.gz``, ``dev.jsonl.gz``, ``corpus.jsonl.gz`` and ``mined.json``.
+
+    Negatives are sought after the split, so that no text of a held-out package or file is seen in training.
+
+    Args:
+        source: ``"docstrings"`` (of installed packages) or a folder of Markdown, reStructuredText or plain text.
+        output: Folder to write; an earlier result of this verb there is replaced as a whole.
+        root: Where the packages are, by default the site-packages of the running Python.
+        packages: Only these packages.
+        max_pairs: At most so many pairs.
+        negatives: Hard negatives for each pair.
+        dev_fraction: Largest share of the pairs to hold out, by whole packages or files.
+        seed: Seed of every draw.
+
+    Raises:
+        ConfigError: Settings do not fit each other.
+        DataError: The source is not there or holds too little.
+        CheckpointError: The folder holds something else, or cannot be written.
+    """
+    output = Path(output)
+    with locked(output):
+        check_ours(output, TEXTS)
+        pairs = _pairs(source, root=root, packages=packages, max_pairs=max_pairs, seed=seed)
+        train, dev = split_by_group(pairs.triplets, dev_fraction=dev_fraction, seed=seed)
+        train = add_negatives(train, negatives=negatives, seed=seed)
+        dev = add_negatives(dev, negatives=negatives, seed=seed) if dev else []
+        settings: dict[str, Any] = {"max_pairs": max_pairs, "negatives": negatives, "dev_fraction": dev_fraction, "seed": seed}
+        settings["packages"] = sorted(packages) if packages is not None else None
+        manifest = _manifest(pairs, train, dev, settings)
+        with staged_folder(output, TEXTS) as stage:
+            write_triplets(train, stage / _TRAIN)
+            if dev:
+                write_triplets(dev, stage / _DEV)
+            write_json_lines(
+                (_document(name, row) for name, row in zip(pairs.names, pairs.triplets, strict=True)), stage / _CORPUS
+            )
+            write_json(stage / _MANIFEST, manifest)
+    return MinedFolder(folder=output, manifest=manifest)
+
+
+def _pairs(
+    source: str | Path, *, root: str | Path | None, packages: Collection[str] | None, max_pairs: int | None, seed: int
+) -> MinedPairs:
+    if max_pairs is not None and max_pairs < 1:
+        raise ConfigError(f"max_pairs is {max_pairs}; expected at least 1")
+    if str(source) == DOCSTRINGS:
+        return mine_docstrings(Path(root) if root is not None else None, packages=packages, max_pairs=max_pairs, seed=seed)
+    if root is not None or packages is not None:
+        raise ConfigError(f"root and packages belong to the source {DOCSTRINGS!r}, not to a folder of documents ({source})")
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        close = did_you_mean(str(source), [DOCSTRINGS])
+        raise DataError(f"{source}: no such folder; expected {DOCSTRINGS!r} or a folder of documents{close}")
+    return mine_folder(folder, max_pairs=max_pairs, seed=seed)
+
+
+def _document(name: str, row: Triplet) -> dict[str, Any]:
+    return {"_id": name, "title": row.anchor, "text": row.positive, "group": row.group}
+
+
+def _manifest(pairs: MinedPairs, train: Sequence[Triplet], dev: Sequence[Triplet], settings: dict[str, Any]) -> dict[str, Any]:
+    groups = Counter(row.group for row in pairs.triplets)
+    return {
+        "format": FORMAT,
+        "source": pairs.source,
+        "counts": {"pairs": len(pairs), "train": len(train), "dev": len(dev), "groups": len(groups)},
+        "files": {"read": pairs.files, "unreadable": pairs.unreadable},
+        "rejected": pairs.rejected,
+        "groups": dict(sorted(groups.items())),
+        "dev_groups": sorted({row.group for row in dev}),
+        "digests": {"train": digest_texts(train), "dev": digest_texts(dev)},
+        "settings": settings,
+        "versions": {"python": platform.python_version(), "prune2vec": _own_version(), "packages": pairs.versions},
+    }
+
+
+def _own_version() -> str:
+    try:
+        return version("prune2vec")
+    except PackageNotFoundError:
+        return "unknown"

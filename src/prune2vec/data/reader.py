@@ -1,0 +1,140 @@
+"""Reading triplets from a file, a folder of files or a hub data set, one row at a time."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from prune2vec.data.folders import TRAIN, choose_files, dataset_name
+from prune2vec.data.hub import HubSource, parse_hub_source, read_hub
+from prune2vec.data.layouts import EXPECTED, triplets_of
+from prune2vec.data.rows import Row, formats, read_rows, suffix_of
+from prune2vec.data.triplet import Skipped, Triplet
+from prune2vec.errors import DataError
+from prune2vec.progress import say
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A file or hub data set: its name for messages, the name of the data set, and its rows."""
+
+    name: str
+    dataset: str
+    rows: Iterable[Row]
+
+
+def read_triplets(
+    source: str | Path, *, require_negative: bool = True, split: str = TRAIN, skipped: Skipped | None = None
+) -> Iterator[Triplet]:
+    """Yield the triplets of one source, streaming.
+
+    The source is a file (JSON lines, CSV, TSV, plain or gzipped, Parquet or Arrow), a folder of such files in the order of
+    their names, or the id of a hub data set: ``owner/name``, ``owner/name:configuration``, ``owner/name@revision``. A file is
+    a data set of the name of its stem without split and shard, so that shards are one; a ``dataset`` column overrides it. Of a
+    folder the files of one split are read, with one line on what is left out (``choose_files``); corpus, queries and qrels
+    are no triplets. Rows in which a text is empty are passed over and counted.
+
+    Args:
+        source: Path or hub id.
+        require_negative: Whether a row without negatives is an error (no such column) or incomplete (no such text).
+        split: Which files of a folder are read: with train never held-out ones, else those if there are any.
+        skipped: Collects what was passed over; without it, one line on stderr tells.
+
+    Raises:
+        DataError: Nothing is there, a file is empty or cannot be read, or a row does not fit; the message has file and line.
+    """
+    counted = Skipped() if skipped is None else skipped
+    for table in _tables(source, split):
+        yield from _read_table(table, require_negative=require_negative, skipped=counted)
+    if skipped is None and counted.empties:
+        say(f"{source}: passed over {counted.empties} rows with an empty text, the first at {counted.first}")
+
+
+def load_triplets(
+    sources: str | Path | Sequence[str | Path],
+    *,
+    require_negative: bool = True,
+    split: str = TRAIN,
+    skipped: Skipped | None = None,
+) -> list[Triplet]:
+    """Read all triplets of one or several sources into memory, in order.
+
+    Raises:
+        DataError: As ``read_triplets``; or there is no source at all.
+    """
+    several = [sources] if isinstance(sources, str | Path) else list(sources)
+    if not several:
+        raise DataError("no source of texts was given; expected a file, a folder or a hub data set")
+    rows = (read_triplets(source, require_negative=require_negative, split=split, skipped=skipped) for source in several)
+    return [triplet for source in rows for triplet in source]
+
+
+def _read_table(table: Table, *, require_negative: bool, skipped: Skipped) -> Iterator[Triplet]:
+    rows = kept = 0
+    for row in table.rows:
+        rows += 1
+        found = 0
+        for triplet in triplets_of(row, dataset=table.dataset, require_negative=require_negative):
+            found += 1
+            yield triplet
+        kept += bool(found)
+        if not found:
+            skipped.add(row.where)
+    if not kept:
+        raise DataError(f"{table.name}: all {rows} rows have an empty text; expected columns {EXPECTED}")
+
+
+def _tables(source: str | Path, split: str) -> Iterator[Table]:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        ends: Counter[str] = Counter()
+        for file in choose_files(path, split):
+            yield Table(str(file.path), file.dataset, _numbered_on(read_rows(file.path), ends, file.dataset))
+    elif path.exists():
+        yield Table(str(path), dataset_name(path), read_rows(path))
+    else:
+        hub = _hub_source(str(source), path)
+        yield Table(hub.name, hub.dataset, read_hub(hub))
+
+
+def _numbered_on(rows: Iterable[Row], ends: Counter[str], dataset: str) -> Iterator[Row]:
+    """Number the rows of a shard on from those before it: the public E5 set tells two instructions by the number."""
+    first = ends[dataset]
+    for row in rows:
+        ends[dataset] = first + row.number + 1
+        yield replace(row, number=first + row.number) if first else row
+
+
+def _hub_source(source: str, path: Path) -> HubSource:
+    """Tell a hub id from a mistyped path: what has a known suffix or starts in an existing folder is a path."""
+    hub = parse_hub_source(source)
+    if hub is None or suffix_of(path) in formats.names() or (path.parent.is_dir() and str(path.parent) != "."):
+        raise DataError(f"{source}: no such file or folder{_near(path)}")
+    return hub
+
+
+def _near(path: Path) -> str:
+    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
+    return f"; did you mean {str(path.parent / close[0])!r}?" if close else ""
+
+
+Texts = str | Path | Sequence[str | Path] | Sequence[Triplet]
+
+
+def given_triplets(texts: Texts, *, require_negative: bool = True, split: str = TRAIN) -> list[Triplet]:
+    """Return triplets that were given as such, or read them from one or several files, folders and hub data sets.
+
+    Raises:
+        DataError: They cannot be read, there are none, or they are neither triplets nor sources.
+    """
+    listed = [texts] if isinstance(texts, str | Path) else list(texts)
+    rows = [one for one in listed if isinstance(one, Triplet)]
+    sources = [one for one in listed if isinstance(one, str | Path)]
+    if len(rows) < len(listed) and len(sources) < len(listed):
+        other = next((one for one in listed if not isinstance(one, Triplet | str | Path)), sources[:1])
+        raise DataError(f"expected triplets alone, or files, folders and hub data sets alone, got {other!r} among them")
+    return rows or load_triplets(sources, require_negative=require_negative, split=split)

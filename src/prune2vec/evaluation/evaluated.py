@@ -1,0 +1,147 @@
+"""Getting an encoder ready to be evaluated: load it, name it by what is in it, and weigh it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from prune2vec.encoding.engine import Engine
+from prune2vec.errors import EncodingError, reason_of
+from prune2vec.evaluation.evaluate_settings import EvaluateSettings
+from prune2vec.files import digest_tree
+from prune2vec.machine import pick_device, pick_dtype
+from prune2vec.models.text_settings import TextFormat
+from prune2vec.progress import say
+from prune2vec.pruning.encoder import check_finite, load_encoder, read_record
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+_PROBE = ["one short text", "and another one, which is a little longer than the first"]
+# Distance of two vectors of a probe text by their length: rounding of fp32, and of pooling in less than that.
+_SAME, _SAME_ROUNDED = 1e-4, 0.2
+_SLOWER = "sentence-transformers encodes, which takes longer: "
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedEncoder:
+    """An encoder in memory.
+
+    Attributes:
+        model: The encoder.
+        name: Its path or hub id, as given.
+        folder: The folder that its files were read from.
+        digest: SHA-256 over the names and contents of those files.
+        record: What ``prune2vec.json`` says about how it was made; empty for encoders made elsewhere.
+        text_format: What stands around its texts.
+        dtype: Number format of the weights.
+        engine: What encodes texts faster to the same vectors; None leaves it to the model's own ``encode``.
+    """
+
+    model: SentenceTransformer
+    name: str
+    folder: Path
+    digest: str
+    record: Mapping[str, Any]
+    text_format: TextFormat
+    dtype: str
+    engine: Engine | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what ``results.json`` says about the encoder."""
+        return {
+            "path": self.name,
+            "digest": self.digest,
+            "revision": self.folder.name if self.folder.parent.name == "snapshots" else None,
+            "dimension": self.model.get_embedding_dimension(),
+            "max_length": self.model.max_seq_length,
+            "dtype": self.dtype,
+            "device": str(self.model.device),
+            "similarity": str(self.model.similarity_fn_name),
+            "prompts": {key: value for key, value in self.model.prompts.items() if value},
+            "modules": [type(module).__name__ for module in self.model],
+            "record": dict(self.record),
+        }
+
+    def size(self) -> dict[str, int]:
+        """Return unique parameters (embeddings once), the embeddings among them, and bytes on disk."""
+        embeddings = getattr(self.model[0], "auto_model", None)
+        table = embeddings.get_input_embeddings() if embeddings is not None else None
+        return {
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "embedding_parameters": sum(parameter.numel() for parameter in table.parameters()) if table is not None else 0,
+            "disk_bytes": sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file()),
+        }
+
+
+def load_for_evaluation(encoder: Path | str, settings: EvaluateSettings) -> LoadedEncoder:
+    """Load an encoder of ours, any other sentence-transformers folder, or a hub id.
+
+    Raises:
+        CheckpointError: It is not an encoder, does not load, or gives vectors that are not finite.
+        ConfigError: The device does not exist here.
+    """
+    device = pick_device(settings.device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    dtype = str(pick_dtype(settings.dtype, device)).removeprefix("torch.")
+    model = load_encoder(encoder, device=str(device), dtype=dtype)
+    folder = Path(encoder) if Path(encoder).is_dir() else _snapshot(str(encoder))
+    record = read_record(folder)
+    if settings.max_length is not None:
+        model.max_seq_length = settings.max_length
+    check_finite(model, encoder)
+    return LoadedEncoder(
+        model=model,
+        name=str(encoder),
+        folder=folder,
+        digest=digest_tree(folder),
+        record=record,
+        text_format=TextFormat.from_json(record["text_format"]) if "text_format" in record else TextFormat(),
+        dtype=dtype,
+        engine=_engine(model),
+    )
+
+
+def _snapshot(repo: str) -> Path:
+    """Return the local folder that holds a hub model which has just been loaded."""
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(repo, local_files_only=True))
+
+
+def _engine(model: SentenceTransformer) -> Engine | None:
+    """Return an engine for ``model`` if it takes its prompts and gives the probe's vectors; encoders of any kind come here."""
+    expected = np.asarray(model.encode(_PROBE, show_progress_bar=False), dtype=np.float32)
+    try:
+        engine = Engine(model)
+        found = engine.encode(_PROBE)
+    except Exception as error:
+        # Encoders may bring modules of any kind; what fails in them is told, and sentence-transformers asked.
+        reason = reason_of(error)
+    else:
+        distances = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
+        full = all(parameter.dtype == torch.float32 for parameter in model.parameters())
+        if distances.max() <= (_SAME if full else _SAME_ROUNDED):
+            return engine_under(engine, model.prompts.values())
+        reason = f"the engine's vectors differ by {distances.max():.1e}"
+    say(_SLOWER + reason)
+    return None
+
+
+def engine_under(engine: Engine | None, prompts: Iterable[str | None]) -> Engine | None:
+    """Return the engine if under each prompt it gives texts the tokens of sentence-transformers; else say why not."""
+    if engine is None:
+        return None
+    try:
+        for prompt in dict.fromkeys(prompts):
+            engine.with_prompt(prompt or "")
+    except EncodingError as error:
+        say(f"{_SLOWER}{error}")
+        return None
+    return engine

@@ -1,0 +1,131 @@
+"""Load an encoder, let a target write it, and put the folder in place only when all went well."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prune2vec.exporting.target import Source, Target, targets
+from prune2vec.files import write_json, write_text
+from prune2vec.outputs import EXPORT, check_ours, locked, staged_folder
+from prune2vec.pruning.encoder import check_is_encoder, load_encoder, parts_of
+from prune2vec.pruning.parity import Parity
+from prune2vec.public import public
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+RECORD = "export.json"
+_FORMAT = "prune2vec.export/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What an export has made.
+
+    Attributes:
+        folder: Where it is.
+        target: Name of the target.
+        parity: How well it agrees with the encoder; None where only the structure could be checked.
+        notes: What the user must know, one line each.
+    """
+
+    folder: Path
+    target: str
+    parity: Parity | None = None
+    notes: tuple[str, ...] = ()
+
+    def render(self) -> str:
+        """Return the result as lines of text."""
+        lines = [f"note: {note}" for note in self.notes]
+        if self.parity is not None:
+            lines.append(
+                f"checked against {self.parity.reference} on {self.parity.texts} texts in {self.parity.dtype}: "
+                f"largest difference {self.parity.max_difference:.2g}, smallest cosine {self.parity.min_cosine:.6f}"
+            )
+        return "\n".join([*lines, str(self.folder)])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        return {
+            "output": str(self.folder),
+            "target": self.target,
+            "parity": asdict(self.parity) if self.parity is not None else None,
+            "notes": list(self.notes),
+        }
+
+
+@public("export", "folder", "output")
+def export_encoder(folder: str | Path, *, target: str, output: str | Path) -> Exported:
+    """Write an encoder's folder in the form of another runtime.
+
+    Args:
+        folder: A folder written by ``prune`` or ``train``, or another sentence-transformers folder.
+        target: Name of the form: ``vllm``, ``onnx``.
+        output: Folder to write; an earlier export there is replaced.
+
+    Raises:
+        ConfigError: There is no such target.
+        MissingExtra: A library that the target needs is not installed.
+        CheckpointError: It is no encoder's folder, the target's form cannot express it, or the result differs from it.
+    """
+    with locked(Path(output)):
+        kind = prepared(target, Path(output))
+        check_is_encoder(folder)
+        encoder = load_encoder(folder, device="cpu", dtype=kind.number_format(Path(folder)))
+        return _export(kind, encoder, target=target, output=Path(output), name=Path(folder).resolve().name)
+
+
+def export_loaded(encoder: SentenceTransformer, *, target: str, output: str | Path, name: str = "encoder") -> Exported:
+    """Write an encoder in memory in the form of another runtime, in the number format that it is loaded in.
+
+    Args:
+        encoder: Transformer, Pooling and, as a rule, Normalize, on the CPU.
+        target: Name of the form: ``vllm``, ``onnx``.
+        output: Folder to write; an earlier export there is replaced.
+        name: What to call the encoder in the README.
+
+    Raises:
+        ConfigError: There is no such target.
+        MissingExtra: A library that the target needs is not installed.
+        CheckpointError: The target's form cannot express the encoder, or the result differs from it.
+    """
+    return _export(prepared(target, Path(output)), encoder, target=target, output=Path(output), name=name)
+
+
+def prepared(target: str, output: Path) -> Target:
+    """Return the target called ``target`` when nothing stands in its way; dry runs stop here.
+
+    Raises:
+        ConfigError: There is no such target.
+        MissingExtra: A library that it needs is not installed.
+        CheckpointError: ``output`` holds something else than an export of ours.
+    """
+    kind = targets.get(target)()
+    check_ours(output, EXPORT)
+    kind.prepare()
+    return kind
+
+
+def _export(kind: Target, encoder: SentenceTransformer, *, target: str, output: Path, name: str) -> Exported:
+    encoder.eval()
+    parts = parts_of(encoder, {})
+    source = Source(name=name, encoder=encoder, parts=parts, include_prompt=parts.include_prompt)
+    with staged_folder(output, EXPORT) as stage:
+        written = kind.write(source, stage)
+        record = {
+            "format": _FORMAT,
+            "target": target,
+            "encoder": name,
+            "dim": encoder.get_embedding_dimension(),
+            "max_length": parts.max_length,
+            "pooling": parts.pooling,
+            "normalize": parts.normalize,
+            **written.usage,
+            "parity": asdict(written.parity) if written.parity is not None else None,
+            "notes": list(written.notes),
+        }
+        write_json(stage / RECORD, record)
+        write_text(stage / "README.md", written.readme)
+    return Exported(folder=output, target=target, parity=written.parity, notes=written.notes)

@@ -1,0 +1,86 @@
+"""The list of export targets, and what each is given and gives back.
+
+To add a target: a class like ``Target`` in a file of ``prune2vec.exporting.targets``, registered under its name. The
+heavy libraries are imported in its methods, so that the names can be listed without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from prune2vec.registry import Registry
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from prune2vec.pruning.parity import Parity
+    from prune2vec.pruning.portable import EncoderParts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The encoder to export.
+
+    Attributes:
+        name: What to call it in the written README.
+        encoder: The encoder, on the CPU, in eval mode.
+        parts: The same, taken apart.
+        include_prompt: Whether the tokens of a prompt are pooled with the others.
+    """
+
+    name: str
+    encoder: SentenceTransformer
+    parts: EncoderParts
+    include_prompt: bool
+
+    @property
+    def leaves_out_prompts(self) -> bool:
+        """Whether there is a prompt whose tokens must be kept out of the pooling.
+
+        For the last token it makes no difference.
+        """
+        return not self.include_prompt and any(self.parts.prompts.values()) and self.parts.pooling != "lasttoken"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What a target has written.
+
+    Attributes:
+        readme: README.md of the folder.
+        usage: What ``export.json`` says of how to use the folder.
+        parity: How well it agrees with the encoder; None where only the structure could be checked.
+        notes: What the user must know, one line each.
+    """
+
+    readme: str
+    usage: Mapping[str, Any] = field(default_factory=dict)
+    parity: Parity | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Target(Protocol):
+    """One form to export to."""
+
+    def prepare(self) -> None:
+        """Fail early.
+
+        Raises:
+            MissingExtra: A library that the target needs is not installed.
+        """
+
+    def number_format(self, folder: Path) -> str:
+        """Return the number format in which the encoder of ``folder`` is to be loaded: ``float32``, ``bfloat16``, ..."""
+
+    def write(self, source: Source, folder: Path) -> Written:
+        """Write the encoder into the existing, empty ``folder``, and check it.
+
+        Raises:
+            CheckpointError: The form cannot express the encoder, or what was written differs from it.
+        """
+
+
+targets: Registry[type[Target]] = Registry("export target", package="prune2vec.exporting.targets")

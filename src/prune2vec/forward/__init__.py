@@ -1,0 +1,1 @@
+"""Tokens to states to vectors: batches, packing, pooling, streaming."""

@@ -1,0 +1,183 @@
+"""A model that texts can be run through: loaded once, its structure understood and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from prune2vec.errors import UnsupportedModel
+from prune2vec.forward.in_memory import ResidentPasses
+from prune2vec.forward.memory_plan import bytes_per_token, largest_block, parameter_bytes
+from prune2vec.forward.runner import Passes
+from prune2vec.forward.streaming import StreamedPasses
+from prune2vec.machine import free_memory_bytes, memory_in_use, pick_device, pick_dtype
+from prune2vec.models.block_files import BlockFiles, without_values
+from prune2vec.models.families import Family, find_family
+from prune2vec.models.load import (
+    context_length,
+    embedding_rows,
+    explained,
+    load_config,
+    load_model,
+    load_tokenizer,
+    skeleton_of,
+)
+from prune2vec.models.measured_shape import measure_shape
+from prune2vec.models.selftest import check_sub_layers, self_test
+from prune2vec.models.shape import ModelShape
+from prune2vec.models.source import ModelSource, resolve_source
+from prune2vec.models.sublayers import SubLayers
+from prune2vec.models.tensor_check import check_tensors
+from prune2vec.models.weight_files import WeightFiles, fingerprint
+
+Stream = Literal["auto", "on", "off"]
+
+# What counts as a batch when it is decided whether a model fits.
+_BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A loaded decoder without its LM head, whose structure is known and tested.
+
+    Attributes:
+        model: The base model, in eval mode.
+        tokenizer: Its tokeniser.
+        family: Where its parts are.
+        shape: Its sizes.
+        source: Where it came from.
+        fingerprint: Its identity, stored in profiles and plans.
+        max_length: Most tokens its positions allow.
+        stream: How its blocks are read one by one; None when ``model`` holds them all. With it, only what comes after the
+            last block has values in ``model``.
+        memory: Bytes that may be in use in all; None for no limit.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    family: Family
+    shape: ModelShape
+    source: ModelSource
+    fingerprint: str
+    max_length: int
+    stream: StreamedPasses | None = None
+    memory: int | None = None
+
+    @cached_property
+    def passes(self) -> Passes:
+        """The way texts run through the model; one for all, as it keeps what it found out about the model."""
+        return self.stream or ResidentPasses(self.model, self.family, self.pad_id, self.memory)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.stream.device if self.stream is not None else self.model.device
+
+    def sub_layers(self) -> SubLayers:
+        """Return the parts of the model's blocks, checked by taking some of them out the first time they are asked for.
+
+        Raises:
+            UnsupportedModel: They are not known, or the check failed.
+        """
+        return self._sub_layers
+
+    @cached_property
+    def _sub_layers(self) -> SubLayers:
+        return check_sub_layers(self.model, self.family) if self.stream is None else self.stream.sub_layers()
+
+    @property
+    def pad_id(self) -> int:
+        """A token id to fill rows with; it is never looked at."""
+        return pad_id_of(self.tokenizer)
+
+    def identity(self) -> dict[str, str | None]:
+        """Return what profiles and plans store of the model."""
+        return {"name": self.source.name, "revision": self.source.revision, "fingerprint": self.fingerprint}
+
+
+def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id that rows are filled up with."""
+    pad = tokenizer.pad_token_id
+    return int(pad) if pad is not None else 0
+
+
+def load_backbone(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    stream: Stream = "off",
+    memory: int | None = None,
+    depth: int | None = None,
+) -> Backbone:
+    """Load a decoder-only LM as a backbone (its LM head is never built) and self-test it.
+
+    Args:
+        name: Hub id, folder, GGUF file or ``smollm2``.
+        revision: Commit, tag or branch of a hub id.
+        dtype: ``auto`` (bf16 where the hardware is fast at it, else fp32), ``float32``, ``bfloat16`` or ``float16``.
+        device: ``auto`` or a torch device.
+        trust_remote_code: Run model code that comes with the checkpoint.
+        stream: ``on`` reads the blocks one by one as texts run through them, ``off`` holds them all in memory, ``auto``
+            streams a model that does not fit.
+        memory: Bytes that may be in use in all (on the GPU, where that computes); unset: what is free.
+        depth: Layers that will be run at most; unset: all. Of a streamed model nothing beyond is read.
+
+    Raises:
+        ConfigError: The memory does not hold one block.
+        ModelError: It cannot be found or loaded.
+        UnsupportedModel: It is not a decoder-only LM with a block list that can be cut, or cannot be streamed.
+    """
+    source = resolve_source(name, revision=revision)
+    config = load_config(source, trust_remote_code=trust_remote_code)
+    place = pick_device(device)
+    number_format = pick_dtype(dtype, place)
+    files = WeightFiles.find(source)
+    model, family = skeleton_of(source, config, number_format, trust_remote_code=trust_remote_code)
+    check_tensors(model, family, files)
+    tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code, rows=embedding_rows(model))
+    streamed = None
+    allowed = memory if memory is not None else memory_in_use(place) + free_memory_bytes(place)
+    with explained(source, "the model of its config.json does not run"):
+        if stream == "on" or (stream == "auto" and not _fits(model, allowed - memory_in_use(place))):
+            _check_plain(source, config)
+            model = without_values(config, number_format, place, trust_remote_code=trust_remote_code)
+            blocks = BlockFiles(model, family, files, dtype=number_format, device=place)
+            streamed = StreamedPasses(model, family, blocks, pad_id_of(tokenizer), allowed, trust_remote_code, depth)
+            streamed.self_test()
+        else:
+            model = load_model(source, config, number_format, place, trust_remote_code)
+            self_test(model, family)
+    return Backbone(
+        model=model,
+        tokenizer=tokenizer,
+        family=family,
+        shape=measure_shape(model, family, bytes_per_param=files.stored_bytes_per_param()),
+        source=source,
+        fingerprint=fingerprint(source),
+        max_length=context_length(config),
+        stream=streamed,
+        memory=memory,
+    )
+
+
+def _check_plain(source: ModelSource, config: Any) -> None:
+    """Refuse files whose tensors are no plain numbers: read one by one they would be taken for the weights."""
+    if getattr(config, "quantization_config", None) is not None:
+        raise UnsupportedModel(
+            f"{source.name} is quantised, so its blocks cannot be read one by one; hold the whole model in memory instead "
+            "(--stream off), or convert it to plain weights"
+        )
+
+
+def _fits(model: PreTrainedModel, free: int) -> bool:
+    """Return whether a model, known without its values, runs in ``free`` bytes with batches of ordinary size."""
+    family = find_family(model, model.config)
+    batch = _BATCH_TOKENS * bytes_per_token(largest_block(model, family), int(model.config.hidden_size), model.dtype.itemsize)
+    return parameter_bytes(model, model.dtype) + batch <= free

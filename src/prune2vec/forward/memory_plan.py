@@ -1,0 +1,82 @@
+"""What fits into the memory that a streamed profile may use: one block or two, how long a batch, the states or a file of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from prune2vec.amounts import readable_bytes
+from prune2vec.errors import ConfigError
+from prune2vec.models.families import Family, block_list
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """How a streamed run uses its memory.
+
+    Attributes:
+        prefetch: Whether the next block is read while this one computes.
+        token_budget: Padded tokens that a batch may hold.
+        states_in_memory: Whether the hidden states of all rows stay in memory.
+    """
+
+    prefetch: bool
+    token_budget: int
+    states_in_memory: bool
+
+
+def plan_room(
+    *, memory: int, in_use: int, block: int, per_token: int, state: int, longest: int, tokens: int, token_budget: int
+) -> Room:
+    """Decide how a streamed run uses its memory.
+
+    A second block takes memory first, then a batch up to half of what is left, then the states.
+
+    Args:
+        memory: Bytes that may be used in all.
+        in_use: Bytes in use already.
+        block: Bytes of the largest block.
+        per_token: Bytes that a batch needs for each of its tokens while it computes.
+        state: Bytes of one token's hidden state in all variants.
+        longest: Tokens of the longest row.
+        tokens: Padded tokens of all rows.
+        token_budget: Padded tokens that a batch may hold at most.
+
+    Raises:
+        ConfigError: Not even one block and the longest row fit.
+    """
+    least = in_use + block + per_token * longest
+    if memory < least:
+        raise ConfigError(
+            f"memory is {readable_bytes(memory)}, but one block and the longest text need {readable_bytes(least)} "
+            f"({readable_bytes(in_use)} in use, block {readable_bytes(block)}); give more memory, or a smaller max_length or dtype"
+        )
+    prefetch = memory - in_use >= 2 * block + per_token * longest
+    left = memory - in_use - (2 if prefetch else 1) * block
+    whole_states = state * tokens
+    for_batch = max(left - whole_states, left // 2) if whole_states < left else left
+    budget = max(longest, min(token_budget, for_batch // per_token))
+    return Room(prefetch=prefetch, token_budget=budget, states_in_memory=whole_states + per_token * budget <= left)
+
+
+def bytes_per_token(block: nn.Module, hidden_size: int, itemsize: int) -> int:
+    """Return an upper estimate of what one token needs while a block computes.
+
+    Counted are ten states of the stream (input, queries, keys, values, output and copies), a dozen in fp32 (norms, and what
+    watchers make of them) and three of the widest matrix (gate, up and their product).
+    """
+    widest = max((max(p.shape) for p in block.parameters() if p.ndim > 1), default=hidden_size)
+    return hidden_size * (10 * itemsize + 12 * torch.float32.itemsize) + 3 * widest * itemsize
+
+
+def parameter_bytes(module: nn.Module, dtype: torch.dtype) -> int:
+    """Return the bytes of a module's parameters in another number format, whether they have values or not."""
+    return sum(parameter.numel() for parameter in module.parameters()) * dtype.itemsize
+
+
+def largest_block(model: PreTrainedModel, family: Family) -> nn.Module:
+    """Return the block with the most parameters."""
+    return max(block_list(model, family), key=lambda block: sum(parameter.numel() for parameter in block.parameters()))

@@ -1,0 +1,1 @@
+"""Find, load and describe a model, and prove that it is understood."""

@@ -1,0 +1,212 @@
+"""A model's config, tokeniser and weights, loaded and checked: what cannot be right is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from prune2vec.errors import ModelError, Prune2vecError, UnsupportedModel, reason_of
+from prune2vec.models.families import Family, find_family, num_layers
+from prune2vec.models.quiet import quiet_transformers
+from prune2vec.models.source import ModelSource
+from prune2vec.models.sublayers import WIDTH_KEYS
+from prune2vec.models.tensor_check import check_loaded
+from prune2vec.models.weight_files import WeightFiles
+from prune2vec.progress import say
+
+# More are compared with the weights before transformers makes anything of each of them.
+_FEW_LAYERS = 1000
+_NUMBER = re.compile(r"\.(\d+)\.")
+# Tokens that stand around texts.
+_ROLES = ("bos_token", "eos_token", "pad_token", "sep_token", "cls_token")
+
+
+@contextmanager
+def explained(source: ModelSource, what: str) -> Iterator[None]:
+    """Turn whatever a library raises over a model's files into one line.
+
+    They are checked by use: values of a wrong type, sign or size surface as any kind of error, anywhere.
+
+    Args:
+        source: The model.
+        what: What cannot be done, with the file that tells how.
+
+    Raises:
+        ModelError: In place of every error that is not our own.
+    """
+    try:
+        yield
+    except (Prune2vecError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # tokenizers panics over some files, and a panic is no Exception.
+        raise ModelError(f"{source.name}: {what}: {reason_of(error)}") from error
+
+
+def skeleton_of(
+    source: ModelSource, config: Any, dtype: torch.dtype | None = None, *, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, Family]:
+    """Return the base model of a config without values, and its family.
+
+    Args:
+        source: The model.
+        config: Its config.
+        dtype: Number format of the parameters; None for the config's.
+        trust_remote_code: Run model code that comes with the checkpoint.
+
+    Raises:
+        ModelError: The config makes no model.
+        UnsupportedModel: It is not a decoder-only LM with a block list that can be cut.
+    """
+    with explained(source, "config.json makes no model"), torch.device("meta"), quiet_transformers():
+        model = AutoModel.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+    return model, find_family(model, config)
+
+
+def embedding_rows(model: PreTrainedModel) -> int:
+    """Return the number of token embeddings of a model."""
+    return int(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
+
+
+def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
+    """Return a model's config.
+
+    Raises:
+        ModelError: ``config.json`` is missing, broken or of an unknown architecture, or was cut inside its blocks before.
+        UnsupportedModel: Its layers have settings of their own.
+    """
+    try:
+        entries = source.entries("config.json")
+    except FileNotFoundError as error:
+        raise ModelError(f"{source.name} has no config.json") from error
+    if _was_cut(entries.get("per_layer_config")):
+        raise ModelError(f"{source.name} was already cut inside its blocks; cut the original model instead")
+    _check_depth(source, entries)
+    with explained(source, "cannot read config.json"):
+        config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=trust_remote_code)
+        num_layers(config)
+    of_layers = config.to_dict().get("per_layer_config") or {}
+    if of_layers:
+        names = ", ".join(sorted({name for entry in of_layers.values() for name in entry}))
+        raise UnsupportedModel(
+            f"{config.model_type} cannot be cut: single layers have settings of their own ({names} in per_layer_config)"
+        )
+    return config
+
+
+def _check_depth(source: ModelSource, entries: Mapping[str, Any]) -> None:
+    """Refuse more layers than the weights hold before anything is made of each of them: a billion would never end."""
+    for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
+        told = entries.get(key)
+        if isinstance(told, (int, float)) and told > _FEW_LAYERS:
+            held = 1 + max(
+                (int(found[1]) for name in WeightFiles.find(source).file_of if (found := _NUMBER.search(name))), default=0
+            )
+            if told > held:
+                raise ModelError(
+                    f"{source.name}: config.json tells of {told} layers ({key}), but the weights hold {held}; one of the two is of "
+                    "another model"
+                )
+
+
+def _was_cut(blocks: Any) -> bool:
+    """Return whether ``per_layer_config`` tells of cut blocks; some models have one of their own (Gemma 4's ``head_dim``)."""
+    entries = blocks.values() if isinstance(blocks, Mapping) else ()
+    return any(set(entry) & {"skip", *WIDTH_KEYS} for entry in entries if isinstance(entry, Mapping))
+
+
+def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False, rows: int | None = None) -> PreTrainedTokenizerBase:
+    """Return a model's tokeniser, padding on the right.
+
+    Args:
+        source: The model.
+        trust_remote_code: Run tokeniser code that comes with the checkpoint.
+        rows: Token embeddings of the model; None for as many as the tokeniser has tokens.
+
+    Raises:
+        ModelError: There is none, it is broken, or it makes tokens that have no embedding.
+    """
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        with suppress(FileNotFoundError):
+            source.entries(file)
+    with explained(source, "cannot load the tokeniser (tokenizer.json, tokenizer_config.json)"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.location, revision=source.revision, trust_remote_code=trust_remote_code, padding_side="right"
+        )
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise ModelError(f"{source.name}: {type(tokenizer).__name__} is not a text tokeniser")
+        tokenizer("Hello, world 12")
+        check_tokens(tokenizer, source.name, rows)
+    return tokenizer
+
+
+def check_tokens(tokenizer: PreTrainedTokenizerBase, who: str, rows: int | None) -> None:
+    """Refuse a tokeniser whose texts may hold tokens that the model has no embedding of.
+
+    Special tokens that stand around no text (Gemma 3's place of an image, an unknown token that transformers adds) are taken
+    out of it instead: a text that has one of them written in it is read as ordinary text.
+
+    Raises:
+        ModelError: There is such a token; the first one is named.
+    """
+    beyond = {number: token for token, number in tokenizer.get_vocab().items() if rows is not None and number >= rows}
+    if not beyond:
+        return
+    roles = {getattr(tokenizer, role, None) for role in _ROLES}
+    added = tokenizer.added_tokens_decoder
+    for number, token in sorted(beyond.items()):
+        if token in roles or number not in added or not added[number].special or not tokenizer.is_fast:
+            raise ModelError(
+                f"{who}: the tokeniser has {max(beyond) + 1} tokens, but the model {rows} embeddings; token {token!r} ({number}) has "
+                "none: take the tokeniser that the model was trained with"
+            )
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] not in beyond]
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(content))
+    for role in ("unk_token", "mask_token"):
+        if getattr(tokenizer, role, None) in beyond.values():
+            setattr(tokenizer, role, None)
+
+
+def load_model(
+    source: ModelSource, config: Any, dtype: torch.dtype, device: torch.device, trust_remote_code: bool
+) -> PreTrainedModel:
+    """Return the base model with its values, on its device, in eval mode.
+
+    Raises:
+        ModelError: A file is broken, or a tensor is missing, unknown or of another shape.
+    """
+    with explained(source, "cannot load"), quiet_transformers():
+        # Mismatches are collected instead of raised, so that they are told in one line.
+        model, info = AutoModel.from_pretrained(
+            source.location,
+            revision=source.revision,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    check_loaded(source.name, model, info)
+    nn.Module.to(model, device).eval()
+    return model  # type: ignore[no-any-return]
+
+
+def context_length(config: Any) -> int:
+    """Return the most tokens a model's positions allow."""
+    return int(getattr(config, "max_position_embeddings", 0) or 2048)
+
+
+def within_context(max_length: int, context: int) -> int:
+    """Return the longest text in tokens that is both wanted and possible; says so when they differ."""
+    if max_length > context:
+        say(f"texts are cut at {context} tokens instead of {max_length}: the model has no positions beyond")
+    return min(max_length, context)

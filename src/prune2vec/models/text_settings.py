@@ -1,0 +1,140 @@
+"""How a text becomes tokens and tokens one vector: one record, measured with, carried in plans, written by ``prune``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Self
+
+from pydantic import Field
+
+from prune2vec.errors import DataError
+from prune2vec.settings import Settings
+
+PAPER_POOLING = "weightedmean-paper"
+SAVED = "saved"
+
+Pooling = Literal["weightedmean", "mean", "lasttoken", "weightedmean-paper"]
+AppendEos = Literal["auto", "on", "off"]
+Symmetric = Literal["both", "paper"]
+Wrapper = Literal["none", "chat"]
+
+
+class TextSettings(Settings):
+    """The text settings of a profile, a plan and an encoder, every one decided.
+
+    Attributes:
+        pooling: From token states to one vector.
+        append_eos: Whether texts end with the model's EOS token.
+        instruction: ``none``, ``e5``, ``effir``, the words themselves, or ``saved``: ``prompts`` as they are.
+        symmetric: Whether documents of symmetric data sets get the instruction; None is ``both`` for e5 alone.
+        wrapper: What stands around a text.
+        separator: What joins an instruction to a text.
+        max_length: Longest text in tokens.
+        normalize: Whether vectors end L2-normalised.
+        include_prompt: Whether the tokens of a prompt are pooled.
+        prompts: Prompts by name that an encoder given as the model brought along.
+        default_prompt: Which of them applies when none is asked for.
+    """
+
+    pooling: Pooling = "weightedmean"
+    append_eos: AppendEos = "auto"
+    instruction: str = "none"
+    symmetric: Symmetric | None = None
+    wrapper: Wrapper = "none"
+    separator: str = "\n"
+    max_length: int = Field(512, ge=8, le=2**24)
+    normalize: bool = True
+    include_prompt: bool = False
+    prompts: Mapping[str, str] = Field(default_factory=dict)
+    default_prompt: str | None = None
+
+    def overridden(self, options: TextOptions) -> tuple[Self, list[str]]:
+        """Return the settings with what ``options`` set in its place, and in words what that changed.
+
+        An instruction of one's own replaces an encoder's prompts.
+        """
+        given = {name: getattr(options, name) for name in TextOptions.model_fields}
+        changed = {name: value for name, value in given.items() if value not in (None, getattr(self, name))}
+        words = [f"{name} {value!r} instead of {getattr(self, name)!r}" for name, value in changed.items()]
+        if changed.get("instruction", SAVED) != SAVED:
+            changed |= {"prompts": {}, "default_prompt": None}
+        return self.model_copy(update=changed), words
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        return self.model_dump(mode="json")
+
+
+class TextOptions(Settings):
+    """The text settings as options of a verb; what is not given stays as the plan or the model has it."""
+
+    pooling: Pooling | None = None
+    """From token states to one vector: weightedmean, mean or lasttoken. TEI, vLLM and llama.cpp serve mean and lasttoken
+    alone. weightedmean-paper leaves BOS out and restarts the weights after a prompt, as L3Prune's code does: for profiles
+    only, as no runtime pools so. Unset: as the plan has it, or an encoder given as MODEL, else weightedmean."""
+    append_eos: AppendEos | None = None
+    """End every text with the model's EOS token, however it is cut; auto does so for lasttoken, which then pools it, unless
+    the tokeniser ends texts by itself. Unset: as the plan has it, else auto."""
+    instruction: str | None = None
+    """Before each query: none, e5 (the E5 set's, by data set), effir (EffiR's), the words themselves, or saved (the prompts
+    of an encoder given as MODEL). Unset: as the plan has it, or that encoder, else none."""
+    symmetric: Symmetric | None = None
+    """Instruction on documents of symmetric data sets too (both), or on queries only, as the paper's code runs; unset:
+    both for e5."""
+    wrapper: Wrapper | None = None
+    """Around each text: nothing, or the user turn of the model's chat template. Unset: as the plan has it, else none."""
+    separator: str | None = None
+    """Between instruction and text (L3Prune's code has "; "). Unset: as the plan has it, else a line break."""
+    max_length: int | None = Field(None, ge=8, le=2**24)
+    """Longest text in tokens; longer ones lose their end and are counted. Unset: as the plan or the encoder has it, else 512."""
+    normalize: bool | None = None
+    """End with L2 normalisation, so that dot product and cosine agree. Unset: as the plan or the encoder has it, else on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFormat:
+    """What is put around a text. The default adds nothing.
+
+    A text is rendered as ``prefix + instruction + separator + text + suffix`` (instruction and separator only when there
+    is an instruction). Everything before the text is attended to but not pooled; the suffix is pooled, as in L3Prune.
+
+    Attributes:
+        wrapper: Where prefix and suffix come from: ``"none"``, or ``"chat"`` (the user turn of the model's chat template).
+        prefix: Literal text before the instruction.
+        suffix: Literal text after the text.
+        separator: Between instruction and text. L3Prune's code has ``"; "``; a line break is the default here since its
+            token never merges with the first of the text, so that sentence-transformers, which counts the tokens of
+            the prompt alone, leaves out of the pooling exactly the prompt.
+    """
+
+    wrapper: str = "none"
+    prefix: str = ""
+    suffix: str = ""
+    separator: str = "\n"
+
+    def before(self, instruction: str = "", separator: str | None = None) -> str:
+        """Return everything that stands before the text.
+
+        Args:
+            instruction: The words; empty for none.
+            separator: What joins this instruction to the text, where it brings its own; None is the format's.
+        """
+        if not instruction:
+            return self.prefix
+        return self.prefix + instruction + (self.separator if separator is None else separator)
+
+    def to_json(self) -> dict[str, str]:
+        """Return a JSON-ready dictionary."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read back what ``to_json`` wrote.
+
+        Raises:
+            DataError: It is something else.
+        """
+        if not isinstance(value, Mapping) or not set(value) <= {one.name for one in fields(cls)}:
+            raise DataError(f"broken text format {value!r}; make the folder again with prune2vec prune")
+        return cls(**value)

@@ -1,0 +1,220 @@
+"""A model's safetensors files, opened only when a tensor in them is wanted, with an account of what was read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from prune2vec.errors import CheckpointError
+from prune2vec.models.source import ModelSource
+
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_SAMPLES = 16
+_SAMPLE_BYTES = 1 << 16
+
+
+class TensorEntry(NamedTuple):
+    """What a file's header says of one tensor."""
+
+    dtype: str
+    """safetensors' name of the number format: ``F32``, ``BF16``, ..."""
+    shape: tuple[int, ...]
+
+
+@dataclass
+class WeightFiles:
+    """The tensors of a model by name.
+
+    Attributes:
+        source: The model.
+        file_of: File that holds each tensor.
+        opened: Files opened so far.
+        bytes_read: Bytes of the tensors read so far.
+    """
+
+    source: ModelSource
+    file_of: dict[str, str]
+    opened: list[str] = field(default_factory=list)
+    bytes_read: int = 0
+
+    @classmethod
+    def find(cls, source: ModelSource) -> WeightFiles:
+        """List a model's tensors as transformers would: from the header of its single file, else from its index.
+
+        Raises:
+            CheckpointError: There are no safetensors files, or the index is broken.
+        """
+        try:
+            return cls(source, dict.fromkeys(header(source.fetch(_SINGLE)), _SINGLE))
+        except FileNotFoundError:
+            pass
+        try:
+            file_of = source.entries(_INDEX).get("weight_map")
+        except FileNotFoundError as error:
+            raise CheckpointError(_why_none(source)) from error
+        if not isinstance(file_of, dict) or not file_of or not all(isinstance(file, str) and file for file in file_of.values()):
+            raise CheckpointError(
+                f"{source.name}: weight_map of {_INDEX} is broken; expected the name of a file for each tensor"
+            )
+        return cls(source, file_of)
+
+    def table(self, names: Iterable[str]) -> dict[str, TensorEntry]:
+        """Return format and shape of tensors from the headers of the files that hold them.
+
+        Raises:
+            CheckpointError: A file is missing or damaged, or holds other tensors than the index says.
+        """
+        found: dict[str, TensorEntry] = {}
+        for file in sorted({self.file_of[name] for name in names}):
+            told = {name for name, place in self.file_of.items() if place == file}
+            held = header(self._fetch(file))
+            if told != held.keys():
+                name = min(told ^ held.keys())
+                what = "does not hold" if name in told else "holds also"
+                raise CheckpointError(f"{self.source.name}: {file} {what} {name}, against {_INDEX}; fetch or convert it again")
+            found.update(held)
+        return found
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """Yield (name, tensor) file by file; a file that holds none of ``names`` is never fetched nor opened.
+
+        Raises:
+            CheckpointError: A file is missing or damaged.
+        """
+        wanted: dict[str, list[str]] = {}
+        for name in names:
+            wanted.setdefault(self.file_of[name], []).append(name)
+        for file, inside in sorted(wanted.items()):
+            with self._opened(file) as tensors:
+                for name in inside:
+                    tensor = tensors.get_tensor(name)
+                    self.bytes_read += tensor.nbytes
+                    yield name, tensor
+
+    def take(
+        self,
+        name: str,
+        dtype: torch.dtype | None = None,
+        *,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """Return one tensor, or some rows of it, in memory of its own; nothing of its file stays mapped.
+
+        Args:
+            name: Its name in the files.
+            dtype: Number format that floating-point tensors are converted to; None for the stored one.
+            rows: Numbers of the rows, ascending; None for all.
+
+        Raises:
+            CheckpointError: The file is missing or damaged.
+        """
+        with self._opened(self.file_of[name]) as tensors:
+            whole: Tensor = tensors.get_tensor(name)
+            part = whole if rows is None else whole[rows]
+            self.bytes_read += part.nbytes
+            return part.to(dtype if part.is_floating_point() else None, copy=True)
+
+    @contextmanager
+    def _opened(self, file: str) -> Iterator[Any]:
+        path = self._fetch(file)
+        if self.opened[-1:] != [file]:
+            self.opened.append(file)
+        try:
+            with safe_open(path, framework="pt") as tensors:
+                yield tensors
+        except SafetensorError as error:
+            raise CheckpointError(f"{self.source.name}: {file} is damaged ({error}); fetch or convert it again") from error
+
+    def _fetch(self, file: str) -> Path:
+        try:
+            return self.source.fetch(file)
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{self.source.name}: {file} is missing, though the index names it") from error
+
+    def stored_bytes_per_param(self) -> int:
+        """Return the width of most stored weights in bytes, from the header of the first file."""
+        weights: Counter[int] = Counter()
+        for entry in header(self._fetch(min(self.file_of.values()))).values():
+            weights[int(entry.dtype.lstrip("BFIU").split("_")[0]) // 8] += prod(entry.shape)
+        return weights.most_common(1)[0][0]
+
+
+def header(path: Path) -> dict[str, TensorEntry]:
+    """Return the entries of a safetensors file without reading any tensor; the file is checked to be whole.
+
+    Raises:
+        CheckpointError: It is not a safetensors file, or cut short.
+    """
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
+            found = {name: TensorEntry(entry.get_dtype(), tuple(entry.get_shape())) for name, entry in slices.items()}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or cut short ({error}); fetch or convert it again") from error
+    if not found:
+        raise CheckpointError(f"{path} holds no tensors; fetch or convert it again")
+    return found
+
+
+def fingerprint(source: ModelSource) -> str:
+    """Return a short identity of a model: the commit of a hub id, else a digest of config, tensor table and samples.
+
+    Of local weights only the file with the token embeddings is opened, which every cut needs, and sampled at 16 places;
+    of the others the sizes count. So two models of one shape differ, and a cut reads no more than what it keeps.
+    """
+    if source.revision is not None:
+        return f"hub:{source.location}@{source.revision}"
+    digest = hashlib.sha256()
+    config = source.entries("config.json")
+    config.pop("transformers_version", None)
+    file_of = WeightFiles.find(source).file_of
+    sizes = {file: _size(source, file) for file in sorted(set(file_of.values()))}
+    digest.update(json.dumps([config, file_of, sizes], sort_keys=True).encode())
+    for chunk in _samples(source.fetch(file_of[_embedding(file_of)])):
+        digest.update(chunk)
+    return f"sha256:{digest.hexdigest()[:32]}"
+
+
+def _embedding(names: Iterable[str]) -> str:
+    """Return the name of the token embeddings, as far as names tell: outside numbered blocks, and not the LM head."""
+    outside = [name for name in names if not re.search(r"\.\d+\.", name) and not name.startswith(("lm_head", "embed_out"))]
+    return min(outside or names, key=lambda name: (not re.search("embed|wte", name), name))
+
+
+def _size(source: ModelSource, file: str) -> int | None:
+    try:
+        return source.fetch(file).stat().st_size
+    except FileNotFoundError:
+        return None
+
+
+def _samples(path: Path) -> Iterator[bytes]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        for part in range(_SAMPLES):
+            file.seek(max(0, size - _SAMPLE_BYTES) * part // (_SAMPLES - 1))
+            yield file.read(_SAMPLE_BYTES)
+
+
+def _why_none(source: ModelSource) -> str:
+    for name in _PICKLES:
+        try:
+            source.fetch(name)
+        except FileNotFoundError:
+            continue
+        return f"{source.name} has only pickled weights ({name}); convert them to safetensors first (save_pretrained does)"
+    return f"{source.name} has no {_SINGLE} and no {_INDEX}"

@@ -1,0 +1,122 @@
+"""A plan for people: what stays, and what that means in parameters, FLOPs and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from prune2vec.planning.plan import PruningPlan
+from prune2vec.planning.shares import share_text
+
+
+def layer_ranges(layers: tuple[int, ...]) -> str:
+    """Write ``(0, 1, 2, 5)`` as ``0-2, 5``."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and runs[-1][-1] == layer - 1:
+            runs[-1][1:] = [layer]
+        else:
+            runs.append([layer])
+    return ", ".join("-".join(map(str, run)) for run in runs)
+
+
+def plan_figures(plan: PruningPlan, *, length: int = 512) -> dict[str, Any]:
+    """Return what a plan means, before and after: layers, sub-layers, neurons, parameters, FLOPs per token, memory.
+
+    ``params_proportional`` is the L3Prune paper's count, which knows whole layers only. ``neurons`` are those of all MLPs
+    together, a cut that is still to be made included; ``mlp_width`` is the narrowest and the widest MLP as it stands in the
+    plan. Both are left out where the model's neurons are not known.
+    """
+    whole, kept, shape = tuple(range(plan.num_layers)), plan.kept, plan.shape
+    before, after = shape.flops_per_token(whole, length=length), shape.flops_per_token(kept, length=length)
+    return {
+        "layers": {"before": plan.num_layers, "after": len(kept.layers)},
+        "attention": {"before": plan.num_layers, "after": len(kept.attentions)},
+        "mlps": {"before": plan.num_layers, "after": len(kept.mlps)},
+        **_neurons(plan),
+        "params": {"before": shape.params(whole), "after": shape.params(kept)},
+        "params_proportional": {"before": shape.params(whole), "after": shape.proportional_params(len(kept.layers))},
+        "flops_per_token": {"before": before, "after": after, "length": length},
+        "memory_bytes": {"before": shape.memory_bytes(whole), "after": shape.memory_bytes(kept)},
+        "predicted_speedup": before / after,
+    }
+
+
+def _neurons(plan: PruningPlan) -> dict[str, Any]:
+    kept, full = plan.kept, plan.shape.mlp_width
+    if not full:
+        return {}
+    widths = _widths(plan)
+    after = sum(full[layer] for layer in kept.mlps) - kept.cut_neurons(full)
+    return {
+        "neurons": {"before": sum(full), "after": after},
+        "mlp_width": {"before": [min(full), max(full)], "after": [min(widths), max(widths)]},
+    }
+
+
+def _widths(plan: PruningPlan) -> list[int]:
+    return [plan.kept.widths.get(layer, plan.shape.mlp_width[layer]) for layer in plan.kept.mlps]
+
+
+def render_plan(plan: PruningPlan) -> str:
+    """Return a plan as a short text table."""
+    figures = plan_figures(plan)
+    settings = ", ".join(f"{key} {value}" for key, value in plan.parameters.items() if not isinstance(value, Mapping))
+    lines = [
+        f"model    {plan.model.get('name')}",
+        f"method   {plan.method}{f' ({settings})' if settings else ''}",
+        *(f"{verb:<8} {what}" for verb, what in _cuts(plan)),
+        *(f"note     {note}" for note in plan.notes),
+        "",
+        f"{'':<26}{'before':>12}{'after':>12}{'share':>9}",
+    ]
+    for label, pair, form in _rows(plan, figures):
+        share = 100 * pair["after"] / pair["before"]
+        lines.append(f"{label:<26}{form(pair['before']):>12}{form(pair['after']):>12}{share:>8.1f}%")
+    lines.append(f"{'speed, from FLOPs':<26}{'1.00x':>12}{figures['predicted_speedup']:>11.2f}x")
+    return "\n".join(lines)
+
+
+def cut_summary(plan: PruningPlan) -> str:
+    """Return what a plan keeps and drops as one phrase: ``keeps 0-17 of 0-29; drops MLP of 4-9``."""
+    return "; ".join(f"{verb} {what}" for verb, what in _cuts(plan))
+
+
+def _cuts(plan: PruningPlan) -> list[tuple[str, str]]:
+    """Return (verb, what) for the blocks, for each kind of sub-layer that goes, and for the width."""
+    cuts = [("keeps", f"{layer_ranges(plan.keep_layers)} of 0-{plan.num_layers - 1}")]
+    for what, layers in (("attention", plan.drop_attention), ("MLP", plan.drop_mlp)):
+        if layers:
+            cuts.append(("drops", f"{what} of {layer_ranges(layers)}"))
+    if plan.width_cut:
+        share = share_text(plan.width_cut)
+        cuts.append(("width", f"{share} of the remaining MLPs' neurons, still to be cut with prune2vec slim"))
+    elif plan.neurons:
+        widths, full = _widths(plan), max(plan.shape.mlp_width)
+        how = plan.parameters.get("slim", {}).get("ranking", "")
+        cuts.append(("width", f"{min(widths):,} to {max(widths):,} of {full:,} neurons an MLP{f', by {how}' if how else ''}"))
+    return cuts
+
+
+def _rows(plan: PruningPlan, figures: dict[str, Any]) -> list[tuple[str, dict[str, int], Callable[[int], str]]]:
+    inside: list[tuple[str, dict[str, int], Callable[[int], str]]] = [
+        ("attention", figures["attention"], str),
+        ("MLPs", figures["mlps"], str),
+    ]
+    if "neurons" in figures:
+        inside.append(("neurons of all MLPs", figures["neurons"], _count))
+    return [
+        ("layers", figures["layers"], str),
+        *([] if plan.kept.whole_blocks else inside),
+        ("parameters", figures["params"], _count),
+        ("  by the paper's n/N", figures["params_proportional"], _count),
+        (f"FLOPs per token at {figures['flops_per_token']['length']}", figures["flops_per_token"], _count),
+        ("memory, estimated", figures["memory_bytes"], lambda size: f"{size / 1e6:,.0f} MB"),
+    ]
+
+
+def _count(number: int) -> str:
+    for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.2f} {unit}"
+    return str(number)

@@ -1,0 +1,1 @@
+"""What each depth and sub-layer of a model is worth: ``profile.json``."""

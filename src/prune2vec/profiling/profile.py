@@ -1,0 +1,211 @@
+"""``profile.json``: what each depth of a model is worth, and everything needed to measure it again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+from prune2vec.errors import ConfigError, ProfileError
+from prune2vec.files import digest_json, read_json, write_json
+from prune2vec.models.shape import ModelShape
+from prune2vec.models.text_settings import TextSettings
+from prune2vec.settings import AS_WRITTEN, read_as
+
+FORMAT = "prune2vec.profile/2"
+_ROWS = ("loss", "std_error", "accuracy", "alignment", "uniformity")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerLoss:
+    """The layer-wise zero-shot contrastive loss (L3Prune, section 3) and its companions; index 0 is depth 1.
+
+    Attributes:
+        loss: Mean over the groups of the contrastive loss at each depth.
+        std_error: Standard error of that mean, from the spread over groups (0 with one group).
+        accuracy: Share of queries whose own positive scores highest among all candidates of the group.
+        alignment: Mean squared distance of normalised query and positive (Wang and Isola, 2020); lower is better.
+        uniformity: Log of the mean Gaussian potential over pairs of normalised texts; lower is better.
+        group_loss: The loss of each group at each depth: ``group_loss[group][depth - 1]``.
+    """
+
+    __pydantic_config__ = AS_WRITTEN
+
+    loss: tuple[float, ...]
+    std_error: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    alignment: tuple[float, ...]
+    uniformity: tuple[float, ...]
+    group_loss: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read back what ``dataclasses.asdict`` made.
+
+        Raises:
+            ValueError: A key is missing or unknown, or its value does not fit.
+        """
+        return read_as(cls, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """A measured model.
+
+    Attributes:
+        model: Name, revision and fingerprint of the model: ``{"name", "revision", "fingerprint"}``.
+        shape: Its sizes.
+        layer_loss: The layer-loss curve; up to the setting ``max_depth`` where the measurement was stopped early.
+        sections: What other scorers measured, by the scorer's name.
+        texts: Which texts were used: paths, digest, counts, how they were drawn.
+        text: How texts became vectors; plans carry it on, and ``prune`` writes it.
+        settings: Every other setting of the measurement, resolved (dtype, scale, seed, ...).
+        environment: Versions of the libraries and the kind of machine.
+
+    Raises:
+        ProfileError: When built with a curve of another length than the model, or with NaN or infinity anywhere.
+    """
+
+    __pydantic_config__ = AS_WRITTEN
+
+    model: Mapping[str, str | None]
+    shape: ModelShape
+    layer_loss: LayerLoss
+    sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    texts: Mapping[str, Any] = field(default_factory=dict)
+    text: TextSettings = field(default_factory=TextSettings)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a curve that no planner could read: NaN would win or lose every comparison without a word."""
+        curve = self.layer_loss
+        rows = {name: getattr(curve, name) for name in _ROWS}
+        rows.update({f"group_loss[{group}]": row for group, row in enumerate(curve.group_loss)})
+        depths = self.settings.get("max_depth") or self.shape.num_layers
+        if type(depths) is not int:
+            raise ProfileError(f"settings.max_depth is {depths!r}; expected a number of layers; measure it again")
+        for name, row in rows.items():
+            if len(row) != depths:
+                early = "" if depths == self.shape.num_layers else f" of which {depths} were measured"
+                raise ProfileError(
+                    f"{name} has {len(row)} values for a model of {self.shape.num_layers} layers{early}; measure it again"
+                )
+            bad = next((depth for depth, value in enumerate(row, start=1) if not math.isfinite(value)), None)
+            if bad is not None:
+                raise ProfileError(f"{name} is {row[bad - 1]} at depth {bad}; measure it again, with --dtype float32")
+        for name, section in self.sections.items():
+            place = _not_finite(section)
+            if place is not None:
+                raise ProfileError(f"{name}: {place}; measure it again, with --dtype float32")
+
+    @property
+    def depths(self) -> int:
+        """The deepest depth that was measured: the number of layers, unless the measurement was stopped early."""
+        return len(self.layer_loss.loss)
+
+    def check_measured(self, depths: Iterable[int]) -> None:
+        """Refuse to choose among depths that were not all measured.
+
+        Raises:
+            ProfileError: One is beyond the depth at which the measurement was stopped.
+        """
+        last = max(depths, default=0)
+        if last > self.depths:
+            raise ProfileError(
+                f"the profile stops at depth {self.depths} of {self.shape.num_layers} (max_depth), and this choice needs depth "
+                f"{last}; measure it again with a deeper max_depth, or without one"
+            )
+
+    def section(self, name: str) -> Mapping[str, Any]:
+        """Return what another scorer measured.
+
+        Raises:
+            ProfileError: It was not run.
+        """
+        self.check_has(name)
+        return self.sections[name]
+
+    def check_has(self, *names: str) -> None:
+        """Refuse a profile in which one of these scorers was not run, naming all that one run then has to measure.
+
+        Raises:
+            ProfileError: One was not.
+        """
+        missing = [name for name in names if name not in self.sections]
+        if missing:
+            # A run writes a new profile: what this one has would be lost unless it is asked for again.
+            wanted = ",".join(dict.fromkeys((*self.sections, *missing)))
+            raise ProfileError(
+                f"the profile has no {' and no '.join(missing)} (it has {', '.join(('layer-loss', *self.sections))}); "
+                f"measure it with prune2vec profile --scorers {wanted}"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        return {
+            "format": FORMAT,
+            "model": dict(self.model),
+            "shape": self.shape.to_json(),
+            "layer_loss": asdict(self.layer_loss),
+            "sections": {name: dict(section) for name, section in self.sections.items()},
+            "texts": dict(self.texts),
+            "text": self.text.to_json(),
+            "settings": dict(self.settings),
+            "environment": dict(self.environment),
+        }
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what was measured and how (versions and machine aside)."""
+        return digest_json({key: value for key, value in self.to_json().items() if key != "environment"})
+
+    def save(self, path: Path) -> None:
+        """Write ``profile.json``, whole or not at all."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a profile file.
+
+        Raises:
+            DataError: The file is missing or not JSON.
+            ProfileError: It is JSON but not a profile of this version.
+        """
+        value = read_json(path)
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            raise ProfileError(f"{path}: not a profile (expected format {FORMAT!r}); make one with prune2vec profile")
+        rest = {key: item for key, item in value.items() if key != "format"}
+        try:
+            absent = next((name for name in ("texts", "text", "settings", "environment") if name not in rest), None)
+            if absent is not None:
+                raise ValueError(f"{absent} is missing")
+            text = TextSettings.build(rest.pop("text"), where="text")
+            found = read_as(cls, rest)
+            return replace(found, shape=ModelShape.from_json(rest["shape"], where=str(path)), text=text)
+        except ValueError as error:
+            raise ProfileError(f"{path}: broken profile ({error}); make it again with prune2vec profile") from error
+        except ConfigError as error:
+            raise ProfileError(f"{path}: {error}; make it again with prune2vec profile") from error
+        except ProfileError as error:
+            raise ProfileError(f"{path}: {error}") from error
+
+
+def _not_finite(value: Any, place: str = "") -> str | None:
+    """Return where in a section of a profile the first number is that is NaN or infinite: ``"mlp is nan at layer 3"``."""
+    if isinstance(value, Mapping):
+        inner = [(f"{place}.{key}".removeprefix("."), item) for key, item in value.items()]
+    elif isinstance(value, (list, tuple)):
+        bad = next((layer for layer, item in enumerate(value) if _is_not_finite(item)), None)
+        if bad is not None:
+            return f"{place} is {value[bad]} at layer {bad}"
+        inner = [(f"{place}[{index}]", item) for index, item in enumerate(value)]
+    else:
+        return f"{place} is {value}" if _is_not_finite(value) else None
+    return next((found for at, item in inner if (found := _not_finite(item, at)) is not None), None)
+
+
+def _is_not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

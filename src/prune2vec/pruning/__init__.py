@@ -1,0 +1,1 @@
+"""Cut, write and prove: the folder of an encoder."""

@@ -1,0 +1,259 @@
+"""Load an encoder, and save one: written, reloaded, compared, and only then renamed into place."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoTokenizer
+
+from prune2vec.errors import CheckpointError, Prune2vecError, reason_of
+from prune2vec.files import read_json, write_json, write_text
+from prune2vec.machine import pick_device, pick_dtype
+from prune2vec.models.quiet import quiet_transformers
+from prune2vec.outputs import ENCODER, staged_folder
+from prune2vec.pruning.card import model_card
+from prune2vec.pruning.encoder_check import RECORD as RECORD
+from prune2vec.pruning.encoder_check import check_files, check_modules, check_parts, check_poolings
+from prune2vec.pruning.float32 import computing_in_float32
+from prune2vec.pruning.parity import PROBE_TEXTS, Parity, compare_vectors, probe_prompts
+from prune2vec.pruning.portable import UNEVEN_MODULE, EncoderParts, write_portable, write_tokenizer
+from prune2vec.public import public
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+_SHORT = PROBE_TEXTS[:2]
+_HARMLESS = re.compile(r"sentence_transformers\..*\b(Pooling|Normalize)")
+
+
+@public("load", "folder")
+def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto") -> SentenceTransformer:
+    """Load an encoder's folder as a ``SentenceTransformer``, ready to ``encode``.
+
+    Code that comes with a folder is never run: ``trust_remote_code`` is passed for our own module alone.
+
+    Args:
+        folder: A folder written by ``prune`` or ``train``, or any other sentence-transformers folder or hub id.
+        device: ``auto`` or a torch device.
+        dtype: ``auto`` (bf16 where the hardware is fast at it, else fp32), ``float32``, ``bfloat16``, ``float16``.
+
+    Raises:
+        CheckpointError: It is not an encoder's folder, it does not load, or its files do not fit each other: a tensor is
+            missing, left over or of another shape, or a file has a value of the wrong type or size.
+        DataError: A file of it is no JSON.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    place = pick_device(device)
+    number_format = pick_dtype(dtype, place)
+    check_is_encoder(folder)
+    with quiet_transformers():
+        check_files(str(folder))
+    # Our module's class alone is trusted, whatever else the folder makes sentence-transformers build.
+    distrust = {"trust_remote_code": False}
+    try:
+        with quiet_transformers():
+            encoder = SentenceTransformer(
+                str(folder),
+                device=str(place),
+                trust_remote_code=_is_ours(folder),
+                model_kwargs={"dtype": number_format, **distrust},
+                processor_kwargs=dict(distrust),
+                config_kwargs=dict(distrust),
+            )
+    except (Prune2vecError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        # Whatever is wrong with a file may surface anywhere in three libraries, as any of their errors, or as a panic.
+        raise CheckpointError(f"cannot load the encoder {folder}: {reason_of(error)}") from error
+    check_parts(encoder, str(folder))
+    return encoder
+
+
+def check_is_encoder(folder: str | Path) -> None:
+    """Refuse a local path that is no sentence-transformers folder; a hub id passes.
+
+    Raises:
+        CheckpointError: The folder is missing (a close match is named), or has no ``modules.json``.
+    """
+    path = Path(folder)
+    if path.is_dir():
+        if not (path / "modules.json").is_file():
+            raise CheckpointError(f"{path} is not an encoder: it has no modules.json; make one with prune2vec prune")
+        return
+    looks_local = path.is_absolute() or str(folder).startswith(".") or str(folder).count("/") != 1
+    if path.exists() or looks_local or path.parent.is_dir():
+        names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        close = difflib.get_close_matches(path.name, names, n=1)
+        hint = f"; did you mean {path.parent / close[0]}?" if close else "; expected a folder made by prune2vec prune or train"
+        raise CheckpointError(f"no encoder at {folder}{hint}")
+
+
+def _is_ours(folder: str | Path) -> bool:
+    """Return whether an encoder's modules are our uneven one and stock ones after it that load no model of their own."""
+    from sentence_transformers.util import load_file_path
+
+    file = load_file_path(str(folder), "modules.json")
+    kinds = [str(module["type"]) for module in read_json(Path(file))] if file is not None else []
+    return kinds[:1] == [UNEVEN_MODULE] and all(_HARMLESS.fullmatch(kind) for kind in kinds[1:])
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """Return what ``prune2vec.json`` says of an encoder, without its format mark; empty for folders made elsewhere."""
+    path = Path(folder) / RECORD
+    if not path.is_file():
+        return {}
+    return {key: value for key, value in read_json(path).items() if key != "format"}
+
+
+def save_encoder(
+    encoder: SentenceTransformer,
+    folder: Path,
+    *,
+    record: Mapping[str, Any] | None = None,
+    extra: Mapping[str, str] | None = None,
+) -> Parity:
+    """Write an encoder portably, reload it, compare the vectors, and only then put it in place.
+
+    Args:
+        encoder: Transformer, Pooling and, as a rule, Normalize.
+        folder: Where to write; an older encoder that prune2vec wrote there is replaced at the last moment.
+        record: What ``prune2vec.json`` is to say of where the encoder comes from.
+        extra: Further text files by name.
+
+    Returns:
+        How well the reloaded encoder agrees with the one in memory (also written to ``parity.json``).
+
+    Raises:
+        CheckpointError: It cannot be written, or the reloaded encoder differs; nothing is left behind.
+    """
+    parts = parts_of(encoder, record or {})
+    reference = encode_probe(encoder)
+    dtype = str(next(encoder.parameters()).dtype).removeprefix("torch.")
+    return write_checked(parts, folder, reference, named="the encoder in memory", dtype=dtype, extra=extra)
+
+
+def write_checked(
+    parts: EncoderParts,
+    folder: Path,
+    reference: NDArray[np.float32],
+    *,
+    named: str,
+    dtype: str = "float32",
+    extra: Mapping[str, str] | None = None,
+    release: bool = False,
+) -> Parity:
+    """Write ``parts`` into ``folder``, reloaded and compared with ``reference`` before it is renamed into place.
+
+    An fp32 comparison of an encoder that is stored in half precision holds one block in fp32 at a time, not the whole.
+
+    Args:
+        parts: What to write.
+        folder: Where.
+        reference: (text, dim) vectors of ``encode_probe`` that the reloaded encoder must give.
+        named: What the reference is, for messages and ``parity.json``.
+        dtype: Number format to compute in; the same as the reference's.
+        extra: Further text files by name.
+        release: Let go of the model's weights once they are written, so that they are in memory once; its structure stays.
+
+    Raises:
+        CheckpointError: It cannot be written, or differs.
+    """
+    device, stored = str(parts.model.device), str(parts.model.dtype).removeprefix("torch.")
+    with staged_folder(folder, ENCODER) as stage:
+        write_portable(parts, stage)
+        for name, text in (extra or {}).items():
+            write_text(stage / name, text)
+        if release:
+            parts.model.to("meta")  # type: ignore[arg-type]
+        halves = dtype == "float32" and stored in ("bfloat16", "float16")
+        reloaded = load_encoder(stage, device=device, dtype=stored if halves else dtype)
+        first: Any = reloaded[0]
+        with computing_in_float32(first.auto_model) if halves else nullcontext():
+            vectors = encode_probe(reloaded)
+        parity = compare_vectors(reference, vectors, named=named, dtype=dtype)
+        write_json(stage / "parity.json", parity.to_json())
+        write_text(stage / "README.md", model_card(parts, parity, name=folder.name))
+    return parity
+
+
+def encode_probe(encoder: SentenceTransformer) -> NDArray[np.float32]:
+    """Return the vectors of the probe texts, plain and under every prompt of the encoder, as (text, dim) float32."""
+    was_training = encoder.training
+    encoder.eval()
+    vectors = [
+        encoder.encode(list(PROBE_TEXTS), prompt=prompt, convert_to_tensor=True, show_progress_bar=False, batch_size=4)
+        for prompt in probe_prompts({name: prompt or "" for name, prompt in encoder.prompts.items()})
+    ]
+    encoder.train(was_training)
+    return torch.cat([tensor.float().cpu() for tensor in vectors]).numpy()
+
+
+def check_finite(encoder: SentenceTransformer, name: str | Path) -> None:
+    """Refuse an encoder whose vectors of short texts are not finite, before long work begins with it.
+
+    Raises:
+        CheckpointError: One is NaN or infinite; encoder and text are named.
+    """
+    found = encoder.encode(list(_SHORT), convert_to_tensor=True, show_progress_bar=False)
+    bad = (~found.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if bad:
+        raise CheckpointError(
+            f"the vectors of {name} are not finite, first that of {_SHORT[bad[0]]!r}; its weights hold NaN, or need --dtype float32"
+        )
+
+
+def check_writable(encoder: SentenceTransformer) -> None:
+    """Refuse an encoder that ``save_encoder`` could not write as it is, before it is trained.
+
+    Raises:
+        CheckpointError: ``parts_of`` refuses it, or the tokeniser that would be written gives texts other tokens.
+    """
+    parts = parts_of(encoder, {})
+    with TemporaryDirectory() as folder:
+        write_tokenizer(parts.tokenizer, Path(folder), max_length=parts.max_length)
+        written = AutoTokenizer.from_pretrained(folder)
+    for prompt in probe_prompts(parts.prompts):
+        found = encoder.preprocess(list(PROBE_TEXTS), prompt=prompt or None)
+        rows = [ids[mask.bool()].tolist() for ids, mask in zip(found["input_ids"], found["attention_mask"], strict=True)]
+        texts = [prompt + text for text in PROBE_TEXTS]
+        if rows != written(texts, truncation=True, max_length=parts.max_length)["input_ids"]:
+            raise CheckpointError(
+                "sentence-transformers gives this encoder other tokens than the tokeniser that would be written with it; "
+                "has it a chat template, or does it cut texts at their beginning?"
+            )
+
+
+def parts_of(encoder: SentenceTransformer, record: Mapping[str, Any]) -> EncoderParts:
+    """Take a Transformer, Pooling(, Normalize) encoder apart.
+
+    Raises:
+        CheckpointError: It has other modules or unmerged adapters, or pools in several ways at once.
+    """
+    modules: list[Any] = list(encoder)
+    check_modules([type(module).__name__ for module in modules])
+    if getattr(modules[0].auto_model, "_hf_peft_config_loaded", False):
+        raise CheckpointError("the encoder has adapters beside its weights; merge adapters first, then save")
+    pooling = modules[1].pooling_mode
+    check_poolings([pooling] if isinstance(pooling, str) else pooling)
+    return EncoderParts(
+        model=modules[0].auto_model,
+        tokenizer=modules[0].tokenizer,
+        pooling=pooling,
+        max_length=int(encoder.max_seq_length or 512),
+        prompts={name: prompt or "" for name, prompt in encoder.prompts.items()},
+        default_prompt=encoder.default_prompt_name,
+        normalize=len(modules) > 2,
+        include_prompt=bool(modules[1].include_prompt),
+        similarity=str(encoder.similarity_fn_name),
+        record=record,
+    )

@@ -1,0 +1,327 @@
+"""Whether an encoder's folder or hub id holds all that its files tell of, and nothing else: asked before it is loaded.
+
+sentence-transformers takes what it finds: holes in the weights are filled with random numbers, layers that are left over are
+dropped, a key that is missing has a default. Here the first such thing is an error that names file, and key or tensor.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedModel, PreTrainedTokenizerBase
+
+from prune2vec.errors import CheckpointError, reason_of
+from prune2vec.files import read_json
+from prune2vec.models.quiet import quiet_transformers
+from prune2vec.models.rope import rope_entries
+from prune2vec.models.uneven import misfit
+from prune2vec.outputs import changed_files
+from prune2vec.progress import say
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+RECORD = "prune2vec.json"
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+# Beyond any text; a model that reads so many tokens has no use for a limit.
+_Count = Annotated[int, Field(gt=0, lt=1 << 31)]
+_POINTER = b"version https://git-lfs"
+_WRITABLE = (("Transformer", "UnevenTransformer"), ("Pooling",), ("Normalize",))
+_DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+
+
+class _Form(BaseModel):
+    """What sentence-transformers and transformers understand of a file; other keys pass."""
+
+    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
+
+
+class _Module(_Form):
+    type: str
+    path: str
+    name: str
+
+
+class _Texts(_Form):
+    max_seq_length: _Count | None = None
+    do_lower_case: bool = False
+    model_args: dict[str, Any] = {}
+    tokenizer_args: dict[str, Any] = {}
+    config_args: dict[str, Any] = {}
+
+
+class _Encoder(_Form):
+    prompts: dict[str, str | None] = {}
+    default_prompt_name: str | None = None
+    similarity_fn_name: Literal["cosine", "dot", "euclidean", "manhattan"] | None = None
+    truncate_dim: _Count | None = None
+
+
+class _Pooling(_Form):
+    word_embedding_dimension: _Count | None = None
+    embedding_dimension: _Count | None = None
+    pooling_mode: Any = None
+    pooling_mode_cls_token: bool = False
+    pooling_mode_max_tokens: bool = False
+    pooling_mode_mean_tokens: bool = False
+    pooling_mode_mean_sqrt_len_tokens: bool = False
+    pooling_mode_weightedmean_tokens: bool = False
+    pooling_mode_lasttoken: bool = False
+    include_prompt: bool = True
+
+
+class _Tokenizer(_Form):
+    model_max_length: Annotated[float, Field(gt=0)] | None = None
+    padding_side: Literal["left", "right"] = "right"
+    truncation_side: Literal["left", "right"] = "right"
+
+
+class _Record(_Form):
+    text_format: dict[str, Any] = {}
+    train: dict[str, Any] | None = None
+
+
+_FORMS: dict[str, Any] = {
+    "modules.json": list[_Module],
+    "sentence_bert_config.json": _Texts,
+    "config_sentence_transformers.json": _Encoder,
+    "tokenizer_config.json": _Tokenizer,
+    "special_tokens_map.json": dict[str, Any],
+    "config.json": dict[str, Any],
+    RECORD: _Record,
+}
+
+
+def check_files(encoder: str) -> None:
+    """Check an encoder's small files, and its weights against the model that ``config.json`` tells of.
+
+    Args:
+        encoder: Folder or hub id.
+
+    Raises:
+        CheckpointError: One has a value of the wrong type or size, or a tensor is missing, left over or of another shape.
+        DataError: One is no JSON.
+    """
+    for name, form in _FORMS.items():
+        _checked(encoder, name, form)
+    modules = _checked(encoder, "modules.json", list[_Module])
+    names = [module["name"] for module in modules]
+    if len(set(names)) < len(names):
+        raise CheckpointError(f"{encoder}/modules.json: two modules have one name ({', '.join(names)})")
+    for kind, path in _parts(encoder, modules):
+        if kind.endswith(".Pooling"):
+            _poolings(encoder, f"{path}/config.json")
+        if kind.endswith("Transformer") and _file(encoder, f"{path}/config.json".lstrip("/")) is not None:
+            _check_depth(encoder, path)
+            # The uneven one compares its tensors itself.
+            if kind.endswith(".Transformer"):
+                _check_weights(encoder, path)
+
+
+def check_modules(kinds: Sequence[str]) -> None:
+    """Refuse an encoder that ``save_encoder`` cannot write; training asks before its first step.
+
+    Args:
+        kinds: The class names of its modules.
+
+    Raises:
+        CheckpointError: It has other modules than Transformer, Pooling and perhaps Normalize.
+    """
+    others = [kind for place, kind in enumerate(kinds) if kind not in _WRITABLE[min(place, 2)]]
+    if others or len(kinds) < 2:
+        what = f"{others[0]} is another ({', '.join(kinds)})" if others else f"there is {', '.join(kinds)} alone"
+        raise CheckpointError(f"encoders of Transformer, Pooling and Normalize can be written, and {what}")
+
+
+def check_poolings(poolings: Sequence[str]) -> None:
+    """Refuse several poolings side by side, which ``save_encoder`` cannot write.
+
+    Raises:
+        CheckpointError: There are several.
+    """
+    if len(poolings) > 1:
+        raise CheckpointError(f"can write one pooling; this encoder has {', '.join(poolings)}")
+
+
+def check_trainable(folder: Path) -> None:
+    """Check an encoder's files, and that what is trained of it can be written; nothing is loaded.
+
+    Raises:
+        CheckpointError: The files do not fit each other, or it has modules or poolings that cannot be written.
+        DataError: A file of it is no JSON.
+    """
+    check_files(str(folder))
+    modules = read_json(folder / "modules.json")
+    check_modules([module["type"].rpartition(".")[2] for module in modules])
+    check_poolings(_poolings(str(folder), f"{modules[1]['path']}/config.json"))
+
+
+def _parts(encoder: str, modules: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Yield type and path of each module, those that a router chooses from among them."""
+    for module in modules:
+        yield module["type"], module["path"]
+        routes = _file(encoder, f"{module['path']}/router_config.json".lstrip("/"))
+        if routes is not None:
+            for name, kind in dict(read_json(routes).get("types") or {}).items():
+                yield str(kind), f"{module['path']}/{name}".lstrip("/")
+
+
+def _file(encoder: str, name: str) -> Path | None:
+    """Return a file of the encoder, fetched if need be; None where it has none of that name."""
+    from sentence_transformers.util import load_file_path
+
+    path = Path(encoder) / name
+    if Path(encoder).is_dir():
+        return path if path.is_file() else None
+    found = load_file_path(encoder, Path(name).name, subfolder=str(Path(name).parent).removeprefix("."))
+    return Path(found) if found is not None else None
+
+
+def _checked(encoder: str, name: str, form: Any) -> Any:
+    """Return a file's JSON if it has the form; None where there is no such file."""
+    file = _file(encoder, name)
+    if file is None:
+        return None
+    content = read_json(file)
+    try:
+        TypeAdapter(form).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
+        raise CheckpointError(f"{file}: {key}{first['msg']}, got {reprlib.repr(first['input'])}") from error
+    return content
+
+
+def _poolings(encoder: str, name: str) -> list[str]:
+    """Return the poolings that a pooling's file names.
+
+    Raises:
+        CheckpointError: There is a file and it names none.
+    """
+    content = _checked(encoder, name, _Pooling)
+    named = (content or {}).get("pooling_mode") or []
+    flags = [key for key in _Pooling.model_fields if key.startswith("pooling_mode_") and (content or {}).get(key)]
+    if content is not None and not named and not flags:
+        raise CheckpointError(f"{encoder}/{name} names no pooling; expected pooling_mode, or one pooling_mode_... that is true")
+    # What is neither is refused by sentence-transformers, in words.
+    return [named] if isinstance(named, str) else list(map(str, named)) if named and isinstance(named, list) else flags
+
+
+def _check_depth(encoder: str, subfolder: str) -> None:
+    """Refuse a number of layers that no file could hold before any is built, and damaged weights."""
+    config = _checked(encoder, f"{subfolder}/config.json".lstrip("/"), dict[str, Any]) or {}
+    names = _tensor_names(encoder, subfolder)
+    for key in _DEPTHS:
+        if names and isinstance(config.get(key), int) and len(names) < config[key]:
+            raise CheckpointError(f"{encoder}/config.json says {config[key]} layers ({key}), its weights hold {_layers(names)}")
+
+
+def _check_weights(encoder: str, subfolder: str) -> None:
+    """Compare the tensors of an encoder's model with those its class has, without reading their values."""
+    at = str(Path(encoder) / subfolder)
+    try:
+        config = AutoConfig.from_pretrained(encoder, subfolder=subfolder, trust_remote_code=False)
+    except Exception as error:
+        raise CheckpointError(f"{at}/config.json: {reason_of(error)}") from error
+    layers, found = getattr(config, "num_hidden_layers", None), _layers(_tensor_names(encoder, subfolder))
+    auto: Any = AutoModelForTextEncoding if getattr(config, "is_encoder_decoder", False) else AutoModel
+    try:
+        with quiet_transformers():
+            model, info = auto.from_pretrained(
+                encoder,
+                subfolder=subfolder,
+                config=config,
+                device_map={"": "meta"},
+                output_loading_info=True,
+                # Collected instead of raised, so that the first is told by its name.
+                ignore_mismatched_sizes=True,
+                trust_remote_code=False,
+            )
+    except Exception as error:
+        raise CheckpointError(f"cannot load the encoder {at}: {reason_of(error)}") from error
+    wrong = misfit(info, decoder=auto is AutoModel)
+    if wrong:
+        counts = f" (it says {layers} layers, they hold {found})" if layers != found and found else ""
+        raise CheckpointError(f"{at} {wrong}; its weights do not fit the structure that its config.json tells{counts}")
+    _check_positions(encoder, subfolder, model)
+
+
+def _check_positions(encoder: str, subfolder: str, model: PreTrainedModel) -> None:
+    texts = _checked(encoder, f"{subfolder}/sentence_bert_config.json".lstrip("/"), _Texts) or {}
+    limit, positions = texts.get("max_seq_length"), getattr(model.config, "max_position_embeddings", None)
+    # Scaled rotary embeddings reach further than the positions that some configs tell.
+    factor = max([1.0, *(float(entry.get("factor") or 1) for entry in rope_entries(model.config))])
+    if limit and isinstance(positions, int) and 0 < positions * factor < limit:
+        raise CheckpointError(
+            f"{encoder}/sentence_bert_config.json: max_seq_length is {limit}, and the model has {positions} positions"
+        )
+
+
+def check_parts(encoder: SentenceTransformer, name: str) -> None:
+    """Check that a loaded encoder's tokeniser, model and pooling fit each other; say which of our files were changed.
+
+    Args:
+        encoder: In memory.
+        name: Its folder or hub id.
+
+    Raises:
+        CheckpointError: The tokeniser has tokens that the model has no embedding for, or the pooling is for another width.
+    """
+    modules: list[Any] = list(encoder)
+    model, tokenizer = getattr(modules[0], "auto_model", None), getattr(modules[0], "tokenizer", None)
+    if model is not None and tokenizer is not None:
+        _check_sizes(name, modules, model, tokenizer)
+    changed = changed_files(Path(name), suffix=".json")
+    if changed:
+        say(f"{name}: {', '.join(changed)} changed since prune2vec wrote and compared this encoder; its vectors may differ")
+
+
+def _check_sizes(name: str, modules: Sequence[Any], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    # Tokens that were added to the vocabulary may never come up in a text; an engine refuses a text that has one.
+    table: Any = model.get_input_embeddings()
+    rows, entries = int(table.weight.shape[0]), int(tokenizer.vocab_size)
+    if entries > rows:
+        raise CheckpointError(f"{name}: its tokeniser has {entries} entries, and the model's embedding has {rows} rows")
+    pooled = getattr(modules[1], "embedding_dimension", None) if modules[1:] else None
+    width = modules[0].get_embedding_dimension()
+    if pooled not in (None, width):
+        raise CheckpointError(f"{name}: its pooling is for states of {pooled} dimensions, and its model's have {width}")
+
+
+def _tensor_names(encoder: str, subfolder: str) -> list[str]:
+    """Return the names of the tensors in an encoder's safetensors files, none where there are no such files."""
+    single = _file(encoder, f"{subfolder}/{_SINGLE}".lstrip("/"))
+    files: dict[str, Path | None] = {_SINGLE: single} if single is not None else {}
+    index = _checked(encoder, f"{subfolder}/{_INDEX}".lstrip("/"), dict[str, Any]) if not files else None
+    if index is not None:
+        shards = TypeAdapter(dict[str, str])
+        try:
+            weight_map = shards.validate_python(index.get("weight_map"), strict=True)
+        except ValidationError as error:
+            raise CheckpointError(f"{encoder}/{_INDEX}: weight_map: expected the file of each tensor by its name") from error
+        files = {name: _file(encoder, f"{subfolder}/{name}".lstrip("/")) for name in dict.fromkeys(weight_map.values())}
+    return [tensor for name, file in files.items() for tensor in _names_in(encoder, name, file)]
+
+
+def _names_in(encoder: str, name: str, file: Path | None) -> list[str]:
+    if file is None:
+        raise CheckpointError(f"{encoder}: {name} is missing, though {_INDEX} names it")
+    with file.open("rb") as opened:
+        if opened.read(len(_POINTER)) == _POINTER:
+            raise CheckpointError(f"{file} is a Git LFS pointer, not the weights; fetch them with git lfs pull")
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return list(tensors.keys())
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is damaged: {reason_of(error)}; fetch or make it again") from error
+
+
+def _layers(names: list[str]) -> int:
+    """Return how many numbered blocks tensors of these names belong to."""
+    numbers = [next((int(part) for part in name.split(".") if part.isdigit()), -1) for name in names]
+    return max(numbers, default=-1) + 1

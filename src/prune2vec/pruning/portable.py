@@ -1,0 +1,181 @@
+"""The folder that every runtime reads: sentence-transformers 3 to 6, transformers 4 and 5, TEI, vLLM, llama.cpp.
+
+Newer libraries write forms that older ones and servers refuse or, worse, read differently; so the small files are
+written here, in the form that all of them agree on, and only weights and tokeniser come from the libraries.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from prune2vec.errors import ConfigError
+from prune2vec.files import write_json
+from prune2vec.models.block_layout import Layout
+from prune2vec.models.quiet import quiet_transformers
+from prune2vec.models.uneven import uneven_config, uneven_layout
+
+_POOLING_FLAGS = {
+    "cls": "pooling_mode_cls_token",
+    "mean": "pooling_mode_mean_tokens",
+    "max": "pooling_mode_max_tokens",
+    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
+_MODULES = "sentence_transformers.models"
+UNEVEN_MODULE = "prune2vec.modules.UnevenTransformer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderParts:
+    """Everything an encoder's folder holds.
+
+    Attributes:
+        model: Base model.
+        tokenizer: Its fast tokeniser, post-processor included.
+        pooling: sentence-transformers' name of the pooling.
+        max_length: Longest text in tokens.
+        prompts: Text before queries and documents.
+        default_prompt: Which prompt applies when none is asked for.
+        normalize: Whether vectors are L2-normalised.
+        include_prompt: Whether the tokens of a prompt are pooled with the others.
+        similarity: How two vectors are compared.
+        record: What ``prune2vec.json`` says of where the encoder comes from.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    pooling: str
+    max_length: int
+    prompts: Mapping[str, str]
+    default_prompt: str | None = None
+    normalize: bool = True
+    include_prompt: bool = False
+    similarity: str = "cosine"
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The model's blocks where its config cannot tell them; empty for a stock model."""
+        return uneven_layout(self.model)
+
+
+def write_portable(parts: EncoderParts, folder: Path) -> None:
+    """Write an encoder as a sentence-transformers folder into the existing, empty ``folder``.
+
+    It is a stock one, unless the model's blocks are not all alike: then its first module is ours, and its config one that
+    stock classes refuse.
+
+    Raises:
+        ConfigError: There is no such pooling.
+        CheckpointError: The model has other tensors than its config tells.
+    """
+    if parts.pooling not in _POOLING_FLAGS:
+        raise ConfigError(f"sentence-transformers has no pooling {parts.pooling!r}; known: {', '.join(_POOLING_FLAGS)}")
+    with quiet_transformers():
+        parts.model.save_pretrained(folder)
+    _amend_config(folder / "config.json", parts)
+    write_tokenizer(parts.tokenizer, folder, max_length=parts.max_length)
+    first = UNEVEN_MODULE if parts.layout else f"{_MODULES}.Transformer"
+    modules = [("", first), ("1_Pooling", f"{_MODULES}.Pooling")] + [("2_Normalize", f"{_MODULES}.Normalize")] * parts.normalize
+    write_json(
+        folder / "modules.json",
+        [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(modules)],
+    )
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": parts.max_length, "do_lower_case": False})
+    flags = {flag: mode == parts.pooling for mode, flag in _POOLING_FLAGS.items()}
+    config = parts.model.config
+    dimension = getattr(config, "word_embed_proj_dim", None) or config.hidden_size
+    pooling = {"word_embedding_dimension": dimension, **flags, "include_prompt": parts.include_prompt}
+    write_json(folder / "1_Pooling" / "config.json", pooling)
+    if parts.normalize:
+        (folder / "2_Normalize").mkdir()
+    write_json(folder / "config_sentence_transformers.json", _sentence_transformers_config(parts))
+    write_json(folder / "prune2vec.json", {"format": "prune2vec.encoder/1", **parts.record})
+
+
+def _sentence_transformers_config(parts: EncoderParts) -> dict[str, Any]:
+    libraries = {"sentence_transformers": "sentence-transformers", "transformers": "transformers", "pytorch": "torch"}
+    return {
+        "model_type": "SentenceTransformer",
+        "__version__": {key: version(name) for key, name in libraries.items()},
+        "prompts": dict(parts.prompts),
+        "default_prompt_name": parts.default_prompt,
+        "similarity_fn_name": parts.similarity,
+    }
+
+
+def _amend_config(path: Path, parts: EncoderParts) -> None:
+    """Add the entries that transformers 4 reads beside those that transformers 5 writes."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["architectures"] = [type(parts.model).__name__]
+    config.update(legacy_rope_entries(config))
+    # Encoders keep no key-value cache; the older name of the number format is read by older releases.
+    config["use_cache"] = False
+    if "dtype" in config:
+        config["torch_dtype"] = config["dtype"]
+    write_json(path, uneven_config(config, parts.model, parts.layout) if parts.layout else config)
+
+
+def legacy_rope_entries(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the top-level rotary entries of transformers 4, which ignores ``rope_parameters`` without a word.
+
+    Models with one setting a kind of attention (gemma3) have a local base frequency there.
+    """
+    parameters = config.get("rope_parameters")
+    if not parameters:
+        return {}
+    if "rope_theta" not in parameters:
+        whole = parameters.get("full_attention") or {}
+        local = parameters.get("sliding_attention") or {}
+        entries = _flat_rope(whole)
+        return {**entries, "rope_local_base_freq": local["rope_theta"]} if "rope_theta" in local else entries
+    return _flat_rope(parameters)
+
+
+def _flat_rope(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    entries: dict[str, Any] = {}
+    if "rope_theta" in parameters:
+        entries["rope_theta"] = parameters["rope_theta"]
+    if "partial_rotary_factor" in parameters:
+        entries["partial_rotary_factor"] = parameters["partial_rotary_factor"]
+    if parameters.get("rope_type", "default") != "default":
+        entries["rope_scaling"] = {key: value for key, value in parameters.items() if key not in entries}
+    return entries
+
+
+def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_length: int) -> None:
+    """Write a fast tokeniser under the class name that every release knows, without a chat template.
+
+    sentence-transformers 6 wraps every text in a chat template where it finds one.
+    """
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    backend.save(str(folder / "tokenizer.json"))
+    roles = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+    tokens = {role: str(token) for role in roles if (token := getattr(tokenizer, role, None)) is not None}
+    tokens.setdefault("pad_token", tokens.get("eos_token", "<pad>"))
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            **tokens,
+            "model_max_length": max_length,
+            # Older releases hand token types to every model that takes them, and GPT-2 adds their embeddings.
+            "model_input_names": ["input_ids", "attention_mask"],
+            "padding_side": "right",
+            "truncation_side": "right",
+            "clean_up_tokenization_spaces": False,
+        },
+    )
+    write_json(folder / "special_tokens_map.json", tokens)

@@ -1,0 +1,148 @@
+"""Callbacks of a run: the curve on disk, progress, whole checkpoints, and a stop at the first number that is not finite."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from prune2vec.errors import TrainingError
+from prune2vec.machine import peak_rss_bytes
+from prune2vec.progress import Advance, say
+from prune2vec.training.adapters import restore_adapter
+from prune2vec.training.collate import BatchNote
+from prune2vec.training.work_folder import WorkFolder, read_lines
+
+
+class Watch(TrainerCallback):
+    """Follows a run step by step.
+
+    Args:
+        work: Where curve and checkpoints are kept.
+        notes: The collator's notes on the batches, oldest first.
+        advance: Told of each step done.
+        resumed: The checkpoint the run goes on from, when its adapter must be restored.
+        dtype: Number format of the multiplications, for messages.
+    """
+
+    def __init__(
+        self, work: WorkFolder, *, notes: deque[BatchNote], advance: Advance, resumed: Path | None, dtype: str
+    ) -> None:
+        self._work = work
+        self._notes = notes
+        self._advance = advance
+        self._resumed = resumed
+        self._dtype = dtype
+        self._note: BatchNote | None = None
+        self._step = 0
+        earlier = read_lines(work.curve)
+        self._elapsed_before = earlier[-1]["elapsed_s"] if earlier else 0.0
+        self._said_cut = any(record["cut"] for record in earlier)
+        self._began = self._since = time.perf_counter()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Take over from a checkpoint exactly, and keep the present rhythm of checkpoints rather than the stored one."""
+        if self._resumed is not None:
+            restore_adapter(kwargs["model"], self._resumed)
+        state.save_steps = int(args.save_steps)
+        state.eval_steps = int(args.eval_steps or args.save_steps)
+        self._began = self._since = time.perf_counter()
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Take the note on this step's batch."""
+        self._note = self._notes.popleft()
+        self._step = state.global_step + 1
+        if self._note.cut and not self._said_cut:
+            self._said_cut = True
+            say(f"texts longer than {kwargs['model'].max_seq_length} tokens are cut there; the record will say how many")
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop before a gradient that is not finite reaches the weights."""
+        gradients = [parameter.grad for parameter in kwargs["model"].parameters() if parameter.grad is not None]
+        if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+            raise self._not_finite("gradient")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Append one line to the curve."""
+        logs = logs or {}
+        if "loss" not in logs or self._note is None:
+            return
+        now = time.perf_counter()
+        note = self._note
+        record = {
+            "step": state.global_step,
+            "loss": logs["loss"],
+            **{name: logs[name] for name in ("contrastive", "distillation", "penalty") if name in logs},
+            "learning_rate": logs["learning_rate"],
+            "grad_norm": logs["grad_norm"],
+            "dataset": note.dataset,
+            "tokens": note.tokens,
+            "texts": note.texts,
+            "cut": note.cut,
+            "tokens_per_s": round(note.tokens / max(now - self._since, 1e-9), 1),
+            "peak_memory_bytes": _peak_memory(args.device),
+            "elapsed_s": round(self._elapsed_before + now - self._began, 3),
+        }
+        append(self._work.curve, record)
+        self._since = now
+        self._advance(1)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Append the scores on held-out rows."""
+        scores = {key.removeprefix("eval_"): value for key, value in (metrics or {}).items() if key.endswith("ndcg@10")}
+        append(self._work.dev, {"step": state.global_step, **scores})
+        say(f"step {state.global_step}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+        self._since = time.perf_counter()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Mark the checkpoint that was just written as whole."""
+        self._work.complete(state.global_step)
+        self._since = time.perf_counter()
+
+    def check_loss(self, module: nn.Module, args: object, output: Tensor | dict[str, Tensor]) -> None:
+        """Forward hook of the loss: stop when it is not finite."""
+        parts = output if isinstance(output, dict) else {"loss": output}
+        for name, value in parts.items():
+            if not torch.isfinite(value.detach()).all():
+                raise self._not_finite(name if name == "loss" else f"{name} loss")
+
+    def _not_finite(self, what: str) -> TrainingError:
+        where = f" (data set {self._note.dataset})" if self._note is not None else ""
+        cure = "lower learning_rate" if self._dtype == "float32" else "set dtype to float32 or lower learning_rate"
+        return TrainingError(
+            f"step {self._step}{where}: the {what} is not finite in {self._dtype}; no weights were saved; "
+            f"{cure}, or check the checkpoint's weights, and set restart"
+        )
+
+
+def append(file: Path, record: dict[str, Any]) -> None:
+    """Add one line to a JSON-lines file."""
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(record) + "\n")
+
+
+def _peak_memory(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_rss_bytes()

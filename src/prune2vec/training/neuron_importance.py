@@ -1,0 +1,84 @@
+"""The registry of rankings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+
+from prune2vec.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from prune2vec.data.triplet import Triplet
+    from prune2vec.training.ranking_context import Subject
+    from prune2vec.training.slim_settings import SlimSettings
+
+Scores = Mapping[int, "Tensor"]
+RankingFn = Callable[["Subject", Sequence["Triplet"], "SlimSettings"], Scores]
+Group = Literal["texts", "batches", "loss", "steps"]
+F = TypeVar("F", bound=Callable[..., object])
+
+TEXTS: Group = "texts"
+"""Triplets, their seed, and how they become vectors."""
+BATCHES: Group = "batches"
+"""How many batches of triplets are looked at."""
+LOSS: Group = "loss"
+"""The contrastive loss."""
+STEPS: Group = "steps"
+"""Steps of learning."""
+# A layer whose neurons all score 0 keeps its zeros.
+_TINY = 1e-30
+EVERY: tuple[Group, ...] = get_args(Group)
+
+
+class Rankings(Registry[RankingFn]):
+    """Rankings, and which groups of settings each one reads: no other setting makes its scores out of date."""
+
+    def __init__(self) -> None:
+        super().__init__("ranking", package="prune2vec.training.importances")
+        self._reads: dict[str, frozenset[Group]] = {}
+        self._within_layers: set[str] = set()
+
+    def register(self, name: str, *, reads: Iterable[Group] = EVERY, within_layers: bool = False) -> Callable[[F], F]:
+        """Return a decorator that files a ranking under ``name``.
+
+        Args:
+            name: Its name, which can be taken once.
+            reads: Groups of settings that its scores depend on; without ``TEXTS`` it is called without triplets.
+            within_layers: Whether its scores are sizes that differ from layer to layer for reasons of their own, so that they
+                compare neurons of one layer alone; each layer's are then divided by their mean.
+        """
+        groups, file = frozenset(reads), super().register(name)
+
+        def add(part: F) -> F:
+            filed = file(part)
+            self._reads[name] = groups
+            if within_layers:
+                self._within_layers.add(name)
+            return filed
+
+        return add
+
+    def reads(self, name: str) -> frozenset[Group]:
+        """Return the groups of settings that a ranking's scores depend on.
+
+        Raises:
+            ConfigError: No ranking has that name.
+        """
+        self.get(name)
+        return self._reads[name]
+
+    def comparable(self, name: str, scores: Scores) -> Scores:
+        """Return a ranking's scores such that those of different layers can be compared."""
+        if name not in self._within_layers:
+            return scores
+        return {layer: score / max(float(score.mean()), _TINY) for layer, score in scores.items()}
+
+
+rankings = Rankings()
+"""Each ranking takes (subject, triplets, settings) and returns the importance of every neuron: by original layer, for every
+MLP of the subject, a 1-D float32 tensor on the CPU with one finite number a neuron; the lowest are cut first.
+
+A ranking leaves the subject's model as it was. What is worth recording it hands to ``subject.note``.
+"""

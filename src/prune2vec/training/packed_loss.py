@@ -1,0 +1,186 @@
+"""The token model's forward pass without waste: each distinct text of a batch once, and no padding.
+
+The losses stay sentence-transformers' and ask their encoder for one column at a time. ``OnePass`` tells the encoder's token
+model beforehand which columns will come, so that the first one asked for computes the distinct texts of all; equal texts
+share one state, and so, where there is dropout, one draw. GradCache asks for parts of columns, which are computed as they
+come. Pooling and all that follows is the encoder's own, on states laid end to end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import accumulate, chain
+from typing import Any, Literal
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.losses.merged_forward import column_merging_disabled
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from prune2vec.errors import ConfigError
+from prune2vec.forward.batches import pad
+from prune2vec.forward.packed import BOUNDS, packable, packed_states, packing_obstacle, row_bounds
+from prune2vec.models.rope import length_kind
+from prune2vec.models.tokens import length_batches
+from prune2vec.training.adapters import base_model
+
+Features = dict[str, Any]
+Row = tuple[int, ...]
+Packing = Literal["auto", "on", "off"]
+
+# Tokens of one forward pass. All of a batch's activations are kept anyhow; smaller passes keep what else they need small.
+_BUDGET = {"cpu": 4096}
+_GPU_BUDGET = 32768
+# Where texts must be padded, small passes keep lengths alike.
+_PADDED_SHARE = 4
+
+
+class DistinctStates:
+    """Final token states of rows, each distinct one computed once.
+
+    Args:
+        rows: Token ids of all rows that will be asked for.
+        compute: Returns the states of given rows end to end, (tokens, dim); called once, longest row first.
+    """
+
+    def __init__(self, rows: Iterable[Row], compute: Callable[[Sequence[Row]], Tensor]) -> None:
+        distinct = sorted(dict.fromkeys(rows), key=len, reverse=True)
+        self._begins = dict(zip(distinct, accumulate(map(len, distinct), initial=0), strict=False))
+        self._states = compute(distinct)
+
+    def of(self, rows: Sequence[Row]) -> Tensor:
+        """Return the states of ``rows`` end to end, (tokens, dim)."""
+        places = chain.from_iterable(range(self._begins[row], self._begins[row] + len(row)) for row in rows)
+        return self._states.index_select(0, torch.tensor(list(places), device=self._states.device))
+
+
+class TokenPass:
+    """Takes the place of the forward method of an encoder's token model.
+
+    Args:
+        encoder: Its first module is a Transformer.
+        packs: Whether the model can take packed rows; otherwise texts of similar length are padded together.
+        token_budget: Most tokens of one forward pass; None is what suits the device.
+    """
+
+    def __init__(self, encoder: SentenceTransformer, *, packs: bool, token_budget: int | None = None) -> None:
+        self._transformer: Any = encoder[0]
+        self._plain = self._transformer.forward
+        self._model: PreTrainedModel = base_model(encoder)
+        self._packs = packs
+        budget = token_budget or _BUDGET.get(encoder.device.type, _GPU_BUDGET)
+        self._budget = budget if packs else max(1, budget // _PADDED_SHARE)
+        self._columns: dict[int, list[Row]] = {}
+        self._states: DistinctStates | None = None
+
+    @contextmanager
+    def expecting(self, columns: Iterable[Features]) -> Iterator[None]:
+        """Compute the texts of all ``columns`` when the first of them is asked for, while the context is open."""
+        texts = [column for column in columns if _is_text(column)]
+        self._columns = {id(column["input_ids"]): _rows(column) for column in texts}
+        try:
+            yield
+        finally:
+            self._columns, self._states = {}, None
+
+    def __call__(self, features: Features, **kwargs: Any) -> Features:
+        """Return ``features`` with the states of their tokens end to end, and where each text begins."""
+        if not _is_text(features):
+            return dict(self._plain(features, **kwargs))
+        rows = self._columns.get(id(features["input_ids"]))
+        if rows is None:
+            rows = _rows(features)
+            states = DistinctStates(rows, self._compute)
+        else:
+            states = self._states = self._states or DistinctStates(chain(*self._columns.values()), self._compute)
+        return {**features, "token_embeddings": states.of(rows)[None], BOUNDS: row_bounds(rows, features["input_ids"].device)}
+
+    def _compute(self, rows: Sequence[Row]) -> Tensor:
+        if self._packs:
+            return packed_states(self._model, rows, token_budget=self._budget)
+        batches = length_batches([len(row) for row in rows], token_budget=self._budget, kind=length_kind(self._model))
+        return torch.cat([self._padded([rows[place] for place in batch]) for batch in batches])
+
+    def _padded(self, rows: Sequence[Row]) -> Tensor:
+        ids, mask = (part.to(self._model.device) for part in pad(rows, pad_id=0))
+        states: Tensor = self._plain({"input_ids": ids, "attention_mask": mask})["token_embeddings"]
+        return states[mask.bool()]
+
+
+class OnePass(nn.Module):
+    """A loss whose encoders compute each distinct text of a batch once.
+
+    Args:
+        loss: Any loss over columns of texts.
+        passes: The token models of its encoders.
+    """
+
+    def __init__(self, loss: nn.Module, passes: Sequence[TokenPass]) -> None:
+        super().__init__()
+        self.loss = loss
+        self._passes = passes
+
+    def forward(self, sentence_features: Iterable[Features], labels: Tensor | None) -> Any:
+        """Return what the loss returns."""
+        columns = list(sentence_features)
+        with ExitStack() as stack:
+            for one in self._passes:
+                stack.enter_context(one.expecting(columns))
+            stack.enter_context(column_merging_disabled())
+            return self.loss(columns, labels)
+
+
+@contextmanager
+def without_padding(
+    loss: nn.Module, encoders: Sequence[SentenceTransformer], asked: Packing, *, max_length: int
+) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
+    """Spare the encoders padding and repeated texts while the context is open, backward passes included.
+
+    Yields:
+        The loss to train with, and what was decided: whether rows are ``packed``, and if not, what the ``obstacle`` is.
+
+    Raises:
+        ConfigError: ``asked`` is ``"on"``, and the model cannot take packed rows.
+    """
+    if asked == "off":
+        yield loss, {"packed": False, "obstacle": "not wanted"}
+        return
+    obstacles = [packing_obstacle(base_model(encoder), max_length=max_length) for encoder in encoders]
+    if obstacles[0] and asked == "on":
+        raise ConfigError(f"packing: {obstacles[0]}; set packing to auto")
+    with ExitStack() as stack:
+        passes = [
+            stack.enter_context(token_pass(encoder, packs=not obstacle))
+            for encoder, obstacle in zip(encoders, obstacles, strict=True)
+        ]
+        yield OnePass(loss, passes), {"packed": not obstacles[0], "obstacle": obstacles[0] or None}
+
+
+@contextmanager
+def token_pass(encoder: SentenceTransformer, *, packs: bool, token_budget: int | None = None) -> Iterator[TokenPass]:
+    """Run an encoder's token model on packed rows, or on padded ones sorted by length, while the context is open."""
+    transformer: Any = encoder[0]
+    with ExitStack() as stack:
+        if packs:
+            stack.enter_context(packable(base_model(encoder)))
+        transformer.forward = made = TokenPass(encoder, packs=packs, token_budget=token_budget)
+        try:
+            yield made
+        finally:
+            del transformer.forward
+
+
+def _is_text(features: Features) -> bool:
+    """Whether features are padded texts of which each has a token that is pooled: the rest is left to the library."""
+    mask = features.get("attention_mask")
+    if "input_ids" not in features or not isinstance(mask, Tensor) or mask.ndim != 2:
+        return False
+    prompt = torch.as_tensor(features.get("prompt_length", 0)).flatten()[0]
+    return bool(mask.sum(dim=1).min() > prompt.to(mask.device))
+
+
+def _rows(features: Features) -> list[Row]:
+    ids, mask = features["input_ids"].tolist(), features["attention_mask"].tolist()
+    return [tuple(token for token, seen in zip(*row, strict=True) if seen) for row in zip(ids, mask, strict=True)]

@@ -1,0 +1,172 @@
+"""Settings of a training run; the defaults are the L3Prune paper's recipe, a preset has EffiR's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ModelWrapValidatorHandler, model_validator
+
+from prune2vec.settings import Seed, Settings
+from prune2vec.training.train_presets import WARMUP_STEPS, filled
+
+# These change how a run is watched or kept, or are recorded resolved: a checkpoint stays valid when they change.
+_FREE = frozenset(
+    {
+        "save_every",
+        "report_to",
+        "gradient_checkpointing",
+        "restart",
+        "dev",
+        "dev_rows",
+        "device",
+        "dtype",
+        "distil_from",
+        "preset",
+    }
+)
+
+
+class TrainSettings(Settings):
+    """How an encoder is trained; the defaults are those of L3Prune (arXiv 2410.14578)."""
+
+    preset: Literal["l3prune", "effir"] = "l3prune"
+    """Set of defaults. effir (arXiv 2512.20612): rank 32, alpha 64, rate 1e-4, 128 rows a step, 7 drawn hard negatives, the effir
+    instruction, the rows' teacher scores learnt beside the contrastive loss; prune (and slim) the model for it with
+    --pooling lasttoken --instruction effir. What is set explicitly stays as it is set."""
+    method: Literal["lora", "full"] = "lora"
+    """Train low-rank adapters on a frozen model (merged afterwards), or all weights."""
+    lora_rank: int = Field(default=16, ge=1, le=2**16)
+    """Rank of the adapters."""
+    lora_alpha: float = Field(default=32, gt=0, le=10**6)
+    """Scale of the adapters: their output is multiplied by alpha / rank."""
+    lora_dropout: float = Field(default=0.05, ge=0, lt=1)
+    """Dropout before each adapter."""
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """Which linear layers get adapters: all-linear, a regular expression, or a list of name endings (q_proj, v_proj)."""
+    train_top: int | None = Field(default=None, ge=1, le=10**4)
+    """Train the last so many of the kept layers alone. Those below keep their weights and need neither gradients nor the
+    memory for them. None trains all."""
+    learning_rate: float = Field(default=2e-4, gt=0, le=100)
+    """Learning rate after warm-up."""
+    schedule: Literal["linear", "linear-to-zero", "constant", "cosine"] = "linear"
+    """After warm-up: linear falls towards zero at the end of three epochs, as the paper's (whose 1,000 steps end long before
+    that, at 99 % of the rate), or at the last step if that is later; linear-to-zero and cosine reach zero at the last step."""
+    warmup_steps: int | None = Field(default=None, ge=0, le=10**7)
+    """Steps in which the learning rate rises from zero; None is three tenths of the steps, the paper's 300 of 1,000
+    (with the preset effir at most 100)."""
+    steps: int = Field(default=1000, ge=1, le=10**7)
+    """Optimiser steps."""
+    batch_size: int = Field(default=64, ge=2, le=10**6)
+    """Rows a step; all from one dataset, and no text twice."""
+    max_length: int = Field(default=512, ge=1, le=2**24)
+    """Longest text in tokens, instruction and special tokens included; what is longer is cut and counted."""
+    scale: float = Field(default=50.0, gt=0, le=10**6)
+    """Cosines are multiplied by this in the loss (1 / temperature)."""
+    hard_negatives: int = Field(default=1, ge=0, le=10**3)
+    """Hard negatives taken from each row; a row with fewer repeats them."""
+    negative_sampling: Literal["first", "sampled"] = "first"
+    """Which hard negatives of a row: its first ones (the hardest, as a rule), or drawn once for the run with the seed."""
+    weight_decay: float = Field(default=0.0, ge=0, le=10**3)
+    """AdamW's weight decay."""
+    max_grad_norm: float = Field(default=1.0, gt=0, le=10**12)
+    """Gradients are scaled down to this norm."""
+    seed: Seed = 42
+    """Seed of the adapters' start, the order of the data and dropout."""
+    instruction: str = "saved"
+    """Before a query: saved (what the checkpoint puts there), none, e5 (the E5 set's, by data set), effir (EffiR's), or the
+    words themselves."""
+    symmetric: Literal["both", "paper"] | None = None
+    """Whether documents of symmetric data sets get the instruction too (both) or never (paper); None is both for e5 alone."""
+    cached: bool = False
+    """GradCache: batches of any size in the memory of mini_batch_size rows, for about twice the time."""
+    mini_batch_size: int = Field(default=32, ge=1, le=10**6)
+    """Rows in memory at a time when cached."""
+    mini_batch_tokens: int | None = Field(default=None, ge=1, le=2**31)
+    """Tokens in memory at a time when cached, instead of rows."""
+    matryoshka_dims: tuple[Annotated[int, Field(ge=1, le=10**6)], ...] = ()
+    """Train these leading dimensions as embeddings of their own too; the full size is always among them."""
+    distil_from: Path | None = None
+    """Folder of the unpruned encoder whose scores (or embeddings) are learnt beside the contrastive loss."""
+    distil: Literal["scores", "embeddings", "data", "none"] = "scores"
+    """What is learnt of a teacher: how it divides its belief among a row's documents (scores; any size), or its embeddings
+    (same size); data takes the teacher scores that the rows bring along (pos_scores, neg_scores) instead of an encoder."""
+    distil_weight: float = Field(default=1.0, gt=0, le=10**6)
+    """Weight of the distillation beside the contrastive loss, which has 1."""
+    teacher_temperature: float = Field(default=1.0, gt=0, le=10**6)
+    """A teacher's scores are divided by this before their softmax (an encoder's cosines are multiplied by scale as well)."""
+    packing: Literal["auto", "on", "off"] = "auto"
+    """Compute each distinct text of a batch once and without padding: the same loss and gradients, sooner. Equal texts of a
+    batch share one draw of the dropout. auto sorts by length and pads where a model cannot take packed texts; on refuses
+    such a model; off leaves all to sentence-transformers."""
+    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
+    """Recompute activations in the backward pass: one more forward pass a step, a fraction of the memory. auto measures the
+    activations of the run's largest batch and does so only if they would take more than 60 % of the free memory."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of the multiplications; auto is bf16 where the hardware is fast at it. What is trained is always fp32,
+    and so is the loss, from the pooling on."""
+    device: str = "auto"
+    """Where it is trained: auto, cpu, cuda, cuda:1, mps."""
+    dev: Path | None = None
+    """Held-out triplets; nDCG@10 among their own documents is taken at each checkpoint and at the end."""
+    dev_rows: int = Field(default=500, ge=1, le=10**9)
+    """Rows of each held-out dataset that are used, from the top."""
+    save_every: int = Field(default=200, ge=1, le=10**9)
+    """Steps between checkpoints, from which the same command goes on after an interruption."""
+    report_to: str = "none"
+    """A tracker that transformers knows (wandb, tensorboard, ...), or none."""
+    restart: bool = False
+    """Discard an unfinished or finished run with other settings at the same output."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_preset(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(values, dict):
+            return handler(values)
+        added = filled(values)
+        made = handler({**added, **values})
+        # A preset's values are defaults: another preset, set on top of these settings, replaces them.
+        made.model_fields_set.difference_update(added)
+        return made
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.warmup_steps is not None and self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}; or leave it out")
+        self._teacher_fits()
+        return self
+
+    def _teacher_fits(self) -> None:
+        if self.distil_from is not None and self.distil in ("data", "none"):
+            raise ValueError(
+                f"distil {self.distil!r} and distil_from exclude each other; set distil to scores, or drop distil_from"
+            )
+        if not self.distils:
+            return
+        if self.cached or self.matryoshka_dims:
+            given = "distil_from" if self.distil_from is not None else "distil 'data'"
+            raise ValueError(f"{given} works with neither cached nor matryoshka_dims; choose one")
+        if self.distil != "embeddings" and self.hard_negatives == 0:
+            remedy = "embeddings" if self.distil == "scores" else "none"
+            raise ValueError(
+                f"distil {self.distil!r} compares a row's documents; set hard_negatives to 1, or distil to {remedy}"
+            )
+
+    @property
+    def distils(self) -> bool:
+        """Whether a teacher is learnt from, be it an encoder or scores in the data."""
+        return self.distil == "data" or self.distil_from is not None
+
+    @property
+    def warmup(self) -> int:
+        """Warm-up steps, resolved."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        return min(round(0.3 * self.steps), WARMUP_STEPS.get(self.preset, self.steps))
+
+    def identity(self) -> dict[str, object]:
+        """Return the settings that decide what is computed; a checkpoint is only continued when they are the same.
+
+        The preset does not count, what came of it does.
+        """
+        return {**self.model_dump(mode="json", exclude=set(_FREE)), "warmup_steps": self.warmup}

@@ -1,0 +1,56 @@
+"""Hub data sets; a local folder stands for the hub, which ``datasets`` reads by the same call."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prune2vec.data.hub import HubSource, parse_hub_source, read_hub
+from prune2vec.errors import DataError
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("owner/name", HubSource(repo="owner/name")),
+        ("owner/name:triplet", HubSource(repo="owner/name", config="triplet")),
+        ("owner/name@abc1", HubSource(repo="owner/name", revision="abc1")),
+        ("o-w/n.a_me:c@v1.0", HubSource(repo="o-w/n.a_me", config="c", revision="v1.0")),
+        ("name", None),
+        ("a/b/c", None),
+        ("/abs/path", None),
+        ("../up", None),
+        ("", None),
+    ],
+)
+def test_ids_are_told_from_paths(text: str, source: HubSource | None) -> None:
+    assert parse_hub_source(text) == source
+    if source is not None:
+        assert source.name == text
+
+
+def test_dataset_is_the_name_without_owner() -> None:
+    assert HubSource(repo="owner/name", config="c").dataset == "name"
+
+
+def test_rows_are_streamed_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"query": f"q{n}", "positive": "p", "negative": "n"} for n in range(3)]
+    folder = tmp_path / "owner" / "name"
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    found = list(read_hub(HubSource(repo="owner/name")))
+    assert [row.values for row in found] == rows
+    assert (found[2].where, found[2].number) == ("owner/name: row 3", 2)
+
+
+def test_split_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "owner" / "name"
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_text('{"query": "q"}\n', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"cannot read owner/name: .*nosplit.*; expected an existing file") as caught:
+        list(read_hub(HubSource(repo="owner/name", split="nosplit")))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prune2vec.errors import ConfigError, EvaluationError
+from prune2vec.evaluation.evaluate import evaluate_encoder
+from prune2vec.evaluation.results import Results
+from prune2vec.models.text_settings import TextFormat
+from tests.evaluation.helpers import QUICK, save_tiny_encoder
+
+
+def test_own_data_and_tasks_in_one_file(encoder_folder: Path, triplets_file: Path, mirror: Path, tmp_path: Path) -> None:
+    output = tmp_path / "results.json"
+    results = evaluate_encoder(
+        encoder_folder, data=triplets_file, tasks="SciFact,STSBenchmark,SICK-R", mirror=mirror, output=output, **QUICK
+    )
+    assert Results.load(output).to_json() == results.to_json()
+    assert [task.name for task in results.tasks] == ["SciFact", "STSBenchmark"]
+    assert list(results.missing) == ["SICK-R"]
+    assert results.score == results.retrieval["metrics"]["ndcg@10"]
+    assert results.retrieval["bm25"]["metrics"]["ndcg@10"] == pytest.approx(1.0)
+    assert {"torch", "mteb", "datasets", "bm25s"} <= set(results.environment["versions"])
+    assert set(results.seconds) == {"load", "retrieval", "tasks", "speed"}
+    assert results.speed["queries"]["texts"] == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+    assert "mean of 2 of 3 tasks" in results.render()
+
+
+def test_the_same_call_gives_the_same_scores(encoder_folder: Path, triplets_file: Path) -> None:
+    first, second = (evaluate_encoder(encoder_folder, data=triplets_file, **QUICK) for _ in range(2))
+    assert first.retrieval == second.retrieval
+
+
+def test_another_encoder_at_the_same_path_is_evaluated_anew(mirror: Path, triplets_file: Path, tmp_path: Path) -> None:
+    import shutil
+
+    asked = {"data": triplets_file, "tasks": "STSBenchmark", "mirror": mirror, "output": tmp_path / "results.json"}
+    first = evaluate_encoder(save_tiny_encoder(tmp_path / "encoder", seed=0), **asked, **QUICK)
+    for name in ("encoder", "encoder-bare"):
+        shutil.rmtree(tmp_path / name)
+    second = evaluate_encoder(save_tiny_encoder(tmp_path / "encoder", seed=3), **asked, **QUICK)
+    assert first.encoder["digest"] != second.encoder["digest"]
+    assert first.tasks[0].metrics != second.tasks[0].metrics
+
+
+def test_a_stopped_evaluation_goes_on_where_it_stopped(encoder_folder: Path, mirror: Path, tmp_path: Path) -> None:
+    asked = {"tasks": "SciFact,STSBenchmark", "mirror": mirror, "output": tmp_path / "results.json", **QUICK}
+    with pytest.raises(EvaluationError, match="not a copy"):
+        broken = tmp_path / "mirror"
+        (broken / "STSBenchmark").mkdir(parents=True)
+        (broken / "SciFact").symlink_to(mirror / "SciFact")
+        evaluate_encoder(encoder_folder, **{**asked, "mirror": broken})
+    (part,) = (tmp_path / ".results.json.parts").iterdir()
+    marked = {**json.loads(part.read_text(encoding="utf-8")), "seconds": 12345.0}
+    part.write_text(json.dumps(marked), encoding="utf-8")
+    (broken / "STSBenchmark").rmdir()
+    (broken / "STSBenchmark").symlink_to(mirror / "STSBenchmark")
+    results = evaluate_encoder(encoder_folder, **{**asked, "mirror": broken})
+    assert results.tasks[0].seconds == 12345.0
+    plain = evaluate_encoder(encoder_folder, **{**asked, "output": None})
+    assert [task.score for task in results.tasks] == [task.score for task in plain.tasks]
+
+
+def test_an_instruction_is_recorded(encoder_folder: Path, mirror: Path) -> None:
+    results = evaluate_encoder(encoder_folder, tasks="STSBenchmark", mirror=mirror, instruction="mteb", **QUICK)
+    assert results.tasks[0].prompts == {"text": TextFormat().before("Retrieve semantically similar text.")}
+    assert results.settings["instruction"] == "mteb"
+
+
+def test_an_output_folder_gets_a_results_file(encoder_folder: Path, triplets_file: Path, tmp_path: Path) -> None:
+    evaluate_encoder(encoder_folder, data=triplets_file, output=tmp_path / "out", bm25=False, **QUICK)
+    assert "bm25" not in Results.load(tmp_path / "out" / "results.json").retrieval
+
+
+def test_bad_calls_are_one_line(encoder_folder: Path, mirror: Path) -> None:
+    with pytest.raises(EvaluationError, match="nothing to evaluate"):
+        evaluate_encoder(encoder_folder)
+    with pytest.raises(ConfigError, match="did you mean 'batch_size'"):
+        evaluate_encoder(encoder_folder, tasks="SciFact", bach_size=3)
+    with pytest.raises(EvaluationError, match="none of the 1 tasks can be evaluated: SICK-R: not in the mirror"):
+        evaluate_encoder(encoder_folder, tasks="SICK-R", mirror=mirror, **QUICK)

@@ -1,0 +1,235 @@
+"""The width stage inside a run, and what a slim section of a recipe may say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prune2vec.errors import ConfigError
+from prune2vec.experiments.recipe import Recipe
+from prune2vec.experiments.stages import Stages, real_stages
+from prune2vec.experiments.variant_run import SLIM_PLAN
+from prune2vec.planning.plan import PruningPlan
+from prune2vec.planning.planner import planners
+from prune2vec.training.scores_file import scores_beside
+from tests.experiments.small import Run, SmallStages, recipe_values
+
+FULL = {"name": "full", "method": "full"}
+AFTER = ["prune thin", "train thin", "evaluate thin"]
+
+
+def depth(name: str, layers: int, **more: Any) -> dict[str, Any]:
+    return {"name": name, "method": "depth", "parameters": {"depth": layers}, **more}
+
+
+def thin(**slim: Any) -> list[dict[str, Any]]:
+    return [FULL, depth("thin", 6, slim={"width_cut": "30%", **slim})]
+
+
+class Cutting(SmallStages):
+    """Its planner asks for a share of the neurons of one variant."""
+
+    def stages(self) -> Stages:
+        def plan(profile: Path, variant: Any, output: Path) -> None:
+            real_stages().plan(profile, variant, output)
+            if variant.name == "thin":
+                replace(PruningPlan.load(output), width_cut=Fraction(3, 10)).save(output)
+
+        return replace(super().stages(), plan=plan)
+
+
+def test_a_section_makes_a_stage_between_plan_and_prune(run: Run) -> None:
+    report, calls = run(variants=thin(ranking="wanda"))
+    assert calls == ["profile", "slim thin", "prune full", "train full", "evaluate full", *AFTER]
+    assert [step.name for step in report.steps if step.name.startswith("thin")][:2] == ["thin.plan", "thin.slim"]
+    final = PruningPlan.load(run.output / "thin" / SLIM_PLAN)
+    assert {len(stay) for stay in final.neurons.values()} == {70}
+    assert not PruningPlan.load(run.output / "thin" / "plan.json").neurons
+    assert json.loads((run.output / "thin" / "checkpoint" / "widths.json").read_text())["0"] == 70
+    assert run(variants=thin(ranking="wanda"))[1] == []
+
+
+def test_a_plan_with_a_share_needs_no_section(run: Run) -> None:
+    _, calls = run(small=Cutting(), variants=[FULL, depth("thin", 6)])
+    assert calls.count("slim thin") == 1
+    assert "slim full" not in calls
+    assert PruningPlan.load(run.output / "thin" / SLIM_PLAN).parameters["slim"]["ranking"] == "gates"
+
+
+def test_only_what_depends_on_the_section_is_done_again(run: Run) -> None:
+    run(variants=thin())
+    assert run(variants=thin(save_every=7, dtype="float32"))[1] == []
+    assert run(variants=thin(seed=1))[1] == ["slim thin"], "the toy's plan comes out the same"
+    assert run(variants=thin(width_cut="50%"))[1] == ["slim thin", *AFTER]
+    assert run(variants=[FULL, depth("thin", 6)])[1] == AFTER
+    assert not list((run.output / "thin").glob("slim-plan*")), "no plan of an earlier recipe lingers"
+
+
+def test_variants_of_other_widths_are_no_twins(run: Run) -> None:
+    variants = [
+        depth("six", 6),
+        depth("thin", 6, slim={"width_cut": "30%"}),
+        depth("same", 6, slim={"width_cut": "30%", "ranking": "magnitude"}),
+    ]
+    data = {**recipe_values(run.folder)["data"], "mine": None}
+    report, calls = run(variants=variants, queries=["how?"], data=data)
+    assert "prune thin" in calls
+    assert "prune same" not in calls
+    assert [step.name for step in report.steps if step.outcome == "reused"] == ["same"]
+    assert calls[-1] == "answer thin", "the fewest parameters, not the fewest layers"
+
+
+def test_dry_run_does_not_know_what_is_not_ranked_yet(run: Run) -> None:
+    run(variants=[FULL, depth("thin", 6)])
+    report, calls = run(variants=thin(), dry_run=True)
+    assert calls == []
+    outcomes = {step.name: step.outcome for step in report.steps}
+    assert outcomes["thin.plan"] == "skipped"
+    assert outcomes["thin.slim"] == outcomes["thin.prune"] == outcomes["thin.evaluate"] == "would run"
+    assert outcomes["full.prune"] == "skipped"
+    run(variants=thin())
+    report, _ = run(variants=thin(), dry_run=True)
+    assert {step.outcome for step in report.steps} == {"skipped"}
+
+
+def test_an_interrupted_run_goes_on_at_the_stage(run: Run) -> None:
+    class Interrupted(SmallStages):
+        def slim(self, *args: Any) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(small=Interrupted(), variants=thin())
+    _, calls = run(variants=thin())
+    assert calls == ["slim thin", "prune full", "train full", "evaluate full", *AFTER]
+
+
+def test_the_other_stages_settings_are_the_sections(tmp_path: Path) -> None:
+    recipe = Recipe.of(
+        recipe_values(
+            tmp_path,
+            variants=[depth("thin", 6, slim={"width_cut": "30%", "steps": 7})],
+            profile={"pooling": "mean", "instruction": "find"},
+            prune={"pooling": "mean"},
+            train={"hard_negatives": 7, "scale": 20},
+            revision="abc",
+        )
+    )
+    made = recipe.slim_settings(recipe.variants[0])
+    # What a text is comes with the plan.
+    assert (made.pooling, made.instruction, made.hard_negatives, made.scale, made.max_length) == (None, None, 7, 20, None)
+    assert (made.steps, made.width_cut, made.revision) == (7, Fraction(3, 10), "abc")
+
+
+@pytest.mark.parametrize(
+    ("slim", "message"),
+    [
+        ({"pooling": "mean"}, "variant 'thin': give pooling once, in profile, not in slim"),
+        ({"hard_negatives": 1}, "variant 'thin': give hard_negatives once, in train, not in slim"),
+        ({"max_length": 512}, "variant 'thin': give max_length once, in profile, not in slim"),
+        ({"hard_negatives": 7}, "variant 'thin': give hard_negatives once, in train, not in slim"),
+        ({"ranking": "gate"}, "variant 'thin': no ranking is called 'gate'; did you mean 'gates'"),
+        ({"step": 3}, "unknown key .*did you mean 'steps'"),
+        ({"width_cut": "110%"}, "width_cut.*110%"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(tmp_path: Path, slim: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        Recipe.of(
+            recipe_values(
+                tmp_path,
+                variants=[depth("thin", 6, slim={"width_cut": "30%", **slim})],
+                train={"hard_negatives": 3, "max_length": 64},
+            )
+        )
+    assert "\n" not in str(caught.value)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    recipe = Recipe.of(recipe_values(tmp_path, variants=[depth("thin", 6, slim={"width_cut": "1/3", "floor": 64})]))
+    (tmp_path / "again.yaml").write_text(recipe.to_yaml())
+    assert Recipe.load(tmp_path / "again.yaml") == recipe
+
+
+def test_what_other_stages_decide_is_not_written_into_the_section(tmp_path: Path) -> None:
+    slim = {"width_cut": "1/3", "steps": 7, "hard_negatives": 3}
+    other = {"train": {"hard_negatives": 3, "scale": 20}, "prune": {"pooling": "mean"}, "profile": {"pooling": "mean"}}
+    recipe = Recipe.of(recipe_values(tmp_path, variants=[depth("thin", 6, slim=slim)], **other))
+    (tmp_path / "again.yaml").write_text(recipe.to_yaml())
+    again = Recipe.load(tmp_path / "again.yaml")
+    assert again == recipe
+    assert again.slim_settings(again.variants[0]) == recipe.slim_settings(recipe.variants[0])
+    assert "gate-penalty" in recipe.to_yaml()
+
+
+@pytest.mark.parametrize("slim", [{}, {"ranking": "magnitude"}, {"multiple": 8}])
+def test_a_section_must_say_how_much_where_the_plan_cannot(tmp_path: Path, slim: dict[str, Any]) -> None:
+    for variant in (
+        depth("thin", 6),
+        {"name": "thin", "method": "drop", "parameters": {"what": "last2M"}},
+        {**FULL, "name": "thin"},
+    ):
+        with pytest.raises(ConfigError, match=r"variant 'thin': slim does not say how much to cut.*give slim\.width-cut"):
+            Recipe.of(recipe_values(tmp_path, variants=[{**variant, "slim": slim}]))
+        Recipe.of(recipe_values(tmp_path, variants=[{**variant, "slim": {**slim, "max_params": "5M"}}]))
+    effir = {"name": "thin", "method": "effir", "slim": slim}
+    assert Recipe.of(recipe_values(tmp_path, variants=[effir], profile={"scorers": ["redundancy"]})).variants[0].slim
+
+
+def test_a_planner_from_elsewhere_may_say_how_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mine(profile: object, allowed: object, *, depth: int = 1) -> None: ...
+
+    planners.names()
+    monkeypatch.setitem(planners._parts, "mine", mine)
+    variant = {"name": "thin", "method": "mine", "slim": {"ranking": "magnitude"}}
+    assert Recipe.of(recipe_values(tmp_path, variants=[variant])).variants[0].slim
+
+
+class Ranking(SmallStages):
+    """Its slim stage ranks where it finds no scores of its settings, and notes who did."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ranked: list[str] = []
+
+    def slim(self, model: str, plan: Path, texts: Any, settings: Any, output: Path) -> None:
+        file = scores_beside(output, settings.ranking)
+        identity = json.dumps(settings.identity())
+        if not file.exists() or file.read_text() != identity:
+            self.ranked.append(output.parent.name)
+            file.write_text(identity)
+        super().slim(model, plan, texts, settings, output)
+
+
+def test_variants_that_differ_in_width_alone_are_ranked_once(run: Run) -> None:
+    def variants(width: str) -> list[dict[str, Any]]:
+        return [
+            depth("third", 6, slim={"width_cut": "30%"}),
+            depth("half", 6, slim={"width_cut": width, "floor": 2}),
+            depth("longer", 6, slim={"width_cut": "50%", "steps": 7}),
+            depth("deeper", 7, slim={"width_cut": "50%"}),
+        ]
+
+    small = Ranking()
+    run(small=small, variants=variants("50%"))
+    assert small.ranked == ["third", "longer", "deeper"]
+    again = Ranking()
+    scores_beside(run.output / "half" / SLIM_PLAN, "gates").unlink()
+    _, calls = run(small=again, variants=variants("60%"))
+    assert "slim half" in calls
+    assert again.ranked == [], "the scores of an earlier call serve as well"
+
+
+def test_the_real_stage_calls_the_verb(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr("prune2vec.training.slim.slim_plan", lambda *args, **given: seen.append((args, given)))
+    recipe = Recipe.of(recipe_values(run.folder))
+    settings = recipe.slim_settings(recipe.variants[0])
+    real_stages().slim("toy", Path("plan.json"), ["a.jsonl"], settings, Path("slim-plan.json"))
+    (args, given) = seen[0]
+    assert args == ("toy", Path("plan.json"), "a.jsonl")
+    assert given == {"output": Path("slim-plan.json"), "settings": settings.model_copy(update={"restart": True})}

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prune2vec.errors import CheckpointError, ConfigError
+from prune2vec.experiments.run import run_recipe
+from prune2vec.profiling.profile import Profile
+from tests.experiments.small import FALLING, VARIANTS, Run, SmallStages, profile_of, recipe_values
+
+
+def test_only_what_depends_on_a_change_is_done_again(run: Run) -> None:
+    run()
+    _, calls = run(evaluate={"batch_size": 8})
+    assert calls == [f"evaluate {name}" for name in VARIANTS]
+    _, calls = run(evaluate={"batch_size": 8}, train={"steps": 4, "learning_rate": 0.01})
+    assert calls == [f"{stage} {name}" for name in VARIANTS for stage in ("train", "evaluate")]
+    _, calls = run(evaluate={"batch_size": 8}, train={"steps": 4, "learning_rate": 0.01, "save_every": 1})
+    assert calls == [], "how often a training is saved changes nothing it computes"
+
+
+def test_new_variant_leaves_the_others_alone(run: Run) -> None:
+    run()
+    six = [{"name": "full", "method": "full"}, {"name": "six", "method": "depth", "parameters": {"depth": 6}}]
+    _, calls = run(variants=six)
+    assert calls == ["prune six", "train six", "evaluate six"]
+
+
+def test_changed_data_is_noticed(run: Run) -> None:
+    run()
+    values = recipe_values(run.folder)
+    (run.folder / "train.jsonl").write_text("changed\n")
+    small = SmallStages()
+    run_recipe(values, run.output, stages=small.stages())
+    # The toy profile comes out the same, so plans and checkpoints stay; training reads the texts.
+    assert calls_without_variant(small) == ["profile", "train", "evaluate", "train", "evaluate", "train", "evaluate"]
+
+
+def calls_without_variant(small: SmallStages) -> list[str]:
+    return [call.partition(" ")[0] for call in small.calls]
+
+
+def test_a_damaged_encoder_is_made_again(run: Run) -> None:
+    run()
+    weights = run.output / "small" / "encoder" / "weights.json"
+    before = weights.read_text()
+    weights.unlink()
+    _, calls = run()
+    assert calls == ["train small"], "evaluating again is not needed: the encoder is what it was"
+    assert weights.read_text() == before
+
+
+@pytest.mark.parametrize("name", ["weights.json", "notes.txt", ".git/HEAD"])
+def test_an_encoder_that_the_user_changed_is_not_made_again(run: Run, name: str) -> None:
+    run()
+    file = run.output / "small" / "encoder" / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text('"mine"')
+    with pytest.raises(CheckpointError, match=rf"small/encoder/{name} (was changed since|is not) prune2vec"):
+        run(train={"steps": 5})
+    assert file.read_text() == '"mine"'
+
+
+def test_a_plan_that_the_user_changed_is_not_made_again(run: Run) -> None:
+    run()
+    plan = run.output / "small" / "plan.json"
+    plan.write_text('"mine"')
+    for changes in ({}, {"profile": {"seed": 3}}):
+        with pytest.raises(CheckpointError, match=r"small/plan\.json was changed since prune2vec wrote it"):
+            run(**changes)
+    assert plan.read_text() == '"mine"'
+
+
+def test_equal_plans_are_built_once(run: Run) -> None:
+    report, calls = run(small=SmallStages(loss=FALLING))
+    # A curve that always falls: large keeps all layers, small the deepest of the lower half.
+    assert [call for call in calls if call.endswith("large")] == []
+    assert [step.detail for step in report.steps if step.name == "large"] == ["keeps the same as full; nothing is done twice"]
+    results = [(run.output / name / "results.json").read_text() for name in ("full", "large")]
+    assert results[0] == results[1]
+    assert "large (= full)" in report.render()
+    assert not (run.output / "large" / "encoder").exists()
+
+
+def test_encoder_of_an_earlier_plan_does_not_linger_in_a_twin(run: Run) -> None:
+    run()
+    assert (run.output / "large" / "encoder").exists()
+    variants = [{"name": "full", "method": "full"}, {"name": "large", "method": "depth", "parameters": {"depth": 12}}]
+    run(variants=variants)
+    assert not (run.output / "large" / "encoder").exists()
+    assert not (run.output / "large" / "checkpoint").exists()
+
+
+def test_mined_texts_and_queries(run: Run) -> None:
+    report, calls = run(data={"mine": {"source": "docstrings"}}, queries=["how?"])
+    assert calls[:2] == ["mine", "profile"]
+    assert calls[-1] == "answer small"
+    assert report.answers[0].query == "how?"
+    assert "a.b: found" in report.render()
+    _, calls = run(data={"mine": {"source": "docstrings"}}, queries=["how?", "why?"])
+    assert calls == ["answer small"]
+    _, calls = run(data={"mine": {"source": "docstrings", "seed": 1}}, queries=["how?", "why?"])
+    assert calls[:2] == ["mine", "profile"]
+
+
+def test_teacher_is_an_earlier_variant(run: Run) -> None:
+    seen: dict[str, Any] = {}
+
+    class Watched(SmallStages):
+        def train(self, checkpoint: Path, texts: Any, settings: Any, output: Path) -> None:
+            seen[output.parent.name] = settings.distil_from
+            super().train(checkpoint, texts, settings, output)
+
+    run(small=Watched(), train={"steps": 2, "distil_from": "full"})
+    teacher = run.output / "full" / "encoder"
+    assert seen == {"full": None, "large": teacher, "small": teacher}
+    with pytest.raises(ConfigError, match="'small' comes after 'full'; list the teacher first"):
+        run(train={"steps": 2, "distil_from": "small"})
+
+
+def test_commit_that_was_profiled_is_the_one_that_is_cut(run: Run) -> None:
+    class Hub(SmallStages):
+        def profile(self, model: str, texts: Any, settings: Any, output: Path) -> None:
+            assert settings.revision == "main"
+            found = profile_of(name=model)
+            Profile(**{**vars(found), "model": {**found.model, "revision": "c0ffee"}}).save(output)
+
+        def prune(self, model: str, plan: Path, settings: Any, output: Path) -> None:
+            assert settings.revision == "c0ffee"
+            super().prune(model, plan, settings, output)
+
+    _, calls = run(small=Hub(), revision="main")
+    assert "prune small" in calls
+    _, calls = run(small=Hub(), revision="main")
+    assert calls == []

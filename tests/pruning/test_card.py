@@ -1,0 +1,82 @@
+"""The model card: what others wrote stays what it is, and the head is what the hub reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prune2vec.pruning.card import model_card
+from prune2vec.pruning.parity import Parity
+from prune2vec.pruning.portable import EncoderParts
+
+COMMIT = "0" * 40
+FIXED = {
+    "library_name": "sentence-transformers",
+    "pipeline_tag": "sentence-similarity",
+    "tags": ["sentence-transformers", "feature-extraction", "prune2vec"],
+}
+EVIL = "x\n---\nlicense: mit\n<script>alert(1)</script>\x1b[31m\u202e| `a`"
+
+
+@dataclass
+class Parts:
+    record: dict[str, Any]
+    prompts: dict[str, str] = field(default_factory=dict)
+    model: torch.nn.Module = field(default_factory=lambda: torch.nn.Linear(2, 2))
+    layout: None = None
+    pooling: str = "mean"
+    max_length: int = 8
+
+
+def _card(record: dict[str, Any], *, name: str = "encoder", prompts: dict[str, str] | None = None) -> str:
+    parts = cast("EncoderParts", Parts(record, prompts or {}))
+    parity = Parity(texts=1, dtype="float32", max_difference=0.0, min_cosine=1.0, reference="the encoder in memory")
+    return model_card(parts, parity, name=name)
+
+
+def _head(card: str) -> Any:
+    begin, head, body = card.split("---\n", 2)
+    assert begin == ""
+    assert body.startswith("\n# ")
+    return yaml.safe_load(head)
+
+
+@pytest.mark.parametrize(
+    ("model", "base"),
+    [
+        ({"name": "owner/name", "revision": COMMIT}, {"base_model": "owner/name"}),
+        # A path with one slash looks like an id of the hub, and has no commit.
+        ({"name": "models/x", "revision": None}, {}),
+        ({"name": "/models/x", "revision": None}, {}),
+        ({"name": "smollm2", "revision": None}, {}),
+        ({"name": "owner/name\nlicense: mit", "revision": COMMIT}, {}),
+        ({}, {}),
+    ],
+)
+def test_only_a_model_of_the_hub_is_the_base(model: dict[str, Any], base: dict[str, str]) -> None:
+    assert _head(_card({"model": model})) == {**FIXED, **base}
+
+
+@given(st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("\n-:#'\"\x1b\u202e<>"))))
+def test_no_name_or_text_gets_into_the_head_or_becomes_a_tag(text: str) -> None:
+    plan = {"keep_layers": [0], "num_layers": 2, "method": text, "parameters": {"a": text}, "notes": [text]}
+    record = {"model": {"name": text, "revision": COMMIT}, "plan": plan, "train": {text: text}}
+    card = _card(record, name=text, prompts={"query": text})
+    base = {"base_model": text} if "base_model:" in card.split("---\n")[1] else {}
+    assert _head(card) == {**FIXED, **base}
+    assert not set("<>\x1b\u202e") & set(card)
+
+
+def test_a_name_with_line_breaks_tags_and_escapes_reads_as_it_is() -> None:
+    card = _card({"model": {"name": EVIL, "revision": None}, "train": {"data": EVIL}}, name=EVIL)
+    shown = "x --- license: mit &lt;script&gt;alert(1)&lt;/script&gt;\\\\x1b\\[31m\\\\u202e\\| \\`a\\`"
+    assert f"\n# {shown}\n" in card
+    assert f" cut from {shown} with prune2vec." in card
+    assert f"\n- data: {shown}\n" in card
+    assert _head(card) == FIXED

@@ -1,0 +1,109 @@
+"""The folder's files are the ones that old and new runtimes agree on."""
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from prune2vec.pruning.portable import legacy_rope_entries
+from prune2vec.pruning.prune import prune_model
+from tests.pruning.plans import plan_for
+from tests.tiny import FAMILIES, save_tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("portable")
+    model = save_tiny(root / "m")
+    (model / "chat_template.jinja").write_text("{{ messages }}")
+    return prune_model(str(model), plan_for(model, range(2)), root / "out", max_length=128, pooling="mean", instruction="find")
+
+
+def read(folder: Path, name: str) -> object:
+    return json.loads((folder / name).read_text())
+
+
+def test_module_types_are_those_of_all_releases(folder: Path) -> None:
+    assert [module["type"] for module in read(folder, "modules.json")] == [  # type: ignore[attr-defined]
+        f"sentence_transformers.models.{kind}" for kind in ("Transformer", "Pooling", "Normalize")
+    ]
+    assert read(folder, "sentence_bert_config.json") == {"max_seq_length": 128, "do_lower_case": False}
+
+
+def test_pooling_is_spelt_out(folder: Path) -> None:
+    config = read(folder, "1_Pooling/config.json")
+    assert config == {
+        "word_embedding_dimension": 32,
+        "pooling_mode_cls_token": False,
+        "pooling_mode_mean_tokens": True,
+        "pooling_mode_max_tokens": False,
+        "pooling_mode_mean_sqrt_len_tokens": False,
+        "pooling_mode_weightedmean_tokens": False,
+        "pooling_mode_lasttoken": False,
+        "include_prompt": False,
+    }
+
+
+def test_config_has_what_transformers_4_reads(folder: Path) -> None:
+    config = read(folder, "config.json")
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]  # type: ignore[index]
+    assert config["architectures"] == ["LlamaModel"]  # type: ignore[index]
+    assert config["num_hidden_layers"] == 2  # type: ignore[index]
+
+
+def test_no_chat_template_is_left_to_be_applied_silently(folder: Path) -> None:
+    assert not (folder / "chat_template.jinja").exists()
+    assert "chat_template" not in read(folder, "tokenizer_config.json")  # type: ignore[operator]
+    assert AutoTokenizer.from_pretrained(folder).chat_template is None
+
+
+def test_tokeniser_class_is_known_everywhere(folder: Path) -> None:
+    config = read(folder, "tokenizer_config.json")
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"  # type: ignore[index]
+    assert config["model_max_length"] == 128  # type: ignore[index]
+    assert set(AutoTokenizer.from_pretrained(folder)("quick")) == {"input_ids", "attention_mask"}
+
+
+def test_prompts_and_similarity(folder: Path) -> None:
+    config = read(folder, "config_sentence_transformers.json")
+    assert config["prompts"] == {"query": "find\n", "document": ""}  # type: ignore[index]
+    assert config["similarity_fn_name"] == "cosine"  # type: ignore[index]
+
+
+def test_model_card_has_a_pruning_section(folder: Path) -> None:
+    card = (folder / "README.md").read_text()
+    assert "## Pruning" in card
+    assert "kept layers (0-based, of 5): 0, 1" in card
+    assert card.startswith("---\nlibrary_name: sentence-transformers\n")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        (None, {}),
+        ({"rope_type": "default", "rope_theta": 5.0}, {"rope_theta": 5.0}),
+        (
+            {"rope_type": "llama3", "rope_theta": 5.0, "factor": 8.0},
+            {"rope_theta": 5.0, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+        ),
+        (
+            {"rope_type": "default", "rope_theta": 5.0, "partial_rotary_factor": 0.5},
+            {"rope_theta": 5.0, "partial_rotary_factor": 0.5},
+        ),
+        (
+            {"full_attention": {"rope_type": "default", "rope_theta": 9.0}, "sliding_attention": {"rope_theta": 3.0}},
+            {"rope_theta": 9.0, "rope_local_base_freq": 3.0},
+        ),
+    ],
+)
+def test_rotary_entries_of_older_releases(parameters: dict[str, object] | None, expected: dict[str, object]) -> None:
+    assert legacy_rope_entries({"rope_parameters": parameters}) == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_rotary_family_states_its_base_frequency(tmp_path: Path, family: str) -> None:
+    model = save_tiny(tmp_path / "m", family)
+    out = prune_model(str(model), plan_for(model, [0]), tmp_path / "out", max_length=64)
+    config = json.loads((out / "config.json").read_text())
+    assert ("rope_theta" in config) == bool(config.get("rope_parameters"))

@@ -1,9 +1,0 @@
-"""The catalogue of formats."""
-
-from __future__ import annotations
-
-from prune2vec.texts.formats import formats
-
-
-def test_all_formats_are_found() -> None:
-    assert formats.names() == (".arrow", ".csv", ".jsonl", ".ndjson", ".parquet", ".tsv")

@@ -1,0 +1,127 @@
+"""Hard negatives of an encoder against a search by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prune2vec.data.reader import load_triplets
+from prune2vec.data.triplet import Triplet
+from prune2vec.data.writer import write_triplets
+from prune2vec.errors import CheckpointError, ConfigError, DataError
+from prune2vec.pruning.encoder import load_encoder
+from prune2vec.training.mine_negatives import mine_negatives
+from prune2vec.training.train import train_encoder
+from tests.training.encoders import rows
+from tests.training.test_train import QUICK
+
+OPEN = {"relative_margin": None, "dtype": "float32", "device": "cpu"}
+
+
+def cosines(encoder: Path, queries: list[str], documents: list[str]) -> np.ndarray:
+    model = load_encoder(encoder, device="cpu", dtype="float32")
+    left, right = (model.encode(texts, normalize_embeddings=True).astype(np.float64) for texts in (queries, documents))
+    return np.asarray(left @ right.T)
+
+
+def by_hand(encoder: Path, table: list[Triplet], count: int, margin: float = -np.inf) -> list[list[str]]:
+    """Return for each row the best documents other than its own, below the positive's cosine by a share of its size."""
+    documents = list(dict.fromkeys(text for row in table for text in row.texts[1:]))
+    found = []
+    for row, scores in zip(table, cosines(encoder, [row.anchor for row in table], documents), strict=True):
+        own = scores[documents.index(row.positive)]
+        limit = own - margin * abs(own)
+        ranked = [
+            documents[place] for place in np.argsort(-scores) if scores[place] <= limit and documents[place] != row.positive
+        ]
+        found.append(ranked[:count])
+    return found
+
+
+def test_the_best_other_documents_of_the_same_data_set(small: Path, tmp_path: Path) -> None:
+    one, two = rows(12, "one"), rows(9, "two", start=20)
+    result = mine_negatives([*one, *two], small, tmp_path / "hard.jsonl", negatives=4, **OPEN)
+    mined = load_triplets(tmp_path / "hard.jsonl")
+    assert [list(row.negatives) for row in mined] == [*by_hand(small, one, 4), *by_hand(small, two, 4)]
+    assert [(row.anchor, row.positive, row.dataset) for row in mined] == [
+        (r.anchor, r.positive, r.dataset) for r in (*one, *two)
+    ]
+    assert (result.rows, result.written, result.complete, result.negatives) == (21, 21, 21, 4.0)
+    assert all(row.scores == () for row in mined)
+
+
+def test_what_is_nearly_as_similar_as_the_positive_is_left_out(small: Path, tmp_path: Path) -> None:
+    table = rows(20)
+    expected = by_hand(small, table, 3, margin=0.05)
+    mine_negatives(table, small, tmp_path / "hard.jsonl", negatives=3, range_max=40, dtype="float32", device="cpu")
+    found = {row.anchor: list(row.negatives) for row in load_triplets(tmp_path / "hard.jsonl")}
+    assert found == {row.anchor: negatives for row, negatives in zip(table, expected, strict=True) if negatives}
+    assert expected != by_hand(small, table, 3)
+
+
+def test_scores_are_cosines_of_positive_and_negatives_and_can_be_learnt(small: Path, tmp_path: Path) -> None:
+    table = rows(16)
+    mine_negatives(table, small, tmp_path / "hard.jsonl.gz", negatives=3, score=True, **OPEN)
+    mined = load_triplets(tmp_path / "hard.jsonl.gz")
+    for row in mined:
+        assert row.scores == pytest.approx(cosines(small, [row.anchor], list(row.texts[1:]))[0].tolist(), abs=1e-5)
+    settings = {**QUICK, "steps": 2, "batch_size": 2, "hard_negatives": 3, "distil": "data", "teacher_temperature": 0.02}
+    assert train_encoder(small, tmp_path / "hard.jsonl.gz", tmp_path / "encoder", **settings).steps == 2
+
+
+def test_the_best_are_passed_over_and_a_draw_repeats(small: Path, tmp_path: Path) -> None:
+    table = rows(20)
+    mine_negatives(table, small, tmp_path / "later.jsonl", negatives=2, range_min=3, range_max=9, **OPEN)
+    later = [list(row.negatives) for row in load_triplets(tmp_path / "later.jsonl")]
+    assert later == [best[3:5] for best in by_hand(small, table, 9)]
+    files = [tmp_path / f"{name}.jsonl" for name in ("a", "b", "c")]
+    for file, seed in zip(files, (1, 1, 2), strict=True):
+        mine_negatives(table, small, file, negatives=2, range_max=9, sampling="random", seed=seed, **OPEN)
+    assert files[0].read_bytes() == files[1].read_bytes() != files[2].read_bytes()
+
+
+def test_all_answers_of_a_query_and_the_query_itself_are_no_negatives(small: Path, tmp_path: Path) -> None:
+    twins = [Triplet(anchor="quick fox", positive=text) for text in ("the fox", "a fox that is quick")]
+    others = [Triplet(anchor="lazy dog", positive="quick fox"), Triplet(anchor="rows", positive="lines of a file")]
+    mine_negatives([*twins, *others, twins[0]], small, tmp_path / "hard.jsonl", negatives=3, **OPEN)
+    mined = load_triplets(tmp_path / "hard.jsonl")
+    assert len(mined) == 4
+    assert set(mined[0].negatives) == set(mined[1].negatives) == {"lines of a file"}
+
+
+def test_the_encoders_prompts_are_used(small: Path, tmp_path: Path) -> None:
+    encoder = load_encoder(small, device="cpu", dtype="float32")
+    encoder.prompts = {"query": "birds sing in the morning light\n", "document": ""}
+    encoder.save_pretrained(str(tmp_path / "prompted"), create_model_card=False)
+    mine_negatives(rows(6), tmp_path / "prompted", tmp_path / "hard.jsonl", negatives=2, score=True, **OPEN)
+    (row, *_) = load_triplets(tmp_path / "hard.jsonl")
+    expected = encoder.encode_query([row.anchor]) @ encoder.encode_document(list(row.texts[1:])).T
+    assert row.scores == pytest.approx(expected[0].tolist(), abs=1e-5)
+
+
+def test_progress_is_ours_and_stdout_stays_empty(small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    mine_negatives(rows(6), small, tmp_path / "hard.jsonl", negatives=2, **OPEN)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "Batches" not in err
+    assert "similarity" not in err
+
+
+def test_what_cannot_be_is_one_line_and_leaves_no_file(small: Path, tmp_path: Path) -> None:
+    output = tmp_path / "hard.jsonl"
+    with pytest.raises(ConfigError, match="range_max 5 is too small: range_min 3 and 7 negatives need 10"):
+        mine_negatives(rows(6), small, output, range_min=3, range_max=5)
+    with pytest.raises(DataError, match="no row of 6 got a hard negative"):
+        mine_negatives(rows(6), small, output, max_score=-1.0)
+    with pytest.raises(DataError, match=r"must end in \.jsonl"):
+        mine_negatives(rows(6), small, tmp_path / "hard.csv")
+    with pytest.raises(CheckpointError, match="no encoder"):
+        mine_negatives(rows(6), tmp_path / "absent", output)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pairs_without_negatives_will_do(small: Path, tmp_path: Path) -> None:
+    write_triplets([Triplet(anchor=row.anchor, positive=row.positive) for row in rows(8)], tmp_path / "pairs.jsonl")
+    assert mine_negatives(tmp_path / "pairs.jsonl", small, tmp_path / "hard.jsonl", negatives=2, **OPEN).written == 8

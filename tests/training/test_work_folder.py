@@ -1,0 +1,67 @@
+"""What may be continued, and how a half-written state is cleaned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prune2vec.errors import TrainingError
+from prune2vec.training.work_folder import WorkFolder, cut_back, differences, read_lines
+
+IDENTITY = {"settings": {"scale": 50.0, "steps": 10}, "data": "abc"}
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> WorkFolder:
+    return WorkFolder.beside(tmp_path / "encoder")
+
+
+def checkpoint(work: WorkFolder, step: int, *, whole: bool = True) -> Path:
+    folder = work.checkpoint(step)
+    folder.mkdir(parents=True)
+    (folder / "weights").write_text("...")
+    if whole:
+        work.complete(step)
+    return folder
+
+
+def test_newest_whole_checkpoint_is_found_and_half_ones_go(work: WorkFolder) -> None:
+    assert work.open(IDENTITY, restart=False) is None
+    checkpoint(work, 80)
+    newest = checkpoint(work, 100)
+    half = checkpoint(work, 120, whole=False)
+    assert work.open(IDENTITY, restart=False) == newest
+    assert not half.exists()
+
+
+def test_curves_are_cut_back_to_the_checkpoint(work: WorkFolder) -> None:
+    work.open(IDENTITY, restart=False)
+    checkpoint(work, 2)
+    work.curve.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    work.dev.write_text('{"step": 2}\n{"step": 4}\n')
+    work.open(IDENTITY, restart=False)
+    assert [line["step"] for line in read_lines(work.curve)] == [1, 2]
+    assert work.dev.read_text() == '{"step": 2}\n'
+
+
+def test_another_identity_is_refused_by_name_or_discarded(work: WorkFolder) -> None:
+    work.open(IDENTITY, restart=False)
+    checkpoint(work, 5)
+    other = {"settings": {"scale": 20.0, "steps": 10}, "data": "xyz"}
+    with pytest.raises(TrainingError, match=r"\(the training texts changed; scale 50\.0, now 20\.0\); go back .* set restart"):
+        work.open(other, restart=False)
+    assert work.open(IDENTITY, restart=True) == work.checkpoint(5)
+    assert work.open(other, restart=True) is None
+    assert not work.checkpoint(5).exists()
+
+
+def test_differences_see_new_and_missing_entries() -> None:
+    assert differences(IDENTITY, IDENTITY) == ""
+    assert differences(IDENTITY, {**IDENTITY, "dtype": "bfloat16"}) == "dtype None, now bfloat16"
+    assert differences({"a": 1}, {"a": 1.0}) == "a 1, now 1.0"
+
+
+def test_cutting_back_needs_no_file(tmp_path: Path) -> None:
+    cut_back(tmp_path / "none.jsonl", 3)
+    assert not (tmp_path / "none.jsonl").exists()
