@@ -45,7 +45,7 @@ from prune2vec.pruning.encoder import load_encoder
 from prune2vec.pruning.prune import prune_model
 from prune2vec.training.adapters import add_lora
 from prune2vec.training.objective import pooled_in_fp32
-from prune2vec.training.packed_loss import OnePass, token_pass
+from prune2vec.training.packed_loss import PackedLoss, token_pass
 from prune2vec.training.train_settings import TrainSettings
 
 PLAIN = "sentence-transformers"
@@ -166,7 +166,7 @@ class Side:
             return
         packs = self._name != "sorted"
         with pooled_in_fp32(self._encoder), token_pass(self._encoder, packs=packs, token_budget=self._budget) as one:
-            self._trainer.loss = OnePass(self._loss, [one])
+            self._trainer.loss = PackedLoss(self._loss, [one])
             yield
             self._trainer.loss = self._loss
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from prune2vec.evaluation.results import Results
-from prune2vec.experiments.comparison import Row, comparison_of
-from prune2vec.experiments.text_table import Table
+from prune2vec.experiments.comparison import ResultRow, comparison_of
+from prune2vec.experiments.text_table import TextTable
 from prune2vec.files import read_json, write_json
 from prune2vec.planning.plan import PruningPlan
 
@@ -35,7 +35,7 @@ def record_of(run: Path, seconds: float | None = None) -> dict[str, Any]:
     manifest = read_json(run / "manifest.json")
     recipe, environment = manifest["recipe"], manifest["environment"]
     rows = [
-        Row(
+        ResultRow(
             name=name,
             results=Results.load(run / name / "results.json"),
             plan=PruningPlan.load(run / name / "plan.json"),
@@ -66,7 +66,7 @@ def record_of(run: Path, seconds: float | None = None) -> dict[str, Any]:
 
 def block(record: Mapping[str, Any]) -> str:
     """Return what stands in README between the demo comments."""
-    table = Table(tuple(record["table"]["header"]), tuple(tuple(row) for row in record["table"]["rows"]))
+    table = TextTable(tuple(record["table"]["header"]), tuple(tuple(row) for row in record["table"]["rows"]))
     installed = "installation included" if record["with_installation"] else "after the installation"
     units = "" if record["cpu_fast_bf16"] else " without bf16 matrix units"
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())

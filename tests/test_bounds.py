@@ -12,7 +12,7 @@ import pytest
 
 import prune2vec
 from prune2vec.cli.app import VERBS, program
-from prune2vec.cli.options import SectionOption
+from prune2vec.cli.options import GroupedOption
 from prune2vec.errors import ConfigError
 from prune2vec.settings import Settings
 
@@ -84,7 +84,7 @@ def test_options_say_their_range(name: str) -> None:
     verb: Any = program.get_command(None, name)  # type: ignore[arg-type]
     fields = {(kind, name) for kind, name, several in numbers() if not several}
     for option in verb.section_options:
-        assert isinstance(option, SectionOption)
+        assert isinstance(option, GroupedOption)
         kind = option.section.load()
         plain = kind.model_fields[str(option.name)].annotation if (kind, option.name) in fields else None
         if plain in (int, float, int | None, float | None) and option.type.name != "text":

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from pydantic import BeforeValidator, Field
 
-from prune2vec.cli.options import Section, SectionOption, options_from
+from prune2vec.cli.options import GroupedOption, OptionGroup, options_from
 from prune2vec.cli.outcome import Outcome
 from prune2vec.cli.verb import Verb, verb
 from prune2vec.settings import Settings
@@ -47,7 +47,7 @@ class Every(Settings):
 
 @pytest.fixture
 def every() -> Verb:
-    @verb(example="every", sections=[Section("settings", "Every", lambda: Every)], writes=False)
+    @verb(example="every", sections=[OptionGroup("settings", "Every", lambda: Every)], writes=False)
     def every(settings: Every) -> Outcome:
         """Show the settings."""
         return Outcome("done", settings.model_dump(mode="json", exclude_unset=True))
@@ -97,16 +97,16 @@ def test_paths_must_be_there(every: Verb, tmp_path: Path) -> None:
 
 
 def test_help_has_docstring_and_default() -> None:
-    options = {option.name: option.help or "" for option in options_from(Section("settings", "Every", lambda: Every))}
+    options = {option.name: option.help or "" for option in options_from(OptionGroup("settings", "Every", lambda: Every))}
     assert options["count"] == "How many.  [default: 3]"
     assert options["switch"].endswith("[default: on]")
     assert options["amount"] == "Read by the class itself."
 
 
 def test_options_keep_the_order_of_the_fields() -> None:
-    options = options_from(Section("settings", "Every", lambda: Every))
+    options = options_from(OptionGroup("settings", "Every", lambda: Every))
     assert [option.name for option in options] == list(Every.model_fields)
-    assert all(isinstance(option, SectionOption) for option in options)
+    assert all(isinstance(option, GroupedOption) for option in options)
 
 
 def test_a_wrong_value_is_refused_by_the_class(every: Verb) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from prune2vec.cli.options import Section, options_from
+from prune2vec.cli.options import OptionGroup, options_from
 from prune2vec.cli.planner_options import planner_parameters
 from prune2vec.planning.make_plan import planner_parameters as keywords_of
 from prune2vec.planning.planner import planners
 
 
 def test_every_keyword_of_every_planner_is_an_option() -> None:
-    options = {option.name: option for option in options_from(Section("parameters", "Parameters", planner_parameters))}
+    options = {option.name: option for option in options_from(OptionGroup("parameters", "Parameters", planner_parameters))}
     assert set(options) == {name for method in planners for name in keywords_of(method)}
     for method in planners:
         for name in keywords_of(method):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from prune2vec.data.beir import read_beir
 from prune2vec.data.documents import Document, read_documents, same_text
 from prune2vec.data.layouts import triplets_of
-from prune2vec.data.rows import Row
+from prune2vec.data.rows import SourceRow
 from prune2vec.encoding.corpus import Corpus
 from prune2vec.errors import DataError
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
@@ -60,7 +60,7 @@ def test_all_verbs_read_the_same_texts(tmp_path_factory: pytest.TempPathFactory,
     _jsonl(folder / "queries.jsonl", [{"_id": "q", "text": "q"}])
     _jsonl(folder / "qrels.jsonl", [{"query-id": "q", "corpus-id": "d0", "score": 1}])
     assert list(read_beir(folder).corpus.values()) == texts
-    row = Row("r:1", 0, {"query": "q", "positive": [{"title": title, "text": text} for title, text in rows]})
+    row = SourceRow("r:1", 0, {"query": "q", "positive": [{"title": title, "text": text} for title, text in rows]})
     assert [one.positive for one in triplets_of(row, dataset="", require_negative=False)] == [t for t in texts if t.strip()]
     # A text that is there already is no distractor, whichever way it comes in.
     filled = [text for text in texts if text.strip()]

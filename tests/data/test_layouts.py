@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from prune2vec.data.layouts import triplets_of
-from prune2vec.data.rows import Row
+from prune2vec.data.rows import SourceRow
 from prune2vec.data.triplet import Triplet
 from prune2vec.errors import DataError
 
 
 def _triplets(values: Mapping[str, Any], require_negative: bool = True) -> list[Triplet]:
-    return list(triplets_of(Row("f.jsonl:17", 16, values), dataset="f", require_negative=require_negative))
+    return list(triplets_of(SourceRow("f.jsonl:17", 16, values), dataset="f", require_negative=require_negative))
 
 
 @pytest.mark.parametrize("anchor", ["anchor", "query"])

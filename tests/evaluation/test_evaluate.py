@@ -8,7 +8,7 @@ import pytest
 from prune2vec.errors import ConfigError, EvaluationError
 from prune2vec.evaluation.evaluate import evaluate_encoder
 from prune2vec.evaluation.results import Results
-from prune2vec.models.text_settings import TextFormat
+from prune2vec.models.text_settings import PromptTemplate
 from tests.evaluation.helpers import QUICK, save_tiny_encoder
 
 
@@ -66,7 +66,7 @@ def test_a_stopped_evaluation_goes_on_where_it_stopped(encoder_folder: Path, mir
 
 def test_an_instruction_is_recorded(encoder_folder: Path, mirror: Path) -> None:
     results = evaluate_encoder(encoder_folder, tasks="STSBenchmark", mirror=mirror, instruction="mteb", **QUICK)
-    assert results.tasks[0].prompts == {"text": TextFormat().before("Retrieve semantically similar text.")}
+    assert results.tasks[0].prompts == {"text": PromptTemplate().before("Retrieve semantically similar text.")}
     assert results.settings["instruction"] == "mteb"
 
 

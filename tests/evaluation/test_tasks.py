@@ -9,9 +9,9 @@ from prune2vec.errors import EvaluationError, MissingExtra
 from prune2vec.evaluation.evaluate import evaluate_encoder
 from prune2vec.evaluation.task_presets import PINNED, PRESETS
 from prune2vec.evaluation.tasks import resolve_tasks, task_prompts
-from prune2vec.models.text_settings import TextFormat
+from prune2vec.models.text_settings import PromptTemplate
 
-FORMAT = TextFormat(prefix="<user>", separator="; ")
+FORMAT = PromptTemplate(prefix="<user>", separator="; ")
 
 
 def test_presets_and_names_are_joined_once() -> None:
@@ -78,7 +78,7 @@ def test_an_instruction_of_a_list_stays_with_the_list() -> None:
 
 def test_effirs_prompt_is_word_for_word_whatever_the_encoders_separator() -> None:
     for task in PRESETS["beir-13"]:
-        found = task_prompts(task, TextFormat(separator="; "))
+        found = task_prompts(task, PromptTemplate(separator="; "))
         expected = "<instruct>Given a query, retrieve relevant passages that answer the query.\n<query>"
         assert found == {"query": expected, "document": ""}
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from prune2vec.evaluation.results import METRICS, Results
-from prune2vec.experiments.answers import Answer, Hit, save_answers
+from prune2vec.experiments.answers import Answer, AnswerHit, save_answers
 from prune2vec.experiments.recipe import Evaluation, Mine
-from prune2vec.experiments.report import Story, report_markdown, write_report
+from prune2vec.experiments.report import ReportData, report_markdown, write_report
 from prune2vec.experiments.run import Report, run_recipe
 from prune2vec.experiments.stages import Stages, real_stages
 from prune2vec.files import digest_file, digest_tree, write_json, write_text
@@ -193,9 +193,9 @@ class SmallStages:
     def answer(self, encoder: Path, texts: str, queries: Sequence[str], output: Path) -> None:
         self.calls.append(f"answer {encoder.parent.name}")
         assert Path(texts).exists()
-        save_answers([Answer(query=query, hits=(Hit(name="a.b", text="found", score=0.5),)) for query in queries], output)
+        save_answers([Answer(query=query, hits=(AnswerHit(name="a.b", text="found", score=0.5),)) for query in queries], output)
 
-    def report(self, story: Story, folder: Path) -> None:
+    def report(self, story: ReportData, folder: Path) -> None:
         write_text(folder / "report.md", report_markdown(story))
 
     def _work(self) -> None:

@@ -7,14 +7,22 @@ from pathlib import Path
 import pytest
 
 from prune2vec.errors import DataError
-from prune2vec.experiments.answers import Answer, Document, Hit, answer, load_answers, read_documents, save_answers
+from prune2vec.experiments.answers import (
+    Answer,
+    AnsweredDocument,
+    AnswerHit,
+    answer,
+    load_answers,
+    read_documents,
+    save_answers,
+)
 
 
 def test_corpus_file_with_titles_and_names(tmp_path: Path) -> None:
     rows = [{"_id": "a.b", "title": "T", "text": "x"}, {"text": "y"}]
     path = tmp_path / "corpus.jsonl.gz"
     path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
-    assert read_documents(str(path)) == [Document("T x", "a.b"), Document("y", "")]
+    assert read_documents(str(path)) == [AnsweredDocument("T x", "a.b"), AnsweredDocument("y", "")]
 
 
 def test_triplets_give_their_documents(tmp_path: Path) -> None:
@@ -31,13 +39,15 @@ def test_broken_corpus(tmp_path: Path, line: str, message: str) -> None:
 
 
 def test_saved_and_loaded(tmp_path: Path) -> None:
-    answers = [Answer(query="q", hits=(Hit(name="n", text="t", score=0.25),))]
+    answers = [Answer(query="q", hits=(AnswerHit(name="n", text="t", score=0.25),))]
     save_answers(answers, tmp_path / "answers.json")
     assert load_answers(tmp_path / "answers.json") == answers
 
 
 def test_rendered_on_lines_of_limited_width() -> None:
-    one = Answer(query="q", hits=(Hit(name="a.b", text="word\n" * 100, score=0.5), Hit(name="", text="short", score=0.25)))
+    one = Answer(
+        query="q", hits=(AnswerHit(name="a.b", text="word\n" * 100, score=0.5), AnswerHit(name="", text="short", score=0.25))
+    )
     lines = one.render(width=60).splitlines()
     assert lines[0] == "q"
     assert lines[1].startswith("  0.500  a.b: word word")
@@ -47,7 +57,7 @@ def test_rendered_on_lines_of_limited_width() -> None:
 
 
 def test_what_texts_hold_does_not_steer_a_terminal() -> None:
-    one = Answer(query="q\x1b]0;x\x07\n---", hits=(Hit(name="n\u202e", text="t\x9b", score=0.5),))
+    one = Answer(query="q\x1b]0;x\x07\n---", hits=(AnswerHit(name="n\u202e", text="t\x9b", score=0.5),))
     assert one.render() == "q\\x1b]0;x\\x07 ---\n  0.500  n\\u202e: t\\x9b"
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from prune2vec.evaluation.results import METRICS, TaskScore
-from prune2vec.experiments.comparison import Comparison, Row, comparison_of
+from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
 from prune2vec.experiments.report import headline
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.pruning.described import record_of
@@ -25,8 +25,8 @@ def task(name: str, score: float) -> TaskScore:
 
 @pytest.fixture
 def comparison() -> Comparison:
-    full = Row(name="full", results=results_of(score=0.5, params=7_000_000, docs_per_s=10.0), plan=plan_of(12))
-    small = Row(name="small", results=results_of(score=0.4375, params=3_500_000, docs_per_s=25.0), plan=plan_of(5))
+    full = ResultRow(name="full", results=results_of(score=0.5, params=7_000_000, docs_per_s=10.0), plan=plan_of(12))
+    small = ResultRow(name="small", results=results_of(score=0.4375, params=3_500_000, docs_per_s=25.0), plan=plan_of(5))
     return comparison_of([full, small])
 
 
@@ -59,11 +59,11 @@ def test_layers_without_a_sub_layer_are_told_apart(
     plan = replace(plan_of(5), drop_attention=attention, drop_mlp=mlp)
     record = {"keep_layers": list(plan.keep_layers), "num_layers": 12, "plan": record_of(plan)}
     cut = (
-        Row(name="cut", results=results_of(), plan=plan)
+        ResultRow(name="cut", results=results_of(), plan=plan)
         if known_by == "plan"
-        else Row(name="cut", results=results_of(encoder={"path": "cut", "record": record}))
+        else ResultRow(name="cut", results=results_of(encoder={"path": "cut", "record": record}))
     )
-    comparison = comparison_of([Row(name="full", results=results_of(), plan=plan_of(12)), cut])
+    comparison = comparison_of([ResultRow(name="full", results=results_of(), plan=plan_of(12)), cut])
     assert [row[1] for row in comparison.summary().rows[:2]] == ["12 of 12", shown]
     assert headline(comparison)[0].startswith(sentence)
     row = comparison.to_json()["rows"][1]
@@ -73,12 +73,14 @@ def test_layers_without_a_sub_layer_are_told_apart(
 def test_narrower_mlps_are_told_apart() -> None:
     # Three MLPs of 100 neurons are left, of which 100, 60 and 50 stay.
     plan = replace(plan_of(5), drop_mlp=(3, 4), neurons={1: tuple(range(60)), 2: tuple(range(50))})
-    assert Row(name="cut", results=results_of(), plan=plan).inside == "3 MLPs, 70 % of the neurons"
+    assert ResultRow(name="cut", results=results_of(), plan=plan).inside == "3 MLPs, 70 % of the neurons"
 
 
 def test_twin_is_named() -> None:
     results = results_of()
-    comparison = comparison_of([Row(name="full", results=results), Row(name="large", results=results, same_as="full")])
+    comparison = comparison_of(
+        [ResultRow(name="full", results=results), ResultRow(name="large", results=results, same_as="full")]
+    )
     assert comparison.summary().rows[1][0] == "large (= full)"
 
 
@@ -86,7 +88,7 @@ def test_other_data_is_said_and_not_hidden() -> None:
     other = results_of()
     data = {**other.retrieval["data"], "digest": "another"}
     other = results_of(retrieval={**other.retrieval, "data": data, "bm25": {"metrics": dict.fromkeys(METRICS, 0.9)}})
-    comparison = comparison_of([Row(name="a", results=results_of()), Row(name="b", results=other)])
+    comparison = comparison_of([ResultRow(name="a", results=results_of()), ResultRow(name="b", results=other)])
     assert any("not measured on the same data" in note for note in comparison.notes)
     assert comparison.bm25 == {}
     assert "difference" not in comparison.summary().header, "scores on different data are not subtracted"
@@ -94,27 +96,27 @@ def test_other_data_is_said_and_not_hidden() -> None:
 
 def test_other_machine_is_said() -> None:
     other = results_of(environment={"cpu": "another"})
-    notes = comparison_of([Row(name="a", results=results_of()), Row(name="b", results=other)]).notes
+    notes = comparison_of([ResultRow(name="a", results=results_of()), ResultRow(name="b", results=other)]).notes
     assert notes == ("The speeds are from different machines.",)
 
 
 def test_tasks_alone() -> None:
     one = results_of(retrieval={}, tasks=(task("A", 0.5), task("B", 0.7)))
     two = results_of(retrieval={}, tasks=(task("A", 0.6),), missing={"B": "no data"})
-    comparison = comparison_of([Row(name="one", results=one), Row(name="two", results=two)])
+    comparison = comparison_of([ResultRow(name="one", results=one), ResultRow(name="two", results=two)])
     tasks = comparison.tasks()
     assert tasks is not None
     assert tasks.rows == (("A", "0.5000", "0.6000"), ("B", "0.7000", "missing"))
     assert comparison.notes == ("two lacks B: its average is over other tasks than the others'.",)
     assert "difference" not in comparison.summary().header, "averages over different tasks are not subtracted"
-    same = comparison_of([Row(name="one", results=one), Row(name="again", results=one)])
+    same = comparison_of([ResultRow(name="one", results=one), ResultRow(name="again", results=one)])
     assert same.summary().rows[1][-2:] == ("0.6000", "+0.0000")
     assert same.summary().header[-2] == "mean of 2 of 2 tasks"
 
 
 def test_without_scores_or_speed() -> None:
     bare = results_of(retrieval={}, speed={})
-    comparison = comparison_of([Row(name="a", results=bare), Row(name="b", results=bare)])
+    comparison = comparison_of([ResultRow(name="a", results=bare), ResultRow(name="b", results=bare)])
     assert comparison.summary().header == ("variant", "parameters", "share")
     assert comparison.to_json()["rows"][0]["score"] is None
 

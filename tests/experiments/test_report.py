@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from prune2vec.experiments.report import Story, write_report
+from prune2vec.experiments.report import ReportData, write_report
 from prune2vec.planning.plan import PruningPlan
 from tests.experiments.small import FALLING, Run, SmallStages
 from tests.experiments.test_heatmap import BOTH
@@ -78,7 +78,7 @@ def test_redundancy_is_shown_where_it_was_measured(run: Run, tmp_path: Path) -> 
     assert "Redundancy of sub-layers" not in (run.output / "report.md").read_text(encoding="utf-8")
     plans = {"full": PruningPlan.load(run.output / "full" / "plan.json")}
     nothing: dict[str, Any] = {"environment": {}, "stages": {}, "seconds": 1.0}
-    story = Story(
+    story = ReportData(
         profile=BOTH, plans=plans, twins={}, comparison=None, answers=(), answered_by="", curves={}, manifest=nothing, recipe=""
     )
     write_report(story, tmp_path)

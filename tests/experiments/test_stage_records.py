@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from prune2vec.experiments.stage_records import Stamp, is_done, listing, load_stamp, save_stamp
+from prune2vec.experiments.stage_records import StageRecord, is_done, listing, load_stamp, save_stamp
 from prune2vec.files import digest_json
 
 
@@ -18,7 +18,7 @@ def output(tmp_path: Path) -> Path:
     return folder
 
 
-def stamped(tmp_path: Path, output: Path) -> Stamp | None:
+def stamped(tmp_path: Path, output: Path) -> StageRecord | None:
     save_stamp(tmp_path / "stamp.json", stage="x", inputs={"a": 1}, output=output, seconds=1.0)
     return load_stamp(tmp_path / "stamp.json")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from prune2vec.errors import CheckpointError
-from prune2vec.experiments.stage_runner import Ledger
+from prune2vec.experiments.stage_runner import StageRunner
 from prune2vec.files import write_text
 from prune2vec.outputs import OwnFolder, staged_folder
 
@@ -25,7 +25,7 @@ class Writer:
 
 
 def do(folder: Path, action: Writer, *, dry_run: bool = False, **inputs: object) -> tuple[str | None, str, str]:
-    ledger = Ledger(folder, None if dry_run else OwnFolder(folder, "a run"))
+    ledger = StageRunner(folder, None if dry_run else OwnFolder(folder, "a run"))
     digest = ledger.do("a.b", action, output="out", inputs=inputs)
     return digest, ledger.steps[0].outcome, ledger.steps[0].detail
 
@@ -55,7 +55,7 @@ def test_what_is_left_of_an_output_is_removed_before_it_is_made_again(tmp_path: 
         assert not path.exists()
         Writer()(path)
 
-    ledger = Ledger(tmp_path, OwnFolder(tmp_path, "a run"))
+    ledger = StageRunner(tmp_path, OwnFolder(tmp_path, "a run"))
     ledger.do("a.b", look, output="out", inputs={"x": 1})
     assert (tmp_path / "out" / "file.txt").read_text() == "x"
 
@@ -72,7 +72,7 @@ def test_an_output_that_the_user_changed_is_refused(tmp_path: Path, name: str) -
 def test_what_is_needed_is_looked_for_once_and_only_if_something_is_to_be_done(tmp_path: Path) -> None:
     looks: list[int] = []
     for _ in range(2):
-        ledger = Ledger(tmp_path, OwnFolder(tmp_path, "a run"), before=lambda: looks.append(1))
+        ledger = StageRunner(tmp_path, OwnFolder(tmp_path, "a run"), before=lambda: looks.append(1))
         for name in ("a", "b"):
             ledger.do(name, Writer(), output=name, inputs={})
     assert looks == [1]
@@ -97,12 +97,12 @@ def test_failed_stage_is_not_done(tmp_path: Path) -> None:
             raise RuntimeError("power cut")
 
     with pytest.raises(RuntimeError):
-        Ledger(tmp_path, OwnFolder(tmp_path, "a run")).do("a.b", fail, output="out", inputs={"x": 1})
+        StageRunner(tmp_path, OwnFolder(tmp_path, "a run")).do("a.b", fail, output="out", inputs={"x": 1})
     assert do(tmp_path, Writer(), x=1)[1] == "done"
 
 
 def test_reuse_forgets_the_stages_of_an_earlier_plan(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, OwnFolder(tmp_path, "a run"))
+    ledger = StageRunner(tmp_path, OwnFolder(tmp_path, "a run"))
     ledger.do("large.train", Writer(), output="large/encoder", inputs={"x": 1})
     ledger.reuse("large", "full", stages=("train",))
     assert not (tmp_path / "stamps" / "large.train.json").exists()

@@ -13,14 +13,14 @@ from prune2vec.forward.backbone import load_backbone
 from prune2vec.forward.batches import Batch, PaddingSide
 from prune2vec.forward.depths import PooledDepths
 from prune2vec.forward.memory_plan import bytes_per_token, largest_block
-from prune2vec.forward.runner import Look, Watcher
+from prune2vec.forward.runner import ObservedRun, Observer
 from prune2vec.models.tokens import TokenRow, length_batches
-from prune2vec.profiling.redundancy import Changes
+from prune2vec.profiling.redundancy import SublayerImportance
 from tests.forward.test_depths import random_rows, tiny_backbone
 from tests.tiny import save_tiny
 
 
-class Widths(Watcher):
+class Widths(Observer):
     """Notes the size of every batch, and whether it has padding."""
 
     def __init__(self) -> None:
@@ -46,11 +46,11 @@ def test_batches_shrink_to_the_memory_and_too_little_is_one_line(tmp_path: Path,
         seen, calls = Widths(), []
         limited.model.register_forward_hook(lambda module, args, output, calls=calls: calls.append(module))
         if fits:
-            limited.passes.run(rows, [Look(watchers=[seen])], token_budget=10_000)
+            limited.runner.run(rows, [ObservedRun(watchers=[seen])], token_budget=10_000)
             assert longest <= max(seen.tokens) <= longest + spare // per_token
         else:
             with pytest.raises(ConfigError, match=r"model is in memory already and the longest text needs .*or --stream on"):
-                limited.passes.run(rows, [Look(watchers=[seen])], token_budget=10_000)
+                limited.runner.run(rows, [ObservedRun(watchers=[seen])], token_budget=10_000)
             assert not calls
 
 
@@ -62,7 +62,7 @@ def test_rows_are_laid_end_to_end_where_attention_can_be_told(
     tmp_path: Path, family: str, side: PaddingSide | None, packed: bool
 ) -> None:
     backbone, rows, seen = tiny_backbone(tmp_path, family), random_rows(9), Widths()
-    backbone.passes.run(rows, [Look(watchers=[seen])], token_budget=100, padding_side=side)
+    backbone.runner.run(rows, [ObservedRun(watchers=[seen])], token_budget=100, padding_side=side)
     lengths = [len(row.ids) for row in rows]
     assert seen.packed == [packed] * len(length_batches(lengths, token_budget=100, packed=packed))
     assert (sum(seen.tokens) == sum(lengths)) == packed
@@ -80,11 +80,11 @@ def test_a_model_is_asked_once_for_each_length_whether_it_can(tmp_path: Path, mo
     short, long = [TokenRow((3, 4), 0), TokenRow((3,), 0)], [TokenRow((3, 4, 5), 0), TokenRow((3,), 0)]
     packed = []
     for rows in (short, short, long, short[:1], long):
-        backbone.passes.run(rows, [Look(watchers=[seen := Widths()])])
+        backbone.runner.run(rows, [ObservedRun(watchers=[seen := Widths()])])
         packed += seen.packed
     assert asked == [(2, None), (3, None)]
     assert packed == [True, True, False, False, False]
-    assert backbone.passes.account() == {"packing": {"packed": False, "obstacle": "too long"}}
+    assert backbone.runner.account() == {"packing": {"packed": False, "obstacle": "too long"}}
 
 
 def test_what_a_run_frees_is_there_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,16 +92,16 @@ def test_what_a_run_frees_is_there_for_the_next(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(resident, "memory_in_use", lambda device: next(in_use))
     limited = replace(backbone, memory=2_000_000)
     for count in (3, 9):
-        limited.passes.run(random_rows(count), [Look(watchers=[Widths()])])
+        limited.runner.run(random_rows(count), [ObservedRun(watchers=[Widths()])])
 
 
 def test_a_fault_in_one_text_is_told_and_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     backbone, rows = tiny_backbone(tmp_path, "llama"), [TokenRow((3, 4), 0), TokenRow((5, 6, 7), 1)]
     backbone.model.embed_tokens.weight.data[6] = float("nan")
-    looks = [PooledDepths(backbone, "mean", lambda *args: None), Changes(backbone, backbone.sub_layers(), rows)]
+    looks = [PooledDepths(backbone, "mean", lambda *args: None), SublayerImportance(backbone, backbone.sub_layers(), rows)]
     for watcher, message in zip(looks, ("depth 1 of 5 in float32 for the text", "layer 0 after the attention in"), strict=True):
         with pytest.raises(ProfileError, match=message):
-            backbone.passes.run(rows, [Look(watchers=[watcher])])
-    assert backbone.passes.account() == {"packing": {"packed": True, "obstacle": None}}
+            backbone.runner.run(rows, [ObservedRun(watchers=[watcher])])
+    assert backbone.runner.account() == {"packing": {"packed": True, "obstacle": None}}
     assert backbone.model.config._attn_implementation == "sdpa"
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in backbone.model.modules())

@@ -16,10 +16,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from prune2vec.errors import CheckpointError, ConfigError, ProfileError, UnsupportedModel
 from prune2vec.forward import streaming as streamed_module
 from prune2vec.forward.backbone import Backbone, load_backbone
-from prune2vec.forward.block_inputs import Shared, run_stem
+from prune2vec.forward.block_inputs import Shared, block_inputs
 from prune2vec.forward.depths import pooled_depths
-from prune2vec.forward.memory_plan import Room
-from prune2vec.forward.runner import Look, Variant, Watcher
+from prune2vec.forward.memory_plan import MemoryPlan
+from prune2vec.forward.runner import ModelVariant, ObservedRun, Observer
 from prune2vec.forward.states import FileStates
 from prune2vec.models.block_files import BlockFiles
 from prune2vec.models.families import block_list
@@ -84,7 +84,7 @@ def test_neither_prefetching_nor_the_place_of_the_states_matters(
     resident, streamed = both(save_tiny(tmp_path / "m"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = set(tmp_path.iterdir())
-    room = Room(prefetch=prefetch, token_budget=60, states_in_memory=in_memory)
+    room = MemoryPlan(prefetch=prefetch, token_budget=60, states_in_memory=in_memory)
     monkeypatch.setattr(streamed_module, "plan_room", lambda **sizes: room)
     torch.testing.assert_close(vectors(streamed), vectors(resident), rtol=1e-5, atol=1e-5)
     assert streamed.stream is not None
@@ -130,7 +130,7 @@ def live_matrices() -> int:
     return len({tensor.untyped_storage().data_ptr() for tensor in alive if not tensor.is_meta})
 
 
-class Counter(Watcher):
+class Counter(Observer):
     """Counts the block tensors that are alive whenever a block has run."""
 
     def __init__(self) -> None:
@@ -147,15 +147,15 @@ class Counter(Watcher):
 def test_two_blocks_at_most_have_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefetch: bool) -> None:
     gc.collect()
     streamed = load_backbone(save_of_own_width(tmp_path / "m"), dtype="float32", device="cpu", stream="on")
-    room = Room(prefetch=prefetch, token_budget=1000, states_in_memory=True)
+    room = MemoryPlan(prefetch=prefetch, token_budget=1000, states_in_memory=True)
     monkeypatch.setattr(streamed_module, "plan_room", lambda **sizes: room)
     counter = Counter()
-    streamed.passes.run(random_rows(4), [Look(watchers=[counter])], token_budget=1000)
+    streamed.runner.run(random_rows(4), [ObservedRun(watchers=[counter])], token_budget=1000)
     assert 2 <= counter.most <= (4 if prefetch else 2)
     assert all(parameter.is_meta for block in block_list(streamed.model, streamed.family) for parameter in block.parameters())
 
 
-class Outputs(Watcher):
+class Outputs(Observer):
     """Keeps what each block returns, by its number in the variant."""
 
     def __init__(self) -> None:
@@ -174,24 +174,24 @@ class Outputs(Watcher):
 
 @pytest.mark.parametrize(("family", "in_memory"), [("llama", True), ("gemma3_text", False), ("phi", True)])
 def test_variants_go_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, in_memory: bool) -> None:
-    room = Room(prefetch=True, token_budget=90, states_in_memory=in_memory)
+    room = MemoryPlan(prefetch=True, token_budget=90, states_in_memory=in_memory)
     monkeypatch.setattr(streamed_module, "plan_room", lambda **sizes: room)
     resident, streamed = both(save_tiny(tmp_path / "m", family))
     neurons = resident.sub_layers().neurons
     assert neurons is not None
     speaking = [torch.arange(48) % (layer + 2) > 0 for layer in range(5)]
     variants = [
-        Variant(),
-        Variant(kept=Kept.of([0, 2, 4])),
-        Variant(kept=Kept.of(range(5), drop_attention=[1], drop_mlp=[2, 3])),
-        Variant(neurons=neurons, speaking=speaking),
-        Variant(kept=Kept.whole(range(2))),
+        ModelVariant(),
+        ModelVariant(kept=Kept.of([0, 2, 4])),
+        ModelVariant(kept=Kept.of(range(5), drop_attention=[1], drop_mlp=[2, 3])),
+        ModelVariant(neurons=neurons, speaking=speaking),
+        ModelVariant(kept=Kept.whole(range(2))),
     ]
     found = []
     for backbone in (resident, streamed):
         watchers = [Outputs() for _ in variants]
-        looks = [Look(variant=variant, watchers=[one]) for variant, one in zip(variants, watchers, strict=True)]
-        backbone.passes.run(random_rows(6), looks, token_budget=90, padding_side="right")
+        looks = [ObservedRun(variant=variant, watchers=[one]) for variant, one in zip(variants, watchers, strict=True)]
+        backbone.runner.run(random_rows(6), looks, token_budget=90, padding_side="right")
         found.append(watchers)
     for expected, other in zip(*found, strict=True):
         assert expected.done == other.done == sorted(expected.seen)
@@ -205,8 +205,8 @@ def test_variants_go_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_layer_that_no_variant_keeps_is_not_read(tmp_path: Path) -> None:
     _, streamed = both(save_tiny(tmp_path / "m"))
-    look = Look(variant=Variant(kept=Kept.of([0, 1, 3])), watchers=[Outputs()])
-    streamed.passes.run(random_rows(3), [look], token_budget=90)
+    look = ObservedRun(variant=ModelVariant(kept=Kept.of([0, 1, 3])), watchers=[Outputs()])
+    streamed.runner.run(random_rows(3), [look], token_budget=90)
     assert streamed.stream is not None
     assert streamed.stream.accounts[0].blocks == 3
 
@@ -230,7 +230,7 @@ def test_an_interruption_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Monk
     _, streamed = both(save_tiny(tmp_path / "m"))
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
-    room = Room(prefetch=True, token_budget=60, states_in_memory=False)
+    room = MemoryPlan(prefetch=True, token_budget=60, states_in_memory=False)
     monkeypatch.setattr(streamed_module, "plan_room", lambda **sizes: room)
     read = BlockFiles.block
 
@@ -268,10 +268,10 @@ def test_blocks_that_share_keys_are_refused_with_the_reason(tmp_path: Path) -> N
 
     model = AutoModel.from_config(config).eval()
     with pytest.raises(UnsupportedModel, match="later layers read keys and values of earlier ones; hold the whole model"):
-        run_stem(model, list(model.layers), {"input_ids": torch.ones(1, 4, dtype=torch.long)})
+        block_inputs(model, list(model.layers), {"input_ids": torch.ones(1, 4, dtype=torch.long)})
     model.config.num_kv_shared_layers = 0
     with pytest.raises(UnsupportedModel, match="gemma3n_text cannot be streamed"):
-        run_stem(model, list(model.layers), {"input_ids": torch.ones(1, 4, dtype=torch.long)})
+        block_inputs(model, list(model.layers), {"input_ids": torch.ones(1, 4, dtype=torch.long)})
 
 
 def test_files_in_another_form_are_refused(tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ def test_all_batches_share_one_mask(tmp_path: Path) -> None:
     shared, held, masks = Shared(), dict[int, int](), 0
     for rows, width in ((8, 30), (9, 28), (20, 12)):
         inputs = {"input_ids": torch.ones(rows, width, dtype=torch.long)}
-        _, calls = run_stem(resident.model, list(block_list(resident.model, resident.family)), inputs, shared)
+        _, calls = block_inputs(resident.model, list(block_list(resident.model, resident.family)), inputs, shared)
         given = [value for call in calls for value in (*call.args, *call.kwargs.values()) if isinstance(value, torch.Tensor)]
         for mask in given:
             if mask.shape == (rows, 1, width, width):

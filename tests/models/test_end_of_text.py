@@ -8,11 +8,11 @@ from transformers import PreTrainedTokenizerFast
 
 from prune2vec.errors import ConfigError
 from prune2vec.models.end_of_text import end_with_eos, own_ending, with_suffix
-from prune2vec.models.text_settings import TextFormat
+from prune2vec.models.text_settings import PromptTemplate
 from prune2vec.models.tokens import tokenise
 from tests.tiny import tiny_tokenizer
 
-CHAT = TextFormat(wrapper="chat", prefix="<|user|>\n", suffix="<s>")
+CHAT = PromptTemplate(wrapper="chat", prefix="<|user|>\n", suffix="<s>")
 
 
 def ending_by_itself(token: str = "</s>") -> PreTrainedTokenizerFast:
@@ -26,31 +26,31 @@ def ending_by_itself(token: str = "</s>") -> PreTrainedTokenizerFast:
 @pytest.mark.parametrize(
     ("append_eos", "pooling", "layout", "suffix"),
     [
-        ("auto", "lasttoken", TextFormat(), "</s>"),
-        ("auto", "mean", TextFormat(), ""),
-        ("auto", "weightedmean", TextFormat(), ""),
+        ("auto", "lasttoken", PromptTemplate(), "</s>"),
+        ("auto", "mean", PromptTemplate(), ""),
+        ("auto", "weightedmean", PromptTemplate(), ""),
         ("auto", "lasttoken", CHAT, "<s>"),
-        ("on", "mean", TextFormat(), "</s>"),
-        ("on", "lasttoken", TextFormat(suffix="</s>"), "</s>"),
-        ("off", "lasttoken", TextFormat(), ""),
+        ("on", "mean", PromptTemplate(), "</s>"),
+        ("on", "lasttoken", PromptTemplate(suffix="</s>"), "</s>"),
+        ("off", "lasttoken", PromptTemplate(), ""),
     ],
 )
-def test_where_it_is_put(append_eos: str, pooling: str, layout: TextFormat, suffix: str) -> None:
+def test_where_it_is_put(append_eos: str, pooling: str, layout: PromptTemplate, suffix: str) -> None:
     found = end_with_eos(layout, tiny_tokenizer(), append_eos=append_eos, pooling=pooling)
     assert found.suffix == suffix
     assert (found.prefix, found.separator, found.wrapper) == (layout.prefix, layout.separator, layout.wrapper)
 
 
 def test_none_is_added_to_a_tokeniser_that_ends_texts_by_itself() -> None:
-    assert end_with_eos(TextFormat(), ending_by_itself(), append_eos="on", pooling="lasttoken") == TextFormat()
+    assert end_with_eos(PromptTemplate(), ending_by_itself(), append_eos="on", pooling="lasttoken") == PromptTemplate()
 
 
 def test_the_models_own_ending_stands_even_if_it_is_not_eos() -> None:
     assert own_ending(tiny_tokenizer(bos=True)) == ()
     assert own_ending(ending_by_itself("<pad>")) == ("<pad>",)
-    assert end_with_eos(TextFormat(), ending_by_itself("<pad>"), append_eos="auto", pooling="lasttoken") == TextFormat()
+    assert end_with_eos(PromptTemplate(), ending_by_itself("<pad>"), append_eos="auto", pooling="lasttoken") == PromptTemplate()
     with pytest.raises(ConfigError, match="ends every text with '<pad>' by itself, not with its EOS token '</s>'"):
-        end_with_eos(TextFormat(), ending_by_itself("<pad>"), append_eos="on", pooling="lasttoken")
+        end_with_eos(PromptTemplate(), ending_by_itself("<pad>"), append_eos="on", pooling="lasttoken")
     assert with_suffix(ending_by_itself("<pad>"), "</s>")("a").tokens() == ["a", "</s>", "<pad>"]
 
 
@@ -59,14 +59,14 @@ def test_what_does_not_fit_is_refused() -> None:
         end_with_eos(CHAT, tiny_tokenizer(), append_eos="on", pooling="mean")
     bare = tiny_tokenizer()
     bare.eos_token = None
-    assert end_with_eos(TextFormat(), bare, append_eos="auto", pooling="lasttoken") == TextFormat()
+    assert end_with_eos(PromptTemplate(), bare, append_eos="auto", pooling="lasttoken") == PromptTemplate()
     with pytest.raises(ConfigError, match="no EOS token"):
-        end_with_eos(TextFormat(), bare, append_eos="on", pooling="lasttoken")
+        end_with_eos(PromptTemplate(), bare, append_eos="on", pooling="lasttoken")
 
 
 @pytest.mark.parametrize("text", ["quick fox", "quick fox " * 50])
 def test_a_profile_sees_it_behind_cut_texts_too(text: str) -> None:
-    layout = end_with_eos(TextFormat(), tiny_tokenizer(bos=True), append_eos="auto", pooling="lasttoken")
+    layout = end_with_eos(PromptTemplate(), tiny_tokenizer(bos=True), append_eos="auto", pooling="lasttoken")
     (row,) = tokenise(with_suffix(tiny_tokenizer(bos=True), layout.suffix), [("", text)], max_length=16)
     assert row.ids[-1] == 2
     assert row.ids.count(2) == 1

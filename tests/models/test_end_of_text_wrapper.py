@@ -1,7 +1,7 @@
 import pytest
 
 from prune2vec.errors import ConfigError, ModelError
-from prune2vec.models.end_of_text import text_format
+from prune2vec.models.end_of_text import chat_template
 from tests.tiny import tiny_tokenizer
 
 TEMPLATE = "{{ bos_token }}{% for m in messages %}<|user|>\n{{ m['content'] }}</s>\n{% endfor %}"
@@ -10,18 +10,18 @@ TEMPLATE = "{{ bos_token }}{% for m in messages %}<|user|>\n{{ m['content'] }}</
 def test_chat_template_becomes_literal_text() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = TEMPLATE
-    layout = text_format(tokenizer, wrapper="chat", separator="; ")
+    layout = chat_template(tokenizer, wrapper="chat", separator="; ")
     assert (layout.prefix, layout.suffix, layout.separator) == ("<s><|user|>\n", "</s>", "; ")
 
 
 def test_bos_is_not_doubled() -> None:
     tokenizer = tiny_tokenizer(bos=True)
     tokenizer.chat_template = TEMPLATE
-    assert text_format(tokenizer, wrapper="chat").prefix == "<|user|>\n"
+    assert chat_template(tokenizer, wrapper="chat").prefix == "<|user|>\n"
 
 
 def test_none_adds_nothing() -> None:
-    layout = text_format(tiny_tokenizer())
+    layout = chat_template(tiny_tokenizer())
     assert layout.before() == ""
     assert layout.suffix == ""
     assert layout.before("find it") == "find it\n"
@@ -29,23 +29,23 @@ def test_none_adds_nothing() -> None:
 
 def test_no_template() -> None:
     with pytest.raises(ModelError, match="no chat template"):
-        text_format(tiny_tokenizer(), wrapper="chat")
+        chat_template(tiny_tokenizer(), wrapper="chat")
 
 
 def test_template_that_hides_the_text() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = "hello"
     with pytest.raises(ModelError, match="0 times"):
-        text_format(tokenizer, wrapper="chat")
+        chat_template(tokenizer, wrapper="chat")
 
 
 def test_broken_template() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = "{% for %}"
     with pytest.raises(ModelError, match="cannot render"):
-        text_format(tokenizer, wrapper="chat")
+        chat_template(tokenizer, wrapper="chat")
 
 
 def test_unknown_wrapper() -> None:
     with pytest.raises(ConfigError, match="no wrapper"):
-        text_format(tiny_tokenizer(), wrapper="alpaca")
+        chat_template(tiny_tokenizer(), wrapper="alpaca")

@@ -3,40 +3,40 @@ from __future__ import annotations
 import pytest
 
 from prune2vec.errors import DataError
-from prune2vec.models.text_settings import TextFormat
+from prune2vec.models.text_settings import PromptTemplate
 
-CHAT = TextFormat(wrapper="chat", prefix="<|user|>\n", suffix="<|end|>", separator=": ")
+CHAT = PromptTemplate(wrapper="chat", prefix="<|user|>\n", suffix="<|end|>", separator=": ")
 
 
 def test_nothing_is_added_by_default() -> None:
-    assert TextFormat().before() == "" and TextFormat().suffix == ""
+    assert PromptTemplate().before() == "" and PromptTemplate().suffix == ""
 
 
 @pytest.mark.parametrize(
     ("layout", "instruction", "before"),
     [
-        (TextFormat(separator="; "), "Find it", "Find it; "),
-        (TextFormat(), "Find it", "Find it" + TextFormat().separator),
+        (PromptTemplate(separator="; "), "Find it", "Find it; "),
+        (PromptTemplate(), "Find it", "Find it" + PromptTemplate().separator),
         (CHAT, "Find it", "<|user|>\nFind it: "),
         (CHAT, "", "<|user|>\n"),
     ],
 )
-def test_what_stands_before_a_text(layout: TextFormat, instruction: str, before: str) -> None:
+def test_what_stands_before_a_text(layout: PromptTemplate, instruction: str, before: str) -> None:
     assert layout.before(instruction) == before
 
 
 def test_round_trip() -> None:
-    assert TextFormat.from_json(CHAT.to_json()) == CHAT
+    assert PromptTemplate.from_json(CHAT.to_json()) == CHAT
 
 
 @pytest.mark.parametrize("value", [{"prefx": "a"}, [], None, "none"])
 def test_what_is_no_text_format_is_one_line(value: object) -> None:
     with pytest.raises(DataError, match=r"^broken text format [^\n]+; make the folder again with prune2vec prune$"):
-        TextFormat.from_json(value)  # type: ignore[arg-type]
+        PromptTemplate.from_json(value)  # type: ignore[arg-type]
 
 
 def test_an_instruction_may_bring_its_own_separator() -> None:
-    layout = TextFormat(prefix="<user>", separator="; ")
+    layout = PromptTemplate(prefix="<user>", separator="; ")
     assert layout.before("Find it", "\n<query>") == "<user>Find it\n<query>"
     assert layout.before("Find it", "") == "<user>Find it"
     assert layout.before("", "\n<query>") == "<user>"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prune2vec.errors import PlanError
-from prune2vec.planning.drop_spec import Part, parse_what
+from prune2vec.planning.drop_spec import DropPart, parse_drop_spec
 
 
 @pytest.mark.parametrize(
@@ -26,17 +26,17 @@ from prune2vec.planning.drop_spec import Part, parse_what
     ],
 )
 def test_the_words_of_the_papers_tables(text: str, parts: list[tuple[str, int | Fraction, bool]]) -> None:
-    assert parse_what(text) == tuple(Part(kind=kind, amount=amount, last=last) for kind, amount, last in parts)
+    assert parse_drop_spec(text) == tuple(DropPart(kind=kind, amount=amount, last=last) for kind, amount, last in parts)
 
 
 amounts = st.one_of(st.integers(0, 99), st.integers(0, 1000).map(lambda tenths: Fraction(tenths, 1000)))
-part = st.builds(lambda kind, amount, last: Part(kind=kind, amount=amount, last=last), st.just("M"), amounts, st.booleans())
+part = st.builds(lambda kind, amount, last: DropPart(kind=kind, amount=amount, last=last), st.just("M"), amounts, st.booleans())
 
 
 @given(part, amounts)
-def test_what_is_written_is_read_back(mlps: Part, attentions: int | Fraction) -> None:
-    parts = (mlps, Part(kind="A", amount=attentions))
-    assert parse_what("".join(map(str, parts))) == parts
+def test_what_is_written_is_read_back(mlps: DropPart, attentions: int | Fraction) -> None:
+    parts = (mlps, DropPart(kind="A", amount=attentions))
+    assert parse_drop_spec("".join(map(str, parts))) == parts
 
 
 @pytest.mark.parametrize(
@@ -58,28 +58,28 @@ def test_what_is_written_is_read_back(mlps: Part, attentions: int | Fraction) ->
 )
 def test_what_cannot_be_read_is_one_line(text: str, message: str) -> None:
     with pytest.raises(PlanError) as caught:
-        parse_what(text)
+        parse_drop_spec(text)
     assert str(caught.value).startswith("what: ") and message in str(caught.value) and "\n" not in str(caught.value)
 
 
 @given(st.integers(0, 100), st.integers(1, 200))
 def test_shares_are_rounded_down_exactly(percent: int, total: int) -> None:
-    (part,) = parse_what(f"{percent}%A")
+    (part,) = parse_drop_spec(f"{percent}%A")
     assert part.count_of(total) == total * percent // 100
 
 
 def test_more_than_there_is_names_the_most() -> None:
     with pytest.raises(PlanError, match=r"^9M: there are 8 MLPs; drop at most 7M$"):
-        Part(kind="M", amount=9).count_of(8, leave=1)
+        DropPart(kind="M", amount=9).count_of(8, leave=1)
     with pytest.raises(PlanError, match=r"^100%B: there are 8 blocks, of which 1 must stay; drop at most 7B$"):
-        Part(kind="B", amount=Fraction(1)).count_of(8, leave=1)
+        DropPart(kind="B", amount=Fraction(1)).count_of(8, leave=1)
     with pytest.raises(PlanError, match=r"^2A: there is 1 attention; drop at most 1A$"):
-        Part(kind="A", amount=2).count_of(1)
-    assert Part(kind="A", amount=8).count_of(8) == 8
+        DropPart(kind="A", amount=2).count_of(1)
+    assert DropPart(kind="A", amount=8).count_of(8) == 8
 
 
 @pytest.mark.parametrize(("kind", "one"), [("M", "MLP"), ("B", "block")])
 def test_of_one_none_can_go(kind: str, one: str) -> None:
     with pytest.raises(PlanError, match=rf"^2{kind}: the only {one} must stay; leave 2{kind} out, or keep more layers$"):
-        Part(kind=kind, amount=2).count_of(1, leave=1)
-    assert Part(kind=kind, amount=0).count_of(1, leave=1) == 0
+        DropPart(kind=kind, amount=2).count_of(1, leave=1)
+    assert DropPart(kind=kind, amount=0).count_of(1, leave=1) == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prune2vec.forward.runner import Look, Variant, watched
+from prune2vec.forward.runner import ModelVariant, ObservedRun, observed
 from prune2vec.models.block_layout import sub_layers_of
 from prune2vec.profiling.activations import Activations, least_active
 from prune2vec.profiling.together import measure_alone
@@ -37,11 +37,11 @@ def test_least_active_are_taken_over_all_layers() -> None:
 
 def test_silent_neurons_leave_the_model_as_it_was(tmp_path: Path) -> None:
     backbone, ids = tiny_backbone(tmp_path, "llama"), torch.arange(4, 20)[None]
-    variant = Variant(neurons=sub_layers_of(backbone.model).neurons, speaking=[torch.zeros(48, dtype=torch.bool)] * 5)
+    variant = ModelVariant(neurons=sub_layers_of(backbone.model).neurons, speaking=[torch.zeros(48, dtype=torch.bool)] * 5)
     blocks = list(enumerate(backbone.model.layers))
     with torch.inference_mode():
         before = backbone.model(input_ids=ids, use_cache=False)[0]
-        with pytest.raises(KeyError), watched(Look(watchers=[], variant=variant), blocks):
+        with pytest.raises(KeyError), observed(ObservedRun(watchers=[], variant=variant), blocks):
             assert not torch.allclose(backbone.model(input_ids=ids, use_cache=False)[0], before)
             raise KeyError
         assert torch.equal(backbone.model(input_ids=ids, use_cache=False)[0], before)

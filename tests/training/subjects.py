@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prune2vec.planning.plan import PruningPlan
-from prune2vec.training.ranking_context import Subject, load_subject
+from prune2vec.training.ranking_context import RankingContext, load_subject
 from prune2vec.training.slim_settings import SlimSettings
 from tests.pruning.plans import plan_for
 from tests.tiny import save_tiny
@@ -25,7 +25,7 @@ def tiny_plan(folder: Path, family: str = "llama", **changes: Any) -> tuple[Path
     return model, replace(plan, model={**plan.model, "name": "tiny"}, **{**drops, **changes})
 
 
-def tiny_subject(folder: Path, family: str = "llama", *, output: Path | None = None, **settings: Any) -> Subject:
+def tiny_subject(folder: Path, family: str = "llama", *, output: Path | None = None, **settings: Any) -> RankingContext:
     """Return a tiny cut model as a subject."""
     model, plan = tiny_plan(folder, family)
     chosen = SlimSettings(**{**QUICK, **settings})

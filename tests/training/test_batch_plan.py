@@ -12,14 +12,14 @@ from prune2vec.data.triplet import Triplet
 from prune2vec.errors import DataError
 from prune2vec.training.batch_plan import BatchPlan
 from prune2vec.training.collate import NotingCollator
-from prune2vec.training.fit import Job, make_trainer
+from prune2vec.training.fit import TrainingJob, make_trainer
 from prune2vec.training.objective import build_loss
 from prune2vec.training.train import prepare
 from prune2vec.training.train_settings import TrainSettings
 from tests.training.encoders import rows
 
 
-def planned(small: Path, tmp_path: Path, data: list[Triplet], **settings: Any) -> tuple[BatchPlan, Job]:
+def planned(small: Path, tmp_path: Path, data: list[Triplet], **settings: Any) -> tuple[BatchPlan, TrainingJob]:
     chosen = TrainSettings(dtype="float32", device="cpu", batch_size=8, **settings)
     encoder, job = prepare(small, data, tmp_path / "encoder", chosen)
     collator = NotingCollator.of(encoder, job.data.prompts)

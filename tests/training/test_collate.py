@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from prune2vec.pruning.encoder import load_encoder
-from prune2vec.training.collate import BatchNote, NotingCollator
+from prune2vec.training.collate import BatchStats, NotingCollator
 
 PROMPTS = {"one": {"anchor": "find: ", "positive": ""}}
 
@@ -30,6 +30,6 @@ def test_notes_count_tokens_texts_and_cuts(small: Path) -> None:
     assert torch.equal(batch["positive_input_ids"][2, : len(ids)], torch.tensor(ids))
     # A text of exactly the limit is not cut.
     expected = 2 * len(encoder.tokenizer("find: a")["input_ids"]) + 10 + 10 + 10 + len(ids)
-    assert list(collator.notes) == [BatchNote(dataset="one", tokens=expected, texts=6, cut=2)]
+    assert list(collator.notes) == [BatchStats(dataset="one", tokens=expected, texts=6, cut=2)]
     collator(rows[:1])
     assert [note.cut for note in collator.notes] == [2, 0]

@@ -10,7 +10,7 @@ import pytest
 from prune2vec.data.triplet import Triplet
 from prune2vec.pruning.encoder import load_encoder
 from prune2vec.training.dev import evaluators
-from prune2vec.training.training_data import Table
+from prune2vec.training.training_data import TrainingTable
 
 ROWS = [
     Triplet(anchor="fox", positive="the quick brown fox", negatives=("the lazy dog", "12 birds")),
@@ -22,7 +22,7 @@ ROWS = [
 
 def test_ndcg_is_that_of_the_rows_own_documents(small: Path) -> None:
     encoder = load_encoder(small, device="cpu", dtype="float32")
-    table = Table(rows=ROWS, query_prompt="find: ", document_prompt="")
+    table = TrainingTable(rows=ROWS, query_prompt="find: ", document_prompt="")
     (evaluator,) = evaluators({"one": table}, rows=3, batch_size=2)
     found = evaluator(encoder)["one_cosine_ndcg@10"]
     documents = ["the quick brown fox", "the lazy dog", "12 birds", "the file and the line", "the fox sings"]

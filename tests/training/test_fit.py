@@ -18,7 +18,7 @@ from prune2vec.forward.packed import ATTENTION
 from prune2vec.training.fit import _schedule
 from prune2vec.training.train import train_encoder
 from prune2vec.training.train_settings import TrainSettings
-from prune2vec.training.training_data import Table, TrainingData
+from prune2vec.training.training_data import TrainingData, TrainingTable
 from tests.training.encoders import rows, save_tiny_encoder
 from tests.training.test_train import DATA, QUICK, curve, weights
 
@@ -122,7 +122,7 @@ def test_long_texts_are_cut_counted_and_told_once(small: Path, tmp_path: Path, c
 
 
 def table(count: int) -> TrainingData:
-    one = Table(rows=rows(count), query_prompt="", document_prompt="")
+    one = TrainingTable(rows=rows(count), query_prompt="", document_prompt="")
     return TrainingData(tables={"one": one}, left_out={}, digest="", settings=TrainSettings())
 
 

@@ -14,7 +14,7 @@ from prune2vec.models.cut import cut_model
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.training.calibration import Columns, batches
 from prune2vec.training.gates import Gates, PenalisedLoss
-from prune2vec.training.ranking_context import Subject
+from prune2vec.training.ranking_context import RankingContext
 from prune2vec.training.slim_settings import SlimSettings
 from tests.models.test_cut import plan_of
 from tests.tiny import FAMILIES
@@ -24,13 +24,13 @@ from tests.training.subjects import QUICK, tiny_plan, tiny_subject
 IDS = torch.randint(3, 384, (2, 24), generator=torch.Generator().manual_seed(0))
 
 
-def states(subject: Subject) -> Tensor:
+def states(subject: RankingContext) -> Tensor:
     with torch.inference_mode():
         found: Tensor = subject.model(input_ids=IDS, use_cache=False)[0]
     return found
 
 
-def columns_for(subject: Subject) -> list[Columns]:
+def columns_for(subject: RankingContext) -> list[Columns]:
     return list(batches(subject, rows(24), SlimSettings(**QUICK)))
 
 

@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy, normalize
 
 from prune2vec.data.triplet import Triplet
 from prune2vec.registry import Registry
-from prune2vec.training.neuron_importance import TEXTS, RankingFn, Rankings, rankings
-from prune2vec.training.ranking_context import Subject
+from prune2vec.training.neuron_importance import TEXTS, Importances, RankingFn, importances
+from prune2vec.training.ranking_context import RankingContext
 from prune2vec.training.slim_settings import SlimSettings
 from tests.tiny import FAMILIES
 from tests.training.encoders import rows
@@ -28,12 +28,12 @@ def small(**changes: Any) -> SlimSettings:
     return SlimSettings(**{**FEW, **changes})
 
 
-@pytest.mark.parametrize("name", rankings.names())
+@pytest.mark.parametrize("name", importances.names())
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "opt", "gemma2"])
 def test_ranking(tmp_path: Path, name: str, family: str) -> None:
     subject = tiny_subject(tmp_path, family, **FEW)
     before = {key: tensor.clone() for key, tensor in subject.model.state_dict().items()}
-    scores = rankings.get(name)(subject, rows(24), small())
+    scores = importances.get(name)(subject, rows(24), small())
     assert list(scores) == [0, 1, 4], "the MLPs that stay, by original layer"
     for layer, score in scores.items():
         assert score.dtype == torch.float32
@@ -45,13 +45,13 @@ def test_ranking(tmp_path: Path, name: str, family: str) -> None:
     assert all(torch.equal(before[key], after[key]) for key in {*before, *after}), "the model is as it was"
     assert not any(parameter.requires_grad for parameter in subject.model.parameters())
     fresh = tiny_subject(tmp_path, family, **FEW, output=tmp_path / "again.json")
-    again = rankings.get(name)(fresh, rows(24), small())
+    again = importances.get(name)(fresh, rows(24), small())
     assert all(torch.equal(scores[layer], again[layer]) for layer in scores), "the same seed gives the same scores"
 
 
 def test_every_ranking_is_documented() -> None:
-    assert {"activation", "gates", "magnitude", "taylor", "wanda"} <= set(rankings.names())
-    assert all(rankings.get(name).__doc__ for name in rankings)
+    assert {"activation", "gates", "magnitude", "taylor", "wanda"} <= set(importances.names())
+    assert all(importances.get(name).__doc__ for name in importances)
 
 
 def test_a_new_file_is_a_new_ranking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_a_new_file_is_a_new_ranking(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_ranking_says_what_it_reads() -> None:
-    registry = Rankings()
+    registry = Importances()
     registry._loaded = True
 
     @registry.register("careless")
@@ -80,13 +80,13 @@ def test_a_ranking_says_what_it_reads() -> None:
     registry.register("by-weights", reads=())(careless)
     assert registry.reads("careless") == {"texts", "batches", "loss", "steps"}, "unsaid, its scores depend on everything"
     assert registry.reads("by-weights") == frozenset()
-    assert {name for name in rankings if TEXTS not in rankings.reads(name)} == {"magnitude"}
+    assert {name for name in importances if TEXTS not in importances.reads(name)} == {"magnitude"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_magnitude_by_hand(tmp_path: Path, family: str) -> None:
     subject = tiny_subject(tmp_path, family)
-    scores = rankings.get("magnitude")(subject, [], small())
+    scores = importances.get("magnitude")(subject, [], small())
     for layer, block in subject.blocks.items():
         width = subject.width(layer)
         into = [matrix(block.get_submodule(path)) for path in subject.neurons.into]
@@ -109,7 +109,7 @@ def matrix(module: Any) -> Tensor:
 
 
 @contextmanager
-def recorded(subject: Subject) -> Iterator[dict[int, list[Tensor]]]:
+def recorded(subject: RankingContext) -> Iterator[dict[int, list[Tensor]]]:
     """Keep what enters the layers that lead out of the MLPs, with its gradient."""
     seen: dict[int, list[Tensor]] = {layer: [] for layer in subject.blocks}
 
@@ -129,7 +129,7 @@ def recorded(subject: Subject) -> Iterator[dict[int, list[Tensor]]]:
             handle.remove()
 
 
-def texts_one_by_one(subject: Subject, triplets: list[Triplet]) -> dict[int, Tensor]:
+def texts_one_by_one(subject: RankingContext, triplets: list[Triplet]) -> dict[int, Tensor]:
     """Activations of all tokens in float64, (token, neuron), each text in a pass of its own: no padding."""
     with recorded(subject) as seen, torch.no_grad():
         for row in triplets:
@@ -142,9 +142,9 @@ def texts_one_by_one(subject: Subject, triplets: list[Triplet]) -> dict[int, Ten
 def test_activation_and_wanda_by_hand(tmp_path: Path, family: str) -> None:
     subject = tiny_subject(tmp_path, family)
     found = texts_one_by_one(subject, rows(24))  # Three batches of eight are all rows, in whatever order.
-    mean = rankings.get("activation")(subject, rows(24), small())
+    mean = importances.get("activation")(subject, rows(24), small())
     assert subject.notes["tokens"] == len(found[0])
-    sums = rankings.get("wanda")(subject, rows(24), small())
+    sums = importances.get("wanda")(subject, rows(24), small())
     for layer, block in subject.blocks.items():
         torch.testing.assert_close(mean[layer].double(), found[layer].abs().mean(dim=0), rtol=1e-4, atol=1e-6)
         weights = matrix(block.get_submodule(subject.neurons.out)).abs()
@@ -156,7 +156,7 @@ def test_activation_and_wanda_by_hand(tmp_path: Path, family: str) -> None:
 def test_taylor_is_weight_times_gradient_and_activation_times_gradient(tmp_path: Path, family: str) -> None:
     subject = tiny_subject(tmp_path, family)
     data = rows(8)  # One batch, so that its order does not matter.
-    scores = rankings.get("taylor")(subject, data, small(batches=1))
+    scores = importances.get("taylor")(subject, data, small(batches=1))
     subject.encoder.requires_grad_(True)
     columns = [[row.anchor for row in data], [row.positive for row in data], [row.negatives[0] for row in data]]
     with recorded(subject) as seen:
@@ -176,7 +176,7 @@ def test_taylor_is_weight_times_gradient_and_activation_times_gradient(tmp_path:
 
 def test_gates_move_in_a_bf16_model(tmp_path: Path) -> None:
     subject = tiny_subject(tmp_path, dtype="bfloat16", steps=6)
-    scores = rankings.get("gates")(subject, rows(24), small(dtype="bfloat16", steps=6, warmup_steps=0, learning_rate=0.01))
+    scores = importances.get("gates")(subject, rows(24), small(dtype="bfloat16", steps=6, warmup_steps=0, learning_rate=0.01))
     moved = torch.cat([(score - 1).abs() for score in scores.values()])
     # Six AdamW steps of 1e-2 that mostly agree; none could leave 1 in bf16 steps of less than 0.004.
     assert moved.median() > 0.01
@@ -186,8 +186,8 @@ def test_gates_move_in_a_bf16_model(tmp_path: Path) -> None:
 def test_sizes_that_differ_from_layer_to_layer_are_compared_within_layers() -> None:
     scores = {0: torch.tensor([100.0, 300.0]), 3: torch.tensor([0.1, 0.3]), 4: torch.zeros(2)}
     for name in ("activation", "magnitude", "wanda"):
-        found = rankings.comparable(name, scores)
+        found = importances.comparable(name, scores)
         assert [found[layer].tolist() for layer in scores] == [[0.5, 1.5], pytest.approx([0.5, 1.5]), [0.0, 0.0]]
     # These are in units of the loss, or learnt against each other.
-    assert rankings.comparable("gates", scores) is scores
-    assert rankings.comparable("taylor", scores) is scores
+    assert importances.comparable("gates", scores) is scores
+    assert importances.comparable("taylor", scores) is scores

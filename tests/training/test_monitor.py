@@ -11,18 +11,20 @@ from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from prune2vec.errors import TrainingError
-from prune2vec.training.collate import BatchNote
-from prune2vec.training.monitor import Watch
+from prune2vec.training.collate import BatchStats
+from prune2vec.training.monitor import TrainingMonitor
 from prune2vec.training.work_folder import WorkFolder
 
 
 @pytest.fixture
-def watch(tmp_path: Path) -> Watch:
-    notes = deque([BatchNote(dataset="nq", tokens=10, texts=2, cut=0)])
-    return Watch(WorkFolder.beside(tmp_path / "out"), notes=notes, advance=lambda n: None, resumed=None, dtype="bfloat16")
+def watch(tmp_path: Path) -> TrainingMonitor:
+    notes = deque([BatchStats(dataset="nq", tokens=10, texts=2, cut=0)])
+    return TrainingMonitor(
+        WorkFolder.beside(tmp_path / "out"), notes=notes, advance=lambda n: None, resumed=None, dtype="bfloat16"
+    )
 
 
-def begin(watch: Watch, tmp_path: Path, step: int) -> tuple[TrainingArguments, TrainerState, TrainerControl]:
+def begin(watch: TrainingMonitor, tmp_path: Path, step: int) -> tuple[TrainingArguments, TrainerState, TrainerControl]:
     state = TrainerState(global_step=step)
     given = TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True), state, TrainerControl()
     watch.on_step_begin(*given)
@@ -30,7 +32,7 @@ def begin(watch: Watch, tmp_path: Path, step: int) -> tuple[TrainingArguments, T
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_gradient_is_checked_before_the_step(watch: Watch, tmp_path: Path, value: float) -> None:
+def test_gradient_is_checked_before_the_step(watch: TrainingMonitor, tmp_path: Path, value: float) -> None:
     given = begin(watch, tmp_path, 41)
     model = nn.Linear(2, 1)
     model.weight.grad, model.bias.grad = torch.ones(1, 2), torch.ones(1)
@@ -40,7 +42,7 @@ def test_gradient_is_checked_before_the_step(watch: Watch, tmp_path: Path, value
         watch.on_pre_optimizer_step(*given, model=model)
 
 
-def test_each_part_of_a_loss_is_checked(watch: Watch, tmp_path: Path) -> None:
+def test_each_part_of_a_loss_is_checked(watch: TrainingMonitor, tmp_path: Path) -> None:
     begin(watch, tmp_path, 0)
     good, bad = torch.tensor(1.0), torch.tensor(float("inf"))
     watch.check_loss(nn.Identity(), (), {"contrastive": good, "distillation": good})

@@ -10,17 +10,17 @@ from prune2vec.data.instructions import E5_DATASETS, Instructions
 from prune2vec.data.triplet import Triplet
 from prune2vec.data.writer import write_triplets
 from prune2vec.errors import DataError
-from prune2vec.models.text_settings import TextFormat
+from prune2vec.models.text_settings import PromptTemplate
 from prune2vec.training.train_settings import TrainSettings
 from prune2vec.training.training_data import Prompting, by_prompt, read, training_data
 from tests.training.encoders import rows
 
-PLAIN = Prompting(instructions=None, text_format=TextFormat(), saved=("", ""))
+PLAIN = Prompting(instructions=None, text_format=PromptTemplate(), saved=("", ""))
 
 
 def prompting(instruction: str, symmetric: str | None = None, **text_format: str) -> Prompting:
     return Prompting(
-        instructions=Instructions.parse(instruction, symmetric), text_format=TextFormat(**text_format), saved=("old: ", "")
+        instructions=Instructions.parse(instruction, symmetric), text_format=PromptTemplate(**text_format), saved=("old: ", "")
     )
 
 
@@ -40,7 +40,7 @@ def test_prompts_are_wrapped_and_separated() -> None:
 
 
 def test_saved_prompts_are_kept_unless_an_instruction_is_given() -> None:
-    saved = Prompting(instructions=None, text_format=TextFormat(), saved=("old: ", ""))
+    saved = Prompting(instructions=None, text_format=PromptTemplate(), saved=("old: ", ""))
     assert saved.before(rows(1)[0]) == ("old: ", "")
     assert prompting("none").before(rows(1)[0]) == ("", "")
 

@@ -15,14 +15,14 @@ import click
 from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
-from prune2vec.cli.path_types import Existing
+from prune2vec.cli.path_types import ExistingPath
 
 if TYPE_CHECKING:
     from prune2vec.settings import Settings
 
 
 @dataclass(frozen=True)
-class Section:
+class OptionGroup:
     """A settings class whose fields are options of a verb.
 
     Attributes:
@@ -41,14 +41,14 @@ _PLAIN: dict[object, click.ParamType[Any]] = {
     int: click.INT,
     float: click.FLOAT,
     str: click.STRING,
-    Path: Existing(),
+    Path: ExistingPath(),
 }
 
 
-class SectionOption(click.Option):
+class GroupedOption(click.Option):
     """An option that belongs to a section of the help."""
 
-    def __init__(self, *args: Any, section: Section, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, section: OptionGroup, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.section = section
 
@@ -68,17 +68,17 @@ class Listed(click.ParamType[Any]):
         return [part.strip() for part in value.split(",") if part.strip()]
 
 
-def options_from(section: Section) -> list[SectionOption]:
+def options_from(section: OptionGroup) -> list[GroupedOption]:
     """Return one option for each field of the section's settings class."""
     return [_option(name, field, section) for name, field in section.load().model_fields.items()]
 
 
-def _option(name: str, field: FieldInfo, section: Section) -> SectionOption:
+def _option(name: str, field: FieldInfo, section: OptionGroup) -> GroupedOption:
     flag = "--" + name.replace("_", "-")
     choices = _without_none(field.annotation)
     is_switch = choices == [bool]
     declaration = f"{flag}/--no-{flag[2:]}" if is_switch else flag
-    return SectionOption(
+    return GroupedOption(
         [declaration, name],
         section=section,
         # The default stays with the settings class; None here means "not given".

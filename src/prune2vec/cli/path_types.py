@@ -31,7 +31,7 @@ class _Path(click.ParamType[Any]):
         raise NotImplementedError
 
 
-class Existing(_Path):
+class ExistingPath(_Path):
     """A file or folder that must be there."""
 
     def checked(self, path: Path, word: str) -> Path:
@@ -39,7 +39,7 @@ class Existing(_Path):
         return must_exist(path)
 
 
-class Source(_Path):
+class SourceName(_Path):
     """A name that may be a local path or something known elsewhere (a hub id, a built-in name); paths must be there."""
 
     def __init__(self, name: str) -> None:
@@ -50,7 +50,7 @@ class Source(_Path):
         return str(must_exist(path)) if looks_local(word) or os.path.exists(path) else word
 
 
-class Target(_Path):
+class OutputPath(_Path):
     """A file or folder to write."""
 
     to_write = True

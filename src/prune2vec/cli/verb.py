@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from prune2vec.cli.options import Section
+from prune2vec.cli.options import OptionGroup
 from prune2vec.cli.outcome import Outcome
 from prune2vec.errors import ConfigError, did_you_mean
 from prune2vec.paths import as_path, must_exist
 from prune2vec.progress import set_enabled
 
 if TYPE_CHECKING:
-    from prune2vec.cli.options import SectionOption
+    from prune2vec.cli.options import GroupedOption
 
 
 DEBUG = "prune2vec.debug"
@@ -27,12 +27,12 @@ DEBUG = "prune2vec.debug"
 class Verb(click.Command):
     """A command whose function returns an ``Outcome``, with some of its options taken from settings classes."""
 
-    def __init__(self, *args: Any, sections: Sequence[Section] = (), **kwargs: Any) -> None:
+    def __init__(self, *args: Any, sections: Sequence[OptionGroup] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._sections = sections
 
     @cached_property
-    def section_options(self) -> list[SectionOption]:
+    def section_options(self) -> list[GroupedOption]:
         """The options made from settings classes; made on first use, because that imports the classes."""
         from prune2vec.cli.options import options_from
 
@@ -115,7 +115,7 @@ def _worded(value: Any, param: click.Parameter, where: str) -> Any:
 
 
 def verb(
-    *, example: str, sections: Sequence[Section] = (), writes: bool = True, name: str | None = None
+    *, example: str, sections: Sequence[OptionGroup] = (), writes: bool = True, name: str | None = None
 ) -> Callable[[Callable[..., Outcome]], Verb]:
     """Return a decorator that makes a function a verb.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prune2vec.data.documents import Document, id_text, read_documents, same_text
-from prune2vec.data.rows import Row, read_rows
+from prune2vec.data.rows import SourceRow, read_rows
 from prune2vec.data.triplet import Triplet
 from prune2vec.errors import DataError, did_you_mean
 from prune2vec.progress import say
@@ -124,12 +124,12 @@ def _judgements(folder: Path, split: str) -> Path:
     return path
 
 
-def _column(row: Row, name: str) -> str | None:
+def _column(row: SourceRow, name: str) -> str | None:
     """Return how a row calls a column of judgements: ``query-id`` is also ``query_id``, ``Query ID`` or ``qid``."""
     return next((column for column in row.values if re.sub(r"[^a-z]", "", column.lower()) in _COLUMNS[name]), None)
 
 
-def _id(row: Row, name: str) -> str:
+def _id(row: SourceRow, name: str) -> str:
     column = _column(row, name)
     if column is None:
         found = ", ".join(sorted(row.values))
@@ -137,7 +137,7 @@ def _id(row: Row, name: str) -> str:
     return id_text(row, column, row.values[column])
 
 
-def _score(row: Row) -> int:
+def _score(row: SourceRow) -> int:
     column = _column(row, "score")
     value = 1 if column is None else row.values[column]
     try:

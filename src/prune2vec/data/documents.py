@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prune2vec.data.rows import Row, formats, known_suffixes, no_rows, read_lines, read_rows, suffix_of
+from prune2vec.data.rows import SourceRow, formats, known_suffixes, no_rows, read_lines, read_rows, suffix_of
 from prune2vec.errors import DataError, did_you_mean
 from prune2vec.progress import say
 
@@ -87,7 +87,7 @@ def _distinct(path: Path, text_column: str, id_column: str | None) -> Iterator[D
         say(f"{path}: left out {twice} documents that come twice, with the same id and text")
 
 
-def _check_alone(path: Path, row: Row, name: str, id_column: str | None) -> None:
+def _check_alone(path: Path, row: SourceRow, name: str, id_column: str | None) -> None:
     """Refuse an id that an earlier row has; two ids may have one hash."""
     for earlier in read_rows(path):
         if earlier.number >= row.number:
@@ -98,7 +98,7 @@ def _check_alone(path: Path, row: Row, name: str, id_column: str | None) -> None
             )
 
 
-def document_of(row: Row, text_column: str = _TEXT, id_column: str | None = None) -> Document:
+def document_of(row: SourceRow, text_column: str = _TEXT, id_column: str | None = None) -> Document:
     """Return the document that a row holds.
 
     Raises:
@@ -127,7 +127,7 @@ def same_text(text: str) -> str:
     return " ".join(text.split())
 
 
-def document_id(row: Row, column: str | None = None) -> str | None:
+def document_id(row: SourceRow, column: str | None = None) -> str | None:
     """Return the id of a row in ``column``, or else in ``_id`` or ``id``; None where it has neither.
 
     Raises:
@@ -142,7 +142,7 @@ def document_id(row: Row, column: str | None = None) -> str | None:
     return None
 
 
-def id_text(row: Row, column: str, value: Any) -> str:
+def id_text(row: SourceRow, column: str, value: Any) -> str:
     """Return an id as text; tables with gaps hold whole numbers as 7.0.
 
     Raises:
@@ -157,7 +157,7 @@ def id_text(row: Row, column: str, value: Any) -> str:
     return str(value)
 
 
-def sound_text(row: Row, column: str, value: Any) -> str:
+def sound_text(row: SourceRow, column: str, value: Any) -> str:
     """Return a text that UTF-8 can hold.
 
     Raises:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from prune2vec.data.rows import Row
+from prune2vec.data.rows import SourceRow
 from prune2vec.errors import DataError, reason_of
 
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -39,7 +39,7 @@ def parse_hub_source(text: str) -> HubSource | None:
     return HubSource(repo=match[1], config=match[2], revision=match[3]) if match else None
 
 
-def read_hub(source: HubSource) -> Iterator[Row]:
+def read_hub(source: HubSource) -> Iterator[SourceRow]:
     """Yield the rows of a hub data set without downloading it whole.
 
     Raises:
@@ -51,7 +51,7 @@ def read_hub(source: HubSource) -> Iterator[Row]:
     try:
         rows = datasets.load_dataset(source.repo, source.config, split=source.split, revision=source.revision, streaming=True)
         for number, values in enumerate(rows):
-            yield Row(f"{source.name}: row {number + 1}", number, values)
+            yield SourceRow(f"{source.name}: row {number + 1}", number, values)
     except (OSError, ValueError, DatasetsError) as error:
         advice = "expected an existing file, a folder or a hub data set (owner/name)"
         raise DataError(f"cannot read {source.name}: {reason_of(error)}; {advice}") from error

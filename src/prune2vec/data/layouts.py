@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from prune2vec.data.documents import document_of, kind_of, sound_text
-from prune2vec.data.rows import Row
+from prune2vec.data.rows import SourceRow
 from prune2vec.data.triplet import Triplet
 from prune2vec.errors import DataError
 
@@ -42,7 +42,7 @@ def find_layout(columns: frozenset[str]) -> Layout | None:
     return Layout(anchor, positive, (*named, *(name for _, name in numbered)))
 
 
-def triplets_of(row: Row, *, dataset: str, require_negative: bool) -> Iterator[Triplet]:
+def triplets_of(row: SourceRow, *, dataset: str, require_negative: bool) -> Iterator[Triplet]:
     """Yield the triplets of one row, one per positive; none where the anchor, the positive or a needed negative is empty.
 
     Args:
@@ -78,7 +78,7 @@ def triplets_of(row: Row, *, dataset: str, require_negative: bool) -> Iterator[T
             )
 
 
-def _missing(row: Row, layout: Layout | None) -> str:
+def _missing(row: SourceRow, layout: Layout | None) -> str:
     columns = set(row.values)
     if layout is not None:
         missing = "neg" if layout.positive == "pos" else "negative"
@@ -90,16 +90,16 @@ def _missing(row: Row, layout: Layout | None) -> str:
     return f"{row.where}: column {missing} is missing; found {found}; expected {EXPECTED}"
 
 
-def _text(row: Row, column: str, value: Any) -> str:
+def _text(row: SourceRow, column: str, value: Any) -> str:
     """Return a text, or the empty string when there is nothing but blanks in it; a passage has its title before its text."""
     if isinstance(value, Mapping):
-        text = document_of(Row(f"{row.where}: {column}", row.number, value)).text
+        text = document_of(SourceRow(f"{row.where}: {column}", row.number, value)).text
     else:
         text = sound_text(row, column, value)
     return text if text.strip() else ""
 
 
-def _texts(row: Row, columns: Iterable[str]) -> list[str]:
+def _texts(row: SourceRow, columns: Iterable[str]) -> list[str]:
     texts: list[str] = []
     for column in columns:
         value = row.values[column]
@@ -112,14 +112,14 @@ def _texts(row: Row, columns: Iterable[str]) -> list[str]:
     return texts
 
 
-def _label(row: Row, column: str) -> str:
+def _label(row: SourceRow, column: str) -> str:
     value = row.values.get(column) or ""
     if not isinstance(value, str):
         raise DataError(f"{row.where}: {column} is {kind_of(value)}, expected a string")
     return value
 
 
-def _scores(row: Row, column: str, texts: int) -> list[float]:
+def _scores(row: SourceRow, column: str, texts: int) -> list[float]:
     values = row.values.get(column)
     if values is None or values == []:
         return []
@@ -135,7 +135,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
-def _aligned(row: Row, positive: list[float], negatives: list[float], kept: list[int]) -> tuple[float, ...]:
+def _aligned(row: SourceRow, positive: list[float], negatives: list[float], kept: list[int]) -> tuple[float, ...]:
     """Join the scores of one positive and of the negatives that were kept; empty without a teacher."""
     if not positive and not negatives:
         return ()

@@ -11,19 +11,19 @@ from pathlib import Path
 from prune2vec.data.folders import TRAIN, choose_files, dataset_name
 from prune2vec.data.hub import HubSource, parse_hub_source, read_hub
 from prune2vec.data.layouts import EXPECTED, triplets_of
-from prune2vec.data.rows import Row, formats, read_rows, suffix_of
+from prune2vec.data.rows import SourceRow, formats, read_rows, suffix_of
 from prune2vec.data.triplet import Skipped, Triplet
 from prune2vec.errors import DataError
 from prune2vec.progress import say
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class SourceTable:
     """A file or hub data set: its name for messages, the name of the data set, and its rows."""
 
     name: str
     dataset: str
-    rows: Iterable[Row]
+    rows: Iterable[SourceRow]
 
 
 def read_triplets(
@@ -72,7 +72,7 @@ def load_triplets(
     return [triplet for source in rows for triplet in source]
 
 
-def _read_table(table: Table, *, require_negative: bool, skipped: Skipped) -> Iterator[Triplet]:
+def _read_table(table: SourceTable, *, require_negative: bool, skipped: Skipped) -> Iterator[Triplet]:
     rows = kept = 0
     for row in table.rows:
         rows += 1
@@ -87,20 +87,20 @@ def _read_table(table: Table, *, require_negative: bool, skipped: Skipped) -> It
         raise DataError(f"{table.name}: all {rows} rows have an empty text; expected columns {EXPECTED}")
 
 
-def _tables(source: str | Path, split: str) -> Iterator[Table]:
+def _tables(source: str | Path, split: str) -> Iterator[SourceTable]:
     path = Path(source).expanduser()
     if path.is_dir():
         ends: Counter[str] = Counter()
         for file in choose_files(path, split):
-            yield Table(str(file.path), file.dataset, _numbered_on(read_rows(file.path), ends, file.dataset))
+            yield SourceTable(str(file.path), file.dataset, _numbered_on(read_rows(file.path), ends, file.dataset))
     elif path.exists():
-        yield Table(str(path), dataset_name(path), read_rows(path))
+        yield SourceTable(str(path), dataset_name(path), read_rows(path))
     else:
         hub = _hub_source(str(source), path)
-        yield Table(hub.name, hub.dataset, read_hub(hub))
+        yield SourceTable(hub.name, hub.dataset, read_hub(hub))
 
 
-def _numbered_on(rows: Iterable[Row], ends: Counter[str], dataset: str) -> Iterator[Row]:
+def _numbered_on(rows: Iterable[SourceRow], ends: Counter[str], dataset: str) -> Iterator[SourceRow]:
     """Number the rows of a shard on from those before it: the public E5 set tells two instructions by the number."""
     first = ends[dataset]
     for row in rows:

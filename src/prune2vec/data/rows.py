@@ -18,7 +18,7 @@ _NEVER_PACKED = (".parquet", ".arrow")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SourceRow:
     """One row of a file.
 
     Attributes:
@@ -32,7 +32,7 @@ class Row:
     values: Mapping[str, Any]
 
 
-RowReader = Callable[[Path], Iterator[Row]]
+RowReader = Callable[[Path], Iterator[SourceRow]]
 
 formats: Registry[RowReader] = Registry("text file format", package="prune2vec.data.formats")
 
@@ -48,7 +48,7 @@ def known_suffixes() -> str:
     return f"{', '.join(names[:-1])} or {names[-1]} (text formats also with .gz)"
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path) -> Iterator[SourceRow]:
     """Return the rows of a file in any known format, read one after the other.
 
     Raises:

@@ -15,7 +15,7 @@ from prune2vec.errors import EncodingError, reason_of
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.files import digest_tree
 from prune2vec.machine import pick_device, pick_dtype
-from prune2vec.models.text_settings import TextFormat
+from prune2vec.models.text_settings import PromptTemplate
 from prune2vec.progress import say
 from prune2vec.pruning.encoder import check_finite, load_encoder, read_record
 
@@ -48,7 +48,7 @@ class LoadedEncoder:
     folder: Path
     digest: str
     record: Mapping[str, Any]
-    text_format: TextFormat
+    text_format: PromptTemplate
     dtype: str
     engine: Engine | None = None
 
@@ -102,7 +102,7 @@ def load_for_evaluation(encoder: Path | str, settings: EvaluateSettings) -> Load
         folder=folder,
         digest=digest_tree(folder),
         record=record,
-        text_format=TextFormat.from_json(record["text_format"]) if "text_format" in record else TextFormat(),
+        text_format=PromptTemplate.from_json(record["text_format"]) if "text_format" in record else PromptTemplate(),
         dtype=dtype,
         engine=_engine(model),
     )

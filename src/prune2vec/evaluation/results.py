@@ -147,7 +147,7 @@ class Results:
             raise EvaluationError(f"{path}: not a results file (expected format {FORMAT!r}); make one with prune2vec evaluate")
         names = [part.name for part in fields(cls)]
         try:
-            read_as(_File, value)
+            read_as(_ResultsFile, value)
             return read_as(cls, {name: value[name] for name in names})
         except ValueError as error:
             raise EvaluationError(f"{path}: broken results ({error}); make them again with prune2vec evaluate") from error
@@ -244,7 +244,7 @@ class _Retrieval(_Scored):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _File:
+class _ResultsFile:
     """What a results file must have inside its mappings, since it is compared and printed."""
 
     encoder: dict[str, Any]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prune2vec.errors import EvaluationError, did_you_mean, import_extra
 from prune2vec.evaluation.task_presets import PINNED, PRESETS, Task
-from prune2vec.models.text_settings import TextFormat
+from prune2vec.models.text_settings import PromptTemplate
 
 PROXY = "-proxy"
 _ASYMMETRIC = {"Retrieval", "InstructionRetrieval"}
@@ -98,7 +98,7 @@ def _from_mteb(name: str) -> Task:
     )
 
 
-def task_prompts(task: Task, text_format: TextFormat) -> dict[str, str]:
+def task_prompts(task: Task, text_format: PromptTemplate) -> dict[str, str]:
     """Return a task's instruction for its texts: ``{"query", "document"}`` where it has both, else ``{"text"}``.
 
     It stands before the queries of a retrieval task (its documents get none), and

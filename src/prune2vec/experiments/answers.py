@@ -22,7 +22,7 @@ _CHUNK = 512
 
 
 @dataclass(frozen=True)
-class Document:
+class AnsweredDocument:
     """A text to search, and a name to show it by (may be empty)."""
 
     text: str
@@ -30,7 +30,7 @@ class Document:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hit:
+class AnswerHit:
     """A document found for a query, with the cosine of the two."""
 
     name: str
@@ -47,14 +47,16 @@ class Answer:
     """A query and the texts nearest to it, nearest first."""
 
     query: str
-    hits: tuple[Hit, ...]
+    hits: tuple[AnswerHit, ...]
 
     def render(self, *, width: int = 110) -> str:
         """Return the answer as plain text, each hit on one line of at most ``width`` characters."""
         return "\n".join([shown(self.query), *(f"{hit.score:7.3f}  {hit.summary(width - 9)}" for hit in self.hits)])
 
 
-def answer(encoder_folder: Path, documents: Sequence[Document | str], queries: Sequence[str], *, k: int = 3) -> list[Answer]:
+def answer(
+    encoder_folder: Path, documents: Sequence[AnsweredDocument | str], queries: Sequence[str], *, k: int = 3
+) -> list[Answer]:
     """Return the ``k`` documents nearest to each query.
 
     Args:
@@ -68,7 +70,7 @@ def answer(encoder_folder: Path, documents: Sequence[Document | str], queries: S
     """
     from prune2vec.pruning.encoder import load_encoder
 
-    given = [one if isinstance(one, Document) else Document(one) for one in documents]
+    given = [one if isinstance(one, AnsweredDocument) else AnsweredDocument(one) for one in documents]
     unique = list({same_text(document.text): document for document in reversed(given)}.values())[::-1]
     if not unique:
         raise DataError("no texts to search; give texts that hold something")
@@ -82,8 +84,8 @@ def answer(encoder_folder: Path, documents: Sequence[Document | str], queries: S
     ]
 
 
-def _hit(document: Document, score: float) -> Hit:
-    return Hit(name=document.name, text=document.text, score=score)
+def _hit(document: AnsweredDocument, score: float) -> AnswerHit:
+    return AnswerHit(name=document.name, text=document.text, score=score)
 
 
 def _encode(encoder: Any, texts: Sequence[str]) -> Tensor:
@@ -103,7 +105,7 @@ def _encode(encoder: Any, texts: Sequence[str]) -> Tensor:
     return torch.empty_like(found).index_copy_(0, torch.tensor(order, device=found.device), found)
 
 
-def read_documents(source: str) -> list[Document]:
+def read_documents(source: str) -> list[AnsweredDocument]:
     """Return the texts of a corpus (a file with the column ``text``, perhaps ``_id`` and ``title``), or those of triplets.
 
     Raises:
@@ -111,9 +113,9 @@ def read_documents(source: str) -> list[Document]:
     """
     path = Path(source)
     if path.is_file() and "text" in next(read_rows(path)).values:
-        return [Document(one.text, one.id if one.has_id else "") for one in documents_of(path)]
+        return [AnsweredDocument(one.text, one.id if one.has_id else "") for one in documents_of(path)]
     triplets = load_triplets(source, require_negative=False, split="test")
-    return [Document(text) for triplet in triplets for text in (triplet.positive, *triplet.negatives)]
+    return [AnsweredDocument(text) for triplet in triplets for text in (triplet.positive, *triplet.negatives)]
 
 
 def save_answers(answers: Sequence[Answer], path: Path) -> None:
@@ -124,4 +126,4 @@ def save_answers(answers: Sequence[Answer], path: Path) -> None:
 def load_answers(path: Path) -> list[Answer]:
     """Read back what ``save_answers`` wrote."""
     rows = read_json(path)
-    return [Answer(query=row["query"], hits=tuple(Hit(**hit) for hit in row["hits"])) for row in rows]
+    return [Answer(query=row["query"], hits=tuple(AnswerHit(**hit) for hit in row["hits"])) for row in rows]

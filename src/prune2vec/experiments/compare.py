@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prune2vec.errors import DataError, PlanError
 from prune2vec.evaluation.results import Results
-from prune2vec.experiments.comparison import Comparison, Row, comparison_of
+from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
 from prune2vec.experiments.report import comparison_html
 from prune2vec.experiments.results_files import find_results
 from prune2vec.experiments.run_folder import PLAN, SLIM_PLAN
@@ -47,10 +47,10 @@ def compare_results(paths: Path | str | Sequence[Path | str], *, output: Path | 
     return comparison
 
 
-def _read_row(name: str, file: Path) -> Row:
+def _read_row(name: str, file: Path) -> ResultRow:
     results = Results.load(file)
     beside = [*(file.parent / name for name in (SLIM_PLAN, PLAN)), Path(str(results.encoder.get("path", ""))) / PLAN]
-    return Row(name=name, results=results, plan=next(filter(None, map(_read_plan, beside)), None))
+    return ResultRow(name=name, results=results, plan=next(filter(None, map(_read_plan, beside)), None))
 
 
 def _read_plan(path: Path) -> PruningPlan | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from prune2vec.errors import markdown, shown
 from prune2vec.evaluation.results import METRICS, Results
-from prune2vec.experiments.text_table import Table
+from prune2vec.experiments.text_table import TextTable
 from prune2vec.models.kept import Kept
 from prune2vec.planning.plan import PruningPlan
 
@@ -16,7 +16,7 @@ _TITLES = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@1": "R@1", "recall@
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ResultRow:
     """One encoder in a comparison.
 
     Attributes:
@@ -128,7 +128,7 @@ class Comparison:
         notes: Why some of the numbers may not be comparable, one sentence each.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[ResultRow, ...]
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -144,16 +144,16 @@ class Comparison:
         names = {row.results.score_name for row in self.rows if row.score is not None}
         return names.pop() if len(names) == 1 else "score"
 
-    def summary(self) -> Table:
+    def summary(self) -> TextTable:
         """Return the main table: size, speed, scores and the difference from the first row."""
         rows = [self._cells(row) for row in self.rows]
         if self.bm25:
             gap = self.bm25[METRICS[0]] - (self.rows[0].score or 0.0)
             rows.append({"variant": "BM25", **self._score_cells(self.bm25, score=None, difference=gap)})
         header = tuple(rows[0])
-        return Table(header, tuple(tuple(row.get(title, "") for title in header) for row in rows)).without_empty_columns()
+        return TextTable(header, tuple(tuple(row.get(title, "") for title in header) for row in rows)).without_empty_columns()
 
-    def _cells(self, row: Row) -> dict[str, str]:
+    def _cells(self, row: ResultRow) -> dict[str, str]:
         first, speed = self.rows[0], row.texts_per_s
         gap = self.difference(row) if row is not first else None
         return {
@@ -167,7 +167,7 @@ class Comparison:
             "tasks' mean": _score(row.results.task_mean) if row.results.retrieval else "",
         }
 
-    def difference(self, row: Row) -> float | None:
+    def difference(self, row: ResultRow) -> float | None:
         """Return how much more a row scores than the first; None where the two were not measured on the same thing."""
         first = self.rows[0]
         if row.score is None or first.score is None or row.measured_on != first.measured_on:
@@ -181,14 +181,14 @@ class Comparison:
         main, *rest = ((_TITLES[name], _score(metrics.get(name))) for name in METRICS)
         return dict([main, ("difference", shown), *rest])
 
-    def tasks(self) -> Table | None:
+    def tasks(self) -> TextTable | None:
         """Return the table of MTEB tasks, one column a row of the comparison; None without tasks."""
         names = list(dict.fromkeys(name for row in self.rows for name in _task_scores(row)))
         if not names:
             return None
         header = ("task", *(row.name for row in self.rows))
         scores = [_task_scores(row) for row in self.rows]
-        return Table(header, tuple((name, *(one.get(name, "missing") for one in scores)) for name in names))
+        return TextTable(header, tuple((name, *(one.get(name, "missing") for one in scores)) for name in names))
 
     def render(self) -> str:
         """Return the comparison as plain text."""
@@ -212,19 +212,19 @@ class Comparison:
         return {"score_name": self.score_name, "rows": rows, "bm25": dict(self.bm25), "notes": list(self.notes)}
 
 
-def comparison_of(rows: Sequence[Row]) -> Comparison:
+def comparison_of(rows: Sequence[ResultRow]) -> Comparison:
     """Return the comparison of ``rows`` with a note for everything that differs and should not."""
     return Comparison(rows=tuple(rows), notes=(*_data_notes(rows), *_task_notes(rows), *_machine_notes(rows)))
 
 
-def _data_notes(rows: Sequence[Row]) -> list[str]:
+def _data_notes(rows: Sequence[ResultRow]) -> list[str]:
     digests = {(row.results.retrieval.get("data") or {}).get("digest") for row in rows}
     if len(digests) > 1:
         return ["The retrieval scores are not measured on the same data; their differences say nothing about the encoders."]
     return []
 
 
-def _task_notes(rows: Sequence[Row]) -> list[str]:
+def _task_notes(rows: Sequence[ResultRow]) -> list[str]:
     scored = [{task.name for task in row.results.tasks} for row in rows]
     every = set().union(*scored)
     return [
@@ -234,7 +234,7 @@ def _task_notes(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _machine_notes(rows: Sequence[Row]) -> list[str]:
+def _machine_notes(rows: Sequence[ResultRow]) -> list[str]:
     machines = {(row.results.environment.get("cpu"), row.results.environment.get("gpu")) for row in rows}
     return ["The speeds are from different machines."] if len(machines) > 1 else []
 
@@ -243,7 +243,7 @@ def _ratio(value: float | None, base: float | None) -> str:
     return f"{value / base:.1f}x" if value is not None and base else ""
 
 
-def _task_scores(row: Row) -> dict[str, str]:
+def _task_scores(row: ResultRow) -> dict[str, str]:
     found = {task.name: f"{task.score:.4f}" for task in row.results.tasks}
     return {**found, **dict.fromkeys(row.results.missing, "missing")}
 

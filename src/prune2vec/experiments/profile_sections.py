@@ -7,7 +7,7 @@ from typing import Any
 
 from prune2vec.planning.budget import Budget
 from prune2vec.planning.cut_loss_table import SECTION
-from prune2vec.planning.drop_spec import parse_what
+from prune2vec.planning.drop_spec import parse_drop_spec
 from prune2vec.planning.importance_order import ONE_SHOT, section_of
 from prune2vec.profiling.profile_settings import ALL, LAYER_LOSS, PLAIN, ProfileSettings
 
@@ -28,7 +28,7 @@ def sections_for(method: str, parameters: Mapping[str, Any], budget: Budget | No
     order = section_of(str(parameters.get("order", ONE_SHOT)))
     if method == "drop":
         what = parameters.get("what")
-        only_last = what is not None and all(part.last for part in parse_what(str(what)))
+        only_last = what is not None and all(part.last for part in parse_drop_spec(str(what)))
         return () if only_last else (order,)
     decided = all(parameters.get(name) is not None for name in ("depth", "mlps", "width"))
     searched = budget is not None and bool(budget.set_limits()) and not decided

@@ -81,7 +81,7 @@ class Data(Settings):
         return self
 
 
-class Variant(Settings):
+class RecipeVariant(Settings):
     """One cut of the model."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -162,10 +162,10 @@ class Variant(Settings):
         """Refuse an unknown ranking before any work; the registry is only loaded where one is named."""
         if self.slim is None:
             return
-        from prune2vec.training.neuron_importance import rankings
+        from prune2vec.training.neuron_importance import importances
 
-        if self.slim.ranking not in rankings.names():
-            near = did_you_mean(self.slim.ranking, rankings.names())
+        if self.slim.ranking not in importances.names():
+            near = did_you_mean(self.slim.ranking, importances.names())
             raise _wrong(f"{here}: no ranking is called {self.slim.ranking!r}{near}")
 
 
@@ -184,11 +184,11 @@ class Evaluation(EvaluateSettings):
         return EvaluateSettings(**{name: getattr(self, name) for name in EvaluateSettings.model_fields})
 
 
-def _default_variants() -> tuple[Variant, ...]:
+def _default_variants() -> tuple[RecipeVariant, ...]:
     return (
-        Variant(name="full", method=KEEP_ALL),
-        Variant(name="large", method="l3prune", parameters={"variant": "large"}),
-        Variant(name="small", method="l3prune", parameters={"variant": "small"}),
+        RecipeVariant(name="full", method=KEEP_ALL),
+        RecipeVariant(name="large", method="l3prune", parameters={"variant": "large"}),
+        RecipeVariant(name="small", method="l3prune", parameters={"variant": "small"}),
     )
 
 
@@ -205,7 +205,7 @@ class Recipe(Settings):
     """Where the texts come from."""
     profile: ProfileSettings = Field(default_factory=ProfileSettings)
     """How the layer-loss profile is measured."""
-    variants: tuple[Variant, ...] = Field(default_factory=_default_variants, min_length=1)
+    variants: tuple[RecipeVariant, ...] = Field(default_factory=_default_variants, min_length=1)
     """The cuts to build and compare; the first is the one that the others are compared with."""
     prune: PruneSettings = Field(default_factory=PruneSettings)
     """How the cut model becomes a text encoder."""
@@ -273,7 +273,7 @@ class Recipe(Settings):
                 *("profile", "scorers"),
             )
 
-    def slim_settings(self, variant: Variant) -> SlimSettings:
+    def slim_settings(self, variant: RecipeVariant) -> SlimSettings:
         """Return how a variant is slimmed, with the other stages' settings and the model's filled in."""
         return slim_settings(variant.slim, self.train, about_model=self._about_model())
 

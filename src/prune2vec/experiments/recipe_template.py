@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from prune2vec.experiments.recipe import ABOUT_MODEL, Recipe, Variant
+from prune2vec.experiments.recipe import ABOUT_MODEL, Recipe, RecipeVariant
 from prune2vec.experiments.yaml_file import dashed
 from prune2vec.settings import Settings
 
@@ -44,8 +44,8 @@ def _settings(settings: Settings, *, indent: str, skip: tuple[str, ...]) -> list
 def _value(key: str, value: Any, indent: str) -> list[str]:
     if isinstance(value, Settings):
         return [f"{indent}{key}:", *_settings(value, indent=indent + "  ", skip=_HIDDEN)]
-    if value and isinstance(value, tuple) and isinstance(value[0], Variant):
-        about = [_comment(f"{name}: {field.description}", "  ") for name, field in Variant.model_fields.items()]
+    if value and isinstance(value, tuple) and isinstance(value[0], RecipeVariant):
+        about = [_comment(f"{name}: {field.description}", "  ") for name, field in RecipeVariant.model_fields.items()]
         shown = [f"{indent}  - {_flow(one.model_dump(mode='json', exclude_unset=True))}" for one in value]
         return [f"{indent}{key}:", *(line for lines in about for line in lines), *shown]
     return [f"{indent}{key}: {_flow(list(value) if isinstance(value, tuple) else value)}"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from prune2vec.errors import markdown, shown_lines
 from prune2vec.experiments.answers import Answer
-from prune2vec.experiments.comparison import Comparison, Row
+from prune2vec.experiments.comparison import Comparison, ResultRow
 from prune2vec.experiments.heatmap import caption, plot_redundancy, redundancies, redundancy_svg
 from prune2vec.experiments.plots import Point, color_of, inline_svg, plot_profile, profile_svg, score_svg, training_svg
 from prune2vec.files import write_text
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Story:
+class ReportData:
     """What the report of a run tells.
 
     Attributes:
@@ -61,7 +61,7 @@ class Story:
         return f"{self.profile.model.get('name')} as a text encoder"
 
 
-def write_report(story: Story, folder: Path) -> None:
+def write_report(story: ReportData, folder: Path) -> None:
     """Write ``profile.svg``, ``profile.png``, ``report.md`` and ``report.html``; ``redundancy.svg`` too if it was measured.
 
     Raises:
@@ -79,11 +79,11 @@ def headline(comparison: Comparison) -> list[str]:
     return [_sentence(row, comparison) for row in comparison.rows[1:]]
 
 
-def _headline_of(story: Story) -> list[str]:
+def _headline_of(story: ReportData) -> list[str]:
     return headline(story.comparison) if story.comparison is not None else []
 
 
-def _sentence(row: Row, comparison: Comparison) -> str:
+def _sentence(row: ResultRow, comparison: Comparison) -> str:
     first, difference = comparison.rows[0], comparison.difference(row)
     if row.same_as:
         return f"{row.name} keeps the same as {row.same_as}, so it is the same encoder."
@@ -97,7 +97,7 @@ def _sentence(row: Row, comparison: Comparison) -> str:
     return ", ".join(parts) + "."
 
 
-def report_markdown(story: Story) -> str:
+def report_markdown(story: ReportData) -> str:
     """Return the report of a run as Markdown."""
     parts = [f"# {markdown(story.title)}", "\n".join(f"- {markdown(sentence)}" for sentence in _headline_of(story))]
     if story.comparison is not None:
@@ -114,7 +114,7 @@ def report_markdown(story: Story) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _plan_lines(story: Story) -> list[str]:
+def _plan_lines(story: ReportData) -> list[str]:
     lines = []
     for name, plan in story.plans.items():
         notes = "".join(f" {note[:1].upper()}{note[1:].rstrip('.')}." for note in plan.notes)
@@ -127,7 +127,7 @@ def _answer_markdown(answer: Answer) -> str:
     return "\n".join([f"**{markdown(answer.query)}**", "", *hits])
 
 
-def report_html(story: Story) -> str:
+def report_html(story: ReportData) -> str:
     """Return the report of a run as one HTML page that loads nothing."""
     curves = {name: _read_curve(story.curves[name]) if name in story.curves else [] for name in story.plans}
     figures = {

@@ -10,14 +10,14 @@ from typing import Any
 from prune2vec.evaluation.results import Results
 from prune2vec.evaluation.tasks import resolve_tasks
 from prune2vec.experiments.answers import Answer, load_answers
-from prune2vec.experiments.comparison import Comparison, Row, comparison_of
+from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
 from prune2vec.experiments.recipe import Recipe
-from prune2vec.experiments.report import Story
+from prune2vec.experiments.report import ReportData
 from prune2vec.experiments.run_folder import ANSWERS, MANIFEST, PROFILE, RECIPE, REPORT, RESULTS, STAMPS
 from prune2vec.experiments.run_manifest import manifest
 from prune2vec.experiments.stage_runner import Step
 from prune2vec.experiments.stages import Stages, real_stages
-from prune2vec.experiments.variant_run import Job
+from prune2vec.experiments.variant_run import VariantRun
 from prune2vec.files import write_json
 from prune2vec.outputs import RUN, check_kind, clear_all_partials, own_folder
 from prune2vec.profiling.profile import Profile
@@ -93,13 +93,13 @@ def run_recipe(
     _check_late_stages(read)
     if dry_run:
         check_kind(folder, RUN)
-        job = Job(read, folder, stages, None)
+        job = VariantRun(read, folder, stages, None)
         job.do()
         return Report(folder=folder, steps=tuple(job.ledger.steps), dry_run=True)
     with own_folder(folder, RUN) as own:
         clear_all_partials(folder)
         own.check(RECIPE, *REPORT)
-        job = Job(read, folder, stages, own)
+        job = VariantRun(read, folder, stages, own)
         try:
             job.do()
         except BaseException as error:
@@ -126,13 +126,13 @@ def _check_late_stages(recipe: Recipe) -> None:
         resolve_tasks(recipe.evaluate.tasks, Path(recipe.evaluate.mirror) if recipe.evaluate.mirror else None)
 
 
-def _finish(job: Job) -> Report:
+def _finish(job: VariantRun) -> Report:
     """Write the manifest and the report; quick, so done anew every time."""
     folder, profile = job.folder, Profile.load(job.folder / PROFILE)
     comparison = _compare(job)
     answers = tuple(load_answers(folder / ANSWERS)) if "answer" in job.ledger.stamps else ()
     facts = manifest(job, profile)
-    story = Story(
+    story = ReportData(
         profile=profile,
         plans=job.plans,
         twins=job.twins,
@@ -149,11 +149,11 @@ def _finish(job: Job) -> Report:
     return Report(folder=folder, steps=tuple(job.ledger.steps), comparison=comparison, answers=answers)
 
 
-def _compare(job: Job) -> Comparison | None:
+def _compare(job: VariantRun) -> Comparison | None:
     if job.recipe.evaluate is None:
         return None
     rows = [
-        Row(name=name, results=Results.load(job.folder / name / RESULTS), plan=plan, same_as=job.twins.get(name))
+        ResultRow(name=name, results=Results.load(job.folder / name / RESULTS), plan=plan, same_as=job.twins.get(name))
         for name, plan in job.plans.items()
     ]
     return comparison_of(rows)

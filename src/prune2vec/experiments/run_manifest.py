@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from prune2vec.experiments.variant_run import Job
+from prune2vec.experiments.variant_run import VariantRun
 from prune2vec.machine import describe
 from prune2vec.profiling.profile import Profile
 
 FORMAT = "prune2vec.manifest/1"
 
 
-def manifest(job: Job, profile: Profile) -> dict[str, Any]:
+def manifest(job: VariantRun, profile: Profile) -> dict[str, Any]:
     """Return the resolved recipe, model revision, digests of the data, seeds, versions, and each stage with its time.
 
     A stage's seconds are those of the run that finished it; a training that was interrupted and gone on with counts from

@@ -22,7 +22,7 @@ Listing = dict[str, list[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stamp:
+class StageRecord:
     """What a finished stage leaves behind.
 
     Attributes:
@@ -55,23 +55,23 @@ def listing(path: Path) -> Listing:
     return {name.as_posix(): fingerprint(file) for name, file in names if not any(part.startswith(".") for part in name.parts)}
 
 
-def load_stamp(path: Path) -> Stamp | None:
+def load_stamp(path: Path) -> StageRecord | None:
     """Return the stamp at ``path``; None when there is none or it cannot be understood (then the stage is done again)."""
     try:
         value = read_json(path)
         if value.pop("format") != FORMAT:
             return None
-        return Stamp(**value)
+        return StageRecord(**value)
     except (DataError, AttributeError, KeyError, TypeError):
         return None
 
 
-def is_done(stamp: Stamp | None, *, key: str, output: Path) -> bool:
+def is_done(stamp: StageRecord | None, *, key: str, output: Path) -> bool:
     """Return whether ``output`` was made from ``key`` and still is what the stage left."""
     return stamp is not None and stamp.key == key and bool(stamp.output) and listing(output) == stamp.output
 
 
-def save_stamp(path: Path, *, stage: str, inputs: Mapping[str, Any], output: Path, seconds: float) -> Stamp:
+def save_stamp(path: Path, *, stage: str, inputs: Mapping[str, Any], output: Path, seconds: float) -> StageRecord:
     """Write and return the stamp of a stage whose output is in place.
 
     Raises:
@@ -79,6 +79,6 @@ def save_stamp(path: Path, *, stage: str, inputs: Mapping[str, Any], output: Pat
     """
     finished = datetime.now(UTC).isoformat(timespec="seconds")
     key, files = digest_json(inputs), listing(output)
-    stamp = Stamp(stage=stage, key=key, inputs=inputs, output=files, seconds=round(seconds, 3), finished=finished)
+    stamp = StageRecord(stage=stage, key=key, inputs=inputs, output=files, seconds=round(seconds, 3), finished=finished)
     write_json(path, {"format": FORMAT, **asdict(stamp)})
     return stamp

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prune2vec.experiments.run_folder import STAMPS
-from prune2vec.experiments.stage_records import Stamp, is_done, listing, load_stamp, save_stamp
+from prune2vec.experiments.stage_records import StageRecord, is_done, listing, load_stamp, save_stamp
 from prune2vec.files import digest_json
 from prune2vec.outputs import OwnFolder, remove_folder
 from prune2vec.progress import say
@@ -41,7 +41,7 @@ class Step:
         return f"{self.outcome:<9}  {self.name}{took}{'  ' + self.detail if self.detail else ''}"
 
 
-class Ledger:
+class StageRunner:
     """The stages of a run in one folder, with their stamps.
 
     Args:
@@ -55,7 +55,7 @@ class Ledger:
         self.own = own
         self._before = before
         self.steps: list[Step] = []
-        self.stamps: dict[str, Stamp] = {}
+        self.stamps: dict[str, StageRecord] = {}
         self._version = package_version()
 
     def do(self, name: str, action: Callable[[Path], object], *, output: str, inputs: Mapping[str, Any]) -> str | None:
@@ -102,7 +102,7 @@ class Ledger:
         self._record(Step(name=name, outcome="done", seconds=seconds), stamp)
         return stamp.output_digest
 
-    def _record(self, step: Step, stamp: Stamp) -> None:
+    def _record(self, step: Step, stamp: StageRecord) -> None:
         self.steps.append(step)
         self.stamps[step.name] = stamp
         say(step.render())
@@ -119,7 +119,7 @@ class Ledger:
         return self.folder / STAMPS / f"{name}.json"
 
 
-def _why(stamp: Stamp | None, inputs: Mapping[str, Any], path: Path) -> str:
+def _why(stamp: StageRecord | None, inputs: Mapping[str, Any], path: Path) -> str:
     """Say why a stage is not skipped."""
     if stamp is None:
         return "not done yet"

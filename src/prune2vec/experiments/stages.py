@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import ParamSpec
 
 from prune2vec.errors import ConfigError, DataError, PlanError
-from prune2vec.experiments.recipe import KEEP_ALL, Evaluation, Mine, Recipe, Variant
-from prune2vec.experiments.report import Story, write_report
+from prune2vec.experiments.recipe import KEEP_ALL, Evaluation, Mine, Recipe, RecipeVariant
+from prune2vec.experiments.report import ReportData, write_report
 from prune2vec.profiling.profile_settings import ProfileSettings
 from prune2vec.pruning.prune_settings import PruneSettings
 from prune2vec.training.slim_settings import SlimSettings
@@ -39,13 +39,13 @@ class Stages:
     check: Callable[[Recipe], object]
     mine: Callable[[Mine, Path], object]
     profile: Callable[[str, Sequence[str], ProfileSettings, Path], object]
-    plan: Callable[[Path, Variant, Path], object]
+    plan: Callable[[Path, RecipeVariant, Path], object]
     slim: Callable[[str, Path, Sequence[str], SlimSettings, Path], object]
     prune: Callable[[str, Path, PruneSettings, Path], object]
     train: Callable[[Path, Sequence[str], TrainSettings, Path], object]
     evaluate: Callable[[Path, Evaluation, Path], object]
     answer: Callable[[Path, str, Sequence[str], Path], object]
-    report: Callable[[Story, Path], object]
+    report: Callable[[ReportData, Path], object]
 
 
 def real_stages() -> Stages:
@@ -116,7 +116,7 @@ def _profile(model: str, texts: Sequence[str], settings: ProfileSettings, output
     profile_model(model, source, settings=settings, output=output)
 
 
-def _plan(profile: Path, variant: Variant, output: Path) -> None:
+def _plan(profile: Path, variant: RecipeVariant, output: Path) -> None:
     from prune2vec.planning.make_plan import make_plan
     from prune2vec.profiling.profile import Profile
 

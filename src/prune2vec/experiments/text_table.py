@@ -8,7 +8,7 @@ from prune2vec.errors import markdown, shown
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """Cells as they are shown; the first column is text, the others are numbers.
 
     Attributes:
@@ -37,10 +37,10 @@ class Table:
         header, *rows = (tuple(map(markdown, line)) for line in (self.header, *self.rows))
         return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *rows))
 
-    def without_empty_columns(self) -> Table:
+    def without_empty_columns(self) -> TextTable:
         """Return the table without the columns that have no value in any row."""
         kept = [column for column in range(len(self.header)) if any(row[column] for row in self.rows)]
-        return Table(self._pick(self.header, kept), tuple(self._pick(row, kept) for row in self.rows))
+        return TextTable(self._pick(self.header, kept), tuple(self._pick(row, kept) for row in self.rows))
 
     @staticmethod
     def _pick(cells: tuple[str, ...], columns: list[int]) -> tuple[str, ...]:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prune2vec.errors import ConfigError
-from prune2vec.experiments.recipe import Evaluation, Recipe, Variant
+from prune2vec.experiments.recipe import Evaluation, Recipe, RecipeVariant
 from prune2vec.experiments.recipe_paths import DOCSTRINGS
 from prune2vec.experiments.recipe_sources import SourceDigests, installed_packages
 from prune2vec.experiments.run_folder import ANSWERS, CHECKPOINT, DATA, ENCODER, PLAN, PROFILE, RECIPE, RESULTS, SLIM_PLAN
-from prune2vec.experiments.stage_runner import Ledger
+from prune2vec.experiments.stage_runner import StageRunner
 from prune2vec.experiments.stages import Stages
 from prune2vec.files import digest_json, write_bytes, write_text
 from prune2vec.outputs import OwnFolder, remove_folder
@@ -28,7 +28,7 @@ _TRAIN, _DEV, _CORPUS = "train.jsonl.gz", "dev.jsonl.gz", "corpus.jsonl.gz"
 S = TypeVar("S", PruneSettings, SlimSettings)
 
 
-class Job:
+class VariantRun:
     """The stages of one recipe in one folder.
 
     Attributes:
@@ -44,7 +44,7 @@ class Job:
     def __init__(self, recipe: Recipe, folder: Path, stages: Stages, own: OwnFolder | None) -> None:
         self.recipe = recipe
         self.folder = folder
-        self.ledger = Ledger(folder, own, before=self._begin)
+        self.ledger = StageRunner(folder, own, before=self._begin)
         self.sources = SourceDigests()
         self.plans: dict[str, PruningPlan] = {}
         self.twins: dict[str, str] = {}
@@ -129,7 +129,7 @@ class Job:
     def _model(self) -> str | None:
         return self.sources.of(self.recipe.model)
 
-    def _plan(self, variant: Variant, profile: str | None) -> str | None:
+    def _plan(self, variant: RecipeVariant, profile: str | None) -> str | None:
         output = f"{variant.name}/{PLAN}"
         plan = self.ledger.do(
             f"{variant.name}.plan",
@@ -141,7 +141,7 @@ class Job:
             self.plans[variant.name] = PruningPlan.load(self.folder / output)
         return plan
 
-    def _slim(self, variant: Variant, plan: str | None) -> str | None:
+    def _slim(self, variant: RecipeVariant, plan: str | None) -> str | None:
         """Decide the width of a variant's plan, if it is to be cut; return the digest of its final plan."""
         name, depth_plan = variant.name, self.plans.get(variant.name)
         if variant.slim is None and (depth_plan is None or not depth_plan.width_cut):

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune2vec.exporting.target import Source, Target, targets
+from prune2vec.exporting.target import ExportSource, Target, targets
 from prune2vec.files import write_json, write_text
 from prune2vec.outputs import EXPORT, check_ours, locked, staged_folder
 from prune2vec.pruning.encoder import check_is_encoder, load_encoder, parts_of
@@ -111,7 +111,7 @@ def prepared(target: str, output: Path) -> Target:
 def _export(kind: Target, encoder: SentenceTransformer, *, target: str, output: Path, name: str) -> Exported:
     encoder.eval()
     parts = parts_of(encoder, {})
-    source = Source(name=name, encoder=encoder, parts=parts, include_prompt=parts.include_prompt)
+    source = ExportSource(name=name, encoder=encoder, parts=parts, include_prompt=parts.include_prompt)
     with staged_folder(output, EXPORT) as stage:
         written = kind.write(source, stage)
         record = {

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class ExportSource:
     """The encoder to export.
 
     Attributes:
@@ -75,7 +75,7 @@ class Target(Protocol):
     def number_format(self, folder: Path) -> str:
         """Return the number format in which the encoder of ``folder`` is to be loaded: ``float32``, ``bfloat16``, ..."""
 
-    def write(self, source: Source, folder: Path) -> Written:
+    def write(self, source: ExportSource, folder: Path) -> Written:
         """Write the encoder into the existing, empty ``folder``, and check it.
 
         Raises:

@@ -10,12 +10,12 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prune2vec.errors import UnsupportedModel
-from prune2vec.forward.in_memory import ResidentPasses
+from prune2vec.forward.in_memory import InMemoryRunner
 from prune2vec.forward.memory_plan import bytes_per_token, largest_block, parameter_bytes
-from prune2vec.forward.runner import Passes
-from prune2vec.forward.streaming import StreamedPasses
+from prune2vec.forward.runner import ModelRunner
+from prune2vec.forward.streaming import StreamingRunner
 from prune2vec.machine import free_memory_bytes, memory_in_use, pick_device, pick_dtype
-from prune2vec.models.block_files import BlockFiles, without_values
+from prune2vec.models.block_files import BlockFiles, built_on_meta
 from prune2vec.models.families import Family, find_family
 from prune2vec.models.load import (
     context_length,
@@ -64,13 +64,13 @@ class Backbone:
     source: ModelSource
     fingerprint: str
     max_length: int
-    stream: StreamedPasses | None = None
+    stream: StreamingRunner | None = None
     memory: int | None = None
 
     @cached_property
-    def passes(self) -> Passes:
+    def runner(self) -> ModelRunner:
         """The way texts run through the model; one for all, as it keeps what it found out about the model."""
-        return self.stream or ResidentPasses(self.model, self.family, self.pad_id, self.memory)
+        return self.stream or InMemoryRunner(self.model, self.family, self.pad_id, self.memory)
 
     @property
     def device(self) -> torch.device:
@@ -147,9 +147,9 @@ def load_backbone(
     with explained(source, "the model of its config.json does not run"):
         if stream == "on" or (stream == "auto" and not _fits(model, allowed - memory_in_use(place))):
             _check_plain(source, config)
-            model = without_values(config, number_format, place, trust_remote_code=trust_remote_code)
+            model = built_on_meta(config, number_format, place, trust_remote_code=trust_remote_code)
             blocks = BlockFiles(model, family, files, dtype=number_format, device=place)
-            streamed = StreamedPasses(model, family, blocks, pad_id_of(tokenizer), allowed, trust_remote_code, depth)
+            streamed = StreamingRunner(model, family, blocks, pad_id_of(tokenizer), allowed, trust_remote_code, depth)
             streamed.self_test()
         else:
             model = load_model(source, config, number_format, place, trust_remote_code)

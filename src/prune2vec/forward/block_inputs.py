@@ -22,7 +22,7 @@ _REMEDY = "hold the whole model in memory instead (--stream off)"
 
 
 @dataclass(frozen=True)
-class Call:
+class BlockInputs:
     """What a block is called with beside the states.
 
     Attributes:
@@ -46,9 +46,9 @@ class _OtherForm(Exception):
     """A block was not given what the one before it returned."""
 
 
-def run_stem(
+def block_inputs(
     model: PreTrainedModel, blocks: Iterable[nn.Module], inputs: dict[str, Tensor], shared: Shared | None = None
-) -> tuple[Tensor, list[Call]]:
+) -> tuple[Tensor, list[BlockInputs]]:
     """Run what comes before the first block, and return what that block receives and how every block is called.
 
     Args:
@@ -76,16 +76,16 @@ def run_stem(
 
 def _noted(
     model: PreTrainedModel, blocks: Sequence[nn.Module], inputs: dict[str, Tensor], *, wrap: bool
-) -> tuple[Tensor, list[Call]]:
+) -> tuple[Tensor, list[BlockInputs]]:
     first: list[Tensor] = []
-    calls: list[Call] = []
+    calls: list[BlockInputs] = []
 
     def note(*args: Any, **kwargs: Any) -> Any:
         states: Tensor = args[0] if args else kwargs.pop("hidden_states")
         if first and states is not first[0]:
             raise _OtherForm
         first[:] = [states]
-        calls.append(Call(tuple(args[1:]), kwargs))
+        calls.append(BlockInputs(tuple(args[1:]), kwargs))
         if len(calls) == len(blocks):
             raise _LastBlock
         return (states,) if wrap else states
@@ -110,7 +110,7 @@ def _instead(blocks: Iterable[nn.Module], forward: Callable[..., Any]) -> Iterat
             vars(block).pop("forward", None)
 
 
-def _check_call(call: Call, who: str) -> None:
+def _check_call(call: BlockInputs, who: str) -> None:
     for name, value in (*enumerate(call.args, start=1), *call.kwargs.items()):
         if not _is_plain(value):
             raise UnsupportedModel(
@@ -133,10 +133,10 @@ class Shared:
     def __init__(self) -> None:
         self._known: dict[tuple[int, torch.dtype], list[Tensor]] = {}
 
-    def calls(self, calls: Iterable[Call]) -> list[Call]:
+    def calls(self, calls: Iterable[BlockInputs]) -> list[BlockInputs]:
         """Return the calls of one batch with every tensor replaced by an equal one that was seen before, if there is one."""
         batch: dict[int, Tensor] = {}
-        return [Call(self._of(call.args, batch), self._of(call.kwargs, batch)) for call in calls]
+        return [BlockInputs(self._of(call.args, batch), self._of(call.kwargs, batch)) for call in calls]
 
     def _of(self, value: Any, batch: dict[int, Tensor]) -> Any:
         if isinstance(value, Tensor):

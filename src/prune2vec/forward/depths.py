@@ -14,7 +14,7 @@ from prune2vec.errors import ProfileError
 from prune2vec.forward.backbone import Backbone
 from prune2vec.forward.batches import Batch, PaddingSide
 from prune2vec.forward.pooling import poolings
-from prune2vec.forward.runner import Look, Watcher
+from prune2vec.forward.runner import ObservedRun, Observer
 from prune2vec.models.families import final_modules
 from prune2vec.models.sublayer_states import states_of
 from prune2vec.models.tokens import TokenRow
@@ -23,7 +23,7 @@ Sink = Callable[[tuple[int, ...], Sequence[int], Tensor], None]
 """Takes layers, numbers of rows, and their pooled vectors (layer, row, dim) in fp32 on the model's device."""
 
 
-class PooledDepths(Watcher):
+class PooledDepths(Observer):
     """Pools what the model cut to its first k blocks returns: the final norm applied to block k's output.
 
     Only one block's states are alive at a time beside the pooled vectors.
@@ -113,6 +113,6 @@ def pooled_depths(
     def keep(layers: tuple[int, ...], places: Sequence[int], vectors: Tensor) -> None:
         out[torch.tensor(layers)[:, None], torch.tensor(places)] = vectors.cpu()
 
-    look = Look(watchers=[PooledDepths(backbone, pooling, keep)])
-    backbone.passes.run(rows, [look], token_budget=token_budget, padding_side=padding_side, advance=advance)
+    look = ObservedRun(watchers=[PooledDepths(backbone, pooling, keep)])
+    backbone.runner.run(rows, [look], token_budget=token_budget, padding_side=padding_side, advance=advance)
     return out

@@ -16,7 +16,7 @@ from prune2vec.errors import ConfigError
 from prune2vec.forward.batches import PaddingSide, make_batch
 from prune2vec.forward.memory_plan import bytes_per_token, largest_block
 from prune2vec.forward.packed import packable, packing_obstacle, run_packed
-from prune2vec.forward.runner import Advance, Look, watched
+from prune2vec.forward.runner import Advance, ObservedRun, observed
 from prune2vec.machine import forward_tokens, memory_in_use
 from prune2vec.models.families import Family, block_list
 from prune2vec.models.rope import length_kind
@@ -27,7 +27,7 @@ _WINDOW_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, eq=False)
-class ResidentPasses:
+class InMemoryRunner:
     """``Passes`` through a model in memory; the model runs as it is, watched by hooks.
 
     On a CPU rows are laid end to end where the model takes that; elsewhere not, as each length is a call of the attention
@@ -49,7 +49,7 @@ class ResidentPasses:
     def run(
         self,
         rows: Sequence[TokenRow],
-        looks: Sequence[Look],
+        looks: Sequence[ObservedRun],
         *,
         token_budget: int | None = None,
         padding_side: PaddingSide | None = None,
@@ -70,12 +70,12 @@ class ResidentPasses:
             self._take_through(look, rows, budget, side, advance)
 
     def _take_through(
-        self, look: Look, rows: Sequence[TokenRow], token_budget: int, side: PaddingSide | None, advance: Advance
+        self, look: ObservedRun, rows: Sequence[TokenRow], token_budget: int, side: PaddingSide | None, advance: Advance
     ) -> None:
         """Run all rows through one look's variant of the model; without a side they are laid end to end."""
         model, packed = look.variant.model(self.model), side is None
         blocks = list(enumerate(block_list(model, self.family)))
-        with watched(look, blocks), packable(model) if packed else nullcontext(), torch.inference_mode():
+        with observed(look, blocks), packable(model) if packed else nullcontext(), torch.inference_mode():
             for places in self._batches(rows, len(blocks), token_budget, packed):
                 batch = make_batch(rows, places, pad_id=self.pad_id, device=self.model.device, side=side)
                 for watcher in look.watchers:

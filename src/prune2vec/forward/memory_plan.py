@@ -14,7 +14,7 @@ from prune2vec.models.families import Family, block_list
 
 
 @dataclass(frozen=True, kw_only=True)
-class Room:
+class MemoryPlan:
     """How a streamed run uses its memory.
 
     Attributes:
@@ -28,9 +28,9 @@ class Room:
     states_in_memory: bool
 
 
-def plan_room(
+def plan_memory(
     *, memory: int, in_use: int, block: int, per_token: int, state: int, longest: int, tokens: int, token_budget: int
-) -> Room:
+) -> MemoryPlan:
     """Decide how a streamed run uses its memory.
 
     A second block takes memory first, then a batch up to half of what is left, then the states.
@@ -59,7 +59,7 @@ def plan_room(
     whole_states = state * tokens
     for_batch = max(left - whole_states, left // 2) if whole_states < left else left
     budget = max(longest, min(token_budget, for_batch // per_token))
-    return Room(prefetch=prefetch, token_budget=budget, states_in_memory=whole_states + per_token * budget <= left)
+    return MemoryPlan(prefetch=prefetch, token_budget=budget, states_in_memory=whole_states + per_token * budget <= left)
 
 
 def bytes_per_token(block: nn.Module, hidden_size: int, itemsize: int) -> int:

@@ -6,11 +6,11 @@ import statistics
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from prune2vec.forward.memory_plan import Room
+from prune2vec.forward.memory_plan import MemoryPlan
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunAccount:
+class RunStats:
     """What one streamed run did.
 
     Attributes:
@@ -29,7 +29,7 @@ class RunAccount:
     waiting: tuple[float, ...]
     tokens: int
     looks: int
-    room: Room
+    room: MemoryPlan
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""

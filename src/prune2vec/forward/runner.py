@@ -22,7 +22,7 @@ from prune2vec.models.tokens import TokenRow
 Advance = Callable[[float], None]
 
 
-class Watcher(ABC):
+class Observer(ABC):
     """Sees the states inside blocks while texts run through them.
 
     For every batch: ``begin``, then the blocks run with this watcher's hooks on them, then ``end``. A model in memory runs
@@ -45,7 +45,7 @@ class Watcher(ABC):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Variant:
+class ModelVariant:
     """The model, or a cut of it that shares its weights.
 
     Attributes:
@@ -75,15 +75,15 @@ class Variant:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class ObservedRun:
     """A variant of the model, and who watches it."""
 
-    watchers: Sequence[Watcher]
-    variant: Variant = field(default_factory=Variant)
+    watchers: Sequence[Observer]
+    variant: ModelVariant = field(default_factory=ModelVariant)
 
 
 @contextmanager
-def watched(look: Look, layers: Sequence[tuple[int, nn.Module]]) -> Iterator[None]:
+def observed(look: ObservedRun, layers: Sequence[tuple[int, nn.Module]]) -> Iterator[None]:
     """Hook these blocks of the look's model for its variant and its watchers while the context is open."""
     handles: list[RemovableHandle] = []
     try:
@@ -97,13 +97,13 @@ def watched(look: Look, layers: Sequence[tuple[int, nn.Module]]) -> Iterator[Non
             handle.remove()
 
 
-class Passes(Protocol):
+class ModelRunner(Protocol):
     """A model that rows can be run through."""
 
     def run(
         self,
         rows: Sequence[TokenRow],
-        looks: Sequence[Look],
+        looks: Sequence[ObservedRun],
         *,
         token_budget: int | None = None,
         padding_side: PaddingSide | None = None,

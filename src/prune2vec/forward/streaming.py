@@ -15,14 +15,14 @@ from transformers import PreTrainedModel
 from prune2vec.amounts import readable_bytes
 from prune2vec.errors import ConfigError, UnsupportedModel
 from prune2vec.forward.batches import Batch, PaddingSide, make_batch
-from prune2vec.forward.block_inputs import Call, Shared, run_stem
-from prune2vec.forward.memory_plan import Room, bytes_per_token, largest_block, parameter_bytes, plan_room
-from prune2vec.forward.run_stats import RunAccount
-from prune2vec.forward.runner import Advance, Look, watched
+from prune2vec.forward.block_inputs import BlockInputs, Shared, block_inputs
+from prune2vec.forward.memory_plan import MemoryPlan, bytes_per_token, largest_block, parameter_bytes, plan_memory
+from prune2vec.forward.run_stats import RunStats
+from prune2vec.forward.runner import Advance, ObservedRun, observed
 from prune2vec.forward.states import FileStates, MemoryStates, States
 from prune2vec.forward.streaming_selftest import check_probe, probe_model
 from prune2vec.machine import forward_tokens, free_memory_bytes, memory_in_use
-from prune2vec.models.block_files import BlockFiles, BlockState, embedding_path, with_embeddings, with_values
+from prune2vec.models.block_files import BlockFiles, BlockState, embedding_path, materialized, with_embeddings
 from prune2vec.models.block_layout import sub_layers_of
 from prune2vec.models.cut import Cut
 from prune2vec.models.families import Family, block_list
@@ -60,7 +60,7 @@ class Lane:
         layers: The layers of the model that the variant has.
     """
 
-    def __init__(self, look: Look, model: PreTrainedModel, family: Family) -> None:
+    def __init__(self, look: ObservedRun, model: PreTrainedModel, family: Family) -> None:
         self._look = look
         kept = look.variant.kept
         self._cut = Cut.of(kept, model) if kept is not None else None
@@ -72,13 +72,15 @@ class Lane:
         """Return the share of the whole way that one layer is."""
         return 1 / len(self.layers) if layer in self.layers else 0.0
 
-    def through(self, layer: int, values: BlockState, batches: Sequence[Batch], states: States, calls: Sequence[Call]) -> None:
+    def through(
+        self, layer: int, values: BlockState, batches: Sequence[Batch], states: States, calls: Sequence[BlockInputs]
+    ) -> None:
         """Take all batches through a block; a layer that the variant does not have changes nothing."""
         if layer not in self.layers:
             return
         place = self.layers.index(layer)
         block = self._blocks[place]
-        with with_values(block, self._kept(layer, place, values)), watched(self._look, [(place, block)]):
+        with materialized(block, self._kept(layer, place, values)), observed(self._look, [(place, block)]):
             for number, (batch, call) in enumerate(zip(batches, calls, strict=True)):
                 for watcher in self._look.watchers:
                     watcher.begin(batch)
@@ -98,7 +100,7 @@ class Lane:
 
 
 @dataclass
-class StreamedPasses:
+class StreamingRunner:
     """``Passes`` through a model of which one block is in memory at a time, or two while the next one is read.
 
     Attributes:
@@ -119,7 +121,7 @@ class StreamedPasses:
     memory: int
     trust_remote_code: bool = False
     depth: int | None = None
-    accounts: list[RunAccount] = field(default_factory=list)
+    accounts: list[RunStats] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Read what comes after the last block: every depth needs it."""
@@ -186,7 +188,7 @@ class StreamedPasses:
     def run(
         self,
         rows: Sequence[TokenRow],
-        looks: Sequence[Look],
+        looks: Sequence[ObservedRun],
         *,
         token_budget: int | None = None,
         padding_side: PaddingSide | None = None,
@@ -209,7 +211,7 @@ class StreamedPasses:
             states, calls = self._begin(batches, len(lanes), room, stack)
             seconds, waiting = self._through_blocks(lanes, batches, states, calls, room, advance)
         self.accounts.append(
-            RunAccount(
+            RunStats(
                 blocks=len(seconds),
                 bytes_read=self.files.files.bytes_read - read_before,
                 seconds=tuple(seconds),
@@ -229,8 +231,8 @@ class StreamedPasses:
         lanes: Sequence[Lane],
         batches: Sequence[Batch],
         states: States,
-        calls: Sequence[Sequence[Call]],
-        room: Room,
+        calls: Sequence[Sequence[BlockInputs]],
+        room: MemoryPlan,
         advance: Advance,
     ) -> tuple[list[float], list[float]]:
         seconds, waiting = [], []
@@ -246,14 +248,16 @@ class StreamedPasses:
             begun = time.perf_counter()
         return seconds, waiting
 
-    def _begin(self, batches: Sequence[Batch], lanes: int, room: Room, stack: ExitStack) -> tuple[States, list[list[Call]]]:
+    def _begin(
+        self, batches: Sequence[Batch], lanes: int, room: MemoryPlan, stack: ExitStack
+    ) -> tuple[States, list[list[BlockInputs]]]:
         """Run what comes before the first block; returns the states of all lanes, and how each batch calls each block."""
         blocks, shared = block_list(self.model, self.family), Shared()
         states: States | None = None
         calls = []
         with self._stem_values(batches):
             for number, batch in enumerate(batches):
-                first, of_batch = run_stem(self.model, blocks, batch.inputs, shared)
+                first, of_batch = block_inputs(self.model, blocks, batch.inputs, shared)
                 states = states or self._states(batches, lanes, first, room, stack)
                 for lane in range(lanes):
                     states.put(lane * len(batches) + number, first)
@@ -262,14 +266,14 @@ class StreamedPasses:
         assert states is not None
         return states, calls
 
-    def _states(self, batches: Sequence[Batch], lanes: int, first: Tensor, room: Room, stack: ExitStack) -> States:
+    def _states(self, batches: Sequence[Batch], lanes: int, first: Tensor, room: MemoryPlan, stack: ExitStack) -> States:
         count, place = lanes * len(batches), self._place_of_states(room, first, batches, lanes)
         if place is not None:
             return MemoryStates(count, place=place, device=self.device)
         shapes = [(*batch.shape, first.shape[-1]) for batch in batches] * lanes
         return stack.enter_context(FileStates(shapes, dtype=first.dtype, device=self.device))
 
-    def _place_of_states(self, room: Room, first: Tensor, batches: Sequence[Batch], lanes: int) -> torch.device | None:
+    def _place_of_states(self, room: MemoryPlan, first: Tensor, batches: Sequence[Batch], lanes: int) -> torch.device | None:
         """Return where the states are kept, None for a file: what a GPU has no room for goes to the machine's memory first."""
         if room.states_in_memory:
             return self.device
@@ -288,13 +292,13 @@ class StreamedPasses:
         path = embedding_path(self.model)
         ids = torch.cat([batch.inputs["input_ids"].flatten() for batch in batches]).unique().cpu()
         others = {name: self.files.take(name) for name in self._stem if name.rpartition(".")[0] != path}
-        with with_values(self.model, others, strict=False), with_embeddings(self.model, self.files, ids):
+        with materialized(self.model, others, strict=False), with_embeddings(self.model, self.files, ids):
             yield
 
-    def _plan(self, lengths: Sequence[int], lanes: int, token_budget: int) -> Room:
+    def _plan(self, lengths: Sequence[int], lanes: int, token_budget: int) -> MemoryPlan:
         block, dtype, width = largest_block(self.model, self.family), self.files.dtype, int(self.model.config.hidden_size)
         batches = length_batches(lengths, token_budget=token_budget, kind=length_kind(self.model))
-        return plan_room(
+        return plan_memory(
             memory=self.memory,
             # Kernels have buffers of their own, and an allocator does not give all back.
             in_use=memory_in_use(self.device) + self.memory // 20,

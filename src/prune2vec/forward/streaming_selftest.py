@@ -8,8 +8,8 @@ import torch
 from transformers import PreTrainedModel
 
 from prune2vec.errors import UnsupportedModel
-from prune2vec.forward.block_inputs import run_stem
-from prune2vec.models.block_files import BlockFiles, embedding_path, without_values
+from prune2vec.forward.block_inputs import block_inputs
+from prune2vec.models.block_files import BlockFiles, built_on_meta, embedding_path
 from prune2vec.models.families import Family, block_list
 from prune2vec.models.layers import block_of, cut_config
 from prune2vec.models.selftest import block_states, close, random_ids, self_test
@@ -35,7 +35,7 @@ def probe_model(
         **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id")),
     }
     config = cut_config(model.config, layers, changes=changes)
-    probe = without_values(config, files.dtype, files.device, trust_remote_code=trust_remote_code)
+    probe = built_on_meta(config, files.dtype, files.device, trust_remote_code=trust_remote_code)
     embeddings = f"{embedding_path(probe)}.weight"
     rows = torch.arange(changes["vocab_size"])
     state = {}
@@ -59,7 +59,7 @@ def check_probe(probe: PreTrainedModel, family: Family) -> None:
     ids = random_ids(probe)
     expected, _ = block_states(probe, family, ids)
     blocks = block_list(probe, family)
-    states, calls = run_stem(probe, blocks, {"input_ids": ids})
+    states, calls = block_inputs(probe, blocks, {"input_ids": ids})
     for layer, (block, call) in enumerate(zip(blocks, calls, strict=True)):
         states = call.run(block, states)
         if not close(states, expected[layer]):

@@ -24,9 +24,7 @@ BlockState = dict[str, Tensor]
 """A block's tensors by their names within it."""
 
 
-def without_values(
-    config: Any, dtype: torch.dtype, device: torch.device, *, trust_remote_code: bool = False
-) -> PreTrainedModel:
+def built_on_meta(config: Any, dtype: torch.dtype, device: torch.device, *, trust_remote_code: bool = False) -> PreTrainedModel:
     """Return the base model of ``config`` with parameters on the meta device and real buffers on ``device``."""
     with init_empty_weights(include_buffers=False), quiet_transformers():
         model: PreTrainedModel = AutoModel.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
@@ -131,7 +129,7 @@ class BlockFiles:
 
 
 @contextmanager
-def with_values(module: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True) -> Iterator[None]:
+def materialized(module: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True) -> Iterator[None]:
     """Lend a module without values these tensors, under their names in it, while the context is open.
 
     Args:

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from prune2vec.errors import ConfigError, ModelError
-from prune2vec.models.text_settings import TextFormat
+from prune2vec.models.text_settings import PromptTemplate
 
 
 def own_ending(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
@@ -21,7 +21,9 @@ def own_ending(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     return tuple(whole[begin + len(bare) :])
 
 
-def end_with_eos(layout: TextFormat, tokenizer: PreTrainedTokenizerBase, *, append_eos: str, pooling: str) -> TextFormat:
+def end_with_eos(
+    layout: PromptTemplate, tokenizer: PreTrainedTokenizerBase, *, append_eos: str, pooling: str
+) -> PromptTemplate:
     """Return the text format with the tokeniser's EOS token as suffix, where it is wanted and not there yet.
 
     Args:
@@ -84,7 +86,7 @@ def with_suffix(tokenizer: PreTrainedTokenizerBase, suffix: str) -> PreTrainedTo
 _MARK = "\u2402text\u2403"
 
 
-def text_format(tokenizer: PreTrainedTokenizerBase, *, wrapper: str = "none", separator: str = "\n") -> TextFormat:
+def chat_template(tokenizer: PreTrainedTokenizerBase, *, wrapper: str = "none", separator: str = "\n") -> PromptTemplate:
     """Return the text format for ``wrapper``: ``none``, or ``chat`` for the user turn of the tokeniser's chat template.
 
     A BOS token that the tokeniser adds by itself is left out of the prefix, and white space after the last token of
@@ -95,7 +97,7 @@ def text_format(tokenizer: PreTrainedTokenizerBase, *, wrapper: str = "none", se
         ModelError: ``chat`` is asked for but there is no chat template, or it does not show the text once.
     """
     if wrapper == "none":
-        return TextFormat(separator=separator)
+        return PromptTemplate(separator=separator)
     if wrapper != "chat":
         raise ConfigError(f"no wrapper is called {wrapper!r}; known: none, chat")
     if not tokenizer.chat_template:
@@ -111,4 +113,4 @@ def text_format(tokenizer: PreTrainedTokenizerBase, *, wrapper: str = "none", se
     bos = tokenizer.bos_token
     if bos and prefix.startswith(bos) and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]:
         prefix = prefix.removeprefix(bos)
-    return TextFormat(wrapper="chat", prefix=prefix, suffix=suffix.rstrip(), separator=separator)
+    return PromptTemplate(wrapper="chat", prefix=prefix, suffix=suffix.rstrip(), separator=separator)

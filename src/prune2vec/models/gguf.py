@@ -54,7 +54,7 @@ def converted(path: Path) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Part:
+class _TensorPart:
     """A tensor of the copy and what it is made of.
 
     Attributes:
@@ -120,7 +120,7 @@ def _check_kind(file: GGUFFile) -> None:
         )
 
 
-def _parts(file: GGUFFile, config: PretrainedConfig) -> list[_Part]:
+def _parts(file: GGUFFile, config: PretrainedConfig) -> list[_TensorPart]:
     """Return what the copy is made of, every tensor of the model and of the file accounted for."""
     import torch
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
@@ -182,7 +182,7 @@ def _check_names(file: GGUFFile, wanted: dict[str, tuple[str, ...]]) -> None:
 
 def _part(
     file: GGUFFile, name: str, shape: tuple[int, ...], sources: tuple[StoredTensor, ...], change: Callable[[Values], Values]
-) -> _Part:
+) -> _TensorPart:
     # A table of zeros that takes no memory shows what the change does to the shape, and whether there is any.
     blank = np.broadcast_to(np.float32(0), sources[0].shape)
     try:
@@ -201,7 +201,7 @@ def _part(
         )
     kinds = {source.kind for source in sources}
     dtype = "F32" if len(shape) == 1 or "F32" in kinds else "F16" if kinds == {"F16"} else "BF16"
-    return _Part(name=name, shape=shape, dtype=dtype, sources=sources, change=None if changed is blank else change)
+    return _TensorPart(name=name, shape=shape, dtype=dtype, sources=sources, change=None if changed is blank else change)
 
 
 def _finer_embeddings(file: GGUFFile) -> StoredTensor:
@@ -218,7 +218,7 @@ def _finer_embeddings(file: GGUFFile) -> StoredTensor:
     return output if ((a * b).sum(1) > 0.99 * lengths).all() else embedding
 
 
-def _write(path: Path, file: GGUFFile, parts: list[_Part], advance: Advance) -> None:
+def _write(path: Path, file: GGUFFile, parts: list[_TensorPart], advance: Advance) -> None:
     """Write a safetensors file piece by piece, so that a model larger than memory can be converted."""
     import torch
 
@@ -241,7 +241,7 @@ def _write(path: Path, file: GGUFFile, parts: list[_Part], advance: Advance) -> 
             advance(part.nbytes)
 
 
-def _pieces(file: GGUFFile, part: _Part) -> Iterator[Values]:
+def _pieces(file: GGUFFile, part: _TensorPart) -> Iterator[Values]:
     if part.change is not None:
         (source,) = part.sources
         yield part.change(file.values(source))

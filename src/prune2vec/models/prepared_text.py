@@ -10,9 +10,9 @@ from transformers import PreTrainedTokenizerBase
 from prune2vec.data.instructions import Instructions
 from prune2vec.data.triplet import Triplet
 from prune2vec.errors import ConfigError
-from prune2vec.models.end_of_text import end_with_eos, own_ending, text_format, with_suffix
+from prune2vec.models.end_of_text import chat_template, end_with_eos, own_ending, with_suffix
 from prune2vec.models.load import within_context
-from prune2vec.models.text_settings import PAPER_POOLING, SAVED, TextFormat, TextSettings
+from prune2vec.models.text_settings import PAPER_POOLING, SAVED, PromptTemplate, TextSettings
 from prune2vec.models.tokens import prompt_ids
 
 # Beginnings of texts: a prompt's last token merges with one of these if with any.
@@ -32,7 +32,7 @@ class PreparedText:
 
     settings: TextSettings
     tokenizer: PreTrainedTokenizerBase
-    layout: TextFormat
+    layout: PromptTemplate
     instructions: Instructions | None
 
     @property
@@ -102,7 +102,7 @@ def prepare_text(settings: TextSettings, tokenizer: PreTrainedTokenizerBase, *, 
     """
     chosen = settings.model_copy(update={"max_length": within_context(settings.max_length, context)})
     instructions = None if chosen.instruction == SAVED else Instructions.parse(chosen.instruction, symmetric=chosen.symmetric)
-    layout = text_format(tokenizer, wrapper=chosen.wrapper, separator=chosen.separator)
+    layout = chat_template(tokenizer, wrapper=chosen.wrapper, separator=chosen.separator)
     if instructions is None and layout.prefix and chosen.prompts:
         raise ConfigError(
             f"wrapper {chosen.wrapper!r} and an encoder's own prompts exclude each other; give an instruction too"

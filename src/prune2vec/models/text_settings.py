@@ -93,7 +93,7 @@ class TextOptions(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextFormat:
+class PromptTemplate:
     """What is put around a text. The default adds nothing.
 
     A text is rendered as ``prefix + instruction + separator + text + suffix`` (instruction and separator only when there

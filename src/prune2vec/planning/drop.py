@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from prune2vec.errors import PlanError
 from prune2vec.models.kept import Kept
-from prune2vec.planning.drop_spec import Part, parse_what
+from prune2vec.planning.drop_spec import DropPart, parse_drop_spec
 from prune2vec.planning.first_layers import ALL, depth_of
 from prune2vec.planning.importance_order import ONE_SHOT, least_important, ranked, ranked_jointly
 from prune2vec.planning.planner import Allowed, Choice, Layers, planners
@@ -35,7 +35,7 @@ def drop(
         PlanError: ``what`` cannot be read or is more than there is, or nothing that fits the budget can be dropped.
     """
     layers, notes = depth_of(profile, depth)
-    parts = _fewest(profile, allowed, order, layers) if what is None else parse_what(str(what))
+    parts = _fewest(profile, allowed, order, layers) if what is None else parse_drop_spec(str(what))
     gone = _Gone(profile=profile, order=order, left=tuple(range(layers)))
     for part in parts:
         gone = gone.without(part)
@@ -70,7 +70,7 @@ class _Gone:
     mlp: Layers = ()
     notes: tuple[str, ...] = ()
 
-    def without(self, part: Part) -> _Gone:
+    def without(self, part: DropPart) -> _Gone:
         """Return this with one more part dropped."""
         if part.kind == "J":
             picked = self._jointly(part)
@@ -87,14 +87,14 @@ class _Gone:
         kept = {"left": self.left, "attention": self.attention, "mlp": self.mlp, **changes}
         return _Gone(profile=self.profile, order=self.order, notes=(*self.notes, *notes), **kept)
 
-    def _picked(self, part: Part) -> Layers:
+    def _picked(self, part: DropPart) -> Layers:
         # A model without any MLP or block is none; one without attention can be built, and the papers' tables have it.
         count = part.count_of(len(self.left), leave=0 if part.kind == "A" else 1)
         if part.last:
             return self.left[len(self.left) - count :]
         return least_important(self.profile, self.order, _RANKED_AS[part.kind], self.left, count)
 
-    def _jointly(self, part: Part) -> tuple[tuple[str, int], ...]:
+    def _jointly(self, part: DropPart) -> tuple[tuple[str, int], ...]:
         count = part.count_of(2 * len(self.left), leave=1)
         pairs = ranked_jointly(self.profile, self.order, self.left[-1] + 1)
         return tuple(pair for pair in pairs if pair[1] in self.left)[:count]
@@ -115,7 +115,7 @@ def edge_notes(kind: str, dropped: Layers, left: Layers) -> tuple[str, ...]:
     return tuple(f"drops the {_NAMES[kind]} of layer {layer}, the {place} one" for layer, place in places if layer in dropped)
 
 
-def _fewest(profile: Profile, allowed: Allowed, order: str, layers: int) -> tuple[Part, ...]:
+def _fewest(profile: Profile, allowed: Allowed, order: str, layers: int) -> tuple[DropPart, ...]:
     """Return the smallest number of MLPs to drop that fits the budget.
 
     Raises:
@@ -129,7 +129,7 @@ def _fewest(profile: Profile, allowed: Allowed, order: str, layers: int) -> tupl
     ranks = ranked(profile, order, "mlp", layers)[: layers - 1]
     for count in range(len(ranks) + 1):
         if allowed(Kept.of(whole, drop_mlp=ranks[:count])):
-            return (Part(kind="M", amount=count),)
+            return (DropPart(kind="M", amount=count),)
     least = profile.shape.params(Kept.of(whole, drop_mlp=ranks))
     if len(ranks) < layers - 1:
         raise PlanError(

@@ -9,8 +9,8 @@ from fractions import Fraction
 from prune2vec.errors import PlanError
 from prune2vec.planning.shares import amount_text, count_of
 
-KINDS = {"A": "attentions", "M": "MLPs", "B": "blocks", "J": "sub-layers"}
-_ONE = {kind: many.removesuffix("s") for kind, many in KINDS.items()}
+DROP_KINDS = {"A": "attentions", "M": "MLPs", "B": "blocks", "J": "sub-layers"}
+_ONE = {kind: many.removesuffix("s") for kind, many in DROP_KINDS.items()}
 _PART = re.compile(r"[\s+,]*(last)?\s*(?:(\d{1,18})|(\d{1,18}(?:\.\d{1,18})?)\s*%)\s*([ambj])", re.IGNORECASE)
 _EXPECTED = (
     "expected a count or share of A (attentions), M (MLPs), B (blocks) or J (jointly), such as 8M, 50%M, last16B or 16M8A"
@@ -18,11 +18,11 @@ _EXPECTED = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class DropPart:
     """One kind of thing to drop.
 
     Attributes:
-        kind: One of ``KINDS``.
+        kind: One of ``DROP_KINDS``.
         amount: How many, or a share of those that are there, 0 to 1.
         last: Whether the last ones go instead of the least important ones.
     """
@@ -55,13 +55,13 @@ class Part:
         return count
 
 
-def parse_what(text: str) -> tuple[Part, ...]:
+def parse_drop_spec(text: str) -> tuple[DropPart, ...]:
     """Read what to drop; blocks come first, whatever the order in the text.
 
     Raises:
         PlanError: It cannot be read, names a kind twice, or joins J with A or M.
     """
-    parts: list[Part] = []
+    parts: list[DropPart] = []
     place = 0
     while match := _PART.match(text, place):
         parts.append(_part(match))
@@ -72,20 +72,20 @@ def parse_what(text: str) -> tuple[Part, ...]:
     kinds = [part.kind for part in parts]
     again = next((kind for kind in kinds if kinds.count(kind) > 1), None)
     if again is not None:
-        raise PlanError(f"what: {KINDS[again]} are named twice in {text!r}; name each kind once")
+        raise PlanError(f"what: {DROP_KINDS[again]} are named twice in {text!r}; name each kind once")
     if "J" in kinds and {"A", "M"} & set(kinds):
         raise PlanError(f"what: J already ranks attentions and MLPs together; leave A and M out of {text!r}")
     return tuple(sorted(parts, key=lambda part: "BJMA".index(part.kind)))
 
 
 def _counted(total: int, kind: str) -> str:
-    return f"is 1 {_ONE[kind]}" if total == 1 else f"are {total} {KINDS[kind]}"
+    return f"is 1 {_ONE[kind]}" if total == 1 else f"are {total} {DROP_KINDS[kind]}"
 
 
-def _part(match: re.Match[str]) -> Part:
+def _part(match: re.Match[str]) -> DropPart:
     last, count, percent, kind = match.groups()
     amount = int(count) if count is not None else Fraction(percent) / 100
-    part = Part(kind=kind.upper(), amount=amount, last=last is not None)
+    part = DropPart(kind=kind.upper(), amount=amount, last=last is not None)
     if part.last and part.kind == "J":
         raise PlanError(f"what: {part} has no meaning; J ranks by importance, use last with A, M or B")
     if count is None and amount > 1:

@@ -166,7 +166,7 @@ class PruningPlan:
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise PlanError(f"{path}: not a plan (expected format {FORMAT!r}); make one with prune2vec plan")
         try:
-            file = read_as(_File, value)
+            file = read_as(_PlanFile, value)
             shape = ModelShape.from_json(file.shape, where=str(path))
             if file.num_layers not in (None, shape.num_layers):
                 raise ValueError(f"num_layers is {file.num_layers}, but shape.num_layers {shape.num_layers}")
@@ -184,7 +184,7 @@ class PruningPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _File:
+class _PlanFile:
     """A plan as its file has it; a person may have written ``width_cut`` as a number."""
 
     __pydantic_config__ = AS_WRITTEN

@@ -10,13 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prune2vec.forward.backbone import Backbone
-from prune2vec.forward.runner import Variant
+from prune2vec.forward.runner import ModelVariant
 from prune2vec.models.kept import Kept
 from prune2vec.models.sublayers import Neurons
 from prune2vec.profiling.activations import Activations, least_active
 from prune2vec.profiling.layer_loss import LossCurve
 from prune2vec.profiling.profile_settings import ProfileSettings
-from prune2vec.profiling.redundancy import Changes
+from prune2vec.profiling.redundancy import SublayerImportance
 from prune2vec.profiling.scorer import Request, Steps, Work, scorers
 from prune2vec.profiling.token_groups import TokenGroup, distinct_rows, token_count
 
@@ -29,19 +29,19 @@ def score(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSet
     parts, rows, layers = backbone.sub_layers(), distinct_rows(groups), backbone.shape.num_layers
     counts, shares = drop_counts(layers), _WIDTH_CUTS if parts.neurons is not None else ()
 
-    def curve(variant: Variant) -> Request:
+    def curve(variant: ModelVariant) -> Request:
         return Request(LossCurve.measured_as(backbone, groups, settings), variant)
 
     def start() -> Steps:
         activity = [Request(Activations(parts.neurons, rows))] if parts.neurons is not None else []
         whole, found, *active = yield [
             Request(LossCurve.measured_as(backbone, groups, settings)),
-            Request(Changes(backbone, parts, rows)),
+            Request(SublayerImportance(backbone, parts, rows)),
             *activity,
         ]
         order = list(found.order("mlp"))
         # A block without its MLP is still a block, so depths stay what they are.
-        variants = [Variant(kept=Kept.of(range(layers), drop_mlp=order[:count])) for count in counts]
+        variants = [ModelVariant(kept=Kept.of(range(layers), drop_mlp=order[:count])) for count in counts]
         if parts.neurons is not None:
             variants += narrower(parts.neurons, active[0], shares)
         curves = yield [curve(variant) for variant in variants]
@@ -57,10 +57,14 @@ def score(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSet
     return Work(start, later=(len(counts) + len(shares)) * token_count(groups))
 
 
-def narrower(neurons: Neurons, activations: Sequence[Float[Tensor, " neuron"]], shares: Sequence[Fraction]) -> list[Variant]:
+def narrower(
+    neurons: Neurons, activations: Sequence[Float[Tensor, " neuron"]], shares: Sequence[Fraction]
+) -> list[ModelVariant]:
     """Return the model with those shares of its least active neurons silent."""
     total = sum(len(layer) for layer in activations)
-    return [Variant(neurons=neurons, speaking=tuple(least_active(activations, math.floor(share * total)))) for share in shares]
+    return [
+        ModelVariant(neurons=neurons, speaking=tuple(least_active(activations, math.floor(share * total)))) for share in shares
+    ]
 
 
 def drop_counts(layers: int) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from prune2vec.forward.backbone import Backbone
 from prune2vec.forward.batches import PaddingSide
 from prune2vec.forward.depths import PooledDepths
-from prune2vec.forward.runner import Advance, Variant
+from prune2vec.forward.runner import Advance, ModelVariant
 from prune2vec.models.kept import Kept
 from prune2vec.models.text_settings import TextSettings
 from prune2vec.profiling.contrastive import GroupScores, group_scores
@@ -28,7 +28,7 @@ from prune2vec.profiling.token_groups import TokenGroup, distinct_rows
 def score(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings) -> Work:
     """Loss, accuracy, alignment and uniformity of every depth (L3Prune)."""
     # The model that ends at a depth has the same curve up to there, and nothing beyond is read.
-    variant = WHOLE if settings.max_depth is None else Variant(kept=Kept.whole(range(settings.max_depth)))
+    variant = WHOLE if settings.max_depth is None else ModelVariant(kept=Kept.whole(range(settings.max_depth)))
 
     def start() -> Steps:
         (curve,) = yield [Request(LossCurve.measured_as(backbone, groups, settings), variant)]

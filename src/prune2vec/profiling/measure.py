@@ -80,7 +80,7 @@ def profile_model(
             "device": backbone.device.type,
             "text_format": text.layout.to_json(),
         },
-        environment={**describe(), **backbone.passes.account()},
+        environment={**describe(), **backbone.runner.account()},
     )
     if target is not None:
         result.save(target)

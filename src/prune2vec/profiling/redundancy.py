@@ -31,14 +31,14 @@ def score(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSet
     parts = backbone.sub_layers()
 
     def start() -> Steps:
-        (found,) = yield [Request(Changes(backbone, parts, distinct_rows(groups)))]
+        (found,) = yield [Request(SublayerImportance(backbone, parts, distinct_rows(groups)))]
         section: dict[str, object] = found.to_json()
         return section
 
     return Work(start)
 
 
-class Changes(Measurement):
+class SublayerImportance(Measurement):
     """The importance of every sub-layer, as the mean over all tokens of the rows.
 
     Tokens of instructions count, padding does not. A sub-layer that a cut has taken out comes out as 0.
@@ -116,7 +116,7 @@ def redundancy(
     token_budget: int | None = None,
     advance: Advance = lambda amount: None,
 ) -> Redundancy:
-    """Return the importance of every sub-layer in one forward pass a row; see ``Changes``.
+    """Return the importance of every sub-layer in one forward pass a row; see ``SublayerImportance``.
 
     Args:
         backbone: The model.
@@ -129,6 +129,6 @@ def redundancy(
     Raises:
         ProfileError: A state is NaN or infinite.
     """
-    changes = Changes(backbone, parts, rows, texts=texts)
+    changes = SublayerImportance(backbone, parts, rows, texts=texts)
     found: Redundancy = measure_alone(backbone, changes, token_budget=token_budget, advance=advance)
     return found

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from prune2vec.errors import ConfigError
 from prune2vec.forward.backbone import Backbone
-from prune2vec.forward.runner import Variant
+from prune2vec.forward.runner import ModelVariant
 from prune2vec.models.kept import KINDS, Kept
 from prune2vec.profiling.importance import Redundancy, most_redundant_first
 from prune2vec.profiling.profile_settings import ProfileSettings
-from prune2vec.profiling.redundancy import Changes
+from prune2vec.profiling.redundancy import SublayerImportance
 from prune2vec.profiling.scorer import Request, Steps, Work, scorers
 from prune2vec.profiling.token_groups import TokenGroup, distinct_rows, token_count
 
@@ -24,14 +24,14 @@ def score(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSet
 
     def start() -> Steps:
         # The first measurement, of the whole model, serves all three kinds.
-        (whole,) = yield [Request(Changes(backbone, parts, rows))]
+        (whole,) = yield [Request(SublayerImportance(backbone, parts, rows))]
         gone: dict[str, list[int]] = {kind: [] for kind in KINDS}
         kept = dict.fromkeys(KINDS, Kept.whole(range(layers)))
         found: dict[str, Redundancy] = {kind: whole for kind in KINDS}
         for number in range(rounds):
             if number:
                 kept = {kind: _without(kind, gone[kind], layers) for kind in KINDS}
-                wanted = [Request(Changes(backbone, parts, rows), Variant(kept=kept[kind])) for kind in KINDS]
+                wanted = [Request(SublayerImportance(backbone, parts, rows), ModelVariant(kept=kept[kind])) for kind in KINDS]
                 found = dict(zip(KINDS, (yield wanted), strict=True))
             for kind in KINDS:
                 gone[kind].append(_next(kind, kept[kind], found[kind], gone[kind]))

@@ -9,7 +9,7 @@ from prune2vec.files import digest_json
 from prune2vec.forward.backbone import Backbone
 from prune2vec.profiling.plain_windows import plain_windows
 from prune2vec.profiling.profile_settings import ProfileSettings
-from prune2vec.profiling.redundancy import Changes
+from prune2vec.profiling.redundancy import SublayerImportance
 from prune2vec.profiling.scorer import Request, Steps, Work, scorers
 from prune2vec.profiling.token_groups import TokenGroup
 
@@ -30,7 +30,7 @@ def score(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSet
     )
 
     def start() -> Steps:
-        (found,) = yield [Request(Changes(backbone, parts, windows, texts="plain"))]
+        (found,) = yield [Request(SublayerImportance(backbone, parts, windows, texts="plain"))]
         digest = digest_json([row.ids for row in windows])
         return {**found.to_json(), "windows": len(windows), "window_length": len(windows[0].ids), "digest": digest}
 

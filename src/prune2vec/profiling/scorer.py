@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prune2vec.forward.runner import Variant, Watcher
+from prune2vec.forward.runner import ModelVariant, Observer
 from prune2vec.registry import Registry
 
 if TYPE_CHECKING:
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from prune2vec.profiling.token_groups import TokenGroup
 
 
-WHOLE = Variant()
+WHOLE = ModelVariant()
 
 
-class Measurement(Watcher):
+class Measurement(Observer):
     """A watcher that comes to a result.
 
     Attributes:
@@ -46,7 +46,7 @@ class Request:
     """
 
     measurement: Measurement
-    variant: Variant = WHOLE
+    variant: ModelVariant = WHOLE
 
     @property
     def tokens(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from prune2vec.forward.backbone import Backbone
 from prune2vec.forward.batches import PaddingSide
-from prune2vec.forward.runner import Advance, Look, Variant
+from prune2vec.forward.runner import Advance, ModelVariant, ObservedRun
 from prune2vec.models.tokens import TokenRow
 from prune2vec.profiling.scorer import Measurement, Request, Steps, Work
 
@@ -77,8 +77,8 @@ def measure_alone(
         padding_side: Side on which shorter texts are filled up; None fills up none where that is possible and pays.
         advance: Called with the number of tokens done.
     """
-    look = Look(watchers=[measurement])
-    backbone.passes.run(measurement.rows, [look], token_budget=token_budget, padding_side=padding_side, advance=advance)
+    look = ObservedRun(watchers=[measurement])
+    backbone.runner.run(measurement.rows, [look], token_budget=token_budget, padding_side=padding_side, advance=advance)
     return measurement.result()
 
 
@@ -86,7 +86,7 @@ class _Plan:
     """Requests of one step, equal ones once, by their texts and their variant of the model."""
 
     def __init__(self, requests: Sequence[Request]) -> None:
-        self._runs: dict[Rows, dict[Variant, dict[Any, Measurement]]] = {}
+        self._runs: dict[Rows, dict[ModelVariant, dict[Any, Measurement]]] = {}
         for request in requests:
             made = request.measurement
             self._runs.setdefault(made.rows, {}).setdefault(request.variant, {}).setdefault(made.key, made)
@@ -97,8 +97,8 @@ class _Plan:
 
     def run(self, backbone: Backbone, *, token_budget: int | None, advance: Advance) -> None:
         for rows, variants in self._runs.items():
-            looks = [Look(variant=variant, watchers=list(made.values())) for variant, made in variants.items()]
-            backbone.passes.run(rows, looks, token_budget=token_budget, advance=advance)
+            looks = [ObservedRun(variant=variant, watchers=list(made.values())) for variant, made in variants.items()]
+            backbone.runner.run(rows, looks, token_budget=token_budget, advance=advance)
 
     def result(self, request: Request) -> Any:
         return self._runs[request.measurement.rows][request.variant][request.measurement.key].result()

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from prune2vec.data.instructions import Instructions
 from prune2vec.data.triplet import Triplet
-from prune2vec.models.text_settings import SAVED, TextFormat, TextOptions, TextSettings
+from prune2vec.models.text_settings import SAVED, PromptTemplate, TextOptions, TextSettings
 from prune2vec.progress import progress, say
-from prune2vec.training.ranking_context import Subject
+from prune2vec.training.ranking_context import RankingContext
 from prune2vec.training.row_negatives import check_rows as check_negatives
 from prune2vec.training.slim_settings import SlimSettings
 from prune2vec.training.train_settings import TrainSettings
-from prune2vec.training.training_data import Prompting, Table, TrainingData, by_prompt, training_data
+from prune2vec.training.training_data import Prompting, TrainingData, TrainingTable, by_prompt, training_data
 
 Columns = list[dict[str, Any]]
 Watcher = Callable[[int, Tensor], None]
@@ -33,7 +33,7 @@ def train_settings(settings: SlimSettings) -> TrainSettings:
     return TrainSettings.build({**given, "warmup_steps": settings.warmup, "distil": "none"}, where="slim")
 
 
-def tables_for(subject: Subject, triplets: Sequence[Triplet], settings: SlimSettings) -> TrainingData:
+def tables_for(subject: RankingContext, triplets: Sequence[Triplet], settings: SlimSettings) -> TrainingData:
     """Sort triplets into the tables that batches are taken from, one dataset a batch.
 
     Raises:
@@ -50,14 +50,14 @@ def check_rows(triplets: Sequence[Triplet], text: TextSettings, settings: SlimSe
     """
     instructions = None if text.instruction == SAVED else Instructions.parse(text.instruction, symmetric=text.symmetric)
     # What stands around every text alike tells no two rows apart.
-    prompting = Prompting(instructions=instructions, text_format=TextFormat(), saved=("", ""))
+    prompting = Prompting(instructions=instructions, text_format=PromptTemplate(), saved=("", ""))
     chosen = train_settings(settings)
     if all(len(table.rows) < chosen.batch_size for table in by_prompt(triplets, prompting).values()):
         training_data(triplets, prompting, chosen)
     check_negatives(triplets, chosen)
 
 
-def batches(subject: Subject, triplets: Sequence[Triplet], settings: SlimSettings) -> Iterator[Columns]:
+def batches(subject: RankingContext, triplets: Sequence[Triplet], settings: SlimSettings) -> Iterator[Columns]:
     """Yield the tokenised columns of ``settings.batches`` batches: queries, positives, hard negatives.
 
     Args:
@@ -89,7 +89,7 @@ def _draw(data: TrainingData, settings: SlimSettings) -> list[tuple[str, list[Tr
     return generator.sample(found, min(len(found), settings.batches))
 
 
-def _cut(table: Table, size: int, generator: random.Random) -> list[list[Triplet]]:
+def _cut(table: TrainingTable, size: int, generator: random.Random) -> list[list[Triplet]]:
     rows = list(table.rows)
     generator.shuffle(rows)
     return [rows[start : start + size] for start in range(0, len(rows) - size + 1, size)]
@@ -99,7 +99,7 @@ def _moved(features: Any, device: torch.device) -> dict[str, Any]:
     return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in dict(features).items()}
 
 
-def for_each_activation(subject: Subject, batches: Iterator[Columns], watch: Watcher) -> None:
+def for_each_activation(subject: RankingContext, batches: Iterator[Columns], watch: Watcher) -> None:
     """Call ``watch(layer, activations)`` with what the neurons of each MLP give for each column of texts.
 
     Activations are (token, neuron) in the model's number format, tokens of padding left out.
@@ -125,7 +125,7 @@ def for_each_activation(subject: Subject, batches: Iterator[Columns], watch: Wat
 
 
 @contextmanager
-def evaluating(subject: Subject) -> Iterator[None]:
+def evaluating(subject: RankingContext) -> Iterator[None]:
     """Switch dropout off."""
     was_training = subject.encoder.training
     subject.encoder.eval()

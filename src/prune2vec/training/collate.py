@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer.data_collator import SentenceTra
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchNote:
+class BatchStats:
     """What one batch holds.
 
     Attributes:
@@ -50,7 +50,7 @@ class NotingCollator(SentenceTransformerDataCollator):
     A note cannot travel inside the batch: what the trainer does not know there, it hands to the model.
     """
 
-    notes: deque[BatchNote] = field(default_factory=deque)
+    notes: deque[BatchStats] = field(default_factory=deque)
     counter: CutCounter = field(init=False)
 
     @classmethod
@@ -67,7 +67,7 @@ class NotingCollator(SentenceTransformerDataCollator):
         batch: dict[str, Any] = super().__call__(features)
         masks = [value for key, value in batch.items() if key.endswith("_attention_mask")]
         self.notes.append(
-            BatchNote(
+            BatchStats(
                 dataset=str(batch.get("dataset_name", "")),
                 tokens=sum(int(torch.count_nonzero(mask)) for mask in masks),
                 texts=sum(len(mask) for mask in masks),

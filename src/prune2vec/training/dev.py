@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from prune2vec.data.beir import triplets_as_retrieval
-from prune2vec.training.training_data import Table
+from prune2vec.training.training_data import TrainingTable
 
 if TYPE_CHECKING:
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
 
-def evaluators(tables: Mapping[str, Table], *, rows: int, batch_size: int) -> list[InformationRetrievalEvaluator]:
+def evaluators(tables: Mapping[str, TrainingTable], *, rows: int, batch_size: int) -> list[InformationRetrievalEvaluator]:
     """Return one evaluator for each table, over its first ``rows`` rows."""
     return [_evaluator(name, table, rows=rows, batch_size=batch_size) for name, table in tables.items()]
 
 
-def _evaluator(name: str, table: Table, *, rows: int, batch_size: int) -> InformationRetrievalEvaluator:
+def _evaluator(name: str, table: TrainingTable, *, rows: int, batch_size: int) -> InformationRetrievalEvaluator:
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
     retrieval = triplets_as_retrieval(table.rows[:rows])

@@ -15,15 +15,15 @@ from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.text_settings import SAVED
 from prune2vec.pruning.encoder import load_encoder, read_record, save_encoder
 from prune2vec.training.adapters import base_model, embed, load_weights, merge_adapter
-from prune2vec.training.fit import Job
-from prune2vec.training.training_data import Table
+from prune2vec.training.fit import TrainingJob
+from prune2vec.training.training_data import TrainingTable
 from prune2vec.training.work_folder import read_lines
 
 _PROBE_ROWS = 16
 _FINAL_STEPS = 50
 
 
-def finish(job: Job) -> dict[str, Any]:
+def finish(job: TrainingJob) -> dict[str, Any]:
     """Save the encoder of the last checkpoint to ``job.output`` and return its training record.
 
     The adapter is merged in fp32, whatever the training was in, and the result then stored in the base's number format.
@@ -44,7 +44,7 @@ def finish(job: Job) -> dict[str, Any]:
     return record
 
 
-def _base_record(job: Job) -> dict[str, Any]:
+def _base_record(job: TrainingJob) -> dict[str, Any]:
     """Return what the base's record says, with the instruction that it was trained with in place of its own."""
     record = read_record(job.base)
     if "text" in record and job.settings.instruction != SAVED:
@@ -53,7 +53,7 @@ def _base_record(job: Job) -> dict[str, Any]:
     return record
 
 
-def _apply(job: Job, encoder: SentenceTransformer) -> dict[str, float | None]:
+def _apply(job: TrainingJob, encoder: SentenceTransformer) -> dict[str, float | None]:
     """Give ``encoder`` the trained weights in the format they are stored in; return what that changed."""
     checkpoint = job.work.checkpoint(job.settings.steps)
     probe = [text for table in job.data.tables.values() for row in islice(table.rows, _PROBE_ROWS) for text in row.texts[:2]]
@@ -67,13 +67,13 @@ def _apply(job: Job, encoder: SentenceTransformer) -> dict[str, float | None]:
     return {"max_difference": difference, "rounding": float(np.abs(embed(encoder, probe) - exact).max())}
 
 
-def _stored_dtype(job: Job) -> torch.dtype:
+def _stored_dtype(job: TrainingJob) -> torch.dtype:
     config = read_json(job.base / "config.json")
     name = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     return getattr(torch, name.removeprefix("torch."), torch.float32)
 
 
-def _set_prompts(job: Job, encoder: SentenceTransformer) -> None:
+def _set_prompts(job: TrainingJob, encoder: SentenceTransformer) -> None:
     """Save the instruction with the encoder if there was a single one; the E5 set's differ by task and stay the caller's."""
     used = {(table.query_prompt, table.document_prompt) for table in job.data.tables.values()}
     if len(used) == 1:
@@ -81,7 +81,7 @@ def _set_prompts(job: Job, encoder: SentenceTransformer) -> None:
         encoder.prompts = {**encoder.prompts, "query": query, "document": document}
 
 
-def _record(job: Job, merge: dict[str, float | None]) -> dict[str, Any]:
+def _record(job: TrainingJob, merge: dict[str, float | None]) -> dict[str, Any]:
     curve = read_lines(job.work.curve)
     last = curve[-_FINAL_STEPS:]
     dev = read_lines(job.work.dev)
@@ -108,7 +108,7 @@ def _record(job: Job, merge: dict[str, float | None]) -> dict[str, Any]:
     }
 
 
-def _table(table: Table, batches: int) -> dict[str, Any]:
+def _table(table: TrainingTable, batches: int) -> dict[str, Any]:
     return {
         "rows": len(table.rows),
         "batches": batches,

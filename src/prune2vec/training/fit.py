@@ -22,19 +22,19 @@ from prune2vec.training.batch_plan import BatchPlan
 from prune2vec.training.collate import NotingCollator
 from prune2vec.training.dev import evaluators
 from prune2vec.training.failures import explained_failures
-from prune2vec.training.monitor import Watch
+from prune2vec.training.monitor import TrainingMonitor
 from prune2vec.training.objective import build_loss, pooled_in_fp32
 from prune2vec.training.packed_loss import without_padding
 from prune2vec.training.train_settings import TrainSettings
-from prune2vec.training.trainable_module import Part, PartTrainer
-from prune2vec.training.training_data import Table, TrainingData
+from prune2vec.training.trainable_module import ModuleTrainer, TrainableModule
+from prune2vec.training.training_data import TrainingData, TrainingTable
 from prune2vec.training.work_folder import WorkFolder, step_of
 
 _EPOCHS = 3  # Of the paper's schedule.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class TrainingJob:
     """All that defines one run.
 
     Attributes:
@@ -51,7 +51,7 @@ class Job:
     base: Path
     output: Path
     data: TrainingData
-    dev: dict[str, Table]
+    dev: dict[str, TrainingTable]
     settings: TrainSettings
     device: torch.device
     dtype: torch.dtype
@@ -69,12 +69,12 @@ class Job:
 
 
 def fit(
-    job: Job,
+    job: TrainingJob,
     encoder: SentenceTransformer,
     resume: Path | None,
     callbacks: Sequence[TrainerCallback] = (),
     *,
-    part: Part | None = None,
+    part: TrainableModule | None = None,
 ) -> None:
     """Train from the start, or from a checkpoint, to the last step; the last checkpoint holds the result.
 
@@ -108,7 +108,7 @@ def fit(
             job.work.note({"batches": plan.counts(), **notes})
             with progress("training", settings.steps, done=step_of(resume) if resume else 0) as advance:
                 restore = resume if adapted else None
-                watch = Watch(job.work, notes=collator.notes, advance=advance, resumed=restore, dtype=job.dtype_name)
+                watch = TrainingMonitor(job.work, notes=collator.notes, advance=advance, resumed=restore, dtype=job.dtype_name)
                 for callback in (*callbacks, watch):
                     trainer.add_callback(callback)
                 loss.register_forward_hook(watch.check_loss)
@@ -117,7 +117,11 @@ def fit(
 
 
 def make_trainer(
-    job: Job, encoder: SentenceTransformer, loss: nn.Module, collator: NotingCollator, part: Part | None = None
+    job: TrainingJob,
+    encoder: SentenceTransformer,
+    loss: nn.Module,
+    collator: NotingCollator,
+    part: TrainableModule | None = None,
 ) -> SentenceTransformerTrainer:
     """Return sentence-transformers' trainer for a run, without a word of its own on the terminal."""
     # Each checkpoint gets a model card; it must not ask the hub about the base, nor look for examples in the data.
@@ -126,7 +130,7 @@ def make_trainer(
     arguments = _arguments(job)
     if arguments.n_gpu > 1:
         raise TrainingError(f"{arguments.n_gpu} GPUs are in sight, training uses one; set CUDA_VISIBLE_DEVICES to one of them")
-    trainer = (SentenceTransformerTrainer if part is None else PartTrainer)(
+    trainer = (SentenceTransformerTrainer if part is None else ModuleTrainer)(
         model=encoder,
         args=arguments,
         train_dataset=job.data.datasets(),
@@ -134,14 +138,14 @@ def make_trainer(
         evaluator=list(evaluators(job.dev, rows=job.settings.dev_rows, batch_size=job.settings.mini_batch_size)) or None,
         data_collator=collator,
     )
-    if isinstance(trainer, PartTrainer) and part is not None:
+    if isinstance(trainer, ModuleTrainer) and part is not None:
         trainer.part = part
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(SentenceTransformerModelCardCallback)
     return trainer
 
 
-def _teacher(job: Job) -> SentenceTransformer | None:
+def _teacher(job: TrainingJob) -> SentenceTransformer | None:
     folder = job.settings.distil_from
     if folder is None:
         return None
@@ -150,7 +154,7 @@ def _teacher(job: Job) -> SentenceTransformer | None:
     return teacher
 
 
-def _arguments(job: Job) -> SentenceTransformerTrainingArguments:
+def _arguments(job: TrainingJob) -> SentenceTransformerTrainingArguments:
     settings = job.settings
     return SentenceTransformerTrainingArguments(
         output_dir=str(job.work.folder),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 from torch.utils.hooks import RemovableHandle
 
-from prune2vec.training.ranking_context import Subject
+from prune2vec.training.ranking_context import RankingContext
 
 _FILE = "gates.safetensors"
 _NAME = "gate"
@@ -26,7 +26,7 @@ class Gates:
     The product with an activation is taken in the wider of both formats and rounded to the activation's.
     """
 
-    def __init__(self, subject: Subject, *, penalty: float = 0.0, sharpness: float = 5.0) -> None:
+    def __init__(self, subject: RankingContext, *, penalty: float = 0.0, sharpness: float = 5.0) -> None:
         self._subject = subject
         self._penalty = penalty
         self._sharpness = sharpness

@@ -17,11 +17,11 @@ from prune2vec.errors import TrainingError
 from prune2vec.machine import peak_rss_bytes
 from prune2vec.progress import Advance, say
 from prune2vec.training.adapters import restore_adapter
-from prune2vec.training.collate import BatchNote
+from prune2vec.training.collate import BatchStats
 from prune2vec.training.work_folder import WorkFolder, read_lines
 
 
-class Watch(TrainerCallback):
+class TrainingMonitor(TrainerCallback):
     """Follows a run step by step.
 
     Args:
@@ -33,14 +33,14 @@ class Watch(TrainerCallback):
     """
 
     def __init__(
-        self, work: WorkFolder, *, notes: deque[BatchNote], advance: Advance, resumed: Path | None, dtype: str
+        self, work: WorkFolder, *, notes: deque[BatchStats], advance: Advance, resumed: Path | None, dtype: str
     ) -> None:
         self._work = work
         self._notes = notes
         self._advance = advance
         self._resumed = resumed
         self._dtype = dtype
-        self._note: BatchNote | None = None
+        self._note: BatchStats | None = None
         self._step = 0
         earlier = read_lines(work.curve)
         self._elapsed_before = earlier[-1]["elapsed_s"] if earlier else 0.0

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from prune2vec.data.triplet import Triplet
-    from prune2vec.training.ranking_context import Subject
+    from prune2vec.training.ranking_context import RankingContext
     from prune2vec.training.slim_settings import SlimSettings
 
 Scores = Mapping[int, "Tensor"]
-RankingFn = Callable[["Subject", Sequence["Triplet"], "SlimSettings"], Scores]
+RankingFn = Callable[["RankingContext", Sequence["Triplet"], "SlimSettings"], Scores]
 Group = Literal["texts", "batches", "loss", "steps"]
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -32,7 +32,7 @@ _TINY = 1e-30
 EVERY: tuple[Group, ...] = get_args(Group)
 
 
-class Rankings(Registry[RankingFn]):
+class Importances(Registry[RankingFn]):
     """Rankings, and which groups of settings each one reads: no other setting makes its scores out of date."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Rankings(Registry[RankingFn]):
         return {layer: score / max(float(score.mean()), _TINY) for layer, score in scores.items()}
 
 
-rankings = Rankings()
+importances = Importances()
 """Each ranking takes (subject, triplets, settings) and returns the importance of every neuron: by original layer, for every
 MLP of the subject, a 1-D float32 tensor on the CPU with one finite number a neuron; the lowest are cut first.
 

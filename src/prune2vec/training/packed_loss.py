@@ -1,6 +1,6 @@
 """The token model's forward pass without waste: each distinct text of a batch once, and no padding.
 
-The losses stay sentence-transformers' and ask their encoder for one column at a time. ``OnePass`` tells the encoder's token
+The losses stay sentence-transformers' and ask their encoder for one column at a time. ``PackedLoss`` tells the encoder's token
 model beforehand which columns will come, so that the first one asked for computes the distinct texts of all; equal texts
 share one state, and so, where there is dropout, one draw. GradCache asks for parts of columns, which are computed as they
 come. Pooling and all that follows is the encoder's own, on states laid end to end.
@@ -56,7 +56,7 @@ class DistinctStates:
         return self._states.index_select(0, torch.tensor(list(places), device=self._states.device))
 
 
-class TokenPass:
+class PackedTransformer:
     """Takes the place of the forward method of an encoder's token model.
 
     Args:
@@ -109,7 +109,7 @@ class TokenPass:
         return states[mask.bool()]
 
 
-class OnePass(nn.Module):
+class PackedLoss(nn.Module):
     """A loss whose encoders compute each distinct text of a batch once.
 
     Args:
@@ -117,7 +117,7 @@ class OnePass(nn.Module):
         passes: The token models of its encoders.
     """
 
-    def __init__(self, loss: nn.Module, passes: Sequence[TokenPass]) -> None:
+    def __init__(self, loss: nn.Module, passes: Sequence[PackedTransformer]) -> None:
         super().__init__()
         self.loss = loss
         self._passes = passes
@@ -155,17 +155,17 @@ def without_padding(
             stack.enter_context(token_pass(encoder, packs=not obstacle))
             for encoder, obstacle in zip(encoders, obstacles, strict=True)
         ]
-        yield OnePass(loss, passes), {"packed": not obstacles[0], "obstacle": obstacles[0] or None}
+        yield PackedLoss(loss, passes), {"packed": not obstacles[0], "obstacle": obstacles[0] or None}
 
 
 @contextmanager
-def token_pass(encoder: SentenceTransformer, *, packs: bool, token_budget: int | None = None) -> Iterator[TokenPass]:
+def token_pass(encoder: SentenceTransformer, *, packs: bool, token_budget: int | None = None) -> Iterator[PackedTransformer]:
     """Run an encoder's token model on packed rows, or on padded ones sorted by length, while the context is open."""
     transformer: Any = encoder[0]
     with ExitStack() as stack:
         if packs:
             stack.enter_context(packable(base_model(encoder)))
-        transformer.forward = made = TokenPass(encoder, packs=packs, token_budget=token_budget)
+        transformer.forward = made = PackedTransformer(encoder, packs=packs, token_budget=token_budget)
         try:
             yield made
         finally:

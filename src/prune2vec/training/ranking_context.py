@@ -30,7 +30,7 @@ from prune2vec.training.uneven_encoder import encoder_around
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class RankingContext:
     """A cut model whose neurons are to be ranked.
 
     Attributes:
@@ -100,7 +100,7 @@ def load_subject(
     identity: dict[str, Any],
     output: Path,
     callbacks: Sequence[TrainerCallback] = (),
-) -> Subject:
+) -> RankingContext:
     """Read what a plan of full widths keeps of a model, as an encoder that treats texts as ``prune`` would.
 
     Args:
@@ -133,7 +133,7 @@ def load_subject(
     nn.Module.to(kept, dtype=dtype).requires_grad_(False)
     encoder = encoder_around(kept, text, device=device)
     blocks = zip(plan.keep_layers, block_list(kept, find_family(kept, config)), strict=True)
-    return Subject(
+    return RankingContext(
         encoder=encoder.eval(),
         blocks={layer: block for layer, block in blocks if layer in plan.kept.mlps},
         neurons=neurons,

@@ -15,9 +15,9 @@ from prune2vec.planning.plan import PruningPlan
 from prune2vec.progress import say
 from prune2vec.public import public
 from prune2vec.training.calibration import check_rows
-from prune2vec.training.neuron_importance import TEXTS, rankings
+from prune2vec.training.neuron_importance import TEXTS, importances
 from prune2vec.training.randomness import isolated_randomness
-from prune2vec.training.ranking_context import Subject, load_subject
+from prune2vec.training.ranking_context import RankingContext, load_subject
 from prune2vec.training.scores_file import Ranked, scores_beside
 from prune2vec.training.slim_settings import SlimSettings
 from prune2vec.training.training_data import Data, read
@@ -86,7 +86,7 @@ def _slimmed(
     chosen: SlimSettings,
     callbacks: Sequence[TrainerCallback],
 ) -> PruningPlan:
-    looks_at_texts = TEXTS in rankings.reads(chosen.ranking)
+    looks_at_texts = TEXTS in importances.reads(chosen.ranking)
     triplets = read(texts, hard_negatives=chosen.hard_negatives) if texts is not None and looks_at_texts else []
     identity = _identity(what, triplets, chosen)
     file = scores_beside(target, chosen.ranking)
@@ -115,9 +115,9 @@ def _remove_work(work: WorkFolder, identity: Mapping[str, Any]) -> None:
         work.remove()
 
 
-def _rank(subject: Subject, plan: PruningPlan, triplets: Sequence[Triplet], settings: SlimSettings) -> Ranked:
-    found = rankings.get(settings.ranking)(subject, triplets, settings)
-    scores = {layer: score.numpy() for layer, score in rankings.comparable(settings.ranking, found).items()}
+def _rank(subject: RankingContext, plan: PruningPlan, triplets: Sequence[Triplet], settings: SlimSettings) -> Ranked:
+    found = importances.get(settings.ranking)(subject, triplets, settings)
+    scores = {layer: score.numpy() for layer, score in importances.comparable(settings.ranking, found).items()}
     _check(scores, plan, by=f"ranking {settings.ranking!r}")
     return Ranked(scores=scores, identity=subject.identity, facts=subject.notes)
 

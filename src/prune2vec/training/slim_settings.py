@@ -13,7 +13,7 @@ from prune2vec.errors import PlanError
 from prune2vec.models.text_settings import TextOptions
 from prune2vec.planning.shares import parse_count, parse_share
 from prune2vec.settings import Seed
-from prune2vec.training.neuron_importance import BATCHES, LOSS, STEPS, TEXTS, Group, rankings
+from prune2vec.training.neuron_importance import BATCHES, LOSS, STEPS, TEXTS, Group, importances
 
 # What a ranking reads says which of these its scores depend on.
 _GROUPS: dict[Group, frozenset[str]] = {
@@ -151,6 +151,6 @@ class SlimSettings(TextOptions):
         Raises:
             ConfigError: There is no such ranking.
         """
-        reads = rankings.reads(self.ranking)
+        reads = importances.reads(self.ranking)
         unread = (names for group, names in _GROUPS.items() if group not in reads)
         return self.model_dump(mode="json", exclude=set(_NOT_OF_SCORES.union(*unread)))

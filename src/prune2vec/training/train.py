@@ -20,7 +20,7 @@ from prune2vec.pruning.encoder import RECORD, check_finite, check_writable, load
 from prune2vec.public import public
 from prune2vec.training.adapters import choose_trained
 from prune2vec.training.finish import finish
-from prune2vec.training.fit import Job, fit
+from prune2vec.training.fit import TrainingJob, fit
 from prune2vec.training.randomness import isolated_randomness
 from prune2vec.training.tracker import check_tracker
 from prune2vec.training.train_settings import TrainSettings
@@ -120,7 +120,7 @@ def _train(base: Path, data: Data, target: Path, chosen: TrainSettings, callback
     return _result(target, finish(job), resumed_from=done)
 
 
-def prepare(base: Path, data: Data, output: Path, settings: TrainSettings) -> tuple[SentenceTransformer, Job]:
+def prepare(base: Path, data: Data, output: Path, settings: TrainSettings) -> tuple[SentenceTransformer, TrainingJob]:
     """Load the encoder and the texts, and settle everything that defines the run.
 
     Raises:
@@ -151,7 +151,9 @@ def prepare(base: Path, data: Data, output: Path, settings: TrainSettings) -> tu
         "prompts": _prompt_digest(tables),
         "teacher": digest_tree(settings.distil_from) if settings.distil_from is not None else None,
     }
-    job = Job(base=base, output=output, data=tables, dev=dev, settings=settings, device=device, dtype=dtype, identity=identity)
+    job = TrainingJob(
+        base=base, output=output, data=tables, dev=dev, settings=settings, device=device, dtype=dtype, identity=identity
+    )
     return encoder, job
 
 
@@ -159,7 +161,7 @@ def _prompt_digest(tables: TrainingData) -> str:
     return digest_json({name: [len(table.rows), *tables.prompts[name].items()] for name, table in tables.tables.items()})
 
 
-def _finished(job: Job) -> dict[str, Any] | None:
+def _finished(job: TrainingJob) -> dict[str, Any] | None:
     """Return the record of a finished run with the same identity, or None when there is none at the output.
 
     Raises:

@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 from torch import nn
 
 
-class Part(Protocol):
+class TrainableModule(Protocol):
     """What is trained, and alone is kept in checkpoints."""
 
     def install(self, encoder: SentenceTransformer) -> None:
@@ -25,10 +25,10 @@ class Part(Protocol):
         """Read back what ``save`` wrote, into the installed part."""
 
 
-class PartTrainer(SentenceTransformerTrainer):
+class ModuleTrainer(SentenceTransformerTrainer):
     """sentence-transformers' trainer with checkpoints that hold one part instead of the whole encoder."""
 
-    part: Part
+    part: TrainableModule
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))

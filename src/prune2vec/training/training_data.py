@@ -12,7 +12,7 @@ from prune2vec.data.reader import Texts, given_triplets
 from prune2vec.data.triplet import Triplet, digest_texts
 from prune2vec.errors import ConfigError, DataError
 from prune2vec.models.prepared_text import saved_prompts
-from prune2vec.models.text_settings import SAVED, TextFormat
+from prune2vec.models.text_settings import SAVED, PromptTemplate
 from prune2vec.progress import say
 from prune2vec.pruning.encoder import read_record
 from prune2vec.training.row_negatives import check_rows, choose_negatives, chosen_scores
@@ -36,7 +36,7 @@ class Prompting:
     """
 
     instructions: Instructions | None
-    text_format: TextFormat
+    text_format: PromptTemplate
     saved: tuple[str, str]
 
     @classmethod
@@ -51,7 +51,7 @@ class Prompting:
         chosen = None if asked == SAVED else Instructions.parse(asked, symmetric)
         return cls(
             instructions=chosen,
-            text_format=TextFormat.from_json(stored) if stored else TextFormat(),
+            text_format=PromptTemplate.from_json(stored) if stored else PromptTemplate(),
             saved=saved_prompts(encoder.prompts or {}, encoder.default_prompt_name),
         )
 
@@ -65,7 +65,7 @@ class Prompting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class TrainingTable:
     """The rows of one data set that share their prompts."""
 
     rows: list[Triplet]
@@ -84,7 +84,7 @@ class TrainingData:
         settings: How many hard negatives a row has and how they are chosen, and whether teacher scores go with them.
     """
 
-    tables: Mapping[str, Table]
+    tables: Mapping[str, TrainingTable]
     left_out: Mapping[str, int]
     digest: str
     settings: TrainSettings
@@ -113,7 +113,7 @@ class TrainingData:
 
         return DatasetDict({name: Dataset.from_list(list(self._dicts(table))) for name, table in self.tables.items()})
 
-    def _dicts(self, table: Table) -> Iterator[dict[str, Any]]:
+    def _dicts(self, table: TrainingTable) -> Iterator[dict[str, Any]]:
         for row in table.rows:
             scores = (
                 {"label": chosen_scores(row, choose_negatives(row, self.settings))} if self.settings.distil == "data" else {}
@@ -141,20 +141,20 @@ def training_data(triplets: Sequence[Triplet], prompting: Prompting, settings: T
     return TrainingData(tables=large, left_out=small, digest=digest_texts(triplets), settings=settings)
 
 
-def by_prompt(triplets: Sequence[Triplet], prompting: Prompting) -> dict[str, Table]:
+def by_prompt(triplets: Sequence[Triplet], prompting: Prompting) -> dict[str, TrainingTable]:
     """Group triplets by data set and prompts, in order of appearance."""
     rows: dict[tuple[str, str, str], list[Triplet]] = {}
     for triplet in triplets:
         rows.setdefault((triplet.dataset or "data", *prompting.before(triplet)), []).append(triplet)
-    tables: dict[str, Table] = {}
+    tables: dict[str, TrainingTable] = {}
     for (dataset, query, document), found in rows.items():
         number = 1 + sum(1 for name in tables if name == dataset or name.startswith(f"{dataset}#"))
         name = dataset if number == 1 else f"{dataset}#{number}"
-        tables[name] = Table(rows=found, query_prompt=query, document_prompt=document)
+        tables[name] = TrainingTable(rows=found, query_prompt=query, document_prompt=document)
     return tables
 
 
-def check_room(encoder: SentenceTransformer, tables: Mapping[str, Table]) -> None:
+def check_room(encoder: SentenceTransformer, tables: Mapping[str, TrainingTable]) -> None:
     """Refuse an instruction that fills all tokens an encoder reads: its texts would be cut away whole.
 
     Raises:

@@ -11,7 +11,7 @@ from prune2vec.progress import say
 from prune2vec.training.calibration import batches, evaluating, train_settings
 from prune2vec.training.gates import Gates
 from prune2vec.training.objective import build_loss, pooled_in_fp32
-from prune2vec.training.ranking_context import Subject
+from prune2vec.training.ranking_context import RankingContext
 from prune2vec.training.slim_settings import SlimSettings
 
 # Both losses are of the same batches, so few tell a cut that breaks the model from one that does not.
@@ -19,7 +19,7 @@ _BATCHES = 5
 
 
 def say_loss(
-    subject: Subject, triplets: Sequence[Triplet], settings: SlimSettings, neurons: Mapping[int, Sequence[int]]
+    subject: RankingContext, triplets: Sequence[Triplet], settings: SlimSettings, neurons: Mapping[int, Sequence[int]]
 ) -> tuple[float, float]:
     """Say, and return, the mean loss on some batches with all neurons and with those that stay.
 

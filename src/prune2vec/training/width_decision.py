@@ -14,7 +14,7 @@ from prune2vec.planning.budget import Budget
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.planning.shares import share_text
 from prune2vec.progress import say
-from prune2vec.training.neuron_importance import TEXTS, rankings
+from prune2vec.training.neuron_importance import TEXTS, importances
 from prune2vec.training.scores_file import Ranked
 from prune2vec.training.slim_settings import SlimSettings
 from prune2vec.training.width import WidthRule, choose_neurons, choose_widths, count_of, fewest_left, most_taken, smallest_cut
@@ -41,7 +41,7 @@ def check_slim(plan: PruningPlan, settings: SlimSettings, *, texts: bool, scores
         DataError: The ranking looks at texts, and there are none.
         PlanError: How much to cut is not said, cannot be met, or breaks the limits that the plan was made for.
     """
-    needs_texts = TEXTS in rankings.reads(settings.ranking)
+    needs_texts = TEXTS in importances.reads(settings.ranking)
     _check_says_how_much(plan, settings)
     plan.shape.check_can_drop(replace(plan.kept, width_cut=Fraction(1, 2)))
     blank = {layer: np.zeros(plan.shape.mlp_width[layer], dtype=np.float32) for layer in plan.kept.mlps}

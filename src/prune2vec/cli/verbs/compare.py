@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.path_types import Existing, Target
+from prune2vec.cli.path_types import ExistingPath, OutputPath
 from prune2vec.cli.verb import verb
 from prune2vec.outputs import COMPARISON, check_kind
 
@@ -18,8 +18,8 @@ prune2vec compare runs/*/results.json -o report/
 
 
 @verb(example=EXAMPLE)
-@click.argument("results", type=Existing(), nargs=-1, required=True)
-@click.option("-o", "--output", type=Target(folder=True), help="Folder for the table and the page; default: only print.")
+@click.argument("results", type=ExistingPath(), nargs=-1, required=True)
+@click.option("-o", "--output", type=OutputPath(folder=True), help="Folder for the table and the page; default: only print.")
 def compare(results: tuple[Path, ...], *, output: Path | None, dry_run: bool) -> Outcome:
     """Put RESULTS side by side.
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from prune2vec.cli.outcome import Outcome
-from prune2vec.cli.path_types import Target
+from prune2vec.cli.path_types import OutputPath
 from prune2vec.cli.verb import verb
 
 
 @verb(example="prune2vec demo -o runs/demo")
-@click.option("-o", "--output", type=Target(folder=True), default="runs/demo", show_default=True, help="Folder of the run.")
+@click.option("-o", "--output", type=OutputPath(folder=True), default="runs/demo", show_default=True, help="Folder of the run.")
 def demo(*, output: Path, dry_run: bool) -> Outcome:
     """Show the whole chain on the default model and mined text.
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from prune2vec.cli.dry_run import check_encoder
-from prune2vec.cli.options import Section
+from prune2vec.cli.options import OptionGroup
 from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.path_types import Existing, Target
+from prune2vec.cli.path_types import ExistingPath, OutputPath
 from prune2vec.cli.verb import verb
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ prune2vec encode encoder/ corpus.jsonl.gz -o vectors/ --ray 8
 """
 
 
-@verb(example=EXAMPLE, sections=[Section("settings", "Encoding", _settings)])
-@click.argument("encoder", type=Existing())
-@click.argument("corpus", type=Existing())
-@click.option("-o", "--output", type=Target(folder=True), required=True, help="Folder to write.")
+@verb(example=EXAMPLE, sections=[OptionGroup("settings", "Encoding", _settings)])
+@click.argument("encoder", type=ExistingPath())
+@click.argument("corpus", type=ExistingPath())
+@click.option("-o", "--output", type=OutputPath(folder=True), required=True, help="Folder to write.")
 @click.option(
     "--ray",
     metavar="N",

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.options import Section
+from prune2vec.cli.options import OptionGroup
 from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.path_types import Existing, Source, Target
+from prune2vec.cli.path_types import ExistingPath, OutputPath, SourceName
 from prune2vec.cli.verb import verb
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ prune2vec evaluate encoder/ --tasks SciFact --max-documents 1000 --max-queries 1
 """
 
 
-@verb(example=EXAMPLE, sections=[Section("settings", "Evaluating", _settings)])
-@click.argument("encoder", type=Source("encoder"))
-@click.option("--data", type=Source("path"), help="Held-out triplets, or a BEIR folder.")
+@verb(example=EXAMPLE, sections=[OptionGroup("settings", "Evaluating", _settings)])
+@click.argument("encoder", type=SourceName("encoder"))
+@click.option("--data", type=SourceName("path"), help="Held-out triplets, or a BEIR folder.")
 @click.option("--tasks", help="MTEB tasks, separated by commas, or a preset (mteb-15, beir-13).")
-@click.option("--mirror", type=Existing(), help="Folder with offline copies of MTEB tasks.")
-@click.option("-o", "--output", type=Target(folder=False), help="File to write; without it the result is only printed.")
+@click.option("--mirror", type=ExistingPath(), help="Folder with offline copies of MTEB tasks.")
+@click.option("-o", "--output", type=OutputPath(folder=False), help="File to write; without it the result is only printed.")
 def evaluate(
     encoder: str,
     *,

@@ -8,7 +8,7 @@ import click
 
 from prune2vec.cli.dry_run import check_encoder
 from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.path_types import Existing, Target
+from prune2vec.cli.path_types import ExistingPath, OutputPath
 from prune2vec.cli.verb import verb
 
 EXAMPLE = """
@@ -18,9 +18,9 @@ prune2vec export encoder/ --target onnx -o encoder-onnx/
 
 
 @verb(example=EXAMPLE)
-@click.argument("encoder", type=Existing())
+@click.argument("encoder", type=ExistingPath())
 @click.option("--target", required=True, help="The runtime: vllm or onnx.")
-@click.option("-o", "--output", type=Target(folder=True), required=True, help="Folder to write.")
+@click.option("-o", "--output", type=OutputPath(folder=True), required=True, help="Folder to write.")
 def export(encoder: Path, *, target: str, output: Path, dry_run: bool) -> Outcome:
     """Write ENCODER in the form of another runtime.
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.path_types import Target
+from prune2vec.cli.path_types import OutputPath
 from prune2vec.cli.verb import verb
 from prune2vec.errors import CheckpointError
 from prune2vec.files import write_text
 
 
 @verb(example="prune2vec init -o recipe.yaml")
-@click.option("-o", "--output", type=Target(folder=False), default="recipe.yaml", show_default=True, help="File to write.")
+@click.option("-o", "--output", type=OutputPath(folder=False), default="recipe.yaml", show_default=True, help="File to write.")
 @click.option("--force", is_flag=True, help="Replace the file if it is there.")
 def init(*, output: Path, force: bool, dry_run: bool) -> Outcome:
     """Write a commented recipe to edit."""

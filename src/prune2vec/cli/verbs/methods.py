@@ -28,9 +28,9 @@ def _registries() -> list[Registry[Any]]:
     from prune2vec.forward.pooling import poolings
     from prune2vec.planning.planner import planners
     from prune2vec.profiling.scorer import scorers
-    from prune2vec.training.neuron_importance import rankings
+    from prune2vec.training.neuron_importance import importances
 
-    return [planners, scorers, rankings, poolings, targets]
+    return [planners, scorers, importances, poolings, targets]
 
 
 def _described(registry: Registry[Any]) -> dict[str, str]:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.options import Section
+from prune2vec.cli.options import OptionGroup
 from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.path_types import Existing, Source, Target
+from prune2vec.cli.path_types import ExistingPath, OutputPath, SourceName
 from prune2vec.cli.verb import verb
 from prune2vec.outputs import TEXTS, check_ours
 
@@ -23,9 +23,9 @@ prune2vec mine docs/ -o triplets/ --negatives 3
 
 
 @verb(example=EXAMPLE)
-@click.argument("source", type=Source("source"))
-@click.option("-o", "--output", type=Target(folder=True), required=True, help="Folder to write.")
-@click.option("--root", type=Existing(), help="Where the packages are; default: beside prune2vec.")
+@click.argument("source", type=SourceName("source"))
+@click.option("-o", "--output", type=OutputPath(folder=True), required=True, help="Folder to write.")
+@click.option("--root", type=ExistingPath(), help="Where the packages are; default: beside prune2vec.")
 @click.option("--packages", metavar="NAMES", help="Only these packages, separated by commas.")
 @click.option("--max-pairs", type=click.IntRange(1, 10**9), help="At most so many pairs.")
 @click.option("--negatives", type=click.IntRange(0, 10**3), default=1, show_default=True, help="Hard negatives for each pair.")
@@ -72,10 +72,12 @@ prune2vec mine negatives train.jsonl.gz --model encoder/ -o hard.jsonl.gz --nega
 """
 
 
-@verb(name="negatives", example=NEGATIVES_EXAMPLE, sections=[Section("settings", "Mining", _settings)])
-@click.argument("data", type=Source("data"))
-@click.option("--model", type=Source("encoder"), required=True, help="The encoder that looks for them, as a rule the full one.")
-@click.option("-o", "--output", type=Target(folder=False), required=True, help="File to write, .jsonl or .jsonl.gz.")
+@verb(name="negatives", example=NEGATIVES_EXAMPLE, sections=[OptionGroup("settings", "Mining", _settings)])
+@click.argument("data", type=SourceName("data"))
+@click.option(
+    "--model", type=SourceName("encoder"), required=True, help="The encoder that looks for them, as a rule the full one."
+)
+@click.option("-o", "--output", type=OutputPath(folder=False), required=True, help="File to write, .jsonl or .jsonl.gz.")
 def mine_negatives(data: str, *, model: str, output: Path, settings: MiningSettings, dry_run: bool) -> Outcome:
     """Find hard negatives for the (query, positive) rows of DATA with an encoder.
 

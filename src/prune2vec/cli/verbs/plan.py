@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.options import Section
+from prune2vec.cli.options import OptionGroup
 from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.path_types import Existing, Target
+from prune2vec.cli.path_types import ExistingPath, OutputPath
 from prune2vec.cli.verb import verb
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ prune2vec plan show plan.json
 
 @verb(
     example=EXAMPLE,
-    sections=[Section("parameters", "Parameters of the methods", _parameters), Section("budget", "Budget", _budget)],
+    sections=[OptionGroup("parameters", "Parameters of the methods", _parameters), OptionGroup("budget", "Budget", _budget)],
 )
-@click.argument("profile", type=Existing())
+@click.argument("profile", type=ExistingPath())
 @click.option("--method", default="l3prune", show_default=True, help="How to choose; `prune2vec methods` lists them.")
-@click.option("-o", "--output", type=Target(folder=False), default="plan.json", show_default=True, help="File to write.")
+@click.option("-o", "--output", type=OutputPath(folder=False), default="plan.json", show_default=True, help="File to write.")
 def plan(profile: Path, *, method: str, output: Path, parameters: Settings, budget: Budget, dry_run: bool) -> Outcome:
     """Choose what to keep: layers, sub-layers, neurons.
 
@@ -63,7 +63,7 @@ def plan(profile: Path, *, method: str, output: Path, parameters: Settings, budg
 
 
 @verb(name="show", example="prune2vec plan show plan.json", writes=False)
-@click.argument("plan", type=Existing())
+@click.argument("plan", type=ExistingPath())
 def plan_show(plan: Path) -> Outcome:
     """Print what PLAN keeps and saves.
 

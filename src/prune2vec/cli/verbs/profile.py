@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from prune2vec.cli.dry_run import check_model, check_texts
-from prune2vec.cli.options import Section
+from prune2vec.cli.options import OptionGroup
 from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.path_types import Source, Target
+from prune2vec.cli.path_types import OutputPath, SourceName
 from prune2vec.cli.verb import verb
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ prune2vec profile smollm2 --texts triplets.jsonl --scorers redundancy,redundancy
 """
 
 
-@verb(example=EXAMPLE, sections=[Section("settings", "Measuring", _settings)])
-@click.argument("model", type=Source("model"))
-@click.option("--texts", type=Source("path"), required=True, help="Triplets: a file, a folder of files or a hub dataset.")
-@click.option("-o", "--output", type=Target(folder=False), default="profile.json", show_default=True, help="File to write.")
+@verb(example=EXAMPLE, sections=[OptionGroup("settings", "Measuring", _settings)])
+@click.argument("model", type=SourceName("model"))
+@click.option("--texts", type=SourceName("path"), required=True, help="Triplets: a file, a folder of files or a hub dataset.")
+@click.option("-o", "--output", type=OutputPath(folder=False), default="profile.json", show_default=True, help="File to write.")
 def profile(model: str, *, texts: str, output: Path, settings: ProfileSettings, dry_run: bool) -> Outcome:
     """Measure what every depth of MODEL is worth, and with --scorers what its sub-layers add.
 

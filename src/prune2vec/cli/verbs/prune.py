@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from prune2vec.cli.dry_run import check_model
-from prune2vec.cli.options import Section
+from prune2vec.cli.options import OptionGroup
 from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.path_types import Existing, Source, Target
+from prune2vec.cli.path_types import ExistingPath, OutputPath, SourceName
 from prune2vec.cli.verb import verb
 from prune2vec.outputs import ENCODER, check_ours
 
@@ -24,10 +24,10 @@ def _settings() -> type[PruneSettings]:
     return PruneSettings
 
 
-@verb(example="prune2vec prune smollm2 plan.json -o small/", sections=[Section("settings", "What is saved", _settings)])
-@click.argument("model", type=Source("model"))
-@click.argument("plan", type=Existing())
-@click.option("-o", "--output", type=Target(folder=True), required=True, help="Folder to write.")
+@verb(example="prune2vec prune smollm2 plan.json -o small/", sections=[OptionGroup("settings", "What is saved", _settings)])
+@click.argument("model", type=SourceName("model"))
+@click.argument("plan", type=ExistingPath())
+@click.option("-o", "--output", type=OutputPath(folder=True), required=True, help="Folder to write.")
 def prune(model: str, plan: Path, *, output: Path, settings: PruneSettings, dry_run: bool) -> Outcome:
     """Cut MODEL as PLAN says and save what is left.
 

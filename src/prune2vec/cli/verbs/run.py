@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from prune2vec.cli.outcome import Outcome
-from prune2vec.cli.path_types import Existing, Target
+from prune2vec.cli.path_types import ExistingPath, OutputPath
 from prune2vec.cli.verb import verb
 
 
 @verb(example="prune2vec init -o recipe.yaml\nprune2vec run recipe.yaml -o runs/first")
-@click.argument("recipe", type=Existing())
-@click.option("-o", "--output", type=Target(folder=True), required=True, help="Folder of the run.")
+@click.argument("recipe", type=ExistingPath())
+@click.option("-o", "--output", type=OutputPath(folder=True), required=True, help="Folder of the run.")
 def run(recipe: Path, *, output: Path, dry_run: bool) -> Outcome:
     """Do all that RECIPE says, from profile to comparison.
 

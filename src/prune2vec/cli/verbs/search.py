@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.options import Section
+from prune2vec.cli.options import OptionGroup
 from prune2vec.cli.outcome import Outcome
-from prune2vec.cli.path_types import Existing, Source
+from prune2vec.cli.path_types import ExistingPath, SourceName
 from prune2vec.cli.verb import verb
 
 if TYPE_CHECKING:
@@ -29,13 +29,15 @@ prune2vec search vectors/ --queries queries.txt --json
 """
 
 
-@verb(example=EXAMPLE, sections=[Section("settings", "Searching", _settings)], writes=False)
-@click.argument("vectors", type=Existing())
+@verb(example=EXAMPLE, sections=[OptionGroup("settings", "Searching", _settings)], writes=False)
+@click.argument("vectors", type=ExistingPath())
 @click.argument("query", nargs=-1)
-@click.option("--queries", type=Existing(), help="File of queries: .txt (one a line), .jsonl, .csv, .parquet.")
+@click.option("--queries", type=ExistingPath(), help="File of queries: .txt (one a line), .jsonl, .csv, .parquet.")
 @click.option("-k", type=click.IntRange(1, 10**6), default=10, show_default=True, help="Hits for each query.")
-@click.option("--encoder", type=Source("encoder"), help="The encoder that made the vectors, if it is no longer where it was.")
-@click.option("--corpus", type=Existing(), help="The file that was encoded, to show the texts.")
+@click.option(
+    "--encoder", type=SourceName("encoder"), help="The encoder that made the vectors, if it is no longer where it was."
+)
+@click.option("--corpus", type=ExistingPath(), help="The file that was encoded, to show the texts.")
 def search(
     vectors: Path,
     query: tuple[str, ...],

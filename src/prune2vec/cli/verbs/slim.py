@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from prune2vec.cli.dry_run import check_model, check_texts
-from prune2vec.cli.options import Section
+from prune2vec.cli.options import OptionGroup
 from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.path_types import Existing, Source, Target
+from prune2vec.cli.path_types import ExistingPath, OutputPath, SourceName
 from prune2vec.cli.verb import verb
 
 if TYPE_CHECKING:
@@ -30,12 +30,14 @@ prune2vec slim smollm2 plan.json --scores slim-plan.gates.scores.safetensors -o 
 """
 
 
-@verb(example=EXAMPLE, sections=[Section("settings", "Ranking and cutting", _settings)])
-@click.argument("model", type=Source("model"))
-@click.argument("plan", type=Existing())
-@click.option("--texts", type=Source("path"), help="Triplets: a file, a folder of files or a hub dataset.")
-@click.option("--scores", type=Existing(), help="Cut by these scores of an earlier call instead of ranking.")
-@click.option("-o", "--output", type=Target(folder=False), default="slim-plan.json", show_default=True, help="File to write.")
+@verb(example=EXAMPLE, sections=[OptionGroup("settings", "Ranking and cutting", _settings)])
+@click.argument("model", type=SourceName("model"))
+@click.argument("plan", type=ExistingPath())
+@click.option("--texts", type=SourceName("path"), help="Triplets: a file, a folder of files or a hub dataset.")
+@click.option("--scores", type=ExistingPath(), help="Cut by these scores of an earlier call instead of ranking.")
+@click.option(
+    "-o", "--output", type=OutputPath(folder=False), default="slim-plan.json", show_default=True, help="File to write."
+)
 def slim(
     model: str, plan: Path, *, texts: str | None, scores: Path | None, output: Path, settings: SlimSettings, dry_run: bool
 ) -> Outcome:

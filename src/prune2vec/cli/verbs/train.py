@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from prune2vec.cli.dry_run import check_encoder, check_texts
-from prune2vec.cli.options import Section
+from prune2vec.cli.options import OptionGroup
 from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.path_types import Existing, Source, Target
+from prune2vec.cli.path_types import ExistingPath, OutputPath, SourceName
 from prune2vec.cli.verb import verb
 from prune2vec.outputs import ENCODER, check_kind
 
@@ -31,10 +31,10 @@ prune2vec train small/ --data scored.jsonl.gz -o encoder/ --preset effir
 """
 
 
-@verb(example=EXAMPLE, sections=[Section("settings", "Training", _settings)])
-@click.argument("checkpoint", type=Existing())
-@click.option("--data", type=Source("path"), required=True, help="Triplets: a file, a folder of files or a hub dataset.")
-@click.option("-o", "--output", type=Target(folder=True), required=True, help="Folder to write.")
+@verb(example=EXAMPLE, sections=[OptionGroup("settings", "Training", _settings)])
+@click.argument("checkpoint", type=ExistingPath())
+@click.option("--data", type=SourceName("path"), required=True, help="Triplets: a file, a folder of files or a hub dataset.")
+@click.option("-o", "--output", type=OutputPath(folder=True), required=True, help="Folder to write.")
 def train(checkpoint: Path, *, data: str, output: Path, settings: TrainSettings, dry_run: bool) -> Outcome:
     """Train the encoder in CHECKPOINT on triplets.
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from prune2vec.data.rows import Row, RowReader, formats, known_suffixes, no_rows, read_rows, suffix_of
+from prune2vec.data.rows import RowReader, SourceRow, formats, known_suffixes, no_rows, read_rows, suffix_of
 
-__all__ = ["Row", "RowReader", "formats", "known_suffixes", "no_rows", "read_rows", "suffix_of"]
+__all__ = ["RowReader", "SourceRow", "formats", "known_suffixes", "no_rows", "read_rows", "suffix_of"]

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from prune2vec.data.rows import Row, explained_read_errors, formats, no_rows
+from prune2vec.data.rows import SourceRow, explained_read_errors, formats, no_rows
 from prune2vec.errors import DataError, reason_of
 
 _ROWS_AT_A_TIME = 1024
@@ -18,7 +18,7 @@ _Opened = tuple[list[str], Iterable[Any]]
 
 
 @formats.register(".parquet")
-def read_parquet(path: Path) -> Iterator[Row]:
+def read_parquet(path: Path) -> Iterator[SourceRow]:
     """Yield the rows of a Parquet file; never more than a thousand are in memory.
 
     Raises:
@@ -28,7 +28,7 @@ def read_parquet(path: Path) -> Iterator[Row]:
 
 
 @formats.register(".arrow")
-def read_arrow(path: Path) -> Iterator[Row]:
+def read_arrow(path: Path) -> Iterator[SourceRow]:
     """Yield the rows of an Arrow stream or file.
 
     Raises:
@@ -76,13 +76,13 @@ def _arrow(path: Path) -> Iterator[_Opened]:
             yield stream.schema.names, stream
 
 
-def _read(path: Path, opened: Callable[[Path], AbstractContextManager[_Opened]]) -> Iterator[Row]:
+def _read(path: Path, opened: Callable[[Path], AbstractContextManager[_Opened]]) -> Iterator[SourceRow]:
     number = 0
     with _explained(path, lambda: f" after {number} rows"), opened(path) as (names, batches):
         for batch in batches:
             for start in range(0, batch.num_rows, _ROWS_AT_A_TIME):
                 for values in batch.slice(start, _ROWS_AT_A_TIME).to_pylist():
-                    yield Row(f"{path}: row {number + 1}", number, values)
+                    yield SourceRow(f"{path}: row {number + 1}", number, values)
                     number += 1
     if not number:
         raise no_rows(path, names)

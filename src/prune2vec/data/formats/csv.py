@@ -6,12 +6,12 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from prune2vec.data.rows import Row, formats, no_rows, read_lines
+from prune2vec.data.rows import SourceRow, formats, no_rows, read_lines
 from prune2vec.errors import DataError
 
 
 @formats.register(".csv")
-def read_csv(path: Path) -> Iterator[Row]:
+def read_csv(path: Path) -> Iterator[SourceRow]:
     """Yield the rows of a comma-separated file; quoted fields may span lines.
 
     Raises:
@@ -21,7 +21,7 @@ def read_csv(path: Path) -> Iterator[Row]:
 
 
 @formats.register(".tsv")
-def read_tsv(path: Path) -> Iterator[Row]:
+def read_tsv(path: Path) -> Iterator[SourceRow]:
     """Yield the rows of a tab-separated file.
 
     Raises:
@@ -30,7 +30,7 @@ def read_tsv(path: Path) -> Iterator[Row]:
     return _read(path, "\t")
 
 
-def _read(path: Path, delimiter: str) -> Iterator[Row]:
+def _read(path: Path, delimiter: str) -> Iterator[SourceRow]:
     reader = csv.reader((line for _, line in read_lines(path)), delimiter=delimiter, strict=True)
     header: list[str] = []
     number = 0
@@ -45,7 +45,7 @@ def _read(path: Path, delimiter: str) -> Iterator[Row]:
                 continue
             if len(fields) != len(header):
                 raise DataError(f"{where}: {len(fields)} fields, but the header has {len(header)}: {', '.join(header)}")
-            yield Row(where, number, dict(zip(header, fields, strict=True)))
+            yield SourceRow(where, number, dict(zip(header, fields, strict=True)))
             number += 1
     except csv.Error as error:
         # An unclosed quote swallows the rest of the file, so the row's first line is the one to look at.

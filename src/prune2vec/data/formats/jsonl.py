@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from prune2vec.data.rows import Row, formats, no_rows, read_lines
+from prune2vec.data.rows import SourceRow, formats, no_rows, read_lines
 from prune2vec.errors import DataError, reason_of
 
 
 @formats.register(".ndjson")
 @formats.register(".jsonl")
-def read_jsonl(path: Path) -> Iterator[Row]:
+def read_jsonl(path: Path) -> Iterator[SourceRow]:
     """Yield one row per line; blank lines are passed over but counted, so that row numbers are line numbers.
 
     Raises:
@@ -32,7 +32,7 @@ def read_jsonl(path: Path) -> Iterator[Row]:
         if not isinstance(values, dict):
             raise DataError(f'{where}: expected a JSON object like {{"query": ...}}, got {_kind(values)}')
         found = True
-        yield Row(where, number - 1, values)
+        yield SourceRow(where, number - 1, values)
     if not found:
         raise no_rows(path)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune2vec.errors import CheckpointError, import_extra, markdown
-from prune2vec.exporting.target import Source, Written, targets
+from prune2vec.exporting.target import ExportSource, Written, targets
 
 if TYPE_CHECKING:
     from prune2vec.pruning.parity import Parity
@@ -34,7 +34,7 @@ class OnnxTarget:
         """Return fp32: graphs in bf16 run on few processors."""
         return "float32"
 
-    def write(self, source: Source, folder: Path) -> Written:
+    def write(self, source: ExportSource, folder: Path) -> Written:
         """Write graph and tokeniser, run the graph on the probe texts and compare.
 
         Raises:
@@ -67,7 +67,7 @@ class OnnxTarget:
         return Written(readme=_readme(source, usage, parity, has_data=has_data), usage=usage, parity=parity)
 
 
-def _token_count(source: Source, prompt: str) -> int:
+def _token_count(source: ExportSource, prompt: str) -> int:
     """Return how many leading tokens sentence-transformers takes for the prompt's."""
     if not prompt:
         return 0
@@ -76,7 +76,7 @@ def _token_count(source: Source, prompt: str) -> int:
     return len(ids) - (ids[-1] in tokenizer.all_special_ids)
 
 
-def _check(source: Source, folder: Path, prompts: Mapping[str, Mapping[str, Any]]) -> Parity:
+def _check(source: ExportSource, folder: Path, prompts: Mapping[str, Mapping[str, Any]]) -> Parity:
     """Return the worst agreement over several batch sizes."""
     import numpy as np
 
@@ -128,7 +128,7 @@ print(encode(["where to look", "another text"]).shape)
 '''
 
 
-def _readme(source: Source, usage: Mapping[str, Any], parity: Parity, *, has_data: bool) -> str:
+def _readme(source: ExportSource, usage: Mapping[str, Any], parity: Parity, *, has_data: bool) -> str:
     parts = source.parts
     mask = (
         "\n- `pooling_mask`: 1 where a token is pooled. This encoder leaves the tokens of its prompts out of the pooling; "

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prune2vec.errors import CheckpointError, markdown
-from prune2vec.exporting.target import Source, Written, targets
+from prune2vec.exporting.target import ExportSource, Written, targets
 from prune2vec.files import read_json, write_json, write_text
 
 _POOLING_FLAGS = {
@@ -34,7 +34,7 @@ class VllmTarget:
         name = str(config.get("dtype") or config.get("torch_dtype") or "float32")
         return name if name in ("float32", "bfloat16", "float16") else "float32"
 
-    def write(self, source: Source, folder: Path) -> Written:
+    def write(self, source: ExportSource, folder: Path) -> Written:
         """Write config, weights, tokeniser and the small files from which vLLM reads pooling and longest text.
 
         Raises:
@@ -66,7 +66,7 @@ class VllmTarget:
         return Written(readme=_readme(source, made.config, notes), usage=usage, notes=tuple(notes))
 
 
-def _check_pooling(source: Source) -> None:
+def _check_pooling(source: ExportSource) -> None:
     if source.parts.pooling not in _POOLING_FLAGS:
         raise CheckpointError(
             f"vLLM cannot pool by {source.parts.pooling}; it serves {', '.join(_POOLING_FLAGS)}: "
@@ -80,7 +80,7 @@ def _check_pooling(source: Source) -> None:
         )
 
 
-def _write_sentence_files(source: Source, folder: Path) -> None:
+def _write_sentence_files(source: ExportSource, folder: Path) -> None:
     parts = source.parts
     names = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * parts.normalize
     modules = [
@@ -99,7 +99,7 @@ def _command(config: Mapping[str, Any]) -> str:
     return f"vllm serve FOLDER --runner pooling --trust-remote-code --dtype {config['dtype']}"
 
 
-def _readme(source: Source, config: Mapping[str, Any], notes: list[str]) -> str:
+def _readme(source: ExportSource, config: Mapping[str, Any], notes: list[str]) -> str:
     parts = source.parts
     lines = "\n".join(f"- {markdown(f'{name}: {prompt!r}')}" for name, prompt in parts.prompts.items() if prompt) or "- none"
     return f"""# {markdown(source.name)} for vLLM

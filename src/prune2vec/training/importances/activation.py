@@ -9,13 +9,13 @@ from torch import Tensor
 from prune2vec.data.triplet import Triplet
 from prune2vec.profiling.activations import MeanActivation
 from prune2vec.training.calibration import batches, for_each_activation
-from prune2vec.training.neuron_importance import BATCHES, TEXTS, rankings
-from prune2vec.training.ranking_context import Subject
+from prune2vec.training.neuron_importance import BATCHES, TEXTS, importances
+from prune2vec.training.ranking_context import RankingContext
 from prune2vec.training.slim_settings import SlimSettings
 
 
-@rankings.register("activation", reads=(TEXTS, BATCHES), within_layers=True)
-def activation(subject: Subject, triplets: Sequence[Triplet], settings: SlimSettings) -> dict[int, Tensor]:
+@importances.register("activation", reads=(TEXTS, BATCHES), within_layers=True)
+def activation(subject: RankingContext, triplets: Sequence[Triplet], settings: SlimSettings) -> dict[int, Tensor]:
     """Mean absolute activation over all tokens, instructions included (Minitron, arXiv 2407.14679)."""
     seen = MeanActivation()
     for_each_activation(subject, batches(subject, triplets, settings), seen.add)

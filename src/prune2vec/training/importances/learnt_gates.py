@@ -12,11 +12,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from prune2vec.data.triplet import Triplet
 from prune2vec.progress import say
 from prune2vec.training.calibration import tables_for, train_settings
-from prune2vec.training.fit import Job, fit
+from prune2vec.training.fit import TrainingJob, fit
 from prune2vec.training.gates import Gates
 from prune2vec.training.monitor import append
-from prune2vec.training.neuron_importance import LOSS, STEPS, TEXTS, rankings
-from prune2vec.training.ranking_context import Subject
+from prune2vec.training.neuron_importance import LOSS, STEPS, TEXTS, importances
+from prune2vec.training.ranking_context import RankingContext
 from prune2vec.training.slim_settings import SlimSettings
 from prune2vec.training.work_folder import cut_back, read_lines, step_of
 
@@ -24,14 +24,14 @@ STATISTICS = "gates.jsonl"
 _REPORTS = 10
 
 
-@rankings.register("gates", reads=(TEXTS, LOSS, STEPS))
-def gates(subject: Subject, triplets: Sequence[Triplet], settings: SlimSettings) -> dict[int, Tensor]:
+@importances.register("gates", reads=(TEXTS, LOSS, STEPS))
+def gates(subject: RankingContext, triplets: Sequence[Triplet], settings: SlimSettings) -> dict[int, Tensor]:
     """How far a learnt gate on the neuron is open, relu(z), after training gates alone (EffiR, arXiv 2512.20612, section 3).
 
     The gates start at 1 and are trained with AdamW without weight decay on the training loss plus a penalty; all else is
     frozen. Goes on after an interruption, to the same result.
     """
-    job = Job(
+    job = TrainingJob(
         base=subject.output.parent,
         output=subject.output,
         data=tables_for(subject, triplets, settings),

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from prune2vec.data.triplet import Triplet
-from prune2vec.training.neuron_importance import rankings
-from prune2vec.training.ranking_context import Subject
+from prune2vec.training.neuron_importance import importances
+from prune2vec.training.ranking_context import RankingContext
 from prune2vec.training.slim_settings import SlimSettings
 
 
-@rankings.register("magnitude", reads=(), within_layers=True)
-def magnitude(subject: Subject, triplets: Sequence[Triplet], settings: SlimSettings) -> dict[int, Tensor]:
+@importances.register("magnitude", reads=(), within_layers=True)
+def magnitude(subject: RankingContext, triplets: Sequence[Triplet], settings: SlimSettings) -> dict[int, Tensor]:
     """Product of the norms of a neuron's weights: each row that leads to it, and the column that leads from it.
 
     Biases do not count. Needs no texts.

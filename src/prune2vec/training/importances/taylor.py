@@ -10,14 +10,14 @@ from torch import Tensor
 from prune2vec.data.triplet import Triplet
 from prune2vec.training.calibration import batches, evaluating, train_settings
 from prune2vec.training.gates import Gates
-from prune2vec.training.neuron_importance import BATCHES, LOSS, TEXTS, rankings
+from prune2vec.training.neuron_importance import BATCHES, LOSS, TEXTS, importances
 from prune2vec.training.objective import build_loss, pooled_in_fp32
-from prune2vec.training.ranking_context import Subject
+from prune2vec.training.ranking_context import RankingContext
 from prune2vec.training.slim_settings import SlimSettings
 
 
-@rankings.register("taylor", reads=(TEXTS, BATCHES, LOSS))
-def taylor(subject: Subject, triplets: Sequence[Triplet], settings: SlimSettings) -> dict[int, Tensor]:
+@importances.register("taylor", reads=(TEXTS, BATCHES, LOSS))
+def taylor(subject: RankingContext, triplets: Sequence[Triplet], settings: SlimSettings) -> dict[int, Tensor]:
     """``|sum w * dL/dw|`` over the weights that lead from a neuron, L the mean loss of all batches (LLM-Pruner's vector form).
 
     For these weights that is the sum over all tokens of activation times its gradient, and also the gradient of a gate at 1;

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from prune2vec.data.triplet import Triplet
 from prune2vec.training.calibration import batches, for_each_activation
-from prune2vec.training.neuron_importance import BATCHES, TEXTS, rankings
-from prune2vec.training.ranking_context import Subject
+from prune2vec.training.neuron_importance import BATCHES, TEXTS, importances
+from prune2vec.training.ranking_context import RankingContext
 from prune2vec.training.slim_settings import SlimSettings
 
 
-@rankings.register("wanda", reads=(TEXTS, BATCHES), within_layers=True)
-def wanda(subject: Subject, triplets: Sequence[Triplet], settings: SlimSettings) -> dict[int, Tensor]:
+@importances.register("wanda", reads=(TEXTS, BATCHES), within_layers=True)
+def wanda(subject: RankingContext, triplets: Sequence[Triplet], settings: SlimSettings) -> dict[int, Tensor]:
     """Sum of Wanda's scores of the weights that lead from a neuron, ``|W_ij| * ||X_j||_2`` (arXiv 2306.11695).
 
     X_j are the neuron's activations on all tokens, instructions included.
