@@ -27,9 +27,10 @@ from prune2vec.evaluation.evaluate import evaluate_encoder
 from prune2vec.evaluation.results import Results
 from prune2vec.files import read_json, write_json, write_text
 from prune2vec.machine import describe
+from prune2vec.models.kept import KINDS
 from prune2vec.planning.make_plan import make_plan
 from prune2vec.planning.plan import PruningPlan
-from prune2vec.profiling.importance import KINDS, Redundancy, rank_correlation
+from prune2vec.profiling.importance import Redundancy, rank_correlation
 from prune2vec.profiling.measure import profile_model
 from prune2vec.profiling.profile import Profile
 from prune2vec.pruning.prune import prune_model

@@ -12,8 +12,8 @@ import pytest
 
 from prune2vec.errors import ConfigError
 from prune2vec.experiments.recipe import Recipe
+from prune2vec.experiments.run_folder import SLIM_PLAN
 from prune2vec.experiments.stages import Stages, real_stages
-from prune2vec.experiments.variant_run import SLIM_PLAN
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.planning.planner import planners
 from prune2vec.training.scores_file import scores_beside

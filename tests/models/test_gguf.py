@@ -17,9 +17,9 @@ from transformers import AutoModel
 gguf = pytest.importorskip("gguf", reason="the gguf extra is not installed")
 
 from prune2vec.errors import ModelError, Prune2vecError  # noqa: E402
+from prune2vec.forward.backbone import load_backbone  # noqa: E402
 from prune2vec.models.gguf import converted  # noqa: E402
 from prune2vec.models.gguf_file import GGUFFile  # noqa: E402
-from prune2vec.models.load import load_backbone  # noqa: E402
 from tests.gguf_files import TINY, states, tensors_of, tiny_of, write_gguf  # noqa: E402
 
 

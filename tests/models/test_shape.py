@@ -14,7 +14,7 @@ from prune2vec.errors import DataError, PlanError
 from prune2vec.models.cut import cut_model
 from prune2vec.models.families import block_list, find_family
 from prune2vec.models.kept import Kept
-from prune2vec.models.load import measure_shape
+from prune2vec.models.measured_shape import measure_shape
 from prune2vec.models.shape import _NEURONS, _PARTS, ModelShape
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.planning.plan_view import plan_figures

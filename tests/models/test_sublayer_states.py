@@ -10,8 +10,8 @@ from torch import Tensor
 
 from prune2vec.models.block_layout import sub_layers_of
 from prune2vec.models.families import find_family
+from prune2vec.models.kept import KINDS
 from prune2vec.models.sublayer_states import sub_layer_states
-from prune2vec.profiling.importance import KINDS
 from tests.tiny import FAMILIES, tiny_model
 
 IDS = torch.arange(4, 24)[None].repeat(2, 1)

@@ -17,9 +17,8 @@ from prune2vec.forward.backbone import Backbone, load_backbone
 from prune2vec.models.block_layout import sub_layers_of
 from prune2vec.models.cut import cut_model
 from prune2vec.models.families import block_list, find_family
-from prune2vec.models.kept import Kept
+from prune2vec.models.kept import KINDS, Kept
 from prune2vec.models.tokens import TokenRow, length_batches
-from prune2vec.profiling.importance import KINDS
 from prune2vec.profiling.profile_settings import ProfileSettings
 from prune2vec.profiling.redundancy import redundancy
 from prune2vec.profiling.scorer import scorers

@@ -8,8 +8,7 @@ import pytest
 
 from prune2vec.errors import ConfigError
 from prune2vec.models.block_layout import sub_layers_of
-from prune2vec.models.kept import Kept
-from prune2vec.profiling.importance import KINDS
+from prune2vec.models.kept import KINDS, Kept
 from prune2vec.profiling.profile_settings import ProfileSettings
 from prune2vec.profiling.redundancy import redundancy
 from prune2vec.profiling.scorer import scorers

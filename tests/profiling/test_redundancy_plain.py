@@ -6,7 +6,8 @@ import pytest
 
 from prune2vec.errors import ConfigError
 from prune2vec.models.block_layout import sub_layers_of
-from prune2vec.profiling.importance import KINDS, Redundancy
+from prune2vec.models.kept import KINDS
+from prune2vec.profiling.importance import Redundancy
 from prune2vec.profiling.plain_windows import plain_windows
 from prune2vec.profiling.profile_settings import ProfileSettings
 from prune2vec.profiling.redundancy import redundancy
