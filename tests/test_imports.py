@@ -123,6 +123,18 @@ def test_rule_sees_imports_inside_functions(tmp_path: Path) -> None:
     assert list(imported(file)) == ["prune2vec.cli.app", "prune2vec.files"]
 
 
+def test_no_name_is_there_twice() -> None:
+    files: dict[str, list[str]] = {}
+    classes: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        if path.name != "__init__.py" and not module.startswith("prune2vec.cli.verbs."):
+            files.setdefault(path.name, []).append(module)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                classes.setdefault(node.name, []).append(module)
+    assert not [homes for homes in (*files.values(), *classes.values()) if len(homes) > 1]
+
+
 def test_no_cycles(graph: Graph) -> None:
     assert find_cycle(graph) is None
 

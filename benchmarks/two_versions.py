@@ -1,0 +1,150 @@
+"""Speed of two versions of prune2vec: profile, encode and train on the same model and texts, in turns (A B A B).
+
+Each version is a checkout, run by the interpreter of this script in a process of its own that loads everything, does each job
+once to warm up, and then waits for its turn. What is timed is one call of the public function, the model's loading included. A
+ratio is the median of B's times over the median of A's; their spread stands beside it.
+
+    git worktree add ../before REVISION
+    python benchmarks/two_versions.py --a ../before --b . --texts triplets.jsonl.gz --out runs/two-versions.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from common import markdown_table, write_result
+
+JOBS = ("profile", "encode", "train")
+_WORKER = """
+import itertools, json, sys, time
+from pathlib import Path
+
+import prune2vec
+from prune2vec import encode, plan, profile, prune, train
+
+given = json.loads(sys.argv[1])
+assert Path(prune2vec.__file__).is_relative_to(given["checkout"]), prune2vec.__file__
+model, texts, folder = given["model"], given["texts"], Path(given["folder"])
+measured = {"groups": given["groups"], "group_size": 16, "max_length": 128, "dtype": "float32"}
+profile(model, texts, output=folder / "profile.json", **{**measured, "groups": 1})
+plan(folder / "profile.json", method="depth", depth=given["depth"], output=folder / "plan.json")
+prune(model, folder / "plan.json", folder / "small")
+count = itertools.count()
+taught = {"steps": given["steps"], "batch_size": 16, "max_length": 128, "dtype": "float32"}
+jobs = {
+    "profile": lambda: profile(model, texts, output=folder / "again.json", **measured),
+    "encode": lambda: encode(folder / "small", given["corpus"], folder / f"vectors-{next(count)}"),
+    "train": lambda: train(folder / "small", texts, folder / f"encoder-{next(count)}", **taught),
+}
+for line in itertools.chain(given["jobs"], sys.stdin):
+    begun = time.perf_counter()
+    jobs[line.strip()]()
+    print(json.dumps(time.perf_counter() - begun), flush=True)
+"""
+
+
+class Side:
+    """One version, loaded and warm, waiting for its turn."""
+
+    def __init__(self, checkout: Path, given: dict[str, Any], folder: Path) -> None:
+        folder.mkdir()
+        told = json.dumps({**given, "checkout": str(checkout.resolve()), "folder": str(folder)})
+        environment = {**os.environ, "PYTHONPATH": str(checkout.resolve() / "src")}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _WORKER, told],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for _ in given["jobs"]:
+            self._seconds()
+
+    def time(self, job: str) -> float:
+        """Return the seconds that a job takes."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(job + "\n")
+        self._process.stdin.flush()
+        return self._seconds()
+
+    def _seconds(self) -> float:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            # The libraries print a word now and then.
+            if line.strip().replace(".", "", 1).isdigit():
+                return float(line)
+        raise SystemExit(f"a version ended with {self._process.wait()}; run the worker's job by hand to see why")
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+
+
+def main() -> None:
+    """Time both versions and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--a", type=Path, required=True, help="checkout of the version before")
+    parser.add_argument("--b", type=Path, required=True, help="checkout of the version after")
+    parser.add_argument("--texts", type=Path, required=True, help="triplets")
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--depth", type=int, default=6, help="layers of the encoder that encodes and is trained")
+    parser.add_argument("--groups", type=int, default=3, help="groups of 16 triplets that are profiled")
+    parser.add_argument("--steps", type=int, default=5, help="training steps of 16 rows")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--jobs", nargs="+", choices=JOBS, default=JOBS)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        corpus = folder / "corpus.txt"
+        write_corpus(given.texts, corpus, rows=250)
+        told = {
+            "model": given.model,
+            "texts": str(given.texts.resolve()),
+            "corpus": str(corpus),
+            **{name: getattr(given, name) for name in ("depth", "groups", "steps", "jobs")},
+        }
+        sides = {"a": Side(given.a, told, folder / "a"), "b": Side(given.b, told, folder / "b")}
+        seconds: dict[str, dict[str, list[float]]] = {job: {"a": [], "b": []} for job in given.jobs}
+        for _ in range(given.rounds):
+            for job in given.jobs:
+                for name, side in sides.items():
+                    seconds[job][name].append(side.time(job))
+        for side in sides.values():
+            side.close()
+    rows = []
+    for job, of in seconds.items():
+        middle = {name: statistics.median(times) for name, times in of.items()}
+        pairs = sorted(b / a for a, b in zip(of["a"], of["b"], strict=True))
+        rows.append(
+            [
+                job,
+                f"{middle['a']:.2f}",
+                f"{middle['b']:.2f}",
+                f"{middle['b'] / middle['a']:.3f}",
+                f"{pairs[0]:.3f} to {pairs[-1]:.3f}",
+            ]
+        )
+    print(markdown_table(["job", "a, s", "b, s", "b / a", "of single rounds"], rows))
+    write_result(given.out, {"jobs": seconds, "rounds": given.rounds})
+
+
+def write_corpus(texts: Path, corpus: Path, *, rows: int) -> None:
+    """Write the positives of the first triplets as documents, one a line."""
+    from prune2vec.data.reader import load_triplets
+
+    chosen = [" ".join(triplet.positive.split()) for triplet in load_triplets(str(texts))[:rows]]
+    corpus.write_text("\n".join(chosen) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
