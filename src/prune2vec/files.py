@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from prune2vec.errors import CheckpointError, DataError, Prune2vecError, reason_of
 
@@ -106,14 +107,16 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        DataError: The file is missing or is not JSON (NaN and infinities are not); the message has file and line.
+        DataError: The file is missing or is not JSON (NaN, infinities and 1e999 are not); the message has file and line.
     """
 
-    def refuse(name: str) -> NoReturn:
-        raise DataError(f"{path}: holds {name}, which is not JSON; make the file again")
+    def finite(number: str) -> float:
+        if not math.isfinite(float(number)):
+            raise DataError(f"{path}: holds {number[:60]}, which is not JSON or no number; make the file again")
+        return float(number)
 
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=finite, parse_float=finite)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

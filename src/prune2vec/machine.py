@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import os
 import platform
-import resource
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from prune2vec.errors import ConfigError, did_you_mean
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-_MEMINFO = Path("/proc/meminfo")
-_STATM = Path("/proc/self/statm")
 _LIBRARIES = ("prune2vec", "torch", "transformers", "sentence-transformers", "tokenizers", "peft", "mteb")
 
 
@@ -95,6 +93,10 @@ def forward_tokens(device: torch.device, *, packed: bool = False) -> int:
 
 def peak_rss_bytes() -> int:
     """Return the largest resident memory of this process so far, in bytes."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -105,27 +107,18 @@ def memory_in_use(device: torch.device | None = None) -> int:
         import torch
 
         return torch.cuda.memory_allocated(device)
-    if not _STATM.exists():
-        return peak_rss_bytes()
-    return int(_STATM.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(psutil.Process().memory_info().rss)
 
 
 def free_memory_bytes(device: torch.device) -> int:
-    """Return the memory that is still to be had on ``device``; on the CPU, within the container's limit."""
+    """Return the memory that is still available on ``device``; on the CPU, within the container's limit."""
     if device.type == "cuda":
         import torch
 
         return int(torch.cuda.mem_get_info(device)[0])
-    free = _available_bytes()
+    free = int(psutil.virtual_memory().available)
     limit = _CGROUP_LIMIT.read_text(encoding="ascii").strip() if _CGROUP_LIMIT.exists() else ""
     return min(free, max(int(limit) - memory_in_use(), 0)) if limit.isdigit() else free
-
-
-def _available_bytes() -> int:
-    lines = _MEMINFO.read_text(encoding="ascii").splitlines() if _MEMINFO.exists() else []
-    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    # Where the system does not say, half of what is built in.
-    return found[0] if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def describe() -> dict[str, Any]:

@@ -7,17 +7,17 @@ Only what is in that record, and still as it was written, is ever replaced or re
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from prune2vec.errors import CheckpointError, ConfigError, DataError
 from prune2vec.files import explained_os_errors, fingerprint, read_json, sync_tree, write_json
@@ -27,7 +27,7 @@ RECORD = ".prune2vec-files.json"
 COMPARISON, CONVERSION, ENCODER, EXPORT = "a comparison", "a converted model", "an encoder", "an export"
 INDEX, RUN, TEXTS = "an index", "a run", "mined texts"
 _FORMAT = "prune2vec.files/1"
-# What a file system without locks answers; two writers are then for the user to avoid.
+# What a file system without locks answers.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.partial-(?P<old>old-)?\d+")
 _HELD: set[tuple[int, Path]] = set()
@@ -115,7 +115,7 @@ def locked(target: Path, *, wait: bool = False) -> Iterator[None]:
     With ``wait`` it is waited for, not refused.
 
     The operating system drops the lock with its process, so a file that a killed one left is simply taken over. On a file
-    system without locks nothing is held. Folders above ``target`` are made, and removed again if they stay empty.
+    system without locks the file itself is the lock. Folders above ``target`` are made, and removed again if they stay empty.
 
     Raises:
         ConfigError: It is held already, by another process or by this one.
@@ -126,7 +126,7 @@ def locked(target: Path, *, wait: bool = False) -> Iterator[None]:
         path = place.parent / f".{place.name}.lock"
         made = [above for above in place.parents if not above.exists()]
         place.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquired(path, target, wait=wait)
+        lock = _acquired(path, target, wait=wait)
     held = (threading.get_ident(), place)
     _HELD.add(held)
     try:
@@ -137,41 +137,29 @@ def locked(target: Path, *, wait: bool = False) -> Iterator[None]:
         # Removed while it is held: who has opened it before sees afterwards that it is no longer there.
         with suppress(OSError):
             path.unlink()
-        os.close(descriptor)
+        lock.release()
         with suppress(OSError):
             for folder in made:
                 folder.rmdir()
 
 
-def _acquired(path: Path, target: Path, *, wait: bool) -> int:
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+def _acquired(path: Path, target: Path, *, wait: bool) -> BaseFileLock:
+    timeout = -1 if wait else 0
+    try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            holder = _holder(descriptor)
-            os.close(descriptor)
-            message = f"{target} is in use by another run (process {holder}); wait for it or stop it, or write elsewhere"
-            raise ConfigError(message) from error
+            lock = FileLock(path).acquire(timeout=timeout).lock
         except OSError as error:
             if error.errno not in _NO_LOCKS:
-                os.close(descriptor)
                 raise
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-                return descriptor
-        os.close(descriptor)
-
-
-def _holder(descriptor: int) -> str:
-    # Who has just taken it has not written its number yet.
-    for _ in range(50):
-        if holder := os.pread(descriptor, 32, 0).decode(errors="replace").strip():
-            return holder
-        time.sleep(0.01)
-    return "unknown"
+            lock = SoftFileLock(path).acquire(timeout=timeout).lock
+    except Timeout as error:
+        with suppress(OSError):
+            number = path.read_text(encoding="ascii").split()[:1]
+        holder = f" (process {number[0]})" if number else ""
+        raise ConfigError(f"{target} is in use by another run{holder}; wait for it or stop it, or write elsewhere") from error
+    with suppress(OSError):
+        path.write_text(f"{os.getpid()}\n", encoding="ascii")
+    return lock
 
 
 def clear_partials(path: Path) -> None:
