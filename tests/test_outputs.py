@@ -126,7 +126,7 @@ def anothers(folder: Path) -> None:
         (dangling, "out/link is not prune2vec's"),
         (folder_for_file, "out/a/mine is not prune2vec's"),
         (unrecorded, "it holds a, and no record that prune2vec wrote it"),
-        (anothers, "it holds .prune2vec-files.json, and no record"),
+        (anothers, "it holds a record of its files that this version cannot read"),
     ],
 )
 def test_only_what_we_wrote_is_replaced(change: Callable[[Path], None], message: str, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ _SAMPLES = 64
 
 @contextmanager
 def explained_os_errors(path: Path) -> Iterator[None]:
-    """Turn an ``OSError`` while writing ``path`` into one line that says what to do.
+    """Turn an ``OSError`` while writing ``path`` into one line that says what to do; one over a file elsewhere passes.
 
     Raises:
         CheckpointError: In place of any ``OSError``, or of a library's own report of one.
@@ -30,6 +30,8 @@ def explained_os_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if _is_elsewhere(error, path):
+            raise
         raise CheckpointError(f"cannot write {path}: {_remedy(error, path)}") from error
     except Prune2vecError:
         raise
@@ -40,6 +42,16 @@ def explained_os_errors(path: Path) -> Iterator[None]:
         if number is None:
             raise
         raise CheckpointError(f"cannot write {path}: {_remedy(OSError(int(number[1]), reason_of(error)), path)}") from error
+
+
+def _is_elsewhere(error: OSError, path: Path) -> bool:
+    """Return whether an error tells of a file that has nothing to do with ``path``: one that was read meanwhile."""
+    if not isinstance(error.filename, str):
+        return False
+    named = Path(error.filename).absolute()
+    return not any(
+        named.is_relative_to(place.parent) or place.is_relative_to(named) for place in (path.absolute(), path.resolve())
+    )
 
 
 def _remedy(error: OSError, path: Path) -> str:
@@ -112,7 +124,7 @@ def read_json(path: Path) -> Any:
 
     def finite(number: str) -> float:
         if not math.isfinite(float(number)):
-            raise DataError(f"{path}: holds {number[:60]}, which is not JSON or no number; make the file again")
+            raise DataError(f"{path}: holds {number[:60]}, which is not JSON; make the file again")
         return float(number)
 
     try:

@@ -72,6 +72,8 @@ def check_kind(target: Path, kind: str) -> None:
     if found is None or wrote == kind:
         return
     reason = f"holds {wrote}, not {kind}" if wrote else f"holds {found}, and no record that prune2vec wrote it ({RECORD})"
+    if not wrote and os.path.lexists(target / RECORD):
+        reason = f"holds a record of its files that this version cannot read ({RECORD})"
     raise CheckpointError(f"cannot write {target}: it {reason}; name a new folder, or move this one away")
 
 
@@ -153,9 +155,10 @@ def _acquired(path: Path, target: Path, *, wait: bool) -> BaseFileLock:
                 raise
             lock = SoftFileLock(path).acquire(timeout=timeout).lock
     except Timeout as error:
+        holder = ""
         with suppress(OSError):
-            number = path.read_text(encoding="ascii").split()[:1]
-        holder = f" (process {number[0]})" if number else ""
+            holder = path.read_text(encoding="ascii").strip()
+        holder = f" (process {holder})" if holder else ""
         raise ConfigError(f"{target} is in use by another run{holder}; wait for it or stop it, or write elsewhere") from error
     with suppress(OSError):
         path.write_text(f"{os.getpid()}\n", encoding="ascii")
@@ -324,11 +327,11 @@ def own_folder(target: Path, kind: str) -> Iterator[OwnFolder]:
         check_kind(target, kind)
         there = target.is_dir()
         own = OwnFolder(target, kind, _recorded(target)[1])
-        own.save()
         try:
+            own.save()
             yield own
         finally:
-            if [path.name for path in target.iterdir()] == [RECORD]:
-                (target / RECORD).unlink()
+            if target.is_dir() and {path.name for path in target.iterdir()} <= {RECORD}:
+                (target / RECORD).unlink(missing_ok=True)
                 if not there:
                     target.rmdir()

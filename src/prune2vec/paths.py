@@ -31,12 +31,16 @@ def as_path(value: object, *, to_write: bool = False) -> Path:
         names = [len(part.encode()) for part in path.parts]
     except (RuntimeError, UnicodeEncodeError) as error:
         raise ConfigError(f"{text!r} is no path: it {'names no home folder' if text[0] == '~' else 'is not UTF-8'}") from error
-    longest = _LONGEST_NAME - to_write * _ROOM
+    # Only of the last name others are made.
+    if to_write and names:
+        names[-1] += _ROOM
     if "\0" in text:
         raise ConfigError(f"{text!r} is no path: it holds a NUL character")
-    if max(names, default=0) > longest or sum(names) + len(names) > _LONGEST_PATH:
-        limit = f"{longest} bytes a name and {_LONGEST_PATH} in all"
-        raise ConfigError(f"{text[:40]}... is too long for a path ({max(names)} bytes a name); expected at most {limit}")
+    if max(names, default=0) > _LONGEST_NAME or sum(names) + len(names) > _LONGEST_PATH:
+        limit = f"{_LONGEST_NAME - to_write * _ROOM} bytes a name and {_LONGEST_PATH} in all"
+        raise ConfigError(
+            f"{text[:40]}... is too long for a path ({max(names) - to_write * _ROOM} bytes a name); expected at most {limit}"
+        )
     return path
 
 
@@ -64,7 +68,11 @@ def closest(path: Path) -> str:
 
 
 def looks_local(name: str) -> bool:
-    """Return whether ``name`` can only be a path: a hub id is NAME or OWNER/NAME, with no ending of a file."""
+    """Return whether ``name`` can only be a path: a hub id is NAME or OWNER/NAME, with no ending of a file.
+
+    What stands behind an ``@`` is a revision, which may have any form.
+    """
+    name, _, _ = name.partition("@")
     return (
         name.startswith((".", "~", os.sep))
         or name.endswith(("/", os.sep))

@@ -68,11 +68,12 @@ class Registry(Generic[T]):
         # Another thread waits until all parts are there; the modules of the parts may look at the registry themselves.
         with _LOADING:
             if not self._loaded:
-                self._loaded = True
+                self._loaded, before = True, dict(self._parts)
                 try:
                     self._import_parts()
                 except BaseException:
-                    self._loaded = False
+                    # The next call tries again, and finds no half of what failed.
+                    self._loaded, self._parts = False, before
                     raise
 
     def _import_parts(self) -> None:
@@ -84,7 +85,6 @@ class Registry(Generic[T]):
             try:
                 entry.load()
             except Exception as error:  # It is someone else's code, and may raise anything.
-                self._loaded = False
                 raise ConfigError(
                     f"plug-in {entry.name!r} ({entry.value}) cannot be loaded: {reason_of(error)}; update or uninstall it"
                 ) from error
