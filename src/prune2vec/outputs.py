@@ -147,12 +147,15 @@ def locked(target: Path, *, wait: bool = False) -> Iterator[None]:
 
 def _acquired(path: Path, target: Path, *, wait: bool) -> BaseFileLock:
     timeout = -1 if wait else 0
+    # filelock takes a place where nothing can be written for one that is held.
+    path.touch()
     try:
         try:
             lock = FileLock(path).acquire(timeout=timeout).lock
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
+            path.unlink(missing_ok=True)
             lock = SoftFileLock(path).acquire(timeout=timeout).lock
     except Timeout as error:
         holder = ""
