@@ -88,6 +88,7 @@ def _noted(
 
     def note(*args: Any, **kwargs: Any) -> Any:
         states: Tensor = args[0] if args else kwargs.pop("hidden_states")
+        # Blocks here return their input, so that every block but the first must be given that very tensor.
         if first and states is not first[0]:
             raise _OtherForm
         first[:] = [states]

@@ -143,6 +143,7 @@ class StreamingRunner:
         forget_longest_text(self.model)
         finals = [name for name in self.files.outside if any(name.startswith(f"{path}.") for path in self.family.final)]
         for name in finals:
+            # The parameter takes the place of one on the meta device, which cannot be filled.
             owner, _, leaf = name.rpartition(".")
             setattr(self.model.get_submodule(owner), leaf, nn.Parameter(self.files.take(name), requires_grad=False))
         self._before_blocks = [name for name in self.files.outside if name not in finals]
@@ -208,6 +209,7 @@ class StreamingRunner:
             ConfigError: Not even one block and the longest row fit into the memory that may be used.
         """
         plan = self._plan([len(row.ids) for row in rows], len(runs), token_budget or tokens_per_pass(self.device, packed=False))
+        # All batches at once: each of them comes back for every block.
         batches = list(make_batches(self.model, rows, token_budget=plan.token_budget, pad_id=self.pad_id, device=self.device))
         # By layer of the whole model: its number in the run's model, and the block.
         blocks: list[dict[int, tuple[int, nn.Module]]] = []
@@ -222,6 +224,7 @@ class StreamingRunner:
             for layer, values in self.files.blocks(sorted(set().union(*blocks)), prefetch=plan.prefetch):
                 waiting.append(time.perf_counter() - begun)
                 of_layer = [call[layer] for call in calls]
+                # Reading takes longer than computing, so a block serves all runs before the next one is asked for.
                 for number, run in enumerate(runs):
                     if layer in blocks[number]:
                         first = number * len(batches)
