@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the curve and the picks")
     options = parser.parse_args()
     begin = time.monotonic()
-    profile = profile_model(options.model, options.texts, order="file", dtype=options.dtype)
+    profile = profile_model(options.model, options.texts, sampling="file", dtype=options.dtype)
     seconds = time.monotonic() - begin
     plans = {variant: make_plan(profile, variant=variant) for variant in ("small", "large")}
     result = {

@@ -32,17 +32,15 @@ from prune2vec.machine import pick_device, pick_dtype
 from prune2vec.malloc import keep_freed_memory
 from prune2vec.models.prepared_text import prepare_text
 from prune2vec.models.text_settings import TextSettings
+from prune2vec.profiling.measure import measured
 from prune2vec.profiling.profile_settings import ProfileSettings
-from prune2vec.profiling.scorer import scorers
-from prune2vec.profiling.together import Together
 from prune2vec.profiling.token_groups import tokenise_groups
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
 SCORERS = {
     "layer-loss": ("layer-loss",),
     "layer-loss, redundancy": ("layer-loss", "redundancy"),
-    "... and cut-loss": ("layer-loss", "redundancy", "cut-loss"),
-    "... and redundancy-iterative": ("layer-loss", "redundancy", "cut-loss", "redundancy-iterative"),
+    "... and redundancy-iterative": ("layer-loss", "redundancy", "redundancy-iterative"),
 }
 Curve = Callable[[], list[float]]
 
@@ -157,8 +155,7 @@ def _sections(
     groups = _tokenised(triplets, options, backbone.tokenizer)
     # Without what it found out about the model before: a profile checks it once.
     backbone = replace(backbone)
-    works = {name: scorers.get(name)(backbone, groups, settings) for name in names}
-    return Together(works).run(backbone, token_budget=settings.token_budget)
+    return measured(names, backbone, groups, settings, advance=lambda amount: None)
 
 
 def _triplets(options: argparse.Namespace) -> list[Triplet]:

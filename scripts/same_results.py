@@ -50,11 +50,13 @@ TRAINED = {
     "padded": ("--packing", "off"),
 }
 PRECISIONS = ("float32", "float16", "int8", "binary")
-# Places, times and sizes of memory: not results.
+# Places, times, sizes of memory, and digests over files that name settings: not results.
 NOT_COMPARED = {
     "seconds", "time", "created", "output", "folder", "path", "texts_per_s", "machine", "versions", "digest", "run", "account",
-    "peak_memory", "speed", "source", "stream",
+    "peak_memory", "speed", "source", "stream", "memory", "free_bytes", "peak_memory_bytes", "disk_bytes", "profile_digest", "base",
 }  # fmt: skip
+# Settings that have another name now.
+RENAMED = {"order": "sampling"}
 TEXTS = (
     "a fox",
     "layers of a language model can be cut",
@@ -159,7 +161,7 @@ def measured(folder: Path) -> Iterator[tuple[str, Any]]:
         save_tiny(folder / family, family)
         yield f"profile {family}", prune2vec("profile", family, "--texts", "triplets.jsonl", *DRAW, "-o", f"{family}.json")
     save_tiny(folder / "bos", "gemma2", bos=True)
-    told = ("--instruction", "find: ", "--pooling", "mean", "--append-eos", "on", "--order", "file")
+    told = ("--instruction", "find: ", "--pooling", "mean", "--append-eos", "on", "--sampling", "file")
     yield "profile prompts", prune2vec("profile", "bos", "--texts", "triplets.jsonl", *DRAW, *told, "-o", "bos.json")
     yield (
         "profile paper",
@@ -248,6 +250,8 @@ def smollm2() -> Iterator[tuple[str, Any]]:
 def differences(old: Any, new: Any, place: str = "") -> Iterator[tuple[str, float]]:
     """Yield every place where two results are not the same, and by how much relative to the larger; inf where no number."""
     if isinstance(old, dict) and isinstance(new, dict):
+        if place.endswith(".settings"):
+            old = {RENAMED.get(key, key): value for key, value in old.items()}
         for key in sorted({*old, *new} - NOT_COMPARED):
             yield from differences(old.get(key, "nothing"), new.get(key, "nothing"), f"{place}.{key}")
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):

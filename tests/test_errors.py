@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from prune2vec import errors
-from prune2vec.errors import Prune2vecError, did_you_mean, reason_of
+from prune2vec.errors import Prune2vecError, did_you_mean, reason_of, unknown_key
 
 CLASSES = [value for _, value in inspect.getmembers(errors, inspect.isclass) if value.__module__ == errors.__name__]
 
@@ -49,3 +49,9 @@ def test_a_generator_of_names_is_read_once() -> None:
 )
 def test_what_a_library_said_in_one_line(error: Exception, expected: str) -> None:
     assert reason_of(error) == expected
+
+
+def test_a_key_that_has_another_name_now_is_told_where_that_one_is_known() -> None:
+    assert unknown_key("profile.order", ["sampling", "seed"]) == "unknown key 'profile.order': it is called 'sampling' now"
+    assert unknown_key("order", ["seed"]) == "unknown key 'order'; known: seed"
+    assert unknown_key("sede", ["sampling", "seed"]) == "unknown key 'sede'; did you mean 'seed'?"

@@ -96,6 +96,18 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     return f"; known: {', '.join(known)}" if known else ""
 
 
+RENAMED = {"order": "sampling"}
+"""Keys that settings once had, and what they are called now."""
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """Return what is wrong with a key that is none of ``known``, and what to write instead of it if that can be guessed."""
+    known, name = tuple(known), key.rpartition(".")[2]
+    if RENAMED.get(name) in known:
+        return f"unknown key {key!r}: it is called {RENAMED[name]!r} now"
+    return f"unknown key {key!r}{did_you_mean(name, known)}"
+
+
 # C0 and C1 controls (ESC, BEL, CSI, DEL), line and paragraph separators, halves of surrogate pairs, and the marks that change
 # the direction of writing. Joiners stay: scripts and emoji need them.
 _CONTROLS = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufff9-\ufffb"

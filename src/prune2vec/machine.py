@@ -82,15 +82,6 @@ def _cpu_info(field: str) -> str:
     return next((value.strip() for key, _, value in lines if key.strip() == field), "")
 
 
-def forward_tokens(device: torch.device, *, packed: bool = False) -> int:
-    """Return how many tokens a forward pass without gradients should hold, padding included.
-
-    On a CPU short batches pad less, and activations stay in its caches; rows without padding take a call of the attention
-    kernel for each length, so more of them go together. A GPU needs more to have work for all its units.
-    """
-    return (4096 if packed else 1024) if device.type == "cpu" else 16384
-
-
 def peak_rss_bytes() -> int:
     """Return the largest resident memory of this process so far, in bytes."""
     if sys.platform == "win32":

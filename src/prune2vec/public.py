@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from prune2vec.errors import ConfigError, did_you_mean
+from prune2vec.errors import ConfigError, unknown_key
 from prune2vec.paths import as_path
 
 P = ParamSpec("P")
@@ -42,7 +42,7 @@ def public(name: str, *paths: str, settings: Any = None) -> Callable[[Callable[P
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             for key in kwargs:
                 if closed and key not in own | fields:
-                    raise ConfigError(f"{name}: unknown key {key!r}{did_you_mean(key, own | fields)}")
+                    raise ConfigError(f"{name}: {unknown_key(key, own | fields)}")
             bound = signature.bind(*args, **kwargs)
             for key in paths:
                 if bound.arguments.get(key) is not None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
-from prune2vec.errors import ConfigError, did_you_mean
+from prune2vec.errors import ConfigError, did_you_mean, unknown_key
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """A seed that Python, numpy and torch all take."""
@@ -71,7 +71,7 @@ class Settings(BaseModel):
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            return f"unknown key {key!r}{did_you_mean(str(first['loc'][-1]), cls._keys_at(first['loc'][:-1]))}"
+            return unknown_key(key, cls._keys_at(first["loc"][:-1]))
         if first["type"] == "missing":
             return f"{key} is missing"
         if first["type"] in ("value_error", "assertion_error"):

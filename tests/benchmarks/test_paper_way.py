@@ -29,7 +29,7 @@ def test_same_curve_as_the_profile(tmp_path: Path, bos: bool) -> None:
     # Where a text is cut and there is a BOS, that way pools the BOS too: nothing is cut here.
     theirs = paper_way.layer_losses(model, tokenizer, rows, max_length=64)
     ours = profile_model(
-        str(folder), rows, groups=2, order="file", max_length=64, dtype="float32", device="cpu", pooling="weightedmean-paper"
+        str(folder), rows, groups=2, sampling="file", max_length=64, dtype="float32", device="cpu", pooling="weightedmean-paper"
     )
     assert theirs == pytest.approx(list(ours.layer_loss.loss), abs=1e-4)
     assert len(set(theirs)) == len(theirs) == 5

@@ -7,12 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prune2vec.forward.batches import Batch, make_batch
+from prune2vec.forward.batches import Batch, make_batches
 from prune2vec.forward.pooling import poolings
 from prune2vec.models.tokens import TokenRow
+from tests.tiny import tiny_model
 
-CPU = torch.device("cpu")
 ROWS = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 11)), min_size=1, max_size=9)
+MODEL = tiny_model("llama")
 
 
 def rows_of(sizes: list[tuple[int, int]]) -> list[TokenRow]:
@@ -21,9 +22,9 @@ def rows_of(sizes: list[tuple[int, int]]) -> list[TokenRow]:
 
 
 def both(rows: list[TokenRow]) -> tuple[Batch, Batch]:
-    places = range(len(rows))
-    padded = make_batch(rows, places, pad_id=0, device=CPU)
-    return padded, make_batch(rows, places, pad_id=0, device=CPU, side=None)
+    """Return all rows as one batch, padded and packed."""
+    ((padded,), (packed,)) = (make_batches(MODEL, rows, token_budget=1000, packed=packed) for packed in (False, True))
+    return padded, packed
 
 
 @pytest.mark.parametrize("name", list(poolings))
@@ -37,10 +38,12 @@ def test_pooling_is_that_of_the_rectangle(name: str, sizes: list[tuple[int, int]
 
 
 @given(sizes=ROWS)
-def test_tokens_lie_in_the_order_of_the_rows(sizes: list[tuple[int, int]]) -> None:
+def test_tokens_lie_longest_row_first(sizes: list[tuple[int, int]]) -> None:
     rows = rows_of(sizes)
     padded, packed = both(rows)
-    ids = [token for row in rows for token in row.ids]
+    assert [rows[place] for place in padded.places] == list(padded.rows) == list(packed.rows)
+    assert [len(row.ids) for row in padded.rows] == sorted((length for length, _ in sizes), reverse=True)
+    ids = [token for row in padded.rows for token in row.ids]
     assert packed.inputs["input_ids"].tolist() == [ids]
     assert padded.inputs["input_ids"][padded.real].tolist() == ids
     assert packed.inputs["position_ids"].tolist() == [[token - 1 for token in ids]]
@@ -56,9 +59,28 @@ def test_a_nan_stays_in_its_row() -> None:
     assert found.isnan().all(dim=1).tolist() == [False, True, False]
 
 
-def test_padding_on_the_left_has_a_mask_and_positions() -> None:
-    batch = make_batch(rows_of([(3, 1), (1, 0)]), [1, 0], pad_id=9, device=CPU, side="left")
-    assert batch.inputs["input_ids"].tolist() == [[9, 9, 1], [1, 2, 3]]
-    assert batch.inputs["attention_mask"].tolist() == [[0, 0, 1], [1, 1, 1]]
-    assert batch.inputs["position_ids"].tolist() == [[0, 0, 0], [0, 1, 2]]
-    assert batch.masks[0].pooled.tolist() == [[0, 0, 1], [0, 1, 1]]
+def test_rows_are_filled_up_on_the_right_and_masked_on_request() -> None:
+    rows = [TokenRow((8,), 0), TokenRow((5, 6, 7), 1)]
+    (bare,), (masked,) = (make_batches(MODEL, rows, token_budget=99, pad_id=9, masked=asked) for asked in (False, True))
+    assert bare.places == [1, 0]
+    assert bare.inputs["input_ids"].tolist() == masked.inputs["input_ids"].tolist() == [[5, 6, 7], [8, 9, 9]]
+    assert set(bare.inputs) == {"input_ids"}
+    assert masked.inputs["attention_mask"].tolist() == bare.real.long().tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("rows", [[()], [(), (4, 5)]])
+def test_a_row_may_be_empty(rows: list[tuple[int, ...]]) -> None:
+    (batch,) = make_batches(MODEL, [TokenRow(row, 0) for row in rows], token_budget=99, masked=True)
+    ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
+    assert ids.dtype == mask.dtype == torch.long
+    assert ids.shape == (len(rows), max(1, *map(len, rows), 0))
+    assert mask[-1].sum() == 0
+
+
+def test_windows_are_ordered_by_themselves() -> None:
+    rows = rows_of([(2, 0), (5, 0), (3, 0), (9, 0)])
+    assert [batch.places for batch in make_batches(MODEL, rows, token_budget=99, window=2)] == [[1, 0], [3, 2]]
+
+
+def test_no_rows_make_no_batch() -> None:
+    assert list(make_batches(MODEL, [], token_budget=99)) == []

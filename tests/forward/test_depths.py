@@ -1,5 +1,6 @@
 """The heart of the profile: one pass over all depths equals the models really cut to each depth."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,11 +8,12 @@ import pytest
 import torch
 
 from prune2vec.errors import ProfileError
-from prune2vec.forward import in_memory as resident
+from prune2vec.forward import runner as resident
 from prune2vec.forward.backbone import Backbone, load_backbone
-from prune2vec.forward.depths import pooled_depths
-from prune2vec.forward.memory_plan import bytes_per_token, largest_block
+from prune2vec.forward.depths import PooledDepths
+from prune2vec.forward.memory_plan import bytes_per_token
 from prune2vec.forward.pooling import pool, poolings
+from prune2vec.forward.runner import ObservedRun
 from prune2vec.models.cut import cut_model
 from prune2vec.models.tokens import TokenRow
 from tests.tiny import FAMILIES, VOCAB, save_tiny
@@ -26,6 +28,20 @@ def random_rows(count: int, seed: int = 0) -> list[TokenRow]:
 
 def tiny_backbone(tmp_path: Path, family: str) -> Backbone:
     return load_backbone(str(save_tiny(tmp_path / family, family)), dtype="float32", device="cpu")
+
+
+def pooled_depths(
+    backbone: Backbone, rows: Sequence[TokenRow], *, pooling: str, token_budget: int | None = None
+) -> torch.Tensor:
+    """Return the pooled vector of every row at every depth: (depth, row, dim)."""
+    out = torch.empty(backbone.shape.num_layers, len(rows), backbone.shape.hidden_size)
+
+    def keep(layers: tuple[int, ...], places: Sequence[int], vectors: torch.Tensor) -> None:
+        out[torch.tensor(layers)[:, None], torch.tensor(places)] = vectors.cpu()
+
+    run = ObservedRun(observers=[PooledDepths(backbone, pooling, keep)])
+    backbone.runner.run(rows, [run], token_budget=token_budget)
+    return out
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -47,14 +63,14 @@ def test_every_depth_equals_the_model_cut_to_it(tmp_path: Path, family: str) -> 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("pooling", ["mean", "weightedmean", "lasttoken"])
-def test_batching_and_padding_side_do_not_matter(tmp_path: Path, family: str, pooling: str) -> None:
+def test_batching_and_padding_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, pooling: str) -> None:
     backbone = tiny_backbone(tmp_path, family)
     rows = random_rows(9, seed=1)
     together = pooled_depths(backbone, rows, pooling=pooling, token_budget=10_000)
     alone = pooled_depths(backbone, rows, pooling=pooling, token_budget=1)
-    left = pooled_depths(backbone, rows, pooling=pooling, token_budget=10_000, padding_side="left")
-    right = pooled_depths(backbone, rows, pooling=pooling, token_budget=10_000, padding_side="right")
-    for other in (alone, left, right):
+    monkeypatch.setattr(resident, "packing_obstacle", lambda *args, **options: "not wanted")
+    padded = pooled_depths(replace(backbone), rows, pooling=pooling, token_budget=10_000)
+    for other in (alone, padded):
         torch.testing.assert_close(together, other, rtol=1e-5, atol=1e-5)
 
 
@@ -101,7 +117,7 @@ def test_batches_shrink_to_the_memory_given(tmp_path: Path, monkeypatch: pytest.
     assert sizes[-1] == sum(len(row.ids) for row in random_rows(9))
     sizes.clear()
     monkeypatch.setattr(resident, "memory_in_use", lambda device: 0)
-    per_token = bytes_per_token(largest_block(backbone.model, backbone.family), 32, 4)
+    per_token = bytes_per_token(backbone.model, backbone.family)
     longest = max(len(row.ids) for row in random_rows(9))
     small = replace(backbone, memory=per_token * longest)
     for _ in range(2):  # The first time, it is found out how the model takes rows.

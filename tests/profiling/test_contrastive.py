@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prune2vec.profiling.contrastive import group_scores, hard_negative_nll
+from prune2vec.profiling.contrastive import group_scores
 
 # Three rows whose cosines can be read off: unit vectors at these angles in degrees, of different lengths.
 QUERIES, POSITIVES, NEGATIVES = (0, 90, 200), (10, 60, 170), (80, 100, 350)
@@ -43,7 +43,6 @@ def group(seed: int, rows: int = 6, dim: int = 8) -> tuple[Tensor, Tensor, Tenso
 
 @pytest.mark.parametrize("scale", [1.0, 20.0, 50.0])
 def test_three_rows_by_hand(scale: float) -> None:
-    assert hard_negative_nll(*three_rows(), scale=scale).item() == pytest.approx(hand_loss(scale), rel=1e-5)
     assert group_scores(*three_rows(), scale=scale).loss == pytest.approx(hand_loss(scale), rel=1e-5)
 
 
@@ -79,8 +78,8 @@ def test_one_row_has_no_uniformity() -> None:
 
 def test_a_collapsed_representation_is_at_the_level_of_guessing() -> None:
     same = torch.ones(64, 4)
-    assert hard_negative_nll(same, same, same, scale=50.0).item() == pytest.approx(math.log(128), rel=1e-5)
     scores = group_scores(same, same, same, scale=50.0)
+    assert scores.loss == pytest.approx(math.log(128), rel=1e-5)
     assert (scores.alignment, scores.uniformity) == (pytest.approx(0.0, abs=1e-6), pytest.approx(0.0, abs=1e-5))
 
 
@@ -92,9 +91,6 @@ def test_the_right_pairs_are_cheaper_than_shuffled_ones(seed: int, rows: int, sc
     right, wrong = (group_scores(queries, p, negatives, scale=scale) for p in (positives, shuffled))
     assert right.loss < wrong.loss
     assert right.accuracy >= wrong.accuracy and right.alignment < wrong.alignment
-    assert hard_negative_nll(queries, positives, negatives, scale=scale) < hard_negative_nll(
-        queries, shuffled, negatives, scale=scale
-    )
 
 
 @settings(deadline=None)
@@ -102,34 +98,19 @@ def test_the_right_pairs_are_cheaper_than_shuffled_ones(seed: int, rows: int, sc
 def test_lengths_of_vectors_and_the_order_of_rows_do_not_matter(seed: int, length: float) -> None:
     queries, positives, negatives = group(seed)
     order = torch.randperm(6, generator=torch.Generator().manual_seed(seed))
-    loss = hard_negative_nll(queries, positives, negatives, scale=20.0).item()
-    other = hard_negative_nll(queries[order] * length, positives[order], negatives.flip(0) / length, scale=20.0).item()
+    loss = group_scores(queries, positives, negatives, scale=20.0).loss
+    other = group_scores(queries[order] * length, positives[order], negatives.flip(0) / length, scale=20.0).loss
     assert other == pytest.approx(loss, rel=1e-4, abs=1e-5)
 
 
 def test_more_negatives_than_rows_or_none_at_all() -> None:
     queries, positives, negatives = group(1)
-    many = hard_negative_nll(queries, positives, torch.cat([negatives, negatives + 1.0]), scale=20.0)
-    none = hard_negative_nll(queries, positives, negatives[:0], scale=20.0)
-    assert none < hard_negative_nll(queries, positives, negatives, scale=20.0) < many
+    many = group_scores(queries, positives, torch.cat([negatives, negatives + 1.0]), scale=20.0).loss
+    none = group_scores(queries, positives, negatives[:0], scale=20.0).loss
+    assert none < group_scores(queries, positives, negatives, scale=20.0).loss < many
 
 
 def test_bf16_vectors_are_scored_in_fp32() -> None:
     queries, positives, negatives = (x.bfloat16() for x in group(2))
-    expected = hard_negative_nll(queries.float(), positives.float(), negatives.float(), scale=50.0)
-    found = hard_negative_nll(queries, positives, negatives, scale=50.0)
-    assert found.dtype is torch.float32 and torch.equal(found, expected)
-
-
-def test_gradient_flows_to_queries_and_candidates_and_is_that_of_finite_differences() -> None:
-    queries, positives, negatives = (x.requires_grad_() for x in group(4, rows=3, dim=3))
-    hard_negative_nll(queries, positives, negatives, scale=2.0).backward()
-    for place, tensor in enumerate((queries, positives, negatives)):
-        assert tensor.grad is not None and bool((tensor.grad.abs().sum(dim=1) > 0).all())
-        inputs = [x.detach().clone() for x in (queries, positives, negatives)]
-        sides = []
-        for step in (1e-2, -1e-2):
-            inputs[place] = tensor.detach().clone()
-            inputs[place][0, 0] += step
-            sides.append(hard_negative_nll(*inputs, scale=2.0).item())
-        assert tensor.grad[0, 0].item() == pytest.approx((sides[0] - sides[1]) / 2e-2, abs=2e-3)
+    expected = group_scores(queries.float(), positives.float(), negatives.float(), scale=50.0)
+    assert group_scores(queries, positives, negatives, scale=50.0) == expected

@@ -63,6 +63,7 @@ def test_long_texts_are_cut_and_counted(tmp_path: Path, capsys: pytest.CaptureFi
         ({"groups": 20}, DataError, "12 tuples, but 20 groups of 4 need 80"),
         ({"pooling": "maen"}, ConfigError, "did you mean 'mean'"),
         ({"groop_size": 3}, ConfigError, "did you mean 'group_size'"),
+        ({"order": "file"}, ConfigError, "unknown key 'order': it is called 'sampling' now"),
         ({"dtype": "bf16"}, ConfigError, "no number format"),
         ({"scale": -1}, ConfigError, "scale"),
         ({"memory": "lots"}, ConfigError, "memory: expected a number such as 90M, 1.5B or 4GB, got 'lots'"),
@@ -86,13 +87,13 @@ def test_other_scorers_fill_sections(tmp_path: Path, capsys: pytest.CaptureFixtu
     settings = {"groups": 2, "group_size": 4, "dtype": "float32", "device": "cpu"}
     alone = profile_model(model, triplets(), **settings)
     assert alone.sections == {}
-    asked = profile_model(model, triplets(), **settings, scorers="redundancy, cut-loss", output=out)
-    assert set(asked.sections) == {"redundancy", "cut-loss"}
+    asked = profile_model(model, triplets(), **settings, scorers="redundancy, redundancy-iterative", output=out)
+    assert set(asked.sections) == {"redundancy", "redundancy-iterative"}
     assert asked.layer_loss == alone.layer_loss
     assert Profile.load(out) == asked
     assert Profile.load(out).digest == asked.digest
     every = profile_model(model, triplets(), **settings, scorers=["all"])
-    assert set(every.sections) == {"redundancy", "redundancy-iterative", "cut-loss"}
+    assert set(every.sections) == {"redundancy", "redundancy-iterative"}
     assert every.sections["redundancy"] == asked.sections["redundancy"]
     plain = profile_model(
         model, triplets(), **settings, scorers=["all"], plain=tmp_path / "plain.txt", windows=3, window_length=16
@@ -123,15 +124,15 @@ def test_progress_runs_over_the_tokens_of_all_scorers(tmp_path: Path, monkeypatc
     monkeypatch.setattr("prune2vec.profiling.measure.progress", shown)
     settings = {"groups": 2, "group_size": 4, "dtype": "float32", "device": "cpu", "scorers": ("all",)}
     profile = profile_model(str(save_tiny(tmp_path / "m")), triplets(), **settings)
-    # One pass over the whole model for all, iterative 3 for the second of two rounds, cut-loss 3 drops + 4 widths.
-    assert totals == [sum(done)] == [profile.texts["tokens"] * (1 + 3 + 7)]
+    # One pass over the whole model for all, and 3 of the iterative scorer for the second of its two rounds.
+    assert totals == [pytest.approx(sum(done))] == [profile.texts["tokens"] * (1 + 3)]
 
 
 def test_no_order_of_scorers_and_no_company_changes_what_is_found(tmp_path: Path) -> None:
     model = str(save_tiny(tmp_path / "m"))
     settings = {"groups": 2, "group_size": 4, "dtype": "float32", "device": "cpu"}
-    every = profile_model(model, triplets(), **settings, scorers="cut-loss,redundancy-iterative,redundancy")
-    for name in ("cut-loss", "redundancy-iterative"):
+    every = profile_model(model, triplets(), **settings, scorers="redundancy-iterative,redundancy")
+    for name in ("redundancy", "redundancy-iterative"):
         assert profile_model(model, triplets(), **settings, scorers=name).sections == {name: every.sections[name]}
 
 
@@ -144,9 +145,9 @@ def test_streamed_profiles_are_those_of_the_model_in_memory(tmp_path: Path) -> N
     assert streamed.sections["redundancy-iterative"] == resident.sections["redundancy-iterative"]
     assert streamed.shape == resident.shape
     assert "stream" not in resident.environment
-    # All scorers in one pass, and two more for what depends on it: the second round, and the variants of cut-loss beside it.
+    # All scorers in one pass, and a second one for the three cuts of the second round.
     runs = streamed.environment["stream"]["runs"]
-    assert [run["looks"] for run in runs] == [1, 3 + 7]
+    assert [run["looks"] for run in runs] == [1, 3]
     assert {run["blocks"] for run in runs} == {5}
 
 

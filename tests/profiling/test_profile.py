@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from prune2vec.errors import DataError, ProfileError
 from prune2vec.planning.make_plan import make_plan
 from prune2vec.profiling.profile import LayerLoss, Profile
+from prune2vec.settings import read_as
 from tests.planning.made import made_profile
 
 BAD = 123.25
@@ -114,22 +115,27 @@ def test_sections_survive_the_file(tmp_path: Path) -> None:
     assert loaded == profile
     assert loaded.digest == profile.digest != PROFILE.digest
     assert loaded.section("redundancy")["mlp"] == [0.1, 0.2]
-    missing = r"no cut-loss \(it has layer-loss, redundancy\); measure it with .* --scorers redundancy,cut-loss$"
+    missing = (
+        r"no redundancy-plain \(it has layer-loss, redundancy\); measure it with .* --scorers redundancy,redundancy-plain$"
+    )
     with pytest.raises(ProfileError, match=missing):
-        loaded.section("cut-loss")
+        loaded.section("redundancy-plain")
 
 
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ((), r"^the profile has no redundancy and no cut-loss \(it has layer-loss\); .* --scorers redundancy,cut-loss$"),
-        (("plain", "redundancy"), r"^the profile has no cut-loss \(.*--scorers plain,redundancy,cut-loss$"),
+        (
+            (),
+            r"^the profile has no redundancy and no redundancy-plain \(it has layer-loss\); .* --scorers redundancy,redundancy-plain$",
+        ),
+        (("plain", "redundancy"), r"^the profile has no redundancy-plain \(.*--scorers plain,redundancy,redundancy-plain$"),
     ],
 )
 def test_what_is_missing_is_named_together_with_what_a_new_run_would_lose(sections: tuple[str, ...], message: str) -> None:
     profile = dataclasses.replace(PROFILE, sections={name: {} for name in sections})
     with pytest.raises(ProfileError, match=message):
-        profile.check_has("redundancy", "cut-loss")
+        profile.check_has("redundancy", "redundancy-plain")
     profile.check_has(*sections)
 
 
@@ -210,4 +216,4 @@ def test_nan_in_a_file_never_reaches_a_planner(text: str, tmp_path: Path) -> Non
 
 
 def test_layer_loss_reads_back_what_asdict_made() -> None:
-    assert LayerLoss.from_json(dataclasses.asdict(PROFILE.layer_loss)) == PROFILE.layer_loss
+    assert read_as(LayerLoss, dataclasses.asdict(PROFILE.layer_loss)) == PROFILE.layer_loss

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,23 +12,42 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prune2vec.errors import ProfileError, UnsupportedModel
+from prune2vec.errors import ConfigError, ProfileError, UnsupportedModel
 from prune2vec.forward.backbone import Backbone, load_backbone
+from prune2vec.forward.runner import ObservedRun
 from prune2vec.models.block_layout import sub_layers_of
-from prune2vec.models.cut import cut_model
 from prune2vec.models.families import block_list, find_family
 from prune2vec.models.kept import KINDS, Kept
 from prune2vec.models.tokens import TokenRow, length_batches
+from prune2vec.profiling.importance import Redundancy
+from prune2vec.profiling.plain_windows import plain_windows
 from prune2vec.profiling.profile_settings import ProfileSettings
-from prune2vec.profiling.redundancy import redundancy
+from prune2vec.profiling.redundancy import SublayerImportance
 from prune2vec.profiling.scorer import scorers
 from prune2vec.profiling.token_groups import distinct_rows
 from tests.forward.test_depths import random_rows
+from tests.models.silence import plan_of, silenced
 from tests.profiling.test_conformance import section_of
 from tests.profiling.test_layer_loss import random_groups
 from tests.tiny import FAMILIES, save_tiny, tiny_model, tiny_tokenizer
 
 Attend = Callable[[Tensor], Tensor]
+
+
+def redundancy(
+    backbone: Backbone,
+    rows: Sequence[TokenRow],
+    *,
+    texts: str = "retrieval",
+    kept: Kept | None = None,
+    token_budget: int | None = None,
+) -> Redundancy:
+    measurement = SublayerImportance(backbone, rows, texts=texts, kept=kept)
+    run = ObservedRun(observers=[measurement], kept=kept)
+    backbone.runner.run(measurement.rows, [run], token_budget=token_budget)
+    return measurement.result()
+
+
 Blocks = Callable[[nn.Module, Attend, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
@@ -151,7 +170,7 @@ def test_importance_is_that_of_the_written_out_block(tmp_path: Path, name: str) 
     backbone, rows = tiny_backbone(tmp_path, name), random_rows(7)
     parts = sub_layers_of(backbone.model)
     assert (parts.between is None) == (ARITHMETIC[name] in PARALLEL)
-    found = redundancy(backbone, parts, rows, token_budget=100)
+    found = redundancy(backbone, rows, token_budget=100)
     expected = importance_by_hand(backbone, rows, ARITHMETIC[name])
     assert found.tokens == sum(len(row.ids) for row in rows)
     for kind in KINDS:
@@ -162,8 +181,7 @@ def test_importance_is_that_of_the_written_out_block(tmp_path: Path, name: str) 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_batching_does_not_matter(tmp_path: Path, family: str) -> None:
     backbone, rows = tiny_backbone(tmp_path, family), random_rows(9, seed=1)
-    parts = sub_layers_of(backbone.model)
-    together, alone = (redundancy(backbone, parts, rows, token_budget=budget) for budget in (10_000, 1))
+    together, alone = (redundancy(backbone, rows, token_budget=budget) for budget in (10_000, 1))
     assert together.tokens == alone.tokens
     for kind in KINDS:
         assert together.row(kind) == pytest.approx(alone.row(kind), rel=1e-5)
@@ -173,14 +191,14 @@ def test_batching_does_not_matter(tmp_path: Path, family: str) -> None:
 def test_one_pass_gives_all_three_kinds(tmp_path: Path, family: str) -> None:
     backbone, rows, calls = tiny_backbone(tmp_path, family), random_rows(9), 0
     lengths = [len(row.ids) for row in rows]
-    redundancy(backbone, sub_layers_of(backbone.model), rows)  # Finds out how the model takes rows.
+    redundancy(backbone, rows)  # Finds out how the model takes rows.
 
     def count(*args: object) -> None:
         nonlocal calls
         calls += 1
 
     handle = block_list(backbone.model, backbone.family)[2].register_forward_hook(count)
-    found = redundancy(backbone, sub_layers_of(backbone.model), rows, token_budget=100)
+    found = redundancy(backbone, rows, token_budget=100)
     handle.remove()
     assert calls == len(length_batches(lengths, token_budget=100, packed=True)) > 1
     assert all(value > 0 for kind in KINDS for value in found.row(kind))
@@ -190,7 +208,7 @@ def test_one_pass_gives_all_three_kinds(tmp_path: Path, family: str) -> None:
 def test_the_score_reads_the_distinct_texts_of_the_groups(tmp_path: Path) -> None:
     backbone, groups, done = tiny_backbone(tmp_path), random_groups(), []
     section = section_of(backbone, "redundancy", [*groups, groups[0]], ProfileSettings(), done)
-    expected = redundancy(backbone, sub_layers_of(backbone.model), distinct_rows(groups))
+    expected = redundancy(backbone, distinct_rows(groups))
     assert section["mlp"] == pytest.approx(list(expected.mlp))
     assert section["tokens"] == expected.tokens == sum(done)
     assert section["texts"] == "retrieval"
@@ -200,13 +218,13 @@ def test_the_score_reads_the_distinct_texts_of_the_groups(tmp_path: Path) -> Non
 def test_cosines_are_taken_in_fp32(tmp_path: Path, dtype: str) -> None:
     backbone, rows = tiny_backbone(tmp_path, dtype=dtype), random_rows(3)
     states: list[tuple[Tensor, Tensor]] = []
-    redundancy(backbone, sub_layers_of(backbone.model), rows)  # Finds out how the model takes rows.
+    redundancy(backbone, rows)  # Finds out how the model takes rows.
 
     def keep(module: nn.Module, args: Any, output: Tensor) -> None:
         states.append((args[0].double(), output.double()))
 
     handle = backbone.model.layers[1].register_forward_hook(keep)
-    found = redundancy(backbone, sub_layers_of(backbone.model), rows, token_budget=1)
+    found = redundancy(backbone, rows, token_budget=1)
     handle.remove()
     pairs = [torch.nn.functional.cosine_similarity(before, after, dim=-1).flatten() for before, after in states]
     assert found.block[1] == pytest.approx((1 - torch.cat(pairs)).mean().item(), rel=1e-5)
@@ -217,14 +235,12 @@ def test_a_change_far_below_rounding_of_the_cosine_is_still_seen(tmp_path: Path)
     backbone.model.layers[1].mlp.down_proj.weight.data *= 1e-3
     expected = importance_by_hand(backbone, rows, pre_norm)["mlp"][1]
     assert 0 < expected < 1e-5
-    assert redundancy(backbone, sub_layers_of(backbone.model), rows).mlp[1] == pytest.approx(expected, rel=1e-3)
+    assert redundancy(backbone, rows).mlp[1] == pytest.approx(expected, rel=1e-3)
 
 
 def test_what_a_cut_took_out_counts_nothing(tmp_path: Path) -> None:
     backbone, rows = tiny_backbone(tmp_path), random_rows(3)
-    parts = sub_layers_of(backbone.model)
-    cut = cut_model(backbone.model, Kept.of(range(5), drop_attention=[1], drop_mlp=[0, 3]), share=True)
-    found = redundancy(replace(backbone, model=cut), parts, rows)
+    found = redundancy(backbone, rows, kept=Kept.of(range(5), drop_attention=[1], drop_mlp=[0, 3]))
     assert [value == 0 for value in found.attention] == [False, True, False, False, False]
     assert [value == 0 for value in found.mlp] == [True, False, False, True, False]
     assert found.block[0] == found.attention[0]
@@ -242,13 +258,71 @@ def test_nan_names_layer_sub_layer_and_format(tmp_path: Path, path: str, message
     backbone = tiny_backbone(tmp_path)
     backbone.model.get_submodule(path).weight.data[0] = float("nan")
     with pytest.raises(ProfileError, match=message):
-        redundancy(backbone, sub_layers_of(backbone.model), random_rows(3))
+        redundancy(backbone, random_rows(3))
 
 
-@pytest.mark.parametrize("name", ["redundancy", "redundancy-iterative", "cut-loss"])
+@pytest.mark.parametrize("name", ["redundancy", "redundancy-iterative"])
 def test_norms_on_the_stream_are_refused_with_the_reason(tmp_path: Path, name: str) -> None:
     backbone = tiny_backbone(tmp_path, "opt")
     model = tiny_model("opt", do_layer_norm_before=False)
     backbone = replace(backbone, model=model, family=find_family(model, model.config))
     with pytest.raises(UnsupportedModel, match="norms the residual stream itself"):
-        scorers.get(name)(backbone, random_groups(), ProfileSettings())
+        next(scorers.get(name)(backbone, random_groups(), ProfileSettings()))
+
+
+# Plain text
+
+
+def test_it_is_the_redundancy_on_windows_and_not_on_the_groups(tmp_path: Path) -> None:
+    backbone, source, done = tiny_backbone(tmp_path, "llama"), tmp_path / "plain.txt", []
+    source.write_text("the quick brown fox jumps over the lazy dog\n" * 40)
+    settings = ProfileSettings(plain=source, windows=5, window_length=24, seed=3)
+    section = section_of(backbone, "redundancy-plain", random_groups(), settings, done)
+    windows = plain_windows(source, backbone.tokenizer, count=5, length=24, context=backbone.max_length, seed=3)
+    expected = redundancy(backbone, windows, texts="plain")
+    found = Redundancy.from_json(section)
+    for kind in KINDS:
+        assert found.row(kind) == pytest.approx(expected.row(kind))
+    assert (found.texts, found.tokens, section["windows"], section["window_length"]) == ("plain", 120, 5, 24)
+    assert sum(done) == 120
+    other = section_of(backbone, "redundancy-plain", random_groups(), settings.model_copy(update={"seed": 4}), [])
+    assert other["digest"] != section["digest"]
+
+
+def test_no_text_no_work(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="none is given"):
+        next(scorers.get("redundancy-plain")(tiny_backbone(tmp_path, "llama"), random_groups(), ProfileSettings()))
+
+
+# Dropping one by one, against the whole model in which what has gone is made silent
+
+EVERY = set(range(5))
+
+
+def kept_without(kind: str, gone: list[int]) -> Kept:
+    layers = EVERY - set(gone) if kind == "block" else EVERY
+    return Kept.of(layers, drop_attention=gone if kind == "attention" else (), drop_mlp=gone if kind == "mlp" else ())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi", "olmo2", "opt"])
+def test_each_round_takes_the_least_important_of_what_is_left(tmp_path: Path, family: str) -> None:
+    backbone, groups = tiny_backbone(tmp_path, family), random_groups()
+    section = section_of(backbone, "redundancy-iterative", groups, ProfileSettings(rounds=4), [])
+    for kind in KINDS:
+        gone: list[int] = []
+        for _ in range(4):
+            with silenced(backbone.model, plan_of(backbone.model, kept_without(kind, gone), {})):
+                row = redundancy(backbone, distinct_rows(groups)).row(kind)
+            gone.append(min(EVERY - set(gone), key=lambda layer: row[layer]))
+        assert section[kind] == gone
+
+
+def test_half_the_layers_unless_told(tmp_path: Path) -> None:
+    backbone, groups = tiny_backbone(tmp_path, "llama"), random_groups()
+    section = section_of(backbone, "redundancy-iterative", groups, ProfileSettings(), [])
+    assert {kind: len(section[kind]) for kind in KINDS} == dict.fromkeys(KINDS, 2)
+
+
+def test_one_layer_must_stay(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="rounds is 5, but one of 5 layers must stay; give at most 4"):
+        next(scorers.get("redundancy-iterative")(tiny_backbone(tmp_path, "llama"), random_groups(), ProfileSettings(rounds=5)))

@@ -32,7 +32,7 @@ CHAT = "{% for m in messages %}<|user|>\n{{ m['content'] }}</s>{% endfor %}"
 
 def measured(model: Path, **settings: Any) -> Any:
     return profile_model(
-        str(model), ROWS, groups=1, group_size=len(ROWS), order="file", dtype="float32", device="cpu", **settings
+        str(model), ROWS, groups=1, group_size=len(ROWS), sampling="file", dtype="float32", device="cpu", **settings
     )
 
 

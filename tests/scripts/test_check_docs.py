@@ -44,7 +44,7 @@ def test_good_commands_pass(tmp_path: Path) -> None:
         ("plann profile.json", "plann"),
         ("plan profile.json --layers four", "four"),
         ("plan profile.json other.json", "other.json"),
-        ("profile smollm2 --texts t.jsonl --order smpled", "smpled"),
+        ("profile smollm2 --texts t.jsonl --sampling smpled", "smpled"),
         ("profile smollm2", "--texts"),
         ("prune smollm2 -o small", "PLAN"),
         ("compare", "RESULTS"),

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from prune2vec.cli.options import OptionGroup
 from prune2vec.cli.outcome import Outcome
-from prune2vec.errors import ConfigError, did_you_mean
+from prune2vec.errors import RENAMED, ConfigError, unknown_key
 from prune2vec.paths import as_path, must_exist
 from prune2vec.progress import set_enabled
 
@@ -47,6 +47,14 @@ class Verb(click.Command):
         """Parse the command line; a value from the settings file that does not fit is reported with the file's name."""
         try:
             return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            old = error.option_name
+            new = RENAMED.get(old.lstrip("-").replace("-", "_"), "")
+            if new in {param.name for param in self.get_params(ctx)}:
+                raise click.NoSuchOption(
+                    old, f"No such option '{old}': it is called '--{new.replace('_', '-')}' now.", ctx=ctx
+                ) from error
+            raise
         except click.BadParameter as error:
             name = error.param.name if error.param is not None else None
             if name is None or ctx.get_parameter_source(name) is not ParameterSource.DEFAULT_MAP:
@@ -97,7 +105,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
     file = read_yaml(must_exist(as_path(path)))
     for name in file.values:
         if name not in known:
-            raise ConfigError(f"{file.where([name])}: unknown key {name!r}{did_you_mean(name, known)}")
+            raise ConfigError(f"{file.where([name])}: {unknown_key(name, known)}")
     ctx.meta["config"] = file
     ctx.default_map = {name: _worded(value, known[name], file.where([name])) for name, value in file.values.items()}
 

@@ -24,13 +24,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from prune2vec.errors import EncodingError
-from prune2vec.forward.batches import pad
-from prune2vec.forward.packed import BOUNDS, packable, packed_states, packing_obstacle, row_bounds
-from prune2vec.machine import forward_tokens
-from prune2vec.models.rope import length_kind
+from prune2vec.forward.batches import Batch, make_batches
+from prune2vec.forward.memory_plan import tokens_per_pass
+from prune2vec.forward.packed import BOUNDS, packable
+from prune2vec.forward.packing import packing_obstacle
+from prune2vec.models.rope import forget_longest_text
 from prune2vec.models.selftest import is_causal
-from prune2vec.models.tokens import length_batches
+from prune2vec.models.tokens import TokenRow, distinct, token_ids
 
+_NO_LIMIT = 10**9
 _PER_TASK = ("query_length", "document_length", "query_expansion")
 # Capitals, blanks at both ends, and no words at all.
 _PROBE = (" A probe, with Capitals\tand  blanks ", "a", "")
@@ -67,7 +69,7 @@ class Engine:
         self._tokenizer = self._transformer.tokenizer
         self._rows = int(self._model.get_input_embeddings().weight.shape[0])
         self.is_causal = is_causal(self._model)
-        self._kind = length_kind(self._model)
+        forget_longest_text(self._model)
         self._token_budget = token_budget
         self._normalises_again = dimensions is not None and any(isinstance(module, Normalize) for module in encoder)
         default = encoder.prompts.get(encoder.default_prompt_name) if encoder.default_prompt_name else ""
@@ -91,12 +93,13 @@ class Engine:
     @property
     def token_budget(self) -> int:
         """Most tokens of one forward pass."""
-        return self._token_budget or forward_tokens(self._model.device, packed=self.packs)
+        return self._token_budget or tokens_per_pass(self._model.device, packed=self.packs)
 
     def _take_prompt(self, prompt: str) -> None:
         self.prompt = prompt
         features = self._transformer.preprocess(list(_PROBE), prompt=prompt or None)
         self._prompt_length = features.get("prompt_length")
+        self._prompt_tokens = int(torch.as_tensor(self._prompt_length or 0).flatten()[0])
         ids, mask = (features[name].cpu() for name in ("input_ids", "attention_mask"))
         if [row[kept.bool()].tolist() for row, kept in zip(ids, mask, strict=True)] != self.tokenise(_PROBE):
             under = f" under the prompt {prompt!r}" if prompt else ""
@@ -110,28 +113,17 @@ class Engine:
         Raises:
             EncodingError: A text has a token that the model has no embedding for.
         """
-        if not texts:
-            return []
-        encoded = self._tokenizer(
-            [self.prompt + text for text in texts],
-            truncation=True,
-            max_length=self.encoder.max_seq_length,
-            padding=False,
-            return_attention_mask=False,
-        )
-        rows: list[list[int]] = encoded["input_ids"]
-        if len(self._tokenizer) > self._rows:
-            self._check_known(texts, rows)
-        return rows
-
-    def _check_known(self, texts: Sequence[str], rows: Sequence[Sequence[int]]) -> None:
-        for text, row in zip(texts, rows, strict=True):
+        longest = self.encoder.max_seq_length or self._tokenizer.model_max_length
+        # Of a tokeniser without a limit it is a number too large for the library.
+        rows = token_ids(self._tokenizer, texts, prompt=self.prompt, max_length=longest if longest < _NO_LIMIT else None)
+        for text, row in zip(texts, rows, strict=True) if len(self._tokenizer) > self._rows else ():
             if max(row, default=0) >= self._rows:
                 token = self._tokenizer.convert_ids_to_tokens(max(row))
                 raise EncodingError(
                     f"the tokeniser gives {text[:40]!r} the token {token!r} ({max(row)}), and the model's embedding has "
                     f"{self._rows} rows; leave such texts out"
                 )
+        return rows
 
     def encode(self, texts: Sequence[str], advance: Callable[[float], None] = lambda amount: None) -> NDArray[np.float32]:
         """Return the vectors of ``texts`` in their order: (text, dim) float32; see ``encode_rows``."""
@@ -150,52 +142,48 @@ class Engine:
         Raises:
             EncodingError: A vector is NaN or infinite.
         """
-        numbers: dict[tuple[int, ...], int] = {}
-        places = [numbers.setdefault(tuple(row), len(numbers)) for row in rows]
-        distinct = list(numbers)
-        lengths = [len(row) for row in distinct]
-        tokens = np.bincount(np.asarray(places, dtype=np.int64), minlength=len(distinct)) * np.asarray(lengths, dtype=np.int64)
-        found = np.empty((len(distinct), self.dimension), dtype=np.float32)
-        # For a query alone it is not worth finding out what the model can take.
-        several = len(distinct) > 1
-        batches = [[0]] * len(distinct)
-        if several:
-            batches = length_batches(lengths, token_budget=self.token_budget, packed=self.packs, kind=self._kind)
-        with packable(self._model) if several and self.packs else nullcontext():
-            for batch in batches:
-                found[batch] = self._checked([distinct[number] for number in batch])
-                advance(float(tokens[batch].sum()))
-        return found if len(distinct) == len(rows) else found[places]
+        different, places = distinct(map(tuple, rows))
+        times = np.bincount(np.asarray(places, dtype=np.int64), minlength=len(different))
+        found = np.empty((len(different), self.dimension), dtype=np.float32)
+        # For a query alone it is not worth finding out what the model can take. A text without a token of its own is nothing
+        # to pool, which only the padded form can tell.
+        packs = len(different) > 1 and self.packs
+        bare = [place for place, row in enumerate(different) if not packs or len(row) <= self._prompt_tokens]
+        packed = [place for place, row in enumerate(different) if packs and len(row) > self._prompt_tokens]
+        with packable(self._model) if packs else nullcontext():
+            for chosen, end_to_end in ((packed, True), (bare, False)):
+                batches = make_batches(
+                    self._model,
+                    [TokenRow(different[place], 0) for place in chosen],
+                    token_budget=self._token_budget or tokens_per_pass(self._model.device, packed=packs),
+                    packed=end_to_end,
+                    masked=not self.is_causal,
+                    pad_id=self._tokenizer.pad_token_id or 0,
+                )
+                for batch in batches:
+                    of_batch = [chosen[place] for place in batch.places]
+                    found[of_batch] = self._vectors(batch)
+                    advance(float(sum(times[place] * len(different[place]) for place in of_batch)))
+        return found if len(different) == len(rows) else found[places]
 
-    def _checked(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        vectors: NDArray[np.float32] = self._forward(rows).float().cpu().numpy()
-        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-        if len(bad):
-            text = self._tokenizer.decode(list(rows[bad[0]])[:12])
-            raise EncodingError(f"NaN or infinity in the vector of {text!r}...; encode with --dtype float32")
-        return vectors
-
-    def _forward(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        prompt = int(torch.as_tensor(self._prompt_length or 0).flatten()[0])
-        # A text without a token of its own is nothing to pool, which only the padded form can tell.
-        packed = len(rows) > 1 and min(map(len, rows)) > prompt and self.packs
-        features = self._packed(rows) if packed else self._padded(rows)
+    def _vectors(self, batch: Batch) -> NDArray[np.float32]:
+        features: dict[str, Any] = {"token_embeddings": batch.run(self._model).float()}
+        if batch.packed:
+            features[BOUNDS] = batch.inputs[BOUNDS]
+        else:
+            features |= {"attention_mask": batch.real.long(), "input_ids": batch.inputs["input_ids"]}
         if self._prompt_length is not None:
             features["prompt_length"] = self._prompt_length
         for module in list(self.encoder)[1:]:
             features = module(features)
-        vectors: Tensor = features["sentence_embedding"][:, : self.dimension]
-        return normalize(vectors, dim=1) if self._normalises_again else vectors
-
-    def _packed(self, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
-        states = packed_states(self._model, rows).float()
-        return {"token_embeddings": states[None], BOUNDS: row_bounds(rows, states.device)}
-
-    def _padded(self, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
-        ids, mask = (part.to(self._model.device) for part in pad(rows, self._tokenizer.pad_token_id or 0))
-        inputs = {"input_ids": ids} if self.is_causal else {"input_ids": ids, "attention_mask": mask}
-        states: Tensor = self._model(**inputs, use_cache=False)[0].float()
-        return {"token_embeddings": states, "attention_mask": mask, "input_ids": ids}
+        found: Tensor = features["sentence_embedding"][:, : self.dimension]
+        found = normalize(found, dim=1) if self._normalises_again else found
+        vectors: NDArray[np.float32] = found.float().cpu().numpy()
+        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        if len(bad):
+            text = self._tokenizer.decode(list(batch.rows[bad[0]].ids)[:12])
+            raise EncodingError(f"NaN or infinity in the vector of {text!r}...; encode with --dtype float32")
+        return vectors
 
 
 def _token_model(encoder: SentenceTransformer) -> Any:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from prune2vec.errors import EncodingError, EvaluationError
 from prune2vec.evaluation.evaluated import LoadedEncoder
+from prune2vec.models.prepared_text import saved_prompts
+from prune2vec.models.tokens import longest_first, token_ids
 from prune2vec.progress import progress
 
 if TYPE_CHECKING:
@@ -20,15 +22,13 @@ SIDES: dict[str | None, Side] = {"query": "queries", "document": "documents"}
 """The sides by mteb's name of them."""
 # Texts that are tokenised and sorted together; 16 batches where the batch size is given.
 _WINDOW, _BATCHES_PER_STEP = 4096, 16
-# The names that sentence-transformers looks a prompt up under, in this order.
-_PROMPTS: dict[Side, tuple[str, ...]] = {"queries": ("query",), "documents": ("document", "passage", "corpus")}
 
 
 def side_prompt(model: SentenceTransformer, side: Side | None) -> str:
     """Return what ``encode_query`` or ``encode_document`` puts before a text; for neither side, what ``encode`` does."""
-    names = _PROMPTS[side] if side is not None else ()
-    name = next((name for name in names if name in model.prompts), model.default_prompt_name)
-    return (model.prompts.get(name) if name is not None else None) or ""
+    query, document = saved_prompts(model.prompts, model.default_prompt_name)
+    default = model.prompts.get(model.default_prompt_name or "") or ""
+    return {"queries": query, "documents": document}[side] if side is not None else default
 
 
 def side_encode(encoder: LoadedEncoder, side: Side, *, batch_size: int) -> Callable[[list[str]], Any]:
@@ -53,7 +53,7 @@ def encode_texts(encoder: LoadedEncoder, texts: Sequence[str], side: Side, *, ba
     """
     if not texts:
         raise EvaluationError(f"no {side} to encode")
-    order = sorted(range(len(texts)), key=lambda index: (-len(texts[index]), index))
+    order = longest_first([len(text) for text in texts])
     encode = side_encode(encoder, side, batch_size=batch_size)
     step = batch_size * _BATCHES_PER_STEP if encoder.engine is None else _WINDOW
     parts: list[Tensor] = []
@@ -77,5 +77,4 @@ def encode_texts(encoder: LoadedEncoder, texts: Sequence[str], side: Side, *, ba
 def count_tokens(encoder: LoadedEncoder, texts: Sequence[str], side: Side) -> list[int]:
     """Return each text's number of tokens before truncation, prompt and special tokens included."""
     prompt = side_prompt(encoder.model, side)
-    rows = encoder.model.tokenizer([prompt + text for text in texts], truncation=False, verbose=False)["input_ids"]
-    return [len(row) for row in rows]
+    return [len(row) for row in token_ids(encoder.model.tokenizer, texts, prompt=prompt)]

@@ -18,8 +18,6 @@ from prune2vec.pruning.portable import EncoderParts
 
 OPSET = 18
 OUTPUTS = ("sentence_embedding", "token_embeddings")
-# sentence-transformers' names, and the pooling of ours that does the same also when prompts are left out.
-POOLINGS = ("mean", "weightedmean", "lasttoken")
 # One protobuf file holds 2 GB; above this the weights go into a file of their own.
 _ONE_FILE_BYTES = 1_500_000_000
 

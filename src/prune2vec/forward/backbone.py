@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prune2vec.errors import UnsupportedModel
-from prune2vec.forward.in_memory import InMemoryRunner
-from prune2vec.forward.memory_plan import bytes_per_token, largest_block, parameter_bytes
-from prune2vec.forward.runner import ModelRunner
+from prune2vec.errors import ConfigError, UnsupportedModel, reason_of
+from prune2vec.forward.memory_plan import bytes_per_token, parameter_bytes
+from prune2vec.forward.runner import InMemoryRunner
 from prune2vec.forward.streaming import StreamingRunner
 from prune2vec.machine import free_memory_bytes, memory_in_use, pick_device, pick_dtype
 from prune2vec.models.block_files import BlockFiles, built_on_meta
-from prune2vec.models.families import Family, find_family
+from prune2vec.models.families import Family
 from prune2vec.models.load import (
     context_length,
     embedding_rows,
@@ -68,31 +69,23 @@ class Backbone:
     memory: int | None = None
 
     @cached_property
-    def runner(self) -> ModelRunner:
+    def runner(self) -> InMemoryRunner | StreamingRunner:
         """The way texts run through the model; one for all, as it keeps what it found out about the model."""
-        return self.stream or InMemoryRunner(self.model, self.family, self.pad_id, self.memory)
+        return self.stream or InMemoryRunner(self.model, self.family, pad_id_of(self.tokenizer), self.memory)
 
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
         return self.stream.device if self.stream is not None else self.model.device
 
+    @cached_property
     def sub_layers(self) -> SubLayers:
-        """Return the parts of the model's blocks, checked by taking some of them out the first time they are asked for.
+        """The parts of the model's blocks, checked by taking some of them out the first time they are asked for.
 
         Raises:
             UnsupportedModel: They are not known, or the check failed.
         """
-        return self._sub_layers
-
-    @cached_property
-    def _sub_layers(self) -> SubLayers:
         return check_sub_layers(self.model, self.family) if self.stream is None else self.stream.sub_layers()
-
-    @property
-    def pad_id(self) -> int:
-        """A token id to fill rows with; it is never looked at."""
-        return pad_id_of(self.tokenizer)
 
     def identity(self) -> dict[str, str | None]:
         """Return what profiles and plans store of the model."""
@@ -100,7 +93,7 @@ class Backbone:
 
 
 def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the id that rows are filled up with."""
+    """Return the id that rows are filled up with; it is never looked at."""
     pad = tokenizer.pad_token_id
     return int(pad) if pad is not None else 0
 
@@ -130,29 +123,34 @@ def load_backbone(
         depth: Layers that will be run at most; unset: all. Of a streamed model nothing beyond is read.
 
     Raises:
-        ConfigError: The memory does not hold one block.
+        ConfigError: The memory does not hold the model, or one block of it where it is streamed.
         ModelError: It cannot be found or loaded.
         UnsupportedModel: It is not a decoder-only LM with a block list that can be cut, or cannot be streamed.
     """
     source = resolve_source(name, revision=revision)
     config = load_config(source, trust_remote_code=trust_remote_code)
     place = pick_device(device)
-    number_format = pick_dtype(dtype, place)
+    chosen = pick_dtype(dtype, place)
     files = WeightFiles.find(source)
-    model, family = skeleton_of(source, config, number_format, trust_remote_code=trust_remote_code)
+    model, family = skeleton_of(source, config, chosen, trust_remote_code=trust_remote_code)
     check_tensors(model, family, files)
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code, rows=embedding_rows(model))
     streamed = None
     allowed = memory if memory is not None else memory_in_use(place) + free_memory_bytes(place)
-    with explained(source, "the model of its config.json does not run"):
-        if stream == "on" or (stream == "auto" and not _fits(model, allowed - memory_in_use(place))):
-            _check_plain(source, config)
-            model = built_on_meta(config, number_format, place, trust_remote_code=trust_remote_code)
-            blocks = BlockFiles(model, family, files, dtype=number_format, device=place)
+    with explained(source, "the model of its config.json does not run"), _memory_explained(source):
+        if stream == "on" or (stream == "auto" and not _fits(model, family, allowed - memory_in_use(place))):
+            if getattr(config, "quantization_config", None) is not None:
+                # Its tensors are no plain numbers: read one by one they would be taken for the weights.
+                raise UnsupportedModel(
+                    f"{source.name} is quantised, so its blocks cannot be read one by one; hold the whole model in memory "
+                    "instead (--stream off), or convert it to plain weights"
+                )
+            model = built_on_meta(config, chosen, place, trust_remote_code=trust_remote_code)
+            blocks = BlockFiles(model, family, files, dtype=chosen, device=place)
             streamed = StreamingRunner(model, family, blocks, pad_id_of(tokenizer), allowed, trust_remote_code, depth)
             streamed.self_test()
         else:
-            model = load_model(source, config, number_format, place, trust_remote_code)
+            model = load_model(source, config, chosen, place, trust_remote_code)
             self_test(model, family)
     return Backbone(
         model=model,
@@ -167,17 +165,21 @@ def load_backbone(
     )
 
 
-def _check_plain(source: ModelSource, config: Any) -> None:
-    """Refuse files whose tensors are no plain numbers: read one by one they would be taken for the weights."""
-    if getattr(config, "quantization_config", None) is not None:
-        raise UnsupportedModel(
-            f"{source.name} is quantised, so its blocks cannot be read one by one; hold the whole model in memory instead "
-            "(--stream off), or convert it to plain weights"
-        )
+@contextmanager
+def _memory_explained(source: ModelSource) -> Iterator[None]:
+    """Say what to do where memory runs out, which is no fault of the model's files."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # Of the CPU's allocator there is only a RuntimeError.
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+            raise ConfigError(
+                f"{source.name} does not fit into memory ({reason_of(error)}); use --stream on, a smaller dtype, or a device "
+                "with more memory"
+            ) from error
+        raise
 
 
-def _fits(model: PreTrainedModel, free: int) -> bool:
+def _fits(model: PreTrainedModel, family: Family, free: int) -> bool:
     """Return whether a model, known without its values, runs in ``free`` bytes with batches of ordinary size."""
-    family = find_family(model, model.config)
-    batch = _BATCH_TOKENS * bytes_per_token(largest_block(model, family), int(model.config.hidden_size), model.dtype.itemsize)
-    return parameter_bytes(model, model.dtype) + batch <= free
+    return parameter_bytes(model, model.dtype) + _BATCH_TOKENS * bytes_per_token(model, family) <= free

@@ -1,54 +1,25 @@
-"""Some token rows as one forward pass: a rectangle with padding, or end to end without."""
+"""Token rows run forward through a model: ordered by length, and laid side by side with padding or end to end without.
+
+Profiling, encoding, evaluation and training all run their rows through ``make_batches`` and ``Batch.run``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain, islice
-from typing import Any, Literal
+from functools import cached_property, partial
+from itertools import accumulate, chain, groupby, islice
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from prune2vec.forward.packed import packed_inputs
+from prune2vec.forward.packed import PACKED, holding, packed_inputs
 from prune2vec.forward.pooling import PoolingFn, pool
-from prune2vec.models.tokens import TokenRow
-
-PaddingSide = Literal["right", "left"]
-
-
-def pad(
-    rows: Sequence[Sequence[int]], pad_id: int, side: PaddingSide = "right"
-) -> tuple[Int[Tensor, "row seq"], Int[Tensor, "row seq"]]:
-    """Return the token ids of ``rows``, filled up with ``pad_id``, and a mask of the real ones, both int64 on the CPU.
-
-    Args:
-        rows: Token ids of each text; one may be empty, and the rectangle is at least one token wide.
-        pad_id: What shorter rows are filled up with.
-        side: Where the filling goes.
-    """
-    lengths = torch.tensor([len(row) for row in rows])
-    places = torch.arange(max(1, int(lengths.max())))
-    real = places < lengths[:, None] if side == "right" else places >= len(places) - lengths[:, None]
-    ids = torch.full(real.shape, pad_id)
-    # One tensor of all tokens: a small one for each row is slow beside a tiny model.
-    ids[real] = torch.tensor(list(chain.from_iterable(rows)), dtype=torch.long)
-    return ids, real.long()
-
-
-@dataclass(frozen=True)
-class Masks:
-    """What is pooled of rows that are equally long, or filled up to be.
-
-    Attributes:
-        pooled: 1 where a token is pooled.
-        attended: 1 where there is a token at all.
-    """
-
-    pooled: Int[Tensor, "row seq"]
-    attended: Int[Tensor, "row seq"]
+from prune2vec.models.rope import length_kind
+from prune2vec.models.tokens import TokenRow, length_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +27,15 @@ class Batch:
     """Some of the rows, as the model is called with them.
 
     Attributes:
-        places: Their numbers among all rows of the run.
+        places: Their numbers among all rows.
         rows: The rows themselves.
         inputs: What the model is called with.
-        masks: One for a rectangle; of rows laid end to end one for each length, in order.
         packed: Whether they are laid end to end.
     """
 
     places: Sequence[int]
     rows: Sequence[TokenRow]
     inputs: dict[str, Any]
-    masks: Sequence[Masks]
     packed: bool = False
 
     @property
@@ -80,62 +49,117 @@ class Batch:
         batch, positions = self.inputs["input_ids"].shape
         return batch, positions
 
-    @property
+    @cached_property
     def real(self) -> Bool[Tensor, "batch position"]:
         """Where the states are those of a token."""
+        device = self.inputs["input_ids"].device
         if self.packed:
-            return torch.ones(self.shape, dtype=torch.bool, device=self.inputs["input_ids"].device)
-        return self.masks[0].attended.bool()
+            return torch.ones(self.shape, dtype=torch.bool, device=device)
+        lengths = torch.tensor([len(row.ids) for row in self.rows], device=device)
+        return torch.arange(self.shape[1], device=device) < lengths[:, None]
+
+    def run(self, model: PreTrainedModel) -> Float[Tensor, "batch position dim"]:
+        """Return the model's final states; for rows laid end to end it must be within ``packable``."""
+        with holding(PACKED, self.packed):
+            states: Tensor = model(**self.inputs, use_cache=False)[0]
+        return states
 
     def pooler(self, weigh: PoolingFn) -> Callable[[Float[Tensor, "batch position dim"]], Float[Tensor, "row dim"]]:
         """Return what pools states to one vector a row, in fp32."""
-        weights = [weigh(of_rows.pooled, of_rows.attended) for of_rows in self.masks]
-        return partial(_pool_packed, weights=weights) if self.packed else partial(pool, weights=weights[0])
+        device, following, weights = self.inputs["input_ids"].device, iter(self.rows), []
+        # Rows laid end to end are pooled as the rectangles that rows of equal length make.
+        rectangles = [(len(list(same)), length) for length, same in groupby(len(row.ids) for row in self.rows)]
+        for count, width in rectangles if self.packed else [self.shape]:
+            bounds = torch.tensor([(row.start, len(row.ids)) for row in islice(following, count)], device=device)
+            places = torch.arange(width, device=device)
+            attended = (places < bounds[:, 1:]).long()
+            weights.append(weigh(attended * (places >= bounds[:, :1]), attended))
+        return partial(_pool_rectangles, weights=weights)
 
 
-def _pool_packed(
-    states: Float[Tensor, "1 token dim"], weights: Sequence[Float[Tensor, "row seq"]]
+def _pool_rectangles(
+    states: Float[Tensor, "batch position dim"], weights: Sequence[Float[Tensor, "row seq"]]
 ) -> Float[Tensor, "all_rows dim"]:
-    parts = states[0].split([of_length.numel() for of_length in weights])
-    return torch.cat([pool(part.view(*of_length.shape, -1), of_length) for part, of_length in zip(parts, weights, strict=True)])
+    parts = states.flatten(0, 1).split([of_rows.numel() for of_rows in weights])
+    return torch.cat([pool(part.view(*of_rows.shape, -1), of_rows) for part, of_rows in zip(parts, weights, strict=True)])
 
 
-def make_batch(
-    rows: Sequence[TokenRow], places: Sequence[int], *, pad_id: int, device: torch.device, side: PaddingSide | None = "right"
-) -> Batch:
-    """Lay the rows with the numbers ``places`` side by side on ``device``.
+def make_batches(
+    model: PreTrainedModel,
+    rows: Sequence[TokenRow],
+    *,
+    token_budget: int,
+    packed: bool = False,
+    masked: bool = False,
+    pad_id: int = 0,
+    window: int | None = None,
+    device: torch.device | None = None,
+) -> Iterator[Batch]:
+    """Yield the rows as batches of similar length, longest first.
 
-    Padding on the right comes after every real token, which a causal model never looks at: no mask, and the attention
-    kernel's own causal path serves. On the left it takes a mask and positions.
+    Padding is on the right, after every real token, which a causal model never looks at: without a mask the attention kernel's
+    own causal path serves.
 
     Args:
-        rows: All rows.
-        places: The numbers of those that are wanted.
+        model: The model that they are for.
+        rows: The rows; one may be empty.
+        token_budget: Most tokens of a batch, padding included; a longer row makes a batch of its own.
+        packed: Lay rows end to end, without padding.
+        masked: Pass a mask of the real tokens, for a model that looks at what comes after a token.
         pad_id: What shorter rows are filled up with.
-        device: Where the model computes.
-        side: Where the filling goes; None lays them end to end without, for ``run_packed``.
+        window: Rows that are ordered together; None orders all of them.
+        device: Where the model computes; None asks the model.
     """
-    chosen = [rows[place] for place in places]
-    if side is None:
-        return _end_to_end(chosen, places, device)
-    ids, attended = pad([row.ids for row in chosen], pad_id, side)
-    pooled = attended.clone()
-    for place, row in enumerate(chosen):
-        begin = ids.shape[1] - len(row.ids) if side == "left" else 0
-        pooled[place, begin : begin + row.start] = 0
-    ids, attended, pooled = ids.to(device), attended.to(device), pooled.to(device)
-    inputs = {"input_ids": ids}
-    if side == "left":
-        positions = (attended.cumsum(dim=1) - 1).clamp(min=0)
-        inputs = {"input_ids": ids, "attention_mask": attended, "position_ids": positions}
-    return Batch(places=places, rows=chosen, inputs=inputs, masks=[Masks(pooled, attended)])
+    kind, device, window = length_kind(model), device or model.device, window or max(1, len(rows))
+    for begin in range(0, len(rows), window):
+        lengths = [len(row.ids) for row in rows[begin : begin + window]]
+        for part in length_batches(lengths, token_budget=token_budget, packed=packed, kind=kind):
+            places = [begin + place for place in part]
+            chosen = [rows[place] for place in places]
+            ids = [row.ids for row in chosen]
+            inputs = packed_inputs(ids, device) if packed else _padded_inputs(ids, pad_id, device, masked=masked)
+            yield Batch(places=places, rows=chosen, inputs=inputs, packed=packed)
 
 
-def _end_to_end(chosen: Sequence[TokenRow], places: Sequence[int], device: torch.device) -> Batch:
-    inputs, following = packed_inputs([row.ids for row in chosen], device), iter(chosen)
-    masks = []
-    for length, count in inputs["packed_runs"]:
-        starts = torch.tensor([row.start for row in islice(following, count)], device=device)
-        pooled = (torch.arange(length, device=device) >= starts[:, None]).long()
-        masks.append(Masks(pooled, torch.ones_like(pooled)))
-    return Batch(places=places, rows=chosen, inputs=inputs, masks=masks, packed=True)
+def _padded_inputs(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device, *, masked: bool) -> dict[str, Tensor]:
+    lengths = torch.tensor([len(row) for row in rows])
+    real = torch.arange(max(1, int(lengths.max()))) < lengths[:, None]
+    ids = torch.full(real.shape, pad_id)
+    # One tensor of all tokens: a small one for each row is slow beside a tiny model.
+    ids[real] = torch.tensor(list(chain.from_iterable(rows)), dtype=torch.long)
+    inputs = {"input_ids": ids.to(device)}
+    return {**inputs, "attention_mask": real.long().to(device)} if masked else inputs
+
+
+def token_states(
+    model: PreTrainedModel,
+    rows: Sequence[Sequence[int]],
+    *,
+    token_budget: int | None = None,
+    packed: bool = True,
+) -> Float[Tensor, "token dim"]:
+    """Return the final states of token rows, end to end in the order of ``rows``; differentiable.
+
+    Args:
+        model: A base model; within ``packable`` if ``packed``.
+        rows: Token ids, at least one a row.
+        token_budget: Most tokens of one forward pass, padding included; a longer row gets one of its own. None takes all rows
+            at once that may share a pass.
+        packed: Lay them end to end, which ``packing_obstacle`` must have nothing against; otherwise they are padded, with a mask.
+    """
+    budget = token_budget or sum(map(len, rows)) * len(rows)
+    batches = make_batches(
+        model, [TokenRow(tuple(row), 0) for row in rows], token_budget=budget, packed=packed, masked=not packed
+    )
+    order: list[int] = []
+    found: list[Tensor] = []
+    for batch in batches:
+        states = batch.run(model)
+        found.append(states[0] if packed else states[batch.real])
+        order += batch.places
+    states = torch.cat(found)
+    if order == list(range(len(rows))):
+        return states
+    begins = dict(zip(order, accumulate((len(rows[place]) for place in order), initial=0), strict=False))
+    back = [begins[place] + token for place, row in enumerate(rows) for token in range(len(row))]
+    return states.index_select(0, torch.tensor(back, device=states.device))

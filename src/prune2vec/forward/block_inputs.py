@@ -6,13 +6,13 @@ the model's own runs, with blocks that note what they are called with and comput
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
 
 from prune2vec.errors import UnsupportedModel
@@ -47,7 +47,7 @@ class _OtherForm(Exception):
 
 
 def block_inputs(
-    model: PreTrainedModel, blocks: Iterable[nn.Module], inputs: dict[str, Tensor], shared: Shared | None = None
+    model: PreTrainedModel, blocks: Iterable[nn.Module], inputs: dict[str, Tensor], held: list[Tensor] | None = None
 ) -> tuple[Tensor, list[BlockInputs]]:
     """Run what comes before the first block, and return what that block receives and how every block is called.
 
@@ -55,23 +55,29 @@ def block_inputs(
         model: The model; its blocks may be without values, what comes before them may not.
         blocks: Its blocks.
         inputs: What the model is called with.
-        shared: Tensors noted in earlier calls, which equal ones are replaced by.
+        held: Tensors given out for earlier inputs, which equal ones are replaced by; new ones are added.
 
     Raises:
         UnsupportedModel: The blocks pass on more than their states.
     """
-    kind, blocks = model.config.model_type, list(blocks)
+    who, blocks = f"{model.config.model_type} cannot be streamed", list(blocks)
     if getattr(model.config, "num_kv_shared_layers", 0):
-        raise UnsupportedModel(f"{kind} cannot be streamed: later layers read keys and values of earlier ones; {_REMEDY}")
+        raise UnsupportedModel(f"{who}: later layers read keys and values of earlier ones; {_REMEDY}")
+    # A model takes what its blocks return bare or in a tuple. The wrong one of the two reaches the next block changed.
     for wrap in (False, True):
         try:
             states, calls = _noted(model, blocks, inputs, wrap=wrap)
         except _OtherForm:
             continue
         for layer, call in enumerate(calls):
-            _check_call(call, f"{kind} cannot be streamed: its block {layer}")
-        return states, (shared or Shared()).calls(calls)
-    raise UnsupportedModel(f"{kind} cannot be streamed: it changes the states between its blocks; {_REMEDY}")
+            for name, value in (*enumerate(call.args, start=1), *call.kwargs.items()):
+                if not _is_plain(value):
+                    raise UnsupportedModel(
+                        f"{who}: its block {layer} is given a {type(value).__name__} ({name}), which may hold what earlier "
+                        f"blocks left in it; {_REMEDY}"
+                    )
+        return states, _held_once(calls, held if held is not None else [])
+    raise UnsupportedModel(f"{who}: it changes the states between its blocks; {_REMEDY}")
 
 
 def _noted(
@@ -82,6 +88,7 @@ def _noted(
 
     def note(*args: Any, **kwargs: Any) -> Any:
         states: Tensor = args[0] if args else kwargs.pop("hidden_states")
+        # Blocks here return their input, so that every block but the first must be given that very tensor.
         if first and states is not first[0]:
             raise _OtherForm
         first[:] = [states]
@@ -90,32 +97,17 @@ def _noted(
             raise _LastBlock
         return (states,) if wrap else states
 
-    with _instead(blocks, note):
-        try:
-            model(**inputs, use_cache=False)
-        except _LastBlock:
-            return first[0], calls
-    raise UnsupportedModel(f"{model.config.model_type} cannot be streamed: it does not run all of its blocks; {_REMEDY}")
-
-
-@contextmanager
-def _instead(blocks: Iterable[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
-    """Let ``forward`` take the place of every block's own while the context is open."""
+    # Set on the modules themselves, so that hooks and the class stay as they are, and taken off again below.
     try:
         for block in blocks:
-            block.forward = forward
-        yield
+            block.forward = note
+        model(**inputs, use_cache=False)
+    except _LastBlock:
+        return first[0], calls
     finally:
         for block in blocks:
             vars(block).pop("forward", None)
-
-
-def _check_call(call: BlockInputs, who: str) -> None:
-    for name, value in (*enumerate(call.args, start=1), *call.kwargs.items()):
-        if not _is_plain(value):
-            raise UnsupportedModel(
-                f"{who} is given a {type(value).__name__} ({name}), which may hold what earlier blocks left in it; {_REMEDY}"
-            )
+    raise UnsupportedModel(f"{model.config.model_type} cannot be streamed: it does not run all of its blocks; {_REMEDY}")
 
 
 def _is_plain(value: Any) -> bool:
@@ -124,41 +116,34 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (Tensor, bool, int, float, str))
 
 
-class Shared:
-    """Tensors that many calls have in common, held once.
+def _held_once(calls: Sequence[BlockInputs], held: list[Tensor]) -> list[BlockInputs]:
+    """Return the calls of one batch with every tensor replaced by an equal one of ``held``, or added to it.
 
-    Rows of one width have equal positions and masks, and those of a narrow batch are the beginning of a wider one's.
+    The calls of all batches are held at once while a model is streamed. Rows of one width have equal positions and masks, and
+    those of a narrow batch are the beginning of a wider one's.
     """
+    of_batch: dict[int, Tensor] = {}
 
-    def __init__(self) -> None:
-        self._known: dict[tuple[int, torch.dtype], list[Tensor]] = {}
+    def once(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        # Many blocks are called with the very same ones.
+        if id(value) not in of_batch:
+            of_batch[id(value)] = _equal_one(value, held)
+        return of_batch[id(value)]
 
-    def calls(self, calls: Iterable[BlockInputs]) -> list[BlockInputs]:
-        """Return the calls of one batch with every tensor replaced by an equal one that was seen before, if there is one."""
-        batch: dict[int, Tensor] = {}
-        return [BlockInputs(self._of(call.args, batch), self._of(call.kwargs, batch)) for call in calls]
+    return [BlockInputs(*tree_map(once, (call.args, call.kwargs))) for call in calls]
 
-    def _of(self, value: Any, batch: dict[int, Tensor]) -> Any:
-        if isinstance(value, Tensor):
-            # Many blocks are called with the very same ones.
-            if id(value) not in batch:
-                batch[id(value)] = self._tensor(value)
-            return batch[id(value)]
-        if isinstance(value, dict):
-            return {key: self._of(item, batch) for key, item in value.items()}
-        if isinstance(value, (tuple, list)):
-            return type(value)([self._of(item, batch) for item in value])
-        return value
 
-    def _tensor(self, tensor: Tensor) -> Tensor:
-        if tensor.ndim > 2 and tensor.shape[0] > 1 and torch.equal(tensor, tensor[:1].expand_as(tensor)):
-            # A copy, as a view would keep all rows alive.
-            return self._tensor(tensor[:1].clone()).expand_as(tensor)
-        known = self._known.setdefault((tensor.ndim, tensor.dtype), [])
-        for other in known:
-            if all(mine <= theirs for mine, theirs in zip(tensor.shape, other.shape, strict=True)):
-                begin = other[tuple(slice(size) for size in tensor.shape)]
-                if torch.equal(begin, tensor):
-                    return begin
-        known.append(tensor)
-        return tensor
+def _equal_one(tensor: Tensor, held: list[Tensor]) -> Tensor:
+    if tensor.ndim > 2 and tensor.shape[0] > 1 and torch.equal(tensor, tensor[:1].expand_as(tensor)):
+        # A copy, as a view would keep all rows alive.
+        return _equal_one(tensor[:1].clone(), held).expand_as(tensor)
+    for other in held:
+        fits = other.dtype == tensor.dtype and other.ndim == tensor.ndim
+        if fits and all(mine <= theirs for mine, theirs in zip(tensor.shape, other.shape, strict=True)):
+            begin = other[tuple(slice(size) for size in tensor.shape)]
+            if torch.equal(begin, tensor):
+                return begin
+    held.append(tensor)
+    return tensor

@@ -6,18 +6,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from prune2vec.errors import ProfileError
 from prune2vec.forward.backbone import Backbone
-from prune2vec.forward.batches import Batch, PaddingSide
+from prune2vec.forward.batches import Batch
 from prune2vec.forward.pooling import poolings
-from prune2vec.forward.runner import ObservedRun, Observer
+from prune2vec.forward.runner import Observer
 from prune2vec.models.families import final_modules
 from prune2vec.models.sublayer_states import states_of
-from prune2vec.models.tokens import TokenRow
 
 Sink = Callable[[tuple[int, ...], Sequence[int], Tensor], None]
 """Takes layers, numbers of rows, and their pooled vectors (layer, row, dim) in fp32 on the model's device."""
@@ -61,58 +59,17 @@ class PooledDepths(Observer):
         """Hand the batch's vectors on.
 
         Raises:
-            ProfileError: A vector is NaN or infinite; the message names depth, text and number format.
+            ProfileError: A vector is NaN or infinite; the message names depth, text and dtype.
         """
         seen, self._seen = self._seen, {}
         vectors = torch.stack(list(seen.values()))
-        if not torch.isfinite(vectors.sum()):
-            self._check_finite(vectors, list(seen))
-        self._sink(tuple(seen), self._batch.places, vectors)
-
-    def _check_finite(self, vectors: Float[Tensor, "layer row dim"], layers: Sequence[int]) -> None:
-        bad = (~torch.isfinite(vectors).all(dim=2)).nonzero()
-        if len(bad):
+        # One number tells of all; which one it was is looked for only then.
+        if not torch.isfinite(vectors.sum()) and len(bad := (~torch.isfinite(vectors).all(dim=2)).nonzero()):
             place, row = bad[0].tolist()
             dtype = str(self._backbone.model.dtype).removeprefix("torch.")
-            ids = list(self._batch.rows[row].ids[:12])
-            text = str(self._backbone.tokenizer.decode(ids)).replace("\n", " ")
+            text = str(self._backbone.tokenizer.decode(list(self._batch.rows[row].ids[:12]))).replace("\n", " ")
             raise ProfileError(
-                f"NaN or infinity at depth {layers[place] + 1} of {self._backbone.shape.num_layers} in {dtype} for the text "
+                f"NaN or infinity at depth {list(seen)[place] + 1} of {self._backbone.shape.num_layers} in {dtype} for the text "
                 f"{text!r}...; use --dtype float32, or check the weights"
             )
-
-
-def pooled_depths(
-    backbone: Backbone,
-    rows: Sequence[TokenRow],
-    *,
-    pooling: str,
-    token_budget: int | None = None,
-    padding_side: PaddingSide | None = None,
-    advance: Callable[[float], None] = lambda amount: None,
-) -> Float[Tensor, "depth row dim"]:
-    """Return the pooled vector of every row at every depth, depth 1 first, in fp32 on the CPU.
-
-    ``result[k - 1]`` holds what the model cut to its first k blocks returns, pooled; the batching does not change it
-    beyond rounding.
-
-    Args:
-        backbone: The model.
-        rows: Tokenised texts.
-        pooling: Name of a registered pooling.
-        token_budget: Tokens a forward pass may hold, padding included; None takes what suits the device.
-        padding_side: With ``"right"`` a causal model needs no mask; ``"left"`` passes mask and positions; None pads no row
-            where that is possible and pays.
-        advance: Called with the number of tokens after each batch.
-
-    Raises:
-        ProfileError: A vector is NaN or infinite; the message names depth, text and number format.
-    """
-    out = torch.empty(backbone.shape.num_layers, len(rows), backbone.shape.hidden_size)
-
-    def keep(layers: tuple[int, ...], places: Sequence[int], vectors: Tensor) -> None:
-        out[torch.tensor(layers)[:, None], torch.tensor(places)] = vectors.cpu()
-
-    look = ObservedRun(watchers=[PooledDepths(backbone, pooling, keep)])
-    backbone.runner.run(rows, [look], token_budget=token_budget, padding_side=padding_side, advance=advance)
-    return out
+        self._sink(tuple(seen), self._batch.places, vectors)

@@ -1,4 +1,4 @@
-"""What fits into the memory that a streamed profile may use: one block or two, how long a batch, the states or a file of them."""
+"""How many tokens fit: into one forward pass, and into the memory that a streamed run may use beside one block or two."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def plan_memory(
         in_use: Bytes in use already.
         block: Bytes of the largest block.
         per_token: Bytes that a batch needs for each of its tokens while it computes.
-        state: Bytes of one token's hidden state in all variants.
+        state: Bytes of one token's hidden state in all variants of the model.
         longest: Tokens of the longest row.
-        tokens: Padded tokens of all rows.
-        token_budget: Padded tokens that a batch may hold at most.
+        tokens: Tokens of all rows, padding included.
+        token_budget: Tokens that a batch may hold at most, padding included.
 
     Raises:
         ConfigError: Not even one block and the longest row fit.
@@ -62,18 +62,32 @@ def plan_memory(
     return MemoryPlan(prefetch=prefetch, token_budget=budget, states_in_memory=whole_states + per_token * budget <= left)
 
 
-def bytes_per_token(block: nn.Module, hidden_size: int, itemsize: int) -> int:
+def tokens_per_pass(device: torch.device, *, packed: bool, training: bool = False) -> int:
+    """Return how many tokens a forward pass should hold where memory sets no limit, padding included.
+
+    On a CPU short batches pad less, and activations stay in its caches; rows without padding take a call of the attention
+    kernel for each length, so more of them go together. A GPU needs more to have work for all its units. In training all of a
+    step's activations are kept anyhow, and smaller passes keep what else they need small.
+    """
+    if device.type == "cpu":
+        return 4096 if packed else 1024
+    return (32768 if packed else 8192) if training else 16384
+
+
+def bytes_per_token(model: PreTrainedModel, family: Family) -> int:
     """Return an upper estimate of what one token needs while a block computes.
 
     Counted are ten states of the stream (input, queries, keys, values, output and copies), a dozen in fp32 (norms, and what
-    watchers make of them) and three of the widest matrix (gate, up and their product).
+    observers make of them) and three of the widest matrix (gate, up and their product).
     """
-    widest = max((max(p.shape) for p in block.parameters() if p.ndim > 1), default=hidden_size)
-    return hidden_size * (10 * itemsize + 12 * torch.float32.itemsize) + 3 * widest * itemsize
+    width, itemsize = int(model.config.hidden_size), model.dtype.itemsize
+    matrices = [p for p in largest_block(model, family).parameters() if p.ndim > 1]
+    widest = max((max(p.shape) for p in matrices), default=width)
+    return width * (10 * itemsize + 12 * torch.float32.itemsize) + 3 * widest * itemsize
 
 
 def parameter_bytes(module: nn.Module, dtype: torch.dtype) -> int:
-    """Return the bytes of a module's parameters in another number format, whether they have values or not."""
+    """Return the bytes of a module's parameters in a dtype, whether they have values or not."""
     return sum(parameter.numel() for parameter in module.parameters()) * dtype.itemsize
 
 

@@ -1,12 +1,13 @@
-"""Poolings as weights: each is one function from masks to the weight of every position.
+"""Poolings: one record each, with its weights and its names in other software.
 
 A pooled vector is ``sum_i w_i h_i``; as all poolings here are linear in the token states, one matrix product serves
-them all. To add one: a function here, registered under sentence-transformers' name for it where there is one.
+them all. To add one: a function from masks to weights here, and its record under sentence-transformers' name for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -16,15 +17,12 @@ from prune2vec.registry import Registry
 
 PoolingFn = Callable[[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]], Float[Tensor, "batch seq"]]
 
-poolings: Registry[PoolingFn] = Registry("pooling")
-
 
 def pool(states: Float[Tensor, "batch seq dim"], weights: Float[Tensor, "batch seq"]) -> Float[Tensor, "batch dim"]:
     """Return ``sum_i weights[:, i] * states[:, i]`` in fp32, whatever the dtype of the states."""
     return torch.bmm(weights.float().unsqueeze(1), states.float()).squeeze(1)
 
 
-@poolings.register("mean")
 def mean(pooled: Int[Tensor, "batch seq"], attended: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq"]:
     """Weigh every pooled token alike.
 
@@ -36,7 +34,6 @@ def mean(pooled: Int[Tensor, "batch seq"], attended: Int[Tensor, "batch seq"]) -
     return mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-@poolings.register("weightedmean")
 def weightedmean(pooled: Int[Tensor, "batch seq"], attended: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq"]:
     """Weigh each pooled token by its rank among all tokens of its text (SGPT; L3Prune's default), as runtimes do.
 
@@ -45,7 +42,6 @@ def weightedmean(pooled: Int[Tensor, "batch seq"], attended: Int[Tensor, "batch 
     return _by_rank(attended.cumsum(dim=1) * pooled)
 
 
-@poolings.register("weightedmean-paper")
 def weightedmean_paper(pooled: Int[Tensor, "batch seq"], attended: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq"]:
     """Weigh each pooled token by its rank among the pooled ones, as L3Prune's code does; for profiles only.
 
@@ -58,9 +54,54 @@ def _by_rank(rank: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq"]:
     return rank.float() / rank.sum(dim=1, keepdim=True).clamp(min=1).float()
 
 
-@poolings.register("lasttoken")
 def lasttoken(pooled: Int[Tensor, "batch seq"], attended: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq"]:
     """Take the last pooled token alone."""
     positions = torch.arange(pooled.shape[1], device=pooled.device)
     last = (positions * pooled).argmax(dim=1, keepdim=True)
     return torch.zeros(pooled.shape, device=pooled.device).scatter_(1, last, 1.0) * pooled
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolingMethod:
+    """A pooling, and who knows it by what name.
+
+    Attributes:
+        weights: The weight of every position; None for a pooling that only sentence-transformers computes.
+        flag: Its entry in the pooling config of a sentence-transformers folder; None where it is for profiles only.
+        vllm: Whether vLLM pools by it.
+        served: Who serves an encoder with it, for the model card.
+    """
+
+    weights: PoolingFn | None = None
+    flag: str | None = None
+    vllm: bool = False
+    served: str = "sentence-transformers."
+
+
+_EVERYWHERE = "sentence-transformers, Infinity, TEI, vLLM and llama.cpp."
+_WEIGHTED = "sentence-transformers and Infinity. TEI, vLLM and llama.cpp have no weighted mean and refuse it or pool otherwise."
+
+POOLINGS: Mapping[str, PoolingMethod] = {
+    "cls": PoolingMethod(flag="pooling_mode_cls_token", vllm=True),
+    "mean": PoolingMethod(weights=mean, flag="pooling_mode_mean_tokens", vllm=True, served=_EVERYWHERE),
+    "max": PoolingMethod(flag="pooling_mode_max_tokens"),
+    "mean_sqrt_len_tokens": PoolingMethod(flag="pooling_mode_mean_sqrt_len_tokens"),
+    "weightedmean": PoolingMethod(weights=weightedmean, flag="pooling_mode_weightedmean_tokens", served=_WEIGHTED),
+    "weightedmean-paper": PoolingMethod(weights=weightedmean_paper),
+    "lasttoken": PoolingMethod(weights=lasttoken, flag="pooling_mode_lasttoken", vllm=True, served=_EVERYWHERE),
+}
+"""By sentence-transformers' name."""
+IN_FOLDERS = {name: method for name, method in POOLINGS.items() if method.flag}
+IN_VLLM = {name: method for name, method in POOLINGS.items() if method.vllm}
+IN_ONNX = {name: method for name, method in IN_FOLDERS.items() if method.weights}
+
+poolings: Registry[PoolingFn] = Registry("pooling")
+"""Those that can be measured and trained with, as functions from masks to weights."""
+for _name, _method in POOLINGS.items():
+    if _method.weights is not None:
+        poolings.register(_name)(_method.weights)
+
+
+def pooling_flags(pooling: str, known: Mapping[str, PoolingMethod]) -> dict[str, bool]:
+    """Return the entries of a pooling config that say by which of the ``known`` poolings an encoder pools."""
+    return {str(method.flag): name == pooling for name, method in known.items()}

@@ -1,38 +1,48 @@
-"""What runs through a model and who watches: one protocol for a model in memory and for one that is read block by block."""
+"""Who sees the states inside blocks while rows run through a model, and how they run through one that is in memory."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any
 
-from jaxtyping import Bool
-from torch import Tensor, nn
+import torch
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from prune2vec.forward.batches import Batch, PaddingSide
+from prune2vec.amounts import readable_bytes
+from prune2vec.errors import ConfigError
+from prune2vec.forward.batches import Batch, make_batches
+from prune2vec.forward.memory_plan import bytes_per_token, tokens_per_pass
+from prune2vec.forward.packed import packable
+from prune2vec.forward.packing import packing_obstacle
+from prune2vec.machine import memory_in_use
 from prune2vec.models.cut import cut_model
+from prune2vec.models.families import Family, block_list
 from prune2vec.models.kept import Kept
-from prune2vec.models.sublayers import Neurons
+from prune2vec.models.rope import forget_longest_text
 from prune2vec.models.tokens import TokenRow
+from prune2vec.progress import Advance
 
-Advance = Callable[[float], None]
+# Observers hold the pooled vectors of so many rows of a window at every depth; batches are sorted by length within it.
+_WINDOW_BYTES = 256 << 20
 
 
 class Observer(ABC):
     """Sees the states inside blocks while texts run through them.
 
-    For every batch: ``begin``, then the blocks run with this watcher's hooks on them, then ``end``. A model in memory runs
-    all its blocks between the two, one that is streamed a single block; ``layer_done`` follows when all rows have passed a
-    layer. So a watcher keeps only what it needs of the batch until ``end``, and of the layer until ``layer_done``.
+    For every batch: ``begin``, then the blocks run with this observer's hooks on them, then ``end``. A model in memory runs
+    all its blocks between the two, one that is streamed a single block. So an observer keeps only what it needs of the batch
+    until ``end``.
     """
 
     @abstractmethod
     def hooks(self, layer: int, block: nn.Module) -> list[RemovableHandle]:
-        """Hook block number ``layer`` of the model that is watched; the caller removes the hooks."""
+        """Hook block number ``layer`` of the model that is observed; the caller removes the hooks."""
 
     def begin(self, batch: Batch) -> None:  # noqa: B027
         """Note which rows run next."""
@@ -40,86 +50,130 @@ class Observer(ABC):
     def end(self) -> None:  # noqa: B027
         """Take in what the hooks saw of the batch."""
 
-    def layer_done(self, layer: int) -> None:  # noqa: B027
-        """All rows have passed this layer."""
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ModelVariant:
-    """The model, or a cut of it that shares its weights.
+@dataclass(frozen=True, kw_only=True)
+class ObservedRun:
+    """All rows through the model or a cut of it, and who observes.
 
     Attributes:
-        kept: What stays; None for everything. Layers are numbered anew from 0 for those who watch.
-        neurons: Where the MLPs keep their neurons, if some are silent.
-        speaking: By layer, which neurons are not silent; empty for all.
+        observers: Who observes.
+        kept: What stays of the model; None for everything. Layers are numbered anew from 0 for the observers.
     """
 
+    observers: Sequence[Observer]
     kept: Kept | None = None
-    neurons: Neurons | None = None
-    speaking: Sequence[Bool[Tensor, " neuron"]] = ()
 
     def model(self, whole: PreTrainedModel) -> PreTrainedModel:
         """Return the cut model; it shares its weights, or their absence, with ``whole``."""
         return whole if self.kept is None else cut_model(whole, self.kept, share=True)
 
-    def hooks(self, layer: int, block: nn.Module) -> list[RemovableHandle]:
-        """Silence neurons of a block of the variant's model; the caller removes the hooks."""
-        if self.neurons is None or not self.speaking:
-            return []
-        on = self.speaking[layer]
+    @contextmanager
+    def hooked(self, layers: Sequence[tuple[int, nn.Module]]) -> Iterator[None]:
+        """Hook these blocks for the observers while the context is open."""
+        handles: list[RemovableHandle] = []
+        try:
+            for layer, block in layers:
+                for observer in self.observers:
+                    handles += observer.hooks(layer, block)
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
-        def silence(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (args[0] * on.to(device=args[0].device, dtype=args[0].dtype), *args[1:])
-
-        return [block.get_submodule(self.neurons.out).register_forward_pre_hook(silence)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObservedRun:
-    """A variant of the model, and who watches it."""
-
-    watchers: Sequence[Observer]
-    variant: ModelVariant = field(default_factory=ModelVariant)
-
-
-@contextmanager
-def observed(look: ObservedRun, layers: Sequence[tuple[int, nn.Module]]) -> Iterator[None]:
-    """Hook these blocks of the look's model for its variant and its watchers while the context is open."""
-    handles: list[RemovableHandle] = []
-    try:
-        for layer, block in layers:
-            handles += look.variant.hooks(layer, block)
-            for watcher in look.watchers:
-                handles += watcher.hooks(layer, block)
+    @contextmanager
+    def observing(self, batch: Batch) -> Iterator[None]:
+        """Tell the observers of a batch that runs while the context is open."""
+        for observer in self.observers:
+            observer.begin(batch)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
+        for observer in self.observers:
+            observer.end()
 
 
-class ModelRunner(Protocol):
-    """A model that rows can be run through."""
+@dataclass(frozen=True, eq=False)
+class InMemoryRunner:
+    """Runs rows through a model in memory, which runs as it is, observed by hooks; ``StreamingRunner`` does the same otherwise.
+
+    On a CPU rows are laid end to end where the model takes that; elsewhere not, as each length is a call of the attention
+    kernel.
+
+    Attributes:
+        model: The base model.
+        family: Where its blocks are.
+        pad_id: Token id that rows are filled up with.
+        memory: Bytes that may be in use in all, on the GPU where the model is there; batches shrink to fit. None: no limit.
+    """
+
+    model: PreTrainedModel
+    family: Family
+    pad_id: int
+    memory: int | None = None
+    _obstacles: dict[int, str] = field(default_factory=dict, init=False, repr=False)
 
     def run(
         self,
         rows: Sequence[TokenRow],
-        looks: Sequence[ObservedRun],
+        runs: Sequence[ObservedRun],
         *,
         token_budget: int | None = None,
-        padding_side: PaddingSide | None = None,
         advance: Advance = lambda amount: None,
     ) -> None:
-        """Run all rows through every look's variant of the model.
+        """Run all rows through the model of every run, one run after the other.
 
         Args:
             rows: Tokenised texts.
-            looks: What is looked at.
+            runs: The variants of the model, and who observes.
             token_budget: Tokens that a forward pass may hold at most, padding included; None takes what suits the device.
-            padding_side: Side on which shorter rows are filled up; None fills up none where that is possible and pays.
-            advance: Called with the number of tokens done; all of them once a look.
+            advance: Called with the number of tokens done; all of them once a run.
+
+        Raises:
+            ConfigError: The longest row does not fit into what the model leaves of the memory that may be used.
         """
-        ...
+        longest = max((len(row.ids) for row in rows), default=1)
+        fits = self._tokens_that_fit(longest)
+        packed = len(rows) > 1 and not self._obstacle(longest, fits)
+        budget = token_budget or tokens_per_pass(self.model.device, packed=packed)
+        budget = budget if fits is None else min(budget, fits)
+        for run in runs:
+            model = run.model(self.model)
+            forget_longest_text(model)
+            blocks = list(enumerate(block_list(model, self.family)))
+            window = max(1, _WINDOW_BYTES // (4 * len(blocks) * self.model.config.hidden_size))
+            with run.hooked(blocks), packable(model) if packed else nullcontext(), torch.inference_mode():
+                for batch in make_batches(
+                    self.model, rows, token_budget=budget, packed=packed, pad_id=self.pad_id, window=window
+                ):
+                    with run.observing(batch):
+                        batch.run(model)
+                    advance(batch.tokens)
 
     def account(self) -> dict[str, Any]:
-        """Return what a record should tell of the runs so far."""
-        ...
+        """Return whether rows were laid end to end in the runs so far, and what was against it."""
+        obstacle = next(filter(None, self._obstacles.values()), None)
+        return {"packing": {"packed": bool(self._obstacles) and obstacle is None, "obstacle": obstacle}}
+
+    def _obstacle(self, longest: int, fits: int | None) -> str:
+        if longest not in self._obstacles:
+            place = self.model.device.type
+            self._obstacles[longest] = (
+                packing_obstacle(self.model, max_length=longest, room=fits) if place == "cpu" else f"it computes on {place}"
+            )
+        return self._obstacles[longest]
+
+    @cached_property
+    def _in_use(self) -> int:
+        """Bytes in use before the first run: what a run frees is there for the next, whether the process keeps it or not."""
+        return memory_in_use(self.model.device)
+
+    def _tokens_that_fit(self, longest: int) -> int | None:
+        """Return the tokens that a forward pass has memory for; None without a limit."""
+        if self.memory is None:
+            return None
+        per_token = bytes_per_token(self.model, self.family)
+        least = self._in_use + per_token * longest
+        if self.memory < least:
+            raise ConfigError(
+                f"memory is {readable_bytes(self.memory)}, but the model is in memory already and the longest text needs "
+                f"{readable_bytes(least)} in all ({readable_bytes(self._in_use)} in use); give more memory, or --stream on"
+            )
+        return (self.memory - self._in_use) // per_token

@@ -1,12 +1,17 @@
-"""Passes through a model larger than memory: all texts through one block, then through the next."""
+"""Rows through a model larger than memory: all rows through one block, then all of them through the next."""
 
 from __future__ import annotations
 
+import statistics
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,104 +19,114 @@ from transformers import PreTrainedModel
 
 from prune2vec.amounts import readable_bytes
 from prune2vec.errors import ConfigError, UnsupportedModel
-from prune2vec.forward.batches import Batch, PaddingSide, make_batch
-from prune2vec.forward.block_inputs import BlockInputs, Shared, block_inputs
-from prune2vec.forward.memory_plan import MemoryPlan, bytes_per_token, largest_block, parameter_bytes, plan_memory
-from prune2vec.forward.run_stats import RunStats
-from prune2vec.forward.runner import Advance, ObservedRun, observed
-from prune2vec.forward.states import FileStates, MemoryStates, States
+from prune2vec.files import explained_os_errors
+from prune2vec.forward.batches import Batch, make_batches
+from prune2vec.forward.block_inputs import BlockInputs, block_inputs
+from prune2vec.forward.memory_plan import (
+    MemoryPlan,
+    bytes_per_token,
+    largest_block,
+    parameter_bytes,
+    plan_memory,
+    tokens_per_pass,
+)
+from prune2vec.forward.runner import ObservedRun
 from prune2vec.forward.streaming_selftest import check_probe, probe_model
-from prune2vec.machine import forward_tokens, free_memory_bytes, memory_in_use
-from prune2vec.models.block_files import BlockFiles, BlockState, embedding_path, materialized, with_embeddings
+from prune2vec.machine import free_memory_bytes, memory_in_use
+from prune2vec.models.block_files import BlockFiles, embedding_path, materialized, with_embeddings
 from prune2vec.models.block_layout import sub_layers_of
-from prune2vec.models.cut import Cut
 from prune2vec.models.families import Family, block_list
-from prune2vec.models.rope import length_kind
+from prune2vec.models.rope import forget_longest_text, length_kind
 from prune2vec.models.selftest import TOKENS, check_sub_layers
 from prune2vec.models.sublayers import SubLayers
 from prune2vec.models.tokens import TokenRow, length_batches
+from prune2vec.progress import Advance
 
 
-@dataclass(frozen=True)
-class Slots:
-    """The states of one lane among those of all."""
+class MemoryStates:
+    """The hidden states of ``count`` batches between two blocks, kept in memory at ``place`` and wanted on ``device``."""
 
-    states: States
-    begin: int
+    def __init__(self, count: int, *, place: torch.device, device: torch.device) -> None:
+        self._held: list[Tensor | None] = [None] * count
+        self._place, self._device = place, device
 
     def get(self, number: int) -> Tensor:
-        """Return one batch's states."""
-        return self.states.get(self.begin + number)
+        """Return one batch's states; they are let go here, so that one copy is alive at most."""
+        held = self._held[number]
+        assert held is not None
+        self._held[number] = None
+        return held.to(self._device)
 
     def put(self, number: int, states: Tensor) -> None:
         """Keep them in the place of those before."""
-        self.states.put(self.begin + number, states)
+        self._held[number] = states.to(self._place)
 
 
-class Lane:
-    """One look on its way through the blocks of a model without values.
+class FileStates:
+    """The same in a temporary file without a name, which goes with the process however that ends; batch by batch of one shape.
 
-    Args:
-        look: The variant, and who watches it.
-        model: The model.
-        family: Where its blocks are.
-
-    Attributes:
-        layers: The layers of the model that the variant has.
+    Raises:
+        CheckpointError: The folder for temporary files cannot be written, or the disk is full.
     """
 
-    def __init__(self, look: ObservedRun, model: PreTrainedModel, family: Family) -> None:
-        self._look = look
-        kept = look.variant.kept
-        self._cut = Cut.of(kept, model) if kept is not None else None
-        self._blocks = block_list(look.variant.model(model), family)
-        self._path = family.blocks
-        self.layers = range(len(self._blocks)) if kept is None else kept.layers
+    def __init__(self, shapes: Sequence[tuple[int, ...]], *, dtype: torch.dtype, device: torch.device) -> None:
+        self._shapes, self._dtype, self._device = shapes, dtype, device
+        sizes = [torch.Size(shape).numel() * dtype.itemsize for shape in shapes]
+        self._begins = list(accumulate(sizes, initial=0))
+        # Plain reads and writes: pages of a mapped file would count as memory of this process.
+        with explained_os_errors(Path(tempfile.gettempdir())):
+            self._file: Any = tempfile.TemporaryFile(prefix="prune2vec-states-", buffering=0)  # noqa: SIM115
 
-    def share(self, layer: int) -> float:
-        """Return the share of the whole way that one layer is."""
-        return 1 / len(self.layers) if layer in self.layers else 0.0
+    def __enter__(self) -> Self:
+        return self
 
-    def through(
-        self, layer: int, values: BlockState, batches: Sequence[Batch], states: States, calls: Sequence[BlockInputs]
-    ) -> None:
-        """Take all batches through a block; a layer that the variant does not have changes nothing."""
-        if layer not in self.layers:
-            return
-        place = self.layers.index(layer)
-        block = self._blocks[place]
-        with materialized(block, self._kept(layer, place, values)), observed(self._look, [(place, block)]):
-            for number, (batch, call) in enumerate(zip(batches, calls, strict=True)):
-                for watcher in self._look.watchers:
-                    watcher.begin(batch)
-                states.put(number, call.run(block, states.get(number)))
-                for watcher in self._look.watchers:
-                    watcher.end()
-        for watcher in self._look.watchers:
-            watcher.layer_done(place)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
 
-    def _kept(self, layer: int, place: int, values: BlockState) -> BlockState:
-        if self._cut is None:
-            return values
-        names = {within: self._cut.rename(f"{self._path}.{layer}.{within}") for within in values}
-        return {
-            name.removeprefix(f"{self._path}.{place}."): values[within] for within, name in names.items() if name is not None
-        }
+    def get(self, number: int) -> Tensor:
+        """Return one batch's states."""
+        states = torch.empty(self._shapes[number], dtype=self._dtype)
+        view = _bytes_of(states)
+        self._file.seek(self._begins[number])
+        while view:
+            done = self._file.readinto(view)
+            if not done:
+                raise EOFError(f"the file of hidden states ends before batch {number}")
+            view = view[done:]
+        return states.to(self._device)
+
+    def put(self, number: int, states: Tensor) -> None:
+        """Keep them in the place of those before."""
+        view = _bytes_of(states.cpu().contiguous())
+        with explained_os_errors(Path(tempfile.gettempdir())):
+            self._file.seek(self._begins[number])
+            while view:
+                view = view[self._file.write(view) :]
+
+
+States = MemoryStates | FileStates
+
+
+def _bytes_of(states: Tensor) -> memoryview:
+    """Return the memory of a contiguous tensor on the CPU."""
+    found: Any = states.view(torch.uint8).flatten().numpy()
+    return memoryview(found)
 
 
 @dataclass
 class StreamingRunner:
-    """``Passes`` through a model of which one block is in memory at a time, or two while the next one is read.
+    """Runs rows through a model of which one block is in memory at a time, or two while the next one is read.
 
     Attributes:
-        model: The model without values; only what comes after its last block has them.
+        model: The model on the meta device; only what comes after its last block has values.
         family: Where its blocks are.
         files: Its files.
         pad_id: Token id that rows are filled up with.
         memory: Bytes that may be in use in all, on the GPU where there is one.
         trust_remote_code: Run model code that came with the checkpoint.
         depth: Layers that will be run at most; None for all. None beyond is read.
-        accounts: What each run did.
+        stats: What each run did, JSON-ready: blocks and bytes read, wall time (in all, a block, waiting for blocks), tokens and
+            variants of the model, and how the memory was used.
     """
 
     model: PreTrainedModel
@@ -121,16 +136,18 @@ class StreamingRunner:
     memory: int
     trust_remote_code: bool = False
     depth: int | None = None
-    accounts: list[RunStats] = field(default_factory=list)
+    stats: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Read what comes after the last block: every depth needs it."""
+        forget_longest_text(self.model)
         finals = [name for name in self.files.outside if any(name.startswith(f"{path}.") for path in self.family.final)]
         for name in finals:
+            # The parameter takes the place of one on the meta device, which cannot be filled.
             owner, _, leaf = name.rpartition(".")
             setattr(self.model.get_submodule(owner), leaf, nn.Parameter(self.files.take(name), requires_grad=False))
-        self._stem = [name for name in self.files.outside if name not in finals]
-        self._parts: SubLayers | Exception | None = None
+        self._before_blocks = [name for name in self.files.outside if name not in finals]
+        self._parts: SubLayers | Exception
 
     @property
     def device(self) -> torch.device:
@@ -149,163 +166,164 @@ class StreamingRunner:
         """
         count = len(block_list(self.model, self.family))
         ends = sorted({0, min(self.depth or count, count) - 1})
-        if self._plan([TOKENS], 1, TOKENS).prefetch or len(ends) == 1:
-            probe = self._probe(ends)
+        together = self._plan([TOKENS], 1, TOKENS).prefetch or len(ends) == 1
+        for layers in [ends] if together else [[layer] for layer in ends]:
+            probe = probe_model(self.model, self.family, self.files, layers, trust_remote_code=self.trust_remote_code)
             check_probe(probe, self.family)
-            self._parts = self._checked_parts(probe)
-            return
-        for layer in ends:
-            check_probe(self._probe([layer]), self.family)
-        self._parts = ConfigError(
-            f"memory is {readable_bytes(self.memory)}, but the parts of blocks are tested on two blocks at once; give more memory"
-        )
+            if together:
+                try:
+                    check_sub_layers(probe, self.family)
+                    self._parts = sub_layers_of(self.model)
+                except UnsupportedModel as error:
+                    # The error itself would keep the probe alive, by its frames.
+                    self._parts = UnsupportedModel(str(error))
+            # Let go before the next one is read.
+            del probe
+        if not together:
+            self._parts = ConfigError(
+                f"memory is {readable_bytes(self.memory)}, but the parts of blocks are tested on two blocks at once; give more memory"
+            )
 
     def sub_layers(self) -> SubLayers:
-        """Return the parts of the blocks, checked on the first and the last one.
+        """Return the parts of the blocks, as ``self_test`` checked them on the first and the last one.
 
         Raises:
             ConfigError: The two do not fit into the memory that may be used.
             UnsupportedModel: They are not known, or the check failed.
         """
-        if self._parts is None:
-            self.self_test()
         if isinstance(self._parts, Exception):
             raise self._parts
-        assert self._parts is not None
         return self._parts
-
-    def _checked_parts(self, probe: PreTrainedModel) -> SubLayers | UnsupportedModel:
-        try:
-            check_sub_layers(probe, self.family)
-            return sub_layers_of(self.model)
-        except UnsupportedModel as error:
-            # With its frames it would keep the probe alive.
-            return UnsupportedModel(str(error))
-
-    def _probe(self, layers: Sequence[int]) -> PreTrainedModel:
-        return probe_model(self.model, self.family, self.files, layers, trust_remote_code=self.trust_remote_code)
 
     def run(
         self,
         rows: Sequence[TokenRow],
-        looks: Sequence[ObservedRun],
+        runs: Sequence[ObservedRun],
         *,
         token_budget: int | None = None,
-        padding_side: PaddingSide | None = None,
         advance: Advance = lambda amount: None,
     ) -> None:
-        """Run all rows through every look's variant of the model, block by block; see ``Passes``. Rows are padded in any case.
+        """Run all rows through the model of every run, all of them block by block, rows padded; see ``InMemoryRunner``.
 
         Raises:
             ConfigError: Not even one block and the longest row fit into the memory that may be used.
         """
-        lanes = [Lane(look, self.model, self.family) for look in looks]
-        lengths = [len(row.ids) for row in rows]
-        room = self._plan(lengths, len(lanes), token_budget or forward_tokens(self.device))
-        batches = [
-            make_batch(rows, places, pad_id=self.pad_id, device=self.device, side=padding_side or "right")
-            for places in length_batches(lengths, token_budget=room.token_budget, kind=length_kind(self.model))
-        ]
+        plan = self._plan([len(row.ids) for row in rows], len(runs), token_budget or tokens_per_pass(self.device, packed=False))
+        # All batches at once: each of them comes back for every block.
+        batches = list(make_batches(self.model, rows, token_budget=plan.token_budget, pad_id=self.pad_id, device=self.device))
+        # By layer of the whole model: its number in the run's model, and the block.
+        blocks: list[dict[int, tuple[int, nn.Module]]] = []
+        for run in runs:
+            own = block_list(run.model(self.model), self.family)
+            blocks.append(dict(zip(run.kept.layers if run.kept is not None else range(len(own)), enumerate(own), strict=True)))
         read_before = self.files.files.bytes_read
+        seconds, waiting = [], []
         with torch.inference_mode(), ExitStack() as stack:
-            states, calls = self._begin(batches, len(lanes), room, stack)
-            seconds, waiting = self._through_blocks(lanes, batches, states, calls, room, advance)
-        self.accounts.append(
-            RunStats(
-                blocks=len(seconds),
-                bytes_read=self.files.files.bytes_read - read_before,
-                seconds=tuple(seconds),
-                waiting=tuple(waiting),
-                tokens=sum(lengths) * len(lanes),
-                looks=len(lanes),
-                room=room,
-            )
+            states, calls = self._begin(batches, len(runs), plan, stack)
+            begun = time.perf_counter()
+            for layer, values in self.files.blocks(sorted(set().union(*blocks)), prefetch=plan.prefetch):
+                waiting.append(time.perf_counter() - begun)
+                of_layer = [call[layer] for call in calls]
+                # Reading takes longer than computing, so a block serves all runs before the next one is asked for.
+                for number, run in enumerate(runs):
+                    if layer in blocks[number]:
+                        first = number * len(batches)
+                        _through_block(run, *blocks[number][layer], values, batches, of_layer, states, first)
+                        advance(sum(batch.tokens for batch in batches) / len(blocks[number]))
+                self._settle()
+                seconds.append(time.perf_counter() - begun)
+                begun = time.perf_counter()
+        self.stats.append(
+            {
+                "blocks": len(seconds),
+                "bytes_read": self.files.files.bytes_read - read_before,
+                "seconds_per_block": statistics.median(seconds),
+                "seconds": sum(seconds),
+                "waiting_seconds": sum(waiting),
+                "tokens": sum(len(row.ids) for row in rows) * len(runs),
+                "looks": len(runs),
+                **asdict(plan),
+            }
         )
 
     def account(self) -> dict[str, Any]:
         """Return the memory that might be used, and what each run did."""
-        return {"stream": {"memory": self.memory, "runs": [run.to_json() for run in self.accounts]}}
-
-    def _through_blocks(
-        self,
-        lanes: Sequence[Lane],
-        batches: Sequence[Batch],
-        states: States,
-        calls: Sequence[Sequence[BlockInputs]],
-        room: MemoryPlan,
-        advance: Advance,
-    ) -> tuple[list[float], list[float]]:
-        seconds, waiting = [], []
-        layers = sorted(set().union(*(lane.layers for lane in lanes)))
-        begun = time.perf_counter()
-        for layer, values in self.files.blocks(layers, prefetch=room.prefetch):
-            waiting.append(time.perf_counter() - begun)
-            for number, lane in enumerate(lanes):
-                lane.through(layer, values, batches, Slots(states, number * len(batches)), [call[layer] for call in calls])
-                advance(lane.share(layer) * sum(batch.tokens for batch in batches))
-            self._settle()
-            seconds.append(time.perf_counter() - begun)
-            begun = time.perf_counter()
-        return seconds, waiting
+        return {"stream": {"memory": self.memory, "runs": list(self.stats)}}
 
     def _begin(
-        self, batches: Sequence[Batch], lanes: int, room: MemoryPlan, stack: ExitStack
+        self, batches: Sequence[Batch], variants: int, plan: MemoryPlan, stack: ExitStack
     ) -> tuple[States, list[list[BlockInputs]]]:
-        """Run what comes before the first block; returns the states of all lanes, and how each batch calls each block."""
-        blocks, shared = block_list(self.model, self.family), Shared()
+        """Run what comes before the first block.
+
+        Returns:
+            The states of the first variant's batches, then of the next one's; and how each batch calls each block.
+        """
+        blocks, held = block_list(self.model, self.family), list[Tensor]()
         states: States | None = None
         calls = []
-        with self._stem_values(batches):
+        # Of the token embeddings only the rows that the texts need are read.
+        path = embedding_path(self.model)
+        ids = torch.cat([batch.inputs["input_ids"].flatten() for batch in batches]).unique().cpu()
+        others = {name: self.files.take(name) for name in self._before_blocks if name.rpartition(".")[0] != path}
+        with materialized(self.model, others, strict=False), with_embeddings(self.model, self.files, ids):
             for number, batch in enumerate(batches):
-                first, of_batch = block_inputs(self.model, blocks, batch.inputs, shared)
-                states = states or self._states(batches, lanes, first, room, stack)
-                for lane in range(lanes):
-                    states.put(lane * len(batches) + number, first)
+                first, of_batch = block_inputs(self.model, blocks, batch.inputs, held)
                 calls.append(of_batch)
+                if states is None:
+                    shapes = [(*one.shape, first.shape[-1]) for one in batches] * variants
+                    size = sum(torch.Size(shape).numel() for shape in shapes) * first.dtype.itemsize
+                    cpu = torch.device("cpu")
+                    if plan.states_in_memory:
+                        states = MemoryStates(len(shapes), place=self.device, device=self.device)
+                    elif self.device != cpu and size < free_memory_bytes(cpu) // 2:
+                        # What a GPU has no room for goes to the machine's memory before it goes to a file.
+                        states = MemoryStates(len(shapes), place=cpu, device=self.device)
+                    else:
+                        states = stack.enter_context(FileStates(shapes, dtype=first.dtype, device=self.device))
+                for variant in range(variants):
+                    states.put(variant * len(batches) + number, first)
             self._settle()
         assert states is not None
         return states, calls
-
-    def _states(self, batches: Sequence[Batch], lanes: int, first: Tensor, room: MemoryPlan, stack: ExitStack) -> States:
-        count, place = lanes * len(batches), self._place_of_states(room, first, batches, lanes)
-        if place is not None:
-            return MemoryStates(count, place=place, device=self.device)
-        shapes = [(*batch.shape, first.shape[-1]) for batch in batches] * lanes
-        return stack.enter_context(FileStates(shapes, dtype=first.dtype, device=self.device))
-
-    def _place_of_states(self, room: MemoryPlan, first: Tensor, batches: Sequence[Batch], lanes: int) -> torch.device | None:
-        """Return where the states are kept, None for a file: what a GPU has no room for goes to the machine's memory first."""
-        if room.states_in_memory:
-            return self.device
-        size = sum(batch.shape[0] * batch.shape[1] for batch in batches) * lanes * first.shape[-1] * first.dtype.itemsize
-        beside = torch.device("cpu")
-        return beside if self.device != beside and size < free_memory_bytes(beside) // 2 else None
 
     def _settle(self) -> None:
         """Wait for the GPU: what is let go after this is read by no kernel any more."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    @contextmanager
-    def _stem_values(self, batches: Sequence[Batch]) -> Iterator[None]:
-        """Lend what comes before the blocks its values: of the token embeddings only the rows that the texts need."""
-        path = embedding_path(self.model)
-        ids = torch.cat([batch.inputs["input_ids"].flatten() for batch in batches]).unique().cpu()
-        others = {name: self.files.take(name) for name in self._stem if name.rpartition(".")[0] != path}
-        with materialized(self.model, others, strict=False), with_embeddings(self.model, self.files, ids):
-            yield
-
-    def _plan(self, lengths: Sequence[int], lanes: int, token_budget: int) -> MemoryPlan:
-        block, dtype, width = largest_block(self.model, self.family), self.files.dtype, int(self.model.config.hidden_size)
+    def _plan(self, lengths: Sequence[int], variants: int, token_budget: int) -> MemoryPlan:
+        dtype = self.files.dtype
         batches = length_batches(lengths, token_budget=token_budget, kind=length_kind(self.model))
         return plan_memory(
             memory=self.memory,
             # Kernels have buffers of their own, and an allocator does not give all back.
             in_use=memory_in_use(self.device) + self.memory // 20,
-            block=parameter_bytes(block, dtype),
-            per_token=bytes_per_token(block, width, dtype.itemsize),
-            state=width * dtype.itemsize * lanes,
+            block=parameter_bytes(largest_block(self.model, self.family), dtype),
+            per_token=bytes_per_token(self.model, self.family),
+            state=int(self.model.config.hidden_size) * dtype.itemsize * variants,
             longest=max(lengths),
             tokens=sum(len(batch) * max(lengths[row] for row in batch) for batch in batches),
             token_budget=token_budget,
         )
+
+
+def _through_block(
+    run: ObservedRun,
+    layer: int,
+    block: nn.Module,
+    values: Mapping[str, Tensor],
+    batches: Sequence[Batch],
+    calls: Sequence[BlockInputs],
+    states: States,
+    first: int,
+) -> None:
+    """Take all batches of a run through one of its blocks; their states are those from number ``first`` on.
+
+    A function of its own, so that nothing holds the block's values when the next one is read.
+    """
+    # A cut block lacks sub-layers of the whole one.
+    own = {name: values[name] for name in block.state_dict()}
+    with materialized(block, own), run.hooked([(layer, block)]):
+        for number, (batch, call) in enumerate(zip(batches, calls, strict=True), start=first):
+            with run.observing(batch):
+                states.put(number, call.run(block, states.get(number)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import PreTrainedTokenizerBase
@@ -10,9 +10,9 @@ from transformers import PreTrainedTokenizerBase
 from prune2vec.errors import ModelError, UnsupportedModel
 from prune2vec.files import read_json
 from prune2vec.models.source import ModelSource
-from prune2vec.models.text_settings import SAVED, TextSettings
+from prune2vec.models.text_settings import PAPER_POOLING, SAVED, Pooling, TextSettings
 
-_POOLINGS = ("weightedmean", "mean", "lasttoken")
+_POOLINGS = tuple(name for name in get_args(Pooling) if name != PAPER_POOLING)
 _FLAG, _FLAG_END = "pooling_mode_", "_tokens"
 
 

@@ -16,7 +16,7 @@ def length_kind(model: PreTrainedModel) -> LengthKind:
 
     transformers takes the frequencies of a pass from its longest text. With longrope there are two sets, one for texts
     within the positions that the model was first trained with and one for longer ones; with dynamic scaling each length
-    beyond has its own, and a module keeps those of the longest text it has seen, which it is made to forget here.
+    beyond has its own (see ``forget_longest_text``).
 
     Args:
         model: A base model.
@@ -27,11 +27,18 @@ def length_kind(model: PreTrainedModel) -> LengthKind:
         int(entry.get("original_max_position_embeddings") or positions) for entry in entries if entry["rope_type"] == "longrope"
     ]
     dynamic = any("dynamic" in entry["rope_type"] for entry in entries)
-    if dynamic:
+    return lambda length: (sum(length > switch for switch in switches), length if dynamic and length > positions else 0)
+
+
+def forget_longest_text(model: PreTrainedModel) -> None:
+    """Make a model compute the frequencies of every pass from that pass alone; called once, by whoever runs rows through it.
+
+    With dynamic scaling its rotary modules would keep those of the longest text that they have seen.
+    """
+    if any("dynamic" in entry["rope_type"] for entry in rope_entries(model.config)):
         for module in model.modules():
             if hasattr(module, "max_seq_len_cached") and _forget not in module._forward_pre_hooks.values():
                 module.register_forward_pre_hook(_forget)
-    return lambda length: (sum(length > switch for switch in switches), length if dynamic and length > positions else 0)
 
 
 def rope_entries(config: Any) -> list[dict[str, Any]]:

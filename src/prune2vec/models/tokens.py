@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
 from prune2vec.errors import DataError, ModelError
+
+Row = TypeVar("Row", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,37 @@ class TokenRow:
     ids: tuple[int, ...]
     start: int
     truncated: bool = False
+
+
+def token_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    prompt: str = "",
+    max_length: int | None = None,
+    special: bool = True,
+) -> list[list[int]]:
+    """Return the token ids of every text behind a prompt, as the tokeniser gives them.
+
+    Args:
+        tokenizer: The model's.
+        texts: The texts.
+        prompt: Literal text before each of them.
+        max_length: Most tokens of a row, special ones included; None cuts none.
+        special: Whether the tokeniser puts its special tokens around a text.
+    """
+    if not texts:
+        return []
+    rows: list[list[int]] = tokenizer(
+        [prompt + text for text in texts],
+        add_special_tokens=special,
+        truncation=max_length is not None,
+        max_length=max_length,
+        padding=False,
+        return_attention_mask=False,
+        verbose=False,
+    )["input_ids"]
+    return rows
 
 
 def tokenise(
@@ -47,7 +81,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     """Return the ids before the text as sentence-transformers counts them: nothing without a prompt, else BOS and prompt."""
     if not prompt:
         return []
-    ids: list[int] = tokenizer(prompt)["input_ids"]
+    (ids,) = token_ids(tokenizer, [prompt])
     return ids[:-1] if ids[-1] in tokenizer.all_special_ids else ids
 
 
@@ -99,6 +133,18 @@ def _row(ids: list[int], offsets: list[tuple[int, int]], ends: tuple[int, int], 
     return TokenRow((*ids[: start + room], *ids[stop:]), start, truncated=True)
 
 
+def distinct(rows: Iterable[Row]) -> tuple[list[Row], list[int]]:
+    """Return the different rows in order of appearance, and for each row its number among them: equal ones are computed once."""
+    numbers: dict[Row, int] = {}
+    places = [numbers.setdefault(row, len(numbers)) for row in rows]
+    return list(numbers), places
+
+
+def longest_first(lengths: Sequence[int]) -> list[int]:
+    """Return the numbers of the rows by length, in whatever unit, the longest first; equal ones stay in order."""
+    return sorted(range(len(lengths)), key=lambda place: -lengths[place])
+
+
 def length_batches(
     lengths: Sequence[int],
     *,
@@ -118,7 +164,7 @@ def length_batches(
     """
     batches: list[list[int]] = []
     width = held = 0
-    for row in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
+    for row in longest_first(lengths):
         more = lengths[row] if packed else width
         if batches and held + more <= token_budget and kind(lengths[row]) == kind(lengths[batches[-1][0]]):
             batches[-1].append(row)

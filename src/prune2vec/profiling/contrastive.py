@@ -20,21 +20,6 @@ class GroupScores:
     uniformity: float
 
 
-def hard_negative_nll(
-    queries: Float[Tensor, "rows dim"],
-    positives: Float[Tensor, "rows dim"],
-    negatives: Float[Tensor, "hard dim"],
-    *,
-    scale: float,
-) -> Float[Tensor, ""]:
-    """Return the mean cross-entropy of each query against all positives and all hard negatives of the group.
-
-    ``s_ij = scale * cos(q_i, c_j)`` with ``c = [positives; negatives]`` and target ``i`` (L3Prune, section 3).
-    """
-    logits = _similarities(queries, positives, negatives) * scale
-    return cross_entropy(logits, torch.arange(len(queries), device=queries.device))
-
-
 def group_scores(
     queries: Float[Tensor, "rows dim"],
     positives: Float[Tensor, "rows dim"],
@@ -44,31 +29,22 @@ def group_scores(
 ) -> GroupScores:
     """Return loss, accuracy@1, alignment and uniformity (Wang and Isola, 2020, t = 2) of one group.
 
-    A query counts as right when its own positive scores highest; uniformity runs over all pairs of queries and
-    positives except a query with its own positive.
+    The loss is the mean cross-entropy of each query against all positives and all hard negatives of the group:
+    ``s_ij = scale * cos(q_i, c_j)`` with ``c = [positives; negatives]`` and target ``i`` (L3Prune, section 3). A query counts
+    as right when its own positive scores highest; uniformity runs over all pairs of queries and positives except a query with
+    its own positive, and is 0 for a single query.
     """
-    similarities = _similarities(queries, positives, negatives)
-    rows = torch.arange(len(queries), device=queries.device)
     q, p = normalize(queries.float(), dim=1), normalize(positives.float(), dim=1)
+    similarities = q @ normalize(torch.cat([positives, negatives]).float(), dim=1).T
+    rows = torch.arange(len(q), device=q.device)
+    uniformity = 0.0
+    if len(q) > 1:
+        across = torch.cdist(q, p)[~torch.eye(len(q), dtype=torch.bool, device=q.device)]
+        distances = torch.cat([pdist(q), pdist(p), across])
+        uniformity = distances.square().mul(-2).exp().mean().log().item()
     return GroupScores(
         loss=cross_entropy(similarities * scale, rows).item(),
         accuracy=(similarities.argmax(dim=1) == rows).float().mean().item(),
         alignment=(q - p).square().sum(dim=1).mean().item(),
-        uniformity=_uniformity(q, p),
+        uniformity=uniformity,
     )
-
-
-def _similarities(
-    queries: Float[Tensor, "rows dim"], positives: Float[Tensor, "rows dim"], negatives: Float[Tensor, "hard dim"]
-) -> Float[Tensor, "rows candidates"]:
-    candidates = torch.cat([positives, negatives]).float()
-    return normalize(queries.float(), dim=1) @ normalize(candidates, dim=1).T
-
-
-def _uniformity(q: Float[Tensor, "rows dim"], p: Float[Tensor, "rows dim"]) -> float:
-    if len(q) < 2:
-        return 0.0
-    own = torch.eye(len(q), dtype=torch.bool, device=q.device)
-    across = torch.cdist(q, p)[~own]
-    distances = torch.cat([pdist(q), pdist(p), across])
-    return distances.square().mul(-2).exp().mean().log().item()

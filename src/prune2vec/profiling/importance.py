@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Self
 
 from prune2vec.errors import ProfileError
@@ -50,10 +50,6 @@ class Redundancy:
         if bad is not None:
             raise ProfileError(f"redundancy section with NaN or infinity in {bad}; measure it again, with --dtype float32")
         return found
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the section."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def row(self, kind: str) -> tuple[float, ...]:
         """Return the importance of all sub-layers of a kind (one of ``KINDS``)."""

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from prune2vec.data.groups import draw_groups
 from prune2vec.data.reader import Texts, given_triplets
-from prune2vec.data.triplet import Triplet, digest_texts
+from prune2vec.data.triplet import digest_texts
 from prune2vec.errors import UnsupportedModel
 from prune2vec.forward.backbone import Backbone, load_backbone
+from prune2vec.forward.runner import ObservedRun
 from prune2vec.machine import describe
 from prune2vec.models.encoder_text import encoder_text_settings
-from prune2vec.models.prepared_text import PreparedText, prepare_text
+from prune2vec.models.prepared_text import prepare_text
 from prune2vec.models.text_settings import TextOptions, TextSettings
 from prune2vec.paths import check_target
 from prune2vec.profiling.profile import LayerLoss, Profile
 from prune2vec.profiling.profile_settings import ALL, LAYER_LOSS, PLAIN, ProfileSettings
-from prune2vec.profiling.scorer import Work, scorers
-from prune2vec.profiling.together import Together
-from prune2vec.profiling.token_groups import TokenGroup, token_count, tokenise_groups
-from prune2vec.progress import progress, say
+from prune2vec.profiling.scorer import Measured, Measurement, scorers
+from prune2vec.profiling.token_groups import TokenGroup, distinct_rows, tokenise_groups
+from prune2vec.progress import Advance, progress, say
 from prune2vec.public import public
+from prune2vec.settings import read_as
 
 
 @public("profile", "model", "texts", "output", settings=ProfileSettings)
@@ -59,20 +61,40 @@ def profile_model(
     names = scorer_names(chosen)
     # Texts are read first: their faults show in a second, a model takes longer.
     triplets = given_triplets(texts)
-    groups = draw_groups(triplets, groups=chosen.groups, size=chosen.group_size, seed=chosen.seed, order=chosen.order)
-    backbone = _load(str(model), chosen)
-    text = _text(backbone, chosen)
-    chosen = _fitted(chosen, backbone, text.settings)
+    groups = draw_groups(triplets, groups=chosen.groups, size=chosen.group_size, seed=chosen.seed, order=chosen.sampling)
+    backbone = load_backbone(
+        str(model),
+        depth=chosen.max_depth,
+        **chosen.model_dump(include={"revision", "dtype", "device", "trust_remote_code", "stream", "memory"}),
+    )
+    own = encoder_text_settings(backbone.source, backbone.tokenizer, context=backbone.max_length)
+    decided, changed = (own or TextSettings()).overridden(chosen)
+    if own is not None and changed:
+        say(f"not as the encoder {backbone.source.name} does it: {'; '.join(changed)}")
+    text = prepare_text(decided, backbone.tokenizer, context=backbone.max_length)
+    # Scorers read the pooling as decided, and no depth beyond the model's.
+    depth = chosen.max_depth if chosen.max_depth and chosen.max_depth < backbone.shape.num_layers else None
+    chosen = chosen.model_copy(update={"pooling": text.settings.pooling, "max_depth": depth})
     tokenised = tokenise_groups(groups, text)
-    works = _prepare(names, backbone, tokenised, chosen)
-    _say_truncated(tokenised, text.settings.max_length)
-    sections = _measure(works, backbone, chosen)
+    rows = [row for group in tokenised for row in group.rows]
+    truncated = sum(row.truncated for row in rows)
+    if truncated:
+        say(f"{truncated} of {len(rows)} texts are longer than {text.settings.max_length} tokens and lost their end")
+    sections = measured(names, backbone, tokenised, chosen)
+    several = [texts] if isinstance(texts, str | Path) else texts
     result = Profile(
         model=backbone.identity(),
         shape=backbone.shape,
-        layer_loss=LayerLoss.from_json(sections.pop(LAYER_LOSS)),
+        layer_loss=read_as(LayerLoss, sections.pop(LAYER_LOSS)),
         sections=sections,
-        texts=_about_texts(texts, triplets, tokenised),
+        texts={
+            "source": ", ".join(map(str, several)) if all(isinstance(one, str | Path) for one in several) else "in memory",
+            "digest": digest_texts(triplets),
+            "tuples": len(triplets),
+            "used": sum(len(group.queries) for group in tokenised),
+            "tokens": sum(len(row.ids) for row in distinct_rows(tokenised)),
+            "truncated": truncated,
+        },
         text=text.settings,
         settings={
             **chosen.model_dump(mode="json", exclude=set(TextOptions.model_fields)),
@@ -85,36 +107,6 @@ def profile_model(
     if target is not None:
         result.save(target)
     return result
-
-
-def _load(model: str, settings: ProfileSettings) -> Backbone:
-    return load_backbone(
-        model,
-        revision=settings.revision,
-        dtype=settings.dtype,
-        device=settings.device,
-        trust_remote_code=settings.trust_remote_code,
-        stream=settings.stream,
-        memory=settings.memory,
-        depth=settings.max_depth,
-    )
-
-
-def _text(backbone: Backbone, options: TextOptions) -> PreparedText:
-    """Return the text settings that are measured with: an encoder's own or the defaults, and what the options override."""
-    own = encoder_text_settings(backbone.source, backbone.tokenizer, context=backbone.max_length)
-    settings, changed = (own or TextSettings()).overridden(options)
-    if own is not None and changed:
-        say(f"not as the encoder {backbone.source.name} does it: {'; '.join(changed)}")
-    return prepare_text(settings, backbone.tokenizer, context=backbone.max_length)
-
-
-def _fitted(settings: ProfileSettings, backbone: Backbone, text: TextSettings) -> ProfileSettings:
-    """Return the settings as scorers read them: the pooling decided, no depth beyond the model's."""
-    depth = settings.max_depth
-    if depth is not None and depth >= backbone.shape.num_layers:
-        depth = None
-    return settings.model_copy(update={"pooling": text.pooling, "max_depth": depth})
 
 
 def scorer_names(settings: ProfileSettings) -> tuple[str, ...]:
@@ -131,52 +123,79 @@ def scorer_names(settings: ProfileSettings) -> tuple[str, ...]:
     return tuple(dict.fromkeys((LAYER_LOSS, *asked)))
 
 
-def _prepare(
-    names: Sequence[str], backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings
-) -> dict[str, Work]:
-    """Return the work of each scorer; with ``all``, those that the model is not fit for are left out."""
-    works = {}
-    for name in names:
+def measured(
+    names: Sequence[str],
+    backbone: Backbone,
+    groups: Sequence[TokenGroup],
+    settings: ProfileSettings,
+    *,
+    advance: Advance | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Return the sections of these scorers, in their order; with ``all``, what the model is not fit for is left out.
+
+    The scorers go on in step: in each, all measurements of the same texts share one pass through the model, and equal ones are
+    made once.
+
+    Args:
+        names: The scorers.
+        backbone: The model.
+        groups: Tokenised groups of tuples.
+        settings: How to measure.
+        advance: Called with the number of tokens done; None shows a progress bar.
+
+    Raises:
+        UnsupportedModel: The model is not fit for a scorer that was asked for by name.
+    """
+    sections: dict[str, Any] = {}
+    running: dict[str, Measured] = {}
+    wanted: dict[str, Sequence[Measurement]] = {}
+    memo: dict[Any, Measurement] = {}
+
+    def step(name: str, results: list[Any] | None) -> None:
+        """Let a scorer go on: it wants something more, or has its section."""
         try:
-            works[name] = scorers.get(name)(backbone, groups, settings)
+            # The first time, next(scorer).
+            wanted[name] = running[name].send(results)  # type: ignore[arg-type]
+        except StopIteration as finished:
+            # As it reads back from its file, lists for tuples, so that a saved profile equals the loaded one.
+            sections[name] = json.loads(json.dumps(finished.value))
+
+    for name in names:
+        running[name] = scorers.get(name)(backbone, groups, settings)
+        try:
+            step(name, None)
         except UnsupportedModel as error:
             if name in settings.scorers or name == LAYER_LOSS:
                 raise
             say(f"{name} is left out: {error}")
-    return works
+    first = [one for some in wanted.values() for one in some]
+    passes = {_identity(one)[:2]: one.tokens for one in first}
+    total = sum(passes.values()) + sum(one.later for one in first)
+    with progress("profile", total=total) if advance is None else nullcontext(advance) as done:
+        while wanted:
+            this_step, wanted = wanted, {}
+            new = {key: one for some in this_step.values() for one in some if (key := _identity(one)) not in memo}
+            memo |= new
+            _run_together(new, backbone, settings.token_budget, done)
+            for name, some in this_step.items():
+                step(name, [memo[_identity(one)].result() for one in some])
+    return {name: sections[name] for name in names if name in sections}
 
 
-def _measure(works: Mapping[str, Work], backbone: Backbone, settings: ProfileSettings) -> dict[str, dict[str, Any]]:
-    together = Together(works)
-    with progress("profile", total=together.tokens) as advance:
-        sections = together.run(backbone, token_budget=settings.token_budget, advance=advance)
-    return {name: _as_json(section) for name, section in sections.items()}
+def _identity(one: Measurement) -> tuple[Any, ...]:
+    """Return what two measurements with equal results have in common: the texts, the cut of the model, and what is measured."""
+    # No cut here changes widths, and a mapping of them could not be hashed.
+    cut = (one.kept.layers, one.kept.drop_attention, one.kept.drop_mlp) if one.kept is not None else None
+    return one.rows, cut, one.key
 
 
-def _as_json(section: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a section as it reads back from its file, lists for tuples, so that a saved profile equals the loaded one."""
-    found: dict[str, Any] = json.loads(json.dumps(section))
-    return found
-
-
-def _say_truncated(groups: Sequence[TokenGroup], max_length: int) -> None:
-    rows = [row for group in groups for row in group.rows]
-    truncated = sum(row.truncated for row in rows)
-    if truncated:
-        say(f"{truncated} of {len(rows)} texts are longer than {max_length} tokens and lost their end")
-
-
-def _source_of(texts: Texts) -> str:
-    several = [texts] if isinstance(texts, str | Path) else texts
-    return ", ".join(map(str, several)) if all(isinstance(one, str | Path) for one in several) else "in memory"
-
-
-def _about_texts(texts: Texts, triplets: Sequence[Triplet], groups: Sequence[TokenGroup]) -> dict[str, Any]:
-    return {
-        "source": _source_of(texts),
-        "digest": digest_texts(triplets),
-        "tuples": len(triplets),
-        "used": sum(len(group.queries) for group in groups),
-        "tokens": token_count(groups),
-        "truncated": sum(row.truncated for group in groups for row in group.rows),
-    }
+def _run_together(
+    measurements: Mapping[tuple[Any, ...], Measurement], backbone: Backbone, token_budget: int | None, advance: Advance
+) -> None:
+    """Make the measurements: one pass for each set of texts, in it each cut of the model once."""
+    passes: dict[Any, dict[Any, list[Measurement]]] = {}
+    for (rows, cut, _), one in measurements.items():
+        passes.setdefault(rows, {}).setdefault(cut, []).append(one)
+    for rows, cuts in passes.items():
+        runs = [ObservedRun(kept=observers[0].kept, observers=observers) for observers in cuts.values()]
+        backbone.runner.run(rows, runs, token_budget=token_budget, advance=advance)

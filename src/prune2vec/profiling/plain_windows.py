@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from prune2vec.data.formats.jsonl import read_jsonl
 from prune2vec.data.rows import read_lines
 from prune2vec.errors import DataError
-from prune2vec.models.tokens import TokenRow
+from prune2vec.models.tokens import TokenRow, token_ids
 from prune2vec.progress import say
 
 _PROSE = (".txt", ".md")
@@ -57,8 +57,7 @@ def _token_stream(documents: Iterable[str], tokenizer: PreTrainedTokenizerBase) 
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     remaining = iter(documents)
     while texts := list(islice(remaining, _AT_ONCE)):
-        encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        for ids in encoded["input_ids"]:
+        for ids in token_ids(tokenizer, texts, special=False):
             stream.extend(end if stream else [])
             stream.extend(ids)
     return stream
@@ -66,28 +65,24 @@ def _token_stream(documents: Iterable[str], tokenizer: PreTrainedTokenizerBase) 
 
 def _documents(source: Path) -> Iterator[str]:
     """Yield the documents that hold more than blanks."""
-    for path in _files(source):
-        texts = _rows(path) if _suffix(path) in _ROWS else ["".join(line for _, line in read_lines(path))]
-        yield from (text for text in texts if text.strip())
-
-
-def _files(source: Path) -> list[Path]:
     kinds = (*_PROSE, *_ROWS)
     if source.is_dir():
-        found = sorted(path for path in source.rglob("*") if path.is_file() and _suffix(path) in kinds)
-        found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(source).parts)]
+        paths = sorted(path for path in source.rglob("*") if path.is_file() and _suffix(path) in kinds)
+        paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(source).parts)]
     else:
-        found = [source] if _suffix(source) in kinds else []
-    if not found:
+        paths = [source] if _suffix(source) in kinds else []
+    if not paths:
         raise DataError(f"{source}: no plain text; expected {', '.join(kinds)} files (perhaps .gz), or a folder of them")
-    return found
+    for path in paths:
+        texts = _column(path) if _suffix(path) in _ROWS else ["".join(line for _, line in read_lines(path))]
+        yield from (text for text in texts if text.strip())
 
 
 def _suffix(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def _rows(path: Path) -> Iterator[str]:
+def _column(path: Path) -> Iterator[str]:
     for row in read_jsonl(path):
         text = row.values.get("text")
         if not isinstance(text, str):

@@ -40,15 +40,6 @@ class LayerLoss:
     uniformity: tuple[float, ...]
     group_loss: tuple[tuple[float, ...], ...]
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Read back what ``dataclasses.asdict`` made.
-
-        Raises:
-            ValueError: A key is missing or unknown, or its value does not fit.
-        """
-        return read_as(cls, value)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
@@ -197,15 +188,10 @@ def _not_finite(value: Any, place: str = "") -> str | None:
     """Return where in a section of a profile the first number is that is NaN or infinite: ``"mlp is nan at layer 3"``."""
     if isinstance(value, Mapping):
         inner = [(f"{place}.{key}".removeprefix("."), item) for key, item in value.items()]
-    elif isinstance(value, (list, tuple)):
-        bad = next((layer for layer, item in enumerate(value) if _is_not_finite(item)), None)
-        if bad is not None:
-            return f"{place} is {value[bad]} at layer {bad}"
-        inner = [(f"{place}[{index}]", item) for index, item in enumerate(value)]
-    else:
-        return f"{place} is {value}" if _is_not_finite(value) else None
-    return next((found for at, item in inner if (found := _not_finite(item, at)) is not None), None)
-
-
-def _is_not_finite(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
+        return next((found for at, item in inner if (found := _not_finite(item, at)) is not None), None)
+    if isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            if isinstance(item, float) and not math.isfinite(item):
+                return f"{place} is {item} at layer {number}"
+        return next((found for n, item in enumerate(value) if (found := _not_finite(item, f"{place}[{n}]")) is not None), None)
+    return f"{place} is {value}" if isinstance(value, float) and not math.isfinite(value) else None

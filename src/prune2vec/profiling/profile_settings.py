@@ -18,20 +18,20 @@ class ProfileSettings(TextOptions):
     """How a model is measured; the defaults of the layer-loss curve are the L3Prune paper's (20 batches of 64, scale 50)."""
 
     scorers: tuple[str, ...] = (LAYER_LOSS,)
-    """What to measure beside the layer-loss: redundancy, redundancy-plain, redundancy-iterative, cut-loss, or all."""
+    """What to measure beside the layer-loss: redundancy, redundancy-plain, redundancy-iterative, or all."""
 
     groups: int = Field(20, ge=1, le=10**6)
     """Groups of tuples; the loss is the mean over them."""
     group_size: int = Field(64, ge=2, le=10**6)
     """Tuples a group; each query is scored against all positives and hard negatives of its group."""
-    order: Literal["sampled", "file", "dataset"] = "sampled"
+    sampling: Literal["sampled", "file", "dataset"] = "sampled"
     """How groups are drawn: over all texts, in file order, or one data set a group."""
     seed: Seed = 42
     """Seed of the draw."""
     scale: float = Field(50.0, gt=0, le=10**6)
     """Factor on the cosine similarities (1 / temperature)."""
     dtype: str = "auto"
-    """Number format of the forward pass: auto, float32, bfloat16 or float16; the loss is always float32."""
+    """dtype of the forward pass: auto, float32, bfloat16 or float16; the loss is always float32."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     token_budget: int | None = Field(None, ge=64, le=2**31)

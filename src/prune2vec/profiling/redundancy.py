@@ -4,38 +4,79 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.hooks import RemovableHandle
 
-from prune2vec.errors import ProfileError
+from prune2vec.errors import ConfigError, ProfileError
+from prune2vec.files import digest_json
 from prune2vec.forward.backbone import Backbone
 from prune2vec.forward.batches import Batch
-from prune2vec.forward.runner import Advance
-from prune2vec.models.kept import KINDS
+from prune2vec.models.kept import KINDS, Kept
 from prune2vec.models.sublayer_states import watch_block
-from prune2vec.models.sublayers import SubLayers
 from prune2vec.models.tokens import TokenRow
-from prune2vec.profiling.importance import Redundancy
-from prune2vec.profiling.profile_settings import ProfileSettings
-from prune2vec.profiling.scorer import Measurement, Request, Steps, Work, scorers
-from prune2vec.profiling.together import measure_alone
+from prune2vec.profiling.importance import Redundancy, most_redundant_first
+from prune2vec.profiling.plain_windows import plain_windows
+from prune2vec.profiling.profile_settings import PLAIN, ProfileSettings
+from prune2vec.profiling.scorer import Measured, Measurement, scorers
 from prune2vec.profiling.token_groups import TokenGroup, distinct_rows
 
 
 @scorers.register("redundancy")
-def score(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings) -> Work:
+def score(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings) -> Measured:
     """Importance of every attention, MLP and block on the retrieval texts (EffiR)."""
-    parts = backbone.sub_layers()
+    (found,) = yield [SublayerImportance(backbone, distinct_rows(groups))]
+    return asdict(found)
 
-    def start() -> Steps:
-        (found,) = yield [Request(SublayerImportance(backbone, parts, distinct_rows(groups)))]
-        section: dict[str, object] = found.to_json()
-        return section
 
-    return Work(start)
+@scorers.register("redundancy-plain")
+def score_plain(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings) -> Measured:
+    """Importance of every attention, MLP and block on windows of plain text, C4 in the papers (LLM-Drop)."""
+    if settings.plain is None:
+        raise ConfigError(f"{PLAIN} reads plain text, and none is given; set plain to a file or folder of it")
+    windows = plain_windows(
+        settings.plain,
+        backbone.tokenizer,
+        count=settings.windows,
+        length=settings.window_length,
+        context=backbone.max_length,
+        seed=settings.seed,
+    )
+    (found,) = yield [SublayerImportance(backbone, windows, texts="plain")]
+    digest = digest_json([row.ids for row in windows])
+    return {**asdict(found), "windows": len(windows), "window_length": len(windows[0].ids), "digest": digest}
+
+
+@scorers.register("redundancy-iterative")
+def score_iterative(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings) -> Measured:
+    """Order of dropping when every attention, MLP or block that goes is followed by a new measurement (LLM-Drop's script)."""
+    layers = backbone.shape.num_layers
+    rounds = layers // 2 if settings.rounds is None else settings.rounds
+    if rounds >= layers > 1:
+        raise ConfigError(f"rounds is {rounds}, but one of {layers} layers must stay; give at most {layers - 1}")
+    rounds, rows = min(rounds, layers - 1), distinct_rows(groups)
+    gone: dict[str, list[int]] = {kind: [] for kind in KINDS}
+    kept = dict.fromkeys(KINDS, Kept.whole(range(layers)))
+    # The first measurement, of the whole model, serves all three kinds, whose rounds run side by side after it.
+    whole = SublayerImportance(backbone, rows)
+    whole.later = len(KINDS) * max(0, rounds - 1) * whole.tokens
+    found: Sequence[Redundancy] = list((yield [whole])) * len(KINDS)
+    for number in range(rounds):
+        if number:
+            kept = {
+                "attention": Kept.of(range(layers), drop_attention=gone["attention"]),
+                "mlp": Kept.of(range(layers), drop_mlp=gone["mlp"]),
+                "block": Kept.of(set(range(layers)) - set(gone["block"])),
+            }
+            found = yield [SublayerImportance(backbone, rows, kept=kept[kind]) for kind in KINDS]
+        for kind, importance in zip(KINDS, found, strict=True):
+            # The rows of a measurement follow the layers that its cut keeps.
+            left = dict(zip(kept[kind].layers, importance.row(kind), strict=True))
+            gone[kind].append(most_redundant_first({layer: left[layer] for layer in left if layer not in gone[kind]})[0])
+    return gone
 
 
 class SublayerImportance(Measurement):
@@ -45,15 +86,21 @@ class SublayerImportance(Measurement):
 
     Args:
         backbone: The model.
-        parts: The parts of its blocks.
         rows: Tokenised texts.
         texts: What they are, for the record.
+        kept: On which cut of the model; None for the whole one.
+
+    Raises:
+        UnsupportedModel: The parts of the model's blocks are not known.
     """
 
-    def __init__(self, backbone: Backbone, parts: SubLayers, rows: Sequence[TokenRow], *, texts: str = "retrieval") -> None:
+    def __init__(
+        self, backbone: Backbone, rows: Sequence[TokenRow], *, texts: str = "retrieval", kept: Kept | None = None
+    ) -> None:
         self.rows = tuple(rows)
-        self.key = ("redundancy", parts, texts)
-        self._parts, self._texts = parts, texts
+        self.key = ("redundancy", texts)
+        self.kept = kept
+        self._parts, self._texts = backbone.sub_layers, texts
         self._dtype = str(backbone.model.dtype).removeprefix("torch.")
         self._totals: dict[int, dict[str, float]] = {}
         self._sums: dict[tuple[int, str], Tensor] = {}
@@ -102,33 +149,5 @@ class SublayerImportance(Measurement):
 
     def result(self) -> Redundancy:
         """Return the means."""
-        tokens = sum(len(row.ids) for row in self.rows)
-        rows = {kind: tuple(self._totals[layer][kind] / tokens for layer in sorted(self._totals)) for kind in KINDS}
-        return Redundancy(**rows, tokens=tokens, texts=self._texts)
-
-
-def redundancy(
-    backbone: Backbone,
-    parts: SubLayers,
-    rows: Sequence[TokenRow],
-    *,
-    texts: str = "retrieval",
-    token_budget: int | None = None,
-    advance: Advance = lambda amount: None,
-) -> Redundancy:
-    """Return the importance of every sub-layer in one forward pass a row; see ``SublayerImportance``.
-
-    Args:
-        backbone: The model.
-        parts: The parts of its blocks.
-        rows: Tokenised texts.
-        texts: What they are, for the record.
-        token_budget: Tokens of one forward pass at most, padding included; None takes what suits the device.
-        advance: Called with the number of tokens done.
-
-    Raises:
-        ProfileError: A state is NaN or infinite.
-    """
-    changes = SublayerImportance(backbone, parts, rows, texts=texts)
-    found: Redundancy = measure_alone(backbone, changes, token_budget=token_budget, advance=advance)
-    return found
+        means = {kind: tuple(self._totals[layer][kind] / self.tokens for layer in sorted(self._totals)) for kind in KINDS}
+        return Redundancy(**means, tokens=self.tokens, texts=self._texts)

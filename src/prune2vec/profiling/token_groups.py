@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from prune2vec.data.triplet import Triplet
 from prune2vec.errors import DataError
 from prune2vec.models.prepared_text import PreparedText
 from prune2vec.models.text_settings import PAPER_POOLING
-from prune2vec.models.tokens import TokenRow, tokenise, tokenise_text_alone
+from prune2vec.models.tokens import TokenRow, distinct, tokenise, tokenise_text_alone
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,7 @@ class TokenGroup:
 
 def distinct_rows(groups: Sequence[TokenGroup]) -> tuple[TokenRow, ...]:
     """Return the different rows of ``groups`` in order of appearance; equal texts are encoded once."""
-    return tuple(dict.fromkeys(row for group in groups for row in group.rows))
-
-
-def token_count(groups: Sequence[TokenGroup]) -> int:
-    """Return the tokens of the distinct rows of all groups."""
-    return sum(len(row.ids) for row in distinct_rows(groups))
+    return tuple(distinct(row for group in groups for row in group.rows)[0])
 
 
 def tokenise_groups(groups: Sequence[Sequence[Triplet]], text: PreparedText) -> list[TokenGroup]:
@@ -49,39 +45,27 @@ def tokenise_groups(groups: Sequence[Sequence[Triplet]], text: PreparedText) -> 
     Raises:
         DataError: A text has no tokens; the message names its data set and row.
     """
-    tokenised = []
+    settings, tokenised = text.settings, []
     for group in groups:
-        texts = [pair for triplet in group for pair in _texts(triplet, text)]
+        pairs = []
+        for triplet in group:
+            query, document = text.before(triplet)
+            pairs += [(query, triplet.anchor), (document, triplet.positive), *((document, one) for one in triplet.negatives)]
         try:
-            rows = _rows(texts, text)
+            if settings.pooling == PAPER_POOLING:
+                rows = tokenise_text_alone(text.tokenizer, pairs, suffix=text.suffix, max_length=settings.max_length)
+            else:
+                rows = tokenise(text.tokenizer, pairs, max_length=settings.max_length, include_prompt=settings.include_prompt)
         except DataError as error:
             where = ", ".join(sorted({triplet.dataset or "texts" for triplet in group}))
             raise DataError(f"{where}: {error}") from error
-        tokenised.append(_sorted_by_role(group, rows))
+        following = iter(rows)
+        of_triplets = [list(islice(following, 2 + len(triplet.negatives))) for triplet in group]
+        tokenised.append(
+            TokenGroup(
+                queries=tuple(of_triplet[0] for of_triplet in of_triplets),
+                positives=tuple(of_triplet[1] for of_triplet in of_triplets),
+                negatives=tuple(chain.from_iterable(of_triplet[2:] for of_triplet in of_triplets)),
+            )
+        )
     return tokenised
-
-
-def _rows(texts: Sequence[tuple[str, str]], text: PreparedText) -> list[TokenRow]:
-    settings = text.settings
-    if settings.pooling == PAPER_POOLING:
-        return tokenise_text_alone(text.tokenizer, texts, suffix=text.suffix, max_length=settings.max_length)
-    return tokenise(text.tokenizer, texts, max_length=settings.max_length, include_prompt=settings.include_prompt)
-
-
-def _texts(triplet: Triplet, text: PreparedText) -> list[tuple[str, str]]:
-    query, document = text.before(triplet)
-    return [(query, triplet.anchor), (document, triplet.positive), *((document, one) for one in triplet.negatives)]
-
-
-def _sorted_by_role(group: Sequence[Triplet], rows: Sequence[TokenRow]) -> TokenGroup:
-    queries: list[TokenRow] = []
-    positives: list[TokenRow] = []
-    negatives: list[TokenRow] = []
-    begin = 0
-    for triplet in group:
-        end = begin + 2 + len(triplet.negatives)
-        queries.append(rows[begin])
-        positives.append(rows[begin + 1])
-        negatives.extend(rows[begin + 2 : end])
-        begin = end
-    return TokenGroup(tuple(queries), tuple(positives), tuple(negatives))

@@ -9,16 +9,12 @@ from typing import Any
 import yaml
 
 from prune2vec.errors import markdown
+from prune2vec.forward.pooling import IN_FOLDERS
 from prune2vec.pruning.described import describe_cut
 from prune2vec.pruning.parity import Parity
 from prune2vec.pruning.portable import EncoderParts
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-_SERVED = {
-    "weightedmean": "sentence-transformers and Infinity. TEI, vLLM and llama.cpp have no weighted mean and refuse it or pool otherwise.",
-    "mean": "sentence-transformers, Infinity, TEI, vLLM and llama.cpp.",
-    "lasttoken": "sentence-transformers, Infinity, TEI, vLLM and llama.cpp.",
-}
 # What a reader must know before anything else: the usual call does not load it.
 _UNEVEN = (
     "The blocks of this encoder are not all alike, which stock model classes cannot build. It loads with prune2vec installed "
@@ -60,7 +56,7 @@ def _head(model: Mapping[str, Any]) -> str:
 
 def _usage(parts: EncoderParts) -> str:
     trust = ", trust_remote_code=True" if parts.layout else ""
-    served = "sentence-transformers with prune2vec." if parts.layout else _SERVED.get(parts.pooling, "sentence-transformers.")
+    served = "sentence-transformers with prune2vec." if parts.layout else IN_FOLDERS[parts.pooling].served
     return (
         f"## Use\n\n{_UNEVEN if parts.layout else ''}"
         "```python\nfrom sentence_transformers import SentenceTransformer\n\n"

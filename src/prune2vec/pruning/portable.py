@@ -19,18 +19,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prune2vec.errors import ConfigError
 from prune2vec.files import write_json
+from prune2vec.forward.pooling import IN_FOLDERS, pooling_flags
 from prune2vec.models.block_layout import Layout
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.uneven import uneven_config, uneven_layout
 
-_POOLING_FLAGS = {
-    "cls": "pooling_mode_cls_token",
-    "mean": "pooling_mode_mean_tokens",
-    "max": "pooling_mode_max_tokens",
-    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
-    "weightedmean": "pooling_mode_weightedmean_tokens",
-    "lasttoken": "pooling_mode_lasttoken",
-}
 _MODULES = "sentence_transformers.models"
 UNEVEN_MODULE = "prune2vec.modules.UnevenTransformer"
 
@@ -79,8 +72,8 @@ def write_portable(parts: EncoderParts, folder: Path) -> None:
         ConfigError: There is no such pooling.
         CheckpointError: The model has other tensors than its config tells.
     """
-    if parts.pooling not in _POOLING_FLAGS:
-        raise ConfigError(f"sentence-transformers has no pooling {parts.pooling!r}; known: {', '.join(_POOLING_FLAGS)}")
+    if parts.pooling not in IN_FOLDERS:
+        raise ConfigError(f"sentence-transformers has no pooling {parts.pooling!r}; known: {', '.join(IN_FOLDERS)}")
     with quiet_transformers():
         parts.model.save_pretrained(folder)
     _amend_config(folder / "config.json", parts)
@@ -92,7 +85,7 @@ def write_portable(parts: EncoderParts, folder: Path) -> None:
         [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(modules)],
     )
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": parts.max_length, "do_lower_case": False})
-    flags = {flag: mode == parts.pooling for mode, flag in _POOLING_FLAGS.items()}
+    flags = pooling_flags(parts.pooling, IN_FOLDERS)
     config = parts.model.config
     dimension = getattr(config, "word_embed_proj_dim", None) or config.hidden_size
     pooling = {"word_embedding_dimension": dimension, **flags, "include_prompt": parts.include_prompt}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import accumulate, chain
 from typing import Any, Literal
 
@@ -17,24 +18,19 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.losses.merged_forward import column_merging_disabled
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from prune2vec.errors import ConfigError
-from prune2vec.forward.batches import pad
-from prune2vec.forward.packed import BOUNDS, packable, packed_states, packing_obstacle, row_bounds
-from prune2vec.models.rope import length_kind
-from prune2vec.models.tokens import length_batches
+from prune2vec.forward.batches import token_states
+from prune2vec.forward.memory_plan import tokens_per_pass
+from prune2vec.forward.packed import BOUNDS, packable, row_bounds
+from prune2vec.forward.packing import packing_obstacle
+from prune2vec.models.rope import forget_longest_text
+from prune2vec.models.tokens import distinct, longest_first
 from prune2vec.training.adapters import base_model
 
 Features = dict[str, Any]
 Row = tuple[int, ...]
 Packing = Literal["auto", "on", "off"]
-
-# Tokens of one forward pass. All of a batch's activations are kept anyhow; smaller passes keep what else they need small.
-_BUDGET = {"cpu": 4096}
-_GPU_BUDGET = 32768
-# Where texts must be padded, small passes keep lengths alike.
-_PADDED_SHARE = 4
 
 
 class DistinctStates:
@@ -46,9 +42,10 @@ class DistinctStates:
     """
 
     def __init__(self, rows: Iterable[Row], compute: Callable[[Sequence[Row]], Tensor]) -> None:
-        distinct = sorted(dict.fromkeys(rows), key=len, reverse=True)
-        self._begins = dict(zip(distinct, accumulate(map(len, distinct), initial=0), strict=False))
-        self._states = compute(distinct)
+        found, _ = distinct(rows)
+        found = [found[place] for place in longest_first([len(row) for row in found])]
+        self._begins = dict(zip(found, accumulate(map(len, found), initial=0), strict=False))
+        self._states = compute(found)
 
     def of(self, rows: Sequence[Row]) -> Tensor:
         """Return the states of ``rows`` end to end, (tokens, dim)."""
@@ -68,10 +65,9 @@ class PackedTransformer:
     def __init__(self, encoder: SentenceTransformer, *, packs: bool, token_budget: int | None = None) -> None:
         self._transformer: Any = encoder[0]
         self._plain = self._transformer.forward
-        self._model: PreTrainedModel = base_model(encoder)
-        self._packs = packs
-        budget = token_budget or _BUDGET.get(encoder.device.type, _GPU_BUDGET)
-        self._budget = budget if packs else max(1, budget // _PADDED_SHARE)
+        forget_longest_text(base_model(encoder))
+        budget = token_budget or tokens_per_pass(encoder.device, packed=packs, training=True)
+        self._compute = partial(token_states, base_model(encoder), token_budget=budget, packed=packs)
         self._columns: dict[int, list[Row]] = {}
         self._states: DistinctStates | None = None
 
@@ -96,17 +92,6 @@ class PackedTransformer:
         else:
             states = self._states = self._states or DistinctStates(chain(*self._columns.values()), self._compute)
         return {**features, "token_embeddings": states.of(rows)[None], BOUNDS: row_bounds(rows, features["input_ids"].device)}
-
-    def _compute(self, rows: Sequence[Row]) -> Tensor:
-        if self._packs:
-            return packed_states(self._model, rows, token_budget=self._budget)
-        batches = length_batches([len(row) for row in rows], token_budget=self._budget, kind=length_kind(self._model))
-        return torch.cat([self._padded([rows[place] for place in batch]) for batch in batches])
-
-    def _padded(self, rows: Sequence[Row]) -> Tensor:
-        ids, mask = (part.to(self._model.device) for part in pad(rows, pad_id=0))
-        states: Tensor = self._plain({"input_ids": ids, "attention_mask": mask})["token_embeddings"]
-        return states[mask.bool()]
 
 
 class PackedLoss(nn.Module):

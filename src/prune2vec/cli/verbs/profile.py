@@ -26,7 +26,7 @@ def _settings() -> type[ProfileSettings]:
 
 EXAMPLE = """
 prune2vec profile smollm2 --texts triplets.jsonl -o profile.json
-prune2vec profile Qwen/Qwen3-0.6B --texts triplets/ --order dataset --instruction e5
+prune2vec profile Qwen/Qwen3-0.6B --texts triplets/ --sampling dataset --instruction e5
 prune2vec profile meta-llama/Llama-3.1-70B --texts triplets/ --stream on --memory 16GB
 prune2vec profile smollm2 --texts triplets.jsonl --scorers redundancy,redundancy-plain --plain book.txt
 """

@@ -41,13 +41,14 @@ class OnnxTarget:
             CheckpointError: The pooling is not one of the graph's, the model is not in fp32 or cannot be turned into a
                 graph, or its vectors differ from the encoder's.
         """
-        from prune2vec.exporting.onnx_graph import OPSET, OUTPUTS, POOLINGS, input_names, write_graph
+        from prune2vec.exporting.onnx_graph import OPSET, OUTPUTS, input_names, write_graph
         from prune2vec.exporting.onnx_run import MODEL
+        from prune2vec.forward.pooling import IN_ONNX
         from prune2vec.pruning.portable import write_tokenizer
 
         parts = source.parts
-        if parts.pooling not in POOLINGS:
-            raise CheckpointError(f"the ONNX graph cannot pool by {parts.pooling}; expected one of {', '.join(POOLINGS)}")
+        if parts.pooling not in IN_ONNX:
+            raise CheckpointError(f"the ONNX graph cannot pool by {parts.pooling}; expected one of {', '.join(IN_ONNX)}")
         if str(parts.model.dtype) != "torch.float32":
             raise CheckpointError(f"the ONNX graph is in fp32, this encoder in {parts.model.dtype}; load it in float32")
         masked = source.leaves_out_prompts

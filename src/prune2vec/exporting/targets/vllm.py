@@ -10,11 +10,6 @@ from prune2vec.errors import CheckpointError, markdown
 from prune2vec.exporting.target import ExportSource, Written, targets
 from prune2vec.files import read_json, write_json, write_text
 
-_POOLING_FLAGS = {
-    "cls": "pooling_mode_cls_token",
-    "mean": "pooling_mode_mean_tokens",
-    "lasttoken": "pooling_mode_lasttoken",
-}
 _NOT_RUN = "only names and shapes of the tensors were checked here; compare a few vectors once vLLM serves the folder"
 _ZEROED = "block {0} has no attention, which vLLM needs in the first block: it is written with zeros and costs its time"
 _EVEN = "all blocks are alike: vLLM also loads the encoder's own folder, without --trust-remote-code"
@@ -67,9 +62,11 @@ class VllmTarget:
 
 
 def _check_pooling(source: ExportSource) -> None:
-    if source.parts.pooling not in _POOLING_FLAGS:
+    from prune2vec.forward.pooling import IN_VLLM
+
+    if source.parts.pooling not in IN_VLLM:
         raise CheckpointError(
-            f"vLLM cannot pool by {source.parts.pooling}; it serves {', '.join(_POOLING_FLAGS)}: "
+            f"vLLM cannot pool by {source.parts.pooling}; it serves {', '.join(IN_VLLM)}: "
             "prune or train the encoder with one of these, or export it to onnx"
         )
     if source.leaves_out_prompts:
@@ -81,6 +78,8 @@ def _check_pooling(source: ExportSource) -> None:
 
 
 def _write_sentence_files(source: ExportSource, folder: Path) -> None:
+    from prune2vec.forward.pooling import IN_VLLM, pooling_flags
+
     parts = source.parts
     names = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * parts.normalize
     modules = [
@@ -90,7 +89,7 @@ def _write_sentence_files(source: ExportSource, folder: Path) -> None:
     write_json(folder / "modules.json", modules)
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": parts.max_length, "do_lower_case": False})
     # vLLM takes the first entry that is true for the pooling.
-    flags = {flag: mode == parts.pooling for mode, flag in _POOLING_FLAGS.items()}
+    flags = pooling_flags(parts.pooling, IN_VLLM)
     size = {"word_embedding_dimension": parts.model.config.hidden_size}
     write_json(folder / "1_Pooling" / "config.json", {**size, **flags, "include_prompt": True})
 
