@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from prune2vec.encoding.encode import encode_corpus
 from prune2vec.encoding.search import search_vectors
-from prune2vec.errors import ConfigError, EncodingError, MissingExtra
+from prune2vec.errors import ConfigError, EncodingError
 from prune2vec.pruning.encoder import load_encoder
 from prune2vec.pruning.prune import prune_model
 from tests.cli.conftest import Cli, cli
@@ -174,9 +173,3 @@ def test_nothing_to_search_for(vectors: Path) -> None:
     for queries, k in (([], 10), (["a"], 0)):
         with pytest.raises(ConfigError, match="expected at least one of each"):
             search_vectors(vectors, queries, k=k)
-
-
-def test_without_faiss(vectors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'prune2vec\[search\]'"):
-        search_vectors(vectors, "a")
