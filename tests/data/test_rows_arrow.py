@@ -53,3 +53,15 @@ def test_no_row_and_no_utf8_are_told(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"body": wrong}), path)
     with pytest.raises(DataError, match=r"a\.parquet: not a readable Parquet file after 0 rows: .*utf-8"):
         list(read_arrow(path))
+
+
+def test_a_damaged_page_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = pyarrow.table({"text": [str(row) * 20 for row in range(3000)]})
+    pyarrow.parquet.write_table(table, path, compression="snappy", use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    content[40:400] = b"\xff" * 360
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.parquet: not a readable Parquet file after 0 rows") as caught:
+        list(read_arrow(path))
+    assert "\n" not in str(caught.value)

@@ -386,3 +386,31 @@ def test_settings_that_do_not_fit(
     with pytest.raises(error, match=message):
         encode_corpus(folder, corpus, tmp_path / "v", **settings)
     assert not (tmp_path / "v").exists()
+
+
+def test_interrupted_before_the_manifest_names_the_first_part(
+    tmp_path: Path, folder: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Store.save
+
+    def stopped(store: Store) -> None:
+        if store.parts:
+            raise KeyboardInterrupt
+        save(store)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Store, "save", stopped)
+        encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32")
+    assert encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32").encoded == ROWS
+
+
+def test_what_is_wrong_with_the_folder_does_not_hide_the_error(
+    tmp_path: Path, folder: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(engine: Engine, rows: object, **options: object) -> np.ndarray:
+        (tmp_path / "v" / "manifest.json").write_text("{")
+        raise EncodingError("the first error")
+
+    monkeypatch.setattr(Engine, "encode_rows", broken)
+    with pytest.raises(EncodingError, match="the first error"):
+        encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32")

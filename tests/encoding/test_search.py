@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from prune2vec.encoding.encode import encode_corpus
-from prune2vec.encoding.search import search_vectors
+from prune2vec.encoding.search import read_queries, search_vectors
 from prune2vec.errors import ConfigError, EncodingError
 from prune2vec.pruning.encoder import load_encoder
 from prune2vec.pruning.prune import prune_model
@@ -173,3 +173,8 @@ def test_nothing_to_search_for(vectors: Path) -> None:
     for queries, k in (([], 10), (["a"], 0)):
         with pytest.raises(ConfigError, match="expected at least one of each"):
             search_vectors(vectors, queries, k=k)
+
+
+def test_the_title_of_a_query_is_not_searched_for(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text('{"title": "a page", "text": "birds"}\n{"title": "empty", "text": ""}\n')
+    assert read_queries(tmp_path / "q.jsonl") == ["birds"]

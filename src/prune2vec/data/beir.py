@@ -14,8 +14,8 @@ from prune2vec.data.triplet import Triplet
 from prune2vec.errors import DataError, did_you_mean
 from prune2vec.progress import say
 
-_JUDGED = (".tsv", ".jsonl", ".csv")
-# What a column of judgements is called, in small letters without anything between them.
+_JUDGED = (".tsv", ".jsonl", ".csv", ".parquet")
+# What a column of judgements is called, in small letters without anything between them; earlier names before later ones.
 _COLUMNS = {
     "query-id": ("queryid", "qid", "query", "topicid", "topic"),
     "corpus-id": ("corpusid", "docid", "did", "pid", "documentid", "passageid", "corpus", "document", "doc"),
@@ -117,7 +117,8 @@ def _judgements(folder: Path, split: str) -> Path:
     path = next((path for suffix in _JUDGED if (path := _find(folder, f"qrels{suffix}"))), None)
     if path is None:
         raise DataError(
-            f"{folder}: no qrels.jsonl or qrels.jsonl.gz in this folder; expected corpus.jsonl, queries.jsonl and qrels"
+            f"{folder}: no qrels.jsonl or qrels.jsonl.gz in this folder (nor {', '.join(_JUDGED)}); "
+            "expected corpus.jsonl, queries.jsonl and qrels"
         )
     return path
 
@@ -125,7 +126,10 @@ def _judgements(folder: Path, split: str) -> Path:
 def _judgement(row: SourceRow) -> tuple[str, str, int]:
     """Return query id, document id and score of a row; ``query-id`` is also ``query_id``, ``Query ID`` or ``qid``."""
     plain = {column: re.sub(r"[^a-z]", "", column.lower()) for column in row.values}
-    columns = {name: next((column for column in plain if plain[column] in known), None) for name, known in _COLUMNS.items()}
+    columns = {
+        name: next((column for alias in known for column in plain if plain[column] == alias), None)
+        for name, known in _COLUMNS.items()
+    }
     ids = []
     for name in ("query-id", "corpus-id"):
         column = columns[name]

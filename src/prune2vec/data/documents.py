@@ -67,8 +67,13 @@ def _documents(path: Path, text_column: str, id_column: str | None) -> Iterator[
         return
     seen: dict[int, int] = {}
     twice = 0
+    have_ids: bool | None = None
     for row in read_rows(path):
         document = document_of(row, text_column, id_column)
+        if have_ids not in (None, document.has_id):
+            # The number of a row that has none may be the id of another.
+            raise DataError(f"{row.where}: some rows have an id and some have none; give every row one, or none")
+        have_ids = document.has_id
         # Without an id of its own a row is known by its number, of which there is one.
         if document.has_id:
             key, digest = hash(document.id), hash(document.text)
@@ -101,17 +106,26 @@ def document_of(row: SourceRow, text_column: str = _TEXT, id_column: str | None 
     Raises:
         DataError: A column is missing or holds something else; with file and line.
     """
+    text, bare = full_text(row, text_column)
+    name = document_id(row, id_column)
+    return Document(id=str(row.number) if name is None else name, text=text, bare=bare, has_id=name is not None)
+
+
+def full_text(row: SourceRow, text_column: str = _TEXT) -> tuple[str, str]:
+    """Return a row's text with its title before it, and without.
+
+    Raises:
+        DataError: A column is missing or holds something else; with file and line.
+    """
     if text_column not in row.values:
         hint = did_you_mean(text_column, list(map(str, row.values)))
         raise DataError(f"{row.where}: no column {text_column!r}{hint} (encode takes another one with --text-column)")
     bare = sound_text(row, text_column, row.values[text_column])
     title = row.values.get(_TITLE) if text_column == _TEXT else None
     title = "" if title is None else sound_text(row, _TITLE, title)
-    text = bare
-    if title.strip():
-        text = f"{title} {bare}" if bare.strip() else title
-    name = document_id(row, id_column)
-    return Document(id=str(row.number) if name is None else name, text=text, bare=bare, has_id=name is not None)
+    if not title.strip():
+        return bare, bare
+    return f"{title} {bare}" if bare.strip() else title, bare
 
 
 def same_text(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def choose_files(folder: Path, split: str = TRAIN) -> list[TextFile]:
         raise DataError(f"{folder}: a folder of queries and documents, not of triplets; it is for evaluation only")
     held_out = [file for file in files if file.split not in ("", TRAIN)]
     if split == TRAIN:
-        chosen = [file for file in files if file not in held_out]
+        chosen = [file for file in files if file.split in ("", TRAIN)]
         if not chosen:
             named = _listed(held_out)
             raise DataError(
@@ -80,7 +81,8 @@ def choose_files(folder: Path, split: str = TRAIN) -> list[TextFile]:
     else:
         wanted = _SPLITS.get(split.lower(), split)
         chosen = [file for file in held_out if file.split == wanted] or held_out or files
-    left = [file for file in files if file not in chosen]
+    taken = set(chosen)
+    left = [file for file in files if file not in taken]
     if left:
         why = "held-out files are not trained on" if split == TRAIN else f"the held-out files are {_listed(chosen)}"
         say(f"{folder}: {why}; left out {_listed(left)}")
@@ -93,7 +95,7 @@ def _found(folder: Path, depth: int) -> list[Path]:
     if splits.is_file():
         return [path for name in _names(splits, "splits") for path in _found(folder / name, 0)]
     state = folder / "state.json"
-    if state.is_file():
+    if state.is_file() and "_data_files" in read_json(state):
         # The other .arrow files of such a folder are caches.
         return [folder / name for name in _names(state, "_data_files", "filename")]
     entries = (
@@ -144,5 +146,6 @@ def _listed(files: Sequence[TextFile]) -> str:
 
 
 def _stem(path: Path) -> str:
-    bare = path.name.removesuffix(".gz")
+    # A name that is no UTF-8 would be a data set that cannot be written.
+    bare = os.fsencode(path.name.removesuffix(".gz")).decode(errors="replace")
     return bare.removesuffix(suffix_of(path)) if suffix_of(path) in FORMATS else bare

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from prune2vec.data.documents import document_of, kind_of, sound_text
+from prune2vec.data.documents import full_text, sound_text
 from prune2vec.data.rows import SourceRow
 from prune2vec.data.triplet import Triplet
 from prune2vec.errors import DataError
@@ -67,9 +67,7 @@ def triplets_of(row: SourceRow, *, dataset: str, require_negative: bool) -> Iter
     kept = [index for index, text in enumerate(negatives) if text]
     labels = {}
     for column in ("dataset", "group"):
-        labels[column] = row.values.get(column) or ""
-        if not isinstance(labels[column], str):
-            raise DataError(f"{row.where}: {column} is {kind_of(labels[column])}, expected a string")
+        labels[column] = sound_text(row, column, row.values.get(column) or "")
     if not anchor or (require_negative and not kept):
         return
     for index, positive in enumerate(positives):
@@ -88,7 +86,7 @@ def triplets_of(row: SourceRow, *, dataset: str, require_negative: bool) -> Iter
 def _text(row: SourceRow, column: str, value: Any) -> str:
     """Return a text, or the empty string when there is nothing but blanks in it; a passage has its title before its text."""
     if isinstance(value, Mapping):
-        text = document_of(SourceRow(f"{row.where}: {column}", row.number, value)).text
+        text = full_text(SourceRow(f"{row.where}: {column}", row.number, value))[0]
     else:
         text = sound_text(row, column, value)
     return text if text.strip() else ""

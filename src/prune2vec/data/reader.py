@@ -35,6 +35,11 @@ class HubSource:
         """The source as the user wrote it."""
         return self.repo + (f":{self.config}" if self.config else "") + (f"@{self.revision}" if self.revision else "")
 
+    @property
+    def dataset(self) -> str:
+        """Name of the data set without its owner."""
+        return self.repo.rpartition("/")[2]
+
 
 def parse_hub_source(text: str) -> HubSource | None:
     """Return the hub data set that ``text`` names, or None when it does not look like one."""
@@ -112,7 +117,7 @@ def _tables(source: str | Path, split: str) -> Iterator[tuple[str, str, Iterable
         # A hub id, and no mistyped path: that has a known suffix or starts in an existing folder.
         if hub is None or suffix_of(path) in FORMATS or (path.parent.is_dir() and str(path.parent) != "."):
             raise DataError(f"{source}: no such file or folder{closest(path)}")
-        yield hub.name, hub.repo.rpartition("/")[2], read_hub(hub)
+        yield hub.name, hub.dataset, read_hub(hub)
 
 
 def _numbered_on(rows: Iterable[SourceRow], ends: Counter[str], dataset: str) -> Iterator[SourceRow]:
@@ -148,6 +153,8 @@ def given_triplets(texts: Texts, *, require_negative: bool = True, split: str = 
     Raises:
         DataError: They cannot be read, there are none, or they are neither triplets nor sources.
     """
+    if not isinstance(texts, Iterable):
+        raise DataError(f"expected triplets, or files, folders and hub data sets, got {texts!r}")
     listed = [texts] if isinstance(texts, str | Path) else list(texts)
     rows = [one for one in listed if isinstance(one, Triplet)]
     sources = [one for one in listed if isinstance(one, str | Path)]

@@ -211,8 +211,11 @@ def _arrow_batches(path: Path, place: Callable[[], str] = str) -> Iterator[tuple
                 else:
                     stream = pyarrow.ipc.open_stream(source)
                     yield stream.schema.names, stream, None
-        # Strings that are not UTF-8, and columns of one name, are ValueErrors of Python's own.
-        except (pyarrow.ArrowException, ValueError, OverflowError) as error:
+        # Strings that are not UTF-8, and columns of one name, are ValueErrors of Python's own; damaged pages are OSErrors
+        # that no operating system reported.
+        except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
             raise DataError(f"{path}: not a readable {kind} file{place()}: {reason_of(error)}") from error
 
 

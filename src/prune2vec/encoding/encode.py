@@ -1,10 +1,11 @@
-"""``encode``: a corpus of any size to vectors on disk, in constant memory; the same command resumes after a kill."""
+"""``encode``: a corpus of any size to vectors on disk, part by part; the same command resumes after a kill."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -20,7 +21,7 @@ from prune2vec.encoding.engine import Engine
 from prune2vec.encoding.precision import Precision, ranges_of
 from prune2vec.encoding.prompts import prompted_engine
 from prune2vec.encoding.store import MANIFEST, Store, check_shards, check_vector_folder, shard_folder
-from prune2vec.errors import EncodingError
+from prune2vec.errors import DataError, EncodingError
 from prune2vec.files import digest_tree
 from prune2vec.outputs import clear_all_partials, locked
 from prune2vec.progress import progress
@@ -197,12 +198,15 @@ def _filled(store: Store, engine: Engine, source: Corpus, settings: EncodeSettin
                 store = store.add([document.id for document in documents], vectors, source=digest)
         store = store.finish()
     except BaseException as error:
-        kept = len(Store.load(folder).parts) if (folder / MANIFEST).exists() else 0
-        if kept > there:
-            error.add_note(f"{folder} keeps {kept} parts, after which the same command resumes")
-        elif not kept and folder.is_dir():
-            (folder / MANIFEST).unlink(missing_ok=True)
-            if not any(folder.iterdir()):
+        # Whatever is wrong with the folder now must not hide the error.
+        with suppress(OSError, DataError, EncodingError):
+            kept = len(Store.load(folder).parts) if (folder / MANIFEST).exists() else 0
+            if kept > there:
+                error.add_note(f"{folder} keeps {kept} parts, after which the same command resumes")
+            elif not kept:
+                # A part that the manifest does not name yet would make the folder something else's.
+                (folder / "part-00000.parquet").unlink(missing_ok=True)
+                (folder / MANIFEST).unlink(missing_ok=True)
                 folder.rmdir()
         raise
     return store

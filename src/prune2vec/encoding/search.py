@@ -32,7 +32,7 @@ class Hit:
         rank: From 1.
         score: Similarity of the vectors: the cosine, or the inner product where the encoder compares by that.
         id: The text's id.
-        row: Number of its row in the corpus, from 0.
+        row: Number of its text among those of the corpus, from 0; a document that comes twice counts once.
         text: The text, where the corpus was given.
     """
 
@@ -226,9 +226,9 @@ def _check_made_from(part: VectorPart, digest: str, wrong: str) -> None:
 
 
 def read_queries(path: Path) -> list[str]:
-    """Return the texts of a file of queries, in any format of a corpus.
+    """Return the texts of a file of queries, in any format of a corpus, without their titles.
 
     Raises:
         DataError: It cannot be read.
     """
-    return [document.text for document in Corpus(path=path).documents() if document.text.strip()]
+    return [document.bare for document in Corpus(path=path).documents() if document.bare.strip()]

@@ -58,7 +58,7 @@ class Results:
     """An evaluated encoder.
 
     Attributes:
-        encoder: Path, digest, layers, number format, limits, prompts and the record of how it was made.
+        encoder: Path, digest, layers, dtype, limits, prompts and the record of how it was made.
         size: ``parameters`` (shared ones once), ``embedding_parameters``, ``disk_bytes``.
         memory: Peaks in bytes: ``process`` (whole process), ``encoding`` (during the speed sample), ``cuda``.
         speed: For ``queries`` and ``documents``: ``texts_per_s``, ``tokens_per_s`` and how they were measured.
