@@ -62,7 +62,8 @@ class Precision:
             return np.unpackbits(stored, axis=1).astype(np.float32) * 2 - 1
         if self.ranges is None:
             return stored.astype(np.float32)
-        return stored.astype(np.float32) * self._step + (self.ranges[0] + 128 * self._step)
+        values: NDArray[np.float32] = stored.astype(np.float32) * self._step + (self.ranges[0] + 128 * self._step)
+        return values
 
     @property
     def _step(self) -> NDArray[np.float32]:
