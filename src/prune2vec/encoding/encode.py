@@ -183,6 +183,12 @@ def _filled(store: Store, engine: Engine, source: Corpus, settings: EncodeSettin
     folder, there = store.folder, len(store.parts)
     clear_all_partials(folder)
     parts = _prepared(store, engine, source, settings)
+    share = 0.0
+
+    def advance_tokens(tokens: float) -> None:
+        # Progress is counted in texts: a part's tokens are as many as its texts.
+        advance(tokens * share)
+
     try:
         if not there:
             # It says that the parts to come are ours.
@@ -194,7 +200,7 @@ def _filled(store: Store, engine: Engine, source: Corpus, settings: EncodeSettin
                 waiting = ahead.submit(next, parts, None)
                 documents, rows, digest = part
                 share = len(rows) / max(1, sum(map(len, rows)))
-                vectors = engine.encode_rows(rows, advance=lambda tokens, share=share: advance(tokens * share))
+                vectors = engine.encode_rows(rows, advance=advance_tokens)
                 store = store.add([document.id for document in documents], vectors, source=digest)
         store = store.finish()
     except BaseException as error:

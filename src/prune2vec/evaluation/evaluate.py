@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -138,12 +137,7 @@ def _all_tasks(
     with progress("MTEB tasks", len(tasks)) as advance:
         for task in tasks:
             try:
-                data = task_data(task, mirror)
-                prompts = task_prompts(task, encoder.text_format) if settings.instruction == "mteb" else None
-                how: dict[str, Any] = {"batch_size": settings.batch_size, "sampling": Sampling.of(settings)}
-                compute = partial(run_task, encoder, task, data=data, prompts=prompts, **how)
-                key = {"part": "task", "task": asdict(task), "prompts": prompts, "data": data}
-                score = read_as(TaskScore, parts.get(key, lambda compute=compute: asdict(compute()), TaskScore))
+                score = _one_score(encoder, task, settings, parts, mirror)
                 scores.append(score)
                 say(f"{score.name}: {score.main_score} {score.score:.4f} ({score.seconds:.0f} s)")
             except TaskUnavailable as error:
@@ -151,6 +145,18 @@ def _all_tasks(
                 say(f"{task.name}: missing, {error}")
             advance(1)
     return scores, missing
+
+
+def _one_score(encoder: LoadedEncoder, task: Task, settings: EvaluateSettings, parts: Parts, mirror: Path | None) -> TaskScore:
+    data = task_data(task, mirror)
+    prompts = task_prompts(task, encoder.text_format) if settings.instruction == "mteb" else None
+
+    def compute() -> dict[str, Any]:
+        size, sampling = settings.batch_size, Sampling.of(settings)
+        return asdict(run_task(encoder, task, data=data, prompts=prompts, batch_size=size, sampling=sampling))
+
+    key = {"part": "task", "task": asdict(task), "prompts": prompts, "data": data}
+    return read_as(TaskScore, parts.get(key, compute, TaskScore))
 
 
 def environment() -> dict[str, Any]:
