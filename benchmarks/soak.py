@@ -158,7 +158,7 @@ def memory_of(pid: int) -> tuple[int, int]:
 def parts_of(store: Store) -> Iterator[tuple[list[str], np.ndarray[Any, Any]]]:
     """Yield ids and vectors part by part."""
     for number in range(len(store.parts)):
-        yield store.read_ids(number), store.read_vectors(number)
+        yield store.read_ids(number), np.concatenate(list(store.read_vectors(number, 10_000)))
 
 
 def verify(folder: Path, corpus: Path, encoder: Path, *, sample: int, seed: int) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def result(verb: str, folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from prune2vec.data.writer import write_triplets
+    from prune2vec.data.triplet import write_triplets
     from tests.pruning.plans import plan_for
     from tests.tiny import save_tiny
     from tests.training.encoders import rows, save_tiny_encoder

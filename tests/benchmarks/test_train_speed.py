@@ -12,7 +12,7 @@ import pytest
 import train_speed
 from common import ChildRun
 
-from prune2vec.data.writer import write_triplets
+from prune2vec.data.triplet import write_triplets
 from tests.tiny import save_tiny
 from tests.training.encoders import rows
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from prune2vec.data.beir import Retrieval, is_beir, read_beir, triplets_as_retrieval
@@ -126,3 +129,22 @@ def test_texts_that_differ_in_blanks_alone_are_one_document() -> None:
     assert triplets_as_retrieval(rows) == Retrieval(
         queries={"q0": "a"}, corpus={"d0": "p  x", "d1": "n", "d2": "q"}, qrels={"q0": {"d0": 1, "d2": 1}}
     )
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"query": "what is x", "query_id": "q1", "corpus_id": "d1", "score": 1},
+        {"query_id": "q1", "doc": "the text", "corpus_id": "d1", "score": 1},
+    ],
+)
+def test_a_column_of_ids_goes_before_one_of_texts(folder: Path, row: dict[str, object]) -> None:
+    (folder / "qrels.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    assert read_beir(folder).qrels == {"q1": {"d1": 1}}
+
+
+def test_judgements_in_parquet(folder: Path) -> None:
+    (folder / "qrels").mkdir(exist_ok=True)
+    table = pyarrow.table({"query-id": ["q1"], "corpus-id": ["d1"], "score": [1]})
+    pyarrow.parquet.write_table(table, folder / "qrels" / "test.parquet")
+    assert read_beir(folder).qrels == {"q1": {"d1": 1}}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prune2vec.data.bm25_negatives import _best, _Pool, add_negatives
+from prune2vec.data.bm25_negatives import _Pool, add_negatives, best_places
 from prune2vec.data.pairs import text_key
 from prune2vec.data.triplet import Triplet
 from prune2vec.errors import ConfigError, DataError
@@ -102,8 +103,8 @@ def test_texts_of_stop_words_only_can_be_searched() -> None:
 
 
 def test_ties_are_taken_in_order() -> None:
-    assert _best([1.0, 2.0, 1.0, 2.0, 1.0], 4) == [1, 3, 0, 2]
-    assert _best([1.0], 3) == [0]
+    assert best_places(np.array([1.0, 2.0, 1.0, 2.0, 1.0]), 4).tolist() == [1, 3, 0, 2]
+    assert best_places(np.array([1.0]), 3).tolist() == [0]
 
 
 def test_nothing_to_choose_from(capsys: pytest.CaptureFixture[str]) -> None:

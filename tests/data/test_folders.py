@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,13 @@ def test_retrieval_data_are_no_triplets(tmp_path: Path) -> None:
 def test_names_of_files_alone() -> None:
     names = ["squad-dev-v1.1.jsonl", "train-00000-of-00002.parquet", "0000.parquet", "training_set.csv", "2021.jsonl"]
     assert [dataset_name(Path(name)) for name in names] == ["squad-v1.1", "train", "0000", "training_set", "2021"]
+
+
+def test_another_programs_state_is_none_of_save_to_disk(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, "a.jsonl")
+    (folder / "state.json").write_text('{"epoch": 3}', encoding="utf-8")
+    assert [file.path.name for file in choose_files(folder)] == ["a.jsonl"]
+
+
+def test_a_name_that_is_no_utf8_is_a_data_set_that_can_be_written() -> None:
+    assert dataset_name(Path(os.fsdecode(b"caf\xe9.jsonl"))) == "caf\ufffd"

@@ -120,3 +120,13 @@ def test_pairs_are_enough_where_no_negative_is_required() -> None:
 def test_what_does_not_fit_is_named_with_its_place(row: Mapping[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=rf"f\.jsonl:17: .*{message}"):
         _triplets(row)
+
+
+def test_a_passage_needs_no_id() -> None:
+    (triplet,) = _triplets({"query": "q", "positive": {"id": None, "title": "t", "text": "b"}, "negative": "n"})
+    assert triplet.positive == "t b"
+
+
+def test_a_label_that_utf8_cannot_hold_is_named() -> None:
+    with pytest.raises(DataError, match="dataset holds half a character"):
+        _triplets({"query": "q", "positive": "p", "negative": "n", "dataset": "\ud800"})

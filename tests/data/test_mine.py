@@ -64,7 +64,7 @@ def test_no_text_of_a_held_out_file_is_seen_in_training(folder: Path, tmp_path: 
 
 
 def test_the_same_command_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from prune2vec.data import mine; mine(sys.argv[1], Path(sys.argv[2]))"
+    code = "import sys; from pathlib import Path; from prune2vec.data.mine import mine; mine(sys.argv[1], Path(sys.argv[2]))"
     for seed in ("1", "2"):
         environment = os.environ | {"PYTHONHASHSEED": seed}
         subprocess.run([sys.executable, "-c", code, folder, tmp_path / seed], check=True, env=environment, capture_output=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prune2vec.data.pairs import MAX_CHARS, PairCollector, clip, text_key, visiting_order
+from prune2vec.data.pairs import MAX_CHARS, PairCollector, clip, collect_pairs, text_key
 
 BODY = "this body has quite enough plain words in it to be worth keeping around here"
 
@@ -68,10 +68,22 @@ def test_keys_ignore_case_and_punctuation() -> None:
     assert text_key("It's `Fine`, really.") == text_key("it s fine REALLY")
 
 
-def test_order_is_sorted_and_shuffled_only_under_a_limit() -> None:
-    files = [Path(f"{n:02d}") for n in range(20)]
-    assert visiting_order(files[::-1], limit=None, seed=1) == files
-    shuffled = visiting_order(files, limit=5, seed=1)
+def test_order_is_sorted_and_shuffled_only_under_a_limit(tmp_path: Path) -> None:
+    files = [tmp_path / f"{n:02d}" for n in range(20)]
+    for file in files:
+        file.write_text("small")
+    large = tmp_path / "large"
+    large.write_bytes(b" " * (3 << 20))
+
+    def visited(given: list[Path], limit: int | None) -> list[Path]:
+        seen: list[Path] = []
+        collector = PairCollector("d", min_anchor_words=1, limit=limit)
+        mined = collect_pairs([*given, large], collector, lambda path: seen.append(path), source="files", seed=1)
+        assert (mined.files, mined.unreadable) == (20, 20), "what gives None could not be read"
+        return seen
+
+    assert visited(files[::-1], None) == files
+    shuffled = visited(files, 5)
     assert shuffled != files
     assert sorted(shuffled) == files
-    assert shuffled == visiting_order(files[::-1], limit=5, seed=1)
+    assert shuffled == visited(files[::-1], 5)

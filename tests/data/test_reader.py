@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from prune2vec.data.folders import dataset_name
-from prune2vec.data.reader import load_triplets, read_triplets
+from prune2vec.data.reader import given_triplets, load_triplets, read_triplets
 from prune2vec.data.triplet import Skipped, Triplet
 from prune2vec.errors import DataError
 
@@ -167,3 +167,9 @@ def test_folder_without_texts(tmp_path: Path) -> None:
 def test_no_source_at_all() -> None:
     with pytest.raises(DataError, match="no source of texts"):
         load_triplets([])
+
+
+@pytest.mark.parametrize("texts", [None, 5])
+def test_what_is_no_text_is_one_line(texts: object) -> None:
+    with pytest.raises(DataError, match=f"expected triplets, or files, folders and hub data sets, got {texts}"):
+        given_triplets(texts)  # type: ignore[arg-type]

@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from pyarrow import parquet
 from sentence_transformers.sentence_transformer.modules import Normalize
 
 from prune2vec.encoding.encode import encode_corpus
@@ -22,7 +21,7 @@ from prune2vec.encoding.engine import Engine
 from prune2vec.encoding.store import Store
 from prune2vec.errors import CheckpointError, ConfigError, DataError, EncodingError
 from prune2vec.pruning.encoder import load_encoder
-from tests.encoding.conftest import ROWS
+from tests.encoding.conftest import ROWS, read_all
 from tests.encoding.test_engine import texts
 
 
@@ -33,7 +32,7 @@ def vectors(folder: Path) -> np.ndarray:
 
 def test_rows_come_out_in_order_with_their_ids(tmp_path: Path, folder: Path, corpus: Path, vectors: np.ndarray) -> None:
     result = encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32")
-    ids, found = Store.load(tmp_path / "v").read()
+    ids, found = read_all(Store.load(tmp_path / "v"))
     assert (result.rows, result.encoded, result.parts) == (ROWS, ROWS, 6)
     assert ids == [f"d{row}" for row in range(ROWS)]
     np.testing.assert_allclose(found, vectors, atol=1e-5, rtol=0)
@@ -56,7 +55,7 @@ def test_every_format(tmp_path: Path, folder: Path, kind: str) -> None:
     else:
         pyarrow.parquet.write_table(pyarrow.table({"id": range(len(some)), "text": some}), path)
     encode_corpus(folder, path, tmp_path / "v", dtype="float32")
-    ids, found = Store.load(tmp_path / "v").read()
+    ids, found = read_all(Store.load(tmp_path / "v"))
     assert ids == [str(row) for row in range(len(some))]
     expected = load_encoder(folder, device="cpu", dtype="float32").encode(some, prompt_name="document")
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
@@ -66,7 +65,7 @@ def test_titles_stand_before_texts(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "c.jsonl").write_text(json.dumps({"_id": "1", "title": "fox", "text": "jumps"}))
     encode_corpus(folder, tmp_path / "c.jsonl", tmp_path / "v", dtype="float32")
     expected = load_encoder(folder, device="cpu", dtype="float32").encode(["fox jumps"])
-    np.testing.assert_allclose(Store.load(tmp_path / "v").read()[1], expected, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(read_all(Store.load(tmp_path / "v"))[1], expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("fails_at", [0, 1, 3])
@@ -87,7 +86,7 @@ def test_an_interrupted_run_repeats_and_loses_nothing(
         encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32")
     result = encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32")
     assert result.encoded == ROWS - sum(encoded)
-    ids, found = Store.load(tmp_path / "v").read()
+    ids, found = read_all(Store.load(tmp_path / "v"))
     assert ids == [f"d{row}" for row in range(ROWS)]
     np.testing.assert_allclose(found, vectors, atol=1e-5, rtol=0)
     assert encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32").encoded == 0
@@ -106,7 +105,7 @@ def test_a_part_without_its_entry_is_written_again(tmp_path: Path, folder: Path,
 def test_shards_hold_every_row_once(tmp_path: Path, folder: Path, corpus: Path) -> None:
     for shard in range(3):
         encode_corpus(folder, corpus, tmp_path / "v", shard=f"{shard}/3", part_rows=8, dtype="float32")
-    ids = [name for store in sorted((tmp_path / "v").iterdir()) for name in Store.load(store).read()[0]]
+    ids = [name for store in sorted((tmp_path / "v").iterdir()) for name in read_all(Store.load(store))[0]]
     assert sorted(ids) == sorted(f"d{row}" for row in range(ROWS))
 
 
@@ -114,7 +113,7 @@ def test_shards_hold_every_row_once(tmp_path: Path, folder: Path, corpus: Path) 
 def test_smaller_numbers(tmp_path: Path, folder: Path, corpus: Path, vectors: np.ndarray, precision: str) -> None:
     encode_corpus(folder, corpus, tmp_path / "v", precision=precision, part_rows=10, dtype="float32")
     store = Store.load(tmp_path / "v")
-    found = store.read()[1]
+    found = read_all(store)[1]
     if precision == "float16":
         np.testing.assert_allclose(found, vectors, atol=1e-3)
     elif precision == "int8":
@@ -135,7 +134,7 @@ def test_vectors_of_something_else_are_left_alone(tmp_path: Path, folder: Path, 
         encode_corpus(folder, corpus, tmp_path / "v", max_length=8, dtype="bfloat16")
 
 
-@pytest.mark.parametrize("beside", [None, ".part-00000.parquet.partial", "part-00000.parquet"])
+@pytest.mark.parametrize("beside", [None, ".part-00000.parquet.partial-1", "part-00000.parquet"])
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path, folder: Path, corpus: Path, beside: str | None) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.doc").write_text("years of work")
@@ -158,11 +157,11 @@ def test_killed_before_its_first_entry(tmp_path: Path, folder: Path, corpus: Pat
     replace(store, parts=(), complete=False).save()
     for part in store.parts[1:]:
         (tmp_path / "v" / part["file"]).unlink()
-    for name in (".manifest.json.partial-1", ".part-00001.parquet.partial"):
+    for name in (".manifest.json.partial-1", ".part-00001.parquet.partial-1"):
         (tmp_path / "v" / name).write_text("half")
     (tmp_path / ".v.lock").write_text("1\n")
     result = encode_corpus(folder, corpus, tmp_path / "v", part_rows=20, dtype="float32")
-    np.testing.assert_allclose(Store.load(tmp_path / "v").read()[1], vectors, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(read_all(Store.load(tmp_path / "v"))[1], vectors, atol=1e-5, rtol=0)
     assert result.encoded == ROWS
     names = {"manifest.json", "part-00000.parquet", "part-00001.parquet", "part-00002.parquet"}
     assert {path.name for path in (tmp_path / "v").iterdir()} == names
@@ -174,22 +173,21 @@ def test_a_failed_encoding_leaves_what_the_next_call_goes_on_from(
     tmp_path: Path, folder: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, parts: int
 ) -> None:
     """A disk that is full in the middle of a part, and an interruption."""
-    write_table = parquet.write_table
+    move = Path.replace
 
-    def full(table: object, path: Path, **settings: object) -> None:
-        if path.name > f".part-{parts:05d}":
-            path.write_text("half")
+    def full(partial: Path, target: Path) -> Path:
+        if target.name >= f"part-{parts:05d}":
             raise error
-        write_table(table, path, **settings)
+        return move(partial, target)
 
     for error in (OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()):
         with monkeypatch.context() as patched, pytest.raises((CheckpointError, KeyboardInterrupt)) as caught:
-            patched.setattr(parquet, "write_table", full)
+            patched.setattr(Path, "replace", full)
             encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32")
         if isinstance(error, OSError):
             assert "No space left on device; free some space" in str(caught.value)
             assert getattr(caught.value, "__notes__", []) == [
-                f"{tmp_path / 'v'} keeps {parts} parts, after which the same command goes on"
+                f"{tmp_path / 'v'} keeps {parts} parts, after which the same command resumes"
             ] * (parts > 0)
         left = ["manifest.json", *(f"part-{number:05d}.parquet" for number in range(parts))] if parts else []
         assert sorted(str(path.relative_to(tmp_path / "v")) for path in tmp_path.glob("v/*")) == left
@@ -222,7 +220,7 @@ def test_what_does_not_change_vectors_may_change_between_runs(tmp_path: Path, fo
         folder, corpus, tmp_path / "v", part_rows=5, dtype="auto", device="cpu", token_budget=64, calibration=9
     )
     assert (again.encoded, again.parts) == (ROWS - 33, 4 + 5)
-    assert Store.load(tmp_path / "v").read()[0] == [f"d{row}" for row in range(ROWS)]
+    assert read_all(Store.load(tmp_path / "v"))[0] == [f"d{row}" for row in range(ROWS)]
     encode_corpus(folder, corpus, tmp_path / "w", precision="int8", calibration=50)
     with pytest.raises(EncodingError, match=r"another calibration \(50, now 9\)"):
         encode_corpus(folder, corpus, tmp_path / "w", precision="int8", calibration=9)
@@ -243,7 +241,7 @@ def test_a_complete_store_looks_again_at_a_corpus_of_the_same_size(
     tmp_path: Path, folder: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As if the change were far behind what is looked at every time.
-    monkeypatch.setattr("prune2vec.encoding.resume._HEAD_BYTES", 10)
+    monkeypatch.setattr("prune2vec.encoding.corpus.HEAD_BYTES", 10)
     encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32")
     at = corpus.stat().st_mtime_ns
     text = corpus.read_text()
@@ -266,7 +264,7 @@ def test_whether_vectors_have_length_1(
     encoder.save(str(tmp_path / "e"))
     encode_corpus(tmp_path / "e", corpus, tmp_path / "v", dimensions=dimensions, dtype="float32")
     store = Store.load(tmp_path / "v")
-    lengths = np.linalg.norm(store.read()[1], axis=1)
+    lengths = np.linalg.norm(read_all(store)[1], axis=1)
     assert store.made_by["normalised"] is unit
     assert np.allclose(lengths, 1, atol=1e-5) is unit
 
@@ -280,7 +278,7 @@ def test_a_corpus_that_has_grown_is_encoded_from_its_old_end(
     corpus.write_text("\n".join(lines))
     result = encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32")
     assert (result.rows, result.encoded) == (ROWS, ROWS - 33)
-    ids, found = Store.load(tmp_path / "v").read()
+    ids, found = read_all(Store.load(tmp_path / "v"))
     assert ids == [f"d{row}" for row in range(ROWS)]
     np.testing.assert_allclose(found, vectors, atol=1e-5, rtol=0)
 
@@ -329,7 +327,7 @@ def test_a_document_that_comes_twice_is_encoded_once_in_all_shards(tmp_path: Pat
     (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for shard in range(2):
         encode_corpus(folder, tmp_path / "c.jsonl", tmp_path / "v", shard=f"{shard}/2", dtype="float32")
-    ids = [Store.load(path).read()[0] for path in sorted((tmp_path / "v").glob("shard-*"))]
+    ids = [read_all(Store.load(path))[0] for path in sorted((tmp_path / "v").glob("shard-*"))]
     assert ids == [["d0", "d2", "d4"], ["d1", "d3"]]
     (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"_id": "d0", "text": "other"}])))
     with pytest.raises(DataError, match=r"c\.jsonl:1 and .*c\.jsonl:9 have the same id 'd0' and other texts"):
@@ -346,7 +344,7 @@ def test_more_shards_than_rows(tmp_path: Path, folder: Path) -> None:
 def test_texts_without_tokens_and_the_same_text_twice(tmp_path: Path, folder: Path, precision: str) -> None:
     (tmp_path / "c.jsonl").write_text("\n".join(json.dumps({"id": text, "text": text[1:]}) for text in ("a", "b", "c", "fox")))
     encode_corpus(folder, tmp_path / "c.jsonl", tmp_path / "v", precision=precision, dtype="float32")
-    ids, found = Store.load(tmp_path / "v").read()
+    ids, found = read_all(Store.load(tmp_path / "v"))
     assert ids == ["a", "b", "c", "fox"]
     assert (found[:3] == found[0]).all()
     back = Store.load(tmp_path / "v").precision.restore(found)
@@ -388,3 +386,31 @@ def test_settings_that_do_not_fit(
     with pytest.raises(error, match=message):
         encode_corpus(folder, corpus, tmp_path / "v", **settings)
     assert not (tmp_path / "v").exists()
+
+
+def test_interrupted_before_the_manifest_names_the_first_part(
+    tmp_path: Path, folder: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Store.save
+
+    def stopped(store: Store) -> None:
+        if store.parts:
+            raise KeyboardInterrupt
+        save(store)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Store, "save", stopped)
+        encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32")
+    assert encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32").encoded == ROWS
+
+
+def test_what_is_wrong_with_the_folder_does_not_hide_the_error(
+    tmp_path: Path, folder: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(engine: Engine, rows: object, **options: object) -> np.ndarray:
+        (tmp_path / "v" / "manifest.json").write_text("{")
+        raise EncodingError("the first error")
+
+    monkeypatch.setattr(Engine, "encode_rows", broken)
+    with pytest.raises(EncodingError, match="the first error"):
+        encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32")

@@ -11,13 +11,15 @@ import numpy as np
 
 from prune2vec.encoding.store import Store
 from prune2vec.pruning.encoder import load_encoder
+from tests.encoding.conftest import read_all
 from tests.encoding.test_engine import texts
 
 # Imports once, then forks a child for every attempt, so that a dozen kills take seconds. The parent never computes.
 CODE = """
 import os, random, signal, sys, time
 import sentence_transformers
-from prune2vec.encoding import Store, encode_corpus
+from prune2vec.encoding.encode import encode_corpus
+from prune2vec.encoding.store import Store
 from prune2vec.progress import set_enabled
 
 encoder, corpus, output, kills = sys.argv[1:]
@@ -70,7 +72,7 @@ def test_killed_at_random(tmp_path: Path, folder: Path) -> None:
     assert len(parts) >= 2, "too fast to be killed: draw shorter times"
     assert any(0 < count < ROWS / 25 for count in parts), "no kill fell between two parts"
     store = Store.load(tmp_path / "v")
-    ids, vectors = store.read()
+    ids, vectors = read_all(store)
     assert store.complete
     assert ids == [f"d{row}" for row in range(ROWS)]
     expected = load_encoder(folder, device="cpu", dtype="float32").encode(some, prompt_name="document")

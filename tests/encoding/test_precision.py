@@ -33,5 +33,5 @@ def test_values_outside_the_range_are_its_ends() -> None:
 def test_a_dimension_that_never_changes(value: float) -> None:
     vectors = np.full((4, 1), value, dtype=np.float32)
     precision = Precision(name="int8", dimension=1, ranges=ranges_of(vectors))
-    assert (precision.steps()[0] > 0).all()
+    assert np.isfinite(precision.store(vectors)).all()
     np.testing.assert_allclose(precision.restore(precision.store(vectors)), vectors, rtol=1e-6, atol=1e-7)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import pickle
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,29 +15,27 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from prune2vec.encoding.corpus import Corpus
-from prune2vec.encoding.encode import EncodeResult, encode_corpus
-from prune2vec.encoding.encode_settings import EncodeSettings
-from prune2vec.encoding.ray_cluster import share
-from prune2vec.encoding.ray_shards import ShardEncoder, _collected, _wanted, encode_on_ray
+from prune2vec.encoding.encode import encode_corpus
+from prune2vec.encoding.ray_shards import _wanted, encode_on_ray, shards_and_resources
 from prune2vec.encoding.store import Store
 from prune2vec.encoding.vector_folder import VectorFolder
 from prune2vec.errors import ConfigError, DataError, EncodingError, MissingExtra
-from prune2vec.progress import say, set_enabled
+from tests.encoding.conftest import read_all
 
 # In a process of its own: Ray leaves sockets and threads behind that pytest would report.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 import prune2vec.encoding.store as store
-from prune2vec.encoding import on_ray
-from prune2vec.encoding.ray_shards import ShardEncoder, encode_on_ray
+from prune2vec.encoding import ray_shards
+from prune2vec.encoding.ray_shards import encode_on_ray
 import ray
 
 encoder, corpus, output, marks = sys.argv[1:]
-plain = on_ray._encode_shard
+plain = ray_shards._encode_shard
 
-def dying(work, shard):
+def dying(*work):
+    shard = work[-1]
     add = store.Store.add
     mark = Path(marks) / shard.replace("/", "-")
 
@@ -50,9 +48,9 @@ def dying(work, shard):
         return done
 
     store.Store.add = add_then_die
-    return plain(work, shard)
+    return plain(*work)
 
-on_ray._encode_shard = dying
+ray_shards._encode_shard = dying
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 print(encode_on_ray(encoder, corpus, output, shards=2, part_rows=8, dtype="float32", device="cpu").render())
 ray.shutdown()
@@ -60,7 +58,7 @@ ray.shutdown()
 FAILING = """
 import os, sys, time
 from pathlib import Path
-from prune2vec.encoding import on_ray
+from prune2vec.encoding import ray_shards
 from prune2vec.encoding.ray_shards import encode_on_ray
 from prune2vec.errors import EncodingError
 import ray
@@ -68,15 +66,15 @@ import ray
 encoder, corpus, output, marks = sys.argv[1:]
 mark = Path(marks) / "pid"
 
-def failing(work, shard):
-    if shard.startswith("1/"):
+def failing(*work):
+    if work[-1].startswith("1/"):
         mark.write_text(str(os.getpid()))
         time.sleep(600)
     while not mark.exists():
         time.sleep(0.05)
     raise EncodingError("shard 0 fails")
 
-on_ray._encode_shard = failing
+ray_shards._encode_shard = failing
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 begin = time.monotonic()
 try:
@@ -116,25 +114,14 @@ def test_a_killed_worker_is_started_again_and_goes_on(tmp_path: Path, folder: Pa
     # Each part was written once: the second worker of shard 1 began with its part 1.
     assert (tmp_path / "marks" / "1-2").read_text().split() == ["0", "1", "2", "3"]
     encode_corpus(folder, corpus, tmp_path / "whole", dtype="float32", device="cpu")
-    ids, vectors = Store.load(tmp_path / "whole").read()
+    ids, vectors = read_all(Store.load(tmp_path / "whole"))
     shards = VectorFolder.open(tmp_path / "v")
     names = shards.ids(range(shards.rows))
     order = [shards.corpus_row(row) for row in range(shards.rows)]
     assert sorted(order) == list(range(len(ids)))
     assert [names[row] for row in range(shards.rows)] == [ids[row] for row in order]
-    found = np.concatenate([store.read()[1] for store in shards.stores.values()])
+    found = np.concatenate([read_all(store)[1] for store in shards.stores.values()])
     np.testing.assert_allclose(found, vectors[order], atol=1e-6, rtol=0)
-
-
-def test_the_work_can_be_pickled_and_silences_nobody(
-    tmp_path: Path, folder: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings = EncodeSettings(dtype="float32", device="cpu")
-    work = ShardEncoder(encoder=str(folder), corpus=str(corpus), output=str(tmp_path / "v"), settings=settings)
-    set_enabled(True)
-    assert pickle.loads(pickle.dumps(work))("1/2").rows == 28
-    say("still heard")
-    assert "still heard" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -146,29 +133,25 @@ def test_the_work_can_be_pickled_and_silences_nobody(
         ([(2, 0)], 8, 8, {"num_cpus": 1}),
         # No machine has what all of them have together.
         ([(2, 0), (2, 0)], "auto", 1, {"num_cpus": 2}),
-        ([(6, 0), (6, 0)], "auto", 3, {"num_cpus": 3}),
+        ([(6, 0), (6, 0)], "auto", 3, {"num_cpus": 4}),
         ([(1, 0), (1, 0), (1, 0)], 2, 2, {"num_cpus": 1}),
         ([(0, 0), (8, 0)], 1, 1, {"num_cpus": 8}),
-        ([(16, 4)], "auto", 4, {"num_cpus": 4, "num_gpus": 1}),
-        ([(16, 4)], 9, 9, {"num_cpus": 4, "num_gpus": 1}),
-        # A head without GPUs does not count.
-        ([(64, 0), (8, 8)], "auto", 8, {"num_cpus": 1, "num_gpus": 1}),
-        ([(64, 8), (8, 2)], "auto", 10, {"num_cpus": 4, "num_gpus": 1}),
-        ([(4, 8)], "auto", 8, {"num_cpus": 0, "num_gpus": 1}),
+        ([(16, 4)], "auto", 4, {"num_gpus": 1}),
+        ([(16, 4)], 9, 9, {"num_gpus": 1}),
+        ([(64, 0), (8, 8)], "auto", 8, {"num_gpus": 1}),
+        ([(64, 8), (8, 2)], "auto", 10, {"num_gpus": 1}),
     ],
 )
 def test_what_a_shard_asks_of_the_cluster(nodes: list[tuple[int, int]], asked: int | str, count: int, needs: object) -> None:
     machines = [{"CPU": float(cpus), **({"GPU": float(gpus)} if gpus else {}), "memory": 1e9} for cpus, gpus in nodes]
-    assert share(machines, asked) == (count, needs)
+    assert shards_and_resources(machines, asked) == (count, needs)
 
 
 @given(cpus=st.lists(st.integers(0, 40), min_size=1, max_size=6), asked=st.integers(1, 60))
-def test_a_shard_fits_into_a_machine_and_no_cpu_less_would_do(cpus: list[int], asked: int) -> None:
+def test_a_shard_fits_into_every_machine_with_cpus(cpus: list[int], asked: int) -> None:
     assume(any(cpus))
-    _, needs = share([{"CPU": float(cpu)} for cpu in cpus], asked)
-    each, at_once = int(needs["num_cpus"]), min(asked, sum(cpus))
-    assert sum(cpu // each for cpu in cpus) >= at_once
-    assert sum(cpu // (each + 1) for cpu in cpus) < at_once
+    _, needs = shards_and_resources([{"CPU": float(cpu)} for cpu in cpus], asked)
+    assert 1 <= needs["num_cpus"] <= min(cpu for cpu in cpus if cpu)
 
 
 def test_errors_before_ray_starts(tmp_path: Path, folder: Path, corpus: Path) -> None:
@@ -186,34 +169,41 @@ def test_errors_before_ray_starts(tmp_path: Path, folder: Path, corpus: Path) ->
     assert _wanted("auto", tmp_path / "w") == "auto"
 
 
+class RayError(Exception):
+    """As Ray's own; what happened in a task is its cause."""
+
+    def __init__(self, cause: BaseException | None) -> None:
+        super().__init__("a worker died")
+        self.cause = cause
+
+
 class FakeRay:
-    """What is called of Ray; its tasks come to their end one by one, or fail."""
+    """What is called of Ray; it does not start, or its tasks fail."""
 
     def __init__(self) -> None:
         self.started: list[dict[str, object]] = []
         self.cancelled: list[object] = []
-        self.ends: list[object] = []
-        self.exceptions = SimpleNamespace(RayTaskError=ZeroDivisionError, RayError=ArithmeticError)
+        self.failure: BaseException | None = None
+        self.exceptions = SimpleNamespace(RayError=RayError)
 
     def is_initialized(self) -> bool:
-        return False
+        return self.failure is not None
 
     def init(self, **how: object) -> None:
         self.started.append(how)
         raise RuntimeError("no further")
 
-    def wait(self, tasks: list[object], **how: object) -> tuple[list[object], list[object]]:
-        if how.get("num_returns"):
-            return tasks, []
-        ended = self.ends.pop(0)
-        if isinstance(ended, BaseException):
-            raise ended
-        return [ended], [task for task in tasks if task != ended]
+    def nodes(self) -> list[dict[str, object]]:
+        return [{"Alive": True, "Resources": {"CPU": 4.0}}]
 
-    def get(self, task: object) -> EncodeResult:
-        if task == "bad":
-            raise EncodingError("NaN")
-        return EncodeResult(folder=Path("v"), rows=1, encoded=1, parts=1, dimension=1, precision="float32")
+    def remote(self, **how: object) -> Callable[[object], object]:
+        return lambda function: SimpleNamespace(remote=lambda *work: work[-1])
+
+    def get(self, tasks: list[object]) -> object:
+        raise self.failure
+
+    def shutdown(self) -> None:
+        pass
 
     def cancel(self, task: object, *, force: bool) -> None:
         assert force
@@ -227,16 +217,22 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     return fake
 
 
-@pytest.mark.parametrize(("last", "error"), [("bad", EncodingError), (KeyboardInterrupt(), KeyboardInterrupt)])
+@pytest.mark.parametrize(
+    ("failure", "error", "message"),
+    [
+        (RayError(EncodingError("NaN")), EncodingError, "^NaN$"),
+        (RayError(ValueError("odd")), EncodingError, r"gave up on a shard \(odd\); the same command resumes"),
+        (RayError(None), EncodingError, r"gave up on a shard \(a worker died\); the same command resumes"),
+        (KeyboardInterrupt(), KeyboardInterrupt, "^$"),
+    ],
+)
 def test_the_others_stop_when_one_fails(
-    tmp_path: Path, corpus: Path, ray: FakeRay, last: object, error: type[BaseException]
+    tmp_path: Path, folder: Path, corpus: Path, ray: FakeRay, failure: BaseException, error: type[BaseException], message: str
 ) -> None:
-    ray.ends = ["good", last]
-    work = ShardEncoder(encoder="e", corpus=str(corpus), output=str(tmp_path / "v"), settings=EncodeSettings())
-    running: dict[object, int] = {"good": 0, "bad": 1, "long": 2, "waits": 3}
-    with pytest.raises(error):
-        _collected(ray, running, work, Corpus(path=corpus))
-    assert {"long", "waits"} <= set(ray.cancelled) <= {"bad", "long", "waits"}
+    ray.failure = failure
+    with pytest.raises(error, match=message):
+        encode_on_ray(folder, corpus, tmp_path / "v", shards=2)
+    assert ray.cancelled == ["0/2", "1/2"]
 
 
 def test_a_cluster_that_does_not_answer(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import numpy as np
 import pytest
 
 from prune2vec.encoding.encode import encode_corpus
-from prune2vec.encoding.search import search_vectors
-from prune2vec.errors import ConfigError, EncodingError, MissingExtra
+from prune2vec.encoding.search import read_queries, search_vectors
+from prune2vec.errors import ConfigError, EncodingError
 from prune2vec.pruning.encoder import load_encoder
 from prune2vec.pruning.prune import prune_model
 from tests.cli.conftest import Cli, cli
@@ -176,7 +175,6 @@ def test_nothing_to_search_for(vectors: Path) -> None:
             search_vectors(vectors, queries, k=k)
 
 
-def test_without_faiss(vectors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'prune2vec\[search\]'"):
-        search_vectors(vectors, "a")
+def test_the_title_of_a_query_is_not_searched_for(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text('{"title": "a page", "text": "birds"}\n{"title": "empty", "text": ""}\n')
+    assert read_queries(tmp_path / "q.jsonl") == ["birds"]

@@ -19,7 +19,7 @@ from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.evaluation.evaluated import LoadedEncoder, load_for_evaluation
 from prune2vec.evaluation.mteb_runner import TaskUnavailable, _load_task, _quiet_libraries, run_task, task_data
 from prune2vec.evaluation.results import TaskScore
-from prune2vec.evaluation.task_presets import PINNED
+from prune2vec.evaluation.tasks import PINNED
 from tests.evaluation.helpers import QUICK, save_tiny_encoder, write_rows
 
 SCIFACT, STS, BANKING = PINNED["SciFact"], PINNED["STSBenchmark"], PINNED["Banking77Classification"]
@@ -183,18 +183,6 @@ def test_the_usual_cache_is_left_alone(encoder: LoadedEncoder, mirror: Path) -> 
     assert datasets.are_progress_bars_disabled() == disabled
 
 
-def test_a_proxy_is_reported_under_its_folder(encoder: LoadedEncoder, tmp_path: Path) -> None:
-    from prune2vec.evaluation.tasks import resolve_tasks
-
-    folder = tmp_path / "BiorxivClusteringS2S-proxy"
-    row = {"sentences": ["cells", "genes", "neurons", "brains"] * 3, "labels": ["a", "a", "b", "b"] * 3}
-    write_rows(folder / "test.jsonl", [row])
-    (task,) = resolve_tasks(folder.name, tmp_path)
-    score = run_task(encoder, task, data=task_data(task, tmp_path), prompts={"text": "topic: "}, batch_size=8)
-    assert score.name == folder.name
-    assert score.main_score == "v_measure"
-
-
 def test_a_task_that_is_not_in_the_mirror(mirror: Path) -> None:
     with pytest.raises(TaskUnavailable, match="not in the mirror"):
         task_data(PINNED["SICK-R"], mirror)
@@ -218,3 +206,13 @@ def test_a_score_that_is_not_finite_is_refused(encoder: LoadedEncoder, tmp_path:
     write_rows(tmp_path / "STSBenchmark" / "test.jsonl", [{"sentence1": "x", "sentence2": "y", "score": 1.0}] * 3)
     with pytest.raises(EvaluationError, match="no finite cosine_spearman"):
         run(encoder, "STSBenchmark", tmp_path)
+
+
+def test_a_task_of_one_text_a_row(encoder: LoadedEncoder, tmp_path: Path) -> None:
+    from prune2vec.evaluation.tasks import resolve_tasks
+
+    row = {"sentences": ["cells", "genes", "neurons", "brains"] * 3, "labels": ["a", "a", "b", "b"] * 3}
+    write_rows(tmp_path / "BiorxivClusteringS2S" / "test.jsonl", [row])
+    (task,) = resolve_tasks("BiorxivClusteringS2S", tmp_path)
+    score = run_task(encoder, task, data=task_data(task, tmp_path), prompts={"text": "topic: "}, batch_size=8)
+    assert (score.name, score.main_score) == ("BiorxivClusteringS2S", "v_measure")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prune2vec.evaluation.results import METRICS
-from prune2vec.evaluation.retrieval import query_blocks, rank_all, retrieval_metrics, tie_order, top_documents
+from prune2vec.evaluation.retrieval import rank_all, retrieval_metrics, tie_order, top_documents
 
 
 def test_three_queries_by_hand() -> None:
@@ -75,10 +75,18 @@ def test_ties_favour_neither_the_first_nor_the_last_document() -> None:
     assert 70 < wins < 130
 
 
-def test_blocks_cover_all_queries_once() -> None:
-    blocks = list(query_blocks(10, 1 << 22))
+def test_blocks_cover_all_queries_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prune2vec.evaluation.retrieval._CELLS", 20)
+    blocks: list[slice] = []
+
+    def scored(block: slice) -> torch.Tensor:
+        blocks.append(block)
+        return torch.eye(10)[block, :5]
+
+    ranking = rank_all([f"q{row}" for row in range(10)], list("abcde"), scored, same={}, seed=1)
     assert [row for block in blocks for row in range(block.start, block.stop)] == list(range(10))
     assert len(blocks) == 3
+    assert [ranking[f"q{row}"][0] for row in range(5)] == list("abcde")
 
 
 def test_excluded_and_unfound_documents_are_left_out() -> None:

@@ -14,7 +14,7 @@ from prune2vec.evaluation.evaluated import LoadedEncoder
 from prune2vec.evaluation.mteb_runner import run_task, task_data
 from prune2vec.evaluation.results import TaskScore
 from prune2vec.evaluation.sampling import Sampling, sample_retrieval, sampling_note
-from prune2vec.evaluation.task_presets import PINNED
+from prune2vec.evaluation.tasks import PINNED
 from tests.evaluation.helpers import QUICK
 
 WHOLE = Retrieval(
@@ -124,8 +124,8 @@ def test_results_say_what_was_sampled_and_how_texts_were_cut(
 
 
 def test_a_part_of_a_sample_is_not_taken_for_the_whole(encoder_folder: Path, mirror: Path, tmp_path: Path) -> None:
+    from prune2vec.evaluation.evaluate import Parts
     from prune2vec.evaluation.evaluated import load_for_evaluation
-    from prune2vec.evaluation.mteb_splits import Parts
 
     settings = [EvaluateSettings(**QUICK), EvaluateSettings(**QUICK, max_documents=3), EvaluateSettings(**QUICK, max_queries=1)]
     loaded = load_for_evaluation(encoder_folder, settings[0])

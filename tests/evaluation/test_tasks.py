@@ -7,8 +7,7 @@ import pytest
 
 from prune2vec.errors import EvaluationError, MissingExtra
 from prune2vec.evaluation.evaluate import evaluate_encoder
-from prune2vec.evaluation.task_presets import PINNED, PRESETS
-from prune2vec.evaluation.tasks import resolve_tasks, task_prompts
+from prune2vec.evaluation.tasks import PINNED, PRESETS, resolve_tasks, task_prompts
 from prune2vec.models.text_settings import PromptTemplate
 
 FORMAT = PromptTemplate(prefix="<user>", separator="; ")
@@ -43,13 +42,6 @@ def test_unknown_names_are_one_line(name: str, words: str) -> None:
     with pytest.raises(EvaluationError, match=words) as caught:
         resolve_tasks(name)
     assert "\n" not in str(caught.value)
-
-
-def test_a_proxy_folder_counts_only_under_its_own_name(tmp_path: Path) -> None:
-    (tmp_path / "BiorxivClusteringS2S-proxy").mkdir()
-    (task,) = resolve_tasks("BiorxivClusteringS2S-proxy", tmp_path)
-    assert (task.name, task.label) == ("BiorxivClusteringS2S", "BiorxivClusteringS2S-proxy")
-    assert all(not task.folder for task in resolve_tasks("mteb-15", tmp_path))
 
 
 def test_an_absent_mirror_is_one_line(tmp_path: Path) -> None:

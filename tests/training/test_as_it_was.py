@@ -14,7 +14,7 @@ from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
 from prune2vec.cli.app import main
-from prune2vec.data.writer import write_triplets
+from prune2vec.data.triplet import write_triplets
 from prune2vec.encoding.engine import Engine
 from prune2vec.errors import CheckpointError, ConfigError
 from prune2vec.training.mine_negatives import mine_negatives

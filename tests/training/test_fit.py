@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from prune2vec.data.writer import write_triplets
+from prune2vec.data.triplet import write_triplets
 from prune2vec.errors import ConfigError
 from prune2vec.forward.packed import ATTENTION
 from prune2vec.training.fit import _schedule

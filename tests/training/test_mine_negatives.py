@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from prune2vec.data.reader import load_triplets
-from prune2vec.data.triplet import Triplet
-from prune2vec.data.writer import write_triplets
+from prune2vec.data.triplet import Triplet, write_triplets
 from prune2vec.errors import CheckpointError, ConfigError, DataError
 from prune2vec.pruning.encoder import load_encoder
 from prune2vec.training.mine_negatives import mine_negatives

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from prune2vec.data.instructions import E5_DATASETS
-from prune2vec.data.writer import write_triplets
+from prune2vec.data.triplet import write_triplets
 from prune2vec.errors import CheckpointError, ConfigError, DataError, TrainingError
 from prune2vec.training.train import train_encoder
 from prune2vec.training.work_folder import WorkFolder

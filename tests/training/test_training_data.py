@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from prune2vec.data.instructions import E5_DATASETS, Instructions
-from prune2vec.data.triplet import Triplet
-from prune2vec.data.writer import write_triplets
+from prune2vec.data.triplet import Triplet, write_triplets
 from prune2vec.errors import DataError
 from prune2vec.models.text_settings import PromptTemplate
 from prune2vec.training.train_settings import TrainSettings

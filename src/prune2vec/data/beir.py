@@ -14,9 +14,8 @@ from prune2vec.data.triplet import Triplet
 from prune2vec.errors import DataError, did_you_mean
 from prune2vec.progress import say
 
-_PACKED = ("", ".gz")
-_JUDGED = (".tsv", ".jsonl", ".csv")
-# What a column of judgements is called, in small letters without anything between them.
+_JUDGED = (".tsv", ".jsonl", ".csv", ".parquet")
+# What a column of judgements is called, in small letters without anything between them; earlier names before later ones.
 _COLUMNS = {
     "query-id": ("queryid", "qid", "query", "topicid", "topic"),
     "corpus-id": ("corpusid", "docid", "did", "pid", "documentid", "passageid", "corpus", "document", "doc"),
@@ -58,10 +57,9 @@ def read_beir(folder: Path, split: str = _DEFAULT_SPLIT) -> Retrieval:
     queries = {query.id: query.bare for query in _texts(folder, "queries.jsonl")}
     qrels: dict[str, dict[str, int]] = {}
     for row in read_rows(_judgements(folder, split)):
-        query, document = _id(row, "query-id"), _id(row, "corpus-id")
+        query, document, score = _judgement(row)
         if query not in queries:
             raise DataError(f"{row.where}: query {query!r} is not in the queries file")
-        score = _score(row)
         if qrels.setdefault(query, {}).setdefault(document, score) != score:
             raise DataError(f"{row.where}: query {query!r} and document {document!r} have another score in an earlier row")
     judged = {query: text for query, text in queries.items() if query in qrels}
@@ -96,7 +94,7 @@ def triplets_as_retrieval(triplets: Iterable[Triplet]) -> Retrieval:
 
 
 def _find(folder: Path, name: str) -> Path | None:
-    return next((path for packed in _PACKED if (path := folder / (name + packed)).is_file()), None)
+    return next((path for packed in ("", ".gz") if (path := folder / (name + packed)).is_file()), None)
 
 
 def _texts(folder: Path, name: str) -> Iterator[Document]:
@@ -119,31 +117,33 @@ def _judgements(folder: Path, split: str) -> Path:
     path = next((path for suffix in _JUDGED if (path := _find(folder, f"qrels{suffix}"))), None)
     if path is None:
         raise DataError(
-            f"{folder}: no qrels.jsonl or qrels.jsonl.gz in this folder; expected corpus.jsonl, queries.jsonl and qrels"
+            f"{folder}: no qrels.jsonl or qrels.jsonl.gz in this folder (nor {', '.join(_JUDGED)}); "
+            "expected corpus.jsonl, queries.jsonl and qrels"
         )
     return path
 
 
-def _column(row: SourceRow, name: str) -> str | None:
-    """Return how a row calls a column of judgements: ``query-id`` is also ``query_id``, ``Query ID`` or ``qid``."""
-    return next((column for column in row.values if re.sub(r"[^a-z]", "", column.lower()) in _COLUMNS[name]), None)
-
-
-def _id(row: SourceRow, name: str) -> str:
-    column = _column(row, name)
-    if column is None:
-        found = ", ".join(sorted(row.values))
-        raise DataError(f"{row.where}: no {name!r}; found {found}; expected query-id, corpus-id and score in the first line")
-    return id_text(row, column, row.values[column])
-
-
-def _score(row: SourceRow) -> int:
-    column = _column(row, "score")
-    value = 1 if column is None else row.values[column]
+def _judgement(row: SourceRow) -> tuple[str, str, int]:
+    """Return query id, document id and score of a row; ``query-id`` is also ``query_id``, ``Query ID`` or ``qid``."""
+    plain = {column: re.sub(r"[^a-z]", "", column.lower()) for column in row.values}
+    columns = {
+        name: next((column for alias in known for column in plain if plain[column] == alias), None)
+        for name, known in _COLUMNS.items()
+    }
+    ids = []
+    for name in ("query-id", "corpus-id"):
+        column = columns[name]
+        if column is None:
+            found = ", ".join(sorted(row.values))
+            raise DataError(
+                f"{row.where}: no {name!r}; found {found}; expected query-id, corpus-id and score in the first line"
+            )
+        ids.append(id_text(row, column, row.values[column]))
+    value = 1 if columns["score"] is None else row.values[columns["score"]]
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not number.is_integer():
         raise DataError(f"{row.where}: score is {value!r}, expected a whole number")
-    return int(number)
+    return ids[0], ids[1], int(number)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prune2vec.data.pairs import text_key
 from prune2vec.data.triplet import Triplet
@@ -16,6 +16,8 @@ from prune2vec.progress import progress, say
 
 if TYPE_CHECKING:
     import bm25s
+    import numpy as np
+    from numpy.typing import NDArray
 
 _CANDIDATES = 10
 # In a smaller group BM25 has no choice and takes unrelated texts; all groups together then have harder ones.
@@ -47,13 +49,16 @@ def add_negatives(
     if negatives < 1 or candidates < negatives:
         raise ConfigError(f"got {negatives} negatives of {candidates} candidates; expected at least 1, and as many candidates")
     result: dict[int, Triplet] = {}
+    groups: dict[str, list[int]] = {}
+    for row, triplet in enumerate(triplets):
+        groups.setdefault(triplet.group, []).append(row)
     everything = _Pool(triplets)
     with progress("mining negatives", len(triplets)) as advance:
-        for rows in _by_group(triplets):
+        for rows in groups.values():
             own = _Pool([triplets[row] for row in rows])
             pools = (own, everything) if len(own.texts) >= _MIN_POOL else (everything,)
             for row in rows:
-                found = _first_found(triplets[row], pools, candidates)
+                found = next((found for pool in pools if (found := pool.search(triplets[row], candidates))), [])
                 if found:
                     generator = random.Random(f"{seed}:{row}")
                     drawn = sorted(generator.sample(range(len(found)), min(negatives, len(found))))
@@ -64,17 +69,6 @@ def add_negatives(
     if len(result) < len(triplets):
         say(f"dropped {len(triplets) - len(result)} of {len(triplets)} pairs for which no negative was found")
     return [result[row] for row in sorted(result)]
-
-
-def _by_group(triplets: Sequence[Triplet]) -> Iterator[list[int]]:
-    groups: dict[str, list[int]] = {}
-    for row, triplet in enumerate(triplets):
-        groups.setdefault(triplet.group, []).append(row)
-    yield from groups.values()
-
-
-def _first_found(triplet: Triplet, pools: Sequence[_Pool], candidates: int) -> list[str]:
-    return next((found for pool in pools if (found := pool.search(triplet, candidates))), [])
 
 
 class _Pool:
@@ -110,50 +104,36 @@ class _Pool:
         return [known[word] for word in words if word in known] or [known[""]]
 
     def search(self, triplet: Triplet, count: int) -> list[str]:
-        """Return the ``count`` best matches of the anchor that may serve as negatives, best first."""
+        """Return the ``count`` best matches of the anchor that may serve as negatives, best first.
+
+        That is no text that answers the same query, and neither the positive nor a copy of it.
+        """
         scores = self._index.get_scores_from_ids(self._numbers(_words(triplet.anchor)))
-        forbidden = _Forbidden(triplet)
+        query, positive, own = text_key(triplet.anchor), text_key(triplet.positive), set(_words(triplet.positive))
         found: list[str] = []
         # Looking at a few times as many as needed is nearly always enough; else all are sorted.
         for reach in (4 * count, len(self.texts)):
             found = []
-            for number in _best(scores, reach):
-                text = self.texts[number]
-                if not forbidden.covers(self._keys[number], self._words[number], self._queries[text]):
+            for number in best_places(scores, reach).tolist():
+                text, words = self.texts[number], set(self._words[number])
+                same = query in self._queries[text] or self._keys[number] in (positive, query)
+                if not same and len(own & words) <= _NEAR_COPY * len(own | words):
                     found.append(text)
                 if len(found) == count:
                     return found
         return found
 
 
-class _Forbidden:
-    """What must not become a negative of one triplet."""
-
-    def __init__(self, triplet: Triplet) -> None:
-        self._query = text_key(triplet.anchor)
-        self._keys = {text_key(triplet.positive), self._query}
-        self._words = set(_words(triplet.positive))
-
-    def covers(self, key: str, words: Sequence[str], queries: set[str]) -> bool:
-        """Return whether a text that answers ``queries`` is the positive, a copy of it, or answers the same query."""
-        if self._query in queries or key in self._keys:
-            return True
-        other = set(words)
-        return len(self._words & other) > _NEAR_COPY * len(self._words | other)
-
-
 def _words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def _best(scores: object, count: int) -> list[int]:
-    """Return the numbers of the ``count`` highest scores, highest first, ties in order."""
-    import numpy
+def best_places(scores: NDArray[np.floating[Any]], count: int) -> NDArray[np.int64]:
+    """Return the places of the ``count`` highest scores, or of all if there are fewer; highest first, equal ones in order."""
+    import numpy as np
 
-    values = numpy.asarray(scores)
-    count = min(count, len(values))
+    count = min(count, len(scores))
     # Not argpartition alone: which of several equal scores it takes depends on the processor.
-    least = numpy.partition(values, len(values) - count)[len(values) - count]
-    candidates = numpy.flatnonzero(values >= least)
-    order = numpy.argsort(-values[candidates], kind="stable")
-    return [int(number) for number in candidates[order][:count]]
+    least = np.partition(scores, len(scores) - count)[len(scores) - count]
+    candidates = np.flatnonzero(scores >= least)
+    return candidates[np.argsort(-scores[candidates], kind="stable")][:count]

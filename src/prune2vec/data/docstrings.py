@@ -9,12 +9,13 @@ import sysconfig
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
 
-from prune2vec.data.pairs import MinedPairs, PairCollector, readable, visiting_order
+from prune2vec.data.pairs import MinedPairs, PairCollector, collect_pairs
 from prune2vec.errors import DataError, did_you_mean
-from prune2vec.progress import progress
 
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 Documented = ast.Module | Definition
@@ -62,45 +63,48 @@ def mine_docstrings(
     owners, versions = _owners(root)
     files = [path for path in root.rglob("*.py") if _SKIPPED_FOLDERS.isdisjoint(path.relative_to(root).parts[:-1])]
     if packages is not None:
-        files = _selected(files, root, owners, packages)
-    files = readable(files)
+        tops = {_top(path.relative_to(root)) for path in files}
+        known = tops | {owners[top] for top in tops if top in owners}
+        for package in packages:
+            if package not in known:
+                raise DataError(f"no package {package!r} in {root}{did_you_mean(package, known)}")
+        chosen = {top for top in tops if top in packages or owners.get(top) in packages}
+        files = [path for path in files if _top(path.relative_to(root)) in chosen]
     collector = PairCollector("docstrings", min_anchor_words=_MIN_ANCHOR_WORDS, limit=max_pairs)
-    read = unreadable = 0
-    with progress("reading docstrings", sum(path.stat().st_size for path in files)) as advance, _paused_gc():
-        for path in visiting_order(files, limit=max_pairs, seed=seed):
-            if collector.full:
-                break
-            read += 1
-            unreadable += not _collect(path, root, owners, collector)
-            advance(path.stat().st_size)
-    names, triplets = collector.sorted()
-    if not triplets:
-        raise DataError(f"{root}: no docstrings of summary and body in {read} Python files; expected installed packages there")
-    return MinedPairs(
-        source="docstrings",
-        triplets=triplets,
-        names=names,
-        files=read,
-        unreadable=unreadable,
-        rejected=dict(sorted(collector.rejected.items())),
-        versions={group: versions[group] for group in sorted({row.group for row in triplets}) if group in versions},
-    )
+    with _paused_gc():
+        pairs_of = partial(_pairs_of, root=root, owners=owners)
+        mined = collect_pairs(files, collector, pairs_of, source="docstrings", seed=seed)
+    if not mined:
+        raise DataError(
+            f"{root}: no docstrings of summary and body in {mined.files} Python files; expected installed packages there"
+        )
+    groups = sorted({row.group for row in mined.triplets})
+    return replace(mined, versions={group: versions[group] for group in groups if group in versions})
 
 
-def _collect(path: Path, root: Path, owners: dict[str, str], collector: PairCollector) -> bool:
-    """Add the pairs of one file; False when it cannot be parsed."""
+def _pairs_of(path: Path, *, root: Path, owners: dict[str, str]) -> list[tuple[str, str, str, str]] | None:
+    """Return the pairs of one file; None when it is broken, in an unknown encoding, or absurdly nested."""
     relative = path.relative_to(root)
-    tree = _parse(path)
-    if tree is None:
-        return False
+    try:
+        source = path.read_bytes()
+        # Parsing is nearly all the time that mining takes, and a quarter of the files document nothing.
+        if b'"""' not in source and b"'''" not in source:
+            return []
+        with warnings.catch_warnings():
+            # Other people's invalid escapes are none of our user's business.
+            warnings.simplefilter("ignore")
+            tree = ast.parse(source)
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    pairs = []
     module = ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
     group = owners.get(_top(relative), _top(relative))
     for name, node in _documented(tree, module):
         docstring = ast.get_docstring(node)
         pair = split_docstring(docstring) if docstring else None
         if pair is not None:
-            collector.add(*pair, group=group, name=name)
-    return True
+            pairs.append((*pair, group, name))
+    return pairs
 
 
 def split_docstring(docstring: str) -> tuple[str, str] | None:
@@ -115,19 +119,6 @@ def split_docstring(docstring: str) -> tuple[str, str] | None:
 
 def _plain(text: str) -> str:
     return " ".join(_ROLE.sub(r"\1", text).replace("``", "").split())
-
-
-def _parse(path: Path) -> ast.Module | None:
-    """Return the syntax tree; None for files that are broken, in an unknown encoding, or absurdly nested."""
-    with warnings.catch_warnings():
-        # Other people's invalid escapes are none of our user's business.
-        warnings.simplefilter("ignore")
-        try:
-            source = path.read_bytes()
-            # Parsing is nearly all the time that mining takes, and a quarter of the files document nothing.
-            return ast.parse(source) if b'"""' in source or b"'''" in source else ast.Module(body=[], type_ignores=[])
-        except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
-            return None
 
 
 def _documented(tree: ast.Module, module: str) -> Iterator[tuple[str, Documented]]:
@@ -173,13 +164,3 @@ def _owners(root: Path) -> tuple[dict[str, str], dict[str, str]]:
                 shared.add(top)
     # What several distributions share, such as a namespace package, is a group of its own.
     return {top: name for top, name in owners.items() if top not in shared}, versions
-
-
-def _selected(files: list[Path], root: Path, owners: dict[str, str], packages: Collection[str]) -> list[Path]:
-    tops = {_top(path.relative_to(root)) for path in files}
-    known = tops | {owners[top] for top in tops if top in owners}
-    for package in packages:
-        if package not in known:
-            raise DataError(f"no package {package!r} in {root}{did_you_mean(package, known)}")
-    chosen = {top for top in tops if top in packages or owners.get(top) in packages}
-    return [path for path in files if _top(path.relative_to(root)) in chosen]

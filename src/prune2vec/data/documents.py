@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prune2vec.data.rows import SourceRow, formats, known_suffixes, no_rows, read_lines, read_rows, suffix_of
+from prune2vec.data.rows import FORMATS, SourceRow, known_suffixes, no_rows, read_lines, read_rows, suffix_of
 from prune2vec.errors import DataError, did_you_mean
 from prune2vec.progress import say
 
@@ -23,7 +23,7 @@ class Document(NamedTuple):
 
     Attributes:
         id: Its id in the corpus, or the number of its row.
-        text: Title (where there is one), blank, text; it may be empty.
+        text: Title, blank, text; the one of them that holds more than blanks, if only one does. It may be empty.
         bare: The text without the title.
         has_id: Whether the id is the corpus's own.
     """
@@ -38,7 +38,7 @@ def read_documents(path: Path, *, text_column: str = _TEXT, id_column: str | Non
     """Yield the documents of a file in its order: .txt with one text a line, or rows in any known format.
 
     Of documents that come twice, with one id and one text, the first is taken, and one line at the end counts the others.
-    By which they are known: 64 bits each of the id and the text of every document with an id; no text is kept.
+    They are known by 64 bits each of the id and the text; no text is kept.
 
     Args:
         path: The file.
@@ -49,29 +49,31 @@ def read_documents(path: Path, *, text_column: str = _TEXT, id_column: str | Non
         DataError: The file cannot be read or holds no row, a row lacks its text or id, or two rows have one id and other
             texts; with file and line.
     """
-    if suffix_of(path) == ".txt":
-        return _lines(path)
     if path.is_dir():
         raise DataError(f"{path}: a folder; name the file of documents in it")
-    if suffix_of(path) not in formats.names():
+    if suffix_of(path) not in (".txt", *FORMATS):
         raise DataError(f"{path}: unknown kind of file; expected .txt, {known_suffixes()}")
-    return _distinct(path, text_column, id_column)
+    return _documents(path, text_column, id_column)
 
 
-def _lines(path: Path) -> Iterator[Document]:
-    number = 0
-    for number, line in read_lines(path):
-        text = line.rstrip("\r\n")
-        yield Document(str(number - 1), text, text)
-    if not number:
-        raise no_rows(path)
-
-
-def _distinct(path: Path, text_column: str, id_column: str | None) -> Iterator[Document]:
+def _documents(path: Path, text_column: str, id_column: str | None) -> Iterator[Document]:
+    if suffix_of(path) == ".txt":
+        number = 0
+        for number, line in read_lines(path):
+            text = line.rstrip("\r\n")
+            yield Document(str(number - 1), text, text)
+        if not number:
+            raise no_rows(path)
+        return
     seen: dict[int, int] = {}
     twice = 0
+    have_ids: bool | None = None
     for row in read_rows(path):
         document = document_of(row, text_column, id_column)
+        if have_ids not in (None, document.has_id):
+            # The number of a row that has none may be the id of another.
+            raise DataError(f"{row.where}: some rows have an id and some have none; give every row one, or none")
+        have_ids = document.has_id
         # Without an id of its own a row is known by its number, of which there is one.
         if document.has_id:
             key, digest = hash(document.id), hash(document.text)
@@ -104,22 +106,26 @@ def document_of(row: SourceRow, text_column: str = _TEXT, id_column: str | None 
     Raises:
         DataError: A column is missing or holds something else; with file and line.
     """
+    text, bare = full_text(row, text_column)
+    name = document_id(row, id_column)
+    return Document(id=str(row.number) if name is None else name, text=text, bare=bare, has_id=name is not None)
+
+
+def full_text(row: SourceRow, text_column: str = _TEXT) -> tuple[str, str]:
+    """Return a row's text with its title before it, and without.
+
+    Raises:
+        DataError: A column is missing or holds something else; with file and line.
+    """
     if text_column not in row.values:
         hint = did_you_mean(text_column, list(map(str, row.values)))
         raise DataError(f"{row.where}: no column {text_column!r}{hint} (encode takes another one with --text-column)")
     bare = sound_text(row, text_column, row.values[text_column])
     title = row.values.get(_TITLE) if text_column == _TEXT else None
     title = "" if title is None else sound_text(row, _TITLE, title)
-    name = document_id(row, id_column)
-    text = joined(title, bare)
-    return Document(id=str(row.number) if name is None else name, text=text, bare=bare, has_id=name is not None)
-
-
-def joined(title: str, text: str) -> str:
-    """Return title, blank, text; the one of them that holds more than blanks, if only one does."""
     if not title.strip():
-        return text
-    return f"{title} {text}" if text.strip() else title
+        return bare, bare
+    return f"{title} {bare}" if bare.strip() else title, bare
 
 
 def same_text(text: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prune2vec.data.rows import formats, known_suffixes, suffix_of
+from prune2vec.data.rows import FORMATS, known_suffixes, suffix_of
 from prune2vec.errors import DataError
 from prune2vec.files import read_json
 from prune2vec.progress import say
@@ -63,10 +64,15 @@ def choose_files(folder: Path, split: str = TRAIN) -> list[TextFile]:
     Raises:
         DataError: There is no file of texts, or for ``train`` only held-out ones.
     """
-    files = _text_files(folder)
+    known = _found(folder, _DEPTH)
+    if not known:
+        raise DataError(f"{folder}: no file of texts in this folder; expected {known_suffixes()}")
+    files = [_text_file(path, folder) for path in known if _SHARD.sub("", _stem(path)) not in _NOT_TRIPLETS]
+    if not files:
+        raise DataError(f"{folder}: a folder of queries and documents, not of triplets; it is for evaluation only")
     held_out = [file for file in files if file.split not in ("", TRAIN)]
     if split == TRAIN:
-        chosen = [file for file in files if file not in held_out]
+        chosen = [file for file in files if file.split in ("", TRAIN)]
         if not chosen:
             named = _listed(held_out)
             raise DataError(
@@ -75,21 +81,12 @@ def choose_files(folder: Path, split: str = TRAIN) -> list[TextFile]:
     else:
         wanted = _SPLITS.get(split.lower(), split)
         chosen = [file for file in held_out if file.split == wanted] or held_out or files
-    left = [file for file in files if file not in chosen]
+    taken = set(chosen)
+    left = [file for file in files if file not in taken]
     if left:
         why = "held-out files are not trained on" if split == TRAIN else f"the held-out files are {_listed(chosen)}"
         say(f"{folder}: {why}; left out {_listed(left)}")
     return chosen
-
-
-def _text_files(folder: Path) -> list[TextFile]:
-    known = _found(folder, _DEPTH)
-    if not known:
-        raise DataError(f"{folder}: no file of texts in this folder; expected {known_suffixes()}")
-    files = [path for path in known if _without_shard(_stem(path)) not in _NOT_TRIPLETS]
-    if not files:
-        raise DataError(f"{folder}: a folder of queries and documents, not of triplets; it is for evaluation only")
-    return [_text_file(path, folder) for path in files]
 
 
 def _found(folder: Path, depth: int) -> list[Path]:
@@ -98,13 +95,13 @@ def _found(folder: Path, depth: int) -> list[Path]:
     if splits.is_file():
         return [path for name in _names(splits, "splits") for path in _found(folder / name, 0)]
     state = folder / "state.json"
-    if state.is_file():
+    if state.is_file() and "_data_files" in read_json(state):
         # The other .arrow files of such a folder are caches.
         return [folder / name for name in _names(state, "_data_files", "filename")]
     entries = (
         [path for path in sorted(folder.iterdir()) if not path.name.startswith((".", "cache-"))] if folder.is_dir() else []
     )
-    files = [path for path in entries if path.is_file() and suffix_of(path) in formats.names()]
+    files = [path for path in entries if path.is_file() and suffix_of(path) in FORMATS]
     if files or not depth:
         return files
     folders = [path for path in entries if path.is_dir() and not path.is_symlink() and path.name not in _NOT_TRIPLETS]
@@ -123,36 +120,24 @@ def _names(file: Path, key: str, inner: str = "") -> list[str]:
 
 def _text_file(path: Path, folder: Path) -> TextFile:
     inside = [part.name for part in path.relative_to(folder).parents][:-1]
-    names = [_without_shard(_stem(path)), *inside]
-    split = next((found for name in names if (found := _split_of(name))), "")
+    names = [_SHARD.sub("", _stem(path)), *inside]
+    # The last word of a name that tells one.
+    split = next((_SPLITS[words[-1].lower()] for name in names if (words := _SPLIT.findall(name))), "")
     told = [name for name in map(_without_split, names) if name not in _PLAIN]
     if told:
         return TextFile(path, told[0], split)
     # A name that is a split alone is as good as the folder's own where both are side by side.
-    dataset = names[0] if not inside and names[0] not in _PLAIN else _folder_name(folder)
-    return TextFile(path, dataset, split)
-
-
-def _folder_name(folder: Path) -> str:
-    folder = folder.absolute()
-    if folder.parent.name == "snapshots":
-        # datasets--owner--name/snapshots/COMMIT, in the hub's cache.
-        return folder.parent.parent.name.rpartition("--")[2]
-    return folder.name
-
-
-def _split_of(name: str) -> str:
-    words = _SPLIT.findall(name)
-    return _SPLITS[words[-1].lower()] if words else ""
+    if not inside and names[0] not in _PLAIN:
+        return TextFile(path, names[0], split)
+    around = folder.absolute()
+    # The hub's cache: datasets--owner--name/snapshots/COMMIT.
+    cached = around.parent.name == "snapshots"
+    return TextFile(path, around.parent.parent.name.rpartition("--")[2] if cached else around.name, split)
 
 
 def _without_split(name: str) -> str:
     last = next(iter(reversed(list(_SPLIT.finditer(name)))), None)
     return (name[: last.start()] + name[last.end() :]).strip("-_. ") if last else name
-
-
-def _without_shard(stem: str) -> str:
-    return _SHARD.sub("", stem)
 
 
 def _listed(files: Sequence[TextFile]) -> str:
@@ -161,5 +146,6 @@ def _listed(files: Sequence[TextFile]) -> str:
 
 
 def _stem(path: Path) -> str:
-    bare = path.name.removesuffix(".gz")
-    return bare.removesuffix(suffix_of(path)) if suffix_of(path) in formats.names() else bare
+    # A name that is no UTF-8 would be a data set that cannot be written.
+    bare = os.fsencode(path.name.removesuffix(".gz")).decode(errors="replace")
+    return bare.removesuffix(suffix_of(path)) if suffix_of(path) in FORMATS else bare

@@ -36,20 +36,15 @@ def draw_groups(triplets: Sequence[Triplet], *, groups: int, size: int, seed: in
     if len(triplets) < groups * size:
         need = f"{groups} groups of {size} need {groups * size}"
         raise DataError(f"{len(triplets)} tuples, but {need}; give more texts, or lower groups or group size")
-    if order == "dataset":
-        return _homogeneous(triplets, groups=groups, size=size, seed=seed)
-    rows = random.Random(seed).sample(triplets, groups * size) if order == "sampled" else triplets[: groups * size]
-    return _cut(rows, size)
-
-
-def _homogeneous(triplets: Sequence[Triplet], *, groups: int, size: int, seed: int) -> list[list[Triplet]]:
+    generator = random.Random(seed)
+    if order != "dataset":
+        rows = generator.sample(triplets, groups * size) if order == "sampled" else triplets[: groups * size]
+        return _cut(rows, size)
     by_dataset: dict[str, list[Triplet]] = {}
     for triplet in triplets:
         by_dataset.setdefault(triplet.dataset, []).append(triplet)
-    generator = random.Random(seed)
     whole: list[list[Triplet]] = []
-    for name in sorted(by_dataset):
-        rows = by_dataset[name]
+    for _, rows in sorted(by_dataset.items()):
         generator.shuffle(rows)
         whole += _cut(rows[: len(rows) // size * size], size)
     if len(whole) < groups:

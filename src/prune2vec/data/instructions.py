@@ -17,22 +17,20 @@ class E5Dataset:
     """One file of the public E5 set.
 
     Attributes:
-        ratio: Share of the original data in the released file; already applied, nobody needs to sample again.
         even: Instruction of rows 0, 2, 4, ... of the file.
         odd: Instruction of rows 1, 3, 5, ...
         symmetric_even: Whether query and document are of the same kind in even rows, so that both get the instruction.
         symmetric_odd: The same for odd rows.
     """
 
-    ratio: float
     even: str
     odd: str
     symmetric_even: bool = False
     symmetric_odd: bool = False
 
 
-def _same(ratio: float, instruction: str) -> E5Dataset:
-    return E5Dataset(ratio=ratio, even=instruction, odd=instruction)
+def _same(instruction: str) -> E5Dataset:
+    return E5Dataset(even=instruction, odd=instruction)
 
 
 _CHINESE = "Given a Chinese search query, retrieve web passages that answer the question"
@@ -40,34 +38,31 @@ _WIKIPEDIA = "Given a question, retrieve Wikipedia passages that answer the ques
 
 E5_DATASETS: Mapping[str, E5Dataset] = {
     "allnli": E5Dataset(
-        ratio=1,
         even="Given a premise, retrieve a hypothesis that is entailed by the premise",
         odd="Retrieve semantically similar text",
         symmetric_odd=True,
     ),
-    "dureader": _same(1, _CHINESE),
-    "eli5_question_answer": _same(0.1, "Provided a user question, retrieve the highest voted answers on Reddit ELI5 forum"),
-    "fever": _same(1, "Given a claim, retrieve documents that support or refute the claim"),
-    "hotpot_qa": _same(1, "Given a multi-hop question, retrieve documents that can help answer the question"),
-    "miracl": _same(1, _WIKIPEDIA),
-    "mrtydi": _same(1, _WIKIPEDIA),
-    "msmarco_passage": _same(0.5, "Given a web search query, retrieve relevant passages that answer the query"),
-    "msmarco_document": _same(0.2, "Given a web search query, retrieve relevant documents that answer the query"),
-    "nq": _same(1, _WIKIPEDIA),
+    "dureader": _same(_CHINESE),
+    "eli5_question_answer": _same("Provided a user question, retrieve the highest voted answers on Reddit ELI5 forum"),
+    "fever": _same("Given a claim, retrieve documents that support or refute the claim"),
+    "hotpot_qa": _same("Given a multi-hop question, retrieve documents that can help answer the question"),
+    "miracl": _same(_WIKIPEDIA),
+    "mrtydi": _same(_WIKIPEDIA),
+    "msmarco_passage": _same("Given a web search query, retrieve relevant passages that answer the query"),
+    "msmarco_document": _same("Given a web search query, retrieve relevant documents that answer the query"),
+    "nq": _same(_WIKIPEDIA),
     "quora_duplicates": E5Dataset(
-        ratio=0.1,
         even="Given a question, retrieve questions that are semantically equivalent to the given question",
         odd="Find questions that have the same meaning as the input question",
         symmetric_even=True,
         symmetric_odd=True,
     ),
-    "squad": _same(1, "Retrieve Wikipedia passages that answer the question"),
-    "t2ranking": _same(0.5, _CHINESE),
-    "trivia_qa": _same(1, "Retrieve Wikipedia passages that answer the question"),
+    "squad": _same("Retrieve Wikipedia passages that answer the question"),
+    "t2ranking": _same(_CHINESE),
+    "trivia_qa": _same("Retrieve Wikipedia passages that answer the question"),
 }
 
 
-EFFIR = "effir"
 _EFFIR_TEXT = "<instruct>Given a query, retrieve relevant passages that answer the query."
 
 
@@ -93,7 +88,7 @@ class Instructions:
 
         EffiR's queries read ``<instruct>Given a query, ... the query.\\n<query>`` and then the query (arXiv 2512.20612).
         """
-        if name.strip().lower() != EFFIR:
+        if name.strip().lower() != "effir":
             return None
         return cls(kind="literal", text=_EFFIR_TEXT, separator="\n<query>")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from prune2vec.data.documents import document_of, kind_of, sound_text
+from prune2vec.data.documents import full_text, sound_text
 from prune2vec.data.rows import SourceRow
 from prune2vec.data.triplet import Triplet
 from prune2vec.errors import DataError
@@ -55,14 +55,19 @@ def triplets_of(row: SourceRow, *, dataset: str, require_negative: bool) -> Iter
     """
     layout = find_layout(frozenset(row.values))
     if layout is None or (require_negative and not layout.negatives):
-        raise DataError(_missing(row, layout))
+        missing = "positive" if any(name in row.values for name in _ANCHORS) else "anchor (or query)"
+        if layout is not None:
+            missing = "neg" if layout.positive == "pos" else "negative"
+        found = ", ".join(sorted(map(str, row.values))) or "none"
+        raise DataError(f"{row.where}: column {missing} is missing; found {found}; expected {EXPECTED}")
     anchor = _text(row, layout.anchor, row.values[layout.anchor])
     positives = _texts(row, (layout.positive,))
     negatives = _texts(row, layout.negatives)
-    dataset = _label(row, "dataset") or dataset
-    group = _label(row, "group")
     of_positives, of_negatives = _scores(row, "pos_scores", len(positives)), _scores(row, "neg_scores", len(negatives))
     kept = [index for index, text in enumerate(negatives) if text]
+    labels = {}
+    for column in ("dataset", "group"):
+        labels[column] = sound_text(row, column, row.values.get(column) or "")
     if not anchor or (require_negative and not kept):
         return
     for index, positive in enumerate(positives):
@@ -71,29 +76,17 @@ def triplets_of(row: SourceRow, *, dataset: str, require_negative: bool) -> Iter
                 anchor=anchor,
                 positive=positive,
                 negatives=tuple(negatives[number] for number in kept),
-                dataset=dataset,
+                dataset=labels["dataset"] or dataset,
                 line=row.number,
                 scores=_aligned(row, of_positives[index : index + 1], of_negatives, kept),
-                group=group,
+                group=labels["group"],
             )
-
-
-def _missing(row: SourceRow, layout: Layout | None) -> str:
-    columns = set(row.values)
-    if layout is not None:
-        missing = "neg" if layout.positive == "pos" else "negative"
-    elif columns.isdisjoint(_ANCHORS):
-        missing = "anchor (or query)"
-    else:
-        missing = "positive"
-    found = ", ".join(sorted(map(str, columns))) or "none"
-    return f"{row.where}: column {missing} is missing; found {found}; expected {EXPECTED}"
 
 
 def _text(row: SourceRow, column: str, value: Any) -> str:
     """Return a text, or the empty string when there is nothing but blanks in it; a passage has its title before its text."""
     if isinstance(value, Mapping):
-        text = document_of(SourceRow(f"{row.where}: {column}", row.number, value)).text
+        text = full_text(SourceRow(f"{row.where}: {column}", row.number, value))[0]
     else:
         text = sound_text(row, column, value)
     return text if text.strip() else ""
@@ -112,27 +105,18 @@ def _texts(row: SourceRow, columns: Iterable[str]) -> list[str]:
     return texts
 
 
-def _label(row: SourceRow, column: str) -> str:
-    value = row.values.get(column) or ""
-    if not isinstance(value, str):
-        raise DataError(f"{row.where}: {column} is {kind_of(value)}, expected a string")
-    return value
-
-
 def _scores(row: SourceRow, column: str, texts: int) -> list[float]:
     values = row.values.get(column)
     if values is None or values == []:
         return []
-    if not isinstance(values, list) or not all(_is_number(value) for value in values):
+    # An integer of JSON may be beyond what a float holds.
+    if not isinstance(values, list) or not all(
+        isinstance(one, int | float) and abs(one) <= sys.float_info.max for one in values
+    ):
         raise DataError(f"{row.where}: {column} must be a list of numbers, all finite")
     if len(values) != texts:
         raise DataError(f"{row.where}: {column} has {len(values)} numbers for {texts} texts")
     return [float(value) for value in values]
-
-
-def _is_number(value: object) -> bool:
-    # An integer of JSON may be beyond what a float holds.
-    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def _aligned(row: SourceRow, positive: list[float], negatives: list[float], kept: list[int]) -> tuple[float, ...]:

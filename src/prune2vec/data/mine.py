@@ -15,8 +15,7 @@ from prune2vec.data.bm25_negatives import add_negatives
 from prune2vec.data.docstrings import mine_docstrings
 from prune2vec.data.pairs import MinedPairs
 from prune2vec.data.sections import mine_folder
-from prune2vec.data.triplet import Triplet, digest_texts
-from prune2vec.data.writer import write_json_lines, write_triplets
+from prune2vec.data.triplet import Triplet, digest_texts, write_json_lines, write_triplets
 from prune2vec.errors import ConfigError, DataError, did_you_mean
 from prune2vec.files import write_json
 from prune2vec.outputs import TEXTS, check_ours, locked, staged_folder
@@ -125,16 +124,37 @@ def mine(
         train, dev = split_by_group(pairs.triplets, dev_fraction=dev_fraction, seed=seed)
         train = add_negatives(train, negatives=negatives, seed=seed)
         dev = add_negatives(dev, negatives=negatives, seed=seed) if dev else []
-        settings: dict[str, Any] = {"max_pairs": max_pairs, "negatives": negatives, "dev_fraction": dev_fraction, "seed": seed}
-        settings["packages"] = sorted(packages) if packages is not None else None
-        manifest = _manifest(pairs, train, dev, settings)
+        settings = {
+            "max_pairs": max_pairs,
+            "negatives": negatives,
+            "dev_fraction": dev_fraction,
+            "seed": seed,
+            "packages": sorted(packages) if packages is not None else None,
+        }
+        groups = Counter(row.group for row in pairs.triplets)
+        try:
+            own_version = version("prune2vec")
+        except PackageNotFoundError:
+            own_version = "unknown"
+        manifest = {
+            "format": FORMAT,
+            "source": pairs.source,
+            "counts": {"pairs": len(pairs), "train": len(train), "dev": len(dev), "groups": len(groups)},
+            "files": {"read": pairs.files, "unreadable": pairs.unreadable},
+            "rejected": pairs.rejected,
+            "groups": dict(sorted(groups.items())),
+            "dev_groups": sorted({row.group for row in dev}),
+            "digests": {"train": digest_texts(train), "dev": digest_texts(dev)},
+            "settings": settings,
+            "versions": {"python": platform.python_version(), "prune2vec": own_version, "packages": pairs.versions},
+        }
         with staged_folder(output, TEXTS) as stage:
             write_triplets(train, stage / _TRAIN)
             if dev:
                 write_triplets(dev, stage / _DEV)
-            write_json_lines(
-                (_document(name, row) for name, row in zip(pairs.names, pairs.triplets, strict=True)), stage / _CORPUS
-            )
+            named = zip(pairs.names, pairs.triplets, strict=True)
+            documents = ({"_id": name, "title": row.anchor, "text": row.positive, "group": row.group} for name, row in named)
+            write_json_lines(documents, stage / _CORPUS)
             write_json(stage / _MANIFEST, manifest)
     return MinedFolder(folder=output, manifest=manifest)
 
@@ -153,30 +173,3 @@ def _pairs(
         close = did_you_mean(str(source), [DOCSTRINGS])
         raise DataError(f"{source}: no such folder; expected {DOCSTRINGS!r} or a folder of documents{close}")
     return mine_folder(folder, max_pairs=max_pairs, seed=seed)
-
-
-def _document(name: str, row: Triplet) -> dict[str, Any]:
-    return {"_id": name, "title": row.anchor, "text": row.positive, "group": row.group}
-
-
-def _manifest(pairs: MinedPairs, train: Sequence[Triplet], dev: Sequence[Triplet], settings: dict[str, Any]) -> dict[str, Any]:
-    groups = Counter(row.group for row in pairs.triplets)
-    return {
-        "format": FORMAT,
-        "source": pairs.source,
-        "counts": {"pairs": len(pairs), "train": len(train), "dev": len(dev), "groups": len(groups)},
-        "files": {"read": pairs.files, "unreadable": pairs.unreadable},
-        "rejected": pairs.rejected,
-        "groups": dict(sorted(groups.items())),
-        "dev_groups": sorted({row.group for row in dev}),
-        "digests": {"train": digest_texts(train), "dev": digest_texts(dev)},
-        "settings": settings,
-        "versions": {"python": platform.python_version(), "prune2vec": _own_version(), "packages": pairs.versions},
-    }
-
-
-def _own_version() -> str:
-    try:
-        return version("prune2vec")
-    except PackageNotFoundError:
-        return "unknown"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from prune2vec.data.triplet import Triplet
+from prune2vec.progress import progress
 
 MIN_WORDS = 12
 MAX_CHARS = 2000
@@ -46,6 +47,49 @@ class MinedPairs:
         return len(self.triplets)
 
 
+def collect_pairs(
+    files: Sequence[Path],
+    collector: PairCollector,
+    pairs_of: Callable[[Path], Iterable[tuple[str, str, str, str]] | None],
+    *,
+    source: str,
+    seed: int,
+) -> MinedPairs:
+    """Read files until the collector is full, and return all that it has.
+
+    Args:
+        files: What may be read; files over 2 MB are not text written by people, and are passed over.
+        collector: Takes the pairs. Where it has a limit, files are shuffled, which would else favour the first letters.
+        pairs_of: Returns (query, text, group, name) of each pair in a file; None for a file that cannot be read.
+        source: What the files are of.
+        seed: Seed of the shuffle.
+    """
+    sizes = {path: path.stat().st_size for path in sorted(files) if path.is_file()}
+    ordered = [path for path, size in sizes.items() if size <= _MAX_BYTES]
+    if collector.limit is not None:
+        random.Random(seed).shuffle(ordered)
+    read = unreadable = 0
+    with progress(f"reading {Path(source).name}", sum(sizes[path] for path in ordered)) as advance:
+        for path in ordered:
+            if collector.full:
+                break
+            read += 1
+            pairs = pairs_of(path)
+            unreadable += pairs is None
+            for anchor, positive, group, name in pairs or ():
+                collector.add(anchor, positive, group=group, name=name)
+            advance(sizes[path])
+    names, triplets = collector.sorted()
+    return MinedPairs(
+        source=source,
+        triplets=triplets,
+        names=names,
+        files=read,
+        unreadable=unreadable,
+        rejected=dict(sorted(collector.rejected.items())),
+    )
+
+
 class PairCollector:
     """Takes pairs one after the other and keeps those that are worth training on.
 
@@ -61,7 +105,7 @@ class PairCollector:
     def __init__(self, dataset: str, *, min_anchor_words: int, limit: int | None = None) -> None:
         self._dataset = dataset
         self._min_anchor_words = min_anchor_words
-        self._limit = limit
+        self.limit = limit
         self._found: dict[str, Triplet] = {}
         self._seen: set[str] = set()
         self._names: Counter[str] = Counter()
@@ -70,16 +114,24 @@ class PairCollector:
     @property
     def full(self) -> bool:
         """Whether the limit is reached."""
-        return self._limit is not None and len(self._found) >= self._limit
+        return self.limit is not None and len(self._found) >= self.limit
 
     def add(self, anchor: str, positive: str, *, group: str, name: str) -> None:
         """Take a pair, or count why it was left out."""
         anchor, positive = " ".join(anchor.split()), clip(" ".join(positive.split()))
-        reason = self._reason_against(anchor, positive)
+        keys, reason = {text_key(anchor), text_key(positive)}, ""
+        if self.full:
+            reason = "over the limit"
+        elif not self._min_anchor_words <= len(anchor.split()) <= _MAX_ANCHOR_WORDS or not _WORD.search(anchor):
+            reason = "query too short or too long"
+        elif len(_WORD.findall(positive)) < MIN_WORDS:
+            reason = "text too short"
+        elif not self._seen.isdisjoint(keys):
+            reason = "duplicate"
         if reason:
             self.rejected[reason] += 1
             return
-        self._seen |= {text_key(anchor), text_key(positive)}
+        self._seen |= keys
         self._names[name] += 1
         # Getter and setter of a property, or two sections of one heading, share a name.
         unique = name if self._names[name] == 1 else f"{name}~{self._names[name]}"
@@ -90,17 +142,6 @@ class PairCollector:
         order = sorted(self._found, key=lambda name: (self._found[name].group, name))
         return tuple(order), tuple(self._found[name] for name in order)
 
-    def _reason_against(self, anchor: str, positive: str) -> str:
-        if self.full:
-            return "over the limit"
-        if not self._min_anchor_words <= len(anchor.split()) <= _MAX_ANCHOR_WORDS or not _WORD.search(anchor):
-            return "query too short or too long"
-        if len(_WORD.findall(positive)) < MIN_WORDS:
-            return "text too short"
-        if not self._seen.isdisjoint((text_key(anchor), text_key(positive))):
-            return "duplicate"
-        return ""
-
 
 def text_key(text: str) -> str:
     """Return the words of a text in lower case: equal for texts that differ in punctuation and spacing only."""
@@ -108,20 +149,5 @@ def text_key(text: str) -> str:
 
 
 def clip(text: str) -> str:
-    """Shorten a text to about 2,000 characters at a blank."""
-    if len(text) <= MAX_CHARS:
-        return text
-    return text[: MAX_CHARS + 1].rpartition(" ")[0] or text[:MAX_CHARS]
-
-
-def readable(files: Sequence[Path]) -> list[Path]:
-    """Return the files that are not too large to be text written by people."""
-    return [path for path in files if path.is_file() and path.stat().st_size <= _MAX_BYTES]
-
-
-def visiting_order(files: Sequence[Path], *, limit: int | None, seed: int) -> list[Path]:
-    """Return files in sorted order, or shuffled when a limit would otherwise favour the first letters."""
-    ordered = sorted(files)
-    if limit is not None:
-        random.Random(seed).shuffle(ordered)
-    return ordered
+    """Return a text shortened to about 2,000 characters, at a blank."""
+    return text if len(text) <= MAX_CHARS else text[: MAX_CHARS + 1].rpartition(" ")[0] or text[:MAX_CHARS]

@@ -2,28 +2,67 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prune2vec.data.folders import TRAIN, choose_files, dataset_name
-from prune2vec.data.hub import HubSource, parse_hub_source, read_hub
 from prune2vec.data.layouts import EXPECTED, triplets_of
-from prune2vec.data.rows import SourceRow, formats, read_rows, suffix_of
+from prune2vec.data.rows import FORMATS, SourceRow, read_rows, suffix_of
 from prune2vec.data.triplet import Skipped, Triplet
-from prune2vec.errors import DataError
+from prune2vec.errors import DataError, reason_of
+from prune2vec.paths import closest
 from prune2vec.progress import say
 
+Texts = str | Path | Sequence[str | Path] | Sequence[Triplet]
+_WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_HUB_ID = re.compile(rf"({_WORD}/{_WORD})(?::([A-Za-z0-9._-]+))?(?:@([A-Za-z0-9._/-]+))?")
 
-@dataclass(frozen=True, slots=True)
-class SourceTable:
-    """A file or hub data set: its name for messages, the name of the data set, and its rows."""
 
-    name: str
-    dataset: str
-    rows: Iterable[SourceRow]
+@dataclass(frozen=True, kw_only=True)
+class HubSource:
+    """A data set on the hub with its configuration and revision, as in ``owner/name:configuration@revision``."""
+
+    repo: str
+    config: str | None = None
+    revision: str | None = None
+    split: str = "train"
+
+    @property
+    def name(self) -> str:
+        """The source as the user wrote it."""
+        return self.repo + (f":{self.config}" if self.config else "") + (f"@{self.revision}" if self.revision else "")
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set without its owner."""
+        return self.repo.rpartition("/")[2]
+
+
+def parse_hub_source(text: str) -> HubSource | None:
+    """Return the hub data set that ``text`` names, or None when it does not look like one."""
+    match = _HUB_ID.fullmatch(text)
+    return HubSource(repo=match[1], config=match[2], revision=match[3]) if match else None
+
+
+def read_hub(source: HubSource) -> Iterator[SourceRow]:
+    """Yield the rows of a hub data set, streamed through ``datasets``.
+
+    Raises:
+        DataError: It does not exist, cannot be reached, or has no such configuration or split.
+    """
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    try:
+        rows = datasets.load_dataset(source.repo, source.config, split=source.split, revision=source.revision, streaming=True)
+        for number, values in enumerate(rows):
+            yield SourceRow(f"{source.name}: row {number + 1}", number, values)
+    except (OSError, ValueError, DatasetsError) as error:
+        advice = "expected an existing file, a folder or a hub data set (owner/name)"
+        raise DataError(f"cannot read {source.name}: {reason_of(error)}; {advice}") from error
 
 
 def read_triplets(
@@ -47,10 +86,46 @@ def read_triplets(
         DataError: Nothing is there, a file is empty or cannot be read, or a row does not fit; the message has file and line.
     """
     counted = Skipped() if skipped is None else skipped
-    for table in _tables(source, split):
-        yield from _read_table(table, require_negative=require_negative, skipped=counted)
+    for name, dataset, rows in _tables(source, split):
+        seen = kept = 0
+        for row in rows:
+            seen += 1
+            found = 0
+            for triplet in triplets_of(row, dataset=dataset, require_negative=require_negative):
+                found += 1
+                yield triplet
+            kept += bool(found)
+            if not found:
+                counted.add(row.where)
+        if not kept:
+            raise DataError(f"{name}: all {seen} rows have an empty text; expected columns {EXPECTED}")
     if skipped is None and counted.empties:
         say(f"{source}: passed over {counted.empties} rows with an empty text, the first at {counted.first}")
+
+
+def _tables(source: str | Path, split: str) -> Iterator[tuple[str, str, Iterable[SourceRow]]]:
+    """Yield each file's or hub data set's name for messages, its data set, and its rows."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        ends: Counter[str] = Counter()
+        for file in choose_files(path, split):
+            yield str(file.path), file.dataset, _numbered_on(read_rows(file.path), ends, file.dataset)
+    elif path.exists():
+        yield str(path), dataset_name(path), read_rows(path)
+    else:
+        hub = parse_hub_source(str(source))
+        # A hub id, and no mistyped path: that has a known suffix or starts in an existing folder.
+        if hub is None or suffix_of(path) in FORMATS or (path.parent.is_dir() and str(path.parent) != "."):
+            raise DataError(f"{source}: no such file or folder{closest(path)}")
+        yield hub.name, hub.dataset, read_hub(hub)
+
+
+def _numbered_on(rows: Iterable[SourceRow], ends: Counter[str], dataset: str) -> Iterator[SourceRow]:
+    """Number the rows of a shard on from those before it: the public E5 set tells two instructions by the number."""
+    first = ends[dataset]
+    for row in rows:
+        ends[dataset] = first + row.number + 1
+        yield replace(row, number=first + row.number) if first else row
 
 
 def load_triplets(
@@ -72,65 +147,14 @@ def load_triplets(
     return [triplet for source in rows for triplet in source]
 
 
-def _read_table(table: SourceTable, *, require_negative: bool, skipped: Skipped) -> Iterator[Triplet]:
-    rows = kept = 0
-    for row in table.rows:
-        rows += 1
-        found = 0
-        for triplet in triplets_of(row, dataset=table.dataset, require_negative=require_negative):
-            found += 1
-            yield triplet
-        kept += bool(found)
-        if not found:
-            skipped.add(row.where)
-    if not kept:
-        raise DataError(f"{table.name}: all {rows} rows have an empty text; expected columns {EXPECTED}")
-
-
-def _tables(source: str | Path, split: str) -> Iterator[SourceTable]:
-    path = Path(source).expanduser()
-    if path.is_dir():
-        ends: Counter[str] = Counter()
-        for file in choose_files(path, split):
-            yield SourceTable(str(file.path), file.dataset, _numbered_on(read_rows(file.path), ends, file.dataset))
-    elif path.exists():
-        yield SourceTable(str(path), dataset_name(path), read_rows(path))
-    else:
-        hub = _hub_source(str(source), path)
-        yield SourceTable(hub.name, hub.dataset, read_hub(hub))
-
-
-def _numbered_on(rows: Iterable[SourceRow], ends: Counter[str], dataset: str) -> Iterator[SourceRow]:
-    """Number the rows of a shard on from those before it: the public E5 set tells two instructions by the number."""
-    first = ends[dataset]
-    for row in rows:
-        ends[dataset] = first + row.number + 1
-        yield replace(row, number=first + row.number) if first else row
-
-
-def _hub_source(source: str, path: Path) -> HubSource:
-    """Tell a hub id from a mistyped path: what has a known suffix or starts in an existing folder is a path."""
-    hub = parse_hub_source(source)
-    if hub is None or suffix_of(path) in formats.names() or (path.parent.is_dir() and str(path.parent) != "."):
-        raise DataError(f"{source}: no such file or folder{_near(path)}")
-    return hub
-
-
-def _near(path: Path) -> str:
-    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
-    return f"; did you mean {str(path.parent / close[0])!r}?" if close else ""
-
-
-Texts = str | Path | Sequence[str | Path] | Sequence[Triplet]
-
-
 def given_triplets(texts: Texts, *, require_negative: bool = True, split: str = TRAIN) -> list[Triplet]:
     """Return triplets that were given as such, or read them from one or several files, folders and hub data sets.
 
     Raises:
         DataError: They cannot be read, there are none, or they are neither triplets nor sources.
     """
+    if not isinstance(texts, Iterable):
+        raise DataError(f"expected triplets, or files, folders and hub data sets, got {texts!r}")
     listed = [texts] if isinstance(texts, str | Path) else list(texts)
     rows = [one for one in listed if isinstance(one, Triplet)]
     sources = [one for one in listed if isinstance(one, str | Path)]

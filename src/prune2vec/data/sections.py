@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from prune2vec.data.pairs import MinedPairs, PairCollector, readable, visiting_order
+from prune2vec.data.pairs import MinedPairs, PairCollector, collect_pairs
 from prune2vec.errors import DataError
-from prune2vec.progress import progress
 
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n(?:---|\.\.\.)\n", re.DOTALL)
 _FENCE = re.compile(r" {0,3}(```+|~~~+)")
@@ -44,27 +44,29 @@ class Section:
 def markdown_headings(lines: Sequence[str]) -> list[Heading]:
     """Return ATX (``# Title``) and setext (underlined) headings; code fences hold none."""
     found: list[Heading] = []
+    for number, line in _outside_fences(lines):
+        below = lines[number + 1] if number + 1 < len(lines) else ""
+        if atx := _ATX.fullmatch(line):
+            found.append(Heading(len(atx[1]), atx[2], number, number + 1))
+        # A table's rule or a list item above dashes is no heading.
+        elif (
+            (setext := _SETEXT.fullmatch(below))
+            and _starts_paragraph(lines, number)
+            and not line.lstrip().startswith(("|", "-", "*", ">", "#"))
+        ):
+            found.append(Heading(1 if setext[1].startswith("=") else 2, line.strip(), number, number + 2))
+    return found
+
+
+def _outside_fences(lines: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Yield the lines that are not in a code fence, with their numbers."""
     fence = ""
     for number, line in enumerate(lines):
         mark = _FENCE.match(line)
         if mark and (not fence or mark[1].startswith(fence)):
             fence = "" if fence else mark[1]
         elif not fence:
-            heading = _markdown_heading(lines, number)
-            found += [heading] if heading else []
-    return found
-
-
-def _markdown_heading(lines: Sequence[str], number: int) -> Heading | None:
-    line = lines[number]
-    if atx := _ATX.fullmatch(line):
-        return Heading(len(atx[1]), atx[2], number, number + 1)
-    below = lines[number + 1] if number + 1 < len(lines) else ""
-    setext = _SETEXT.fullmatch(below)
-    # A table's rule or a list item above dashes is no heading.
-    if setext and _starts_paragraph(lines, number) and not line.lstrip().startswith(("|", "-", "*", ">", "#")):
-        return Heading(1 if setext[1].startswith("=") else 2, line.strip(), number, number + 2)
-    return None
+            yield number, line
 
 
 def rst_headings(lines: Sequence[str]) -> list[Heading]:
@@ -111,21 +113,10 @@ def split_sections(text: str, find: Callable[[Sequence[str]], list[Heading]]) ->
         around = [outer for outer in around if outer.level < heading.level]
         parent = _plain(around[-1].title) if around else ""
         around.append(heading)
-        body = lines[heading.body : after.start if after else len(lines)]
-        sections.append(Section(_plain(heading.title), parent, _plain("\n".join(_without_code(body)))))
+        body = _outside_fences(lines[heading.body : after.start if after else len(lines)])
+        prose = [line for _, line in body if not line.startswith(".. ") and not _ADORNMENT.fullmatch(line.strip())]
+        sections.append(Section(_plain(heading.title), parent, _plain("\n".join(prose))))
     return sections
-
-
-def _without_code(lines: Sequence[str]) -> list[str]:
-    kept: list[str] = []
-    fence = ""
-    for line in lines:
-        mark = _FENCE.match(line)
-        if mark and (not fence or mark[1].startswith(fence)):
-            fence = "" if fence else mark[1]
-        elif not fence and not line.startswith(".. ") and not _ADORNMENT.fullmatch(line.strip()):
-            kept.append(line)
-    return kept
 
 
 def _plain(text: str) -> str:
@@ -162,48 +153,32 @@ def mine_folder(folder: Path, *, max_pairs: int | None = None, seed: int = 42) -
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected one with {', '.join(_FINDERS)} files")
-    files = [path for path in folder.rglob("*") if path.suffix.lower() in _FINDERS and _is_visible(path.relative_to(folder))]
-    files = readable(files)
+    documents = ((path, path.relative_to(folder).parts) for path in folder.rglob("*") if path.suffix.lower() in _FINDERS)
+    files = [
+        path
+        for path, parts in documents
+        if _SKIPPED_FOLDERS.isdisjoint(parts) and not any(part.startswith(".") for part in parts)
+    ]
     collector = PairCollector(folder.absolute().name, min_anchor_words=_MIN_ANCHOR_WORDS, limit=max_pairs)
-    read = unreadable = 0
-    with progress("reading documents", len(files)) as advance:
-        for path in visiting_order(files, limit=max_pairs, seed=seed):
-            if collector.full:
-                break
-            read += 1
-            unreadable += not _collect(path, folder, collector)
-            advance(1)
-    names, triplets = collector.sorted()
-    if not triplets:
-        raise DataError(f"{folder}: no sections of a heading and text in {read} files; expected {', '.join(_FINDERS)} files")
-    return MinedPairs(
-        source=str(folder),
-        triplets=triplets,
-        names=names,
-        files=read,
-        unreadable=unreadable,
-        rejected=dict(sorted(collector.rejected.items())),
-    )
+    pairs_of = partial(_pairs_of, folder=folder)
+    mined = collect_pairs(files, collector, pairs_of, source=str(folder), seed=seed)
+    if not mined:
+        expected = f"expected {', '.join(_FINDERS)} files"
+        raise DataError(f"{folder}: no sections of a heading and text in {mined.files} files; {expected}")
+    return mined
 
 
-def _collect(path: Path, folder: Path, collector: PairCollector) -> bool:
-    """Add the pairs of one file; False when it is not text."""
+def _pairs_of(path: Path, *, folder: Path) -> list[tuple[str, str, str, str]] | None:
+    """Return the pairs of one file; None when it is not text."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
-        return False
+        return None
     group = path.relative_to(folder).as_posix()
+    pairs = []
     for section in split_sections(text, _FINDERS[path.suffix.lower()]):
-        collector.add(_query(section, path), section.body, group=group, name=f"{group}#{section.title}")
-    return True
-
-
-def _query(section: Section, path: Path) -> str:
-    if len(section.title.split()) >= _TELLING_WORDS:
-        return section.title
-    around = section.parent or path.stem.replace("_", " ").replace("-", " ")
-    return f"{around}: {section.title}" if around.lower() != section.title.lower() else section.title
-
-
-def _is_visible(relative: Path) -> bool:
-    return _SKIPPED_FOLDERS.isdisjoint(relative.parts) and not any(part.startswith(".") for part in relative.parts)
+        query, around = section.title, section.parent or path.stem.replace("_", " ").replace("-", " ")
+        if len(query.split()) < _TELLING_WORDS and around.lower() != query.lower():
+            query = f"{around}: {query}"
+        pairs.append((query, section.body, group, f"{group}#{section.title}"))
+    return pairs

@@ -1,11 +1,18 @@
-"""The unit of data: an anchor, a text that fits it, and texts that do not."""
+"""The unit of data: an anchor, a text that fits it, and texts that do not; written so that every trainer reads it."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prune2vec.errors import DataError
+from prune2vec.files import write_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,3 +68,47 @@ class Skipped:
         """Count one row at ``where``."""
         self.empties += 1
         self.first = self.first or where
+
+
+def write_triplets(triplets: Iterable[Triplet], path: Path) -> None:
+    """Write JSON lines (gzipped when the name ends in ``.gz``), whole or not at all.
+
+    Columns are query, positive, negative (or negative_1, ...), and where they are set dataset, group, pos_scores and
+    neg_scores. The same triplets give the same bytes. Line numbers are not written: a file's own rows count anew.
+
+    Raises:
+        DataError: The name does not end in ``.jsonl`` or ``.jsonl.gz``.
+        CheckpointError: The file cannot be written.
+    """
+    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+        raise DataError(f"cannot write triplets to {path.name}; the name must end in .jsonl or .jsonl.gz")
+    write_json_lines(map(_columns, triplets), path)
+
+
+def write_json_lines(rows: Iterable[dict[str, Any]], path: Path) -> None:
+    """Write one JSON object a line, gzipped when the name ends in ``.gz``, whole or not at all.
+
+    Raises:
+        CheckpointError: The file cannot be written.
+    """
+    lines = (json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+    content = io.BytesIO()
+    if path.suffix == ".gz":
+        # Neither name nor time in the header, so that equal data are equal files.
+        with gzip.GzipFile("", "wb", 6, content, mtime=0) as packed:
+            packed.writelines(lines)
+    else:
+        content.writelines(lines)
+    write_bytes(path, content.getvalue())
+
+
+def _columns(triplet: Triplet) -> dict[str, Any]:
+    columns: dict[str, Any] = {"query": triplet.anchor, "positive": triplet.positive}
+    if len(triplet.negatives) == 1:
+        columns["negative"] = triplet.negatives[0]
+    else:
+        columns |= {f"negative_{number}": text for number, text in enumerate(triplet.negatives, start=1)}
+    columns |= {name: value for name, value in (("dataset", triplet.dataset), ("group", triplet.group)) if value}
+    if triplet.scores:
+        columns |= {"pos_scores": list(triplet.scores[:1]), "neg_scores": list(triplet.scores[1:])}
+    return columns

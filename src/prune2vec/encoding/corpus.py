@@ -7,15 +7,12 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from prune2vec.data.documents import Document, read_documents
-from prune2vec.data.formats.arrow import count_rows
-from prune2vec.data.rows import suffix_of
+from prune2vec.data.rows import count_rows, suffix_of
 from prune2vec.errors import DataError
 
-_HEAD_BYTES = 1 << 20
-_GZIP = 16 + zlib.MAX_WBITS
+HEAD_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,33 +29,44 @@ class Corpus:
     text_column: str = "text"
     id_column: str | None = None
 
-    def opened(self) -> IO[bytes]:
-        """Open the file as it is, packed or not.
+    def head(self) -> tuple[bytes, int]:
+        """Return the first MiB of the file as it is, packed or not, and the size of all in bytes.
 
         Raises:
-            DataError: It cannot be opened.
+            DataError: It cannot be read.
         """
         try:
-            return self.path.open("rb")
+            with self.path.open("rb") as file:
+                return file.read(HEAD_BYTES), os.fstat(file.fileno()).st_size
         except OSError as error:
             raise DataError(f"cannot read {self.path}: {error.strerror or error}") from error
 
     def estimate(self) -> float:
-        """Return about how many rows there are, from the size of the file and the lines at its head; exact for Parquet and Arrow.
+        """Return about how many rows there are, by the lines at the head of the file; exact for Parquet and Arrow.
 
         Raises:
             DataError: The file cannot be read.
         """
         if self.path.suffix in (".parquet", ".arrow"):
             return count_rows(self.path)
-        with self.opened() as file:
-            head = file.read(_HEAD_BYTES)
-            size = os.fstat(file.fileno()).st_size
-        lines = _unpacked(head, self.path).count(b"\n") if self.path.suffix == ".gz" else head.count(b"\n")
+        head, size = self.head()
+        unpacked = [head]
+        if self.path.suffix == ".gz":
+            # Packed in parallel, or put together from several files, it has several members one after another.
+            unpacked, rest = [], head
+            try:
+                while rest:
+                    member = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+                    unpacked.append(member.decompress(rest))
+                    # Zeros may follow, as after a tape's last block.
+                    rest = member.unused_data.lstrip(b"\0")
+            except zlib.error as error:
+                raise DataError(f"{self.path}: broken gzip file ({error}); fetch it or pack it again") from error
+        lines = sum(part.count(b"\n") for part in unpacked)
         return max(1, lines) * size / max(1, len(head))
 
     def documents(self) -> Iterator[Document]:
-        """Yield the documents in file order; of all but a few rows only digests are kept.
+        """Yield the documents in file order, streaming, as ``read_documents`` does.
 
         Raises:
             DataError: The file cannot be read or holds no row, a row lacks its text or id, or two rows have one id and other
@@ -81,15 +89,7 @@ class Corpus:
         raise DataError(f"{self.path}: all {rows} texts{column} are blank; there is nothing to encode")
 
 
-def _unpacked(head: bytes, path: Path) -> bytes:
-    # Packed in parallel, or put together from several files, it has several members one after another.
-    unpacked = []
-    try:
-        while head:
-            member = zlib.decompressobj(wbits=_GZIP)
-            unpacked.append(member.decompress(head))
-            # Zeros may follow, as after a tape's last block.
-            head = member.unused_data.lstrip(b"\0")
-        return b"".join(unpacked)
-    except zlib.error as error:
-        raise DataError(f"{path}: broken gzip file ({error}); fetch it or pack it again") from error
+def document_bytes(document: Document) -> bytes:
+    """Return what a document adds to the digest of its part, ``source_sha256`` in the manifest."""
+    # Lengths, so that no text can pass for the end of one and the beginning of the next.
+    return f"{len(document.id)} {len(document.text)} {document.id}{document.text}".encode()

@@ -1,30 +1,32 @@
-"""``encode``: a corpus of any size to vectors on disk, in constant memory; the same command goes on after a kill."""
+"""``encode``: a corpus of any size to vectors on disk, part by part; the same command resumes after a kill."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from itertools import chain, islice
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize
+
 from prune2vec.data.documents import Document
-from prune2vec.encoding.corpus import Corpus
+from prune2vec.encoding.corpus import Corpus, document_bytes
 from prune2vec.encoding.encode_settings import EncodeSettings
 from prune2vec.encoding.engine import Engine
 from prune2vec.encoding.precision import Precision, ranges_of
 from prune2vec.encoding.prompts import prompted_engine
-from prune2vec.encoding.resume import check_ours, check_shards, found, identity_of, made_by, tidied
-from prune2vec.encoding.store import Store, shard_folder
-from prune2vec.errors import EncodingError
-from prune2vec.outputs import locked
-from prune2vec.progress import Advance, progress
+from prune2vec.encoding.store import MANIFEST, Store, check_shards, check_vector_folder, shard_folder
+from prune2vec.errors import DataError, EncodingError
+from prune2vec.files import digest_tree
+from prune2vec.outputs import clear_all_partials, locked
+from prune2vec.progress import progress
 from prune2vec.pruning.encoder import check_finite, load_encoder
 from prune2vec.public import public
-
-Prepared = tuple[Sequence[Document], list[list[int]], str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ def encode_corpus(
 ) -> EncodeResult:
     """Encode every text of a corpus and write Parquet parts of (id, vector).
 
-    A part is whole or not there; a killed run, started again with the same arguments, goes on after the last whole part.
+    A part is whole or not there; a killed run, started again with the same arguments, resumes after the last whole part.
     So does a run on a corpus that has grown: only the new texts are encoded. Of a document that comes twice the first is taken.
 
     Args:
@@ -91,28 +93,26 @@ def encode_corpus(
     check_shards(Path(output), shards)
     folder = shard_folder(Path(output), shard, shards)
     with locked(folder):
-        return _encoded(encoder, corpus, folder, chosen)
-
-
-def _encoded(encoder: Path | str, corpus: Path | str, folder: Path, chosen: EncodeSettings) -> EncodeResult:
-    check_ours(folder)
-    source = Corpus(path=Path(corpus), text_column=chosen.text_column, id_column=chosen.id_column)
-    source.check_filled()
-    loaded = load_encoder(encoder, device=chosen.device, dtype=chosen.dtype)
-    check_finite(loaded, encoder)
-    how = chosen.model_dump(include={"prompt", "max_length", "dimensions", "token_budget"})
-    engine = prompted_engine(loaded, **how)
-    identity, made = identity_of(Path(encoder), source, loaded, chosen), made_by(encoder, source, loaded, chosen)
-    store = found(folder, identity, made)
-    if store is None:
-        store = _begun(folder, identity, made, engine=engine, source=source, settings=chosen)
-    before = store.rows
-    if not store.complete:
-        with tidied(folder):
-            if not store.parts:
-                # It says that the parts to come are ours.
-                store.save()
-            store = _fill(store, engine, source, chosen)
+        check_vector_folder(folder)
+        source = Corpus(path=Path(corpus), text_column=chosen.text_column, id_column=chosen.id_column)
+        source.check_filled()
+        loaded = load_encoder(encoder, device=chosen.device, dtype=chosen.dtype)
+        check_finite(loaded, encoder)
+        how = chosen.model_dump(include={"prompt", "max_length", "dimensions", "token_budget"})
+        engine = prompted_engine(loaded, **how)
+        identity, made_by = _described(encoder, source, loaded, chosen)
+        store = _earlier(folder, identity, made_by)
+        if store is None:
+            ranges = None
+            if chosen.precision == "int8":
+                # From the corpus's head whatever the shard, so that all shards have the same range.
+                head = [document.text for document in islice(source.documents(), chosen.calibration)]
+                ranges = ranges_of(engine.encode(head))
+            precision = Precision(name=chosen.precision, dimension=engine.dimension, ranges=ranges)
+            store = Store(folder=folder, identity=identity, precision=precision, made_by=made_by)
+        before = store.rows
+        if not store.complete:
+            store = _filled(store, engine, source, chosen)
     return EncodeResult(
         folder=folder,
         rows=store.rows,
@@ -123,76 +123,122 @@ def _encoded(encoder: Path | str, corpus: Path | str, folder: Path, chosen: Enco
     )
 
 
-def _begun(
-    folder: Path,
-    identity: Mapping[str, Any],
-    made: Mapping[str, Any],
-    *,
-    engine: Engine,
-    source: Corpus,
-    settings: EncodeSettings,
-) -> Store:
-    ranges = None
-    if settings.precision == "int8":
-        # From the corpus's head whatever the shard, so that all shards have the same range.
-        head = [document.text for document in islice(source.documents(), settings.calibration)]
-        ranges = ranges_of(engine.encode(head))
-    precision = Precision(name=settings.precision, dimension=engine.dimension, ranges=ranges)
-    return Store(folder=folder, identity=identity, precision=precision, made_by=made)
+def _described(
+    encoder: Path | str, source: Corpus, loaded: SentenceTransformer, settings: EncodeSettings
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what decides which vectors are written, where the corpus alone may grow, and what a search needs to know.
+
+    Raises:
+        DataError: The corpus cannot be read.
+    """
+    path = Path(encoder)
+    head, size = source.head()
+    identity = {
+        "encoder": digest_tree(path) if path.is_dir() else str(encoder),
+        "corpus": {"bytes": size, "head_sha256": hashlib.sha256(head).hexdigest()},
+        "dtype": str(next(loaded.parameters()).dtype).removeprefix("torch."),
+        "settings": settings.identity(),
+    }
+    normalises = any(isinstance(module, Normalize) for module in loaded)
+    made_by = {
+        "encoder": str(path.resolve()) if path.is_dir() else str(encoder),
+        # sentence-transformers cuts a vector to truncate_dim after its last module and leaves it shorter than 1.
+        "normalised": normalises and (settings.dimensions is not None or loaded.truncate_dim is None),
+        "similarity": str(loaded.similarity_fn_name),
+        "corpus_mtime_ns": source.path.stat().st_mtime_ns,
+    }
+    return identity, made_by
 
 
-def _fill(store: Store, engine: Engine, source: Corpus, settings: EncodeSettings) -> Store:
-    """Encode what is not there yet; the next part is read and tokenised while one is computed."""
+def _earlier(folder: Path, identity: Mapping[str, Any], made_by: Mapping[str, Any]) -> Store | None:
+    """Return the store of an earlier run under this run's identity, or None.
+
+    It is only complete when the corpus is certainly the one it was; else its texts are to be compared with those of the
+    finished parts (it has grown, was packed anew, was mended after its last good row, or was changed in between).
+
+    Raises:
+        DataError: The manifest cannot be read.
+        EncodingError: It is broken, or holds vectors made with another encoder, dtype or setting.
+    """
+    if not (folder / MANIFEST).exists():
+        return None
+    store = Store.load(folder)
+    was = {**store.identity.get("settings", {}), "dtype": store.identity.get("dtype")}
+    now = {**identity["settings"], "dtype": identity["dtype"]}
+    changed = [f"{name} ({was.get(name)}, now {value})" for name, value in now.items() if was.get(name) != value]
+    if store.identity.get("encoder") != identity["encoder"]:
+        changed.insert(0, "encoder")
+    if changed:
+        raise EncodingError(f"{folder} holds vectors made with another {' and '.join(changed)}; give another output")
+    same = store.identity.get("corpus") == identity["corpus"]
+    same = same and store.made_by.get("corpus_mtime_ns") == made_by["corpus_mtime_ns"]
+    return replace(store, identity=identity, made_by=made_by, complete=store.complete and same)
+
+
+def _filled(store: Store, engine: Engine, source: Corpus, settings: EncodeSettings) -> Store:
+    """Encode what is not there yet; the next part is read and tokenised while one is computed.
+
+    What is left of an encoding that fails is what the next call resumes from, and the error says where it is.
+    """
+    folder, there = store.folder, len(store.parts)
+    clear_all_partials(folder)
+    parts = _prepared(store, engine, source, settings)
+    share = 0.0
+
+    def advance_tokens(tokens: float) -> None:
+        # Progress is counted in texts: a part's tokens are as many as its texts.
+        advance(tokens * share)
+
+    try:
+        if not there:
+            # It says that the parts to come are ours.
+            store.save()
+        total = source.estimate() / settings.shard_of[1]
+        with progress("encoding", total, done=store.rows) as advance, ThreadPoolExecutor(1) as ahead:
+            waiting = ahead.submit(next, parts, None)
+            while (part := waiting.result()) is not None:
+                waiting = ahead.submit(next, parts, None)
+                documents, rows, digest = part
+                share = len(rows) / max(1, sum(map(len, rows)))
+                vectors = engine.encode_rows(rows, advance=advance_tokens)
+                store = store.add([document.id for document in documents], vectors, source=digest)
+        store = store.finish()
+    except BaseException as error:
+        # Whatever is wrong with the folder now must not hide the error.
+        with suppress(OSError, DataError, EncodingError):
+            kept = len(Store.load(folder).parts) if (folder / MANIFEST).exists() else 0
+            if kept > there:
+                error.add_note(f"{folder} keeps {kept} parts, after which the same command resumes")
+            elif not kept:
+                # A part that the manifest does not name yet would make the folder something else's.
+                (folder / "part-00000.parquet").unlink(missing_ok=True)
+                (folder / MANIFEST).unlink(missing_ok=True)
+                folder.rmdir()
+        raise
+    return store
+
+
+def _prepared(
+    store: Store, engine: Engine, source: Corpus, settings: EncodeSettings
+) -> Iterator[tuple[Sequence[Document], list[list[int]], str]]:
+    """Yield the documents, token ids and digest of each part to come, after the finished parts' texts were found the same."""
     shard, shards = settings.shard_of
-    mine = islice(source.documents(), shard, None, shards)
-    total = source.estimate() / shards
-    parts = chain(_passed_over(mine, store), _parts(mine, settings.part_rows))
-
-    def prepared() -> Prepared | None:
-        documents = next(parts, None)
-        if documents is None:
-            return None
-        return documents, engine.tokenise([document.text for document in documents]), _digest(documents)
-
-    with progress("encoding", total, done=store.rows) as advance, ThreadPoolExecutor(1) as ahead:
-        waiting = ahead.submit(prepared)
-        while (part := waiting.result()) is not None:
-            waiting = ahead.submit(prepared)
-            documents, rows, digest = part
-            share = len(rows) / max(1, sum(map(len, rows)))
-            vectors = engine.encode_rows(rows, advance=_scaled(advance, share))
-            store = store.add([document.id for document in documents], vectors, source=digest)
-    return store.finish()
-
-
-def _passed_over(documents: Iterator[Document], store: Store) -> Iterator[Sequence[Document]]:
-    """Read the texts of the finished parts, which must be those they were made from, and yield nothing."""
+    documents = islice(source.documents(), shard, None, shards)
     before = 0
     for part in store.parts:
         rows = int(part["rows"])
-        if _digest(list(islice(documents, rows))) != part.get("source_sha256"):
+        if _digest(islice(documents, rows)) != part.get("source_sha256"):
             raise EncodingError(
                 f"{store.folder} holds vectors made with another corpus: its texts {before + 1:,} to {before + rows:,} "
                 "have changed; give another output"
             )
         before += rows
-    yield from ()
+    while chosen := list(islice(documents, settings.part_rows)):
+        yield chosen, engine.tokenise([document.text for document in chosen]), _digest(chosen)
 
 
-def document_bytes(document: Document) -> bytes:
-    """Return what a document adds to the digest of its part, ``source_sha256`` in the manifest."""
-    # Lengths, so that no text can pass for the end of one and the beginning of the next.
-    return f"{len(document.id)} {len(document.text)} {document.id}{document.text}".encode()
-
-
-def _digest(documents: Sequence[Document]) -> str:
-    return hashlib.sha256(b"".join(map(document_bytes, documents))).hexdigest()
-
-
-def _scaled(advance: Advance, factor: float) -> Advance:
-    return lambda amount: advance(amount * factor)
-
-
-def _parts(documents: Iterator[Document], size: int) -> Iterator[Sequence[Document]]:
-    while part := list(islice(documents, size)):
-        yield part
+def _digest(documents: Iterable[Document]) -> str:
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(document_bytes(document))
+    return digest.hexdigest()

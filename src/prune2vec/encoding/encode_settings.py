@@ -1,4 +1,4 @@
-"""Settings of encoding a corpus."""
+"""Settings of encoding a corpus, and of searching in what was encoded."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pydantic import Field
 
 from prune2vec.settings import Settings
 
-# These change how fast and where it is done, and what an interruption loses, not what is written. The number format that
-# dtype came to is compared by itself.
+# These change how fast and where it is done, and what an interruption loses, not what is written. What dtype came to is
+# compared by itself.
 _FREE = frozenset({"device", "dtype", "part_rows", "token_budget"})
 
 
@@ -35,7 +35,7 @@ class EncodeSettings(Settings):
     id_column: str | None = None
     """Column with the id; unset takes _id or id, else the row's number."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number format of the forward pass; auto is bf16 where the hardware multiplies it fast, which can cost a little retrieval
+    """dtype of the forward pass; auto is bf16 where the hardware multiplies it fast, which can cost a little retrieval
     quality, else fp32."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
@@ -52,3 +52,18 @@ class EncodeSettings(Settings):
         """Return the settings that decide what is written; a run is only continued when they are the same."""
         free = _FREE if self.precision == "int8" else _FREE | {"calibration"}
         return self.model_dump(mode="json", exclude=set(free))
+
+
+class SearchSettings(Settings):
+    """How a query becomes a vector, and which vectors it is compared with."""
+
+    prompt: str = "query"
+    """Name of the encoder's prompt that stands before every query: query, document or another of its prompts; or none."""
+    candidates: int = Field(default=10, ge=1, le=10**6)
+    """For binary vectors: so many times k rows are found by their bits, then ranked with the query's own floats."""
+    partial: bool = False
+    """Search what is there of an encoding that is not finished, or that lacks shards."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """dtype of the forward pass of the query."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps: for the encoder; vectors are compared on the CPU."""

@@ -2,25 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prune2vec.encoding.corpus import Corpus
-from prune2vec.encoding.hit_texts import read_texts
-from prune2vec.encoding.hits import Hit, SearchResult
-from prune2vec.encoding.index_forms import IndexForm, unit_rows
+from prune2vec.encoding.corpus import Corpus, document_bytes
+from prune2vec.encoding.encode_settings import SearchSettings
 from prune2vec.encoding.prompts import prompted_engine
-from prune2vec.encoding.search_settings import SearchSettings
-from prune2vec.encoding.vector_folder import VectorFolder
-from prune2vec.encoding.vector_index import VectorIndex
-from prune2vec.errors import ConfigError, EncodingError, import_extra
+from prune2vec.encoding.vector_folder import VectorFolder, VectorPart, unit_rows
+from prune2vec.errors import ConfigError, EncodingError, shown
 from prune2vec.files import digest_tree
 from prune2vec.pruning.encoder import load_encoder
 from prune2vec.public import public
+
+_WIDTH = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """One text near a query.
+
+    Attributes:
+        rank: From 1.
+        score: Similarity of the vectors: the cosine, or the inner product where the encoder compares by that.
+        id: The text's id.
+        row: Number of its text among those of the corpus, from 0; a document that comes twice counts once.
+        text: The text, where the corpus was given.
+    """
+
+    rank: int
+    score: float
+    id: str
+    row: int
+    text: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """The nearest texts of each query.
+
+    Attributes:
+        queries: The queries, as they were given.
+        hits: The hits of each, best first.
+        rows: How many vectors were searched.
+    """
+
+    queries: tuple[str, ...]
+    hits: tuple[tuple[Hit, ...], ...]
+    rows: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        found = zip(self.queries, self.hits, strict=True)
+        return {"rows": self.rows, "results": [{"query": query, "hits": list(map(asdict, hits))} for query, hits in found]}
+
+    def render(self) -> str:
+        """Return a table of the hits of each query."""
+        tables = []
+        for query, hits in zip(self.queries, self.hits, strict=True):
+            width = max((len(shown(hit.id)) for hit in hits), default=0)
+            rows = (
+                f"{hit.rank:4d}  {hit.score:7.4f}  {shown(hit.id):<{width}}  {shown(hit.text or '', _WIDTH)}".rstrip()
+                for hit in hits
+            )
+            tables.append("\n".join([shown(query), *rows]))
+        return "\n\n".join(tables)
 
 
 @public("search", "vectors", "encoder", "corpus", settings=SearchSettings)
@@ -36,8 +88,8 @@ def search_vectors(
 ) -> SearchResult:
     """Find the texts of an encoded corpus that are nearest to queries.
 
-    The index is made from the Parquet parts on the first call and kept beside them. Vectors of float32, float16 and int8
-    are compared exactly (by default); binary ones are found by their bits and ranked with the query's floats.
+    Every vector is compared, in the precision in which it is stored, and memory does not grow with their number. Binary
+    vectors are found by their bits and ranked with the query's floats.
 
     Args:
         vectors: Folder written by ``encode``, with all its shards.
@@ -50,27 +102,33 @@ def search_vectors(
 
     Raises:
         ConfigError: A setting is unknown or does not fit, or there is no query.
-        EncodingError: The vectors are incomplete, of another encoder or corpus, or compared by a measure that no index has.
+        EncodingError: The vectors are incomplete, of another encoder or corpus, or compared by a measure other than these.
         CheckpointError: The encoder cannot be loaded.
-        MissingExtra: faiss is not installed.
     """
     chosen = SearchSettings.chosen(settings, overrides, where="search")
     asked = (queries,) if isinstance(queries, str) else tuple(queries)
     if not asked or k < 1:
         raise ConfigError(f"{len(asked)} queries and k = {k}: expected at least one of each")
-    import_extra("faiss")
     folder = VectorFolder.open(Path(vectors), partial=chosen.partial)
     by_cosine = _by_cosine(folder)
     embedded = _embedded(asked, folder, encoder, chosen)
-    form = IndexForm(
-        precision=folder.precision,
-        graph=chosen.index == "hnsw",
+    scores, rows = folder.nearest(
+        unit_rows(embedded) if by_cosine else embedded,
+        k,
         unit=by_cosine and not folder.first.made_by.get("normalised", False),
         candidates=chosen.candidates,
     )
-    index = VectorIndex.build(folder, form, segment_bytes=chosen.segment_mb << 20)
-    scores, rows = index.search(unit_rows(embedded) if by_cosine else embedded, k)
-    return SearchResult(queries=asked, hits=_hits(folder, scores, rows, corpus), rows=folder.rows)
+    names = folder.ids(rows.ravel().tolist())
+    numbers = {row: folder.corpus_row(row) for row in names}
+    texts = _read_texts(folder, names, Path(corpus)) if corpus is not None else {}
+    hits = tuple(
+        tuple(
+            Hit(rank=rank, score=score, id=names[row], row=numbers[row], text=texts.get(numbers[row]))
+            for rank, (score, row) in enumerate(zip(of_query, near, strict=True), start=1)
+        )
+        for of_query, near in zip(scores.tolist(), rows.tolist(), strict=True)
+    )
+    return SearchResult(queries=asked, hits=hits, rows=folder.rows)
 
 
 def _by_cosine(folder: VectorFolder) -> bool:
@@ -92,9 +150,20 @@ def _by_cosine(folder: VectorFolder) -> bool:
 def _embedded(
     queries: Sequence[str], folder: VectorFolder, name: Path | str | None, settings: SearchSettings
 ) -> NDArray[np.float32]:
-    """Return the vectors of the queries, (query, dim) float32."""
+    """Return the vectors of the queries by the encoder of the vectors, (query, dim) float32."""
     store = folder.first
-    encoder = _checked_encoder(store.identity.get("encoder"), name or store.made_by.get("encoder"), folder.folder)
+    encoder, expected = name or store.made_by.get("encoder"), store.identity.get("encoder")
+    if encoder is None:
+        raise EncodingError(f"{folder.folder} does not say which encoder made it; name it with --encoder")
+    if Path(encoder).is_dir() and digest_tree(Path(encoder)) != expected:
+        raise EncodingError(
+            f"{folder.folder} was made with another encoder than {encoder} is now (its files differ); "
+            "name the one that made it with --encoder, or encode the corpus again"
+        )
+    if not Path(encoder).is_dir() and str(encoder) != expected:
+        raise EncodingError(
+            f"{folder.folder} was not made with {encoder}, or that is no longer there; name its encoder with --encoder"
+        )
     made_with = store.identity.get("settings", {})
     loaded = load_encoder(encoder, device=settings.device, dtype=settings.dtype)
     engine = prompted_engine(
@@ -107,47 +176,59 @@ def _embedded(
     return engine.encode(queries)
 
 
-def _checked_encoder(expected: object, name: Path | str | None, vectors: Path) -> Path | str:
-    if name is None:
-        raise EncodingError(f"{vectors} does not say which encoder made it; name it with --encoder")
-    path = Path(name)
-    if path.is_dir():
-        if digest_tree(path) != expected:
-            raise EncodingError(
-                f"{vectors} was made with another encoder than {path} is now (its files differ); "
-                "name the one that made it with --encoder, or encode the corpus again"
-            )
-    elif str(name) != expected:
-        raise EncodingError(f"{vectors} was not made with {name}, or that is no longer there; name its encoder with --encoder")
-    return name
+def _read_texts(folder: VectorFolder, names: Mapping[int, str], corpus: Path) -> dict[int, str]:
+    """Return the texts of some rows by their numbers in the corpus, which is read once and not kept.
+
+    Args:
+        folder: The vectors.
+        names: Id of each row that is wanted, by the row's number among the vectors.
+        corpus: The file that was encoded.
+
+    Raises:
+        EncodingError: A part that holds such a row was made from other texts than those of the file.
+        DataError: The file cannot be read.
+    """
+    settings = folder.first.identity.get("settings", {})
+    source = Corpus(path=corpus, text_column=settings.get("text_column", "text"), id_column=settings.get("id_column"))
+    wrong = f"{corpus} is not what {folder.folder} was made from"
+    ids = {folder.corpus_row(row): name for row, name in names.items()}
+    # The parts with hits, of each shard in order; what they were made from is compared by its digest.
+    waiting: dict[int, deque[VectorPart]] = defaultdict(deque)
+    for begin in sorted({folder.part_of(row).begin for row in names}):
+        part = folder.part_of(begin)
+        waiting[part.corpus_rows.start % folder.shards].append(part)
+    digests: dict[int, Any] = defaultdict(hashlib.sha256)
+    texts: dict[int, str] = {}
+    for row, document in enumerate(source.documents()):
+        shard = row % folder.shards
+        if shard not in waiting or row < waiting[shard][0].corpus_rows.start:
+            continue
+        digests[shard].update(document_bytes(document))
+        if row in ids:
+            if document.id != ids[row]:
+                raise EncodingError(f"{wrong}: row {row + 1:,} is {document.id!r}, not {ids[row]!r}")
+            texts[row] = document.text
+        if row == waiting[shard][0].corpus_rows[-1]:
+            _check_made_from(waiting[shard].popleft(), digests.pop(shard).hexdigest(), wrong)
+            if not waiting[shard]:
+                del waiting[shard]
+            if not waiting:
+                return texts
+    end = min((parts[0].corpus_rows[-1] for parts in waiting.values()), default=0)
+    raise EncodingError(f"{wrong}: it ends before row {end + 1:,}")
 
 
-def _hits(
-    folder: VectorFolder, scores: NDArray[np.float32], rows: NDArray[np.int64], corpus: Path | str | None
-) -> tuple[tuple[Hit, ...], ...]:
-    found = [int(row) for row in np.unique(rows) if row >= 0]
-    names = folder.ids(found)
-    numbers = {row: folder.corpus_row(row) for row in found}
-    texts = read_texts(folder, names, Path(corpus)) if corpus is not None else {}
-    return tuple(
-        tuple(
-            Hit(rank=rank, score=float(score), id=names[row], row=numbers[row], text=texts.get(numbers[row]))
-            for rank, (score, row) in enumerate(
-                ((score, int(row)) for score, row in zip(*line, strict=True) if row >= 0), start=1
-            )
-        )
-        for line in zip(scores, rows, strict=True)
-    )
+def _check_made_from(part: VectorPart, digest: str, wrong: str) -> None:
+    rows, made_from = part.corpus_rows, part.store.parts[part.number].get("source_sha256")
+    if made_from not in (None, digest):
+        step = f" in steps of {rows.step}" if rows.step > 1 else ""
+        raise EncodingError(f"{wrong}: rows {rows[0] + 1:,} to {rows[-1] + 1:,}{step} hold other texts or ids")
 
 
 def read_queries(path: Path) -> list[str]:
-    """Return the texts of a file of queries, in any format of a corpus.
+    """Return the texts of a file of queries, in any format of a corpus, without their titles.
 
     Raises:
         DataError: It cannot be read.
     """
-    return [document.text for document in _nonempty(Corpus(path=path))]
-
-
-def _nonempty(source: Corpus) -> Iterable[Any]:
-    return (document for document in source.documents() if document.text.strip())
+    return [document.bare for document in Corpus(path=path).documents() if document.bare.strip()]

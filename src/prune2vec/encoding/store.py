@@ -1,15 +1,15 @@
 """Vectors on disk: Parquet parts of (id, vector), and a manifest that names the finished ones.
 
-A part is written under a temporary name, flushed, renamed and only then entered into the manifest. Whatever is killed
-in between leaves at most a file that the manifest does not name, which the next run writes again.
+A part is written whole and only then entered into the manifest. Whatever is killed in between leaves at most a file that
+the manifest does not name, which the next run writes again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -17,9 +17,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from prune2vec.encoding.precision import Precision, ranges_from
+from prune2vec.encoding.precision import Precision
 from prune2vec.errors import EncodingError, reason_of
-from prune2vec.files import digest_file, explained_os_errors, read_json, write_text
+from prune2vec.files import read_json, write_bytes, write_text
 
 FORMAT = "prune2vec.vectors/1"
 MANIFEST = "manifest.json"
@@ -66,21 +66,16 @@ class Store:
         import pyarrow
         import pyarrow.parquet
 
-        name = f"part-{len(self.parts):05d}.parquet"
-        path, partial = self.folder / name, self.folder / f".{name}.partial"
-        stored = self.precision.store(vectors)
-        column = pyarrow.FixedSizeListArray.from_arrays(
-            pyarrow.array(np.ascontiguousarray(stored).reshape(-1)), type=self.precision.arrow_type()
-        )
+        stored = np.ascontiguousarray(self.precision.store(vectors))
+        column = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(stored.reshape(-1)), type=self.precision.arrow_type())
         table = pyarrow.table({"id": pyarrow.array(ids, type=pyarrow.string()), "vector": column})
-        with explained_os_errors(path):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            # Vectors do not compress; statistics of them help nobody.
-            pyarrow.parquet.write_table(table, partial, compression="none", use_dictionary=False, write_statistics=False)
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            partial.replace(path)
-        part = {"file": name, "rows": len(ids), "sha256": digest_file(path), "source_sha256": source}
+        content = pyarrow.BufferOutputStream()
+        # Vectors do not compress; statistics of them help nobody.
+        pyarrow.parquet.write_table(table, content, compression="none", use_dictionary=False, write_statistics=False)
+        name, content = f"part-{len(self.parts):05d}.parquet", content.getvalue()
+        write_bytes(self.folder / name, content)
+        digest = hashlib.sha256(content).hexdigest()
+        part = {"file": name, "rows": len(ids), "sha256": digest, "source_sha256": source}
         store = replace(self, parts=(*self.parts, part))
         store.save()
         return store
@@ -94,15 +89,8 @@ class Store:
     def save(self) -> None:
         """Write the manifest, whole or not at all."""
         # Written anew with every part: one line a part is readable, and quick to write for a hundred thousand parts.
-        entries = self.to_json()
-        parts = ",\n    ".join(map(json.dumps, entries.pop("parts")))
-        text = json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
-        write_text(self.folder / MANIFEST, f'{text},\n  "parts": [{parts}]\n}}\n')
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the manifest."""
         ranges = self.precision.ranges
-        return {
+        entries = {
             "format": FORMAT,
             "identity": dict(self.identity),
             "made_by": dict(self.made_by),
@@ -110,9 +98,11 @@ class Store:
             "dimension": self.precision.dimension,
             "ranges": ranges.tolist() if ranges is not None else None,
             "rows": self.rows,
-            "parts": [dict(part) for part in self.parts],
             "complete": self.complete,
         }
+        text = json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
+        parts = ",\n    ".join(json.dumps(dict(part)) for part in self.parts)
+        write_text(self.folder / MANIFEST, f'{text},\n  "parts": [{parts}]\n}}\n')
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -126,12 +116,11 @@ class Store:
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise EncodingError(f"{folder / MANIFEST}: not a manifest of vectors (expected format {FORMAT!r})")
         try:
-            ranges = ranges_from(value["ranges"]) if value["ranges"] is not None else None
-            precision = Precision(name=value["precision"], dimension=int(value["dimension"]), ranges=ranges)
+            ranges = np.asarray(value["ranges"], dtype=np.float32) if value["ranges"] is not None else None
             store = cls(
                 folder=folder,
                 identity=dict(value["identity"]),
-                precision=precision,
+                precision=Precision(name=value["precision"], dimension=int(value["dimension"]), ranges=ranges),
                 made_by=dict(value.get("made_by", {})),
                 parts=tuple(dict(part) for part in value["parts"]),
                 complete=bool(value["complete"]),
@@ -147,47 +136,44 @@ class Store:
             )
         return store
 
-    def read(self) -> tuple[list[str], NDArray[Any]]:
-        """Return all ids and vectors as they are stored: (row,) and (row, width)."""
-        ids = [name for number in range(len(self.parts)) for name in self.read_ids(number)]
-        vectors = [self.read_vectors(number) for number in range(len(self.parts))]
-        return ids, np.concatenate(vectors) if vectors else np.empty((0, self.precision.width))
-
     def read_ids(self, number: int) -> list[str]:
         """Return the ids of one part.
 
         Raises:
             EncodingError: The part cannot be read.
         """
-        names: list[str] = self._column(number, "id").to_pylist()
-        return names
+        return [name for names in self._columns(number, "id", 1 << 16) for name in names.to_pylist()]
 
-    def read_vectors(self, number: int) -> NDArray[Any]:
-        """Return the vectors of one part as they are stored, (row, width).
+    def read_vectors(self, number: int, rows: int) -> Iterator[NDArray[Any]]:
+        """Yield the vectors of one part as they are stored, at most ``rows`` at a time, (row, width).
 
         Raises:
             EncodingError: The part cannot be read.
         """
-        flat = self._column(number, "vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return np.asarray(flat).reshape(-1, self.precision.width)
+        for column in self._columns(number, "vector", rows):
+            yield np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(-1, self.precision.width)
 
-    def _column(self, number: int, name: str) -> Any:
+    def _columns(self, number: int, name: str, rows: int) -> Iterator[Any]:
+        """Yield one column of a part as arrays of at most so many rows."""
         import pyarrow
         import pyarrow.parquet
 
         part = self.parts[number]
         path = self.folder / part["file"]
+        there = 0
         try:
-            column = pyarrow.parquet.read_table(path, columns=[name])[name]
+            with pyarrow.parquet.ParquetFile(path) as file:
+                for batch in file.iter_batches(batch_size=rows, columns=[name]):
+                    there += batch.num_rows
+                    yield batch.column(name)
         except (OSError, KeyError, pyarrow.ArrowException) as error:
             raise EncodingError(
                 f"{path}: cannot be read ({reason_of(error)}); restore it, or encode into a new folder"
             ) from error
-        if len(column) != int(part["rows"]):
+        if there != int(part["rows"]):
             raise EncodingError(
-                f"{path}: {len(column)} rows, and the manifest says {part['rows']}; restore it, or encode into a new folder"
+                f"{path}: {there} rows, and the manifest says {part['rows']}; restore it, or encode into a new folder"
             )
-        return column
 
 
 def shard_folder(output: Path, shard: int, shards: int) -> Path:
@@ -196,11 +182,41 @@ def shard_folder(output: Path, shard: int, shards: int) -> Path:
 
 
 def shard_counts(output: Path) -> list[int]:
-    """Return into how many shards the vectors below ``output`` are divided; none where there are none, 1 for a store of all."""
+    """Return into how many shards the vectors below ``output`` are divided, 1 for a store of all; nothing where there are none.
+
+    Raises:
+        EncodingError: They are divided in more than one way.
+    """
     named = [match for path in output.glob("shard-*") if (match := _SHARD.fullmatch(path.name))]
-    return sorted({int(match[1]) for match in named} | ({1} if (output / MANIFEST).exists() else set()))
+    counts = sorted({int(match[1]) for match in named} | ({1} if (output / MANIFEST).exists() else set()))
+    if len(counts) > 1:
+        raise EncodingError(f"{output} holds shards of {counts[0]} and of {counts[1]}; keep those of one encoding")
+    return counts
 
 
-def mixed_shards(output: Path, counts: Sequence[int]) -> EncodingError:
-    """Return what to say of a folder that is divided in more than one way."""
-    return EncodingError(f"{output} holds shards of {counts[0]} and of {counts[1]}; keep those of one encoding")
+def check_shards(output: Path, shards: int) -> None:
+    """Refuse another number of shards than ``output`` has: every text would be encoded again, beside the vectors there.
+
+    Raises:
+        EncodingError: It holds another number of shards, or a store of all vectors where shards are wanted.
+    """
+    there = shard_counts(output)
+    if there == [1] and shards != 1:
+        raise EncodingError(f"{output} holds vectors in one piece; leave --shard and --ray out, or give another output")
+    if there and there != [shards]:
+        raise EncodingError(
+            f"{output} holds {there[0]} shards; give --ray {there[0]} or --shard i/{there[0]}, or another output"
+        )
+
+
+def check_vector_folder(folder: Path) -> None:
+    """Refuse a folder without a manifest of vectors that is not empty.
+
+    Raises:
+        EncodingError: Something else is in it.
+    """
+    if not folder.is_dir() or (folder / MANIFEST).exists():
+        return
+    # The manifest is written before the first part, so only its own write can have been broken off.
+    if any(not path.name.startswith(f".{MANIFEST}.partial-") for path in folder.iterdir()):
+        raise EncodingError(f"{folder} is not empty and holds no vectors; give another output")

@@ -1,4 +1,7 @@
-"""All vectors of a corpus: the shards of a folder as one row of Parquet parts."""
+"""All vectors of a corpus, in one store or in several shards, and the nearest of them to queries.
+
+No index is needed: every vector is compared, some thousand rows at a time, as they are read from the Parquet parts.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,39 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
+from prune2vec.data.bm25_negatives import best_places
 from prune2vec.encoding.precision import Precision
-from prune2vec.encoding.store import MANIFEST, Store, mixed_shards, shard_counts, shard_folder
+from prune2vec.encoding.store import MANIFEST, Store, shard_counts, shard_folder
 from prune2vec.errors import EncodingError
+from prune2vec.progress import progress
+
+# Numbers in float64 that are held at a time, of vectors and of scores: 64 MiB each.
+_NUMBERS = 1 << 23
+_SHOWN = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorPart:
+    """A Parquet part of one of the shards.
+
+    Attributes:
+        store: The store that it is in.
+        number: Its number there.
+        begin: The number of its first row among the rows of all parts.
+        corpus_rows: The rows of its texts in the corpus: shard i of n holds rows i, i + n, i + 2n, ...
+    """
+
+    store: Store
+    number: int
+    begin: int
+    corpus_rows: range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,126 +69,153 @@ class VectorFolder:
         Raises:
             EncodingError: There are no vectors, shards do not belong together, or rows or shards are missing.
         """
-        stores, shards = _stores(folder)
-        found = cls(folder=folder, stores=stores, shards=shards)
-        found._check_alike()
-        if not partial:
+        if (folder / MANIFEST).exists():
+            store = Store.load(folder)
+            shard, _, count = str(store.identity.get("settings", {}).get("shard", "0/1")).partition("/")
+            found = cls(folder=folder, stores={int(shard): store}, shards=int(count))
+        else:
+            counts = shard_counts(folder)
+            if not counts:
+                raise EncodingError(f"{folder} holds no vectors (no {MANIFEST} and no shards); make some with prune2vec encode")
+            folders = {shard: shard_folder(folder, shard, counts[0]) for shard in range(counts[0])}
+            stores = {shard: Store.load(path) for shard, path in folders.items() if (path / MANIFEST).exists()}
+            found = cls(folder=folder, stores=stores, shards=counts[0])
+        kinds = {store.folder: _kind(store) for store in found.stores.values()}
+        for where, kind in kinds.items():
+            first, one = next(iter(kinds.items()))
+            changed = [key for key in one if one[key] != kind.get(key)]
+            if changed:
+                raise EncodingError(
+                    f"{where} was made with another {' and '.join(changed)} than {first}; encode the shards anew into one folder"
+                )
+        if found.stores and not partial:
             found._check_whole()
         if not found.rows:
             raise EncodingError(f"{folder} holds no vectors yet; let prune2vec encode run on")
         return found
 
+    def _check_whole(self) -> None:
+        missing = [str(shard) for shard in range(self.shards) if shard not in self.stores]
+        if missing:
+            more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+            shards = f"shard{'s' * (len(missing) > 1)} {', '.join(missing[:_SHOWN])}{more}"
+            raise EncodingError(
+                f"{self.folder} lacks {shards} of {self.shards}; encode them, or search the others with --partial"
+            )
+        for store in self.stores.values():
+            if not store.complete:
+                raise EncodingError(
+                    f"{store.folder} is not complete: {store.rows:,} rows are there; "
+                    "run the same prune2vec encode again to finish it, or search these with --partial"
+                )
+
     @property
     def first(self) -> Store:
-        """The first store, whose encoder and number format are those of all."""
+        """The first store, whose encoder and precision are those of all.
+
+        Of int8 other stores may have other ranges, set by another machine's vectors.
+        """
         return next(iter(self.stores.values()))
 
     @property
     def precision(self) -> Precision:
-        """How the first store's vectors are stored; others may have other ranges of int8, from another machine's vectors."""
+        """How the first store's vectors are stored."""
         return self.first.precision
-
-    @cached_property
-    def parts(self) -> list[tuple[int, int, Mapping[str, Any]]]:
-        """Every part as (shard, number in its store, manifest entry), in the order in which rows are numbered here."""
-        return [(shard, number, part) for shard, store in self.stores.items() for number, part in enumerate(store.parts)]
-
-    @cached_property
-    def _ends(self) -> list[int]:
-        return list(accumulate(int(part["rows"]) for _, _, part in self.parts))
 
     @property
     def rows(self) -> int:
         """Vectors in all parts."""
-        return self._ends[-1] if self._ends else 0
+        return sum(store.rows for store in self.stores.values())
 
     @cached_property
-    def corpus_rows(self) -> list[range]:
-        """The rows of every part in the corpus: shard i of n holds rows i, i + n, i + 2n, ..."""
-        ends = dict.fromkeys(self.stores, 0)
-        rows = []
-        for shard, _, part in self.parts:
-            begin, ends[shard] = ends[shard], ends[shard] + int(part["rows"])
-            rows.append(range(shard + begin * self.shards, shard + ends[shard] * self.shards, self.shards))
-        return rows
+    def parts(self) -> list[VectorPart]:
+        """Every part, in the order in which rows are numbered here."""
+        parts: list[VectorPart] = []
+        begin = 0
+        for shard, store in self.stores.items():
+            start = shard
+            for number, entry in enumerate(store.parts):
+                rows = range(start, start + int(entry["rows"]) * self.shards, self.shards)
+                parts.append(VectorPart(store=store, number=number, begin=begin, corpus_rows=rows))
+                start, begin = rows.stop, begin + len(rows)
+        return parts
+
+    def part_of(self, row: int) -> VectorPart:
+        """Return the part that a row is in."""
+        return self.parts[bisect_right(self.parts, row, key=lambda part: part.begin) - 1]
+
+    def corpus_row(self, row: int) -> int:
+        """Return the number of a row's text in the corpus."""
+        part = self.part_of(row)
+        return part.corpus_rows[row - part.begin]
 
     def ids(self, rows: Iterable[int]) -> dict[int, str]:
         """Return the ids of some rows; only the parts that they are in are read."""
         names: dict[int, str] = {}
-        read: tuple[int, list[str]] = (-1, [])
-        for row in sorted(set(rows)):
-            part, inside = self._place(row)
-            if read[0] != part:
-                shard, number, _ = self.parts[part]
-                read = (part, self.stores[shard].read_ids(number))
-            names[row] = read[1][inside]
+        for begin, inside in groupby(sorted(set(rows)), key=lambda row: self.part_of(row).begin):
+            part = self.part_of(begin)
+            own = part.store.read_ids(part.number)
+            names |= {row: own[row - begin] for row in inside}
         return names
 
-    def corpus_row(self, row: int) -> int:
-        """Return the number of a row's text in the corpus."""
-        part, inside = self._place(row)
-        return self.corpus_rows[part][inside]
+    def nearest(
+        self, queries: NDArray[np.float32], k: int, *, unit: bool = False, candidates: int = 10
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return scores and numbers of the k rows nearest to each query, best first, both (query, at most k).
 
-    def part_of(self, row: int) -> int:
-        """Return the number of the part, of all parts, that a row is in."""
-        return self._place(row)[0]
+        The score is the inner product with the vector as it is stored; of equal scores the lower row comes first. Bits, as
+        rows of 1 and -1 scaled to length 1, are found by their Hamming distance and ranked by the inner product.
 
-    def _place(self, row: int) -> tuple[int, int]:
-        part = bisect_right(self._ends, row)
-        return part, row - (self._ends[part - 1] if part else 0)
+        Args:
+            queries: (query, dim) float32.
+            k: Rows for each query.
+            unit: Scale the vectors to length 1 first, so that for queries of length 1 the score is the cosine.
+            candidates: For bits: how many times k rows are ranked by the query's floats.
 
-    def _check_alike(self) -> None:
-        one = _kind(self.first)
-        for store in self.stores.values():
-            other = _kind(store)
-            changed = [key for key in one if one[key] != other.get(key)]
-            if changed:
-                raise EncodingError(
-                    f"{store.folder} was made with another {' and '.join(changed)} than {self.first.folder}; "
-                    "encode the shards anew into one folder"
-                )
-
-    def _check_whole(self) -> None:
-        missing = [str(shard) for shard in range(self.shards) if shard not in self.stores]
-        if missing:
-            raise EncodingError(
-                f"{self.folder} lacks {_listed(missing)} of {self.shards}; encode them, or search the others with --partial"
-            )
-        open_ones = [store for store in self.stores.values() if not store.complete]
-        if open_ones:
-            raise EncodingError(
-                f"{open_ones[0].folder} is not complete: {open_ones[0].rows:,} rows are there; "
-                "run the same prune2vec encode again to finish it, or search these with --partial"
-            )
-
-
-def _stores(folder: Path) -> tuple[dict[int, Store], int]:
-    if (folder / MANIFEST).exists():
-        store = Store.load(folder)
-        shard, shards = _shard_of(store)
-        return {shard: store}, shards
-    counts = shard_counts(folder)
-    if not counts:
-        raise EncodingError(f"{folder} holds no vectors (no {MANIFEST} and no shards); make some with prune2vec encode")
-    if len(counts) > 1:
-        raise mixed_shards(folder, counts)
-    folders = {shard: shard_folder(folder, shard, counts[0]) for shard in range(counts[0])}
-    there = {shard: Store.load(path) for shard, path in folders.items() if (path / MANIFEST).exists()}
-    if not there:
-        raise EncodingError(f"{folder} holds no vectors yet; let prune2vec encode run on")
-    return there, counts[0]
+        Raises:
+            EncodingError: Queries have another dimension, or a part cannot be read.
+        """
+        dimension, bits = self.precision.dimension, self.precision.name == "binary"
+        if queries.shape[1] != dimension:
+            raise EncodingError(f"queries of {queries.shape[1]} dimensions, and the vectors have {dimension}")
+        kept = min(k * candidates if bits else k, self.rows)
+        # Of each query the best so far: by what they are found (keys), what they score, and which they are.
+        keys = np.full((len(queries), kept), -np.inf, dtype=np.float32)
+        scores, numbers = np.zeros_like(keys), np.zeros(keys.shape, dtype=np.int64)
+        # In float64, rounded at the end: in float32 a matrix product gives equal rows other last digits at other places.
+        exact = queries.astype(np.float64).T / (np.sqrt(dimension) if bits else 1)
+        signs = np.where(queries > 0, 1.0, -1.0).T
+        step = max(1, _NUMBERS // max(len(queries), dimension))
+        row = 0
+        with progress("searching", self.rows) as advance:
+            for part in self.parts:
+                for stored in part.store.read_vectors(part.number, step):
+                    vectors = part.store.precision.restore(stored)
+                    vectors = (unit_rows(vectors) if unit and not bits else vectors).astype(np.float64)
+                    products = (vectors @ exact).T.astype(np.float32)
+                    # The inner product of signs is the dimension less twice the Hamming distance.
+                    found = (vectors @ signs).T.astype(np.float32) if bits else products
+                    # A later row of equal score is not better.
+                    better_than = found > keys[:, -1:]
+                    for query in np.flatnonzero(better_than.any(axis=1)):
+                        better = np.flatnonzero(better_than[query])
+                        joined = np.concatenate([keys[query], found[query, better]])
+                        best = best_places(joined, kept)
+                        keys[query] = joined[best]
+                        scores[query] = np.concatenate([scores[query], products[query, better]])[best]
+                        numbers[query] = np.concatenate([numbers[query], row + better])[best]
+                    row += len(stored)
+                    advance(len(stored))
+        order = np.lexsort((numbers, -scores), axis=1)[:, :k]
+        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(numbers, order, axis=1)
 
 
-def _shard_of(store: Store) -> tuple[int, int]:
-    number, _, count = str(store.identity.get("settings", {}).get("shard", "0/1")).partition("/")
-    return int(number), int(count)
+def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the rows scaled to length 1; a row of zeros stays."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0))
 
 
 def _kind(store: Store) -> dict[str, Any]:
     settings = {key: value for key, value in store.identity.get("settings", {}).items() if key != "shard"}
     return {**store.identity, "settings": settings, "dimension": store.precision.dimension, "precision": store.precision.name}
-
-
-def _listed(numbers: list[str], most: int = 8) -> str:
-    shown = ", ".join(numbers[:most]) + (f" and {len(numbers) - most} more" if len(numbers) > most else "")
-    return f"shard{'s' * (len(numbers) > 1)} {shown}"

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from prune2vec.data.beir import Retrieval
-from prune2vec.errors import EvaluationError
+from prune2vec.errors import DataError, EvaluationError
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.evaluation.evaluated import LoadedEncoder, load_for_evaluation
 from prune2vec.evaluation.mteb_runner import TaskUnavailable, run_task, task_data
-from prune2vec.evaluation.mteb_splits import Clock, Parts, environment
 from prune2vec.evaluation.own_data import describe_retrieval, evaluate_bm25, evaluate_retrieval, load_retrieval
-from prune2vec.evaluation.results import Results, TaskScore
+from prune2vec.evaluation.results import OwnScores, Results, TaskScore
 from prune2vec.evaluation.sampling import Sampling, sample_retrieval
 from prune2vec.evaluation.speed import measure_cost
-from prune2vec.evaluation.task_presets import Task
-from prune2vec.evaluation.tasks import resolve_tasks, task_prompts
+from prune2vec.evaluation.tasks import Task, resolve_tasks, task_prompts
+from prune2vec.files import digest_json, read_json, write_json
+from prune2vec.machine import describe
 from prune2vec.paths import check_target
 from prune2vec.progress import progress, say
 from prune2vec.public import public
+from prune2vec.settings import read_as
+
+_LIBRARIES = ("datasets", "pytrec-eval-terrier", "bm25s", "scikit-learn", "numpy")
 
 
 @public("evaluate", "encoder", "data", "mirror", "output", settings=EvaluateSettings)
@@ -38,7 +45,7 @@ def evaluate_encoder(
     """Evaluate an encoder on the user's own data, on MTEB tasks, or on both.
 
     With ``output``, every finished part is kept beside it until all are done: a killed evaluation, started again with
-    the same arguments, goes on where it stopped. Nothing is taken over when the encoder or the data have changed.
+    the same arguments, resumes where it stopped. Nothing is taken over when the encoder or the data have changed.
 
     Args:
         encoder: A folder made by prune or train, another sentence-transformers folder, or a hub id.
@@ -58,7 +65,10 @@ def evaluate_encoder(
     settings = EvaluateSettings.chosen(settings, overrides, where="evaluate")
     if data is None and tasks is None:
         raise EvaluationError("nothing to evaluate; give data (held-out triplets or a BEIR folder), tasks, or both")
-    file = _output_file(output)
+    file = None
+    if output is not None:
+        file = Path(output) if Path(output).suffix == ".json" else Path(output) / "results.json"
+        file = check_target(file, folder=False)
     mirror = Path(mirror) if mirror is not None else None
     chosen = resolve_tasks(tasks, mirror) if tasks is not None else ()
     retrieval, note = None, ""
@@ -67,98 +77,150 @@ def evaluate_encoder(
     clock = Clock()
     with clock("load"):
         loaded = load_for_evaluation(encoder, settings)
-    job = _Job(loaded, settings, mirror, Parts(file, loaded, settings), clock)
-    results = job.run(retrieval, chosen, source=str(data), sample=note)
+    parts = Parts(file, loaded, settings)
+    own: dict[str, Any] = {}
+    if retrieval is not None:
+        with clock("retrieval"):
+            own = _own_data(loaded, retrieval, settings, parts, data={"source": str(data), "sample": note})
+    with clock("tasks"):
+        scores, missing = _all_tasks(loaded, chosen, settings, parts, mirror)
+    if chosen and not scores and not own:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(missing.items())[:3])
+        more = " ..." if len(missing) > 3 else ""
+        raise EvaluationError(f"none of the {len(chosen)} tasks can be evaluated: {reasons}{more}")
+    with clock("speed"):
+        texts = (list(retrieval.queries.values()), list(retrieval.corpus.values())) if retrieval else None
+        speed, memory = measure_cost(loaded, texts, source=str(data), settings=settings)
+    results = Results(
+        encoder=loaded.describe(),
+        size=loaded.size(),
+        memory=memory,
+        speed=speed,
+        retrieval=own,
+        tasks=tuple(scores),
+        missing=missing,
+        settings=settings.model_dump(mode="json"),
+        environment=environment(),
+        seconds=clock.seconds,
+    )
     if file is not None:
         results.save(file)
-        job.parts.remove()
+        parts.remove()
     return results
 
 
-def _output_file(output: Path | str | None) -> Path | None:
-    if output is None:
-        return None
-    path = Path(output)
-    return check_target(path if path.suffix == ".json" else path / "results.json", folder=False)
+def _own_data(
+    encoder: LoadedEncoder, retrieval: Retrieval, settings: EvaluateSettings, parts: Parts, *, data: dict[str, str]
+) -> dict[str, Any]:
+    """Return ``Results.retrieval``; ``data`` says where it comes from and how much of it is used."""
+    described = {**describe_retrieval(encoder, retrieval, source=data["source"]), "sample": data["sample"]}
+
+    def compute() -> dict[str, Any]:
+        found: dict[str, Any] = {"metrics": evaluate_retrieval(encoder, retrieval, settings)}
+        if settings.bm25:
+            found["bm25"] = evaluate_bm25(retrieval, settings)
+        return found
+
+    key = {"part": "own data", "digest": described["digest"]}
+    return {"data": described, **parts.get(key, compute, OwnScores)}
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One evaluation under way."""
+def _all_tasks(
+    encoder: LoadedEncoder, tasks: Sequence[Task], settings: EvaluateSettings, parts: Parts, mirror: Path | None
+) -> tuple[list[TaskScore], dict[str, str]]:
+    """Return the scores of the tasks that can be evaluated, and the reasons for the others."""
+    scores: list[TaskScore] = []
+    missing: dict[str, str] = {}
+    own = [name for name, text in encoder.model.prompts.items() if text]
+    if tasks and own and settings.instruction == "mteb":
+        say(f"the tasks' instructions stand in place of the encoder's own prompts ({', '.join(own)})")
+    with progress("MTEB tasks", len(tasks)) as advance:
+        for task in tasks:
+            try:
+                score = _one_score(encoder, task, settings, parts, mirror)
+                scores.append(score)
+                say(f"{score.name}: {score.main_score} {score.score:.4f} ({score.seconds:.0f} s)")
+            except TaskUnavailable as error:
+                missing[task.name] = str(error)
+                say(f"{task.name}: missing, {error}")
+            advance(1)
+    return scores, missing
 
-    encoder: LoadedEncoder
-    settings: EvaluateSettings
-    mirror: Path | None
-    parts: Parts
-    clock: Clock
 
-    def run(self, retrieval: Retrieval | None, tasks: Sequence[Task], *, source: str, sample: str) -> Results:
-        own: dict[str, Any] = {}
-        if retrieval is not None:
-            with self.clock("retrieval"):
-                own = self._own_data(retrieval, source, sample)
-        with self.clock("tasks"):
-            scores, missing = self._all_tasks(tasks)
-        if tasks and not scores and not own:
-            raise EvaluationError(f"none of the {len(tasks)} tasks can be evaluated: {_reasons(missing)}")
-        with self.clock("speed"):
-            texts = (list(retrieval.queries.values()), list(retrieval.corpus.values())) if retrieval else None
-            speed, memory = measure_cost(self.encoder, texts, source=source, settings=self.settings)
-        return Results(
-            encoder=self.encoder.describe(),
-            size=self.encoder.size(),
-            memory=memory,
-            speed=speed,
-            retrieval=own,
-            tasks=tuple(scores),
-            missing=missing,
-            settings=self.settings.model_dump(mode="json"),
-            environment=environment(),
-            seconds=self.clock.seconds,
+def _one_score(encoder: LoadedEncoder, task: Task, settings: EvaluateSettings, parts: Parts, mirror: Path | None) -> TaskScore:
+    data = task_data(task, mirror)
+    prompts = task_prompts(task, encoder.text_format) if settings.instruction == "mteb" else None
+
+    def compute() -> dict[str, Any]:
+        size, sampling = settings.batch_size, Sampling.of(settings)
+        return asdict(run_task(encoder, task, data=data, prompts=prompts, batch_size=size, sampling=sampling))
+
+    key = {"part": "task", "task": asdict(task), "prompts": prompts, "data": data}
+    return read_as(TaskScore, parts.get(key, compute, TaskScore))
+
+
+def environment() -> dict[str, Any]:
+    """Return the kind of machine and the versions of everything that a score may depend on."""
+    found = describe()
+    versions = dict(found["versions"])
+    for name in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return {**found, "versions": versions}
+
+
+class Parts:
+    """A hidden folder beside the output that holds finished parts until the whole is written, so that a killed run resumes.
+
+    A part is found again only for the same encoder (by digest), data, settings and library versions.
+
+    Args:
+        output: The results file to come; None keeps nothing.
+        encoder: The encoder.
+        settings: The settings.
+    """
+
+    def __init__(self, output: Path | None, encoder: LoadedEncoder, settings: EvaluateSettings) -> None:
+        self._folder = output.parent / f".{output.name}.parts" if output is not None else None
+        how = settings.model_dump(
+            mode="json", include={"batch_size", "max_length", "seed", "bm25", "max_queries", "max_documents"}
         )
+        made = {"encoder": encoder.digest, "dtype": encoder.dtype, "device": encoder.model.device.type}
+        self._base = {**how, **made, "versions": environment()["versions"]}
 
-    def _own_data(self, retrieval: Retrieval, source: str, sample: str) -> dict[str, Any]:
-        data = {**describe_retrieval(self.encoder, retrieval, source=source), "sample": sample}
+    def get(self, key: Mapping[str, Any], compute: Callable[[], dict[str, Any]], kind: Any = dict[str, Any]) -> dict[str, Any]:
+        """Return the part stored under ``key``, a record of ``kind``, or compute and store it."""
+        if self._folder is None:
+            return compute()
+        file = self._folder / f"{digest_json({**self._base, **key})}.json"
+        if file.is_file():
+            try:
+                value = read_json(file)
+                read_as(kind, value)
+                return dict(value)
+            except (DataError, ValueError) as error:
+                say(f"{file} cannot be read ({error}); doing that part again")
+        value = compute()
+        write_json(file, value)
+        return value
 
-        def compute() -> dict[str, Any]:
-            found: dict[str, Any] = {"metrics": evaluate_retrieval(self.encoder, retrieval, self.settings)}
-            if self.settings.bm25:
-                found["bm25"] = evaluate_bm25(retrieval, self.settings)
-            return found
-
-        return {"data": data, **self.parts.get({"part": "own data", "digest": data["digest"]}, compute)}
-
-    def _all_tasks(self, tasks: Sequence[Task]) -> tuple[list[TaskScore], dict[str, str]]:
-        """Return the scores of the tasks that can be evaluated, and the reasons for the others."""
-        scores: list[TaskScore] = []
-        missing: dict[str, str] = {}
-        own = [name for name, text in self.encoder.model.prompts.items() if text]
-        if tasks and own and self.settings.instruction == "mteb":
-            say(f"the tasks' instructions stand in place of the encoder's own prompts ({', '.join(own)})")
-        with progress("MTEB tasks", len(tasks)) as advance:
-            for task in tasks:
-                try:
-                    score = self._one_task(task)
-                    scores.append(score)
-                    say(f"{score.name}: {score.main_score} {score.score:.4f} ({score.seconds:.0f} s)")
-                except TaskUnavailable as error:
-                    missing[task.label] = str(error)
-                    say(f"{task.label}: missing, {error}")
-                advance(1)
-        return scores, missing
-
-    def _one_task(self, task: Task) -> TaskScore:
-        data = task_data(task, self.mirror)
-        encoder, settings = self.encoder, self.settings
-        prompts = task_prompts(task, encoder.text_format) if settings.instruction == "mteb" else None
-        key = {"part": "task", "task": asdict(task), "prompts": prompts, "data": data}
-
-        def compute() -> dict[str, Any]:
-            size, sampling = settings.batch_size, Sampling.of(settings)
-            return asdict(run_task(encoder, task, data=data, prompts=prompts, batch_size=size, sampling=sampling))
-
-        return TaskScore.from_json(self.parts.get(key, compute))
+    def remove(self) -> None:
+        """Throw all parts away."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _reasons(missing: Mapping[str, str]) -> str:
-    return "; ".join(f"{name}: {reason}" for name, reason in list(missing.items())[:3]) + (" ..." if len(missing) > 3 else "")
+class Clock:
+    """Seconds spent on named parts."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Add the time of a block to ``name``."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin

@@ -16,7 +16,7 @@ class EvaluateSettings(Settings):
     batch_size: int = Field(default=32, ge=1, le=10**6)
     """Texts per forward pass of an encoder that sentence-transformers must run itself; other batches go by tokens."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number format of the weights; auto is bf16 where the hardware multiplies it fast, else fp32."""
+    """dtype of the weights; auto is bf16 where the hardware multiplies it fast, else fp32."""
     device: str = "auto"
     """Where the encoder runs: auto, cpu, cuda, cuda:1, mps."""
     max_length: int | None = Field(default=None, ge=1, le=2**24)

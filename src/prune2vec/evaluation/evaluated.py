@@ -39,7 +39,7 @@ class LoadedEncoder:
         digest: SHA-256 over the names and contents of those files.
         record: What ``prune2vec.json`` says about how it was made; empty for encoders made elsewhere.
         text_format: What stands around its texts.
-        dtype: Number format of the weights.
+        dtype: That of the weights.
         engine: What encodes texts faster to the same vectors; None leaves it to the model's own ``encode``.
     """
 
@@ -91,7 +91,12 @@ def load_for_evaluation(encoder: Path | str, settings: EvaluateSettings) -> Load
         torch.cuda.reset_peak_memory_stats(device)
     dtype = str(pick_dtype(settings.dtype, device)).removeprefix("torch.")
     model = load_encoder(encoder, device=str(device), dtype=dtype)
-    folder = Path(encoder) if Path(encoder).is_dir() else _snapshot(str(encoder))
+    folder = Path(encoder)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        # It has just been loaded.
+        folder = Path(snapshot_download(str(encoder), local_files_only=True))
     record = read_record(folder)
     if settings.max_length is not None:
         model.max_seq_length = settings.max_length
@@ -106,13 +111,6 @@ def load_for_evaluation(encoder: Path | str, settings: EvaluateSettings) -> Load
         dtype=dtype,
         engine=_engine(model),
     )
-
-
-def _snapshot(repo: str) -> Path:
-    """Return the local folder that holds a hub model which has just been loaded."""
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(repo, local_files_only=True))
 
 
 def _engine(model: SentenceTransformer) -> Engine | None:

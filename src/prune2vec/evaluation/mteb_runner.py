@@ -7,21 +7,23 @@ import math
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prune2vec.encoding.engine import Engine
 from prune2vec.errors import EncodingError, EvaluationError, reason_of
 from prune2vec.evaluation.evaluated import LoadedEncoder, engine_under
-from prune2vec.evaluation.mteb_encoder import MtebEncoder
 from prune2vec.evaluation.results import TaskScore
 from prune2vec.evaluation.sampling import Sampling, sample_task
-from prune2vec.evaluation.task_presets import Task
+from prune2vec.evaluation.tasks import Task
+from prune2vec.evaluation.text_vectors import SIDES, side_prompt
 from prune2vec.files import digest_tree
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
+    from mteb.models import ModelMeta, SentenceTransformerEncoderWrapper
 
 
 class TaskUnavailable(EvaluationError):
@@ -39,7 +41,7 @@ def task_data(task: Task, mirror: Path | None) -> dict[str, str]:
 
         dataset = mteb.get_task(task.name).metadata.dataset
         return {"path": str(dataset["path"]), "revision": str(dataset["revision"])}
-    folder = mirror / task.label
+    folder = mirror / task.name
     if not folder.is_dir():
         raise TaskUnavailable(f"not in the mirror {mirror}")
     return {"path": str(folder), "digest": digest_tree(folder)}
@@ -74,36 +76,26 @@ def run_task(
         loaded = _load_task(task, data)
         note = sample_task(loaded, sampling or Sampling())
         result, used = _evaluate(encoder, loaded, prompts, batch_size)
-    parts: list[dict[str, Any]] = []
-    metrics: dict[str, float] = {}
-    for split, rows in result.scores.items():
-        for row in rows:
-            parts.append({"split": split, "subset": row["hf_subset"], "score": float(row["main_score"])})
-            metrics = metrics or _finite_numbers(row)
+    rows = [(split, row) for split, of_split in result.scores.items() for row in of_split]
+    scores = [float(row["main_score"]) for _, row in rows]
+    if not scores or not all(map(math.isfinite, scores)):
+        raise EvaluationError(f"{task.name} gave no finite {task.main_score}; are all embeddings the same?")
+    numbers = ((name, value) for name, value in rows[0][1].items() if isinstance(value, int | float))
     return TaskScore(
-        name=f"{task.label} {note}".rstrip(),
+        name=f"{task.name} {note}".rstrip(),
         type=task.type,
         main_score=task.main_score,
-        score=_mean_score(task, parts),
-        parts=tuple(parts),
-        metrics=metrics,
+        score=math.fsum(scores) / len(scores),
+        parts=tuple(
+            {"split": split, "subset": row["hf_subset"], "score": score}
+            for (split, row), score in zip(rows, scores, strict=True)
+        ),
+        metrics={name: float(value) for name, value in numbers if math.isfinite(value)},
         prompts=used,
         data=dict(data),
         seconds=time.perf_counter() - begin,
         sample=note,
     )
-
-
-def _mean_score(task: Task, parts: list[dict[str, Any]]) -> float:
-    scores = [part["score"] for part in parts]
-    if not scores or not all(math.isfinite(score) for score in scores):
-        raise EvaluationError(f"{task.label} gave no finite {task.main_score}; are all embeddings the same?")
-    return math.fsum(scores) / len(scores)
-
-
-def _finite_numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    numbers = {name: float(value) for name, value in row.items() if isinstance(value, (int, float))}
-    return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
 def _load_task(task: Task, data: Mapping[str, str]) -> AbsTask:
@@ -158,6 +150,71 @@ def _evaluate(
         model.prompts = own
         task.unload_data()
     return results.task_results[0], evaluated.used
+
+
+class MtebEncoder:
+    """mteb's ``EncoderProtocol``: texts go to the engine, everything else to mteb's own wrapper.
+
+    Args:
+        wrapper: mteb's wrapper of the same encoder, which knows the prompts.
+        engine: What encodes; None leaves it to the wrapper.
+
+    Attributes:
+        used: What stood before the texts so far, by ``query``, ``document`` or, for neither, ``text``.
+    """
+
+    def __init__(self, wrapper: SentenceTransformerEncoderWrapper, engine: Engine | None) -> None:
+        self.used: dict[str, str] = {}
+        self._wrapper = wrapper
+        self._engine = engine
+        self._prompted: dict[str, Engine] = {}
+
+    @property
+    def mteb_model_meta(self) -> ModelMeta:
+        """What mteb notes about the model."""
+        return self._wrapper.mteb_model_meta
+
+    def encode(
+        self,
+        inputs: Iterable[dict[str, list[str]]],
+        *,
+        task_metadata: Any,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Return the vectors of the texts that ``inputs`` yields, (text, dim) float32.
+
+        Args:
+            inputs: Batches with their texts under ``"text"``; how many a batch has makes no difference.
+            task_metadata: mteb's description of the task, by which the prompt is chosen.
+            hf_split: Split of the task.
+            hf_subset: Subset of the task.
+            prompt_type: Query, document or neither.
+            **kwargs: Options of ``SentenceTransformer.encode``, which an engine does not need.
+        """
+        side = prompt_type.value if prompt_type is not None else None
+        name = self._wrapper.get_prompt_name(task_metadata, prompt_type)
+        found = (self._wrapper.model_prompts or {}).get(name or "")
+        # Where mteb finds none, sentence-transformers takes the encoder's own for that side, or its default.
+        prompt = found if found is not None else side_prompt(self._wrapper.model, SIDES.get(side))
+        self.used[side or "text"] = prompt
+        if self._engine is None:
+            where = {"task_metadata": task_metadata, "hf_split": hf_split, "hf_subset": hf_subset, "prompt_type": prompt_type}
+            return self._wrapper.encode(inputs, **where, **kwargs)  # type: ignore[arg-type]
+        texts = [text for batch in inputs for text in batch["text"]]
+        if prompt not in self._prompted:
+            self._prompted[prompt] = self._engine.with_prompt(prompt)
+        return self._prompted[prompt].encode(texts)
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Return the similarity of each of the first to each of the second, by the encoder's own measure."""
+        return self._wrapper.similarity(embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Return the similarity of each of the first to its counterpart, by the encoder's own measure."""
+        return self._wrapper.similarity_pairwise(embeddings1, embeddings2)
 
 
 @contextmanager

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from prune2vec.data.beir import Retrieval, is_beir, read_beir, triplets_as_retrieval
 from prune2vec.data.documents import read_documents, same_text
 from prune2vec.data.reader import load_triplets
 from prune2vec.errors import EvaluationError
-from prune2vec.evaluation.bm25 import Bm25
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.evaluation.evaluated import LoadedEncoder
-from prune2vec.evaluation.retrieval import rank_all, retrieval_metrics
+from prune2vec.evaluation.retrieval import Bm25, rank_all, retrieval_metrics
 from prune2vec.evaluation.text_vectors import count_tokens, encode_texts
 from prune2vec.files import digest_json
 
@@ -30,17 +31,17 @@ def load_retrieval(source: Path | str, settings: EvaluateSettings) -> Retrieval:
         retrieval = read_beir(Path(source), settings.split)
     else:
         retrieval = triplets_as_retrieval(load_triplets(source, require_negative=False, split=settings.split))
-    qrels = {query: grades for query, grades in retrieval.qrels.items() if query in retrieval.queries and _any_relevant(grades)}
+    qrels = {
+        query: grades
+        for query, grades in retrieval.qrels.items()
+        if query in retrieval.queries and any(grade > 0 for grade in grades.values())
+    }
     if not qrels or not retrieval.corpus:
         raise EvaluationError(f"{source} holds no query with a relevant document; expected triplets or a BEIR folder")
     corpus = dict(retrieval.corpus)
     if settings.corpus is not None:
         corpus |= _distractors(settings.corpus, corpus)
     return Retrieval(queries={query: retrieval.queries[query] for query in qrels}, corpus=corpus, qrels=qrels)
-
-
-def _any_relevant(grades: Mapping[str, int]) -> bool:
-    return any(grade > 0 for grade in grades.values())
 
 
 def _distractors(path: Path, corpus: Mapping[str, str]) -> dict[str, str]:
@@ -75,28 +76,22 @@ def evaluate_retrieval(encoder: LoadedEncoder, retrieval: Retrieval, settings: E
     """Return the encoder's metrics on ``retrieval``."""
     queries = encode_texts(encoder, list(retrieval.queries.values()), "queries", batch_size=settings.batch_size)
     documents = encode_texts(encoder, list(retrieval.corpus.values()), "documents", batch_size=settings.batch_size)
-    ranking = rank_all(
-        list(retrieval.queries),
-        list(retrieval.corpus),
-        lambda block: encoder.model.similarity(queries[block], documents),
-        same=self_documents(retrieval),
-        seed=settings.seed,
-    )
-    return retrieval_metrics(ranking, retrieval.qrels)
+    return _metrics(retrieval, lambda block: encoder.model.similarity(queries[block], documents), settings)
 
 
 def evaluate_bm25(retrieval: Retrieval, settings: EvaluateSettings) -> dict[str, Any]:
     """Return BM25's parameters and its metrics on ``retrieval``, through the same ranking and metric code."""
     index = Bm25(list(retrieval.corpus.values()))
     texts = list(retrieval.queries.values())
+    metrics = _metrics(retrieval, lambda block: index.scores(texts[block]), settings)
+    return {"parameters": index.describe(), "metrics": metrics}
+
+
+def _metrics(retrieval: Retrieval, score_block: Callable[[slice], Tensor], settings: EvaluateSettings) -> dict[str, float]:
     ranking = rank_all(
-        list(retrieval.queries),
-        list(retrieval.corpus),
-        lambda block: index.scores(texts[block]),
-        same=self_documents(retrieval),
-        seed=settings.seed,
+        list(retrieval.queries), list(retrieval.corpus), score_block, same=self_documents(retrieval), seed=settings.seed
     )
-    return {"parameters": index.describe(), "metrics": retrieval_metrics(ranking, retrieval.qrels)}
+    return retrieval_metrics(ranking, retrieval.qrels)
 
 
 def describe_retrieval(encoder: LoadedEncoder, retrieval: Retrieval, *, source: str) -> dict[str, Any]:
@@ -106,15 +101,9 @@ def describe_retrieval(encoder: LoadedEncoder, retrieval: Retrieval, *, source: 
     long_documents = sum(count > limit for count in count_tokens(encoder, list(retrieval.corpus.values()), "documents"))
     return {
         "source": source,
-        "digest": digest_retrieval(retrieval),
+        "digest": digest_json([list(retrieval.queries.items()), list(retrieval.corpus.items()), retrieval.qrels]),
         "queries": len(retrieval.queries),
         "documents": len(retrieval.corpus),
         "truncated_queries": long_queries,
         "truncated_documents": long_documents,
     }
-
-
-def digest_retrieval(retrieval: Retrieval) -> str:
-    """Return the SHA-256 of queries, documents and judgements."""
-    qrels = {query: dict(grades) for query, grades in retrieval.qrels.items()}
-    return digest_json([list(retrieval.queries.items()), list(retrieval.corpus.items()), qrels])

@@ -26,8 +26,8 @@ class TaskScore:
     """The result of one MTEB task.
 
     Attributes:
-        name: The name it is reported under (the folder's name for a ``-proxy`` folder of a mirror); where only a sample of
-            the task was used it ends with how much that is: ``SciFact (1,000 of 5,183 documents)``.
+        name: Its name in mteb; where only a sample of the task was used it ends with how much that is:
+            ``SciFact (1,000 of 5,183 documents)``.
         type: Its kind in mteb.
         main_score: The metric that counts.
         score: That metric, 0 to 1, averaged over splits and subsets.
@@ -52,22 +52,13 @@ class TaskScore:
     seconds: float
     sample: str = ""
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Read back what ``dataclasses.asdict`` made.
-
-        Raises:
-            ValueError: A key is missing or unknown, or its value does not fit.
-        """
-        return read_as(cls, value)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
     """An evaluated encoder.
 
     Attributes:
-        encoder: Path, digest, layers, number format, limits, prompts and the record of how it was made.
+        encoder: Path, digest, layers, dtype, limits, prompts and the record of how it was made.
         size: ``parameters`` (shared ones once), ``embedding_parameters``, ``disk_bytes``.
         memory: Peaks in bytes: ``process`` (whole process), ``encoding`` (during the speed sample), ``cuda``.
         speed: For ``queries`` and ``documents``: ``texts_per_s``, ``tokens_per_s`` and how they were measured.
@@ -154,14 +145,6 @@ class Results:
 
     def render(self) -> str:
         """Return a short table of text."""
-        parts = [self._render_head()]
-        if self.retrieval:
-            parts.append(self._render_retrieval())
-        if self.tasks or self.missing:
-            parts.append(self._render_tasks())
-        return "\n\n".join(parts)
-
-    def _render_head(self) -> str:
         size, memory = self.size, self.memory
         peak = memory.get("cuda") or memory.get("encoding") or memory.get("process") or 0
         lines = [
@@ -172,25 +155,27 @@ class Results:
             if side in self.speed:
                 speed = self.speed[side]
                 lines.append(f"  {side:<9} {speed['texts_per_s']:>10,.1f} texts/s {speed['tokens_per_s']:>12,.0f} tokens/s")
+        lines += self._render_retrieval() if self.retrieval else []
+        lines += self._render_tasks() if self.tasks or self.missing else []
         return "\n".join(lines)
 
-    def _render_retrieval(self) -> str:
+    def _render_retrieval(self) -> list[str]:
         data = self.retrieval["data"]
         rows = {"encoder": self.retrieval["metrics"], "BM25": (self.retrieval.get("bm25") or {}).get("metrics")}
         sample = f" {data['sample']}" if data.get("sample") else ""
-        lines = [f"{data['source']}{sample}: {data['queries']:,} queries, {data['documents']:,} documents"]
+        lines = ["", f"{data['source']}{sample}: {data['queries']:,} queries, {data['documents']:,} documents"]
         lines.append(f"  {'':<9}" + "".join(f"{name:>12}" for name in METRICS))
-        lines += [f"  {name:<9}" + "".join(f"{row[m]:>12.4f}" for m in METRICS) for name, row in rows.items() if row]
-        return "\n".join(lines)
+        return lines + [f"  {name:<9}" + "".join(f"{row[m]:>12.4f}" for m in METRICS) for name, row in rows.items() if row]
 
-    def _render_tasks(self) -> str:
+    def _render_tasks(self) -> list[str]:
         names = [*(task.name for task in self.tasks), *self.missing]
         width = max(len(name) for name in names)
-        lines = [f"  {task.name:<{width}}  {task.score:.4f}  {task.main_score}" for task in self.tasks]
+        lines = ["", "MTEB tasks"]
+        lines += [f"  {task.name:<{width}}  {task.score:.4f}  {task.main_score}" for task in self.tasks]
         lines += [f"  {name:<{width}}  missing  {reason}" for name, reason in self.missing.items()]
         if self.task_mean is not None:
             lines.append(f"  {self._mean_name}: {self.task_mean:.4f}")
-        return "\n".join(["MTEB tasks", *lines])
+        return lines
 
 
 def _all_metrics(found: dict[str, float]) -> dict[str, float]:
@@ -208,6 +193,12 @@ class _Nothing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Encoder:
+    path: str = ""
+    record: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Size:
     parameters: Size
     disk_bytes: Size
@@ -215,8 +206,8 @@ class _Size:
 
 @dataclass(frozen=True, kw_only=True)
 class _Speed:
-    texts_per_s: float
-    tokens_per_s: float
+    texts_per_s: Finite
+    tokens_per_s: Finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +221,8 @@ class _Data:
     source: str
     queries: Size
     documents: Size
+    digest: str | None = None
+    sample: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,16 +231,22 @@ class _Scored:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Retrieval(_Scored):
-    data: _Data
+class OwnScores(_Scored):
+    """What was scored on the user's own data: the encoder's metrics, and BM25's."""
+
     bm25: _Scored | _Nothing | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Retrieval(OwnScores):
+    data: _Data
 
 
 @dataclass(frozen=True, kw_only=True)
 class _ResultsFile:
     """What a results file must have inside its mappings, since it is compared and printed."""
 
-    encoder: dict[str, Any]
+    encoder: _Encoder
     size: _Size
     memory: dict[str, Any]
     speed: _Speeds

@@ -1,9 +1,10 @@
-"""Ranking documents for queries, with ties settled, and the metrics of a ranking (by trec_eval)."""
+"""Ranking documents for queries, with ties settled; BM25's scores; and the metrics of a ranking (by trec_eval)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,13 +46,6 @@ def top_documents(scores: Tensor, places: Tensor, *, k: int = TOP_K) -> Tensor:
     return (steps * documents - places).topk(min(k, documents), dim=1).indices
 
 
-def query_blocks(queries: int, documents: int) -> Iterator[slice]:
-    """Yield slices of queries whose score matrix stays below 16 million cells."""
-    step = max(1, _CELLS // max(documents, 1))
-    for start in range(0, queries, step):
-        yield slice(start, min(start + step, queries))
-
-
 def rank_all(
     query_ids: Sequence[str],
     document_ids: Sequence[str],
@@ -71,7 +65,10 @@ def rank_all(
     """
     places = tie_order(len(document_ids), seed=seed)
     ranking: Ranking = {}
-    for block in query_blocks(len(query_ids), len(document_ids)):
+    # A block's matrix of scores has at most 16 million cells.
+    step = max(1, _CELLS // max(len(document_ids), 1))
+    for start in range(0, len(query_ids), step):
+        block = slice(start, min(start + step, len(query_ids)))
         scores = score_block(block).float()
         for row in range(block.start, block.stop):
             if row in same:
@@ -104,3 +101,32 @@ def retrieval_metrics(ranking: Ranking, qrels: Mapping[str, Mapping[str, int]]) 
     values = [mean(whole, "ndcg_cut_10"), mean(first_ten, "recip_rank")]
     values += [mean(whole, f"recall_{k}") for k in (1, 10, 100)]
     return dict(zip(METRICS, values, strict=True))
+
+
+class Bm25:
+    """An index over documents (Lucene's BM25, k1 1.5, b 0.75, English stop words, no stemming)."""
+
+    def __init__(self, documents: Sequence[str]) -> None:
+        import bm25s
+
+        self._index = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
+        self._size = len(documents)
+        tokens = bm25s.tokenize(list(documents), stopwords="english", show_progress=False, return_ids=False)
+        self._empty = not any(tokens)
+        if not self._empty:
+            self._index.index(tokens, show_progress=False)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the parameters, to be stored beside the scores."""
+        index = self._index
+        return {"method": index.method, "k1": index.k1, "b": index.b, "stopwords": "english", "stemmer": None}
+
+    def scores(self, queries: Sequence[str]) -> Tensor:
+        """Return the scores, (queries, documents); ``-inf`` where no word of the query is in the document."""
+        import bm25s
+
+        rows = bm25s.tokenize(list(queries), stopwords="english", show_progress=False, return_ids=False)
+        none = np.zeros(self._size, dtype=np.float32)
+        found = [self._index.get_scores(words) if words and not self._empty else none for words in rows]
+        scores = torch.from_numpy(np.stack(found))
+        return scores.masked_fill(scores <= 0, -math.inf)

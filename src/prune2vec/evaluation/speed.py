@@ -113,7 +113,9 @@ def measure_speed(
 
 def _measure_side(encoder: LoadedEncoder, texts: list[str], side: Side, settings: EvaluateSettings) -> Mapping[str, Any]:
     encode = side_encode(encoder, side, batch_size=settings.batch_size)
-    tokens = _encoded_tokens(encoder, texts, side)
+    prompt = side_prompt(encoder.model, side) or None
+    # Real tokens of one pass: truncated, prompt included, no padding.
+    tokens = sum(int(encoder.model.preprocess([text], prompt=prompt)["attention_mask"].sum()) for text in texts)
     longest_first = sorted(texts, key=len, reverse=True)
     encode(longest_first[: settings.batch_size])
     seconds: list[float] = []
@@ -131,9 +133,3 @@ def _measure_side(encoder: LoadedEncoder, texts: list[str], side: Side, settings
         "tokens": tokens,
         "pass_seconds": seconds,
     }
-
-
-def _encoded_tokens(encoder: LoadedEncoder, texts: list[str], side: Side) -> int:
-    """Return the number of real tokens that a pass over ``texts`` encodes: truncated, prompt included, no padding."""
-    prompt = side_prompt(encoder.model, side) or None
-    return sum(int(encoder.model.preprocess([text], prompt=prompt)["attention_mask"].sum()) for text in texts)

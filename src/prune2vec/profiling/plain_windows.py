@@ -10,8 +10,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from prune2vec.data.formats.jsonl import read_jsonl
-from prune2vec.data.rows import read_lines
+from prune2vec.data.rows import read_jsonl, read_lines
 from prune2vec.errors import DataError
 from prune2vec.models.tokens import TokenRow, token_ids
 from prune2vec.progress import say

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune2vec.data.documents import same_text
-from prune2vec.data.triplet import Triplet
-from prune2vec.data.writer import write_triplets
+from prune2vec.data.triplet import Triplet, write_triplets
 from prune2vec.errors import ConfigError, DataError, reason_of
 from prune2vec.progress import progress
 from prune2vec.pruning.encoder import check_finite, load_encoder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from prune2vec.data.reader import load_triplets
-from prune2vec.data.writer import write_triplets
+from prune2vec.data.triplet import write_triplets
 from tests.cli.conftest import Cli
 from tests.training.encoders import rows, save_tiny_encoder
 

@@ -54,10 +54,10 @@ def encode(encoder: Path, corpus: Path, *, output: Path, ray: str | None, settin
     shards = _shards(ray) if ray is not None else None
     if dry_run:
         from prune2vec.encoding.corpus import Corpus
-        from prune2vec.encoding.resume import check_ours
+        from prune2vec.encoding.store import check_vector_folder
 
         check_encoder(encoder)
-        check_ours(output)
+        check_vector_folder(output)
         source = Corpus(path=corpus, text_column=settings.text_column, id_column=settings.id_column)
         source.check_filled()
         return would(f"encode {corpus}", reads=[encoder, corpus], writes=output, settings=settings.model_dump(mode="json"))

@@ -13,11 +13,11 @@ from prune2vec.cli.path_types import ExistingPath, SourceName
 from prune2vec.cli.verb import verb
 
 if TYPE_CHECKING:
-    from prune2vec.encoding.search_settings import SearchSettings
+    from prune2vec.encoding.encode_settings import SearchSettings
 
 
 def _settings() -> type[SearchSettings]:
-    from prune2vec.encoding.search_settings import SearchSettings
+    from prune2vec.encoding.encode_settings import SearchSettings
 
     return SearchSettings
 
@@ -50,7 +50,7 @@ def search(
 ) -> Outcome:
     """Find the texts nearest to each QUERY in VECTORS, the folder that encode wrote.
 
-    The index is made on the first search and kept in VECTORS/index.
+    Every vector is compared, and memory does not grow with their number.
     """
     if not query and queries is None:
         raise click.UsageError("nothing to search for: give a query, or --queries FILE")

@@ -10,8 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prune2vec.data.reader import load_triplets
-from prune2vec.data.triplet import Triplet
-from prune2vec.data.writer import write_triplets
+from prune2vec.data.triplet import Triplet, write_triplets
 from prune2vec.errors import CheckpointError, DataError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: bool(text.strip()))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import mteb
 import pytest
 
-from prune2vec.evaluation.task_presets import PINNED, PRESETS, Task
+from prune2vec.evaluation.tasks import PINNED, PRESETS, Task
 
 
 def test_the_preset_has_fifteen_tasks_of_six_kinds() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prune2vec.encoding.hits import Hit, SearchResult
+from prune2vec.encoding.search import Hit, SearchResult
 
 HITS = (
     Hit(rank=1, score=0.5, id="a\x1b[2J", row=0, text="one\n\x07two " + "w" * 200),

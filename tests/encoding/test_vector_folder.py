@@ -1,22 +1,19 @@
-"""The index finds what sorting all inner products in numpy finds, in every precision, over parts, shards and segments."""
+"""The nearest are what sorting all inner products in numpy finds, in every precision, over parts and shards."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from prune2vec.encoding.index_forms import IndexForm, unit_rows
 from prune2vec.encoding.precision import Precision, ranges_of
 from prune2vec.encoding.store import Store, shard_folder
-from prune2vec.encoding.vector_folder import VectorFolder
-from prune2vec.encoding.vector_index import VectorIndex
-from prune2vec.errors import ConfigError, EncodingError
-from prune2vec.outputs import RECORD, locked
+from prune2vec.encoding.vector_folder import VectorFolder, unit_rows
+from prune2vec.errors import EncodingError
+from tests.encoding.conftest import read_all
 
 DIM = 32
 PRECISIONS = ["float32", "float16", "int8", "binary"]
@@ -49,7 +46,7 @@ def stored(
 
 def found_by_numpy(folder: VectorFolder, queries: Vectors, k: int) -> tuple[Vectors, Any]:
     """Return the k best scores in float64, and all scores: the vectors as stored, dequantised by the manifest's ranges."""
-    codes = np.concatenate([store.read()[1] for store in folder.stores.values()])
+    codes = np.concatenate([read_all(store)[1] for store in folder.stores.values()])
     ranges = folder.precision.ranges
     if ranges is not None:
         low, high = ranges.astype(np.float64)
@@ -64,13 +61,15 @@ def found_by_numpy(folder: VectorFolder, queries: Vectors, k: int) -> tuple[Vect
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("shards", [1, 3])
-@pytest.mark.parametrize("segment", [1, 3000, 1 << 30])
-def test_exact_search_is_a_sort_of_all_products(tmp_path: Path, precision: str, shards: int, segment: int) -> None:
+@pytest.mark.parametrize("numbers", [1, 3000, 1 << 23])
+def test_exact_search_is_a_sort_of_all_products(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, shards: int, numbers: int
+) -> None:
+    monkeypatch.setattr("prune2vec.encoding.vector_folder._NUMBERS", numbers)
     folder = stored(tmp_path, drawn(333), precision=precision, shards=shards)
     queries = drawn(9, seed=1)
     # So many candidates that the bits leave nothing out.
-    form = IndexForm(precision=folder.precision, candidates=333)
-    scores, rows = VectorIndex.build(folder, form, segment_bytes=segment).search(queries, 10)
+    scores, rows = folder.nearest(queries, 10, candidates=333)
     best, every = found_by_numpy(folder, queries, 10)
     np.testing.assert_allclose(scores, best, atol=1e-5)
     np.testing.assert_allclose(np.take_along_axis(every, rows, axis=1), best, atol=1e-5)
@@ -82,22 +81,23 @@ def test_exact_search_is_a_sort_of_all_products(tmp_path: Path, precision: str, 
 def test_the_row_in_the_corpus(tmp_path: Path, precision: str) -> None:
     vectors = drawn(101)
     folder = stored(tmp_path, vectors, precision=precision, shards=3, part=7)
-    index = VectorIndex.build(folder, IndexForm(precision=folder.precision))
-    _, rows = index.search(vectors, 1)
+    _, rows = folder.nearest(vectors, 1)
     assert [folder.corpus_row(int(row)) for row in rows[:, 0]] == list(range(101))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("k", [3, 7, 60])
-def test_ties_come_in_order_at_the_last_place_too(tmp_path: Path, precision: str, k: int) -> None:
+def test_ties_come_in_order_at_the_last_place_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, k: int
+) -> None:
     vectors = drawn(12)[np.arange(60) % 12]
     folder = stored(tmp_path, vectors, precision=precision, part=9)
     every = found_by_numpy(folder, drawn(12), 60)[1]
     # In float64 too, equal rows have equal products only to the last digits.
     expected = np.lexsort((np.broadcast_to(np.arange(60), every.shape), -every.round(9)), axis=1)[:, :k]
-    for segment in (1, 1 << 30):
-        index = VectorIndex.build(folder, IndexForm(precision=folder.precision, candidates=60), segment_bytes=segment)
-        scores, rows = index.search(drawn(12), k)
+    for numbers in (1, 1 << 23):
+        monkeypatch.setattr("prune2vec.encoding.vector_folder._NUMBERS", numbers)
+        scores, rows = folder.nearest(drawn(12), k, candidates=60)
         assert rows.tolist() == expected.tolist()
         np.testing.assert_allclose(scores, np.take_along_axis(every, expected, axis=1), atol=1e-5)
 
@@ -106,8 +106,8 @@ def test_of_bits_as_far_away_the_lower_rows_are_candidates(tmp_path: Path) -> No
     # Of 400 rows of 32 bits several are as far away as the last of 12 candidates.
     folder = stored(tmp_path, drawn(400), precision="binary", part=150)
     queries = drawn(50, seed=1)
-    found = VectorIndex.build(folder, IndexForm(precision=folder.precision, candidates=1)).search(queries, 12)[1]
-    bits = np.unpackbits(folder.first.read()[1], axis=1)
+    found = folder.nearest(queries, 12, candidates=1)[1]
+    bits = np.unpackbits(read_all(folder.first)[1], axis=1)
     far = (bits[None] != (queries > 0)[:, None]).sum(axis=2)
     expected = np.lexsort((np.broadcast_to(np.arange(400), far.shape), far))[:, :12]
     np.testing.assert_array_equal(np.sort(found, axis=1), np.sort(expected, axis=1))
@@ -117,12 +117,11 @@ def test_a_text_that_is_there_many_times(tmp_path: Path) -> None:
     query = drawn(1, seed=4)
     near = unit_rows(query + 0.3 * drawn(1, seed=5))
     folder = stored(tmp_path, np.concatenate([drawn(3), np.repeat(near, 996, axis=0), query]), part=300)
-    index = VectorIndex.build(folder, IndexForm(precision=folder.precision))
-    assert index.search(query, 5)[1].tolist() == [[999, 3, 4, 5, 6]]
+    assert folder.nearest(query, 5)[1].tolist() == [[999, 3, 4, 5, 6]]
 
 
-@pytest.mark.parametrize("form", [{}, {"unit": True}, {"graph": True}])
-def test_shards_of_machines_that_differ_in_the_ranges_of_int8(tmp_path: Path, form: dict[str, bool]) -> None:
+@pytest.mark.parametrize("unit", [False, True])
+def test_shards_of_machines_that_differ_in_the_ranges_of_int8(tmp_path: Path, unit: bool) -> None:
     vectors = drawn(90, scaled=False) * 50
     for shard, factor in enumerate((1, 1.003, 0.7)):
         ranges = ranges_of(vectors) * np.float32(factor)
@@ -133,11 +132,11 @@ def test_shards_of_machines_that_differ_in_the_ranges_of_int8(tmp_path: Path, fo
         )
         store.add([f"d{row}" for row in range(shard, 90, 3)], vectors[shard::3]).finish()
     folder = VectorFolder.open(tmp_path)
-    values = np.concatenate([store.precision.restore(store.read()[1]) for store in folder.stores.values()])
-    scores, rows = VectorIndex.build(folder, IndexForm(precision=folder.precision, **form)).search(drawn(9, seed=1), 5)
-    every = drawn(9, seed=1) @ (unit_rows(values) if form.get("unit") else values).T
-    np.testing.assert_allclose(scores, np.sort(every, axis=1)[:, ::-1][:, :5], rtol=2e-3)
-    np.testing.assert_allclose(np.take_along_axis(every, rows, axis=1), scores, rtol=2e-3)
+    values = np.concatenate([store.precision.restore(read_all(store)[1]) for store in folder.stores.values()])
+    scores, rows = folder.nearest(drawn(9, seed=1), 5, unit=unit)
+    every = drawn(9, seed=1) @ (unit_rows(values) if unit else values).T
+    np.testing.assert_allclose(scores, np.sort(every, axis=1)[:, ::-1][:, :5], rtol=1e-5)
+    np.testing.assert_allclose(np.take_along_axis(every, rows, axis=1), scores, rtol=1e-5)
 
 
 def test_equal_parts_are_all_searched(tmp_path: Path) -> None:
@@ -146,10 +145,9 @@ def test_equal_parts_are_all_searched(tmp_path: Path) -> None:
         store = store.add(["same"] * 10, vectors)
     store.finish()
     folder = VectorFolder.open(tmp_path)
-    assert folder.parts[0][2]["sha256"] == folder.parts[1][2]["sha256"]
-    index = VectorIndex.build(folder, IndexForm(precision=folder.precision), segment_bytes=1)
-    assert index.search(drawn(10), 2)[1].tolist() == [[row, row + 10] for row in range(10)]
-    assert index.search(drawn(10, seed=5), 1)[1].tolist() == [[row + 20] for row in range(10)]
+    assert store.parts[0]["sha256"] == store.parts[1]["sha256"]
+    assert folder.nearest(drawn(10), 2)[1].tolist() == [[row, row + 10] for row in range(10)]
+    assert folder.nearest(drawn(10, seed=5), 1)[1].tolist() == [[row + 20] for row in range(10)]
 
 
 def test_bits_ranked_by_floats_beat_bits_alone(tmp_path: Path) -> None:
@@ -159,106 +157,26 @@ def test_bits_ranked_by_floats_beat_bits_alone(tmp_path: Path) -> None:
     truth = (queries @ vectors.T).argmax(axis=1)
     hits = []
     for candidates in (1, 20):
-        _, rows = VectorIndex.build(folder, IndexForm(precision=folder.precision, candidates=candidates)).search(queries, 1)
+        _, rows = folder.nearest(queries, 1, candidates=candidates)
         hits.append(float((rows[:, 0] == truth).mean()))
     assert hits[1] > hits[0] + 0.05, hits
-
-
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_graph_finds_nearly_all(tmp_path: Path, precision: str) -> None:
-    folder = stored(tmp_path, drawn(1500), precision=precision, part=400)
-    queries = drawn(30, seed=1)
-    exact, graph = (IndexForm(precision=folder.precision, graph=graph) for graph in (False, True))
-    best = VectorIndex.build(folder, exact).search(queries, 10)[1]
-    near = VectorIndex.build(folder, graph).search(queries, 10)[1]
-    recall = np.mean([len(set(one) & set(other)) / 10 for one, other in zip(best, near, strict=True)])
-    assert recall > 0.9, recall
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 def test_vectors_of_any_length_are_compared_by_cosine(tmp_path: Path, precision: str) -> None:
     vectors = drawn(200, scaled=False) * np.random.default_rng(3).uniform(0.1, 9, (200, 1)).astype(np.float32)
     folder = stored(tmp_path, vectors, precision=precision)
-    scores, _ = VectorIndex.build(folder, IndexForm(precision=folder.precision, unit=True)).search(drawn(5, seed=1), 10)
-    values = unit_rows(folder.precision.restore(folder.first.read()[1]))
-    np.testing.assert_allclose(scores, np.sort(drawn(5, seed=1) @ values.T, axis=1)[:, ::-1][:, :10], atol=1e-3)
+    scores, _ = folder.nearest(drawn(5, seed=1), 10, unit=True)
+    values = unit_rows(folder.precision.restore(read_all(folder.first)[1]))
+    np.testing.assert_allclose(scores, np.sort(drawn(5, seed=1) @ values.T, axis=1)[:, ::-1][:, :10], atol=1e-6)
 
 
 def test_fewer_vectors_than_hits(tmp_path: Path) -> None:
     for precision in PRECISIONS:
         folder = stored(tmp_path / precision, drawn(3), precision=precision)
-        scores, rows = VectorIndex.build(folder, IndexForm(precision=folder.precision)).search(drawn(2, seed=1), 10)
+        scores, rows = folder.nearest(drawn(2, seed=1), 10)
         assert scores.shape == rows.shape == (2, 3)
         assert sorted(rows[0]) == [0, 1, 2]
-
-
-def test_index_files_are_kept_and_only_new_parts_are_indexed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    vectors = drawn(100)
-    first = stored(tmp_path, vectors[:80], part=20)
-    segment = 40 * DIM * 4
-    form = IndexForm(precision=first.precision)
-    VectorIndex.build(first, form, segment_bytes=segment)
-    files = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "index").glob("[!.]*")}
-    assert len(files) == 2
-    added: list[int] = []
-    add = IndexForm.add
-    monkeypatch.setattr(IndexForm, "add", lambda self, index, codes: (added.append(len(codes)), add(self, index, codes))[1])
-    VectorIndex.build(first, form, segment_bytes=segment)
-    assert added == []
-    Store.load(tmp_path).add([f"d{row}" for row in range(80, 100)], vectors[80:])
-    index = VectorIndex.build(VectorFolder.open(tmp_path), form, segment_bytes=segment)
-    assert added == [20]
-    np.testing.assert_array_equal(index.search(vectors, 1)[1][:, 0], range(100))
-    now = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "index").glob("[!.]*")}
-    assert len(now) == 3
-    assert files.items() <= now.items()
-
-
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_changed_parts_give_another_index(tmp_path: Path, precision: str) -> None:
-    queries = drawn(4, seed=1)
-    for seed in (5, 6):
-        folder = stored(tmp_path, drawn(50, seed=seed), precision=precision)
-        index = VectorIndex.build(folder, IndexForm(precision=folder.precision, candidates=50))
-        np.testing.assert_allclose(index.search(queries, 3)[0], found_by_numpy(folder, queries, 3)[0], atol=1e-5)
-        assert len(list((tmp_path / "index").glob("[!.]*"))) == 1, "the old one is gone"
-
-
-def test_a_folder_that_cannot_be_written_is_searched_all_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    vectors = drawn(50)
-    folder = stored(tmp_path, vectors)
-    (tmp_path / "index").write_text("in the way")
-    index = VectorIndex.build(folder, IndexForm(precision=folder.precision))
-    np.testing.assert_array_equal(index.search(vectors, 1)[1][:, 0], range(50))
-    assert "the index is not kept" in capsys.readouterr().err
-
-
-def test_only_our_own_index_files_are_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for seed in (5, 6):
-        folder = stored(tmp_path, drawn(50, seed=seed))
-        VectorIndex.build(folder, IndexForm(precision=folder.precision))
-        mine = tmp_path / "index" / "exact-float32-mine.faiss"
-        mine.write_text("mine")
-    assert mine.read_text() == "mine"
-    (tmp_path / "index" / RECORD).unlink()
-    folder = stored(tmp_path, drawn(50, seed=7))
-    index = VectorIndex.build(folder, IndexForm(precision=folder.precision))
-    assert "the index is not kept" in capsys.readouterr().err
-    np.testing.assert_array_equal(index.search(drawn(50, seed=7), 1)[1][:, 0], range(50))
-
-
-def test_one_writer_of_an_index(tmp_path: Path) -> None:
-    folder = stored(tmp_path, drawn(50))
-    form = IndexForm(precision=folder.precision)
-    with (
-        locked(tmp_path / "index"),
-        pytest.raises(ConfigError, match=rf"index is in use by another run \(process {os.getpid()}\)"),
-    ):
-        VectorIndex.build(folder, form)
-    VectorIndex.build(folder, form)
-    with locked(tmp_path / "index"):
-        VectorIndex.build(folder, form)
-    assert not list(tmp_path.glob(".*")), "what is there already is only read"
 
 
 def test_missing_shards_are_listed(tmp_path: Path) -> None:
@@ -301,11 +219,22 @@ def test_shards_of_other_things_are_refused(tmp_path: Path) -> None:
 def test_queries_of_another_dimension(tmp_path: Path) -> None:
     folder = stored(tmp_path, drawn(5))
     with pytest.raises(EncodingError, match="queries of 3 dimensions, and the vectors have 32"):
-        VectorIndex.build(folder, IndexForm(precision=folder.precision)).search(np.zeros((1, 3), dtype=np.float32), 1)
+        folder.nearest(np.zeros((1, 3), dtype=np.float32), 1)
 
 
 def test_a_damaged_part_is_named(tmp_path: Path) -> None:
     folder = stored(tmp_path, drawn(50))
     (tmp_path / "part-00001.parquet").write_bytes(b"PAR1")
     with pytest.raises(EncodingError, match=r"part-00001.parquet: cannot be read"):
-        VectorIndex.build(folder, IndexForm(precision=folder.precision))
+        folder.nearest(drawn(1), 1)
+
+
+def test_memory_does_not_grow_with_the_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = stored(tmp_path, drawn(900), part=400)
+    monkeypatch.setattr("prune2vec.encoding.vector_folder._NUMBERS", 100 * DIM)
+    held: list[int] = []
+    restore = Precision.restore
+    monkeypatch.setattr(Precision, "restore", lambda self, codes: (held.append(len(codes)), restore(self, codes))[1])
+    folder.nearest(drawn(3), 5)
+    assert sum(held) == 900
+    assert max(held) == 100

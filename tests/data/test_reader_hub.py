@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prune2vec.data.hub import HubSource, parse_hub_source, read_hub
+from prune2vec.data.reader import HubSource, parse_hub_source, read_hub
 from prune2vec.errors import DataError
 
 

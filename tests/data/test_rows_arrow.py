@@ -10,14 +10,14 @@ import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
-from prune2vec.data.formats.arrow import count_rows, read_arrow, read_parquet
+from prune2vec.data.rows import count_rows, read_arrow
 from prune2vec.errors import DataError
 
 
 def test_rows_over_several_batches_are_numbered_on(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"query": [str(i) for i in range(2500)], "neg": [["x", "y"]] * 2500}), path)
-    rows = list(read_parquet(path))
+    rows = list(read_arrow(path))
     assert [row.values["query"] for row in rows] == [str(i) for i in range(2500)]
     assert (rows[2000].where, rows[2000].number, rows[2000].values["neg"]) == (f"{path}: row 2001", 2000, ["x", "y"])
 
@@ -26,7 +26,7 @@ def test_damaged_file_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     path.write_bytes(b"PAR1 this is not one")
     with pytest.raises(DataError, match=r"a\.parquet: not a readable Parquet file") as caught:
-        list(read_parquet(path))
+        list(read_arrow(path))
     assert "\n" not in str(caught.value)
 
 
@@ -48,8 +48,20 @@ def test_no_row_and_no_utf8_are_told(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"body": pyarrow.array([], pyarrow.string())}), path)
     with pytest.raises(DataError, match=r"a\.parquet: no rows, only the columns body"):
-        list(read_parquet(path))
+        list(read_arrow(path))
     wrong = pyarrow.StringArray.from_buffers(1, pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0"), pyarrow.py_buffer(b"\xff"))
     pyarrow.parquet.write_table(pyarrow.table({"body": wrong}), path)
     with pytest.raises(DataError, match=r"a\.parquet: not a readable Parquet file after 0 rows: .*utf-8"):
-        list(read_parquet(path))
+        list(read_arrow(path))
+
+
+def test_a_damaged_page_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = pyarrow.table({"text": [str(row) * 20 for row in range(3000)]})
+    pyarrow.parquet.write_table(table, path, compression="snappy", use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    content[40:400] = b"\xff" * 360
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.parquet: not a readable Parquet file after 0 rows") as caught:
+        list(read_arrow(path))
+    assert "\n" not in str(caught.value)

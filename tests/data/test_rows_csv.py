@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prune2vec.data.formats.csv import read_csv, read_tsv
+from prune2vec.data.rows import read_csv
 from prune2vec.errors import DataError
 
 
@@ -26,7 +26,7 @@ def test_quoted_fields_may_span_lines(tmp_path: Path) -> None:
 def test_tabs_separate_tsv_also_gzipped(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv.gz"
     path.write_bytes(gzip.compress(b"query\tpositive\na,b\tc\n"))
-    assert [row.values for row in read_tsv(path)] == [{"query": "a,b", "positive": "c"}]
+    assert [row.values for row in read_csv(path)] == [{"query": "a,b", "positive": "c"}]
 
 
 def test_wrong_number_of_fields_is_named(tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from prune2vec.evaluation.evaluate import Clock, Parts
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.evaluation.evaluated import LoadedEncoder
-from prune2vec.evaluation.mteb_splits import Clock, Parts
+from prune2vec.evaluation.results import OwnScores, TaskScore
 from tests.evaluation.helpers import QUICK
 
 SETTINGS = EvaluateSettings(**QUICK)
@@ -43,6 +44,14 @@ def test_a_damaged_part_is_done_again(encoder: LoadedEncoder, tmp_path: Path) ->
     assert work.times == 2
     parts.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_that_is_no_record_is_done_again(encoder: LoadedEncoder, tmp_path: Path) -> None:
+    work, parts = Work(), Parts(tmp_path / "results.json", encoder, SETTINGS)
+    for number, kind in enumerate((TaskScore, OwnScores), start=1):
+        parts.get({"part": number}, dict)
+        assert parts.get({"part": number}, work, kind) == {"score": 0.5}
+        assert work.times == number
 
 
 def test_without_an_output_nothing_is_kept(encoder: LoadedEncoder) -> None:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from prune2vec.evaluation.bm25 import Bm25
+from prune2vec.evaluation.retrieval import Bm25
 
 
 def test_scores_equal_the_formula() -> None:

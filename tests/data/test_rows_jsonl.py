@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prune2vec.data.formats.jsonl import read_jsonl
+from prune2vec.data.rows import read_jsonl
 from prune2vec.errors import DataError
 
 
