@@ -36,12 +36,14 @@ def public(name: str, *paths: str, settings: Any = None) -> Callable[[Callable[P
         signature = inspect.signature(function)
         own = {part.name for part in signature.parameters.values() if part.kind is not part.VAR_KEYWORD}
         fields = set(settings.model_fields) if settings is not None else set()
+        renamed = set(settings.renamed) if settings is not None else set()
         closed = settings is not None or len(own) == len(signature.parameters)
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             for key in kwargs:
-                if closed and key not in own | fields:
+                # What an old name is called now, the settings say.
+                if closed and key not in own | fields | renamed:
                     raise ConfigError(f"{name}: unknown key {key!r}{did_you_mean(key, own | fields)}")
             bound = signature.bind(*args, **kwargs)
             for key in paths:

@@ -6,7 +6,7 @@ import functools
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
@@ -25,6 +25,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
     )
+
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Keys that have another name now, old to new; whoever gives an old one is told the new one."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -71,7 +74,11 @@ class Settings(BaseModel):
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            return f"unknown key {key!r}{did_you_mean(str(first['loc'][-1]), cls._keys_at(first['loc'][:-1]))}"
+            at, name = cls._settings_at(first["loc"][:-1]), str(first["loc"][-1])
+            hint = (
+                f"; it is called {at.renamed[name]!r} now" if name in at.renamed else did_you_mean(name, tuple(at.model_fields))
+            )
+            return f"unknown key {key!r}{hint}"
         if first["type"] == "missing":
             return f"{key} is missing"
         if first["type"] in ("value_error", "assertion_error"):
@@ -85,15 +92,15 @@ class Settings(BaseModel):
         return f"{key}: {first['msg']}, got {first.get('input')!r}{near}" if key else first["msg"]
 
     @classmethod
-    def _keys_at(cls, location: tuple[int | str, ...]) -> tuple[str, ...]:
-        """Return the keys known at ``location`` inside the nested settings."""
+    def _settings_at(cls, location: tuple[int | str, ...]) -> type[Settings]:
+        """Return the settings at ``location`` inside the nested ones."""
         here: type[Settings] = cls
         for part in location:
             field = here.model_fields.get(str(part))
             candidates = _settings_in(field.annotation) if field is not None else []
             if candidates:
                 here = candidates[0]
-        return tuple(here.model_fields)
+        return here
 
 
 def _settings_in(annotation: Any) -> list[type[Settings]]:
