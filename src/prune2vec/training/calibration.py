@@ -30,7 +30,7 @@ def batches(context: ImportanceContext, triplets: Sequence[Triplet], settings: S
     Raises:
         DataError: There are no rows, too few for a batch, or one has no hard negative though the settings want some.
     """
-    data = training_data(triplets, context.prompting, settings.for_training())
+    data = training_data(triplets, context.text, settings.for_training())
     generator = random.Random(settings.seed)
     size = settings.batch_size
     found = []

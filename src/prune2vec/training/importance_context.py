@@ -20,7 +20,7 @@ from prune2vec.machine import pick_device, pick_dtype
 from prune2vec.models.block_layout import sub_layers_of
 from prune2vec.models.families import block_list, find_family
 from prune2vec.models.load import check_tokens, context_length, embedding_rows, load_config, load_tokenizer
-from prune2vec.models.prepared_text import PreparedText, check_servable, prepare_text, saved_prompts
+from prune2vec.models.prepared_text import PreparedText, check_servable, prepare_text
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.source import resolve_source
 from prune2vec.models.sublayers import Neurons, mlp_width
@@ -29,7 +29,6 @@ from prune2vec.pruning.portable import write_tokenizer
 from prune2vec.pruning.prune import check_identity
 from prune2vec.pruning.read_kept import check_fits, read_kept
 from prune2vec.training.slim_settings import SlimSettings
-from prune2vec.training.training_data import Prompting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +39,7 @@ class ImportanceContext:
         encoder: The model as an encoder, in eval mode; its weights are frozen.
         blocks: By original layer, the blocks that have an MLP.
         neurons: Where those keep their neurons.
-        prompting: What stands before texts.
+        text: How texts reach it.
         device: Where the model is.
         dtype: Of its weights and multiplications.
         identity: What the scores depend on; work with another identity must not be resumed.
@@ -52,7 +51,7 @@ class ImportanceContext:
     encoder: SentenceTransformer
     blocks: Mapping[int, nn.Module]
     neurons: Neurons
-    prompting: Prompting
+    text: PreparedText
     device: torch.device
     dtype: torch.dtype
     identity: dict[str, Any]
@@ -140,11 +139,7 @@ def load_context(
         encoder=encoder.eval(),
         blocks={layer: block for layer, block in blocks if layer in plan.kept.mlps},
         neurons=neurons,
-        prompting=Prompting(
-            instructions=text.instructions,
-            text_format=text.layout,
-            saved=saved_prompts(text.settings.prompts, text.settings.default_prompt),
-        ),
+        text=text,
         device=device,
         dtype=dtype,
         identity=identity,

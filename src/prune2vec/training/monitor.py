@@ -62,24 +62,15 @@ class TrainingMonitor(TrainerCallback):
             self._said_cut = True
             say(f"texts longer than {kwargs['model'].max_seq_length} tokens are cut there; the record will say how many")
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Stop before a gradient that is not finite reaches the weights."""
         gradients = [parameter.grad for parameter in kwargs["model"].parameters() if parameter.grad is not None]
         if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
             raise self._not_finite("gradient")
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Append one line to the curve."""
-        logs = logs or {}
+        logs: Mapping[str, Any] = kwargs.get("logs") or {}
         if "loss" not in logs or self._note is None:
             return
         now, note, device = time.perf_counter(), self._note, args.device
@@ -102,16 +93,10 @@ class TrainingMonitor(TrainerCallback):
         self._since = now
         self._advance(1)
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Append the scores on held-out rows."""
-        scores = {key.removeprefix("eval_"): value for key, value in (metrics or {}).items() if key.endswith("ndcg@10")}
+        metrics: Mapping[str, Any] = kwargs.get("metrics") or {}
+        scores = {key.removeprefix("eval_"): value for key, value in metrics.items() if key.endswith("ndcg@10")}
         append_line(self._work.dev, {"step": state.global_step, **scores})
         say(f"step {state.global_step}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
         self._since = time.perf_counter()

@@ -19,14 +19,10 @@ ImportanceFn = Callable[["ImportanceContext", Sequence["Triplet"], "SlimSettings
 Group = Literal["texts", "batches", "loss", "steps"]
 F = TypeVar("F", bound=Callable[..., object])
 
-TEXTS: Group = "texts"
-"""Triplets, their seed, and how they become vectors."""
-BATCHES: Group = "batches"
-"""How many batches of triplets are looked at."""
-LOSS: Group = "loss"
-"""The contrastive loss."""
-STEPS: Group = "steps"
-"""Steps of learning."""
+TEXTS: Group = "texts"  # Triplets, their seed, and how they become vectors.
+BATCHES: Group = "batches"  # How many batches of triplets are looked at.
+LOSS: Group = "loss"  # The contrastive loss.
+STEPS: Group = "steps"  # Steps of learning.
 EVERY: tuple[Group, ...] = get_args(Group)
 # A layer whose neurons all score 0 keeps its zeros.
 _TINY = 1e-30

@@ -19,7 +19,7 @@ from sentence_transformers.sentence_transformer.data_collator import SentenceTra
 from prune2vec.data.instructions import Instructions
 from prune2vec.data.triplet import Triplet, digest_texts
 from prune2vec.errors import CheckpointError, ConfigError, DataError
-from prune2vec.models.prepared_text import saved_prompts
+from prune2vec.models.prepared_text import PreparedText, saved_prompts
 from prune2vec.models.text_settings import SAVED, PromptTemplate
 from prune2vec.progress import say
 from prune2vec.pruning.encoder import RECORD, read_record
@@ -147,7 +147,7 @@ class TrainingData:
         )
 
 
-def training_data(triplets: Sequence[Triplet], prompting: Prompting, settings: TrainSettings) -> TrainingData:
+def training_data(triplets: Sequence[Triplet], prompting: Prompting | PreparedText, settings: TrainSettings) -> TrainingData:
     """Sort triplets into tables that can each fill a batch.
 
     Raises:
@@ -167,7 +167,7 @@ def training_data(triplets: Sequence[Triplet], prompting: Prompting, settings: T
     return TrainingData(tables=large, left_out=small, digest=digest_texts(triplets), settings=settings)
 
 
-def by_prompt(triplets: Sequence[Triplet], prompting: Prompting) -> dict[str, TrainingTable]:
+def by_prompt(triplets: Sequence[Triplet], prompting: Prompting | PreparedText) -> dict[str, TrainingTable]:
     """Group triplets by data set and prompts, in order of appearance."""
     rows: dict[tuple[str, str, str], list[Triplet]] = {}
     for triplet in triplets:

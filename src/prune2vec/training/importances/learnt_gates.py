@@ -160,7 +160,7 @@ def gates(context: ImportanceContext, triplets: Sequence[Triplet], settings: Sli
     job = TrainingJob(
         base=context.output.parent,
         output=context.output,
-        data=training_data(triplets, context.prompting, chosen),
+        data=training_data(triplets, context.text, chosen),
         dev={},
         settings=chosen,
         device=context.device,
