@@ -147,7 +147,7 @@ def slim(plan: PruningPlan, output: Path, options: argparse.Namespace) -> None:
         plan,
         options.work / "train.jsonl",
         output=output,
-        ranking=options.ranking,
+        importance=options.ranking,
         steps=options.gate_steps,
         batch_size=16,
         max_length=64,

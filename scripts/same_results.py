@@ -184,7 +184,7 @@ def cut_and_trained() -> Iterator[tuple[str, Any]]:
         yield f"plan {name}", prune2vec("plan", "profile.json", *how, "-o", f"{name}.json")
     for name in IMPORTANCES:
         how = (
-            "--ranking",
+            "--importance",
             name,
             "--width-cut",
             "40%",

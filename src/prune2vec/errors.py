@@ -96,7 +96,7 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     return f"; known: {', '.join(known)}" if known else ""
 
 
-RENAMED = {"order": "sampling"}
+RENAMED = {"order": "sampling", "ranking": "importance", "what": "drop"}
 """Keys that settings once had, and what they are called now."""
 
 

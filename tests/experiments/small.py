@@ -140,7 +140,7 @@ class SmallStages:
         given = PruningPlan.load(plan)
         stay = range(math.ceil((1 - (settings.width_cut or given.width_cut)) * WIDTH))
         self._work()
-        given.slimmed({layer: tuple(stay) for layer in given.kept.mlps}, ranking=settings.ranking).save(output)
+        given.slimmed({layer: tuple(stay) for layer in given.kept.mlps}, ranking=settings.importance).save(output)
 
     def prune(self, model: str, plan: Path, settings: Any, output: Path) -> None:
         self.calls.append(f"prune {output.parent.name}")

@@ -16,7 +16,7 @@ from prune2vec.experiments.run_folder import SLIM_PLAN
 from prune2vec.experiments.stages import Stages, real_stages
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.planning.planner import planners
-from prune2vec.training.scores_file import scores_beside
+from prune2vec.training.width_decision import scores_beside
 from tests.experiments.small import Run, SmallStages, recipe_values
 
 FULL = {"name": "full", "method": "full"}
@@ -44,14 +44,14 @@ class Cutting(SmallStages):
 
 
 def test_a_section_makes_a_stage_between_plan_and_prune(run: Run) -> None:
-    report, calls = run(variants=thin(ranking="wanda"))
+    report, calls = run(variants=thin(importance="wanda"))
     assert calls == ["profile", "slim thin", "prune full", "train full", "evaluate full", *AFTER]
     assert [step.name for step in report.steps if step.name.startswith("thin")][:2] == ["thin.plan", "thin.slim"]
     final = PruningPlan.load(run.output / "thin" / SLIM_PLAN)
     assert {len(stay) for stay in final.neurons.values()} == {70}
     assert not PruningPlan.load(run.output / "thin" / "plan.json").neurons
     assert json.loads((run.output / "thin" / "checkpoint" / "widths.json").read_text())["0"] == 70
-    assert run(variants=thin(ranking="wanda"))[1] == []
+    assert run(variants=thin(importance="wanda"))[1] == []
 
 
 def test_a_plan_with_a_share_needs_no_section(run: Run) -> None:
@@ -74,7 +74,7 @@ def test_variants_of_other_widths_are_no_twins(run: Run) -> None:
     variants = [
         depth("six", 6),
         depth("thin", 6, slim={"width_cut": "30%"}),
-        depth("same", 6, slim={"width_cut": "30%", "ranking": "magnitude"}),
+        depth("same", 6, slim={"width_cut": "30%", "importance": "magnitude"}),
     ]
     data = {**recipe_values(run.folder)["data"], "mine": None}
     report, calls = run(variants=variants, queries=["how?"], data=data)
@@ -132,7 +132,7 @@ def test_the_other_stages_settings_are_the_sections(tmp_path: Path) -> None:
         ({"hard_negatives": 1}, "variant 'thin': give hard_negatives once, in train, not in slim"),
         ({"max_length": 512}, "variant 'thin': give max_length once, in profile, not in slim"),
         ({"hard_negatives": 7}, "variant 'thin': give hard_negatives once, in train, not in slim"),
-        ({"ranking": "gate"}, "variant 'thin': no ranking is called 'gate'; did you mean 'gates'"),
+        ({"importance": "gate"}, "variant 'thin': no neuron importance is called 'gate'; did you mean 'gates'"),
         ({"step": 3}, "unknown key .*did you mean 'steps'"),
         ({"width_cut": "110%"}, "width_cut.*110%"),
     ],
@@ -166,7 +166,7 @@ def test_what_other_stages_decide_is_not_written_into_the_section(tmp_path: Path
     assert "gate-penalty" in recipe.to_yaml()
 
 
-@pytest.mark.parametrize("slim", [{}, {"ranking": "magnitude"}, {"multiple": 8}])
+@pytest.mark.parametrize("slim", [{}, {"importance": "magnitude"}, {"multiple": 8}])
 def test_a_section_must_say_how_much_where_the_plan_cannot(tmp_path: Path, slim: dict[str, Any]) -> None:
     for variant in (
         depth("thin", 6),
@@ -185,7 +185,7 @@ def test_a_planner_from_elsewhere_may_say_how_much(tmp_path: Path, monkeypatch: 
 
     planners.names()
     monkeypatch.setitem(planners._parts, "mine", mine)
-    variant = {"name": "thin", "method": "mine", "slim": {"ranking": "magnitude"}}
+    variant = {"name": "thin", "method": "mine", "slim": {"importance": "magnitude"}}
     assert Recipe.of(recipe_values(tmp_path, variants=[variant])).variants[0].slim
 
 
@@ -197,7 +197,7 @@ class Ranking(SmallStages):
         self.ranked: list[str] = []
 
     def slim(self, model: str, plan: Path, texts: Any, settings: Any, output: Path) -> None:
-        file = scores_beside(output, settings.ranking)
+        file = scores_beside(output, settings.importance)
         identity = json.dumps(settings.identity())
         if not file.exists() or file.read_text() != identity:
             self.ranked.append(output.parent.name)

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import json
+import math
+import random
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from torch import nn
 from transformers import TrainerCallback
 
-from prune2vec.data.triplet import write_triplets
-from prune2vec.errors import ConfigError
+from prune2vec.data.triplet import Triplet, write_triplets
+from prune2vec.errors import CheckpointError, ConfigError, TrainingError
 from prune2vec.forward.packed import ATTENTION
-from prune2vec.training.fit import _schedule
-from prune2vec.training.train import train_encoder
+from prune2vec.pruning.encoder import load_encoder
+from prune2vec.training.fit import evaluators, explained_failures, fit, isolated_randomness, schedule
+from prune2vec.training.importances.learnt_gates import Gates
+from prune2vec.training.objective import build_loss
+from prune2vec.training.packed_loss import without_padding
+from prune2vec.training.train import prepare, train_encoder
 from prune2vec.training.train_settings import TrainSettings
 from prune2vec.training.training_data import TrainingData, TrainingTable
+from tests.training.contexts import tiny_context
 from tests.training.encoders import rows, save_tiny_encoder
+from tests.training.test_packed_loss import assert_equal_steps, columns, count_tokens, stepped
 from tests.training.test_train import DATA, QUICK, curve, weights
 
 FOUR: dict[str, Any] = {**QUICK, "steps": 4}
@@ -128,10 +141,10 @@ def table(count: int) -> TrainingData:
 
 def test_linear_schedule_is_the_papers_line_over_three_epochs(small: Path, tmp_path: Path) -> None:
     settings = TrainSettings(steps=6, batch_size=8, warmup_steps=2, learning_rate=1.0)
-    kwargs = _schedule(settings, table(32))["lr_scheduler_kwargs"]
+    kwargs = schedule(settings, table(32))["lr_scheduler_kwargs"]
     # 3 epochs of 4 batches: the line from step 2 to zero at step 12 is at 6/10 at step 6.
     assert kwargs["lr_end"] == pytest.approx(0.6)
-    assert _schedule(settings, table(8))["lr_scheduler_kwargs"]["lr_end"] == 0.0
+    assert schedule(settings, table(8))["lr_scheduler_kwargs"]["lr_end"] == 0.0
     train_encoder(small, rows(32), tmp_path / "encoder", **{**QUICK, "steps": 6, "warmup_steps": 2, "learning_rate": 1e-3})
     rates = [line["learning_rate"] for line in curve(tmp_path / "encoder")]
     assert rates == pytest.approx([0, 5e-4, 1e-3, 9e-4, 8e-4, 7e-4])
@@ -211,3 +224,150 @@ def test_a_top_of_more_layers_than_there_are_is_refused(small: Path, tmp_path: P
     for method in ("lora", "full"):
         with pytest.raises(ConfigError, match="train_top 3 is more than the encoder's 2 layers; leave it out to train all"):
             train_encoder(small, DATA, tmp_path / method, **{**QUICK, "method": method, "train_top": 3})
+
+
+ROWS = [
+    Triplet(anchor="fox", positive="the quick brown fox", negatives=("the lazy dog", "12 birds")),
+    Triplet(anchor="file", positive="the file and the line", negatives=("the quick brown fox",)),
+    Triplet(anchor="fox", positive="the fox sings", negatives=("12 birds",)),
+    Triplet(anchor="not used", positive="not used either", negatives=()),
+]
+
+
+def test_ndcg_is_that_of_the_rows_own_documents(small: Path) -> None:
+    encoder = load_encoder(small, device="cpu", dtype="float32")
+    table = TrainingTable(rows=ROWS, query_prompt="find: ", document_prompt="")
+    (evaluator,) = evaluators({"one": table}, rows=3, batch_size=2)
+    found = evaluator(encoder)["one_cosine_ndcg@10"]
+    documents = ["the quick brown fox", "the lazy dog", "12 birds", "the file and the line", "the fox sings"]
+    wanted = {"fox": {0, 4}, "file": {3}}
+    scores = []
+    for query, relevant in wanted.items():
+        row = (encoder.encode([query], prompt="find: ") @ encoder.encode(documents).T)[0]
+        ranking = sorted(range(5), key=lambda index: -row[index])
+        gain = sum(1 / math.log2(rank + 2) for rank, index in enumerate(ranking) if index in relevant)
+        scores.append(gain / sum(1 / math.log2(rank + 2) for rank in range(len(relevant))))
+    assert found == pytest.approx(sum(scores) / 2)
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), TrainingError, "out of GPU memory; set gradient_checkpointing"),
+        (OSError(errno.ENOSPC, "No space left on device"), CheckpointError, "No space left on device; free some space"),
+        (
+            RuntimeError("[enforce fail] PytorchStreamWriter failed writing file"),
+            CheckpointError,
+            "free some space and run again",
+        ),
+        (RuntimeError("shapes do not match"), RuntimeError, "shapes do not match"),
+    ],
+)
+def test_faults_are_explained(tmp_path: Path, fault: Exception, expected: type[Exception], words: str) -> None:
+    with pytest.raises(expected, match=words), explained_failures(tmp_path):
+        raise fault
+
+
+def test_a_real_refusal_to_allocate_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"^out of memory; .*batch_size"), explained_failures(tmp_path):
+        torch.empty(2**60, dtype=torch.uint8)
+
+
+def test_a_real_full_disk_is_explained(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    with pytest.raises(CheckpointError, match="free some space"), explained_failures(tmp_path):
+        torch.save({"weights": torch.zeros(1 << 20)}, "/dev/full")
+
+
+def draw() -> tuple[float, float, float]:
+    return random.random(), float(np.random.random()), torch.rand(1).item()
+
+
+def test_state_is_given_back_even_after_an_error() -> None:
+    with isolated_randomness(7):
+        expected = draw()
+    with isolated_randomness(7):
+        with pytest.raises(KeyError), isolated_randomness(1):
+            draw()
+            raise KeyError
+        assert draw() == expected
+
+
+def test_the_seed_decides() -> None:
+    drawn = []
+    for seed in (1, 1, 2, -3):
+        with isolated_randomness(seed):
+            drawn.append(draw())
+    assert drawn[0] == drawn[1] != drawn[2] != drawn[3]
+
+
+class Bias:
+    """One vector, added to the token states."""
+
+    def __init__(self) -> None:
+        self.restored: list[str] = []
+
+    def install(self, encoder: SentenceTransformer) -> None:
+        encoder.requires_grad_(False)
+        self.value = nn.Parameter(torch.zeros(32))
+        encoder[0].register_parameter("bias", self.value)
+        encoder[0].register_forward_hook(self._add)
+
+    def _add(self, module: nn.Module, args: object, output: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {**output, "token_embeddings": output["token_embeddings"] + self.value}
+
+    def loss(self, loss: nn.Module) -> nn.Module:
+        return loss
+
+    def save(self, folder: Path) -> None:
+        torch.save(self.value.detach(), folder / "bias.pt")
+
+    def restore(self, folder: Path) -> None:
+        self.restored.append(folder.name)
+        self.value.data.copy_(torch.load(folder / "bias.pt"))
+
+
+def run(small: Path, output: Path, steps: int) -> tuple[Bias, SentenceTransformer]:
+    settings = TrainSettings(steps=steps, batch_size=8, save_every=2, dtype="float32", learning_rate=0.01, schedule="constant")
+    encoder, job = prepare(small, DATA, output, settings)
+    job = dataclasses.replace(job, identity={})
+    part = Bias()
+    fit(job, encoder, job.work.open({}, restart=False), part=part)
+    return part, encoder
+
+
+def test_only_the_part_is_trained_and_kept(small: Path, tmp_path: Path) -> None:
+    part, encoder = run(small, tmp_path / "out", 4)
+    assert part.value.abs().min() > 0
+    assert [name for name, parameter in encoder.named_parameters() if parameter.requires_grad] == ["0.bias"]
+    assert not any("lora" in name for name, _ in encoder.named_parameters())
+    assert {file.suffix for file in (tmp_path / ".out.training" / "checkpoint-4").iterdir()} == {".pt", ".pth", ".json"}
+    assert torch.equal(torch.load(tmp_path / ".out.training" / "checkpoint-4" / "bias.pt"), part.value)
+
+
+def test_a_run_goes_on_from_the_parts_checkpoint(small: Path, tmp_path: Path) -> None:
+    whole, _ = run(small, tmp_path / "whole", 6)
+    run(small, tmp_path / "cut", 4)
+    part, _ = run(small, tmp_path / "cut", 6)
+    assert part.restored == ["checkpoint-4"]
+    # The shorter run warmed up in fewer steps, so only near.
+    assert (part.value - whole.value).abs().max() < 0.02
+    assert part.value.abs().max() > 0.03
+
+
+def test_gates_get_the_gradients_of_the_plain_step(tmp_path: Path) -> None:
+    context = tiny_context(tmp_path)
+    encoder = context.encoder.train()
+    gates = Gates(context, penalty=1e-2)
+    gates.install(encoder)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for gate in gates.values.values():
+            gate.add_(0.5 * torch.randn(gate.shape, generator=generator))
+    loss = gates.loss(build_loss(encoder, TrainSettings(scale=20)))
+    theirs = stepped(encoder, loss, columns(encoder))
+    assert len(theirs[1]) == len(gates.values)
+    with without_padding(loss, [encoder], "on", max_length=64) as (packed, _), count_tokens(encoder) as counts:
+        assert_equal_steps(stepped(encoder, packed, columns(encoder)), theirs)
+    assert len(counts) == 1

@@ -1,4 +1,4 @@
-"""Every registered ranking keeps the contract; each of ours is what it says, by hand in float64."""
+"""Every registered neuron importance keeps the contract; each of ours is what it says, by hand in float64."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch.nn.functional import cross_entropy, normalize
 
 from prune2vec.data.triplet import Triplet
 from prune2vec.registry import Registry
-from prune2vec.training.neuron_importance import TEXTS, Importances, RankingFn, importances
-from prune2vec.training.ranking_context import RankingContext
+from prune2vec.training.importance_context import ImportanceContext
+from prune2vec.training.neuron_importance import TEXTS, ImportanceFn, Importances, importances
 from prune2vec.training.slim_settings import SlimSettings
 from tests.tiny import FAMILIES
+from tests.training.contexts import QUICK, tiny_context
 from tests.training.encoders import rows
-from tests.training.subjects import QUICK, tiny_subject
 
 FEW: dict[str, Any] = {**QUICK, "steps": 2}
 
@@ -30,47 +30,47 @@ def small(**changes: Any) -> SlimSettings:
 
 @pytest.mark.parametrize("name", importances.names())
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "opt", "gemma2"])
-def test_ranking(tmp_path: Path, name: str, family: str) -> None:
-    subject = tiny_subject(tmp_path, family, **FEW)
-    before = {key: tensor.clone() for key, tensor in subject.model.state_dict().items()}
-    scores = importances.get(name)(subject, rows(24), small())
+def test_importance(tmp_path: Path, name: str, family: str) -> None:
+    context = tiny_context(tmp_path, family, **FEW)
+    before = {key: tensor.clone() for key, tensor in context.model.state_dict().items()}
+    scores = importances.get(name)(context, rows(24), small())
     assert list(scores) == [0, 1, 4], "the MLPs that stay, by original layer"
     for layer, score in scores.items():
         assert score.dtype == torch.float32
         assert score.device.type == "cpu"
-        assert score.shape == (subject.width(layer),)
+        assert score.shape == (context.width(layer),)
         assert torch.isfinite(score).all()
         assert score.unique().numel() > 1
-    after = subject.model.state_dict()
+    after = context.model.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in {*before, *after}), "the model is as it was"
-    assert not any(parameter.requires_grad for parameter in subject.model.parameters())
-    fresh = tiny_subject(tmp_path, family, **FEW, output=tmp_path / "again.json")
+    assert not any(parameter.requires_grad for parameter in context.model.parameters())
+    fresh = tiny_context(tmp_path, family, **FEW, output=tmp_path / "again.json")
     again = importances.get(name)(fresh, rows(24), small())
     assert all(torch.equal(scores[layer], again[layer]) for layer in scores), "the same seed gives the same scores"
 
 
-def test_every_ranking_is_documented() -> None:
+def test_every_importance_is_documented() -> None:
     assert {"activation", "gates", "magnitude", "taylor", "wanda"} <= set(importances.names())
     assert all(importances.get(name).__doc__ for name in importances)
 
 
-def test_a_new_file_is_a_new_ranking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "more_rankings"
+def test_a_new_file_is_a_new_importance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "more_importances"
     package.mkdir()
     (package / "__init__.py").write_text(
-        "from prune2vec.registry import Registry\nfound = Registry('ranking', package=__name__)\n"
+        "from prune2vec.registry import Registry\nfound = Registry('neuron importance', package=__name__)\n"
     )
     (package / "mine.py").write_text(
-        "from more_rankings import found\n\n@found.register('mine')\ndef mine(subject, triplets, settings):\n    return {}\n"
+        "from more_importances import found\n\n@found.register('mine')\ndef mine(context, triplets, settings):\n    return {}\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    import more_rankings  # type: ignore[import-not-found]
+    import more_importances  # type: ignore[import-not-found]
 
-    registry: Registry[RankingFn] = more_rankings.found
+    registry: Registry[ImportanceFn] = more_importances.found
     assert registry.names() == ("mine",)
 
 
-def test_a_ranking_says_what_it_reads() -> None:
+def test_an_importance_says_what_it_reads() -> None:
     registry = Importances()
     registry._loaded = True
 
@@ -85,14 +85,14 @@ def test_a_ranking_says_what_it_reads() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_magnitude_by_hand(tmp_path: Path, family: str) -> None:
-    subject = tiny_subject(tmp_path, family)
-    scores = importances.get("magnitude")(subject, [], small())
-    for layer, block in subject.blocks.items():
-        width = subject.width(layer)
-        into = [matrix(block.get_submodule(path)) for path in subject.neurons.into]
-        if subject.neurons.halves:
+    context = tiny_context(tmp_path, family)
+    scores = importances.get("magnitude")(context, [], small())
+    for layer, block in context.blocks.items():
+        width = context.width(layer)
+        into = [matrix(block.get_submodule(path)) for path in context.neurons.into]
+        if context.neurons.halves:
             into = [into[0][:width], into[0][width:]]
-        out = matrix(block.get_submodule(subject.neurons.out))
+        out = matrix(block.get_submodule(context.neurons.out))
         for neuron in (0, 17, width - 1):
             expected = out[:, neuron].square().sum().sqrt()
             for one in into:
@@ -109,9 +109,9 @@ def matrix(module: Any) -> Tensor:
 
 
 @contextmanager
-def recorded(subject: RankingContext) -> Iterator[dict[int, list[Tensor]]]:
+def recorded(context: ImportanceContext) -> Iterator[dict[int, list[Tensor]]]:
     """Keep what enters the layers that lead out of the MLPs, with its gradient."""
-    seen: dict[int, list[Tensor]] = {layer: [] for layer in subject.blocks}
+    seen: dict[int, list[Tensor]] = {layer: [] for layer in context.blocks}
 
     def keep(layer: int) -> Callable[..., None]:
         def hook(module: object, args: tuple[Tensor, ...]) -> None:
@@ -121,7 +121,7 @@ def recorded(subject: RankingContext) -> Iterator[dict[int, list[Tensor]]]:
 
         return hook
 
-    handles = [out.register_forward_pre_hook(keep(layer)) for layer, out in subject.outs()]
+    handles = [out.register_forward_pre_hook(keep(layer)) for layer, out in context.outs()]
     try:
         yield seen
     finally:
@@ -129,44 +129,44 @@ def recorded(subject: RankingContext) -> Iterator[dict[int, list[Tensor]]]:
             handle.remove()
 
 
-def texts_one_by_one(subject: RankingContext, triplets: list[Triplet]) -> dict[int, Tensor]:
+def texts_one_by_one(context: ImportanceContext, triplets: list[Triplet]) -> dict[int, Tensor]:
     """Activations of all tokens in float64, (token, neuron), each text in a pass of its own: no padding."""
-    with recorded(subject) as seen, torch.no_grad():
+    with recorded(context) as seen, torch.no_grad():
         for row in triplets:
             for text in (row.anchor, row.positive, row.negatives[0]):
-                subject.encoder(dict(subject.encoder.preprocess([text])))
+                context.encoder(dict(context.encoder.preprocess([text])))
     return {layer: torch.cat([one.flatten(end_dim=-2) for one in found]).double() for layer, found in seen.items()}
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "opt"])
 def test_activation_and_wanda_by_hand(tmp_path: Path, family: str) -> None:
-    subject = tiny_subject(tmp_path, family)
-    found = texts_one_by_one(subject, rows(24))  # Three batches of eight are all rows, in whatever order.
-    mean = importances.get("activation")(subject, rows(24), small())
-    assert subject.notes["tokens"] == len(found[0])
-    sums = importances.get("wanda")(subject, rows(24), small())
-    for layer, block in subject.blocks.items():
+    context = tiny_context(tmp_path, family)
+    found = texts_one_by_one(context, rows(24))  # Three batches of eight are all rows, in whatever order.
+    mean = importances.get("activation")(context, rows(24), small())
+    assert context.notes["tokens"] == len(found[0])
+    sums = importances.get("wanda")(context, rows(24), small())
+    for layer, block in context.blocks.items():
         torch.testing.assert_close(mean[layer].double(), found[layer].abs().mean(dim=0), rtol=1e-4, atol=1e-6)
-        weights = matrix(block.get_submodule(subject.neurons.out)).abs()
+        weights = matrix(block.get_submodule(context.neurons.out)).abs()
         norms = found[layer].square().sum(dim=0).sqrt()
         torch.testing.assert_close(sums[layer].double(), (weights * norms).sum(dim=0), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "opt"])
 def test_taylor_is_weight_times_gradient_and_activation_times_gradient(tmp_path: Path, family: str) -> None:
-    subject = tiny_subject(tmp_path, family)
+    context = tiny_context(tmp_path, family)
     data = rows(8)  # One batch, so that its order does not matter.
-    scores = importances.get("taylor")(subject, data, small(batches=1))
-    subject.encoder.requires_grad_(True)
+    scores = importances.get("taylor")(context, data, small(batches=1))
+    context.encoder.requires_grad_(True)
     columns = [[row.anchor for row in data], [row.positive for row in data], [row.negatives[0] for row in data]]
-    with recorded(subject) as seen:
-        q, p, n = (subject.encoder(dict(subject.encoder.preprocess(one)))["sentence_embedding"] for one in columns)
+    with recorded(context) as seen:
+        q, p, n = (context.encoder(dict(context.encoder.preprocess(one)))["sentence_embedding"] for one in columns)
         logits = 50 * normalize(q) @ normalize(torch.cat([p, n])).T
         cross_entropy(logits, torch.arange(8)).backward()
-    for layer, out in subject.outs():
+    for layer, out in context.outs():
         weight = out.get_parameter("weight")
         assert weight.grad is not None
-        group = (weight * weight.grad).sum(dim=1 if weight.shape[0] == subject.width(layer) else 0)
+        group = (weight * weight.grad).sum(dim=1 if weight.shape[0] == context.width(layer) else 0)
         flow = sum((one * one.grad).flatten(end_dim=-2).sum(dim=0) for one in seen[layer])
         assert isinstance(flow, Tensor)
         scale = scores[layer].max().item()
@@ -175,12 +175,12 @@ def test_taylor_is_weight_times_gradient_and_activation_times_gradient(tmp_path:
 
 
 def test_gates_move_in_a_bf16_model(tmp_path: Path) -> None:
-    subject = tiny_subject(tmp_path, dtype="bfloat16", steps=6)
-    scores = importances.get("gates")(subject, rows(24), small(dtype="bfloat16", steps=6, warmup_steps=0, learning_rate=0.01))
+    context = tiny_context(tmp_path, dtype="bfloat16", steps=6)
+    scores = importances.get("gates")(context, rows(24), small(dtype="bfloat16", steps=6, warmup_steps=0, learning_rate=0.01))
     moved = torch.cat([(score - 1).abs() for score in scores.values()])
     # Six AdamW steps of 1e-2 that mostly agree; none could leave 1 in bf16 steps of less than 0.004.
     assert moved.median() > 0.01
-    assert {tensor.dtype for tensor in subject.model.state_dict().values() if tensor.is_floating_point()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in context.model.state_dict().values() if tensor.is_floating_point()} == {torch.bfloat16}
 
 
 def test_sizes_that_differ_from_layer_to_layer_are_compared_within_layers() -> None:

@@ -118,6 +118,10 @@ def test_what_cannot_be_is_one_line_and_leaves_no_file(small: Path, tmp_path: Pa
         mine_negatives(rows(6), small, tmp_path / "hard.csv")
     with pytest.raises(CheckpointError, match="no encoder"):
         mine_negatives(rows(6), tmp_path / "absent", output)
+    (tmp_path / "folder.jsonl").mkdir()
+    with pytest.raises(CheckpointError, match="a folder of that name is there"):
+        mine_negatives(rows(6), tmp_path / "absent", tmp_path / "folder.jsonl")
+    (tmp_path / "folder.jsonl").rmdir()
     assert list(tmp_path.iterdir()) == []
 
 

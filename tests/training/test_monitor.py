@@ -11,9 +11,9 @@ from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from prune2vec.errors import TrainingError
-from prune2vec.training.collate import BatchStats
+from prune2vec.resume import WorkFolder
 from prune2vec.training.monitor import TrainingMonitor
-from prune2vec.training.work_folder import WorkFolder
+from prune2vec.training.training_data import BatchStats
 
 
 @pytest.fixture

@@ -151,7 +151,7 @@ def test_three_rows_against_a_teacher_by_hand(encoder: SentenceTransformer, scal
     settings = TrainSettings(distil="data", hard_negatives=2, scale=scale, teacher_temperature=temperature)
     loss = build_loss(encoder, settings)
     columns, scores = three_rows()
-    found = loss._distance([column.float() for column in columns], [], scores)
+    found = loss.distance([column.float() for column in columns], [], scores)
     assert found.item() == pytest.approx(divergence_by_hand(columns, scores, scale, temperature), rel=1e-5)
 
 
@@ -159,7 +159,7 @@ def test_gradient_of_the_divergence_is_student_minus_teacher(encoder: SentenceTr
     loss = build_loss(encoder, TrainSettings(distil="data", hard_negatives=2, scale=20.0))
     columns, scores = three_rows(torch.float32)
     columns = [column.requires_grad_() for column in columns]
-    loss._distance(columns, [], scores).backward()
+    loss.distance(columns, [], scores).backward()
     queries, documents = columns[0].detach().double(), torch.stack([column.detach().double() for column in columns[1:]], dim=1)
     cosines = torch.einsum("qd,qjd->qj", queries, documents)
     towards = 20.0 * ((20.0 * cosines).softmax(1) - scores.double().softmax(1)) / 3

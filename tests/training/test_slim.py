@@ -13,22 +13,24 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from prune2vec.errors import DataError, PlanError, TrainingError
+from prune2vec.errors import CheckpointError, ConfigError, DataError, PlanError, TrainingError
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.pruning.encoder import load_encoder
 from prune2vec.pruning.prune import prune_model
+from prune2vec.resume import WorkFolder, read_lines
+from prune2vec.training.calibration import batches
 from prune2vec.training.importances.learnt_gates import STATISTICS
-from prune2vec.training.scores_file import Ranked, scores_beside
-from prune2vec.training.slim import slim_plan
-from prune2vec.training.slim_view import render_slim, slim_figures
-from prune2vec.training.work_folder import WorkFolder, read_lines
+from prune2vec.training.objective import build_loss
+from prune2vec.training.slim import say_loss, slim_plan
+from prune2vec.training.slim_settings import SlimSettings
+from prune2vec.training.width_decision import NeuronScores, render_slim, scores_beside, slim_figures
+from tests.training.contexts import QUICK, tiny_context, tiny_plan
 from tests.training.encoders import rows
-from tests.training.subjects import QUICK, tiny_plan
 from tests.training.test_train import StopAt
 
 DATA = (*rows(24, "one"), *rows(18, "two", start=24))
 GATES: dict[str, Any] = {**QUICK, "steps": 12, "save_every": 4, "warmup_steps": 0, "learning_rate": 0.01}
-CHEAP: dict[str, Any] = {**QUICK, "ranking": "magnitude"}
+CHEAP: dict[str, Any] = {**QUICK, "importance": "magnitude"}
 
 
 class Tiny:
@@ -51,13 +53,13 @@ def tiny(tmp_path: Path) -> Tiny:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[PruningPlan, Ranked]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[PruningPlan, NeuronScores]:
     """An uninterrupted run of gates: its plan and its scores."""
     tiny = Tiny(tmp_path_factory.mktemp("whole"))
-    return tiny(**GATES), Ranked.load(scores_beside(tiny.output(), "gates"))
+    return tiny(**GATES), NeuronScores.load(scores_beside(tiny.output(), "gates"))
 
 
-def test_the_share_of_the_plan_is_cut_and_the_plan_says_how(whole: tuple[PruningPlan, Ranked]) -> None:
+def test_the_share_of_the_plan_is_cut_and_the_plan_says_how(whole: tuple[PruningPlan, NeuronScores]) -> None:
     plan, ranked = whole
     assert plan.width_cut == 0
     total = 3 * 48
@@ -85,7 +87,7 @@ def test_the_plan_is_written_and_can_be_pruned(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize(("stop", "in_save"), [(2, False), (6, False), (8, True), (11, False)])
-def test_resuming_gives_the_same_plan(whole: tuple[PruningPlan, Ranked], tiny: Tiny, stop: int, in_save: bool) -> None:
+def test_resuming_gives_the_same_plan(whole: tuple[PruningPlan, NeuronScores], tiny: Tiny, stop: int, in_save: bool) -> None:
     with pytest.raises(KeyboardInterrupt):
         tiny(**GATES, callbacks=[StopAt(stop, in_save=in_save)])
     assert not tiny.output().exists()
@@ -93,14 +95,14 @@ def test_resuming_gives_the_same_plan(whole: tuple[PruningPlan, Ranked], tiny: T
     assert work.folder.exists() == (stop > GATES["save_every"]), "without a checkpoint there is nothing to go on from"
     assert not list(work.folder.glob("*/model*")), "checkpoints hold gates, not the model"
     assert tiny(**GATES) == whole[0]
-    again = Ranked.load(scores_beside(tiny.output(), "gates"))
+    again = NeuronScores.load(scores_beside(tiny.output(), "gates"))
     for layer, values in whole[1].scores.items():
         assert (values == again.scores[layer]).all()
     assert again.facts["gates"] == whole[1].facts["gates"]
     assert not work.folder.exists()
 
 
-def test_stopped_after_the_last_step_trains_no_further_one(whole: tuple[PruningPlan, Ranked], tiny: Tiny) -> None:
+def test_stopped_after_the_last_step_trains_no_further_one(whole: tuple[PruningPlan, NeuronScores], tiny: Tiny) -> None:
     class StopAtEnd(TrainerCallback):
         def on_train_end(self, *args: Any, **kwargs: Any) -> None:
             raise KeyboardInterrupt
@@ -122,10 +124,10 @@ def test_an_unfinished_run_with_other_settings_is_not_gone_on_with(tiny: Tiny) -
 
 
 def not_again(*args: Any, **kwargs: Any) -> None:
-    raise AssertionError("ranked again")
+    raise AssertionError("measured again")
 
 
-def test_another_ranking_leaves_an_unfinished_run_alone(whole: tuple[PruningPlan, Ranked], tiny: Tiny) -> None:
+def test_another_importance_leaves_an_unfinished_run_alone(whole: tuple[PruningPlan, NeuronScores], tiny: Tiny) -> None:
     with pytest.raises(KeyboardInterrupt):
         tiny(**GATES, callbacks=[StopAt(6)])
     work = WorkFolder.beside(tiny.output())
@@ -136,10 +138,10 @@ def test_another_ranking_leaves_an_unfinished_run_alone(whole: tuple[PruningPlan
     assert not work.folder.exists()
 
 
-def test_rankings_keep_their_scores_apart(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_importances_keep_their_scores_apart(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     learnt = tiny(**GATES)
     tiny(**CHEAP)
-    monkeypatch.setattr("prune2vec.training.slim.load_subject", not_again)
+    monkeypatch.setattr("prune2vec.training.slim.load_context", not_again)
     assert tiny(**GATES) == learnt, "the scores that were learnt are still there"
 
 
@@ -159,7 +161,7 @@ def test_a_plans_own_limits_hold(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) ->
     assert made.shape.params(made.kept) == limit
     assert tiny(plan=plan, **CHEAP, width_cut="10%").neurons, "what is given overrules the plan"
     assert tiny(plan=plan, **CHEAP, max_params=limit, multiple=16).parameters["slim"]["cut"] >= 43
-    monkeypatch.setattr("prune2vec.training.slim.load_subject", not_again)
+    monkeypatch.setattr("prune2vec.training.slim.load_context", not_again)
     # At least 101 neurons stay: 102 in three equal widths, 112 in sixteens.
     for rule, cut in (({"uniform": True}, 42), ({"multiple": 16}, 32)):
         left = f"{params_left(plan, cut):,} parameters against at most {limit:,}"
@@ -177,7 +179,7 @@ def test_limits_that_only_the_scores_break_keep_the_scores(tiny: Tiny) -> None:
     file = scores_beside(tiny.output(), "magnitude")
     scores = {0: range(48), 1: range(-20, 28), 4: range(48)}
     uneven = {layer: np.array(values, dtype=np.float32) for layer, values in scores.items()}
-    replace(Ranked.load(file), scores=uneven).save(file)
+    replace(NeuronScores.load(file), scores=uneven).save(file)
     with pytest.raises(PlanError, match="over the limits"):
         tiny(plan=plan, **CHEAP, multiple=24)
     assert file.exists()
@@ -193,52 +195,52 @@ def test_a_cut_that_cuts_nothing_is_refused(tiny: Tiny, capsys: pytest.CaptureFi
     assert "under half" not in capsys.readouterr().err
     scores = {layer: np.arange(start, start + 48, dtype=np.float32) for layer, start in ((0, 0), (1, 10), (4, 10))}
     file = scores_beside(tiny.output(), "magnitude")
-    replace(Ranked.load(file), scores=scores).save(file)
+    replace(NeuronScores.load(file), scores=scores).save(file)
     # 30 go, the lowest of all: 17, 7 and 6; widths of 31, 41 and 42 become 32, 48 and 48.
     made = tiny(**CHEAP, width_cut="0.21", multiple=16)
     assert made.parameters["slim"]["cut"] == 16
     assert "under half" not in capsys.readouterr().err
-    replace(Ranked.load(file), scores={0: scores[0], 1: scores[1] + 16, 4: scores[4] + 16}).save(file)
+    replace(NeuronScores.load(file), scores={0: scores[0], 1: scores[1] + 16, 4: scores[4] + 16}).save(file)
     # 50 go: 34, 8 and 8; widths of 14, 40 and 40 become 24, 48 and 48.
     tiny(**CHEAP, width_cut="0.35", multiple=24)
     assert "24 neurons go, under half of the 50 that were asked for" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("ranking", ["gates", "activation", "taylor", "wanda"])
-def test_texts_are_looked_at_before_the_model(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, ranking: str) -> None:
-    monkeypatch.setattr("prune2vec.training.slim.load_subject", not_again)
-    with pytest.raises(DataError, match=rf"ranking '{ranking}' looks at texts and got none; give triplets \(--texts\)"):
-        tiny(texts=None, **QUICK, ranking=ranking)
+@pytest.mark.parametrize("importance", ["gates", "activation", "taylor", "wanda"])
+def test_texts_are_looked_at_before_the_model(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, importance: str) -> None:
+    monkeypatch.setattr("prune2vec.training.slim.load_context", not_again)
+    with pytest.raises(DataError, match=rf"importance '{importance}' looks at texts and got none; give triplets \(--texts\)"):
+        tiny(texts=None, **QUICK, importance=importance)
     with pytest.raises(DataError, match=r"no data set has the 8 rows of one batch \(one has 7\)"):
-        tiny(texts=rows(7, "one"), **QUICK, ranking=ranking)
+        tiny(texts=rows(7, "one"), **QUICK, importance=importance)
     with pytest.raises(DataError, match="has no hard negative"):
-        tiny(texts=rows(24, "one", negatives=0), **QUICK, ranking=ranking)
+        tiny(texts=rows(24, "one", negatives=0), **QUICK, importance=importance)
 
 
-def test_another_share_is_cut_without_ranking_again(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_share_is_cut_without_measuring_again(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny(**CHEAP)
-    scores = Ranked.load(scores_beside(tiny.output(), "magnitude"))
+    scores = NeuronScores.load(scores_beside(tiny.output(), "magnitude"))
 
-    monkeypatch.setattr("prune2vec.training.slim.load_subject", not_again)
+    monkeypatch.setattr("prune2vec.training.slim.load_context", not_again)
     half = tiny(**CHEAP, width_cut="50%")
     assert half.parameters["slim"]["cut"] == 72
     given = tiny("other", texts=None, scores=scores_beside(tiny.output(), "magnitude"), width_cut="50%")
     assert given.neurons == half.neurons
     assert given.parameters["slim"]["ranking"] == "magnitude"
     assert not scores_beside(tiny.output("other"), "magnitude").exists()
-    assert Ranked.load(scores_beside(tiny.output(), "magnitude")).scores.keys() == scores.scores.keys()
-    with pytest.raises(AssertionError, match="ranked again"):
-        tiny(**{**CHEAP, "ranking": "wanda"})
+    assert NeuronScores.load(scores_beside(tiny.output(), "magnitude")).scores.keys() == scores.scores.keys()
+    with pytest.raises(AssertionError, match="measured again"):
+        tiny(**{**CHEAP, "importance": "wanda"})
 
 
-def test_settings_that_a_ranking_does_not_read_leave_its_scores_alone(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny(**QUICK, ranking="activation")
+def test_settings_that_an_importance_does_not_read_leave_its_scores_alone(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny(**QUICK, importance="activation")
     tiny(**CHEAP)
-    monkeypatch.setattr("prune2vec.training.slim.load_subject", not_again)
-    assert tiny(**QUICK, ranking="activation", steps=400, scale=20.0).neurons
+    monkeypatch.setattr("prune2vec.training.slim.load_context", not_again)
+    assert tiny(**QUICK, importance="activation", steps=400, scale=20.0).neurons
     assert tiny(texts=None, **{**CHEAP, "batch_size": 9, "seed": 1}).parameters["slim"]["texts"] is None
-    with pytest.raises(AssertionError, match="ranked again"):
-        tiny(**{**QUICK, "batches": 2}, ranking="activation")
+    with pytest.raises(AssertionError, match="measured again"):
+        tiny(**{**QUICK, "batches": 2}, importance="activation")
 
 
 def test_scores_of_something_else_are_refused(tiny: Tiny, tmp_path: Path) -> None:
@@ -323,7 +325,7 @@ def test_a_finished_or_unfinished_run_leaves_global_randomness_alone(tiny: Tiny)
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_half_written_statistics_are_cut_back(tiny: Tiny, whole: tuple[PruningPlan, Ranked]) -> None:
+def test_half_written_statistics_are_cut_back(tiny: Tiny, whole: tuple[PruningPlan, NeuronScores]) -> None:
     with pytest.raises(KeyboardInterrupt):
         tiny(**GATES, callbacks=[StopAt(7)])
     file = WorkFolder.beside(tiny.output()).folder / STATISTICS
@@ -333,7 +335,7 @@ def test_half_written_statistics_are_cut_back(tiny: Tiny, whole: tuple[PruningPl
     assert tiny(**GATES) == whole[0]
 
 
-def test_table_has_every_mlp_and_the_totals(whole: tuple[PruningPlan, Ranked]) -> None:
+def test_table_has_every_mlp_and_the_totals(whole: tuple[PruningPlan, NeuronScores]) -> None:
     plan, _ = whole
     figures = slim_figures(plan)
     assert [line["layer"] for line in figures["layers"]] == [0, 1, 4]
@@ -347,8 +349,46 @@ def test_table_has_every_mlp_and_the_totals(whole: tuple[PruningPlan, Ranked]) -
 def test_more_worthless_neurons_than_are_cut_are_mentioned(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     tiny(**CHEAP)
     file = scores_beside(tiny.output(), "magnitude")
-    ranked = Ranked.load(file)
+    ranked = NeuronScores.load(file)
     assert "score 0" not in capsys.readouterr().err
     replace(ranked, scores={layer: values * (values > values.mean()) for layer, values in ranked.scores.items()}).save(file)
     tiny("other", scores=file)
     assert "more than the 43 to cut: among them deeper layers go first" in capsys.readouterr().err
+
+
+def test_it_is_the_loss_of_the_model_with_zeroed_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings, texts = SlimSettings(**QUICK), rows(40)
+    context = tiny_context(tmp_path)
+    state = {name: tensor.clone() for name, tensor in context.model.state_dict().items()}
+    stay = {0: (1, 5, 47), 4: tuple(range(10))}
+    before, after = say_loss(context, texts, settings, stay)
+    assert f"{before:.4f} with all neurons, {after:.4f} without" in capsys.readouterr().err
+    assert {name: tensor.tolist() for name, tensor in context.model.state_dict().items()} == {
+        name: tensor.tolist() for name, tensor in state.items()
+    }
+
+    def loss() -> float:
+        measure = build_loss(context.encoder, settings.for_training())
+        with torch.no_grad():
+            found = [float(measure(columns, torch.empty(0))) for columns in batches(context, texts, settings)]
+        return sum(found) / len(found)
+
+    assert before == pytest.approx(loss(), abs=1e-5)
+    with torch.no_grad():
+        for layer, out in context.outs():
+            gone = [neuron for neuron in range(context.width(layer)) if layer in stay and neuron not in stay[layer]]
+            out.get_parameter("weight")[:, gone] = 0
+    assert after == pytest.approx(loss(), abs=1e-5)
+    assert abs(after - before) > 1e-4
+
+
+def test_an_output_that_is_a_folder_is_refused_before_the_work(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prune2vec.training.slim.load_context", not_again)
+    tiny.output().mkdir()
+    with pytest.raises(CheckpointError, match=r"slim\.json: a folder of that name is there; give the name of a file"):
+        tiny(**CHEAP)
+
+
+def test_the_old_name_of_importance_is_told_the_new_one(tiny: Tiny) -> None:
+    with pytest.raises(ConfigError, match=r"slim\(\): unknown key 'ranking'; it is called 'importance' now"):
+        tiny(**QUICK, ranking="wanda")

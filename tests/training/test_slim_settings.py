@@ -42,7 +42,11 @@ def test_settings_survive_json() -> None:
         ({"floor": "1.5"}, "floor: 1.5 drops everything"),
         ({"width_cut": "30%", "max_params": "1M"}, "give one of them"),
         ({"steps": 10, "warmup_steps": 10}, "warmup_steps 10 must be below steps 10"),
-        ({"rankin": "gates"}, "unknown key 'rankin'; did you mean 'ranking'"),
+        (
+            {"importance": "gates", "width-cut": "30%", "ranking": "gates"},
+            "unknown key 'ranking'; it is called 'importance' now",
+        ),
+        ({"importanc": "gates"}, "unknown key 'importanc'; did you mean 'importance'"),
     ],
 )
 def test_what_does_not_fit_is_one_line(values: dict[str, Any], message: str) -> None:
@@ -51,22 +55,22 @@ def test_what_does_not_fit_is_one_line(values: dict[str, Any], message: str) -> 
     assert "\n" not in str(caught.value)
 
 
-def test_what_a_ranking_does_not_read_is_not_of_its_identity() -> None:
-    assert set(SlimSettings(ranking="magnitude").identity()) == {"ranking", "revision", "trust_remote_code"}
-    for ranking, unread, read in (
+def test_what_an_importance_does_not_read_is_not_of_its_identity() -> None:
+    assert set(SlimSettings(importance="magnitude").identity()) == {"ranking", "revision", "trust_remote_code"}
+    for importance, unread, read in (
         ("gates", {"batches": 3}, {"steps": 3}),
         ("activation", {"steps": 3}, {"batches": 3}),
         ("wanda", {"scale": 3, "max_length": 33}, {"seed": 3}),
         ("taylor", {"learning_rate": 3}, {"scale": 3}),
     ):
-        base = SlimSettings(ranking=ranking).identity()
-        assert SlimSettings(ranking=ranking, **unread).identity() == base
-        assert SlimSettings(ranking=ranking, **read).identity() != base
+        base = SlimSettings(importance=importance).identity()
+        assert SlimSettings(importance=importance, **unread).identity() == base
+        assert SlimSettings(importance=importance, **read).identity() != base
 
 
-def test_every_setting_is_of_the_scores_of_a_ranking_that_reads_all_or_of_none() -> None:
+def test_every_setting_is_of_the_scores_of_an_importance_that_reads_all_or_of_none() -> None:
     grouped = [name for names in _GROUPS.values() for name in names]
-    always = {"ranking", "revision", "trust_remote_code"}
+    always = {"importance", "revision", "trust_remote_code"}
     assert sorted([*grouped, *_NOT_OF_SCORES, *always]) == sorted(SlimSettings.model_fields), "a new setting needs a group"
 
 
@@ -74,5 +78,5 @@ def test_only_what_decides_the_scores_is_their_identity() -> None:
     base = SlimSettings().identity()
     for change in ({"width_cut": "30%"}, {"floor": "10%"}, {"multiple": 64}, {"uniform": True}, {"save_every": 7}):
         assert SlimSettings(**change).identity() == base
-    for change in ({"ranking": "wanda"}, {"learning_rate": 0.1}, {"gate_penalty": 0.0}, {"seed": 1}, {"batch_size": 7}):
+    for change in ({"importance": "wanda"}, {"learning_rate": 0.1}, {"gate_penalty": 0.0}, {"seed": 1}, {"batch_size": 7}):
         assert SlimSettings(**change).identity() != base

@@ -20,8 +20,8 @@ from transformers import TrainerCallback
 from prune2vec.data.instructions import E5_DATASETS
 from prune2vec.data.triplet import write_triplets
 from prune2vec.errors import CheckpointError, ConfigError, DataError, TrainingError
+from prune2vec.resume import WorkFolder
 from prune2vec.training.train import train_encoder
-from prune2vec.training.work_folder import WorkFolder
 from tests.tiny import tiny_tokenizer
 from tests.training.encoders import rows, save_tiny_encoder
 
@@ -148,7 +148,7 @@ def test_resuming_is_exact_on_a_base_stored_in_bf16(tmp_path: Path, method: str)
 _CHILD = """
 import sys
 from pathlib import Path
-from prune2vec.training import train_encoder
+from prune2vec.training.train import train_encoder
 from tests.training.test_train import DATA, QUICK
 train_encoder(Path(sys.argv[1]), DATA, Path(sys.argv[2]), **QUICK)
 """

@@ -93,7 +93,7 @@ class RecipeVariant(Settings):
     budget: Budget | None = None
     """Limits that the plan must keep: max-params, max-layers, max-memory, min-speedup."""
     slim: SlimSettings | None = None
-    """How the neurons to cut are chosen, for example {width-cut: 30%, ranking: gates}; default: gates, where the plan cuts a
+    """How the neurons to cut are chosen, for example {width-cut: 30%, importance: gates}; default: gates, where the plan cuts a
     share of them. Texts, what stands around them, pooling and hard negatives are those of the other stages."""
 
     @model_validator(mode="after")
@@ -111,7 +111,7 @@ class RecipeVariant(Settings):
             raise _wrong(f"{here}: {reason}")
         self._check_parameters(here)
         self._check_sections(here)
-        self._check_ranking(here)
+        self._check_importance(here)
         self._check_share(here)
         return self
 
@@ -158,15 +158,15 @@ class RecipeVariant(Settings):
                 "such as 30%, or slim.max-params"
             )
 
-    def _check_ranking(self, here: str) -> None:
-        """Refuse an unknown ranking before any work; the registry is only loaded where one is named."""
+    def _check_importance(self, here: str) -> None:
+        """Refuse an unknown importance before any work; the registry is only loaded where one is named."""
         if self.slim is None:
             return
         from prune2vec.training.neuron_importance import importances
 
-        if self.slim.ranking not in importances.names():
-            near = did_you_mean(self.slim.ranking, importances.names())
-            raise _wrong(f"{here}: no ranking is called {self.slim.ranking!r}{near}")
+        if self.slim.importance not in importances.names():
+            near = did_you_mean(self.slim.importance, importances.names())
+            raise _wrong(f"{here}: no neuron importance is called {self.slim.importance!r}{near}")
 
 
 class Evaluation(EvaluateSettings):

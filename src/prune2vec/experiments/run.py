@@ -22,7 +22,7 @@ from prune2vec.files import write_json
 from prune2vec.outputs import RUN, check_kind, clear_all_partials, own_folder
 from prune2vec.profiling.profile import Profile
 from prune2vec.public import public
-from prune2vec.training.tracker import check_tracker
+from prune2vec.training.train_settings import check_tracker
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,11 +17,11 @@ from prune2vec.files import digest_json, write_bytes, write_text
 from prune2vec.outputs import OwnFolder, remove_folder
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.pruning.prune_settings import PruneSettings
+from prune2vec.resume import WorkFolder
 from prune2vec.settings import Settings
-from prune2vec.training.scores_file import scores_beside
 from prune2vec.training.slim_settings import SlimSettings
 from prune2vec.training.train_settings import TrainSettings
-from prune2vec.training.work_folder import WorkFolder
+from prune2vec.training.width_decision import scores_beside
 
 _TRAIN, _DEV, _CORPUS = "train.jsonl.gz", "dev.jsonl.gz", "corpus.jsonl.gz"
 
@@ -179,7 +179,7 @@ class VariantRun:
         slim()
 
     def _scores(self, name: str, settings: SlimSettings) -> Path:
-        return scores_beside(self.folder / name / SLIM_PLAN, settings.ranking)
+        return scores_beside(self.folder / name / SLIM_PLAN, settings.importance)
 
     def _forget_slim(self, name: str) -> None:
         """Remove the slimmed plan of an earlier recipe: it must not be taken for the variant's plan."""

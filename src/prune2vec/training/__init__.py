@@ -1,1 +1,1 @@
-"""A folder and texts to a trained encoder; neurons ranked and cut by training."""
+"""A folder and texts to a trained encoder; neurons scored and cut by training."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -31,10 +31,6 @@ class Checkpointing:
     activation_bytes: int | None = None
     free_bytes: int | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary."""
-        return asdict(self)
-
 
 def choose_checkpointing(
     encoder: SentenceTransformer,
@@ -55,7 +51,11 @@ def choose_checkpointing(
     """
     choice = Checkpointing(on=asked == "on")
     if asked == "auto":
-        tokens = sum(_tokens(column, rows, padded=padded) for column in largest)
+        if padded:
+            tokens = sum(int(column["input_ids"].shape[1]) * rows for column in largest)
+        else:
+            lengths = (column["attention_mask"].sum(dim=1) for column in largest)
+            tokens = sum(int(found.sort(descending=True).values[:rows].sum()) for found in lengths)
         needed = round(activation_bytes_per_token(encoder, largest[-1], padded=padded) * tokens)
         free = free_memory_bytes(encoder.device)
         choice = Checkpointing(on=needed > _SHARE * free, activation_bytes=needed, free_bytes=free)
@@ -68,13 +68,6 @@ def choose_checkpointing(
         if not model.get_input_embeddings().weight.requires_grad:
             model.disable_input_require_grads()
     return choice
-
-
-def _tokens(column: Mapping[str, Any], rows: int, *, padded: bool) -> int:
-    """Return the tokens of a column that are in memory at a time; without padding, those of its longest rows."""
-    if padded:
-        return int(column["input_ids"].shape[1]) * rows
-    return int(column["attention_mask"].sum(dim=1).sort(descending=True).values[:rows].sum())
 
 
 def activation_bytes_per_token(encoder: SentenceTransformer, features: Mapping[str, Any], *, padded: bool = True) -> float:
@@ -98,8 +91,9 @@ def activation_bytes_per_token(encoder: SentenceTransformer, features: Mapping[s
             alive.append(tensor)  # So that no address is used twice.
         return tensor
 
-    sample = {key: value[:_SAMPLE_ROWS] if isinstance(value, Tensor) else value for key, value in features.items()}
-    sample = {key: value.to(encoder.device) if isinstance(value, Tensor) else value for key, value in sample.items()}
+    sample = {
+        key: value[:_SAMPLE_ROWS].to(encoder.device) if isinstance(value, Tensor) else value for key, value in features.items()
+    }
     tokens = sample["input_ids"].numel() if padded else int(sample["attention_mask"].sum())
     was_training = encoder.training
     devices = [encoder.device] if encoder.device.type == "cuda" else []

@@ -57,13 +57,19 @@ def add_lora(encoder: SentenceTransformer, settings: TrainSettings) -> None:
     """
     model = base_model(encoder)
     targets = _checked_targets(model, settings.target_modules)
+    exclude = None
+    if settings.train_top is not None:
+        below, _ = _split_blocks(model, settings.train_top)
+        frozen = {id(module) for module in (model.get_input_embeddings(), *below)}
+        names = [re.escape(name) for name, module in model.named_modules() if id(module) in frozen]
+        exclude = rf"(.*\.)?({'|'.join(names)})(\..*)?"
     config = LoraConfig(
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]
         lora_dropout=settings.lora_dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
         task_type=TaskType.FEATURE_EXTRACTION,
-        exclude_modules=_below(model, settings.train_top),
+        exclude_modules=exclude,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
     try:
@@ -88,7 +94,11 @@ def _checked_targets(model: PreTrainedModel, targets: str | tuple[str, ...]) -> 
     modules = [name for name, _ in model.named_modules() if name]
     endings = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
     if isinstance(targets, str):
-        if not any(_expression(targets).fullmatch(name) for name in modules):
+        try:
+            expression = re.compile(targets)
+        except re.error as error:
+            raise ConfigError(f"target_modules {targets!r} is no regular expression: {reason_of(error)}") from error
+        if not any(map(expression.fullmatch, modules)):
             raise ConfigError(f"target_modules: no module matches {targets!r}; names end in {', '.join(sorted(endings))}")
         return targets
     for target in targets:
@@ -97,22 +107,12 @@ def _checked_targets(model: PreTrainedModel, targets: str | tuple[str, ...]) -> 
     return targets
 
 
-def _expression(text: str) -> re.Pattern[str]:
-    try:
-        return re.compile(text)
-    except re.error as error:
-        raise ConfigError(f"target_modules {text!r} is no regular expression: {reason_of(error)}") from error
-
-
-def _below(model: PreTrainedModel, top: int | None) -> str | None:
-    """Return an expression for the embeddings and the modules of all blocks but the last ``top``; None trains all."""
-    if top is None:
-        return None
-    blocks = block_list(model, find_family(model, model.config))
-    numbers = range(len(blocks) - _checked(top, len(blocks)))
-    frozen = [model.get_input_embeddings(), *(blocks[number] for number in numbers)]
-    names = [re.escape(name) for name, module in model.named_modules() if any(module is one for one in frozen)]
-    return rf"(.*\.)?({'|'.join(names)})(\..*)?"
+def _split_blocks(model: PreTrainedModel, top: int) -> tuple[list[nn.Module], list[nn.Module]]:
+    """Return the blocks below the last ``top``, and those."""
+    blocks = list(block_list(model, find_family(model, model.config)))
+    if top > len(blocks):
+        raise ConfigError(f"train_top {top} is more than the encoder's {len(blocks)} layers; leave it out to train all")
+    return blocks[:-top], blocks[-top:]
 
 
 def freeze_below(encoder: SentenceTransformer, top: int) -> None:
@@ -122,22 +122,14 @@ def freeze_below(encoder: SentenceTransformer, top: int) -> None:
         ConfigError: There are fewer blocks.
     """
     model = base_model(encoder)
-    family = find_family(model, model.config)
-    blocks = block_list(model, family)
-    trained = [*blocks[len(blocks) - _checked(top, len(blocks)) :], *final_modules(model, family)]
+    _, trained = _split_blocks(model, top)
     model.requires_grad_(False)
-    for module in trained:
+    for module in (*trained, *final_modules(model, find_family(model, model.config))):
         module.requires_grad_(True)
 
 
-def _checked(top: int, count: int) -> int:
-    if top > count:
-        raise ConfigError(f"train_top {top} is more than the encoder's {count} layers; leave it out to train all")
-    return top
-
-
 def restore_adapter(encoder: SentenceTransformer, checkpoint: Path) -> None:
-    """Load an adapter's weights as they were saved: the trainer's own way rounds them to the base's number format."""
+    """Load an adapter's weights as they were saved: the trainer's own way rounds them to the base's dtype."""
     saved = load_file(checkpoint / ADAPTER_FILE)
     set_peft_model_state_dict(base_model(encoder), {key.removeprefix(_PREFIX): value for key, value in saved.items()})
 

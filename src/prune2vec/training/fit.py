@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.base.evaluation import BaseEvaluator
+from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 from sentence_transformers.sentence_transformer.model_card import SentenceTransformerModelCardCallback
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback
 
-from prune2vec.errors import TrainingError
+from prune2vec.data.beir import triplets_as_retrieval
+from prune2vec.errors import CheckpointError, TrainingError
+from prune2vec.files import explained_os_errors
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.progress import progress
 from prune2vec.pruning.encoder import check_finite, load_encoder
-from prune2vec.training.activation_memory import Checkpointing, choose_checkpointing
-from prune2vec.training.batch_plan import BatchPlan
-from prune2vec.training.collate import NotingCollator
-from prune2vec.training.dev import evaluators
-from prune2vec.training.failures import explained_failures
+from prune2vec.resume import WorkFolder, step_of
+from prune2vec.training.activation_memory import choose_checkpointing
 from prune2vec.training.monitor import TrainingMonitor
 from prune2vec.training.objective import build_loss, pooled_in_fp32
 from prune2vec.training.packed_loss import without_padding
 from prune2vec.training.train_settings import TrainSettings
-from prune2vec.training.trainable_module import ModuleTrainer, TrainableModule
-from prune2vec.training.training_data import TrainingData, TrainingTable
-from prune2vec.training.work_folder import WorkFolder, step_of
+from prune2vec.training.training_data import BatchPlan, NotingCollator, TrainingData, TrainingTable
 
 _EPOCHS = 3  # Of the paper's schedule.
+_LESS_MEMORY = "set gradient_checkpointing to on, lower batch_size or max_length, or use cached with a small mini_batch_size"
+# How torch's archive writer says that the disk is full.
+_CUT_SHORT = ("PytorchStreamWriter", "inline_container", "iostream error")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +49,8 @@ class TrainingJob:
         dev: Held-out tables, if any.
         settings: How.
         device: Where.
-        dtype: Number format of the multiplications.
-        identity: What must be the same for a checkpoint to be continued.
+        dtype: Of the multiplications.
+        identity: What must be the same for a checkpoint to be resumed.
     """
 
     base: Path
@@ -64,8 +69,38 @@ class TrainingJob:
 
     @property
     def dtype_name(self) -> str:
-        """The number format's name."""
+        """The dtype's name."""
         return str(self.dtype).removeprefix("torch.")
+
+
+class TrainableModule(Protocol):
+    """What is put into a frozen encoder and trained in place of adapters or its weights; checkpoints hold it alone."""
+
+    def install(self, encoder: SentenceTransformer) -> None:
+        """Freeze the encoder and put the module in; called once, with torch's generator seeded."""
+
+    def loss(self, loss: nn.Module) -> nn.Module:
+        """Return the loss to minimise, given that of the encoder."""
+
+    def save(self, folder: Path) -> None:
+        """Write the module into an existing folder."""
+
+    def restore(self, folder: Path) -> None:
+        """Read back what ``save`` wrote, into the installed module."""
+
+
+class ModuleTrainer(SentenceTransformerTrainer):
+    """sentence-transformers' trainer with checkpoints that hold one module instead of the whole encoder."""
+
+    part: TrainableModule
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        self.part.save(folder)
+
+    def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:
+        self.part.restore(Path(checkpoint_path))
 
 
 def fit(
@@ -81,7 +116,7 @@ def fit(
     Args:
         job: What to do.
         encoder: The encoder of ``job.base``, on its device, with what is trained chosen; it is changed.
-        resume: The checkpoint to go on from.
+        resume: The checkpoint to resume from.
         callbacks: Called before ours.
         part: What is trained in place of adapters or weights.
 
@@ -91,11 +126,13 @@ def fit(
     """
     settings = job.settings
     with job.work.left_on_failure(), quiet_transformers(), pooled_in_fp32(encoder):
-        adapted = settings.method == "lora" and part is None
         if part is not None:
             torch.manual_seed(settings.seed)
             part.install(encoder)
-        teacher = _teacher(job)
+        teacher = None
+        if settings.distil_from is not None:
+            teacher = load_encoder(settings.distil_from, device=str(job.device), dtype=job.dtype_name)
+            check_finite(teacher, settings.distil_from)
         loss = build_loss(encoder, settings, teacher)
         loss = loss if part is None else part.loss(loss)
         encoders = [encoder] if teacher is None else [encoder, teacher]
@@ -103,12 +140,25 @@ def fit(
             collator = NotingCollator.of(encoder, job.data.prompts)
             trainer = make_trainer(job, encoder, loss, collator, part)
             plan = BatchPlan(job.data, trainer, settings.steps)
-            checkpointing = _checkpointing(settings, encoder, plan, padded=not packing["packed"])
-            notes = {"gradient_checkpointing": checkpointing.to_json(), "packing": packing}
+            padded = not packing["packed"]
+            asked = settings.gradient_checkpointing
+            checkpointing = choose_checkpointing(
+                encoder,
+                asked,
+                plan.largest(encoder, padded=padded) if asked == "auto" else [],
+                rows=min(settings.batch_size, settings.mini_batch_size) if settings.cached else settings.batch_size,
+                padded=padded,
+            )
+            notes = {"gradient_checkpointing": asdict(checkpointing), "packing": packing}
             job.work.note({"batches": plan.counts(), **notes})
             with progress("training", settings.steps, done=step_of(resume) if resume else 0) as advance:
-                restore = resume if adapted else None
-                watch = TrainingMonitor(job.work, notes=collator.notes, advance=advance, resumed=restore, dtype=job.dtype_name)
+                watch = TrainingMonitor(
+                    job.work,
+                    notes=collator.notes,
+                    advance=advance,
+                    resumed=resume if settings.method == "lora" and part is None else None,
+                    dtype=job.dtype_name,
+                )
                 for callback in (*callbacks, watch):
                     trainer.add_callback(callback)
                 loss.register_forward_hook(watch.check_loss)
@@ -123,40 +173,16 @@ def make_trainer(
     collator: NotingCollator,
     part: TrainableModule | None = None,
 ) -> SentenceTransformerTrainer:
-    """Return sentence-transformers' trainer for a run, without a word of its own on the terminal."""
+    """Return sentence-transformers' trainer for a run, without a word of its own on the terminal.
+
+    Raises:
+        TrainingError: More than one GPU is in sight.
+    """
     # Each checkpoint gets a model card; it must not ask the hub about the base, nor look for examples in the data.
     encoder.model_card_data.local_files_only = True
     encoder.model_card_data.widget = [{"text": ""}]
-    arguments = _arguments(job)
-    if arguments.n_gpu > 1:
-        raise TrainingError(f"{arguments.n_gpu} GPUs are in sight, training uses one; set CUDA_VISIBLE_DEVICES to one of them")
-    trainer = (SentenceTransformerTrainer if part is None else ModuleTrainer)(
-        model=encoder,
-        args=arguments,
-        train_dataset=job.data.datasets(),
-        loss=loss,
-        evaluator=list(evaluators(job.dev, rows=job.settings.dev_rows, batch_size=job.settings.mini_batch_size)) or None,
-        data_collator=collator,
-    )
-    if isinstance(trainer, ModuleTrainer) and part is not None:
-        trainer.part = part
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(SentenceTransformerModelCardCallback)
-    return trainer
-
-
-def _teacher(job: TrainingJob) -> SentenceTransformer | None:
-    folder = job.settings.distil_from
-    if folder is None:
-        return None
-    teacher = load_encoder(folder, device=str(job.device), dtype=job.dtype_name)
-    check_finite(teacher, folder)
-    return teacher
-
-
-def _arguments(job: TrainingJob) -> SentenceTransformerTrainingArguments:
     settings = job.settings
-    return SentenceTransformerTrainingArguments(
+    arguments = SentenceTransformerTrainingArguments(
         output_dir=str(job.work.folder),
         max_steps=settings.steps,
         per_device_train_batch_size=settings.batch_size,
@@ -167,7 +193,7 @@ def _arguments(job: TrainingJob) -> SentenceTransformerTrainingArguments:
         prompts=job.data.prompts,
         learning_rate=settings.learning_rate,
         warmup_steps=settings.warmup,
-        **_schedule(settings, job.data),
+        **schedule(settings, job.data),
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         seed=settings.seed,
@@ -183,9 +209,24 @@ def _arguments(job: TrainingJob) -> SentenceTransformerTrainingArguments:
         report_to=settings.report_to,
         disable_tqdm=True,
     )
+    if arguments.n_gpu > 1:
+        raise TrainingError(f"{arguments.n_gpu} GPUs are in sight, training uses one; set CUDA_VISIBLE_DEVICES to one of them")
+    trainer = (SentenceTransformerTrainer if part is None else ModuleTrainer)(
+        model=encoder,
+        args=arguments,
+        train_dataset=job.data.datasets(),
+        loss=loss,
+        evaluator=evaluators(job.dev, rows=settings.dev_rows, batch_size=settings.mini_batch_size) or None,
+        data_collator=collator,
+    )
+    if isinstance(trainer, ModuleTrainer) and part is not None:
+        trainer.part = part
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(SentenceTransformerModelCardCallback)
+    return trainer
 
 
-def _schedule(settings: TrainSettings, data: TrainingData) -> dict[str, Any]:
+def schedule(settings: TrainSettings, data: TrainingData) -> dict[str, Any]:
     """Return the trainer's arguments for the schedule.
 
     The paper's linear schedule is laid out for three epochs and left when the steps are over. The trainer lays its own out
@@ -203,8 +244,63 @@ def _schedule(settings: TrainSettings, data: TrainingData) -> dict[str, Any]:
     }
 
 
-def _checkpointing(settings: TrainSettings, encoder: SentenceTransformer, plan: BatchPlan, *, padded: bool) -> Checkpointing:
-    asked = settings.gradient_checkpointing
-    largest = plan.largest(encoder, padded=padded) if asked == "auto" else []
-    rows = min(settings.batch_size, settings.mini_batch_size) if settings.cached else settings.batch_size
-    return choose_checkpointing(encoder, asked, largest, rows=rows, padded=padded)
+def evaluators(tables: Mapping[str, TrainingTable], *, rows: int, batch_size: int) -> list[BaseEvaluator]:
+    """Return one evaluator for each held-out table: retrieval among the documents of its first ``rows`` rows."""
+    found: list[BaseEvaluator] = []
+    for name, table in tables.items():
+        retrieval = triplets_as_retrieval(table.rows[:rows])
+        found.append(
+            InformationRetrievalEvaluator(
+                queries=dict(retrieval.queries),
+                corpus=dict(retrieval.corpus),
+                relevant_docs={query: set(grades) for query, grades in retrieval.qrels.items()},
+                query_prompt=table.query_prompt,
+                corpus_prompt=table.document_prompt,
+                name=name,
+                batch_size=batch_size,
+                accuracy_at_k=[1],
+                precision_recall_at_k=[10],
+                map_at_k=[10],
+                write_csv=False,
+            )
+        )
+    return found
+
+
+@contextmanager
+def isolated_randomness(seed: int) -> Iterator[None]:
+    """Seed the global generators that the trainer draws from, and give them back as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+@contextmanager
+def explained_failures(folder: Path) -> Iterator[None]:
+    """Turn running out of memory, or of space in ``folder``, into one of our errors.
+
+    Raises:
+        TrainingError: There is not enough memory.
+        CheckpointError: A checkpoint cannot be written.
+    """
+    with explained_os_errors(folder):
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(f"out of GPU memory; {_LESS_MEMORY}") from error
+        except RuntimeError as error:
+            # The CPU's allocator and torch.save have no error types of their own.
+            if "can't allocate memory" in str(error):
+                raise TrainingError(f"out of memory; {_LESS_MEMORY}") from error
+            if any(mark in str(error) for mark in _CUT_SHORT):
+                raise CheckpointError(
+                    f"cannot write {folder}: a checkpoint was cut short; free some space and run again"
+                ) from error
+            raise

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import Field, model_validator
 
 from prune2vec.data.documents import same_text
+from prune2vec.data.reader import Texts, given_triplets
 from prune2vec.data.triplet import Triplet, write_triplets
 from prune2vec.errors import ConfigError, DataError, reason_of
+from prune2vec.paths import check_target
 from prune2vec.progress import progress
-from prune2vec.pruning.encoder import check_finite, load_encoder
 from prune2vec.public import public
-from prune2vec.training.mining_settings import MiningSettings
-from prune2vec.training.randomness import isolated_randomness
-from prune2vec.training.training_data import Data, read
+from prune2vec.settings import Seed, Settings
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -26,7 +27,46 @@ if TYPE_CHECKING:
 _CELLS = 1 << 26  # Of the similarity matrix in memory, 256 MB.
 _BATCHES_PER_STEP = 16
 
-Found = Mapping[tuple[str, str], tuple[tuple[str, ...], tuple[float, ...]]]
+
+class MiningSettings(Settings):
+    """Which of the documents that an encoder ranks high for a query become its hard negatives."""
+
+    negatives: int = Field(default=7, ge=1, le=10**3)
+    """Hard negatives for each row (EffiR trains with 7); a row for which fewer are left keeps those."""
+    range_min: int = Field(default=0, ge=0, le=10**9)
+    """Pass over so many of the best documents left by the filters: the best may be answers that nobody marked."""
+    range_max: int | None = Field(default=None, ge=1, le=10**9)
+    """Look at the best so many documents only; None is range_min and ten times the negatives, or, without any filter, once."""
+    relative_margin: float | None = Field(default=0.05, ge=-1, lt=1)
+    """Leave out documents above this share below the positive's similarity, since they may be answers; null for no such filter."""
+    margin: float | None = Field(default=None, ge=0, le=2)
+    """Leave out documents whose similarity is less than this below the positive's."""
+    max_score: float | None = Field(default=None, ge=-1, le=1)
+    """Leave out documents more similar to the query than this."""
+    min_score: float | None = Field(default=None, ge=-1, le=1)
+    """Leave out documents less similar to the query than this."""
+    sampling: Literal["top", "random"] = "top"
+    """Take the best of the documents in the range, or draw among them."""
+    score: bool = False
+    """Write the encoder's cosines as teacher scores (pos_scores, neg_scores), to train with distil data; they span little, so
+    train with teacher_temperature 0.02 or so."""
+    seed: Seed = 42
+    """Seed of the draw."""
+    batch_size: int = Field(default=32, ge=1, le=10**6)
+    """Texts per forward pass."""
+    max_length: int | None = Field(default=None, ge=1, le=2**24)
+    """Longest text in tokens; None keeps the encoder's own limit."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Dtype of the weights; auto is bf16 where the hardware multiplies it fast, else fp32."""
+    device: str = "auto"
+    """Where the encoder runs: auto, cpu, cuda, cuda:1, mps."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.range_max is not None and self.range_max < self.range_min + self.negatives:
+            needed = f"range_min {self.range_min} and {self.negatives} negatives need {self.range_min + self.negatives}"
+            raise ValueError(f"range_max {self.range_max} is too small: {needed}")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +105,7 @@ class MinedNegatives:
 
 @public("mine negatives", "data", "model", "output", settings=MiningSettings)
 def mine_negatives(
-    data: Data,
+    data: Texts,
     model: Path | str,
     output: Path | str,
     *,
@@ -90,54 +130,52 @@ def mine_negatives(
         CheckpointError: The encoder does not load, or the file cannot be written.
     """
     chosen = MiningSettings.chosen(settings, overrides, where="mine negatives")
-    target = Path(output)
+    target = check_target(Path(output), folder=False)
     if not target.name.endswith((".jsonl", ".jsonl.gz")):
         raise DataError(f"cannot write triplets to {target.name}; the name must end in .jsonl or .jsonl.gz")
-    rows = read(data, hard_negatives=0)
+    # The command line reads this file for its options; torch must not come with them.
+    from prune2vec.pruning.encoder import check_finite, load_encoder
+    from prune2vec.training.fit import isolated_randomness
+
+    tables: dict[str, dict[tuple[str, str], Triplet]] = {}
+    for row in given_triplets(data, require_negative=False):
+        tables.setdefault(row.dataset, {}).setdefault((row.anchor, row.positive), row)
+    distinct = sum(map(len, tables.values()))
     encoder = load_encoder(model, device=chosen.device, dtype=chosen.dtype)
     check_finite(encoder, model)
     encoder.max_seq_length = chosen.max_length or encoder.max_seq_length
-    distinct = _distinct(rows)
     mined: list[Triplet] = []
     with isolated_randomness(chosen.seed):
-        for name in dict.fromkeys(row.dataset for row in distinct):
-            mined += _mine_table([row for row in distinct if row.dataset == name], encoder, chosen)
+        for table in tables.values():
+            mined += _mined(list(table.values()), encoder, chosen)
     if not mined:
         raise DataError(
-            f"no row of {len(distinct)} got a hard negative; loosen relative_margin, range_min or max_score, or add texts"
+            f"no row of {distinct} got a hard negative; loosen relative_margin, range_min or max_score, or add texts"
         )
     write_triplets((row if chosen.score else replace(row, scores=()) for row in mined), target)
-    return _summary(mined, target, rows=len(distinct), asked=chosen.negatives)
+    negatives = [score for row in mined for score in row.scores[1:]]
+    return MinedNegatives(
+        output=target,
+        rows=distinct,
+        written=len(mined),
+        complete=sum(len(row.negatives) == chosen.negatives for row in mined),
+        negatives=len(negatives) / len(mined),
+        positive_score=sum(row.scores[0] for row in mined) / len(mined),
+        negative_score=sum(negatives) / len(negatives),
+    )
 
 
-def _distinct(rows: Sequence[Triplet]) -> list[Triplet]:
-    first: dict[tuple[str, str, str], Triplet] = {}
-    for row in rows:
-        first.setdefault((row.dataset, row.anchor, row.positive), row)
-    return list(first.values())
-
-
-def _mine_table(rows: Sequence[Triplet], encoder: SentenceTransformer, settings: MiningSettings) -> list[Triplet]:
-    found = _search(rows, encoder, settings)
-    with_negatives = []
-    for row in rows:
-        negatives, scores = found.get((row.anchor, row.positive), ((), ()))
-        if negatives:
-            with_negatives.append(replace(row, negatives=negatives, scores=scores))
-    return with_negatives
-
-
-def _search(rows: Sequence[Triplet], encoder: SentenceTransformer, settings: MiningSettings) -> Found:
-    """Return, by query and positive, the hard negatives and the cosines of the positive and of each of them."""
+def _mined(rows: Sequence[Triplet], encoder: SentenceTransformer, settings: MiningSettings) -> list[Triplet]:
+    """Return the rows of one data set that get hard negatives, with the cosines of the positive and of each of them."""
     from datasets import Dataset
-    from sentence_transformers.util import mine_hard_negatives
+    from sentence_transformers.util import mine_hard_negatives as mine
 
     pairs = Dataset.from_dict({"anchor": [row.anchor for row in rows], "positive": [row.positive for row in rows]})
     documents = list(dict.fromkeys(text for row in rows for text in row.texts[1:]))
     watched: Any = _Watched(encoder, sys.stderr)
     try:
         with redirect_stderr(io.StringIO()):
-            table = mine_hard_negatives(
+            table = mine(
                 pairs,
                 watched,
                 corpus=documents,
@@ -157,18 +195,21 @@ def _search(rows: Sequence[Triplet], encoder: SentenceTransformer, settings: Min
             )
     except ValueError as error:
         raise ConfigError(f"mine negatives: {reason_of(error)}") from error
-    answers: dict[str, set[str]] = {}
+    found = {(line["anchor"], line["positive"][0]): line for line in table}
+    # No negative is an answer that differs in blanks alone, nor the query itself, as in sets of duplicate questions.
+    wrong: dict[str, set[str]] = {}
     for row in rows:
-        answers.setdefault(same_text(row.anchor), set()).add(same_text(row.positive))
-    return {(row["anchor"], row["positive"][0]): _without(answers[same_text(row["anchor"])], row) for row in table}
-
-
-def _without(answers: Collection[str], row: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """Drop an answer that differs in blanks alone, and the query itself, as in sets of duplicate questions."""
-    wrong = {*answers, same_text(row["anchor"])}
-    found = zip(row["positive"][1:], row["scores"][1:], strict=True)
-    pairs = [(text, score) for text, score in found if same_text(text) not in wrong]
-    return tuple(text for text, _ in pairs), (row["scores"][0], *(score for _, score in pairs))
+        anchor = same_text(row.anchor)
+        wrong.setdefault(anchor, {anchor}).add(same_text(row.positive))
+    mined = []
+    for row in rows:
+        line = found.get((row.anchor, row.positive), {"positive": [""], "scores": [0.0]})
+        scored = zip(line["positive"][1:], line["scores"][1:], strict=True)
+        kept = [(text, score) for text, score in scored if same_text(text) not in wrong[same_text(row.anchor)]]
+        if kept:
+            negatives, scores = zip(*kept, strict=True)
+            mined.append(replace(row, negatives=negatives, scores=(line["scores"][0], *scores)))
+    return mined
 
 
 class _Watched:
@@ -201,16 +242,3 @@ class _Watched:
         if not np.isfinite(found).all():
             raise DataError(f"the encoder gives {side} that are not finite; its weights hold NaN, or need dtype float32")
         return found
-
-
-def _summary(mined: Sequence[Triplet], output: Path, *, rows: int, asked: int) -> MinedNegatives:
-    negatives = [score for row in mined for score in row.scores[1:]]
-    return MinedNegatives(
-        output=output,
-        rows=rows,
-        written=len(mined),
-        complete=sum(len(row.negatives) == asked for row in mined),
-        negatives=len(negatives) / len(mined),
-        positive_score=sum(row.scores[0] for row in mined) / len(mined),
-        negative_score=sum(negatives) / len(negatives),
-    )

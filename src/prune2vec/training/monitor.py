@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -16,9 +15,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from prune2vec.errors import TrainingError
 from prune2vec.machine import peak_rss_bytes
 from prune2vec.progress import Advance, say
+from prune2vec.resume import WorkFolder, append_line, read_lines
 from prune2vec.training.adapters import restore_adapter
-from prune2vec.training.collate import BatchStats
-from prune2vec.training.work_folder import WorkFolder, read_lines
+from prune2vec.training.training_data import BatchStats
 
 
 class TrainingMonitor(TrainerCallback):
@@ -28,8 +27,8 @@ class TrainingMonitor(TrainerCallback):
         work: Where curve and checkpoints are kept.
         notes: The collator's notes on the batches, oldest first.
         advance: Told of each step done.
-        resumed: The checkpoint the run goes on from, when its adapter must be restored.
-        dtype: Number format of the multiplications, for messages.
+        resumed: The checkpoint the run resumes from, when its adapter must be restored.
+        dtype: Of the multiplications, for messages.
     """
 
     def __init__(
@@ -63,28 +62,19 @@ class TrainingMonitor(TrainerCallback):
             self._said_cut = True
             say(f"texts longer than {kwargs['model'].max_seq_length} tokens are cut there; the record will say how many")
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Stop before a gradient that is not finite reaches the weights."""
         gradients = [parameter.grad for parameter in kwargs["model"].parameters() if parameter.grad is not None]
         if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
             raise self._not_finite("gradient")
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Append one line to the curve."""
-        logs = logs or {}
+        logs: Mapping[str, Any] = kwargs.get("logs") or {}
         if "loss" not in logs or self._note is None:
             return
-        now = time.perf_counter()
-        note = self._note
+        now, note, device = time.perf_counter(), self._note, args.device
+        memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_rss_bytes()
         record = {
             "step": state.global_step,
             "loss": logs["loss"],
@@ -96,24 +86,18 @@ class TrainingMonitor(TrainerCallback):
             "texts": note.texts,
             "cut": note.cut,
             "tokens_per_s": round(note.tokens / max(now - self._since, 1e-9), 1),
-            "peak_memory_bytes": _peak_memory(args.device),
+            "peak_memory_bytes": memory,
             "elapsed_s": round(self._elapsed_before + now - self._began, 3),
         }
-        append(self._work.curve, record)
+        append_line(self._work.curve, record)
         self._since = now
         self._advance(1)
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Append the scores on held-out rows."""
-        scores = {key.removeprefix("eval_"): value for key, value in (metrics or {}).items() if key.endswith("ndcg@10")}
-        append(self._work.dev, {"step": state.global_step, **scores})
+        metrics: Mapping[str, Any] = kwargs.get("metrics") or {}
+        scores = {key.removeprefix("eval_"): value for key, value in metrics.items() if key.endswith("ndcg@10")}
+        append_line(self._work.dev, {"step": state.global_step, **scores})
         say(f"step {state.global_step}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
         self._since = time.perf_counter()
 
@@ -136,13 +120,3 @@ class TrainingMonitor(TrainerCallback):
             f"step {self._step}{where}: the {what} is not finite in {self._dtype}; no weights were saved; "
             f"{cure}, or check the checkpoint's weights, and set restart"
         )
-
-
-def append(file: Path, record: dict[str, Any]) -> None:
-    """Add one line to a JSON-lines file."""
-    with file.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(record) + "\n")
-
-
-def _peak_memory(device: torch.device) -> int:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_rss_bytes()

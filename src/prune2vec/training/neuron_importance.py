@@ -1,4 +1,4 @@
-"""The registry of rankings."""
+"""The registry of neuron importances: what each neuron of an MLP is worth."""
 
 from __future__ import annotations
 
@@ -11,37 +11,33 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from prune2vec.data.triplet import Triplet
-    from prune2vec.training.ranking_context import RankingContext
+    from prune2vec.training.importance_context import ImportanceContext
     from prune2vec.training.slim_settings import SlimSettings
 
 Scores = Mapping[int, "Tensor"]
-RankingFn = Callable[["RankingContext", Sequence["Triplet"], "SlimSettings"], Scores]
+ImportanceFn = Callable[["ImportanceContext", Sequence["Triplet"], "SlimSettings"], Scores]
 Group = Literal["texts", "batches", "loss", "steps"]
 F = TypeVar("F", bound=Callable[..., object])
 
-TEXTS: Group = "texts"
-"""Triplets, their seed, and how they become vectors."""
-BATCHES: Group = "batches"
-"""How many batches of triplets are looked at."""
-LOSS: Group = "loss"
-"""The contrastive loss."""
-STEPS: Group = "steps"
-"""Steps of learning."""
+TEXTS: Group = "texts"  # Triplets, their seed, and how they become vectors.
+BATCHES: Group = "batches"  # How many batches of triplets are looked at.
+LOSS: Group = "loss"  # The contrastive loss.
+STEPS: Group = "steps"  # Steps of learning.
+EVERY: tuple[Group, ...] = get_args(Group)
 # A layer whose neurons all score 0 keeps its zeros.
 _TINY = 1e-30
-EVERY: tuple[Group, ...] = get_args(Group)
 
 
-class Importances(Registry[RankingFn]):
-    """Rankings, and which groups of settings each one reads: no other setting makes its scores out of date."""
+class Importances(Registry[ImportanceFn]):
+    """Neuron importances, and which groups of settings each one reads: no other setting makes its scores out of date."""
 
     def __init__(self) -> None:
-        super().__init__("ranking", package="prune2vec.training.importances")
+        super().__init__("neuron importance", package="prune2vec.training.importances")
         self._reads: dict[str, frozenset[Group]] = {}
         self._within_layers: set[str] = set()
 
     def register(self, name: str, *, reads: Iterable[Group] = EVERY, within_layers: bool = False) -> Callable[[F], F]:
-        """Return a decorator that files a ranking under ``name``.
+        """Return a decorator that files an importance under ``name``.
 
         Args:
             name: Its name, which can be taken once.
@@ -61,24 +57,24 @@ class Importances(Registry[RankingFn]):
         return add
 
     def reads(self, name: str) -> frozenset[Group]:
-        """Return the groups of settings that a ranking's scores depend on.
+        """Return the groups of settings that an importance's scores depend on.
 
         Raises:
-            ConfigError: No ranking has that name.
+            ConfigError: No importance has that name.
         """
         self.get(name)
         return self._reads[name]
 
     def comparable(self, name: str, scores: Scores) -> Scores:
-        """Return a ranking's scores such that those of different layers can be compared."""
+        """Return an importance's scores such that those of different layers can be compared."""
         if name not in self._within_layers:
             return scores
         return {layer: score / max(float(score.mean()), _TINY) for layer, score in scores.items()}
 
 
 importances = Importances()
-"""Each ranking takes (subject, triplets, settings) and returns the importance of every neuron: by original layer, for every
-MLP of the subject, a 1-D float32 tensor on the CPU with one finite number a neuron; the lowest are cut first.
+"""Each importance takes (context, triplets, settings) and returns the score of every neuron: by original layer, for every MLP of
+the context, a 1-D float32 tensor on the CPU with one finite number a neuron; the lowest are cut first.
 
-A ranking leaves the subject's model as it was. What is worth recording it hands to ``subject.note``.
+It leaves the context's model as it was. What is worth recording it hands to ``context.note``.
 """

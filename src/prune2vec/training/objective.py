@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -23,9 +22,6 @@ from torch import Tensor, nn
 from prune2vec.errors import ConfigError
 from prune2vec.training.train_settings import TrainSettings
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 Features = dict[str, Any]
 
 
@@ -35,8 +31,15 @@ def build_loss(encoder: SentenceTransformer, settings: TrainSettings, teacher: S
     Raises:
         ConfigError: A Matryoshka dimension exceeds the encoder's, or the teacher does not fit.
     """
+    dimension = int(encoder.get_embedding_dimension() or 0)
     if teacher is not None:
-        _check_teacher(encoder, teacher, settings)
+        theirs = teacher.get_embedding_dimension()
+        if settings.distil == "embeddings" and dimension != theirs:
+            raise ConfigError(f"distil_from: its embeddings have {theirs} dimensions, these {dimension}; set distil to scores")
+        if teacher.tokenizer.get_vocab() != encoder.tokenizer.get_vocab():
+            raise ConfigError(
+                f"distil_from: {settings.distil_from} has another tokeniser; give the encoder this one was cut from"
+            )
     if settings.distils:
         return DistilledLoss(encoder, teacher, settings)
     loss: nn.Module
@@ -50,16 +53,12 @@ def build_loss(encoder: SentenceTransformer, settings: TrainSettings, teacher: S
     else:
         loss = MultipleNegativesRankingLoss(encoder, scale=settings.scale)
     if settings.matryoshka_dims:
-        loss = MatryoshkaLoss(encoder, loss, matryoshka_dims=_dims(encoder, settings.matryoshka_dims))
+        too_large = [dim for dim in settings.matryoshka_dims if dim > dimension]
+        if too_large:
+            raise ConfigError(f"matryoshka_dims: {too_large[0]} is more than the encoder's {dimension} dimensions")
+        dims = sorted({dimension, *settings.matryoshka_dims}, reverse=True)
+        loss = MatryoshkaLoss(encoder, loss, matryoshka_dims=dims)
     return loss
-
-
-def _dims(encoder: SentenceTransformer, asked: tuple[int, ...]) -> list[int]:
-    full = int(encoder.get_embedding_dimension() or 0)
-    too_large = [dim for dim in asked if dim > full]
-    if too_large:
-        raise ConfigError(f"matryoshka_dims: {too_large[0]} is more than the encoder's {full} dimensions")
-    return sorted({full, *asked}, reverse=True)
 
 
 class DistilledLoss(nn.Module):
@@ -72,51 +71,38 @@ class DistilledLoss(nn.Module):
 
     def __init__(self, encoder: SentenceTransformer, teacher: SentenceTransformer | None, settings: TrainSettings) -> None:
         super().__init__()
+
+        def scaled_cosine(a: Tensor, b: Tensor) -> Tensor:
+            return settings.scale * pairwise_cos_sim(a.float(), b.float())
+
         self.model = encoder
         self.teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
         self._weight = settings.distil_weight
-        self._by_embeddings = settings.distil == "embeddings"
-        self._similarity = partial(_scaled_cosine, scale=settings.scale)
+        self._similarity = scaled_cosine
         self._contrastive = MultipleNegativesRankingLoss(encoder, scale=settings.scale)
-        self._embeddings = EmbedDistillLoss(encoder)
+        self._embeddings = EmbedDistillLoss(encoder) if settings.distil == "embeddings" else None
         # The student's own temperature stays at 1: the loss is multiplied by its square, and scale is in the cosines already.
-        self._scores = DistillKLDivLoss(
-            encoder, similarity_fct=self._similarity, teacher_temperature=settings.teacher_temperature
-        )
+        self._scores = DistillKLDivLoss(encoder, similarity_fct=scaled_cosine, teacher_temperature=settings.teacher_temperature)
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor) -> dict[str, Tensor]:
         """Return both parts by name; the trainer adds them up and logs each."""
         columns = list(sentence_features)
-        theirs = self._taught(columns)
+        theirs: list[Tensor] = []
+        if self.teacher is not None:
+            # A forward pass writes into its features, so teacher and student each get their own dictionary.
+            with torch.no_grad():
+                theirs = embed_columns(self.teacher, [dict(features) for features in columns])
         ours = embed_columns(self.model, columns)
         contrastive = self._contrastive.compute_loss_from_embeddings(ours, labels)
-        return {"contrastive": contrastive, "distillation": self._weight * self._distance(ours, theirs, labels)}
+        return {"contrastive": contrastive, "distillation": self._weight * self.distance(ours, theirs, labels)}
 
-    def _taught(self, columns: list[Features]) -> list[Tensor]:
-        if self.teacher is None:
-            return []
-        # A forward pass writes into its features, so teacher and student each get their own dictionary.
-        with torch.no_grad():
-            return embed_columns(self.teacher, [dict(features) for features in columns])
-
-    def _distance(self, ours: list[Tensor], theirs: list[Tensor], labels: Tensor) -> Tensor:
-        if self._by_embeddings:
+    def distance(self, ours: list[Tensor], theirs: list[Tensor], labels: Tensor) -> Tensor:
+        """Return how far the student is from the teacher, whose scores are ``labels`` where it has no vectors (``theirs``)."""
+        if self._embeddings is not None:
             return self._embeddings.compute_loss_from_embeddings(ours, theirs)
         if theirs:
             labels = torch.stack([self._similarity(theirs[0], document) for document in theirs[1:]], dim=1)
         return self._scores.compute_loss_from_embeddings(ours, labels.float())
-
-
-def _scaled_cosine(a: Tensor, b: Tensor, *, scale: float) -> Tensor:
-    return scale * pairwise_cos_sim(a.float(), b.float())
-
-
-def _check_teacher(encoder: SentenceTransformer, teacher: SentenceTransformer, settings: TrainSettings) -> None:
-    ours, theirs = encoder.get_embedding_dimension(), teacher.get_embedding_dimension()
-    if settings.distil == "embeddings" and ours != theirs:
-        raise ConfigError(f"distil_from: its embeddings have {theirs} dimensions, these {ours}; set distil to scores")
-    if teacher.tokenizer.get_vocab() != encoder.tokenizer.get_vocab():
-        raise ConfigError(f"distil_from: {settings.distil_from} has another tokeniser; give the encoder this one was cut from")
 
 
 @contextmanager

@@ -6,34 +6,42 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from prune2vec.data.instructions import Instructions
+from prune2vec.data.reader import Texts, given_triplets
 from prune2vec.data.triplet import Triplet, digest_texts
 from prune2vec.errors import DataError, PlanError
-from prune2vec.files import read_json
 from prune2vec.machine import pick_device, pick_dtype
+from prune2vec.models.text_settings import SAVED, PromptTemplate
 from prune2vec.outputs import clear_partials, locked
+from prune2vec.paths import check_target
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.progress import say
 from prune2vec.public import public
-from prune2vec.training.calibration import check_rows
+from prune2vec.resume import WorkFolder, differences
+from prune2vec.training.calibration import batches, evaluating
+from prune2vec.training.fit import isolated_randomness
+from prune2vec.training.importance_context import ImportanceContext, load_context
+from prune2vec.training.importances.learnt_gates import Gates
 from prune2vec.training.neuron_importance import TEXTS, importances
-from prune2vec.training.randomness import isolated_randomness
-from prune2vec.training.ranking_context import RankingContext, load_subject
-from prune2vec.training.scores_file import Ranked, scores_beside
+from prune2vec.training.objective import build_loss, pooled_in_fp32
 from prune2vec.training.slim_settings import SlimSettings
-from prune2vec.training.training_data import Data, read
-from prune2vec.training.width_cost import say_loss
-from prune2vec.training.width_decision import NumpyScores, check_slim, decided, full
-from prune2vec.training.work_folder import IDENTITY_FILE, WorkFolder, differences
+from prune2vec.training.training_data import Prompting, by_prompt, check_rows, training_data
+from prune2vec.training.width_decision import NeuronScores, NumpyScores, check_slim, decided, full, scores_beside
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
+
+# Two losses of the same batches are compared, so few tell a cut that breaks the model from one that does not.
+_LOSS_BATCHES = 5
 
 
 @public("slim", "model", "plan", "texts", "output", "scores", settings=SlimSettings)
 def slim_plan(
     model: str | Path,
     plan: PruningPlan | str | Path,
-    texts: Data | None = None,
+    texts: Texts | None = None,
     *,
     output: Path | str,
     settings: SlimSettings | Mapping[str, Any] | None = None,
@@ -41,19 +49,19 @@ def slim_plan(
     callbacks: Sequence[TrainerCallback] = (),
     **overrides: Any,
 ) -> PruningPlan:
-    """Rank the neurons of what a plan keeps, and return the plan with those that stay; ``parameters["slim"]`` says why.
+    """Score the neurons of what a plan keeps, and return the plan with those that stay; ``parameters["slim"]`` says why.
 
-    The scores are written beside the plan. The same call made again goes on after an interruption; scores that are there
+    The scores are written beside the plan. The same call made again resumes after an interruption; scores that are there
     already, for the same model, texts and settings, are used again, so that another share costs nothing.
 
     Args:
         model: Hub id, folder, GGUF file or ``smollm2``: the model the plan was made for.
         plan: A plan, or the path of one; neurons that it lists already are decided anew.
-        texts: Triplets, or a file, a folder, a hub data set, or several; a ranking by weights alone looks at none.
+        texts: Triplets, or a file, a folder, a hub data set, or several; an importance by weights alone looks at none.
         output: Where to write the new ``plan.json``.
-        settings: How to rank and how much to cut.
-        scores: A scores file to cut by, in place of ranking.
-        callbacks: More callbacks for a ranking that trains, to watch it.
+        settings: How to score and how much to cut.
+        scores: A scores file to cut by, in place of measuring.
+        callbacks: More callbacks for an importance that trains, to watch it.
         **overrides: Single settings, over ``settings``.
 
     Raises:
@@ -63,88 +71,99 @@ def slim_plan(
         TrainingError: A number is not finite, or an unfinished run at this output differs.
     """
     chosen = SlimSettings.chosen(settings, overrides, where="slim()")
-    what = (plan if isinstance(plan, PruningPlan) else PruningPlan.load(Path(plan))).with_text(chosen)
-    chosen = chosen.model_copy(update={"max_length": what.text.max_length})
-    target = Path(output).absolute()
-    check_slim(what, chosen, texts=texts is not None, scores=scores is not None)
+    given = (plan if isinstance(plan, PruningPlan) else PruningPlan.load(Path(plan))).with_text(chosen)
+    chosen = chosen.model_copy(update={"max_length": given.text.max_length})
+    target = check_target(Path(output), folder=False).absolute()
+    check_slim(given, chosen, texts=texts is not None, scores=scores is not None)
     if scores is not None:
-        made = decided(what, _given(Path(scores), what), chosen)
+        made = decided(given, _given_scores(Path(scores), given), chosen)
         with locked(target):
             made.save(target)
         return made
     with locked(target):
-        made = _slimmed(str(model), what, texts, target, chosen, callbacks)
+        made = _slimmed(str(model), given, texts, target, chosen, callbacks)
         made.save(target)
     return made
 
 
 def _slimmed(
     model: str,
-    what: PruningPlan,
-    texts: Data | None,
+    plan: PruningPlan,
+    texts: Texts | None,
     target: Path,
     chosen: SlimSettings,
     callbacks: Sequence[TrainerCallback],
 ) -> PruningPlan:
-    looks_at_texts = TEXTS in importances.reads(chosen.ranking)
-    triplets = read(texts, hard_negatives=chosen.hard_negatives) if texts is not None and looks_at_texts else []
-    identity = _identity(what, triplets, chosen)
-    file = scores_beside(target, chosen.ranking)
+    looks_at_texts = TEXTS in importances.reads(chosen.importance)
+    triplets: list[Triplet] = []
+    if texts is not None and looks_at_texts:
+        triplets = given_triplets(texts, require_negative=chosen.hard_negatives > 0)
+    device = pick_device(chosen.device)
+    identity = {
+        **_about(plan),
+        "settings": chosen.identity(),
+        "text": plan.text.to_json() if triplets else None,
+        "dtype": str(pick_dtype(chosen.dtype, device)).removeprefix("torch."),
+        "device": device.type,
+        "data": digest_texts(triplets) if triplets else None,
+    }
+    file = scores_beside(target, chosen.importance)
     clear_partials(file)
-    ranked = _saved(file, identity)
-    subject = None
-    if ranked is None:
+    found = _saved_scores(file, identity)
+    context = None
+    if found is None:
         if looks_at_texts:
-            check_rows(triplets, what.text, chosen)
+            _check_texts(triplets, plan, chosen)
         with isolated_randomness(chosen.seed):
-            subject = load_subject(model, full(what), chosen, identity=identity, output=target, callbacks=callbacks)
-            ranked = _rank(subject, what, triplets, chosen)
+            context = load_context(model, full(plan), chosen, identity=identity, output=target, callbacks=callbacks)
+            measured = importances.get(chosen.importance)(context, triplets, chosen)
+        comparable = importances.comparable(chosen.importance, measured)
+        scores = {layer: score.numpy() for layer, score in comparable.items()}
+        _check_shapes(scores, plan, by=f"importance {chosen.importance!r}")
         # Before anything is decided: scores that were dear must outlive widths that do not fit.
-        ranked.save(file)
-    _remove_work(WorkFolder.beside(target), ranked.identity)
-    made = decided(what, ranked, chosen)
-    if subject is not None and triplets:
-        say_loss(subject, triplets, chosen, made.neurons)
+        found = NeuronScores(scores=scores, identity=identity, facts=context.notes)
+        found.save(file)
+    WorkFolder.beside(target).remove_if(found.identity)
+    made = decided(plan, found, chosen)
+    if context is not None and triplets:
+        say_loss(context, triplets, chosen, made.neurons)
     return made
 
 
-def _remove_work(work: WorkFolder, identity: Mapping[str, Any]) -> None:
-    """Remove the checkpoints of the run that has ended; those of another one can still be gone on with."""
-    record = work.folder / IDENTITY_FILE
-    if record.exists() and not differences(read_json(record), identity):
-        work.remove()
+def _check_texts(triplets: Sequence[Triplet], plan: PruningPlan, settings: SlimSettings) -> None:
+    """Refuse, before a model is loaded, triplets that give no batch."""
+    text, chosen = plan.text, settings.for_training()
+    instructions = None if text.instruction == SAVED else Instructions.parse(text.instruction, symmetric=text.symmetric)
+    # What stands around every text alike tells no two rows apart.
+    prompting = Prompting(instructions=instructions, text_format=PromptTemplate(), saved=("", ""))
+    if all(len(table.rows) < chosen.batch_size for table in by_prompt(triplets, prompting).values()):
+        training_data(triplets, prompting, chosen)
+    check_rows(triplets, chosen)
 
 
-def _rank(subject: RankingContext, plan: PruningPlan, triplets: Sequence[Triplet], settings: SlimSettings) -> Ranked:
-    found = importances.get(settings.ranking)(subject, triplets, settings)
-    scores = {layer: score.numpy() for layer, score in importances.comparable(settings.ranking, found).items()}
-    _check(scores, plan, by=f"ranking {settings.ranking!r}")
-    return Ranked(scores=scores, identity=subject.identity, facts=subject.notes)
-
-
-def _saved(file: Path, identity: Mapping[str, Any]) -> Ranked | None:
+def _saved_scores(file: Path, identity: Mapping[str, Any]) -> NeuronScores | None:
     """Return the scores in a file if they are of this model, these texts and settings."""
     try:
-        found = Ranked.load(file) if file.exists() else None
+        found = NeuronScores.load(file) if file.exists() else None
     except DataError as error:
-        say(f"{error}; the neurons are ranked again")
+        say(f"{error}; the neurons are scored again")
         return None
     if found is None or found.identity != identity:
         return None
-    say(f"{file.name} holds the scores of this model, these texts and settings; nothing is ranked again")
+    say(f"{file.name} holds the scores of this model, these texts and settings; nothing is measured again")
     return found
 
 
-def _given(file: Path, plan: PruningPlan) -> Ranked:
-    ranked = Ranked.load(file)
-    changed = differences(_about(plan), {key: ranked.identity.get(key) for key in _about(plan)})
+def _given_scores(file: Path, plan: PruningPlan) -> NeuronScores:
+    found = NeuronScores.load(file)
+    changed = differences(_about(plan), {key: found.identity.get(key) for key in _about(plan)})
     if changed:
-        raise PlanError(f"{file}: these scores are for something else than the plan keeps ({changed}); rank again with texts")
-    _check(ranked.scores, plan, by=str(file))
-    return ranked
+        raise PlanError(f"{file}: these scores are for something else than the plan keeps ({changed}); score again with texts")
+    _check_shapes(found.scores, plan, by=str(file))
+    return found
 
 
-def _check(scores: NumpyScores, plan: PruningPlan, *, by: str) -> None:
+def _check_shapes(scores: NumpyScores, plan: PruningPlan, *, by: str) -> None:
     wanted = {layer: (plan.shape.mlp_width[layer],) for layer in plan.kept.mlps}
     found = {layer: values.shape for layer, values in scores.items()}
     if found != wanted:
@@ -160,13 +179,34 @@ def _about(plan: PruningPlan) -> dict[str, Any]:
     }
 
 
-def _identity(plan: PruningPlan, triplets: Sequence[Triplet], settings: SlimSettings) -> dict[str, Any]:
-    device = pick_device(settings.device)
-    return {
-        **_about(plan),
-        "settings": settings.identity(),
-        "text": plan.text.to_json() if triplets else None,
-        "dtype": str(pick_dtype(settings.dtype, device)).removeprefix("torch."),
-        "device": device.type,
-        "data": digest_texts(triplets) if triplets else None,
-    }
+def say_loss(
+    context: ImportanceContext, triplets: Sequence[Triplet], settings: SlimSettings, neurons: Mapping[int, Sequence[int]]
+) -> tuple[float, float]:
+    """Say, and return, the mean contrastive loss on some batches with all neurons and with those that stay, untrained.
+
+    Args:
+        context: The cut model.
+        triplets: The rows that batches are drawn from.
+        settings: How they are drawn, and the scale of the loss.
+        neurons: By layer, the neurons that stay; layers that keep all are left out.
+    """
+    few = settings.model_copy(update={"batches": min(settings.batches, _LOSS_BATCHES)})
+    gates = Gates(context)
+    gates.install(context.encoder)
+    loss = build_loss(context.encoder, settings.for_training())
+    before: list[float] = []
+    after: list[float] = []
+    try:
+        with torch.no_grad(), pooled_in_fp32(context.encoder), evaluating(context):
+            for columns in batches(context, triplets, few):
+                for stay, losses in (({}, before), (neurons, after)):
+                    for layer, gate in gates.values.items():
+                        gate.fill_(0.0 if layer in stay else 1.0)
+                        if layer in stay:
+                            gate[torch.tensor(stay[layer], device=gate.device)] = 1.0
+                    losses.append(float(loss([dict(one) for one in columns], torch.empty(0))))
+    finally:
+        gates.remove()
+    found = sum(before) / len(before), sum(after) / len(after)
+    say(f"loss on {len(before)} batches, untrained: {found[0]:.4f} with all neurons, {found[1]:.4f} without those that go")
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
@@ -14,8 +13,9 @@ from prune2vec.models.text_settings import TextOptions
 from prune2vec.planning.shares import parse_count, parse_share
 from prune2vec.settings import Seed
 from prune2vec.training.neuron_importance import BATCHES, LOSS, STEPS, TEXTS, Group, importances
+from prune2vec.training.train_settings import TrainSettings
 
-# What a ranking reads says which of these its scores depend on.
+# What an importance reads says which of these its scores depend on.
 _GROUPS: dict[Group, frozenset[str]] = {
     TEXTS: frozenset({"batch_size", "hard_negatives", "negative_sampling", "seed"}),
     BATCHES: frozenset({"batches"}),
@@ -38,46 +38,37 @@ _NOT_OF_SCORES = frozenset(
 )
 
 
-def read_share(value: Any) -> Any:
-    """Read ``30%``, ``0.3`` or ``3/10`` as an exact fraction of 0 to under 1.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    return _read(parse_share, value)
-
-
-def read_least(value: Any) -> Any:
-    """Read a count from 1 on, or a share (``10%``, ``0.1``), as a fraction.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    if isinstance(value, Fraction) and 1 <= value <= 10**9:
-        return value
-    least = Fraction(_read(parse_count, value))
-    if least == 0:
-        raise ValueError("every MLP keeps at least 1 neuron; give 1 or more, or a share such as 10%")
-    return least
-
-
-def _read(parse: Callable[..., int | Fraction], value: Any) -> int | Fraction:
+def _read_share(value: Any) -> Fraction:
+    """Read ``30%``, ``0.3`` or ``3/10`` as an exact fraction of 0 to under 1."""
     try:
-        return parse(value, key="")
+        return parse_share(value, key="")
     except PlanError as error:
         # Settings put the key before it themselves.
         raise ValueError(str(error).removeprefix(": ")) from error
 
 
-Share = Annotated[Fraction, BeforeValidator(read_share), PlainSerializer(str, return_type=str)]
-Least = Annotated[Fraction, BeforeValidator(read_least), PlainSerializer(str, return_type=str)]
+def _read_least(value: Any) -> Fraction:
+    """Read a count from 1 on, or a share (``10%``, ``0.1``), as a fraction."""
+    if isinstance(value, Fraction) and 1 <= value <= 10**9:
+        return value
+    try:
+        least = Fraction(parse_count(value, key=""))
+    except PlanError as error:
+        raise ValueError(str(error).removeprefix(": ")) from error
+    if least == 0:
+        raise ValueError("every MLP keeps at least 1 neuron; give 1 or more, or a share such as 10%")
+    return least
+
+
+Share = Annotated[Fraction, BeforeValidator(_read_share), PlainSerializer(str, return_type=str)]
+Least = Annotated[Fraction, BeforeValidator(_read_least), PlainSerializer(str, return_type=str)]
 
 
 class SlimSettings(TextOptions):
-    """How neurons are ranked and cut. Gate, sharpness, penalty, steps and the global cut are EffiR's (arXiv 2512.20612,
+    """How neurons are scored and cut. Gate, sharpness, penalty, steps and the global cut are EffiR's (arXiv 2512.20612,
     section 3); it does not state learning rate, schedule, batch and what else is set here: those defaults are ours."""
 
-    ranking: str = "gates"
+    importance: str = "gates"
     """What a neuron is worth: gates (learnt, EffiR's), activation, magnitude, wanda or taylor."""
     width_cut: Share | None = None
     """Share of the neurons of all remaining MLPs together to cut, such as 30%; in place of the plan's own."""
@@ -120,11 +111,11 @@ class SlimSettings(TextOptions):
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
     """Recompute activations in the backward pass; auto does so if they would take more than 60 % of the free memory."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of the multiplications; gates, loss and scores are always fp32."""
+    """Dtype of the multiplications; gates, loss and scores are always fp32."""
     device: str = "auto"
     """Where it is computed: auto, cpu, cuda, cuda:1, mps."""
     save_every: int = Field(default=100, ge=1, le=10**9)
-    """Steps between checkpoints, from which the same command goes on after an interruption."""
+    """Steps between checkpoints, from which the same command resumes after an interruption."""
     revision: str | None = None
     """Branch, tag or commit of a hub model; default: the commit that the plan was made for."""
     trust_remote_code: bool = False
@@ -149,8 +140,18 @@ class SlimSettings(TextOptions):
         """Return the settings that decide the scores; scores and checkpoints are only used again when they are the same.
 
         Raises:
-            ConfigError: There is no such ranking.
+            ConfigError: There is no such importance.
         """
-        reads = importances.reads(self.ranking)
+        reads = importances.reads(self.importance)
         unread = (names for group, names in _GROUPS.items() if group not in reads)
-        return self.model_dump(mode="json", exclude=set(_NOT_OF_SCORES.union(*unread)))
+        found = self.model_dump(mode="json", exclude=set(_NOT_OF_SCORES.union(*unread)))
+        # Files of scores and plans keep the key by which they have always named it.
+        return {"ranking": found.pop("importance"), **found}
+
+    def for_training(self) -> TrainSettings:
+        """Return the part of the settings that the trainer knows; adapters are put in by nobody here."""
+        shared = set(TrainSettings.model_fields) & (set(SlimSettings.model_fields) - set(TextOptions.model_fields))
+        given = {name: getattr(self, name) for name in shared}
+        if self.max_length is not None:
+            given["max_length"] = self.max_length
+        return TrainSettings.build({**given, "warmup_steps": self.warmup, "distil": "none"}, where="slim")

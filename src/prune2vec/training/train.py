@@ -1,31 +1,35 @@
-"""``train``: a pruned checkpoint and triplets in, a trained encoder out; the same command goes on after a kill."""
+"""``train``: a pruned checkpoint and triplets in, a trained encoder out; the same command resumes after a kill."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from transformers import TrainerCallback
 
+from prune2vec.data.reader import Texts, given_triplets
 from prune2vec.errors import TrainingError
-from prune2vec.files import digest_json, digest_tree
-from prune2vec.machine import pick_device, pick_dtype
+from prune2vec.files import digest_json, digest_tree, read_json
+from prune2vec.machine import describe, pick_device, pick_dtype
+from prune2vec.models.quiet import quiet_transformers
 from prune2vec.outputs import ENCODER, check_kind, check_ours, locked
-from prune2vec.pruning.encoder import RECORD, check_finite, check_writable, load_encoder, read_record
+from prune2vec.pruning.encoder import RECORD, check_finite, check_writable, load_encoder, read_record, save_encoder
 from prune2vec.public import public
-from prune2vec.training.adapters import choose_trained
-from prune2vec.training.finish import finish
-from prune2vec.training.fit import TrainingJob, fit
-from prune2vec.training.randomness import isolated_randomness
-from prune2vec.training.tracker import check_tracker
-from prune2vec.training.train_settings import TrainSettings
-from prune2vec.training.training_data import Data, Prompting, TrainingData, by_prompt, check_room, read, training_data
-from prune2vec.training.work_folder import differences, step_of
+from prune2vec.resume import differences, read_lines, step_of
+from prune2vec.training.adapters import base_model, choose_trained, embed, load_weights, merge_adapter
+from prune2vec.training.fit import TrainingJob, fit, isolated_randomness
+from prune2vec.training.train_settings import TrainSettings, check_tracker
+from prune2vec.training.training_data import Prompting, by_prompt, check_room, trained_text, training_data
+
+_PROBE_ROWS = 16
+_FINAL_STEPS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +39,7 @@ class TrainResult:
     Attributes:
         folder: The encoder.
         steps: Optimiser steps.
-        resumed_from: The step this call went on from; None from the start, ``steps`` when nothing was left to train.
+        resumed_from: The step this call resumed from; None from the start, ``steps`` when nothing was left to train.
         final_loss: Mean loss of the last 50 steps.
         seconds: Time spent on the steps, by all calls together.
         tokens: Tokens trained on, without padding.
@@ -67,7 +71,7 @@ class TrainResult:
 @public("train", "checkpoint", "data", "output", settings=TrainSettings)
 def train_encoder(
     checkpoint: Path | str,
-    data: Data,
+    data: Texts,
     output: Path | str,
     *,
     settings: TrainSettings | Mapping[str, Any] | None = None,
@@ -76,7 +80,7 @@ def train_encoder(
 ) -> TrainResult:
     """Train the encoder in ``checkpoint`` on triplets and save it, adapters merged, to ``output``.
 
-    Checkpoints live in a hidden folder beside the output until the end; the same call made again goes on from the last
+    Checkpoints live in a hidden folder beside the output until the end; the same call made again resumes from the last
     whole one, to the same losses. A call for an output that is already finished returns its result.
 
     Args:
@@ -100,27 +104,29 @@ def train_encoder(
         raise TrainingError(f"{target} is the checkpoint to train; give another folder as output")
     with locked(target), isolated_randomness(chosen.seed):
         check_kind(target, ENCODER)
-        return _train(base, data, target, chosen, callbacks)
+        encoder, job = prepare(base, data, target, chosen)
+        record, done = _finished(job), chosen.steps
+        if record is not None:
+            job.work.remove()
+        else:
+            check_ours(target, ENCODER)
+            choose_trained(encoder, chosen)  # Before the work folder is made: what does not fit the model is refused here.
+            resume = job.work.open(job.identity, restart=chosen.restart)
+            done = step_of(resume) if resume else 0
+            if done < chosen.steps:
+                fit(job, encoder, resume, callbacks)
+            del encoder  # The finished encoder is made anew, in fp32: both need not be in memory at once.
+            gc.collect()
+            record = finish(job)
+    return TrainResult(
+        folder=target,
+        resumed_from=done or None,
+        merge_difference=record["merge"]["max_difference"],
+        **{name: record[name] for name in ("steps", "final_loss", "seconds", "tokens", "cut_texts", "dev")},
+    )
 
 
-def _train(base: Path, data: Data, target: Path, chosen: TrainSettings, callbacks: Sequence[TrainerCallback]) -> TrainResult:
-    encoder, job = prepare(base, data, target, chosen)
-    finished = _finished(job)
-    if finished is not None:
-        job.work.remove()
-        return _result(target, finished, resumed_from=chosen.steps)
-    check_ours(target, ENCODER)
-    choose_trained(encoder, chosen)  # Before the work folder is made: what does not fit the model is refused here.
-    resume = job.work.open(job.identity, restart=chosen.restart)
-    done = step_of(resume) if resume else None
-    if done is None or done < chosen.steps:
-        fit(job, encoder, resume, callbacks)
-    del encoder  # The finished encoder is made anew, in fp32: both need not be in memory at once.
-    gc.collect()
-    return _result(target, finish(job), resumed_from=done)
-
-
-def prepare(base: Path, data: Data, output: Path, settings: TrainSettings) -> tuple[SentenceTransformer, TrainingJob]:
+def prepare(base: Path, data: Texts, output: Path, settings: TrainSettings) -> tuple[SentenceTransformer, TrainingJob]:
     """Load the encoder and the texts, and settle everything that defines the run.
 
     Raises:
@@ -128,7 +134,7 @@ def prepare(base: Path, data: Data, output: Path, settings: TrainSettings) -> tu
         DataError: The texts cannot be read, or are too few for a batch.
         CheckpointError: The encoder cannot be loaded, could not be written as it is, or gives vectors that are not finite.
     """
-    triplets = read(data, hard_negatives=settings.hard_negatives)
+    triplets = given_triplets(data, require_negative=settings.hard_negatives > 0)
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device)
     # Weights that are trained are fp32; a frozen base can be bf16.
@@ -138,27 +144,25 @@ def prepare(base: Path, data: Data, output: Path, settings: TrainSettings) -> tu
     check_finite(encoder, base)
     encoder.max_seq_length = min(settings.max_length, encoder.max_seq_length or settings.max_length)
     prompting = Prompting.of(base, encoder, settings)
-    tables = training_data(triplets, prompting, settings)
-    dev = by_prompt(read(settings.dev, hard_negatives=0, split="validation"), prompting) if settings.dev is not None else {}
-    for texts in (tables.tables, dev):
-        check_room(encoder, texts)
+    found = training_data(triplets, prompting, settings)
+    held_out = given_triplets(settings.dev, require_negative=False, split="validation") if settings.dev is not None else []
+    dev = by_prompt(held_out, prompting)
+    for tables in (found.tables, dev):
+        check_room(encoder, tables)
+    prompts = found.prompts
     identity = {
         "settings": settings.identity(),
         "dtype": str(dtype).removeprefix("torch."),
         "device": device.type,
         "base": digest_tree(base),
-        "data": tables.digest,
-        "prompts": _prompt_digest(tables),
+        "data": found.digest,
+        "prompts": digest_json({name: [len(table.rows), *prompts[name].items()] for name, table in found.tables.items()}),
         "teacher": digest_tree(settings.distil_from) if settings.distil_from is not None else None,
     }
     job = TrainingJob(
-        base=base, output=output, data=tables, dev=dev, settings=settings, device=device, dtype=dtype, identity=identity
+        base=base, output=output, data=found, dev=dev, settings=settings, device=device, dtype=dtype, identity=identity
     )
     return encoder, job
-
-
-def _prompt_digest(tables: TrainingData) -> str:
-    return digest_json({name: [len(table.rows), *tables.prompts[name].items()] for name, table in tables.tables.items()})
 
 
 def _finished(job: TrainingJob) -> dict[str, Any] | None:
@@ -178,15 +182,78 @@ def _finished(job: TrainingJob) -> dict[str, Any] | None:
     return None
 
 
-def _result(folder: Path, record: Mapping[str, Any], *, resumed_from: int | None) -> TrainResult:
-    return TrainResult(
-        folder=folder,
-        steps=record["steps"],
-        resumed_from=resumed_from,
-        final_loss=record["final_loss"],
-        seconds=record["seconds"],
-        tokens=record["tokens"],
-        cut_texts=record["cut_texts"],
-        merge_difference=record["merge"]["max_difference"],
-        dev=record["dev"],
-    )
+def finish(job: TrainingJob) -> dict[str, Any]:
+    """Save the encoder of the last checkpoint to ``job.output`` and return its training record.
+
+    The adapter is merged in fp32, whatever the training was in, and the result then stored in the base's dtype.
+
+    Raises:
+        TrainingError: Merging changed the embeddings by more than fp32 rounding, or they are not finite.
+        CheckpointError: The folder cannot be written or does not read back.
+    """
+    with job.work.left_on_failure(), quiet_transformers():
+        encoder = load_encoder(job.base, device=str(job.device), dtype="float32")
+        merge = _apply(job, encoder)
+        # The instruction is saved with the encoder if there was a single one; the E5 set's differ by task and stay the caller's.
+        used = {(table.query_prompt, table.document_prompt) for table in job.data.tables.values()}
+        if len(used) == 1:
+            query, document = used.pop()
+            encoder.prompts = {**encoder.prompts, "query": query, "document": document}
+        about = read_record(job.base)
+        if "text" in about:
+            about["text"] = trained_text(about, job.settings)
+        record = _record(job, merge)
+        kept = [file for file in (job.work.curve, job.work.dev, job.base / "plan.json") if file.exists()]
+        texts = {file.name: file.read_text(encoding="utf-8") for file in kept}
+        save_encoder(encoder, job.output, record={**about, "train": record}, extra=texts)
+    job.work.remove()
+    return record
+
+
+def _apply(job: TrainingJob, encoder: SentenceTransformer) -> dict[str, float | None]:
+    """Give ``encoder`` the trained weights in the dtype they are stored in; return what that changed."""
+    checkpoint = job.work.checkpoint(job.settings.steps)
+    probe = [text for table in job.data.tables.values() for row in islice(table.rows, _PROBE_ROWS) for text in row.texts[:2]]
+    difference = None
+    if job.settings.method == "lora":
+        difference = merge_adapter(encoder, checkpoint, probe)
+    else:
+        load_weights(base_model(encoder), checkpoint)
+    exact = embed(encoder, probe)
+    config = read_json(job.base / "config.json")
+    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+    encoder.to(getattr(torch, stored, torch.float32))
+    return {"max_difference": difference, "rounding": float(np.abs(embed(encoder, probe) - exact).max())}
+
+
+def _record(job: TrainingJob, merge: dict[str, float | None]) -> dict[str, Any]:
+    curve, dev, notes = read_lines(job.work.curve), read_lines(job.work.dev), job.work.notes()
+    last = curve[-_FINAL_STEPS:]
+    return {
+        "settings": job.settings.model_dump(mode="json", exclude={"restart"}),
+        "identity": job.identity,
+        "steps": job.settings.steps,
+        "final_loss": sum(line["loss"] for line in last) / len(last),
+        "seconds": curve[-1]["elapsed_s"],
+        "tokens": sum(line["tokens"] for line in curve),
+        "texts": sum(line["texts"] for line in curve),
+        "cut_texts": sum(line["cut"] for line in curve),
+        "peak_memory_bytes": max(line["peak_memory_bytes"] for line in curve),
+        "data": {
+            name: {
+                "rows": len(table.rows),
+                "batches": notes["batches"][name],
+                "query_prompt": table.query_prompt,
+                "document_prompt": table.document_prompt,
+            }
+            for name, table in job.data.tables.items()
+        },
+        "left_out": dict(job.data.left_out),
+        "dev": {key: value for key, value in dev[-1].items() if key != "step"} if dev else {},
+        "merge": merge,
+        "gradient_checkpointing": notes["gradient_checkpointing"],
+        "packing": notes.get("packing"),
+        "device": str(job.device),
+        "dtype": job.dtype_name,
+        "machine": describe(),
+    }

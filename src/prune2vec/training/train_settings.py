@@ -1,28 +1,45 @@
-"""Settings of a training run; the defaults are the L3Prune paper's recipe, a preset has EffiR's."""
+"""Settings of a training run, its presets, and the check of its tracker; the defaults are the L3Prune paper's recipe."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
+from prune2vec.errors import ConfigError, reason_of
 from prune2vec.settings import Seed, Settings
-from prune2vec.training.train_presets import WARMUP_STEPS, filled
+
+# Stated by EffiR (arXiv 2512.20612): rank, alpha, learning rate, temperature 0.02, seven hard negatives, contrastive loss
+# plus KL to a reranker's scores, the instruction. Not stated, and taken from the recipe that it follows (FlagEmbedding's
+# decoder-only encoders): 128 queries a step, a linear schedule to zero after 100 warm-up steps, hard negatives drawn
+# anew for each row, both losses with weight 1, teacher scores as they are.
+_EFFIR: Mapping[str, Any] = {
+    "lora_rank": 32,
+    "lora_alpha": 64,
+    "learning_rate": 1e-4,
+    "schedule": "linear-to-zero",
+    "batch_size": 128,
+    "scale": 50.0,
+    "hard_negatives": 7,
+    "negative_sampling": "sampled",
+    "instruction": "effir",
+    "distil": "data",
+    "distil_weight": 1.0,
+    "teacher_temperature": 1.0,
+}
+_EFFIR_WARMUP_STEPS = 100
+
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"l3prune": {}, "effir": _EFFIR})
+"""What each preset sets; everything else keeps the default of ``TrainSettings``, which is L3Prune's."""
 
 # These change how a run is watched or kept, or are recorded resolved: a checkpoint stays valid when they change.
 _FREE = frozenset(
     {
-        "save_every",
-        "report_to",
-        "gradient_checkpointing",
-        "restart",
-        "dev",
-        "dev_rows",
-        "device",
-        "dtype",
-        "distil_from",
-        "preset",
+        *("preset", "distil_from", "device", "dtype", "gradient_checkpointing"),
+        *("dev", "dev_rows", "save_every", "report_to", "restart"),
     }
 )
 
@@ -103,7 +120,7 @@ class TrainSettings(Settings):
     """Recompute activations in the backward pass: one more forward pass a step, a fraction of the memory. auto measures the
     activations of the run's largest batch and does so only if they would take more than 60 % of the free memory."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of the multiplications; auto is bf16 where the hardware is fast at it. What is trained is always fp32,
+    """Dtype of the multiplications; auto is bf16 where the hardware is fast at it. What is trained is always fp32,
     and so is the loss, from the pooling on."""
     device: str = "auto"
     """Where it is trained: auto, cpu, cuda, cuda:1, mps."""
@@ -112,7 +129,7 @@ class TrainSettings(Settings):
     dev_rows: int = Field(default=500, ge=1, le=10**9)
     """Rows of each held-out dataset that are used, from the top."""
     save_every: int = Field(default=200, ge=1, le=10**9)
-    """Steps between checkpoints, from which the same command goes on after an interruption."""
+    """Steps between checkpoints, from which the same command resumes after an interruption."""
     report_to: str = "none"
     """A tracker that transformers knows (wandb, tensorboard, ...), or none."""
     restart: bool = False
@@ -123,7 +140,11 @@ class TrainSettings(Settings):
     def _with_preset(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(values, dict):
             return handler(values)
-        added = filled(values)
+        name = values.get("preset")
+        preset = PRESETS.get(name, {}) if isinstance(name, str) else {}
+        # An encoder given as teacher takes the place of the preset's scores.
+        taken = {*values, "distil"} if values.get("distil_from") is not None else {*values}
+        added = {key: value for key, value in preset.items() if key not in taken}
         made = handler({**added, **values})
         # A preset's values are defaults: another preset, set on top of these settings, replaces them.
         made.model_fields_set.difference_update(added)
@@ -133,24 +154,19 @@ class TrainSettings(Settings):
     def _fits(self) -> Self:
         if self.warmup_steps is not None and self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}; or leave it out")
-        self._teacher_fits()
-        return self
-
-    def _teacher_fits(self) -> None:
         if self.distil_from is not None and self.distil in ("data", "none"):
             raise ValueError(
                 f"distil {self.distil!r} and distil_from exclude each other; set distil to scores, or drop distil_from"
             )
-        if not self.distils:
-            return
-        if self.cached or self.matryoshka_dims:
+        if self.distils and (self.cached or self.matryoshka_dims):
             given = "distil_from" if self.distil_from is not None else "distil 'data'"
             raise ValueError(f"{given} works with neither cached nor matryoshka_dims; choose one")
-        if self.distil != "embeddings" and self.hard_negatives == 0:
+        if self.distils and self.distil != "embeddings" and self.hard_negatives == 0:
             remedy = "embeddings" if self.distil == "scores" else "none"
             raise ValueError(
                 f"distil {self.distil!r} compares a row's documents; set hard_negatives to 1, or distil to {remedy}"
             )
+        return self
 
     @property
     def distils(self) -> bool:
@@ -162,11 +178,29 @@ class TrainSettings(Settings):
         """Warm-up steps, resolved."""
         if self.warmup_steps is not None:
             return self.warmup_steps
-        return min(round(0.3 * self.steps), WARMUP_STEPS.get(self.preset, self.steps))
+        steps = round(0.3 * self.steps)
+        return min(steps, _EFFIR_WARMUP_STEPS) if self.preset == "effir" else steps
 
     def identity(self) -> dict[str, object]:
-        """Return the settings that decide what is computed; a checkpoint is only continued when they are the same.
+        """Return the settings that decide what is computed; a checkpoint is only resumed when they are the same.
 
         The preset does not count, what came of it does.
         """
         return {**self.model_dump(mode="json", exclude=set(_FREE)), "warmup_steps": self.warmup}
+
+
+def check_tracker(name: str) -> None:
+    """Make the tracker's callback as the trainer will, and drop it, before any work begins.
+
+    Raises:
+        ConfigError: transformers knows no tracker of that name, or its package is missing or does not start.
+    """
+    if name in ("none", "all"):
+        return
+    from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+
+    try:
+        for callback in get_reporting_integration_callbacks([name]):
+            callback()
+    except Exception as error:  # Whatever a tracker's package raises: the run would end with it.
+        raise ConfigError(f"report_to {name!r} cannot be used: {reason_of(error)}") from error

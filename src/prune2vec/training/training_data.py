@@ -1,28 +1,32 @@
-"""Triplets as sentence-transformers' trainer wants them: one table per data set and instruction, and prompts by column."""
+"""Triplets as sentence-transformers' trainer wants them: tables with prompts by column, the batches they give, and a collator."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import math
+import random
+from bisect import bisect_right
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
+
 from prune2vec.data.instructions import Instructions
-from prune2vec.data.reader import Texts, given_triplets
 from prune2vec.data.triplet import Triplet, digest_texts
-from prune2vec.errors import ConfigError, DataError
-from prune2vec.models.prepared_text import saved_prompts
+from prune2vec.errors import CheckpointError, ConfigError, DataError
+from prune2vec.models.prepared_text import PreparedText, saved_prompts
 from prune2vec.models.text_settings import SAVED, PromptTemplate
 from prune2vec.progress import say
-from prune2vec.pruning.encoder import read_record
-from prune2vec.training.row_negatives import check_rows, choose_negatives, chosen_scores
+from prune2vec.pruning.encoder import RECORD, read_record
 from prune2vec.training.train_settings import TrainSettings
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
-    from sentence_transformers import SentenceTransformer
-
-Data = Texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,16 +45,15 @@ class Prompting:
 
     @classmethod
     def of(cls, checkpoint: Path, encoder: SentenceTransformer, settings: TrainSettings) -> Prompting:
-        """Read the checkpoint's own wrapper and prompts, and the instruction that the settings ask for."""
+        """Read the checkpoint's own template and prompts, and the instruction that the settings ask for."""
         record = read_record(checkpoint)
-        stored, text = record.get("text_format"), record.get("text") or {}
+        stored, text = record.get("text_format"), trained_text(record, settings)
         asked, symmetric = settings.instruction, settings.symmetric
-        if asked == SAVED and text.get("instruction") == "e5":
+        if asked == SAVED and _is_e5(text):
             # An encoder's folder holds one prompt for all queries; these are one a data set.
-            asked, symmetric = "e5", symmetric or text.get("symmetric")
-        chosen = None if asked == SAVED else Instructions.parse(asked, symmetric)
+            asked, symmetric = "e5", text.get("symmetric")
         return cls(
-            instructions=chosen,
+            instructions=None if asked == SAVED else Instructions.parse(asked, symmetric),
             text_format=PromptTemplate.from_json(stored) if stored else PromptTemplate(),
             saved=saved_prompts(encoder.prompts or {}, encoder.default_prompt_name),
         )
@@ -62,6 +65,27 @@ class Prompting:
         query, document = self.instructions.for_triplet(triplet)
         own = self.instructions.separator
         return self.text_format.before(query, own), self.text_format.before(document, own)
+
+
+def trained_text(record: Mapping[str, Any], settings: TrainSettings) -> dict[str, Any]:
+    """Return the text settings of a checkpoint's record, with what is trained with in place of its own instruction.
+
+    Raises:
+        CheckpointError: They are something else.
+    """
+    text = record.get("text") or {}
+    if not isinstance(text, Mapping):
+        raise CheckpointError(f"broken text settings {text!r} in {RECORD}; make the folder again with prune2vec prune")
+    if settings.instruction != SAVED:
+        used = {"instruction": settings.instruction, "symmetric": settings.symmetric}
+        return {**text, **used, "prompts": {}, "default_prompt": None}
+    if _is_e5(text) and settings.symmetric:
+        return {**text, "symmetric": settings.symmetric}
+    return dict(text)
+
+
+def _is_e5(text: Mapping[str, Any]) -> bool:
+    return str(text.get("instruction")).strip().lower() == "e5"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,17 +135,19 @@ class TrainingData:
         """Return the tables as Hugging Face datasets, in memory; teacher scores, if learnt, in the column ``label``."""
         from datasets import Dataset, DatasetDict
 
-        return DatasetDict({name: Dataset.from_list(list(self._dicts(table))) for name, table in self.tables.items()})
+        def columns_of(row: Triplet) -> dict[str, Any]:
+            columns: dict[str, Any] = dict(zip(self.columns, self.texts_of(row), strict=True))
+            if self.settings.distil == "data":
+                chosen = choose_negatives(row, self.settings)
+                columns["label"] = [row.scores[0], *(row.scores[1 + number] for number in chosen)]
+            return columns
 
-    def _dicts(self, table: TrainingTable) -> Iterator[dict[str, Any]]:
-        for row in table.rows:
-            scores = (
-                {"label": chosen_scores(row, choose_negatives(row, self.settings))} if self.settings.distil == "data" else {}
-            )
-            yield {**dict(zip(self.columns, self.texts_of(row), strict=True)), **scores}
+        return DatasetDict(
+            {name: Dataset.from_list([columns_of(row) for row in table.rows]) for name, table in self.tables.items()}
+        )
 
 
-def training_data(triplets: Sequence[Triplet], prompting: Prompting, settings: TrainSettings) -> TrainingData:
+def training_data(triplets: Sequence[Triplet], prompting: Prompting | PreparedText, settings: TrainSettings) -> TrainingData:
     """Sort triplets into tables that can each fill a batch.
 
     Raises:
@@ -141,7 +167,7 @@ def training_data(triplets: Sequence[Triplet], prompting: Prompting, settings: T
     return TrainingData(tables=large, left_out=small, digest=digest_texts(triplets), settings=settings)
 
 
-def by_prompt(triplets: Sequence[Triplet], prompting: Prompting) -> dict[str, TrainingTable]:
+def by_prompt(triplets: Sequence[Triplet], prompting: Prompting | PreparedText) -> dict[str, TrainingTable]:
     """Group triplets by data set and prompts, in order of appearance."""
     rows: dict[tuple[str, str, str], list[Triplet]] = {}
     for triplet in triplets:
@@ -152,6 +178,28 @@ def by_prompt(triplets: Sequence[Triplet], prompting: Prompting) -> dict[str, Tr
         name = dataset if number == 1 else f"{dataset}#{number}"
         tables[name] = TrainingTable(rows=found, query_prompt=query, document_prompt=document)
     return tables
+
+
+def check_rows(rows: Sequence[Triplet], settings: TrainSettings) -> None:
+    """Refuse rows that lack what the settings want of them.
+
+    Raises:
+        DataError: A row has no hard negative, or, with ``distil`` ``"data"``, no teacher score for each of its documents.
+    """
+    for row in rows:
+        place = f"row {row.line + 1} of {row.dataset or 'the data'}"
+        if settings.hard_negatives and not row.negatives:
+            raise DataError(f"{place} has no hard negative; add one to each row or set hard_negatives to 0")
+        if settings.distil != "data":
+            continue
+        complete = len(row.scores) == 1 + len(row.negatives)
+        if not complete or not all(map(math.isfinite, row.scores)):
+            counts = f"{len(row.scores)} teacher scores for {1 + len(row.negatives)} documents"
+            found = "a teacher score that is not finite" if complete else counts
+            raise DataError(
+                f"{place} has {found}; give pos_scores and neg_scores (prune2vec mine negatives --score writes "
+                "them), or set distil to none"
+            )
 
 
 def check_room(encoder: SentenceTransformer, tables: Mapping[str, TrainingTable]) -> None:
@@ -172,10 +220,139 @@ def check_room(encoder: SentenceTransformer, tables: Mapping[str, TrainingTable]
                 )
 
 
-def read(data: Data, *, hard_negatives: int, split: str = "train") -> list[Triplet]:
-    """Return triplets that were given as such, or read them; of a folder, the files of a split (see ``read_triplets``).
+def choose_negatives(row: Triplet, settings: TrainSettings) -> list[int]:
+    """Return the numbers of ``hard_negatives`` of a row's negatives; all come equally often where there are too few.
+
+    A draw depends on the seed and the row alone, not on its place, so that a resumed run trains on the same texts.
+    """
+    count, there = settings.hard_negatives, len(row.negatives)
+    if settings.negative_sampling == "first" or not count:
+        return [number % there for number in range(count)]
+    draw = random.Random(f"{settings.seed}\n{row.anchor}\n{row.positive}")
+    return [*range(there)] * (count // there) + draw.sample(range(there), count % there)
+
+
+class BatchPlan:
+    """The batches of a whole run, in order: the trainer's own samplers, run ahead, so that a shortage shows at once.
+
+    Args:
+        data: The tables.
+        trainer: Its samplers choose the batches.
+        steps: How many batches.
 
     Raises:
-        DataError: They cannot be read, or there are none.
+        DataError: A table holds too many equal texts to fill its batches without repeating one within a batch.
     """
-    return given_triplets(data, require_negative=hard_negatives > 0, split=split)
+
+    def __init__(self, data: TrainingData, trainer: SentenceTransformerTrainer, steps: int) -> None:
+        self._data = data
+        self._names = list(data.tables)
+        self._starts = [0, *accumulate(len(table.rows) for table in data.tables.values())]
+        self.batches: list[list[int]] = []
+        sampler: Any = trainer.get_train_dataloader().batch_sampler
+        epoch = 0
+        while len(self.batches) < steps:
+            sampler.set_epoch(epoch)
+            wanted = min(len(sampler), steps - len(self.batches))
+            drawn = list(islice(sampler, wanted))
+            if len(drawn) < wanted:
+                raise self._shortage(drawn, trainer.args.train_batch_size)
+            self.batches += drawn
+            epoch += 1
+
+    def _shortage(self, drawn: list[list[int]], size: int) -> DataError:
+        counts = Counter(self._names[self._place(batch)] for batch in drawn)
+        full = {name: len(table.rows) // size for name, table in self._data.tables.items()}
+        worst = max(full, key=lambda name: (full[name] - counts[name]) / full[name])
+        return DataError(
+            f"{worst}: {len(self._data.tables[worst].rows)} rows give {counts[worst]} batches of {size} in which no text comes "
+            f"twice, expected {full[worst]}; lower batch_size or remove repeated texts"
+        )
+
+    def _place(self, batch: list[int]) -> int:
+        """Return the number of the table that a batch is of; its rows are numbered through all tables."""
+        return bisect_right(self._starts, batch[0]) - 1
+
+    def counts(self) -> dict[str, int]:
+        """Return how many batches each table gives."""
+        found = Counter(map(self._place, self.batches))
+        return {name: found[place] for place, name in enumerate(self._names)}
+
+    def largest(self, encoder: SentenceTransformer, *, padded: bool = True) -> list[Mapping[str, Any]]:
+        """Return the tokenised columns of the largest batch, by characters.
+
+        Args:
+            encoder: Tokenises them.
+            padded: Whether the longest texts decide, or all texts together.
+        """
+        most, name, largest = -1, "", list[tuple[str, ...]]()
+        for batch in self.batches:
+            place = self._place(batch)
+            rows = self._data.tables[self._names[place]].rows
+            texts = [self._data.texts_of(rows[index - self._starts[place]]) for index in batch]
+            if padded:
+                # The batch is padded to its longest anchor and its longest document.
+                size = max(len(row[0]) for row in texts) + max(len(text) for row in texts for text in row[1:])
+            else:
+                size = sum(len(text) for row in texts for text in set(row))
+            if size > most:
+                most, name, largest = size, self._names[place], texts
+        prompts = self._data.prompts[name]
+        columns = zip(self._data.columns, zip(*largest, strict=True), strict=True)
+        return [encoder.preprocess(list(column), prompt=prompts[key]) for key, column in columns]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchStats:
+    """What one batch holds.
+
+    Attributes:
+        dataset: The table its rows come from.
+        tokens: Tokens without padding.
+        texts: Texts in it.
+        cut: Those that were longer than the limit.
+    """
+
+    dataset: str
+    tokens: int
+    texts: int
+    cut: int
+
+
+@dataclass
+class NotingCollator(SentenceTransformerDataCollator):
+    """Tokenises a batch as sentence-transformers does and leaves a note on it, in the order in which batches are used.
+
+    A note cannot travel inside the batch: what the trainer does not know there, it hands to the model.
+    """
+
+    notes: deque[BatchStats] = field(default_factory=deque)
+    cut: int = 0
+
+    @classmethod
+    def of(cls, encoder: SentenceTransformer, prompts: dict[str, dict[str, str]]) -> NotingCollator:
+        """Return a collator for ``encoder`` with prompts by table and column."""
+
+        def preprocess(inputs: list[str], **kwargs: Any) -> Any:
+            output = encoder.preprocess(inputs, **kwargs)
+            # Only fast tokenisers keep what they cut off, and only those are used here.
+            collator.cut += sum(bool(encoding.overflowing) for encoding in getattr(output, "encodings", None) or ())
+            return output
+
+        collator = cls(preprocess_fn=preprocess, prompts=prompts)
+        return collator
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        """Tokenise rows of one table."""
+        self.cut = 0
+        batch: dict[str, Any] = super().__call__(features)
+        masks = [value for key, value in batch.items() if key.endswith("_attention_mask")]
+        self.notes.append(
+            BatchStats(
+                dataset=str(batch.get("dataset_name", "")),
+                tokens=sum(int(torch.count_nonzero(mask)) for mask in masks),
+                texts=sum(len(mask) for mask in masks),
+                cut=self.cut,
+            )
+        )
+        return batch

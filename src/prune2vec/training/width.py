@@ -99,13 +99,7 @@ def _even(full: Widths, least: Widths, rule: WidthRule, cut: int) -> Widths:
 
 
 def smallest_cut(scores: Scores, rule: WidthRule, *, at_least: int) -> int:
-    """Return the smallest ``cut`` that really takes ``at_least`` neurons away, after all rounding.
-
-    Args:
-        scores: As for ``choose_widths``.
-        rule: What the widths must be like.
-        at_least: At most ``most_taken`` neurons.
-    """
+    """Return the smallest ``cut`` that takes ``at_least`` neurons away after all rounding; ``most_taken`` is the most there is."""
     cuts = range(_largest_cut(scores, rule) + 1)
     return bisect.bisect_left(cuts, at_least, key=lambda cut: _taken(scores, rule, cut))
 

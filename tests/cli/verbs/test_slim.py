@@ -54,8 +54,8 @@ def test_dry_run_writes_nothing(cli: Cli, tmp_path: Path, plan_file: Path, tripl
 
 def test_what_is_wrong_is_one_line(cli: Cli, tmp_path: Path, plan_file: Path) -> None:
     for words, message in (
-        ((), "ranking 'gates' looks at texts and got none; give triplets (--texts)"),
-        (("--ranking", "gate"), "no ranking is called 'gate'; did you mean 'gates'?"),
+        ((), "importance 'gates' looks at texts and got none; give triplets (--texts)"),
+        (("--importance", "gate"), "no neuron importance is called 'gate'; did you mean 'gates'?"),
         (("--width-cut", "half"), "width_cut: expected a share such as 30% or 0.3, got 'half'"),
         (("--width-cut", "30%", "--max-params", "1M"), "width_cut and max_params both say how much is cut"),
     ):
@@ -66,14 +66,14 @@ def test_what_is_wrong_is_one_line(cli: Cli, tmp_path: Path, plan_file: Path) ->
             assert ran.err.count("error:") == 1
     whole = replace(PruningPlan.load(plan_file), width_cut=Fraction(0))
     whole.save(plan_file)
-    ran = cli("slim", "model", plan_file, "--ranking", "magnitude", "--dry-run")
+    ran = cli("slim", "model", plan_file, "--importance", "magnitude", "--dry-run")
     assert ran.code == 1
     assert "the plan cuts no width; say how much to cut" in ran.err
-    assert cli("slim", "model", plan_file, "--ranking", "magnitude", "--width-cut", "30%", "--dry-run").code == 0
+    assert cli("slim", "model", plan_file, "--importance", "magnitude", "--width-cut", "30%", "--dry-run").code == 0
     assert not (tmp_path / "slim-plan.json").exists()
 
 
-def test_help_names_rankings_and_the_budget(cli: Cli) -> None:
+def test_help_names_importances_and_the_budget(cli: Cli) -> None:
     out = cli("slim", "--help").out
     assert "--width-cut" in out
     assert "--max-params" in out

@@ -12,7 +12,7 @@ from prune2vec.registry import Registry
 
 @verb(example="prune2vec methods", writes=False)
 def methods() -> Outcome:
-    """List planners, scorers, rankings, poolings and export targets."""
+    """List planners, scorers, neuron importances, poolings and export targets."""
     found = {registry.kind: _described(registry) for registry in _registries()}
     width = max(len(name) for parts in found.values() for name in parts)
     blocks = [_listed(kind, parts, width) for kind, parts in found.items()]

@@ -14,7 +14,7 @@ from prune2vec.cli.verb import verb
 from prune2vec.outputs import TEXTS, check_ours
 
 if TYPE_CHECKING:
-    from prune2vec.training.mining_settings import MiningSettings
+    from prune2vec.training.mine_negatives import MiningSettings
 
 EXAMPLE = """
 prune2vec mine docstrings -o triplets/
@@ -61,7 +61,7 @@ def _plain(settings: dict[str, object]) -> dict[str, object]:
 
 
 def _settings() -> type[MiningSettings]:
-    from prune2vec.training.mining_settings import MiningSettings
+    from prune2vec.training.mine_negatives import MiningSettings
 
     return MiningSettings
 

@@ -25,16 +25,16 @@ def _settings() -> type[SlimSettings]:
 
 EXAMPLE = """
 prune2vec slim smollm2 plan.json --texts triplets/ -o slim-plan.json
-prune2vec slim smollm2 plan.json --texts triplets/ -o slim-plan.json --ranking activation --width-cut 30%
+prune2vec slim smollm2 plan.json --texts triplets/ -o slim-plan.json --importance activation --width-cut 30%
 prune2vec slim smollm2 plan.json --scores slim-plan.gates.scores.safetensors -o half.json --width-cut 50%
 """
 
 
-@verb(example=EXAMPLE, sections=[OptionGroup("settings", "Ranking and cutting", _settings)])
+@verb(example=EXAMPLE, sections=[OptionGroup("settings", "Scoring and cutting", _settings)])
 @click.argument("model", type=SourceName("model"))
 @click.argument("plan", type=ExistingPath())
 @click.option("--texts", type=SourceName("path"), help="Triplets: a file, a folder of files or a hub dataset.")
-@click.option("--scores", type=ExistingPath(), help="Cut by these scores of an earlier call instead of ranking.")
+@click.option("--scores", type=ExistingPath(), help="Cut by these scores of an earlier call instead of measuring.")
 @click.option(
     "-o", "--output", type=OutputPath(folder=False), default="slim-plan.json", show_default=True, help="File to write."
 )
@@ -43,7 +43,7 @@ def slim(
 ) -> Outcome:
     """Choose the neurons that stay in the MLPs that PLAN keeps of MODEL.
 
-    The scores of all neurons are written beside the new plan. The same command goes on after an interruption.
+    The scores of all neurons are written beside the new plan. The same command resumes after an interruption.
     """
     if dry_run:
         from prune2vec.planning.plan import PruningPlan
@@ -58,7 +58,7 @@ def slim(
         reads = [model, plan, *(one for one in (texts, scores) if one is not None)]
         return would(action, reads=reads, writes=output, settings=settings.model_dump(mode="json"))
     from prune2vec.training.slim import slim_plan
-    from prune2vec.training.slim_view import render_slim, slim_figures
+    from prune2vec.training.width_decision import render_slim, slim_figures
 
     made = slim_plan(model, plan, texts, output=output, settings=settings, scores=scores)
     return Outcome(f"{render_slim(made)}\n{output}", {"output": str(output), **slim_figures(made), "plan": made.to_json()})

@@ -38,9 +38,9 @@ prune2vec train small/ --data scored.jsonl.gz -o encoder/ --preset effir
 def train(checkpoint: Path, *, data: str, output: Path, settings: TrainSettings, dry_run: bool) -> Outcome:
     """Train the encoder in CHECKPOINT on triplets.
 
-    Adapters are merged before the encoder is saved. The same command goes on after an interruption.
+    Adapters are merged before the encoder is saved. The same command resumes after an interruption.
     """
-    from prune2vec.training.tracker import check_tracker
+    from prune2vec.training.train_settings import check_tracker
 
     if dry_run:
         from prune2vec.pruning.encoder_check import check_trainable

@@ -1,1 +1,1 @@
-"""The rankings: each is one file here that registers a function."""
+"""The neuron importances; a file here registers one or several functions."""

@@ -1,14 +1,16 @@
-"""What a ranking looks at: the cut model as an encoder, with all neurons of the MLPs that stayed."""
+"""What an importance is measured on: the cut model as an encoder, with all neurons of the MLPs that stayed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.pytorch_utils import Conv1D
@@ -18,38 +20,38 @@ from prune2vec.machine import pick_device, pick_dtype
 from prune2vec.models.block_layout import sub_layers_of
 from prune2vec.models.families import block_list, find_family
 from prune2vec.models.load import check_tokens, context_length, embedding_rows, load_config, load_tokenizer
-from prune2vec.models.prepared_text import check_servable, prepare_text, saved_prompts
+from prune2vec.models.prepared_text import PreparedText, check_servable, prepare_text
+from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.source import resolve_source
 from prune2vec.models.sublayers import Neurons, mlp_width
 from prune2vec.planning.plan import PruningPlan
+from prune2vec.pruning.portable import write_tokenizer
 from prune2vec.pruning.prune import check_identity
 from prune2vec.pruning.read_kept import check_fits, read_kept
 from prune2vec.training.slim_settings import SlimSettings
-from prune2vec.training.training_data import Prompting
-from prune2vec.training.uneven_encoder import encoder_around
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankingContext:
-    """A cut model whose neurons are to be ranked.
+class ImportanceContext:
+    """A cut model whose neurons are to be scored.
 
     Attributes:
         encoder: The model as an encoder, in eval mode; its weights are frozen.
         blocks: By original layer, the blocks that have an MLP.
         neurons: Where those keep their neurons.
-        prompting: What stands before texts.
+        text: How texts reach it.
         device: Where the model is.
-        dtype: Number format of its weights and multiplications.
-        identity: What a ranking depends on; work with another identity must not be gone on with.
-        output: The plan that is to be written; a ranking that takes long keeps its checkpoints beside it.
-        callbacks: More callbacks for a ranking that trains.
-        notes: What rankings noted.
+        dtype: Of its weights and multiplications.
+        identity: What the scores depend on; work with another identity must not be resumed.
+        output: The plan that is to be written; an importance that takes long keeps its checkpoints beside it.
+        callbacks: More callbacks for an importance that trains.
+        notes: What was noted.
     """
 
     encoder: SentenceTransformer
     blocks: Mapping[int, nn.Module]
     neurons: Neurons
-    prompting: Prompting
+    text: PreparedText
     device: torch.device
     dtype: torch.dtype
     identity: dict[str, Any]
@@ -65,7 +67,7 @@ class RankingContext:
         return model
 
     def note(self, **facts: Any) -> None:
-        """Keep JSON-ready facts about the ranking; they are stored with the scores and in the plan."""
+        """Keep JSON-ready facts about the scores; they are stored with the scores and in the plan."""
         self.notes.update(facts)
 
     def outs(self) -> Iterator[tuple[int, nn.Module]]:
@@ -79,20 +81,20 @@ class RankingContext:
 
     def columns(self, layer: int) -> torch.Tensor:
         """Return the weights from each neuron to the stream, (hidden, neuron), in fp32 on the CPU."""
-        return _out_by_in(self.blocks[layer].get_submodule(self.neurons.out))
+        return self._out_by_in(layer, self.neurons.out)
 
     def rows(self, layer: int) -> list[torch.Tensor]:
         """Return the weights from the stream to each neuron, one (neuron, hidden) matrix a projection, in fp32 on the CPU."""
-        found = [_out_by_in(self.blocks[layer].get_submodule(path)) for path in self.neurons.into]
+        found = [self._out_by_in(layer, path) for path in self.neurons.into]
         return list(found[0].chunk(2)) if self.neurons.halves else found
 
+    def _out_by_in(self, layer: int, path: str) -> torch.Tensor:
+        module = self.blocks[layer].get_submodule(path)
+        weight = module.get_parameter("weight").detach().float().cpu()
+        return weight.T if isinstance(module, Conv1D) else weight
 
-def _out_by_in(module: nn.Module) -> torch.Tensor:
-    weight = module.get_parameter("weight").detach().float().cpu()
-    return weight.T if isinstance(module, Conv1D) else weight
 
-
-def load_subject(
+def load_context(
     model: str,
     plan: PruningPlan,
     settings: SlimSettings,
@@ -100,16 +102,16 @@ def load_subject(
     identity: dict[str, Any],
     output: Path,
     callbacks: Sequence[TrainerCallback] = (),
-) -> RankingContext:
+) -> ImportanceContext:
     """Read what a plan of full widths keeps of a model, as an encoder that treats texts as ``prune`` would.
 
     Args:
         model: Hub id, folder, GGUF file or ``smollm2``: the model the plan was made for.
         plan: What is kept.
-        settings: Number format and device.
-        identity: What a ranking depends on.
+        settings: Dtype and device.
+        identity: What the scores depend on.
         output: The plan that is to be written.
-        callbacks: More callbacks for a ranking that trains.
+        callbacks: More callbacks for an importance that trains.
 
     Raises:
         PlanError: The plan is for another model, or the model's neurons are not known.
@@ -133,18 +135,41 @@ def load_subject(
     nn.Module.to(kept, dtype=dtype).requires_grad_(False)
     encoder = encoder_around(kept, text, device=device)
     blocks = zip(plan.keep_layers, block_list(kept, find_family(kept, config)), strict=True)
-    return RankingContext(
+    return ImportanceContext(
         encoder=encoder.eval(),
         blocks={layer: block for layer, block in blocks if layer in plan.kept.mlps},
         neurons=neurons,
-        prompting=Prompting(
-            instructions=text.instructions,
-            text_format=text.layout,
-            saved=saved_prompts(text.settings.prompts, text.settings.default_prompt),
-        ),
+        text=text,
         device=device,
         dtype=dtype,
         identity=identity,
         output=output,
         callbacks=callbacks,
     )
+
+
+def encoder_around(model: PreTrainedModel, text: PreparedText, *, device: torch.device) -> SentenceTransformer:
+    """Return an encoder whose weights are those of ``model``, not a copy, as ``prune`` would write it; blocks may be uneven.
+
+    Args:
+        model: A base model.
+        text: How texts reach it, and how its states become a vector.
+        device: Where the model is moved to.
+    """
+    settings = text.settings
+
+    class InMemory(Transformer):
+        """Takes the model that is there instead of loading one."""
+
+        def _load_config(self, *args: Any, **kwargs: Any) -> tuple[Any, bool]:
+            return model.config, False
+
+        def _load_model(self, *args: Any, **kwargs: Any) -> PreTrainedModel:
+            return model
+
+    with TemporaryDirectory() as folder, quiet_transformers():
+        write_tokenizer(text.tokenizer, Path(folder), max_length=settings.max_length)
+        transformer = InMemory(folder, max_seq_length=settings.max_length)
+    dimension = getattr(model.config, "word_embed_proj_dim", None) or model.config.hidden_size
+    pooling = Pooling(dimension, pooling_mode=settings.pooling, include_prompt=settings.include_prompt)
+    return SentenceTransformer(modules=[transformer, pooling, Normalize()], device=str(device))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prune2vec.planning.plan import PruningPlan
-from prune2vec.training.ranking_context import RankingContext, load_subject
+from prune2vec.training.importance_context import ImportanceContext, load_context
 from prune2vec.training.slim_settings import SlimSettings
 from tests.pruning.plans import plan_for
 from tests.tiny import save_tiny
@@ -25,9 +25,9 @@ def tiny_plan(folder: Path, family: str = "llama", **changes: Any) -> tuple[Path
     return model, replace(plan, model={**plan.model, "name": "tiny"}, **{**drops, **changes})
 
 
-def tiny_subject(folder: Path, family: str = "llama", *, output: Path | None = None, **settings: Any) -> RankingContext:
-    """Return a tiny cut model as a subject."""
+def tiny_context(folder: Path, family: str = "llama", *, output: Path | None = None, **settings: Any) -> ImportanceContext:
+    """Return a tiny cut model as a context."""
     model, plan = tiny_plan(folder, family)
     chosen = SlimSettings(**{**QUICK, **settings})
     full = replace(plan, width_cut=Fraction(0)).with_text(chosen)
-    return load_subject(str(model), full, chosen, identity={}, output=output or folder / "slim.json")
+    return load_context(str(model), full, chosen, identity={}, output=output or folder / "slim.json")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prune2vec.errors import TrainingError
-from prune2vec.training.work_folder import WorkFolder, cut_back, differences, read_lines
+from prune2vec.resume import WorkFolder, cut_back, differences, read_lines
 
 IDENTITY = {"settings": {"scale": 50.0, "steps": 10}, "data": "abc"}
 
@@ -65,3 +65,21 @@ def test_differences_see_new_and_missing_entries() -> None:
 def test_cutting_back_needs_no_file(tmp_path: Path) -> None:
     cut_back(tmp_path / "none.jsonl", 3)
     assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_tidying_up_that_fails_hides_no_error(work: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: WorkFolder) -> None:
+        raise OSError("read-only")
+
+    work.open(IDENTITY, restart=False)
+    monkeypatch.setattr(WorkFolder, "remove", full)
+    with pytest.raises(TrainingError, match="not finite"), work.left_on_failure():
+        raise TrainingError("not finite")
+
+
+def test_only_the_same_run_is_removed(work: WorkFolder) -> None:
+    work.open(IDENTITY, restart=False)
+    work.remove_if({**IDENTITY, "data": "xyz"})
+    assert work.folder.exists()
+    work.remove_if(IDENTITY)
+    assert not work.folder.exists()

@@ -1,11 +1,11 @@
-"""The hidden folder beside the output in which an unfinished run lives, and what may be continued from it."""
+"""Whether unfinished work is the same work, and the hidden folder beside the output in which it waits to be resumed."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,8 @@ from prune2vec.errors import TrainingError
 from prune2vec.files import digest_json, read_json, sync_tree, write_json, write_text
 
 IDENTITY_FILE = "run.json"
-CURVE_FILE = "train.jsonl"
-DEV_FILE = "dev.jsonl"
 _COMPLETE = "complete.json"
-_NOTES_FILE = "notes.json"
+_NOTES = "notes.json"
 # What an identity holds as a digest, and how people call it.
 _DIGESTS = {
     "data": "training texts",
@@ -25,6 +23,24 @@ _DIGESTS = {
     "teacher": "encoder to distil from",
     "prompts": "instructions",
 }
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, digests: Mapping[str, str] = _DIGESTS) -> str:
+    """Name what differs between two identities: ``learning_rate 0.0002, now 0.0001``; empty when they are equal.
+
+    Args:
+        before: JSON-ready values by name, mappings within them included.
+        now: The same of the work that is to be done.
+        digests: Entries whose values say nothing to people, and what these are of.
+    """
+    named: list[str] = []
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            named += filter(None, [differences(old, new, digests=digests)])
+        elif digest_json(old) != digest_json(new):
+            named.append(f"the {digests[key]} changed" if key in digests else f"{key} {old}, now {new}")
+    return "; ".join(named)
 
 
 @dataclass(frozen=True)
@@ -42,18 +58,18 @@ class WorkFolder:
     @property
     def curve(self) -> Path:
         """The training curve."""
-        return self.folder / CURVE_FILE
+        return self.folder / "train.jsonl"
 
     @property
     def dev(self) -> Path:
         """Scores on held-out rows."""
-        return self.folder / DEV_FILE
+        return self.folder / "dev.jsonl"
 
     def open(self, identity: Mapping[str, Any], *, restart: bool) -> Path | None:
-        """Make the folder ready, and return the newest complete checkpoint to go on from, if there is one.
+        """Make the folder ready, and return the newest complete checkpoint to resume from, if there is one.
 
         Half-written checkpoints are removed and the curves are cut back to the checkpoint. ``restart`` discards a run with
-        another identity, never one with the same: a restarted run goes on after a kill like any other.
+        another identity, never one with the same: a restarted run is resumed after a kill like any other.
 
         Raises:
             TrainingError: The folder holds a run with another identity, and ``restart`` is off; or something else.
@@ -74,11 +90,11 @@ class WorkFolder:
 
     def note(self, facts: Mapping[str, Any]) -> None:
         """Keep facts about the run for its record."""
-        write_json(self.folder / _NOTES_FILE, facts)
+        write_json(self.folder / _NOTES, facts)
 
     def notes(self) -> dict[str, Any]:
         """Return what ``note`` kept."""
-        return dict(read_json(self.folder / _NOTES_FILE))
+        return dict(read_json(self.folder / _NOTES))
 
     def checkpoint(self, step: int) -> Path:
         """Return the checkpoint folder of a step."""
@@ -86,21 +102,22 @@ class WorkFolder:
 
     def complete(self, step: int) -> None:
         """Mark the checkpoint of ``step`` as whole: the last thing written into it."""
-        checkpoint = self.checkpoint(step)
-        sync_tree(checkpoint)
-        write_json(checkpoint / _COMPLETE, {"step": step})
+        sync_tree(self.checkpoint(step))
+        write_json(self.checkpoint(step) / _COMPLETE, {"step": step})
 
     @contextmanager
     def left_on_failure(self) -> Iterator[None]:
-        """If the block fails, delete the folder, or say where it is when it holds a checkpoint to go on from."""
+        """If the block fails, delete the folder, or say where it is when it holds a checkpoint to resume from."""
         try:
             yield
         except BaseException as error:
-            newest = self._newest()
-            if newest is None:
-                self.remove()
-            else:
-                error.add_note(f"{self.folder} is kept, from which the same command goes on after step {step_of(newest)}")
+            # On a full or read-only disk tidying up fails as well; what the caller must see is the error that came first.
+            with suppress(OSError):
+                newest = self._newest()
+                if newest is None:
+                    self.remove()
+                else:
+                    error.add_note(f"{self.folder} is kept, from which the same command goes on after step {step_of(newest)}")
             raise
 
     def remove(self) -> None:
@@ -109,6 +126,12 @@ class WorkFolder:
             if path.name != IDENTITY_FILE:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def remove_if(self, identity: Mapping[str, Any]) -> None:
+        """Delete the folder if it holds this run; another one can still be resumed."""
+        record = self.folder / IDENTITY_FILE
+        if record.exists() and not differences(read_json(record), identity):
+            self.remove()
 
     def _newest(self) -> Path | None:
         whole = []
@@ -125,21 +148,10 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Name what differs between two identities: ``learning_rate 0.0002, now 0.0001``; empty when they are equal."""
-    named = []
-    for key, (old, new) in _unequal(before, now):
-        named.append(f"the {_DIGESTS[key]} changed" if key in _DIGESTS else f"{key} {old}, now {new}")
-    return "; ".join(named)
-
-
-def _unequal(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    for key in sorted({*before, *now}):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from _unequal(old, new)
-        elif digest_json(old) != digest_json(new):
-            yield key, (old, new)
+def append_line(file: Path, record: Mapping[str, Any]) -> None:
+    """Add one record to a JSON-lines file."""
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(record) + "\n")
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:

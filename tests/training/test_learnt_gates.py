@@ -13,50 +13,50 @@ from torch import Tensor, nn
 from prune2vec.models.cut import cut_model
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.training.calibration import Columns, batches
-from prune2vec.training.gates import Gates, PenalisedLoss
-from prune2vec.training.ranking_context import RankingContext
+from prune2vec.training.importance_context import ImportanceContext
+from prune2vec.training.importances.learnt_gates import Gates, PenalisedLoss
 from prune2vec.training.slim_settings import SlimSettings
-from tests.models.test_cut import plan_of
+from tests.models.silence import plan_of
 from tests.tiny import FAMILIES
+from tests.training.contexts import QUICK, tiny_context, tiny_plan
 from tests.training.encoders import rows
-from tests.training.subjects import QUICK, tiny_plan, tiny_subject
 
 IDS = torch.randint(3, 384, (2, 24), generator=torch.Generator().manual_seed(0))
 
 
-def states(subject: RankingContext) -> Tensor:
+def states(context: ImportanceContext) -> Tensor:
     with torch.inference_mode():
-        found: Tensor = subject.model(input_ids=IDS, use_cache=False)[0]
+        found: Tensor = context.model(input_ids=IDS, use_cache=False)[0]
     return found
 
 
-def columns_for(subject: RankingContext) -> list[Columns]:
-    return list(batches(subject, rows(24), SlimSettings(**QUICK)))
+def columns_for(context: ImportanceContext) -> list[Columns]:
+    return list(batches(context, rows(24), SlimSettings(**QUICK)))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_open_gates_change_no_bit_and_closed_ones_are_the_sliced_model(tmp_path: Path, family: str) -> None:
-    subject = tiny_subject(tmp_path, family)
+    context = tiny_context(tmp_path, family)
     _, plan = tiny_plan(tmp_path, family)
-    before = states(subject)
-    gates = Gates(subject)
-    gates.install(subject.encoder)
-    assert torch.equal(states(subject), before)
+    before = states(context)
+    gates = Gates(context)
+    gates.install(context.encoder)
+    assert torch.equal(states(context), before)
 
     draw = random.Random(family)
-    neurons = {layer: tuple(sorted(draw.sample(range(subject.width(layer)), 30))) for layer in subject.blocks}
+    neurons = {layer: tuple(sorted(draw.sample(range(context.width(layer)), 30))) for layer in context.blocks}
     with torch.no_grad():
         for layer, gate in gates.values.items():
             gate.fill_(-0.5)
             gate[list(neurons[layer])] = 1.0
-    closed = states(subject)
+    closed = states(context)
     gates.remove()
-    assert torch.equal(states(subject), before), "removing the gates gives the model back"
-    assert not any("gate" in name.rpartition(".")[2] for name, _ in subject.model.named_parameters())
+    assert torch.equal(states(context), before), "removing the gates gives the model back"
+    assert not any("gate" in name.rpartition(".")[2] for name, _ in context.model.named_parameters())
     assert (closed - before).abs().max() > 1e-3
 
     sliced = cut_whole(tmp_path, plan, family, neurons)
-    assert len(sliced.state_dict()) == len(subject.model.state_dict())
+    assert len(sliced.state_dict()) == len(context.model.state_dict())
     with torch.inference_mode():
         torch.testing.assert_close(sliced(input_ids=IDS, use_cache=False)[0], closed, atol=1e-5, rtol=1e-5)
 
@@ -66,7 +66,8 @@ def cut_whole(folder: Path, plan: PruningPlan, family: str, neurons: dict[int, t
     from prune2vec.forward.backbone import load_backbone
 
     whole = load_backbone(str(folder / family), dtype="float32", device="cpu").model
-    return cut_model(whole, plan_of(whole, plan.kept, {}).slimmed(neurons))
+    slimmed = plan_of(whole, plan.kept, {}).slimmed(neurons)
+    return cut_model(whole, slimmed.kept, slimmed.neurons)
 
 
 def in_float64(model: nn.Module) -> None:
@@ -81,13 +82,13 @@ def in_float64(model: nn.Module) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "opt"])
 def test_gradients_are_those_of_finite_differences(tmp_path: Path, family: str) -> None:
-    subject = tiny_subject(tmp_path, family)
-    in_float64(subject.model)
-    gates = Gates(subject, penalty=1e-2, sharpness=5.0)
-    gates.install(subject.encoder)
+    context = tiny_context(tmp_path, family)
+    in_float64(context.model)
+    gates = Gates(context, penalty=1e-2, sharpness=5.0)
+    gates.install(context.encoder)
     assert {gate.dtype for gate in gates.values.values()} == {torch.float64}
-    loss = gates.loss(MultipleNegativesRankingLoss(subject.encoder, scale=20.0))
-    columns = columns_for(subject)[0]
+    loss = gates.loss(MultipleNegativesRankingLoss(context.encoder, scale=20.0))
+    columns = columns_for(context)[0]
 
     def value() -> Tensor:
         return sum(loss([dict(column) for column in columns], torch.empty(0)).values(), torch.zeros(()))
@@ -114,13 +115,13 @@ def test_gradients_are_those_of_finite_differences(tmp_path: Path, family: str) 
 
 
 def test_gates_of_a_bf16_model_are_fp32_and_see_small_steps(tmp_path: Path) -> None:
-    subject = tiny_subject(tmp_path, dtype="bfloat16")
-    before = states(subject)
-    gates = Gates(subject)
-    gates.install(subject.encoder)
-    assert torch.equal(states(subject), before)
-    loss = MultipleNegativesRankingLoss(subject.encoder, scale=20.0)
-    loss(columns_for(subject)[0], torch.empty(0)).backward()
+    context = tiny_context(tmp_path, dtype="bfloat16")
+    before = states(context)
+    gates = Gates(context)
+    gates.install(context.encoder)
+    assert torch.equal(states(context), before)
+    loss = MultipleNegativesRankingLoss(context.encoder, scale=20.0)
+    loss(columns_for(context)[0], torch.empty(0)).backward()
     for gate in gates.values.values():
         assert gate.dtype == torch.float32
         assert gate.grad is not None
@@ -129,15 +130,15 @@ def test_gates_of_a_bf16_model_are_fp32_and_see_small_steps(tmp_path: Path) -> N
     with torch.no_grad():
         for gate in gates.values.values():
             gate.add_(3e-3)  # 1 to a gate in bf16, whose next number is 1.0078.
-    assert states(subject).dtype == torch.bfloat16
-    assert not torch.equal(states(subject), before)
-    assert all(parameter.grad is None for name, parameter in subject.model.named_parameters() if not name.endswith(".gate"))
+    assert states(context).dtype == torch.bfloat16
+    assert not torch.equal(states(context), before)
+    assert all(parameter.grad is None for name, parameter in context.model.named_parameters() if not name.endswith(".gate"))
 
 
 def test_penalty_is_the_papers(tmp_path: Path) -> None:
-    subject = tiny_subject(tmp_path)
-    gates = Gates(subject, penalty=0.5, sharpness=5.0)
-    gates.install(subject.encoder)
+    context = tiny_context(tmp_path)
+    gates = Gates(context, penalty=0.5, sharpness=5.0)
+    gates.install(context.encoder)
     count = sum(len(gate) for gate in gates.values.values())
 
     class Fixed(nn.Module):
@@ -161,8 +162,8 @@ def test_penalty_is_the_papers(tmp_path: Path) -> None:
 
 
 def test_saved_gates_come_back_and_are_counted(tmp_path: Path) -> None:
-    gates = Gates(tiny_subject(tmp_path))
-    gates.install(gates._subject.encoder)
+    gates = Gates(tiny_context(tmp_path))
+    gates.install(gates._context.encoder)
     with torch.no_grad():
         for gate in gates.values.values():
             gate.copy_(torch.linspace(-1, 2, len(gate)))
