@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prune2vec.errors import DataError, ProfileError
-from prune2vec.planning.make_plan import make_plan
+from prune2vec.planning.planner import make_plan
 from prune2vec.profiling.profile import LayerLoss, Profile
 from tests.planning.made import made_profile
 
@@ -114,22 +114,32 @@ def test_sections_survive_the_file(tmp_path: Path) -> None:
     assert loaded == profile
     assert loaded.digest == profile.digest != PROFILE.digest
     assert loaded.section("redundancy")["mlp"] == [0.1, 0.2]
-    missing = r"no cut-loss \(it has layer-loss, redundancy\); measure it with .* --scorers redundancy,cut-loss$"
+    missing = (
+        r"no redundancy-plain \(it has layer-loss, redundancy\); measure it with .* --scorers redundancy,redundancy-plain$"
+    )
     with pytest.raises(ProfileError, match=missing):
-        loaded.section("cut-loss")
+        loaded.section("redundancy-plain")
+
+
+def test_what_a_scorer_of_earlier_releases_measured_is_ignored(tmp_path: Path) -> None:
+    sections = {"redundancy": {"mlp": [0.1]}, "cut-loss": {"drops": [0]}}
+    assert set(Profile.load(written(tmp_path, sections=sections)).sections) == {"redundancy"}
 
 
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ((), r"^the profile has no redundancy and no cut-loss \(it has layer-loss\); .* --scorers redundancy,cut-loss$"),
-        (("plain", "redundancy"), r"^the profile has no cut-loss \(.*--scorers plain,redundancy,cut-loss$"),
+        (
+            (),
+            r"^the profile has no redundancy and no redundancy-plain \(it has layer-loss\); .* --scorers redundancy,redundancy-plain$",
+        ),
+        (("plain", "redundancy"), r"^the profile has no redundancy-plain \(.*--scorers plain,redundancy,redundancy-plain$"),
     ],
 )
 def test_what_is_missing_is_named_together_with_what_a_new_run_would_lose(sections: tuple[str, ...], message: str) -> None:
     profile = dataclasses.replace(PROFILE, sections={name: {} for name in sections})
     with pytest.raises(ProfileError, match=message):
-        profile.check_has("redundancy", "cut-loss")
+        profile.check_has("redundancy", "redundancy-plain")
     profile.check_has(*sections)
 
 

@@ -14,8 +14,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from prune2vec.data.triplet import Triplet
 from prune2vec.errors import ConfigError, PlanError, UnsupportedModel
-from prune2vec.planning.make_plan import make_plan
 from prune2vec.planning.plan import PruningPlan
+from prune2vec.planning.planner import make_plan
 from prune2vec.profiling.measure import profile_model
 from prune2vec.pruning.prune import prune_model
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer

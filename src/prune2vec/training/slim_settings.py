@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from prune2vec.amounts import Amount
-from prune2vec.errors import PlanError
 from prune2vec.models.text_settings import TextOptions
 from prune2vec.planning.shares import parse_count, parse_share
 from prune2vec.settings import Seed
@@ -38,15 +36,6 @@ _NOT_OF_SCORES = frozenset(
 )
 
 
-def read_share(value: Any) -> Any:
-    """Read ``30%``, ``0.3`` or ``3/10`` as an exact fraction of 0 to under 1.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    return _read(parse_share, value)
-
-
 def read_least(value: Any) -> Any:
     """Read a count from 1 on, or a share (``10%``, ``0.1``), as a fraction.
 
@@ -55,21 +44,13 @@ def read_least(value: Any) -> Any:
     """
     if isinstance(value, Fraction) and 1 <= value <= 10**9:
         return value
-    least = Fraction(_read(parse_count, value))
+    least = Fraction(parse_count(value))
     if least == 0:
         raise ValueError("every MLP keeps at least 1 neuron; give 1 or more, or a share such as 10%")
     return least
 
 
-def _read(parse: Callable[..., int | Fraction], value: Any) -> int | Fraction:
-    try:
-        return parse(value, key="")
-    except PlanError as error:
-        # Settings put the key before it themselves.
-        raise ValueError(str(error).removeprefix(": ")) from error
-
-
-Share = Annotated[Fraction, BeforeValidator(read_share), PlainSerializer(str, return_type=str)]
+Share = Annotated[Fraction, BeforeValidator(parse_share), PlainSerializer(str, return_type=str)]
 Least = Annotated[Fraction, BeforeValidator(read_least), PlainSerializer(str, return_type=str)]
 
 
