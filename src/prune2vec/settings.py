@@ -7,7 +7,7 @@ import functools
 import json
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
@@ -110,6 +110,13 @@ def adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
+def what_was_meant(name: str, known: Iterable[str]) -> str:
+    """Return what a key or option that is not known is called today, or the closest known one, as the end of a message."""
+    return (
+        f"; it is called {RENAMED[name]!r} now" if RENAMED.get(name) in (known := tuple(known)) else did_you_mean(name, known)
+    )
+
+
 def _explained(error: ValidationError, kind: type[Any], *, as_json: bool = False) -> str:
     """Return the first thing that is wrong in one line, values and types as JSON calls them where they come from there."""
     first = error.errors()[0]
@@ -121,9 +128,7 @@ def _explained(error: ValidationError, kind: type[Any], *, as_json: bool = False
         key, known = ".".join(map(str, [*group, name])), _keys_at(kind, group)
         if name in known:
             return f"key {key!r} is given twice, with a dash and with an underscore"
-        if RENAMED.get(name) in known:
-            return f"unknown key {key!r}: it is called {RENAMED[name]!r} now"
-        return f"unknown key {key!r}{did_you_mean(name, known)}"
+        return f"unknown key {key!r}{what_was_meant(name, known)}"
     if first["type"] in ("missing", "missing_keyword_only_argument"):
         return f"{key} is missing"
     if first["type"] in ("value_error", "assertion_error"):

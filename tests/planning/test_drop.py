@@ -247,5 +247,5 @@ def test_of_one_none_can_go(kind: str, one: str) -> None:
 
 
 def test_the_former_name_of_the_parameter_is_refused_with_the_new_one() -> None:
-    with pytest.raises(ConfigError, match=r"^planner 'drop': unknown key 'what': it is called 'drop' now$"):
+    with pytest.raises(ConfigError, match=r"^planner 'drop': unknown key 'what'; it is called 'drop' now$"):
         make_plan(ordered(8), method="drop", what="2M")

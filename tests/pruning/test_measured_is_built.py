@@ -203,5 +203,5 @@ def test_a_plan_with_broken_text_settings_names_the_key(tmp_path: Path) -> None:
     value = json.loads((tmp_path / "plan.json").read_text())
     value["text"]["pooling"] = "meen"
     (tmp_path / "plan.json").write_text(json.dumps(value))
-    with pytest.raises(PlanError, match=r"plan\.json: text: pooling: .*'meen'"):
+    with pytest.raises(PlanError, match=r"plan\.json: broken plan \(text\.pooling: .*\"meen\""):
         PruningPlan.load(tmp_path / "plan.json")

@@ -12,9 +12,10 @@ from click.core import ParameterSource
 
 from prune2vec.cli.options import OptionGroup
 from prune2vec.cli.outcome import Outcome
-from prune2vec.errors import ConfigError, did_you_mean
+from prune2vec.errors import ConfigError
 from prune2vec.paths import as_path, must_exist
 from prune2vec.progress import set_enabled
+from prune2vec.settings import RENAMED, what_was_meant
 
 if TYPE_CHECKING:
     from prune2vec.cli.options import GroupedOption
@@ -47,6 +48,12 @@ class Verb(click.Command):
         """Parse the command line; a value from the settings file that does not fit is reported with the file's name."""
         try:
             return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            today = RENAMED.get(error.option_name.lstrip("-").replace("-", "_"))
+            if today is None or today not in {param.name for param in self.get_params(ctx)}:
+                raise
+            flag = "--" + today.replace("_", "-")
+            raise click.UsageError(f"no such option: {error.option_name}; it is called {flag} now", ctx) from error
         except click.BadParameter as error:
             name = error.param.name if error.param is not None else None
             if name is None or ctx.get_parameter_source(name) is not ParameterSource.DEFAULT_MAP:
@@ -97,7 +104,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
     file = read_yaml(must_exist(as_path(path)))
     for name in file.values:
         if name not in known:
-            raise ConfigError(f"{file.where([name])}: unknown key {name!r}{did_you_mean(name, known)}")
+            raise ConfigError(f"{file.where([name])}: unknown key {name!r}{what_was_meant(name, known)}")
     ctx.meta["config"] = file
     ctx.default_map = {name: _worded(value, known[name], file.where([name])) for name, value in file.values.items()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator
 
@@ -14,7 +14,8 @@ from prune2vec.planning.depth_rules import admitted, least_loss, prefix
 from prune2vec.planning.planner import FitsBudget, Picked, Planner, planners
 from prune2vec.profiling.profile import Profile
 
-ALL, VARIANTS = "all", ("small", "large")
+ALL: Final = "all"
+VARIANTS = ("small", "large")
 
 
 @planners.register("l3prune")
