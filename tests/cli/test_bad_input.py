@@ -39,7 +39,6 @@ CASES = [
     ("plan bad.json", "bad.json:2"),
     ("plan other.json", "not a profile"),
     ("plan profile.json --method l3prun", "did you mean 'l3prune'?"),
-    ("plan profile.json --method l3prune --variant smal", "did you mean 'small'?"),
     ("plan profile.json --method depth --variant small", "unknown key 'variant'"),
     ("plan profile.json --config renamed.yaml", "renamed.yaml:2: unknown key 'what'; it is called 'drop' now"),
     ("plan profile.json --method depth --depth 0", "depth"),
@@ -95,6 +94,7 @@ def test_one_line_and_exit_1(cli: Cli, folder: Path, line: str, said: str) -> No
     ("line", "said"),
     [
         ("plan profile.json --method drop --what 2M", "no such option: --what; it is called --drop now"),
+        ("plan profile.json --method l3prune --variant smal", "'smal' is not one of 'small', 'large'"),
         ("plan profile.json --layers four", "'four' is not a valid integer"),
         ("plan profile.json --max-layers 0", "'--max-layers': 0 is not in the range 1<=x<=10000"),
         ("profile gpt2 --texts triplets.jsonl --groups 0", "'--groups': 0 is not in the range 1<=x<=1000000"),

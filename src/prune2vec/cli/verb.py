@@ -15,7 +15,6 @@ from prune2vec.cli.outcome import Outcome
 from prune2vec.errors import ConfigError
 from prune2vec.paths import as_path, must_exist
 from prune2vec.progress import set_enabled
-from prune2vec.settings import RENAMED, what_was_meant
 
 if TYPE_CHECKING:
     from prune2vec.cli.options import GroupedOption
@@ -49,6 +48,8 @@ class Verb(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
+            from prune2vec.settings import RENAMED
+
             today = RENAMED.get(error.option_name.lstrip("-").replace("-", "_"))
             if today is None or today not in {param.name for param in self.get_params(ctx)}:
                 raise
@@ -99,6 +100,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
     if path is None:
         return
     from prune2vec.experiments.yaml_file import read_yaml
+    from prune2vec.settings import what_was_meant
 
     known = {str(param.name): param for param in ctx.command.get_params(ctx) if param.name not in ("config", "help")}
     file = read_yaml(must_exist(as_path(path)))
