@@ -28,8 +28,8 @@ from prune2vec.evaluation.results import Results
 from prune2vec.files import read_json, write_json, write_text
 from prune2vec.machine import describe
 from prune2vec.models.kept import KINDS
-from prune2vec.planning.make_plan import make_plan
 from prune2vec.planning.plan import PruningPlan
+from prune2vec.planning.planner import make_plan
 from prune2vec.profiling.importance import Redundancy, rank_correlation
 from prune2vec.profiling.measure import profile_model
 from prune2vec.profiling.profile import Profile
@@ -43,11 +43,11 @@ TASKS = {"SciFact": (100, 400), "NFCorpus": (20, 400), "ArguAna": (100, 400)}  #
 ROWS, SEED = 400, 42
 PLANS: dict[str, dict[str, Any]] = {
     "full": {"method": "depth", "depth": 30},
-    "8M": {"method": "drop", "what": "8M"},
-    "16M": {"method": "drop", "what": "16M"},
-    "16A": {"method": "drop", "what": "16A"},
-    "8B": {"method": "drop", "what": "8B"},
-    "16B": {"method": "drop", "what": "16B"},
+    "8M": {"method": "drop", "drop": "8M"},
+    "16M": {"method": "drop", "drop": "16M"},
+    "16A": {"method": "drop", "drop": "16A"},
+    "8B": {"method": "drop", "drop": "8B"},
+    "16B": {"method": "drop", "drop": "16B"},
     "first 18": {"method": "depth", "depth": 18},
     "first 15": {"method": "depth", "depth": 15},
     **{

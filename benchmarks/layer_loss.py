@@ -10,7 +10,7 @@ import json
 import time
 from pathlib import Path
 
-from prune2vec.planning.make_plan import make_plan
+from prune2vec.planning.planner import make_plan
 from prune2vec.profiling.measure import profile_model
 from prune2vec.profiling.profile import Profile
 

@@ -36,8 +36,8 @@ PLANS = {
     "percent": ("--method", "percent", "--percent", "40%"),
     "ends": ("--method", "keep-last", "--layers", "3"),
     "even": ("--method", "uniform", "--layers", "3"),
-    "mlps": ("--method", "drop", "--what", "2M"),
-    "attention": ("--method", "drop", "--what", "1M2A"),
+    "mlps": ("--method", "drop", "--drop", "2M"),
+    "attention": ("--method", "drop", "--drop", "1M2A"),
     "effir": ("--method", "effir", "--mlps", "1", "--width", "50%"),
     "budget": ("--method", "depth", "--max-layers", "2"),
 }

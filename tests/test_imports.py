@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parent.parent / "src"
 LEVELS = (
     ("errors",),
     ("registry", "files", "progress", "paths", "settings", "amounts", "malloc"),
-    ("public", "outputs", "machine", "resume"),
+    ("public", "outputs", "machine", "records", "resume"),
     ("data",),
     ("models",),
     ("modules",),

@@ -6,7 +6,7 @@ import pytest
 from pydantic import Field, ValidationError, model_validator
 
 from prune2vec.errors import ConfigError
-from prune2vec.settings import Settings
+from prune2vec.settings import RENAMED, Settings
 
 
 class Inner(Settings):
@@ -80,6 +80,22 @@ def test_a_key_given_both_ways_is_refused() -> None:
 )
 def test_an_unknown_key_gives_the_close_match_of_its_own_group(values: dict[str, Any], message: str) -> None:
     assert refused(values) == message
+
+
+def test_a_former_name_is_answered_with_todays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RENAMED, "most_layers", "max_layers")
+    assert refused({"inner": {"most-layers": 1}}) == "unknown key 'inner.most_layers'; it is called 'max_layers' now"
+    assert "it is called" not in refused({"most_layers": 1}), "today's name is unknown there too"
+
+
+def test_keys_of_a_mapping_stay_as_they_are() -> None:
+    class Named(Settings):
+        """A mapping."""
+
+        by_name: dict[str, int] = Field(default_factory=dict)
+        """Numbers."""
+
+    assert Named.build({"by-name": {"a-b": 1, "a_b": 2}}, where="here").by_name == {"a-b": 1, "a_b": 2}
 
 
 def test_values_that_do_not_fit_are_shown() -> None:

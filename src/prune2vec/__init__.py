@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from prune2vec.experiments.compare import compare_results as compare
     from prune2vec.experiments.run import run_recipe as run
     from prune2vec.exporting.export import export_encoder as export
-    from prune2vec.planning.make_plan import make_plan as plan
     from prune2vec.planning.plan import PruningPlan
+    from prune2vec.planning.planner import make_plan as plan
     from prune2vec.profiling.measure import profile_model as profile
     from prune2vec.profiling.profile import Profile
     from prune2vec.pruning.encoder import load_encoder as load
@@ -47,7 +47,7 @@ _HOMES = {
     "export": ("prune2vec.exporting.export", "export_encoder"),
     "load": ("prune2vec.pruning.encoder", "load_encoder"),
     "mine": ("prune2vec.data.mine", "mine"),
-    "plan": ("prune2vec.planning.make_plan", "make_plan"),
+    "plan": ("prune2vec.planning.planner", "make_plan"),
     "profile": ("prune2vec.profiling.measure", "profile_model"),
     "prune": ("prune2vec.pruning.prune", "prune_model"),
     "run": ("prune2vec.experiments.run", "run_recipe"),

@@ -1,10 +1,12 @@
-"""Validated settings whose errors are one line and name the key that was meant."""
+"""Validated settings and records whose errors are one line and name the key that was meant."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import re
+import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Self, TypeVar, get_args
 
@@ -12,18 +14,35 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from prune2vec.errors import ConfigError, did_you_mean, unknown_key
 
+T = TypeVar("T")
+
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """A seed that Python, numpy and torch all take."""
+Size = Annotated[int, Field(ge=0, le=10**18)]
+"""A count of parameters, bytes or neurons."""
+Layer = Annotated[int, Field(ge=0, le=10**4)]
+"""The number of a layer, or of layers."""
+
+AS_WRITTEN = ConfigDict(extra="forbid")
+"""For a dataclass that is read from its own fields alone: ``__pydantic_config__``."""
 
 
 class Settings(BaseModel):
     """A frozen group of settings; unknown keys are errors. Subclass it per stage, document fields with docstrings.
 
-    Every number has a least and a largest value, so that no run starts that could not end; a test looks for them.
+    Keys may be written with dashes or underscores. Every number has a least and a largest value, so that no run starts that
+    could not end; a test looks for them.
     """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        alias_generator=lambda name: name.replace("_", "-"),
+        populate_by_name=True,
+        loc_by_alias=False,
     )
 
     @field_validator("*", mode="before")
@@ -38,7 +57,7 @@ class Settings(BaseModel):
 
     @classmethod
     def build(cls, values: Mapping[str, Any], *, where: str) -> Self:
-        """Validate ``values`` (dashes in keys count as underscores).
+        """Validate ``values``.
 
         Args:
             values: Keys and values as read from YAML, a command line or keyword arguments.
@@ -48,9 +67,9 @@ class Settings(BaseModel):
             ConfigError: A key is unknown (the closest known one is named) or a value does not fit.
         """
         try:
-            return cls.model_validate(_underscored(values, where))
+            return cls.model_validate(values)
         except ValidationError as error:
-            raise ConfigError(f"{where}: {cls._explain(error)}") from error
+            raise ConfigError(f"{where}: {_explained(error, cls)}") from error
 
     @classmethod
     def chosen(cls, settings: Settings | Mapping[str, Any] | None, overrides: Mapping[str, Any], *, where: str) -> Self:
@@ -59,77 +78,14 @@ class Settings(BaseModel):
         Raises:
             ConfigError: As ``build``.
         """
-        given = (
-            settings.model_dump(exclude_unset=True) if isinstance(settings, Settings) else {} if settings is None else settings
-        )
+        given: Any = {} if settings is None else settings
+        if isinstance(settings, Settings):
+            given = settings.model_dump(exclude_unset=True)
         if not isinstance(given, Mapping):
             raise ConfigError(f"{where}: settings must be {cls.__name__} or a mapping of its fields, got {settings!r}")
-        return cls.build({**_underscored(given, where), **overrides}, where=where)
-
-    @classmethod
-    def _explain(cls, error: ValidationError) -> str:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            return unknown_key(key, cls._keys_at(first["loc"][:-1]))
-        if first["type"] == "missing":
-            return f"{key} is missing"
-        if first["type"] in ("value_error", "assertion_error"):
-            # The message of a validator of ours, which says what came.
-            return f"{key}: {first['ctx']['error']}".removeprefix(": ")
-        near = (
-            did_you_mean(first["input"], re.findall(r"'([^']*)'", first["ctx"]["expected"]))
-            if first["type"] == "literal_error"
-            else ""
-        )
-        return f"{key}: {first['msg']}, got {first.get('input')!r}{near}" if key else first["msg"]
-
-    @classmethod
-    def _keys_at(cls, location: tuple[int | str, ...]) -> tuple[str, ...]:
-        """Return the keys known at ``location`` inside the nested settings."""
-        here: type[Settings] = cls
-        for part in location:
-            field = here.model_fields.get(str(part))
-            candidates = _settings_in(field.annotation) if field is not None else []
-            if candidates:
-                here = candidates[0]
-        return tuple(here.model_fields)
-
-
-def _settings_in(annotation: Any) -> list[type[Settings]]:
-    if isinstance(annotation, type) and issubclass(annotation, Settings):
-        return [annotation]
-    return [found for part in getattr(annotation, "__args__", ()) for found in _settings_in(part)]
-
-
-def _underscored(value: Any, where: str) -> Any:
-    if isinstance(value, list):
-        return [_underscored(item, where) for item in value]
-    if not isinstance(value, Mapping):
-        return value
-    result: dict[str, Any] = {}
-    for key, item in value.items():
-        name = str(key).replace("-", "_")
-        if name in result:
-            raise ConfigError(f"{where}: key {name!r} is given twice, with a dash and with an underscore")
-        result[name] = _underscored(item, where)
-    return result
-
-
-T = TypeVar("T")
-
-Size = Annotated[int, Field(ge=0, le=10**18)]
-"""A count of parameters, bytes or neurons."""
-Layer = Annotated[int, Field(ge=0, le=10**4)]
-"""The number of a layer, or of layers."""
-
-AS_WRITTEN = ConfigDict(extra="forbid")
-"""For a dataclass that is read from its own fields alone: ``__pydantic_config__``."""
-
-
-@functools.cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+        named = {str(key).replace("-", "_"): value for key, value in given.items()}
+        # A key given both ways is refused by build.
+        return cls.build({**named, **overrides} if len(named) == len(given) else given, where=where)
 
 
 def read_as(kind: type[T], value: Any) -> T:
@@ -139,22 +95,61 @@ def read_as(kind: type[T], value: Any) -> T:
         ValueError: A key is missing or unknown, or its value does not fit; the message is one line and names the key.
     """
     try:
-        found: T = _adapter(kind).validate_json(json.dumps(value), strict=True)  # type: ignore[arg-type]  # mypy doubts that a class is hashable
+        found: T = adapter(kind).validate_json(json.dumps(value), strict=True)  # type: ignore[arg-type]  # mypy doubts that a class is hashable
         return found
     except ValidationError as error:
-        first = error.errors()[0]
-    key = ".".join(map(str, first["loc"])) or "the record"
-    if first["type"] in ("missing", "missing_keyword_only_argument"):
-        raise ValueError(f"{key} is missing")
+        raise ValueError(_explained(error, kind, as_json=True)) from error
+
+
+@functools.cache
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    """Return what reads and writes a dataclass; made once a class."""
+    return TypeAdapter(kind)
+
+
+def _explained(error: ValidationError, kind: type[Any], *, as_json: bool = False) -> str:
+    """Return the first thing that is wrong in one line, values and types as JSON calls them where they come from there."""
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"]))
+    said, came, context = first["msg"], first["input"], first.get("ctx", {})
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        raise ValueError(f"unknown key {key!r}{did_you_mean(first['loc'][-1], _names(kind))}")
-    raise ValueError(f"{key}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {_short(first['input'])}")
+        *group, name = first["loc"]
+        name = str(name).replace("-", "_")
+        key, known = ".".join(map(str, [*group, name])), _keys_at(kind, group)
+        if name in known:
+            return f"key {key!r} is given twice, with a dash and with an underscore"
+        return unknown_key(key, known)
+    if first["type"] in ("missing", "missing_keyword_only_argument"):
+        return f"{key} is missing"
+    if first["type"] in ("value_error", "assertion_error"):
+        # The message of a validator of ours, which says what came.
+        return f"{key}: {context['error']}".removeprefix(": ")
+    if as_json:
+        text = json.dumps(came)
+        text = text if len(text) <= 60 else f"{text[:60]}..."
+        return f"{key or 'the record'}: {said[:1].lower()}{said[1:]}, got {text}"
+    near = did_you_mean(came, re.findall(r"'([^']*)'", context["expected"])) if first["type"] == "literal_error" else ""
+    return f"{key}: {said}, got {came!r}{near}" if key else said
 
 
-def _names(kind: type[Any]) -> list[str]:
-    return list(getattr(kind, "__dataclass_fields__", ()))
+def _keys_at(kind: type[Any], location: list[int | str]) -> tuple[str, ...]:
+    """Return the keys known at ``location`` inside nested settings or dataclasses."""
+    for part in location:
+        kind = next(iter(_groups_in(_fields(kind).get(str(part)))), kind)
+    return tuple(_fields(kind))
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+def _groups_in(annotation: Any) -> list[type[Any]]:
+    if _fields(annotation):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _groups_in(part)]
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    """Return the annotation of each field of a settings class or dataclass; none for anything else."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {name: field.annotation for name, field in kind.model_fields.items()}
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    return {}

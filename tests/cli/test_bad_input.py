@@ -24,6 +24,7 @@ def folder(tmp_path: Path, profile_file: Path, triplets_file: Path) -> Path:
     (tmp_path / "not.yaml").write_text("a: [1\nb: 2\n", encoding="utf-8")
     (tmp_path / "list.yaml").write_text("- 1\n", encoding="utf-8")
     (tmp_path / "typo.yaml").write_text("method: depth\ndepht: 4\n", encoding="utf-8")
+    (tmp_path / "renamed.yaml").write_text("method: drop\nwhat: 2M\n", encoding="utf-8")
     (tmp_path / "value.yaml").write_text("method: uniform\nlayers: four\n", encoding="utf-8")
     (tmp_path / "twice.yaml").write_text("depth: 4\ndepth: 5\n", encoding="utf-8")
     (tmp_path / "hollow").mkdir()
@@ -38,8 +39,8 @@ CASES = [
     ("plan bad.json", "bad.json:2"),
     ("plan other.json", "not a profile"),
     ("plan profile.json --method l3prun", "did you mean 'l3prune'?"),
-    ("plan profile.json --method l3prune --variant smal", "did you mean 'small'?"),
-    ("plan profile.json --method depth --variant small", "no parameter 'variant'"),
+    ("plan profile.json --method depth --variant small", "unknown key 'variant'"),
+    ("plan profile.json --config renamed.yaml", "renamed.yaml:2: unknown key 'what'; it is called 'drop' now"),
     ("plan profile.json --method depth --depth 0", "depth"),
     ("plan profile.json --method depth --depth 9", "9"),
     ("plan profile.json --method percent --percent 120%", "120%"),
@@ -92,6 +93,8 @@ def test_one_line_and_exit_1(cli: Cli, folder: Path, line: str, said: str) -> No
 @pytest.mark.parametrize(
     ("line", "said"),
     [
+        ("plan profile.json --method drop --what 2M", "no such option: --what; it is called --drop now"),
+        ("plan profile.json --method l3prune --variant smal", "'smal' is not one of 'small', 'large'"),
         ("plan profile.json --layers four", "'four' is not a valid integer"),
         ("plan profile.json --max-layers 0", "'--max-layers': 0 is not in the range 1<=x<=10000"),
         ("profile gpt2 --texts triplets.jsonl --groups 0", "'--groups': 0 is not in the range 1<=x<=1000000"),

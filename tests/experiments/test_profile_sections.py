@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 
 from prune2vec.errors import ConfigError
-from prune2vec.experiments.profile_sections import sections_for
 from prune2vec.experiments.recipe import Recipe
 from prune2vec.planning.budget import Budget
-from prune2vec.planning.make_plan import make_plan
-from prune2vec.planning.planner import planners
+from prune2vec.planning.planner import make_plan, planners
 from prune2vec.profiling.profile import Profile
 from tests.experiments.small import profile_of, recipe_values
 
@@ -27,16 +25,14 @@ def recipe(folder: Path, method: str, profile: Any = None, budget: Any = None, *
 @pytest.mark.parametrize(
     ("method", "given", "needed"),
     [
-        ("drop", {"what": "2M"}, ("redundancy",)),
-        ("drop", {"what": "last2M"}, ()),
-        ("drop", {"what": "last2M1A"}, ("redundancy",)),
-        ("drop", {"what": "last2Mlast1A", "order": "plain"}, ()),
+        ("drop", {"drop": "2M"}, ("redundancy",)),
+        ("drop", {"drop": "last2M"}, ()),
+        ("drop", {"drop": "last2M1A"}, ("redundancy",)),
+        ("drop", {"drop": "last2Mlast1A", "order": "plain"}, ()),
         ("drop", {"order": "plain", "budget": {"max_params": "5M"}}, ("redundancy-plain",)),
-        ("drop", {"what": "2M", "order": "iterative"}, ("redundancy-iterative",)),
+        ("drop", {"drop": "2M", "order": "iterative"}, ("redundancy-iterative",)),
         ("effir", {}, ("redundancy",)),
-        ("effir", {"budget": {"max_params": "5M"}}, ("redundancy", "cut-loss")),
         ("effir", {"budget": {}}, ("redundancy",)),
-        ("effir", {"budget": {"max_params": "5M"}, "depth": 6, "mlps": 2}, ("redundancy", "cut-loss")),
         ("effir", {"budget": {"max_params": "5M"}, **ALL_GIVEN}, ("redundancy",)),
         ("l3prune", {}, ()),
         ("full", {}, ()),
@@ -62,14 +58,17 @@ def test_what_is_missing_is_named_with_the_settings_that_measure_it(
 def test_all_leaves_plain_out_without_plain_text(tmp_path: Path) -> None:
     expected = r"set profile\.scorers: \[layer-loss, all, redundancy-plain\], and profile\.plain to a file or folder of running"
     with pytest.raises(ConfigError, match=expected):
-        recipe(tmp_path, "drop", {"scorers": ["all"]}, what="2M", order="plain")
+        recipe(tmp_path, "drop", {"scorers": ["all"]}, drop="2M", order="plain")
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"what": "M2"}, "variant 'cut': what: did you mean 2M"),
-        ({"what": "2M", "order": "oneshot"}, "variant 'cut': no order is called 'oneshot'; did you mean 'one-shot'"),
+        ({"drop": "M2"}, "variant 'cut': drop: drop: did you mean 2M"),
+        (
+            {"drop": "2M", "order": "oneshot"},
+            "variant 'cut': drop: order: no order is called 'oneshot'; did you mean 'one-shot'",
+        ),
     ],
 )
 def test_what_the_planner_could_not_read_is_refused(tmp_path: Path, given: dict[str, Any], message: str) -> None:
@@ -81,5 +80,5 @@ def test_what_the_planner_could_not_read_is_refused(tmp_path: Path, given: dict[
 def test_the_other_planners_of_ours_read_the_layer_loss_alone(method: str) -> None:
     needs: dict[str, dict[str, Any]] = {"depth": {"depth": 4}, "percent": {"percent": "50%"}}
     bare: Profile = profile_of()
-    assert sections_for(method, {"order": "of its own"}, Budget(max_layers=6)) == ()
+    assert planners.get(method)().needs() == ()
     assert make_plan(bare, method=method, budget=Budget(max_layers=6), **needs.get(method, {})).keep_layers

@@ -170,7 +170,7 @@ def test_what_other_stages_decide_is_not_written_into_the_section(tmp_path: Path
 def test_a_section_must_say_how_much_where_the_plan_cannot(tmp_path: Path, slim: dict[str, Any]) -> None:
     for variant in (
         depth("thin", 6),
-        {"name": "thin", "method": "drop", "parameters": {"what": "last2M"}},
+        {"name": "thin", "method": "drop", "parameters": {"drop": "last2M"}},
         {**FULL, "name": "thin"},
     ):
         with pytest.raises(ConfigError, match=r"variant 'thin': slim does not say how much to cut.*give slim\.width-cut"):

@@ -12,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
 from prune2vec.errors import MissingExtra
+from prune2vec.exporting.export import Exported, prepared, write_export
 from prune2vec.exporting.target import targets
 from prune2vec.models.cut import cut_model
 from prune2vec.models.families import find_family
@@ -33,6 +34,11 @@ def installed_targets() -> list[str]:
             targets.get(name)().prepare()
             found.append(name)
     return found
+
+
+def export_loaded(encoder: SentenceTransformer, *, target: str, output: Path, name: str = "encoder") -> Exported:
+    """Export an encoder in memory."""
+    return write_export(prepared(target, output), encoder, target=target, output=output, name=name)
 
 
 def tiny_encoder(
@@ -62,7 +68,8 @@ def tiny_encoder(
 def cut_encoder(encoder: SentenceTransformer, plan: PruningPlan | Kept) -> SentenceTransformer:
     """Cut the encoder's model in place and return the encoder."""
     transformer = encoder[0]
-    transformer.model = cut_model(transformer.auto_model, plan)
+    neurons = plan.neurons if isinstance(plan, PruningPlan) else {}
+    transformer.model = cut_model(transformer.auto_model, plan.kept if isinstance(plan, PruningPlan) else plan, neurons)
     assert transformer.auto_model is transformer.model
     return encoder
 

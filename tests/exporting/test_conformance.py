@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from prune2vec.errors import CheckpointError, ConfigError
-from prune2vec.exporting.export import export_encoder, export_loaded
+from prune2vec.exporting.export import export_encoder
 from prune2vec.exporting.target import targets
 from prune2vec.models.kept import Kept
 from prune2vec.pruning.encoder import load_encoder, save_encoder
-from tests.exporting.encoders import cut_encoder, installed_targets, plan_for, tiny_encoder
+from tests.exporting.encoders import cut_encoder, export_loaded, installed_targets, plan_for, tiny_encoder
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_the_uneven_folder_is_the_encoder_that_was_cut(folder: Path) -> None:
 
 def test_the_names_cost_no_torch() -> None:
     script = (
-        "import sys\nfrom prune2vec.exporting import targets\nassert targets.names()\n"
+        "import sys\nfrom prune2vec.exporting.target import targets\nassert targets.names()\n"
         "heavy = {'torch', 'transformers', 'sentence_transformers', 'numpy', 'onnx'} & set(sys.modules)\nassert not heavy, heavy\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

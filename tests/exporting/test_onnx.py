@@ -15,11 +15,11 @@ import torch
 
 from prune2vec.errors import CheckpointError, MissingExtra
 from prune2vec.exporting import onnx_graph
-from prune2vec.exporting.export import export_encoder, export_loaded
-from prune2vec.exporting.onnx_run import OnnxEncoder
+from prune2vec.exporting.export import export_encoder
+from prune2vec.exporting.onnx_graph import OnnxEncoder
 from prune2vec.exporting.targets import onnx as target
 from prune2vec.models.kept import Kept
-from tests.exporting.encoders import INSTRUCTION, TEXTS, cut_encoder, plan_for, tiny_encoder
+from tests.exporting.encoders import INSTRUCTION, TEXTS, cut_encoder, export_loaded, plan_for, tiny_encoder
 
 onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed")
 pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")

@@ -17,10 +17,10 @@ from transformers import AutoConfig, AutoTokenizer
 
 from prune2vec.errors import CheckpointError, markdown
 from prune2vec.exporting.configuration_decilm import DeciLMConfig
-from prune2vec.exporting.export import export_encoder, export_loaded
+from prune2vec.exporting.export import export_encoder
 from prune2vec.models.kept import Kept
 from tests.exporting.decilm_reference import encode
-from tests.exporting.encoders import INSTRUCTION, TEXTS, cut_encoder, plan_for, random_plan, tiny_encoder
+from tests.exporting.encoders import INSTRUCTION, TEXTS, cut_encoder, export_loaded, plan_for, random_plan, tiny_encoder
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},

@@ -176,7 +176,7 @@ RECORDS: Sequence[Target] = (
     Target("plan.json", damage_json, ("plan show plan.json",), plan_as_written),
     Target("plan.json", damage_json, ("prune model plan.json -o out",), plan_as_written),
     Target("profile.json", damage_json, ("plan profile.json -o new.json", "plan profile.json --method effir -o new.json",
-           "plan profile.json --method drop --what 1M -o new.json"), profile_as_written),
+           "plan profile.json --method drop --drop 1M -o new.json"), profile_as_written),
     Target("results.json", damage_json, ("compare results.json -o out",), results_as_written),
     Target("recipe.yaml", damage_yaml, ("run recipe.yaml -o out --dry-run",), anything),
     Target("plan.yaml", damage_yaml, ("plan profile.json --config plan.yaml",), anything),

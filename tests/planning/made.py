@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import Any
 
 from prune2vec.models.shape import ModelShape
@@ -41,8 +40,7 @@ def made_shape(layers: int, *, block: int = 1000, embedding: int = 5000) -> Mode
 def made_sections(loss: Sequence[float]) -> dict[str, dict[str, Any]]:
     """Return what the scorers of cuts inside blocks would measure on a model with this layer-loss curve.
 
-    Later MLPs matter less, with a wiggle, and earlier attentions do; dropping an MLP costs 0.1, and cutting the width half of
-    its share.
+    Later MLPs matter less, with a wiggle, and earlier attentions do.
     """
     layers = range(len(loss))
     wiggle = [0.003 * ((layer * 5) % 7) for layer in layers]
@@ -52,22 +50,10 @@ def made_sections(loss: Sequence[float]) -> dict[str, dict[str, Any]]:
     rows = {"attention": attention, "mlp": mlp, "block": block}
     plain = {kind: [1.0 - value for value in row] for kind, row in rows.items()}
     order = sorted(layers, key=lambda layer: (mlp[layer], -layer))
-    drops = sorted({0, 1, len(loss) // 2, max(1, len(loss) - 1)})
-    shares = (Fraction(0), Fraction(1, 10), Fraction(3, 10), Fraction(1, 2))
     return {
         "redundancy": {**rows, "tokens": 1000, "texts": "retrieval"},
         "redundancy-plain": {**plain, "tokens": 1000, "texts": "plain"},
         "redundancy-iterative": {kind: [*order[1:], order[0]] for kind in rows},
-        "cut-loss": {
-            "mlp_order": order,
-            "drops": drops,
-            "drop_loss": [
-                [value + 0.1 * sum(layer <= place for layer in order[:count]) for place, value in enumerate(loss)]
-                for count in drops
-            ],
-            "width_cuts": [str(share) for share in shares],
-            "width_loss": [[value + 0.5 * float(share) for value in loss] for share in shares],
-        },
     }
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fractions import Fraction
 
 import pytest
@@ -8,16 +9,19 @@ from hypothesis import strategies as st
 
 from prune2vec.errors import ConfigError, PlanError
 from prune2vec.models.kept import Kept
+from prune2vec.models.shape import ModelShape
 from prune2vec.planning.budget import Budget
-from prune2vec.planning.keep_last import first_and_last
-from prune2vec.planning.make_plan import make_plan
-from prune2vec.planning.planner import LayersOf, planners, prefix
-from prune2vec.planning.uniform import spread
+from prune2vec.planning.depth_rules import Layout, first_and_last, prefix, spread
+from prune2vec.planning.planner import make_plan, planners
 from tests.planning.made import made_profile, made_shape
 
-LAYOUTS: dict[str, LayersOf] = {"uniform": spread, "keep-last": first_and_last}
+LAYOUTS: dict[str, Layout] = {"uniform": spread, "keep-last": first_and_last}
 WHOLE_LAYERS = [method for method in planners.names() if method not in ("drop", "effir")]
-ASKED = {"percent": {"percent": 0.25}, "l3prune": {"variant": "large"}}
+ASKED: dict[str, dict[str, object]] = {"percent": {"percent": 0.25}, "l3prune": {"variant": "large"}}
+
+
+def allows(budget: Budget, shape: ModelShape, keep: Iterable[int] | Kept) -> bool:
+    return not budget.exceeded(shape, keep)
 
 
 @pytest.mark.parametrize(
@@ -55,11 +59,11 @@ def test_each_limit_is_met_exactly_at_its_value() -> None:
     params, memory = shape.params(keep), shape.memory_bytes(keep)
     assert params == 5000 + 32 + 1000 + 1001
     assert memory == params * 2 + 8 * 16384 * 32 * 2
-    assert Budget(max_params=params).allows(shape, keep) and not Budget(max_params=params - 1).allows(shape, keep)
-    assert Budget(max_memory=memory).allows(shape, keep) and not Budget(max_memory=memory - 1).allows(shape, keep)
-    assert Budget(max_layers=2).allows(shape, keep) and not Budget(max_layers=1).allows(shape, keep)
+    assert allows(Budget(max_params=params), shape, keep) and not allows(Budget(max_params=params - 1), shape, keep)
+    assert allows(Budget(max_memory=memory), shape, keep) and not allows(Budget(max_memory=memory - 1), shape, keep)
+    assert allows(Budget(max_layers=2), shape, keep) and not allows(Budget(max_layers=1), shape, keep)
     speedup = shape.flops_per_token(range(4)) / shape.flops_per_token(keep)
-    assert Budget(min_speedup=speedup).allows(shape, keep) and not Budget(min_speedup=speedup + 1e-6).allows(shape, keep)
+    assert allows(Budget(min_speedup=speedup), shape, keep) and not allows(Budget(min_speedup=speedup + 1e-6), shape, keep)
 
 
 def test_cuts_inside_blocks_are_counted_as_they_are() -> None:
@@ -67,12 +71,12 @@ def test_cuts_inside_blocks_are_counted_as_they_are() -> None:
     kept = Kept.of(range(4), drop_attention=(0,), drop_mlp=(3,), width_cut=Fraction(1, 4))
     params = 5000 + 32 + 4000 + 6 - 333 - (1003 - 333) - 45 * 10
     assert shape.params(kept) == params
-    assert Budget(max_params=params).allows(shape, kept) and not Budget(max_params=params - 1).allows(shape, kept)
+    assert allows(Budget(max_params=params), shape, kept) and not allows(Budget(max_params=params - 1), shape, kept)
     speedup = shape.flops_per_token(range(4)) / shape.flops_per_token(kept)
-    assert Budget(min_speedup=speedup).allows(shape, kept) and not Budget(min_speedup=speedup + 1e-6).allows(shape, kept)
+    assert allows(Budget(min_speedup=speedup), shape, kept) and not allows(Budget(min_speedup=speedup + 1e-6), shape, kept)
     # A block that lost one of its sub-layers is still a layer; one that lost both is not.
-    assert not Budget(max_layers=3).allows(shape, kept)
-    assert Budget(max_layers=3).allows(shape, Kept.of(range(4), drop_attention=(3,), drop_mlp=(3,)))
+    assert not allows(Budget(max_layers=3), shape, kept)
+    assert allows(Budget(max_layers=3), shape, Kept.of(range(4), drop_attention=(3,), drop_mlp=(3,)))
 
 
 def test_every_limit_that_is_not_met_is_named_with_what_it_would_need() -> None:
@@ -130,11 +134,11 @@ def test_the_pick_is_admitted_and_the_best_admitted_where_the_free_pick_is_not(
     asked = ASKED.get(method, {"depth" if method == "depth" else "layers": count})
     free = make_plan(profile, method=method, **asked).keep_layers
     plan = make_plan(profile, method=method, budget=budget, **asked)
-    assert budget.allows(profile.shape, plan.keep_layers)
-    if budget.allows(profile.shape, free):
+    assert allows(budget, profile.shape, plan.keep_layers)
+    if allows(budget, profile.shape, free):
         assert plan.keep_layers == free
         return
-    admitted = [n for n in range(1, total + 1) if budget.allows(profile.shape, layout(n, total))]
+    admitted = [n for n in range(1, total + 1) if allows(budget, profile.shape, layout(n, total))]
     best = min(admitted, key=lambda n: loss[n - 1])
     assert plan.keep_layers == layout(best, total)
     assert "over the budget" in plan.notes[0] and f"kept {best}" in plan.notes[0]

@@ -2,17 +2,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prune2vec.errors import PlanError
+from prune2vec.errors import ConfigError, PlanError
 from prune2vec.models.kept import Kept
 from prune2vec.planning.budget import Budget
-from prune2vec.planning.make_plan import make_plan
+from prune2vec.planning.drop import DropPart, parse_drop
 from prune2vec.planning.plan import PruningPlan
+from prune2vec.planning.planner import make_plan
 from prune2vec.profiling.profile import Profile
 from tests.planning.made import curve_with_minima, made_profile
 
@@ -37,7 +39,7 @@ def ordered(layers: int, mlp: Sequence[int] = (), attention: Sequence[int] = (),
 
 
 def dropped(profile: Profile, what: str | None, **rest: Any) -> PruningPlan:
-    return make_plan(profile, method="drop", what=what, **rest)
+    return make_plan(profile, method="drop", drop=what, **rest)
 
 
 @pytest.mark.parametrize("count", range(1, 9))
@@ -108,7 +110,7 @@ def test_over_the_budget_it_says_what_it_would_need() -> None:
     profile = ordered(8)
     params = dropped(profile, "2M").shape.params(Kept.of(range(8), drop_mlp=(6, 7)))
     with pytest.raises(
-        PlanError, match=rf"^drop \(what 2M, .*over the budget: {params:,} parameters against at most 9,000; cut more"
+        PlanError, match=rf"^drop \(drop 2M, .*over the budget: {params:,} parameters against at most 9,000; cut more"
     ):
         dropped(profile, "2M", budget=Budget(max_params=9000))
     assert dropped(profile, "2M", budget=Budget(max_params=params)).drop_mlp == (6, 7)
@@ -118,14 +120,14 @@ def test_without_a_word_as_few_mlps_go_as_the_budget_needs() -> None:
     profile = ordered(8, mlp=(3, 5, 1, 6))
     two = profile.shape.params(Kept.of(range(8), drop_mlp=(3, 5)))
     plan = dropped(profile, None, budget=Budget(max_params=two))
-    assert plan.drop_mlp == (3, 5) and plan.parameters["what"] == "2M"
+    assert plan.drop_mlp == (3, 5) and plan.parameters["drop"] == "2M"
     assert dropped(profile, None, budget=Budget(max_params=two - 1)).drop_mlp == (1, 3, 5)
-    assert dropped(profile, None, depth=3, budget=Budget(max_layers=3)).parameters["what"] == "0M"
+    assert dropped(profile, None, depth=3, budget=Budget(max_layers=3)).parameters["drop"] == "0M"
 
 
 def test_without_a_word_or_a_budget_that_binds_or_can_be_met_it_is_refused() -> None:
     for budget in (None, Budget(max_layers=9)):
-        with pytest.raises(PlanError, match=r"^give --what, such as 8M"):
+        with pytest.raises(PlanError, match=r"^give --drop, such as 8M"):
             dropped(ordered(8), None, budget=budget)
     with pytest.raises(PlanError, match=r"^the budget admits no cut of MLPs alone: without 7 of 8"):
         dropped(ordered(8), None, budget=Budget(max_layers=4))
@@ -165,5 +167,85 @@ def test_the_dropped_are_never_more_important_than_the_kept(values: list[float],
     assert max(values[layer] for layer in plan.drop_mlp) <= min(kept)
     smaller = dropped(profile, f"{count - 1}M", depth=depth)
     assert set(smaller.drop_mlp) < set(plan.drop_mlp)
-    again = dropped(profile, **plan.parameters)
+    again = make_plan(profile, method="drop", **plan.parameters)
     assert again == plan
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("8M", [("M", 8, False)]),
+        ("16a", [("A", 16, False)]),
+        ("last16B", [("B", 16, True)]),
+        ("LAST 50 %b", [("B", Fraction(1, 2), True)]),
+        ("8J", [("J", 8, False)]),
+        ("16M8A", [("M", 16, False), ("A", 8, False)]),
+        ("8A+16M", [("M", 16, False), ("A", 8, False)]),
+        ("12.5%M, 4B", [("B", 4, False), ("M", Fraction(1, 8), False)]),
+        ("0M", [("M", 0, False)]),
+        ("100%A", [("A", Fraction(1), False)]),
+    ],
+)
+def test_the_words_of_the_papers_tables(text: str, parts: list[tuple[str, int | Fraction, bool]]) -> None:
+    assert parse_drop(text) == tuple(DropPart(kind=kind, amount=amount, last=last) for kind, amount, last in parts)
+
+
+amounts = st.one_of(st.integers(0, 99), st.integers(0, 1000).map(lambda tenths: Fraction(tenths, 1000)))
+part = st.builds(lambda kind, amount, last: DropPart(kind=kind, amount=amount, last=last), st.just("M"), amounts, st.booleans())
+
+
+@given(part, amounts)
+def test_what_is_written_is_read_back(mlps: DropPart, attentions: int | Fraction) -> None:
+    parts = (mlps, DropPart(kind="A", amount=attentions))
+    assert parse_drop("".join(map(str, parts))) == parts
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected a count or share"),
+        ("8", "expected a count or share"),
+        ("8X", "expected a count or share"),
+        ("8M last", "expected a count or share"),
+        ("-8M", "expected a count or share"),
+        ("M8", "did you mean 8M?"),
+        ("0.5M", "did you mean 50%M?"),
+        ("8M4M", "MLPs are named twice"),
+        ("8Blast4B", "blocks are named twice"),
+        ("8J8A", "J already ranks"),
+        ("last8J", "last8J has no meaning"),
+        ("120%M", "120%M is more than all of them"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(text: str, message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        parse_drop(text)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@given(st.integers(0, 100), st.integers(1, 200))
+def test_shares_are_rounded_down_exactly(percent: int, total: int) -> None:
+    (part,) = parse_drop(f"{percent}%A")
+    assert part.count_of(total) == total * percent // 100
+
+
+def test_more_than_there_is_names_the_most() -> None:
+    with pytest.raises(PlanError, match=r"^9M: there are 8 MLPs; drop at most 7M$"):
+        DropPart(kind="M", amount=9).count_of(8, leave=1)
+    with pytest.raises(PlanError, match=r"^100%B: there are 8 blocks, of which 1 must stay; drop at most 7B$"):
+        DropPart(kind="B", amount=Fraction(1)).count_of(8, leave=1)
+    with pytest.raises(PlanError, match=r"^2A: there is 1 attention; drop at most 1A$"):
+        DropPart(kind="A", amount=2).count_of(1)
+    assert DropPart(kind="A", amount=8).count_of(8) == 8
+
+
+@pytest.mark.parametrize(("kind", "one"), [("M", "MLP"), ("B", "block")])
+def test_of_one_none_can_go(kind: str, one: str) -> None:
+    with pytest.raises(PlanError, match=rf"^2{kind}: the only {one} must stay; leave 2{kind} out, or keep more layers$"):
+        DropPart(kind=kind, amount=2).count_of(1, leave=1)
+    assert DropPart(kind=kind, amount=0).count_of(1, leave=1) == 0
+
+
+def test_the_former_name_of_the_parameter_is_refused_with_the_new_one() -> None:
+    with pytest.raises(ConfigError, match=r"^planner 'drop': unknown key 'what'; it is called 'drop' now$"):
+        make_plan(ordered(8), method="drop", what="2M")

@@ -8,20 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prune2vec.errors import PlanError, ProfileError
+from prune2vec.errors import ConfigError, PlanError, ProfileError
 from prune2vec.models.kept import Kept
 from prune2vec.planning.budget import Budget
-from prune2vec.planning.cut_loss_table import CutLoss
-from prune2vec.planning.cut_search import WIDTHS
-from prune2vec.planning.make_plan import make_plan
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.planning.plan_view import render_plan
+from prune2vec.planning.planner import make_plan
+from prune2vec.profiling.importance import Redundancy
 from prune2vec.profiling.profile import Profile
-from tests.planning.made import curve_with_minima, made_profile, made_sections
+from tests.planning.made import curve_with_minima, made_profile
 
 CURVE = curve_with_minima(8, 2, 6)
 PROFILE = made_profile(CURVE)
-ORDER = PROFILE.sections["cut-loss"]["mlp_order"]
+ORDER = Redundancy.from_json(PROFILE.sections["redundancy"]).order("mlp")
 MISTRAL_BILLIONS = (7.111, 4.292, 3.446)
 
 
@@ -88,24 +87,29 @@ def budgets() -> st.SearchStrategy[Budget]:
 
 
 @settings(max_examples=40)
-@given(curve=st.lists(st.floats(0.5, 5), min_size=8, max_size=8), budget=budgets())
-def test_the_search_finds_the_least_predicted_loss_that_the_budget_admits(curve: list[float], budget: Budget) -> None:
-    profile = made_profile(curve)
-    guide = CutLoss.of(profile)
-    order = profile.sections["cut-loss"]["mlp_order"]
-    found = []
-    for depth in range(1, 9):
-        for mlps in range(depth):
-            for width in WIDTHS:
-                gone = [layer for layer in order if layer < depth][:mlps]
-                kept = Kept.of(range(depth), drop_mlp=gone, width_cut=width)
-                loss = guide.predicted(depth, mlps, width)
-                if loss is not None and budget.allows(profile.shape, kept):
-                    found.append((loss, profile.shape.params(kept), kept))
-    plan = effir(profile, budget=budget)
-    least = min(pair[:2] for pair in found)
-    assert plan.kept in [kept for *pair, kept in found if tuple(pair) == least]
-    assert f"predicted zero-shot loss {least[0]:.4f} against {guide.whole:.4f}" in notes(plan)
+@given(budget=budgets())
+def test_a_budget_is_met_by_the_width_first_and_then_by_the_depth(budget: Budget) -> None:
+    cuts = [
+        Kept.of(range(depth), drop_mlp=[layer for layer in ORDER if layer < depth][: depth // 2], width_cut=Fraction(cut, 100))
+        for depth in range(8, 0, -1)
+        for cut in range(30, 51)
+    ]
+    fitting = [kept for kept in cuts if not budget.exceeded(PROFILE.shape, kept)]
+    if not fitting:
+        with pytest.raises(PlanError, match=r"^the budget admits no cut of these"):
+            effir(budget=budget)
+        return
+    plan = effir(budget=budget)
+    assert plan.kept == fitting[0]
+    assert ("the paper's shape is over the budget" in notes(plan)) == (plan.kept != cuts[0])
+
+
+def test_the_plan_says_what_the_budget_took() -> None:
+    plan = effir(budget=Budget(max_params=8000))
+    assert plan.parameters == {"depth": 5, "mlps": 2, "width": "40%", "order": "one-shot", "max_params": 8000}
+    assert plan.notes[0] == (
+        "the paper's shape is over the budget: 40% of the neurons are cut (30% without a budget), and 5 of 8 layers stay"
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,60 +125,44 @@ def test_what_is_given_is_not_searched(given: dict[str, Any]) -> None:
     assert plan.width_cut == {"40%": Fraction(2, 5), 0.1: Fraction(1, 10), None: plan.width_cut}[given.get("width")]
 
 
-def test_of_equal_losses_the_smaller_one_is_taken() -> None:
-    sections = made_sections([1.0] * 4)
-    flat = {name: [[1.0] * 4 for _ in sections["cut-loss"][name]] for name in ("drop_loss", "width_loss")}
-    profile = made_profile([1.0] * 4, sections={**sections, "cut-loss": {**sections["cut-loss"], **flat}})
-    plan = effir(profile, budget=Budget(max_layers=3))
-    assert (plan.keep_layers, plan.drop_mlp, plan.width_cut) == ((0,), (), Fraction(1, 2))
-
-
-def test_everything_given_is_held_against_the_budget_and_needs_no_guide() -> None:
+def test_everything_given_is_held_against_the_budget() -> None:
     bare = made_profile(CURVE, sections={"redundancy": PROFILE.sections["redundancy"]})
     asked = {"depth": "all", "mlps": 4, "width": "30%"}
     plan = effir(bare, budget=Budget(max_params=12000), **asked)
     assert plan.kept == effir(**asked).kept
-    assert "not predicted: the profile has no cut-loss" in notes(plan)
     with pytest.raises(
         PlanError, match=r"^effir \(depth all, mlps 4, width 30%, .* over the budget: [\d,]+ parameters against"
     ):
         effir(bare, budget=Budget(max_params=9000), **asked)
 
 
-def test_a_search_without_the_guide_says_how_to_measure_it() -> None:
-    bare = made_profile(CURVE, sections={"redundancy": PROFILE.sections["redundancy"]})
-    with pytest.raises(ProfileError, match=r"no cut-loss .* measure it with prune2vec profile --scorers redundancy,cut-loss$"):
-        effir(bare, budget=Budget(max_params=12000))
+def test_an_order_that_was_not_measured_says_how_to_measure_it() -> None:
     plain = made_profile(CURVE, sections={})
-    with pytest.raises(ProfileError, match=r"no redundancy and no cut-loss .* --scorers redundancy,cut-loss$"):
-        effir(plain, budget=Budget(max_params=12000))
-    with pytest.raises(
-        ProfileError, match=r"no redundancy-iterative and no cut-loss .* --scorers redundancy-iterative,cut-loss$"
-    ):
-        effir(plain, budget=Budget(max_params=12000), order="iterative")
+    for budget in (None, Budget(max_params=12000)):
+        with pytest.raises(ProfileError, match=r"no redundancy .* measure it with prune2vec profile --scorers redundancy$"):
+            effir(plain, budget=budget)
+        with pytest.raises(ProfileError, match=r"no redundancy-iterative .* --scorers redundancy-iterative$"):
+            effir(plain, budget=budget, order="iterative")
 
 
 def test_the_plan_says_what_to_expect() -> None:
     plan = effir()
-    guide = CutLoss.of(PROFILE)
     params, whole = plan.shape.params(plan.kept), plan.shape.params(range(8))
     assert f"{params:,} of {whole:,} parameters" in notes(plan) and "x the speed by FLOPs" in notes(plan)
-    assert f"predicted zero-shot loss {guide.predicted(8, 4, Fraction(3, 10)):.4f} against {CURVE[-1]:.4f}" in notes(plan)
-    assert "it overstates what is lost after training" in notes(plan)
     assert "drops the MLP of layer 7, the last one" in notes(plan)
     assert "still to be cut with prune2vec slim" in render_plan(plan)
 
 
-def test_a_prediction_from_another_order_is_called_rough() -> None:
-    assert "in another order: the prediction is rough" in notes(effir(order="plain"))
-    assert "another order" not in notes(effir())
+def test_the_order_decides_which_mlps_go() -> None:
     assert effir(order="plain").drop_mlp != effir().drop_mlp
 
 
-def test_a_cut_beyond_what_was_measured_is_not_predicted_or_chosen() -> None:
-    assert "cut-loss was not measured that far" in notes(effir(width="60%"))
-    with pytest.raises(PlanError, match=r"^nothing to choose from: cut-loss was measured for up to 7 MLPs dropped and 50% of"):
-        effir(width="60%", budget=Budget(max_params=12000))
+def test_an_order_that_names_too_few_mlps_at_a_depth_passes_it_over() -> None:
+    sections = {"redundancy-iterative": {"attention": [], "mlp": [7, 6, 5, 1], "block": []}}
+    profile = made_profile(CURVE, sections=sections)
+    # Of the first seven layers, three of the four that are named; of six, two; of five and four, one.
+    plan = effir(profile, order="iterative", budget=Budget(max_layers=6))
+    assert len(plan.keep_layers) == 3 and plan.drop_mlp == (1,)
 
 
 def test_a_budget_that_nothing_meets_names_the_smallest_cut() -> None:
@@ -183,7 +171,7 @@ def test_a_budget_that_nothing_meets_names_the_smallest_cut() -> None:
         PlanError, match=rf"^the budget admits no cut of these: the smallest has {least:,} parameters in 1 layer "
     ):
         effir(budget=Budget(max_params=least - 1))
-    assert effir(budget=Budget(max_params=least)).keep_layers == (0,)
+    assert effir(budget=Budget(max_params=least)).kept == Kept.of([0], width_cut=Fraction(1, 2))
 
 
 @pytest.mark.parametrize(
@@ -201,7 +189,7 @@ def test_a_budget_that_nothing_meets_names_the_smallest_cut() -> None:
 )
 @pytest.mark.parametrize("budget", [None, Budget(max_params=12000)])
 def test_what_cannot_be_is_refused_in_one_line(given: dict[str, Any], budget: Budget | None) -> None:
-    with pytest.raises(PlanError, match=r"^(mlps|width|depth)[^\n]+$"):
+    with pytest.raises((ConfigError, PlanError), match=r"^(planner 'effir': )?(mlps|width|depth)[^\n]+$"):
         effir(budget=budget, **given)
 
 
@@ -211,10 +199,11 @@ def test_the_only_layer_keeps_its_mlp() -> None:
     assert effir(depth=1, mlps=0).drop_mlp == ()
 
 
-def test_a_model_without_known_neurons_keeps_its_width() -> None:
+def test_a_model_without_known_neurons_keeps_its_width_when_told_to() -> None:
     shape = replace(PROFILE.shape, mlp_width=(), neuron_params=(), neuron_matmul_params=())
     blind = replace(PROFILE, shape=shape)
-    plan = effir(blind, budget=Budget(max_params=9000))
+    plan = effir(blind, budget=Budget(max_params=9000), width=0)
     assert plan.width_cut == 0 and shape.params(plan.kept) <= 9000
-    with pytest.raises(PlanError, match="neurons of its MLPs are not known"):
-        effir(blind)
+    for budget in (None, Budget(max_params=9000)):
+        with pytest.raises(PlanError, match=r"neurons of its MLPs are not known, so its width cannot be cut; give --width 0%$"):
+            effir(blind, budget=budget)

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from prune2vec.errors import PlanError, ProfileError
+from prune2vec.errors import ConfigError, PlanError, ProfileError
 from prune2vec.planning.importance_order import least_important, ranked, ranked_jointly
+from prune2vec.planning.planner import make_plan
 from prune2vec.profiling.profile import Profile
 from tests.planning.made import made_profile
 
@@ -37,8 +38,8 @@ def test_each_order_has_its_section() -> None:
         ProfileError, match=r"no redundancy-plain .* --scorers redundancy,redundancy-iterative,redundancy-plain$"
     ):
         ranked(profile(), "plain", "mlp", 4)
-    with pytest.raises(PlanError, match=r"^no order is called 'one_shot'; did you mean 'one-shot'\?$"):
-        ranked(profile(), "one_shot", "mlp", 4)
+    with pytest.raises(ConfigError, match=r"^planner 'drop': order: no order is called 'one_shot'; did you mean 'one-shot'\?$"):
+        make_plan(profile(), method="drop", drop="1M", order="one_shot")
 
 
 def test_a_joint_rank_compares_attentions_with_mlps() -> None:

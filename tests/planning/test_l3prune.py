@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from prune2vec.errors import ConfigError, PlanError
 from prune2vec.planning.budget import Budget
-from prune2vec.planning.l3prune import near_ties
-from prune2vec.planning.make_plan import make_plan
+from prune2vec.planning.l3prune import depth_of, near_ties
+from prune2vec.planning.planner import make_plan
 from tests.planning.made import curve_with_minima, made_profile
 
 # (layers, small, large) as published for LLaMA-3-8B, Mistral-7B, Qwen2-7B and Phi-3-mini (instruct models).
@@ -63,9 +63,9 @@ def test_a_model_of_one_layer_has_only_a_large_pick() -> None:
 
 
 def test_a_variant_with_a_typo_is_named() -> None:
-    with pytest.raises(PlanError, match=r"no variant 'smal'; did you mean 'small'\?"):
+    with pytest.raises(ConfigError, match=r"^planner 'l3prune': variant: .* got 'smal'; did you mean 'small'\?"):
         depth([1.0, 2.0], "smal")
-    with pytest.raises(ConfigError, match=r"no parameter 'varient'; did you mean 'variant'\?"):
+    with pytest.raises(ConfigError, match=r"^planner 'l3prune': unknown key 'varient'; did you mean 'variant'\?"):
         make_plan(made_profile([1.0, 2.0]), varient="small")
 
 
@@ -121,3 +121,32 @@ def test_a_budget_that_admits_the_pick_changes_nothing_but_the_record() -> None:
     free, bound = make_plan(profile), make_plan(profile, budget=Budget(max_layers=6))
     assert (bound.keep_layers, bound.notes) == (free.keep_layers, free.notes)
     assert bound.parameters == {"variant": "large", "max_layers": 6}
+
+
+PROFILE = made_profile(curve_with_minima(8, 2, 6))
+
+
+@pytest.mark.parametrize(("given", "layers"), [("all", 8), ("ALL", 8), (3, 3), ("3", 3), (8, 8), ("small", 2), ("Large", 6)])
+def test_a_depth_is_a_number_or_a_word(given: int | str, layers: int) -> None:
+    assert make_plan(PROFILE, method="drop", drop="last0M", depth=given).keep_layers == tuple(range(layers))
+
+
+@pytest.mark.parametrize("variant", ["small", "large"])
+def test_the_words_mean_what_l3prune_picks_and_bring_its_notes(variant: str) -> None:
+    profile = made_profile([4, 3, 2, 1, 1, 3, 4, 5])
+    plan = make_plan(profile, variant=variant)
+    assert plan.notes
+    assert depth_of(profile, variant) == (len(plan.keep_layers), plan.notes)
+
+
+@pytest.mark.parametrize("given", [0, 9, "-1", "smal", "2.5", 2.5, True, "", "9" * 5000])
+def test_what_is_no_depth_is_refused_in_one_line(given: int | str) -> None:
+    with pytest.raises((ConfigError, PlanError), match=r"^(planner 'drop': )?depth[^\n]+$"):
+        make_plan(PROFILE, method="drop", drop="last0M", depth=given)
+
+
+def test_a_word_that_was_meant_is_named() -> None:
+    with pytest.raises(
+        ConfigError, match=r"depth: expected all, small, large or a number of layers, got 'smal'; did you mean 'small'\?$"
+    ):
+        make_plan(PROFILE, method="effir", depth="smal")

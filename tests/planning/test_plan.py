@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prune2vec.errors import DataError, PlanError
+from prune2vec.errors import PlanError
 from prune2vec.models.shape import _NEURONS, _PARTS
 from prune2vec.models.text_settings import TextSettings
 from prune2vec.planning.plan import PruningPlan, _packed, _unpacked
@@ -180,30 +180,40 @@ def test_layers_that_no_model_could_keep_are_refused(keep: tuple[int, ...], mess
         ({"keep_layers": ["a"]}, PlanError, "broken plan"),
         ({"notes": None}, PlanError, "broken plan"),
         ({"drop_mlp": None}, PlanError, "broken plan"),
-        ({"width_cut": "abc"}, PlanError, "broken plan (Invalid literal for Fraction: 'abc')"),
+        ({"width_cut": "abc"}, PlanError, "broken plan (width_cut: Invalid literal for Fraction: 'abc')"),
         ({"width_cut": None}, PlanError, "broken plan"),
         ({"width_cut": "1/0"}, PlanError, "broken plan"),
         ({"width_cut": "inf"}, PlanError, "broken plan"),
         ({"width_cut": "3/2"}, PlanError, "the plan cuts a share of 3/2"),
         ({"neurons": {"0": "no base64!"}}, PlanError, "broken plan"),
-        ({"neurons": {"0": "abc"}}, PlanError, "broken plan (Incorrect padding)"),
+        ({"neurons": {"0": "abc"}}, PlanError, "broken plan (neurons.0: Incorrect padding)"),
         ({"neurons": {"0": 7}}, PlanError, "broken plan"),
         ({"neurons": {"a": "AQ=="}}, PlanError, "broken plan"),
         ({"neurons": {"0": ""}}, PlanError, "the plan keeps impossible neurons in layer 0"),
         ({"neurons": {"1": "AQ=="}}, PlanError, "the plan keeps neurons in layer 1, whose MLP it does not keep"),
         ({"neurons": [1]}, PlanError, "broken plan"),
-        ({"shape": None}, DataError, "broken model shape"),
+        ({"shape": None}, PlanError, "broken plan (shape: input should be "),
+        (
+            {"shape": {**made_shape(4).to_json(), "block_params": [1]}},
+            PlanError,
+            "shape: broken model shape (4 layers but 1 block sizes)",
+        ),
         ({"keep_layers": [0, 1.9]}, PlanError, "broken plan (keep_layers.1: input should be a valid integer, got 1.9)"),
         ({"keep_layers": [0, True]}, PlanError, "broken plan (keep_layers.1: input should be a valid integer, got true)"),
         ({"keep_layers": ["0", "1"]}, PlanError, "broken plan (keep_layers.0: input should be a valid integer"),
         ({"keep_layers": 1}, PlanError, "broken plan (keep_layers: input should be a valid array"),
         ({"keep_layers": [2**70]}, PlanError, f"the plan keeps layer {2**70}"),
+        (
+            {"text": {**TextSettings().to_json(), "poolign": 1}},
+            PlanError,
+            "broken plan (unknown key 'text.poolign'; did you mean 'pooling'?)",
+        ),
         ({"drop_mlps": [1]}, PlanError, "broken plan (unknown key 'drop_mlps'; did you mean 'drop_mlp'?)"),
-        ({"num_layers": 7}, PlanError, "broken plan (num_layers is 7, but shape.num_layers 4)"),
+        ({"num_layers": 7}, PlanError, "broken plan (num_layers is 7, but the other entries make it 4)"),
         ({"width_cut": True}, PlanError, "broken plan (width_cut"),
-        ({"width_cut": "1e-99999999"}, PlanError, "broken plan (expected a short number, got '1e-99999999'"),
-        ({"width_cut": "1e-9_9_9_9_9"}, PlanError, "broken plan (expected a short number"),
-        ({"width_cut": "1/0"}, PlanError, "broken plan ('1/0' divides by zero)"),
+        ({"width_cut": "1e-99999999"}, PlanError, "broken plan (width_cut: expected a short number, got '1e-99999999'"),
+        ({"width_cut": "1e-9_9_9_9_9"}, PlanError, "broken plan (width_cut: expected a short number"),
+        ({"width_cut": "1/0"}, PlanError, "broken plan (width_cut: '1/0' divides by zero)"),
         ({"method": ["depth"]}, PlanError, "broken plan (method: input should be a valid string"),
         ({"parameters": [1]}, PlanError, "broken plan (parameters: "),
         ({"model": {"name": 3}}, PlanError, "broken plan (model.name: input should be a valid string, got 3)"),
@@ -232,3 +242,9 @@ def test_a_missing_entry_is_named(name: str, tmp_path: Path) -> None:
     path.write_text(json.dumps(value))
     with pytest.raises(PlanError, match=rf"^{path}: broken plan \({name} is missing\); make it again with prune2vec plan$"):
         PruningPlan.load(path)
+
+
+def test_prompts_keep_their_names(tmp_path: Path) -> None:
+    plan = made_plan(text=TextSettings(prompts={"s2p-query": "find: "}, instruction="saved"))
+    plan.save(tmp_path / "plan.json")
+    assert PruningPlan.load(tmp_path / "plan.json").text.prompts == {"s2p-query": "find: "}

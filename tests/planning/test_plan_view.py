@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from prune2vec.models.shape import _NEURONS, _PARTS
-from prune2vec.planning.make_plan import make_plan
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.planning.plan_view import layer_ranges, plan_figures, render_plan
+from prune2vec.planning.planner import make_plan
 from tests.planning.made import curve_with_minima, made_profile, made_shape
 
 

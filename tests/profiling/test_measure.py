@@ -10,7 +10,7 @@ import torch
 from prune2vec.data.triplet import Triplet
 from prune2vec.errors import ConfigError, DataError, ProfileError, Prune2vecError, UnsupportedModel
 from prune2vec.models.block_files import BlockFiles
-from prune2vec.planning.make_plan import make_plan
+from prune2vec.planning.planner import make_plan
 from prune2vec.profiling.measure import profile_model
 from prune2vec.profiling.profile import Profile
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer

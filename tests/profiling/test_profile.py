@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prune2vec.errors import DataError, ProfileError
-from prune2vec.planning.make_plan import make_plan
+from prune2vec.planning.planner import make_plan
 from prune2vec.profiling.profile import LayerLoss, Profile
 from prune2vec.settings import read_as
 from tests.planning.made import made_profile
@@ -120,6 +120,11 @@ def test_sections_survive_the_file(tmp_path: Path) -> None:
     )
     with pytest.raises(ProfileError, match=missing):
         loaded.section("redundancy-plain")
+
+
+def test_what_a_scorer_of_earlier_releases_measured_is_ignored(tmp_path: Path) -> None:
+    sections = {"redundancy": {"mlp": [0.1]}, "cut-loss": {"drops": [0]}}
+    assert set(Profile.load(written(tmp_path, sections=sections)).sections) == {"redundancy"}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prune2vec.pruning.card import model_card
+from prune2vec.pruning.card import describe_cut, model_card
 from prune2vec.pruning.parity import Parity
 from prune2vec.pruning.portable import EncoderParts
 
@@ -80,3 +80,28 @@ def test_a_name_with_line_breaks_tags_and_escapes_reads_as_it_is() -> None:
     assert f" cut from {shown} with prune2vec." in card
     assert f"\n- data: {shown}\n" in card
     assert _head(card) == FIXED
+
+
+def test_whole_blocks_in_words() -> None:
+    assert describe_cut({"keep_layers": [0, 1], "num_layers": 5}) == ["2 of 5 layers"]
+
+
+def test_every_kind_of_cut_has_its_line() -> None:
+    record = {
+        "keep_layers": [0, 1, 3, 4],
+        "num_layers": 5,
+        "drop_attention": [3],
+        "drop_mlp": [0, 1],
+        "widths": {"3": 20, "4": 24},
+    }
+    assert describe_cut(record) == [
+        "4 of 5 layers",
+        "without the attention of layer 3",
+        "without the MLP of layers 0, 1",
+        "20 to 24 neurons in the MLP of layers 3, 4",
+    ]
+
+
+def test_one_width_in_words() -> None:
+    record = {"keep_layers": [0], "num_layers": 1, "widths": {"0": 7}}
+    assert describe_cut(record)[1] == "7 neurons in the MLP of layer 0"

@@ -1,11 +1,16 @@
+import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import RepositoryNotFoundError
 
 from prune2vec.errors import CheckpointError
-from prune2vec.pruning.encoder import load_encoder, read_record, save_encoder
+from prune2vec.pruning.encoder import check_writable, load_encoder, read_record, save_encoder
+from prune2vec.pruning.encoder_check import check_trainable
 from prune2vec.pruning.prune import prune_model
 from tests.pruning.plans import plan_for
 from tests.tiny import FAMILIES, save_tiny
@@ -67,3 +72,31 @@ def test_a_damaged_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot load the encoder") as caught:
         load_encoder(folder, device="cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_an_encoder_that_cuts_its_vectors_is_refused_before_it_is_trained(tmp_path: Path) -> None:
+    folder = encoder_folder(tmp_path)
+    file = folder / "config_sentence_transformers.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "truncate_dim": 8}))
+    encoder = load_encoder(folder, device="cpu", dtype="float32")
+    assert encoder.encode(TEXTS).shape[1] == 8
+    for refused in (
+        lambda: check_trainable(folder),
+        lambda: check_writable(encoder),
+        lambda: save_encoder(encoder, tmp_path / "x"),
+    ):
+        with pytest.raises(CheckpointError, match=r"cuts its vectors to 8 dimensions \(truncate_dim\).*take the entry out of"):
+            refused()
+
+
+def test_a_hub_id_without_an_encoder_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CheckpointError, match=r"^nobody/typo is not an encoder: no modules\.json is there"):
+        load_encoder("nobody/typo")
+
+    def not_found(*args: object, **rest: object) -> str:
+        response = SimpleNamespace(headers={}, request=None)
+        raise RepositoryNotFoundError("404 Client Error.", response=cast("Any", response))
+
+    monkeypatch.setattr("sentence_transformers.util.load_file_path", not_found)
+    with pytest.raises(CheckpointError, match=r"^cannot fetch modules\.json of the encoder nobody/typo: 404 Client Error"):
+        load_encoder("nobody/typo")

@@ -138,6 +138,32 @@ def test_a_value_that_is_wrong_names_file_and_key(
     assert "\n" not in str(caught.value)
 
 
+def test_a_message_names_the_file_in_its_subfolder(tmp_path: Path, foreign: Path) -> None:
+    folder = shutil.copytree(foreign, tmp_path / "encoder")
+    inner = folder / "0_Transformer"
+    inner.mkdir()
+    modules = json.loads((folder / "modules.json").read_text())
+    for path in list(folder.iterdir()):
+        if path.is_file() and path.name not in ("modules.json", "config_sentence_transformers.json"):
+            path.rename(inner / path.name)
+    (folder / "modules.json").write_text(json.dumps([{**modules[0], "path": "0_Transformer"}, *modules[1:]]))
+    assert vectors(folder).shape == vectors(foreign).shape
+    edit_json(inner, "sentence_bert_config.json", max_seq_length=100_000)
+    with pytest.raises(CheckpointError, match=r"encoder/0_Transformer/sentence_bert_config\.json: max_seq_length is 100000"):
+        load_encoder(folder, device="cpu")
+    edit_json(inner, "config.json", num_hidden_layers=10**9)
+    with pytest.raises(CheckpointError, match=r"encoder/0_Transformer/config\.json says 1000000000 layers"):
+        load_encoder(folder, device="cpu")
+
+
+@pytest.mark.parametrize("routes", [{"types": ["a"]}, {"types": {"query": 3}}, ["types"]])
+def test_a_router_whose_types_are_no_mapping_is_one_line(tmp_path: Path, foreign: Path, routes: Any) -> None:
+    folder = shutil.copytree(foreign, tmp_path / "encoder")
+    (folder / "router_config.json").write_text(json.dumps(routes))
+    with pytest.raises(CheckpointError, match=r"router_config\.json: [^\n]+$"):
+        load_encoder(folder, device="cpu")
+
+
 def test_what_was_changed_of_ours_is_said(tmp_path: Path, ours: Path, capsys: pytest.CaptureFixture[str]) -> None:
     vectors(ours)
     assert "changed since" not in capsys.readouterr().err

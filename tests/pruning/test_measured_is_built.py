@@ -14,8 +14,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from prune2vec.data.triplet import Triplet
 from prune2vec.errors import ConfigError, PlanError, UnsupportedModel
-from prune2vec.planning.make_plan import make_plan
 from prune2vec.planning.plan import PruningPlan
+from prune2vec.planning.planner import make_plan
 from prune2vec.profiling.measure import profile_model
 from prune2vec.pruning.prune import prune_model
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
@@ -203,5 +203,5 @@ def test_a_plan_with_broken_text_settings_names_the_key(tmp_path: Path) -> None:
     value = json.loads((tmp_path / "plan.json").read_text())
     value["text"]["pooling"] = "meen"
     (tmp_path / "plan.json").write_text(json.dumps(value))
-    with pytest.raises(PlanError, match=r"plan\.json: text: pooling: .*'meen'"):
+    with pytest.raises(PlanError, match=r"plan\.json: broken plan \(text\.pooling: .*\"meen\""):
         PruningPlan.load(tmp_path / "plan.json")

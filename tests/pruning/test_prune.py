@@ -16,16 +16,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from prune2vec.errors import CheckpointError, ConfigError, PlanError
+from prune2vec.errors import CheckpointError, ConfigError, PlanError, UnsupportedModel
 from prune2vec.files import digest_tree
 from prune2vec.forward.pooling import pool, poolings
+from prune2vec.models import sublayers
+from prune2vec.models.block_layout import sub_layers_of
+from prune2vec.models.cut import cut_model
 from prune2vec.models.families import block_list, find_family
+from prune2vec.models.kept import Kept
 from prune2vec.pruning import portable as encoder_files
 from prune2vec.pruning.encoder import load_encoder
 from prune2vec.pruning.parity import PROBE_TEXTS
-from prune2vec.pruning.prune import prune_model
+from prune2vec.pruning.prune import check_sub_layers_apart, prune_model
+from tests.models.silence import plan_of
 from tests.pruning.plans import check_reads, plan_for
-from tests.tiny import FAMILIES, save_tiny
+from tests.tiny import FAMILIES, save_tiny, tiny_model, tiny_tokenizer
 
 
 def truncated_original(model: Path, depth: int, pooling: str) -> np.ndarray:
@@ -148,7 +153,7 @@ def test_disk_full(tmp_path: Path) -> None:
     model = save_tiny(tmp_path / "m")
     plan_for(model, range(3)).save(tmp_path / "plan.json")
     code = (
-        "import sys; from pathlib import Path; from prune2vec.pruning import prune_model\n"
+        "import sys; from pathlib import Path; from prune2vec.pruning.prune import prune_model\n"
         "from prune2vec.errors import CheckpointError\n"
         "try: prune_model(sys.argv[1], sys.argv[2], Path(sys.argv[3]), max_length=128)\n"
         "except CheckpointError as error: print('ERROR:', error); sys.exit(1)"
@@ -220,3 +225,35 @@ def test_the_model_itself_is_not_replaced(tmp_path: Path) -> None:
     folder = prune_model(str(model), plan_for(model, [0, 1]), tmp_path / "out", max_length=128)
     with pytest.raises(CheckpointError, match="it is the model that is pruned"):
         prune_model(str(folder), plan_for(folder, [0]), folder, max_length=128)
+
+
+def test_tokens_without_an_embedding_are_not_in_the_written_tokeniser(tmp_path: Path) -> None:
+    """Gemma 3 has a special token beyond its embeddings; with EOS appended, the tokeniser is a copy."""
+    model = save_tiny(tmp_path / "m")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<img>"]})
+    tokenizer.save_pretrained(model)
+    rows = json.loads((model / "config.json").read_text())["vocab_size"]
+    assert max(tokenizer("a<img>")["input_ids"]) == rows
+    out = prune_model(str(model), plan_for(model, [0, 1]), tmp_path / "out", max_length=128, pooling="lasttoken")
+    written = AutoTokenizer.from_pretrained(out)
+    ids = written("a<img>")["input_ids"]
+    assert max(ids) < rows and ids[-1] == written.eos_token_id
+    assert ids[:-1] == tiny_tokenizer()("a<img>")["input_ids"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sub_layers_of_known_families_come_apart_after_any_cut(family: str) -> None:
+    model = tiny_model(family)
+    kept = Kept.of(range(5), drop_mlp=[0, 2], drop_attention=[4])
+    plan = plan_of(model, kept, {1: tuple(range(7)), 3: tuple(range(9, 20))})
+    check_sub_layers_apart(cut_model(model, plan.kept, neurons=plan.neurons))
+
+
+def test_a_wrong_record_of_sub_layers_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A norm that serves attention, recorded as the MLP's: dropping the MLP would change what attention sees."""
+    model = tiny_model("llama")
+    wrong = replace(sub_layers_of(model), mlp_norms=("input_layernorm", "post_attention_layernorm"))
+    monkeypatch.setitem(sublayers._SUB_LAYERS, "llama", wrong)
+    with pytest.raises(UnsupportedModel, match="without its MLP differs"):
+        check_sub_layers_apart(cut_model(model, Kept.of(range(4), drop_mlp=[1])))

@@ -1,38 +1,10 @@
-"""What a variant's method reads from the profile, so that a recipe can be refused before hours of measuring."""
+"""What a profile with some settings would lack, so that a recipe can be refused before hours of measuring."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
-from prune2vec.planning.budget import Budget
-from prune2vec.planning.cut_loss_table import SECTION
-from prune2vec.planning.drop_spec import parse_drop_spec
-from prune2vec.planning.importance_order import ONE_SHOT, section_of
 from prune2vec.profiling.profile_settings import ALL, LAYER_LOSS, PLAIN, ProfileSettings
-
-
-def sections_for(method: str, parameters: Mapping[str, Any], budget: Budget | None) -> tuple[str, ...]:
-    """Return the sections beside the layer-loss that a method of ours needs; none for a method that is not known here.
-
-    Args:
-        method: Name of a planner.
-        parameters: What it is given.
-        budget: Limits that it is given.
-
-    Raises:
-        PlanError: There is no such order, or what to drop cannot be read.
-    """
-    if method not in ("drop", "effir"):
-        return ()
-    order = section_of(str(parameters.get("order", ONE_SHOT)))
-    if method == "drop":
-        what = parameters.get("what")
-        only_last = what is not None and all(part.last for part in parse_drop_spec(str(what)))
-        return () if only_last else (order,)
-    decided = all(parameters.get(name) is not None for name in ("depth", "mlps", "width"))
-    searched = budget is not None and bool(budget.set_limits()) and not decided
-    return (order, SECTION) if searched else (order,)
 
 
 def missing_sections(profile: ProfileSettings, needed: Iterable[str]) -> tuple[str, ...]:

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, ValidationError, field_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
-from prune2vec.errors import ConfigError, PlanError, did_you_mean
+from prune2vec.errors import ConfigError, did_you_mean
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
-from prune2vec.experiments.profile_sections import missing_sections, remedy, sections_for
+from prune2vec.experiments.profile_sections import missing_sections, remedy
 from prune2vec.experiments.recipe_paths import DOCSTRINGS, absolute_paths
 from prune2vec.experiments.run_folder import wrong_folder_name
 from prune2vec.experiments.slim_stage import conflict, own_settings, slim_settings
@@ -110,7 +110,6 @@ class RecipeVariant(Settings):
         if reason is not None:
             raise _wrong(f"{here}: {reason}")
         self._check_parameters(here)
-        self._check_sections(here)
         self._check_importance(here)
         self._check_share(here)
         return self
@@ -119,9 +118,11 @@ class RecipeVariant(Settings):
         """Return what the method needs of the profile beside the layer-loss.
 
         Raises:
-            PlanError: The method's parameters cannot be read.
+            ConfigError: The method has no such parameter, or a value does not fit.
         """
-        return sections_for(self.method, self.parameters, self.budget)
+        from prune2vec.planning.planner import planners
+
+        return () if self.method == KEEP_ALL else planners.get(self.method).build(self.parameters, where=self.method).needs()
 
     @field_serializer("slim")
     def _slim_without_others(self, slim: SlimSettings | None) -> dict[str, Any] | None:
@@ -129,19 +130,10 @@ class RecipeVariant(Settings):
         return None if slim is None else own_settings(slim)
 
     def _check_parameters(self, here: str) -> None:
-        """Refuse an unknown parameter now: the planner itself would only do so after the profile has been measured."""
-        from prune2vec.planning.make_plan import planner_parameters
-
-        known = planner_parameters(self.method) if self.method != KEEP_ALL else {}
-        unknown = next((name for name in self.parameters if name not in known), None)
-        if unknown is not None:
-            raise _wrong(f"{here}: {self.method} has no parameter {unknown!r}{did_you_mean(unknown, known)}")
-
-    def _check_sections(self, here: str) -> None:
-        """Refuse an order or parts that the planner could not read, before the profile is measured."""
+        """Refuse parameters now that the planner would only refuse after the profile has been measured."""
         try:
             self.sections()
-        except PlanError as error:
+        except ConfigError as error:
             raise _wrong(f"{here}: {error}") from error
 
     def _check_share(self, here: str) -> None:

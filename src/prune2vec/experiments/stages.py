@@ -117,7 +117,7 @@ def _profile(model: str, texts: Sequence[str], settings: ProfileSettings, output
 
 
 def _plan(profile: Path, variant: RecipeVariant, output: Path) -> None:
-    from prune2vec.planning.make_plan import make_plan
+    from prune2vec.planning.planner import make_plan
     from prune2vec.profiling.profile import Profile
 
     if variant.method == KEEP_ALL:

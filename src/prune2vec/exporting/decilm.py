@@ -1,4 +1,4 @@
-"""An encoder as a DeciLM checkpoint: its config.json and its tensors.
+"""An encoder as a DeciLM checkpoint, vLLM's layout: what it cannot express, its config.json and its tensors.
 
 A DeciLM block is a Llama block (RMSNorm, rotary attention, gated SiLU MLP) whose attention or MLP may be missing and
 whose MLP may have a width of its own.
@@ -18,6 +18,9 @@ from prune2vec.errors import CheckpointError
 from prune2vec.models.block_layout import Layout, layout_of
 from prune2vec.pruning.portable import legacy_rope_entries
 
+MODEL_TYPES = ("llama", "mistral", "qwen2")
+"""Model types whose blocks are Llama's, the biases of the projections aside."""
+_ROPE_TYPES = ("default", "linear", "llama3")
 _SAME = (
     "vocab_size",
     "hidden_size",
@@ -48,33 +51,63 @@ class DeciLM:
     zeroed: int | None = None
 
 
-def to_decilm(model: PreTrainedModel) -> DeciLM:
-    """Return an expressible model as a DeciLM checkpoint.
+def to_decilm(model: PreTrainedModel, *, max_length: int) -> DeciLM:
+    """Return a model as a DeciLM checkpoint.
+
+    Args:
+        model: The encoder's base model.
+        max_length: Longest text in tokens; a sliding window that is no shorter changes nothing.
 
     Raises:
-        CheckpointError: The model has a tensor that the layout has no place for, or lacks one.
+        CheckpointError: The layout would compute the model differently, has no place for one of its tensors, or needs one
+            that it lacks.
     """
     layout = layout_of(model)
+    reason = _inexpressible(model.config, layout, max_length)
+    if reason is not None:
+        raise CheckpointError(f"vLLM's DeciLM layout cannot express this encoder: {reason}")
     tensors = {f"model.{name}": tensor.detach() for name, tensor in model.state_dict().items()}
-    zeroed = _leading_gap(layout)
+    # vLLM's block starts the residual stream in its attention: an MLP before the first attention finds none.
+    first = next(number for number, block in enumerate(layout) if block.attention or block.mlp)
+    zeroed = None if layout[first].attention else first
     config = _config(model.config, layout, zeroed)
+    expected = expected_shapes(config)
     if zeroed is not None:
-        tensors |= _zero_attention(config, zeroed, model.dtype)
-    _check_tensors(tensors, config)
+        parts = tuple(f"model.layers.{zeroed}.{part}." for part in ("self_attn", "input_layernorm"))
+        tensors |= {name: torch.zeros(shape, dtype=model.dtype) for name, shape in expected.items() if name.startswith(parts)}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        raise CheckpointError(
+            f"vLLM's DeciLM layout cannot express this encoder: {name} has shape {found.get(name, 'none (it is missing)')}, "
+            f"the layout has {expected.get(name, 'no place for it')} ({len(wrong)} such tensors)"
+        )
     return DeciLM(config=config, tensors=tensors, zeroed=zeroed)
 
 
-def _leading_gap(layout: Layout) -> int | None:
-    """Return the number of the first block that does anything, if it lacks attention; else None.
-
-    vLLM's block starts the residual stream in its attention: an MLP before the first attention finds none.
-    """
-    first = next(number for number, block in enumerate(layout) if block.attention or block.mlp)
-    return None if layout[first].attention else first
+def _inexpressible(config: Any, layout: Layout, max_length: int) -> str | None:
+    """Return what the layout would compute differently, or None."""
+    if config.model_type not in MODEL_TYPES:
+        return f"its model type is {config.model_type}, whose blocks are not Llama's; expected one of {', '.join(MODEL_TYPES)}"
+    if getattr(config, "is_causal", True) is False or getattr(config, "use_bidirectional_attention", False):
+        return "its attention is bidirectional, the layout's is causal"
+    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    if window is not None and (kinds is None or "sliding_attention" in kinds) and window < max_length:
+        return f"its attention sees {window} tokens back, fewer than the longest text ({max_length} tokens)"
+    rope = getattr(config, "rope_parameters", None) or {}
+    if (kind := rope.get("rope_type", "default")) not in _ROPE_TYPES:
+        return f"its rotary embedding is of type {kind!r}; expected one of {', '.join(_ROPE_TYPES)}"
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        return "it rotates only a part of each head"
+    if config.hidden_act != "silu":
+        return f"its MLPs use {config.hidden_act}; expected silu"
+    if not any(block.attention for block in layout):
+        return "no block has attention, and vLLM takes the number of key-value heads from one that has"
+    return None
 
 
 def _config(config: Any, layout: Layout, zeroed: int | None) -> dict[str, Any]:
-    kind = config.model_type
     group = config.num_attention_heads // config.num_key_value_heads
     blocks = []
     for number, block in enumerate(layout):
@@ -96,7 +129,7 @@ def _config(config: Any, layout: Layout, zeroed: int | None) -> dict[str, Any]:
         "attention_bias": bool(getattr(config, "attention_bias", False)),
         "mlp_bias": bool(getattr(config, "mlp_bias", False)),
         # Qwen2 has biases on query, key and value, and none on the output.
-        **({"qkv_bias": True} if kind == "qwen2" else {}),
+        **({"qkv_bias": True} if config.model_type == "qwen2" else {}),
         # There is no LM head to load.
         "tie_word_embeddings": True,
         "dtype": dtype,
@@ -109,46 +142,29 @@ def expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return name and shape of every tensor that vLLM makes for such a config."""
     hidden, head = config["hidden_size"], config["head_dim"]
     queries = config["num_attention_heads"] * head
+    with_bias, mlp_bias = config.get("qkv_bias", config["attention_bias"]), config["mlp_bias"]
     shapes: dict[str, tuple[int, ...]] = {
         "model.embed_tokens.weight": (config["vocab_size"], hidden),
         "model.norm.weight": (hidden,),
     }
     for number, block in enumerate(config["block_configs"]):
         prefix = f"model.layers.{number}"
+        linears: list[tuple[str, int, int, bool]] = []
         if not block["attention"]["no_op"]:
             keys = queries // block["attention"]["n_heads_in_group"]
             shapes[f"{prefix}.input_layernorm.weight"] = (hidden,)
-            inner = {"q_proj": queries, "k_proj": keys, "v_proj": keys}
-            with_bias = config.get("qkv_bias", config["attention_bias"])
-            for name, width in inner.items():
-                shapes |= _linear(f"{prefix}.self_attn.{name}", width, hidden, with_bias)
-            shapes |= _linear(f"{prefix}.self_attn.o_proj", hidden, queries, config["attention_bias"])
+            linears += [
+                (f"self_attn.{name}_proj", width, hidden, with_bias)
+                for name, width in zip("qkv", (queries, keys, keys), strict=True)
+            ]
+            linears += [("self_attn.o_proj", hidden, queries, config["attention_bias"])]
         if not block["ffn"]["no_op"]:
             width = block["ffn"]["intermediate_size"]
             shapes[f"{prefix}.post_attention_layernorm.weight"] = (hidden,)
-            for name in ("gate_proj", "up_proj"):
-                shapes |= _linear(f"{prefix}.mlp.{name}", width, hidden, config["mlp_bias"])
-            shapes |= _linear(f"{prefix}.mlp.down_proj", hidden, width, config["mlp_bias"])
+            linears += [(f"mlp.{name}_proj", width, hidden, mlp_bias) for name in ("gate", "up")]
+            linears += [("mlp.down_proj", hidden, width, mlp_bias)]
+        for path, outputs, inputs, bias in linears:
+            shapes[f"{prefix}.{path}.weight"] = (outputs, inputs)
+            if bias:
+                shapes[f"{prefix}.{path}.bias"] = (outputs,)
     return shapes
-
-
-def _linear(path: str, outputs: int, inputs: int, bias: bool) -> dict[str, tuple[int, ...]]:
-    return {f"{path}.weight": (outputs, inputs), **({f"{path}.bias": (outputs,)} if bias else {})}
-
-
-def _zero_attention(config: Mapping[str, Any], number: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    prefix = f"model.layers.{number}."
-    parts = (f"{prefix}self_attn.", f"{prefix}input_layernorm.")
-    return {name: torch.zeros(shape, dtype=dtype) for name, shape in expected_shapes(config).items() if name.startswith(parts)}
-
-
-def _check_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    expected = expected_shapes(config)
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    if wrong:
-        name = wrong[0]
-        raise CheckpointError(
-            f"vLLM's DeciLM layout cannot express this encoder: {name} has shape {found.get(name, 'none (it is missing)')}, "
-            f"the layout has {expected.get(name, 'no place for it')} ({len(wrong)} such tensors)"
-        )

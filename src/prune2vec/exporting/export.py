@@ -16,9 +16,6 @@ from prune2vec.public import public
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-RECORD = "export.json"
-_FORMAT = "prune2vec.export/1"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
@@ -71,27 +68,10 @@ def export_encoder(folder: str | Path, *, target: str, output: str | Path) -> Ex
         CheckpointError: It is no encoder's folder, the target's form cannot express it, or the result differs from it.
     """
     with locked(Path(output)):
-        kind = prepared(target, Path(output))
+        form = prepared(target, Path(output))
         check_is_encoder(folder)
-        encoder = load_encoder(folder, device="cpu", dtype=kind.number_format(Path(folder)))
-        return _export(kind, encoder, target=target, output=Path(output), name=Path(folder).resolve().name)
-
-
-def export_loaded(encoder: SentenceTransformer, *, target: str, output: str | Path, name: str = "encoder") -> Exported:
-    """Write an encoder in memory in the form of another runtime, in the number format that it is loaded in.
-
-    Args:
-        encoder: Transformer, Pooling and, as a rule, Normalize, on the CPU.
-        target: Name of the form: ``vllm``, ``onnx``.
-        output: Folder to write; an earlier export there is replaced.
-        name: What to call the encoder in the README.
-
-    Raises:
-        ConfigError: There is no such target.
-        MissingExtra: A library that the target needs is not installed.
-        CheckpointError: The target's form cannot express the encoder, or the result differs from it.
-    """
-    return _export(prepared(target, Path(output)), encoder, target=target, output=Path(output), name=name)
+        encoder = load_encoder(folder, device="cpu", dtype=form.dtype_for(Path(folder)))
+        return write_export(form, encoder, target=target, output=Path(output), name=Path(folder).resolve().name)
 
 
 def prepared(target: str, output: Path) -> Target:
@@ -102,20 +82,32 @@ def prepared(target: str, output: Path) -> Target:
         MissingExtra: A library that it needs is not installed.
         CheckpointError: ``output`` holds something else than an export of ours.
     """
-    kind = targets.get(target)()
+    form = targets.get(target)()
     check_ours(output, EXPORT)
-    kind.prepare()
-    return kind
+    form.prepare()
+    return form
 
 
-def _export(kind: Target, encoder: SentenceTransformer, *, target: str, output: Path, name: str) -> Exported:
+def write_export(form: Target, encoder: SentenceTransformer, *, target: str, output: Path, name: str) -> Exported:
+    """Write an encoder in memory, in the dtype that it is loaded in.
+
+    Args:
+        form: What ``prepared`` returned.
+        encoder: Transformer, Pooling and, as a rule, Normalize, on the CPU.
+        target: Name of the form.
+        output: Folder to write.
+        name: What to call the encoder in the README.
+
+    Raises:
+        CheckpointError: The target's form cannot express the encoder, or the result differs from it.
+    """
     encoder.eval()
     parts = parts_of(encoder, {})
-    source = ExportSource(name=name, encoder=encoder, parts=parts, include_prompt=parts.include_prompt)
     with staged_folder(output, EXPORT) as stage:
-        written = kind.write(source, stage)
+        written = form.write(ExportSource(name=name, encoder=encoder, parts=parts), stage)
+        made = Exported(folder=output, target=target, parity=written.parity, notes=written.notes)
         record = {
-            "format": _FORMAT,
+            "format": "prune2vec.export/1",
             "target": target,
             "encoder": name,
             "dim": encoder.get_embedding_dimension(),
@@ -123,9 +115,8 @@ def _export(kind: Target, encoder: SentenceTransformer, *, target: str, output: 
             "pooling": parts.pooling,
             "normalize": parts.normalize,
             **written.usage,
-            "parity": asdict(written.parity) if written.parity is not None else None,
-            "notes": list(written.notes),
+            **{key: value for key, value in made.to_json().items() if key in ("parity", "notes")},
         }
-        write_json(stage / RECORD, record)
+        write_json(stage / "export.json", record)
         write_text(stage / "README.md", written.readme)
-    return Exported(folder=output, target=target, parity=written.parity, notes=written.notes)
+    return made

@@ -1,14 +1,18 @@
-"""An encoder as one module, from token numbers to vectors, and its ONNX graph."""
+"""An encoder as one ONNX graph, from token numbers to vectors; and encoding with it, by onnxruntime and tokenizers alone."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from prune2vec.errors import CheckpointError, reason_of
@@ -16,7 +20,11 @@ from prune2vec.forward.pooling import pool, poolings
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.pruning.portable import EncoderParts
 
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
 OPSET = 18
+MODEL = Path("onnx") / "model.onnx"
 OUTPUTS = ("sentence_embedding", "token_embeddings")
 # One protobuf file holds 2 GB; above this the weights go into a file of their own.
 _ONE_FILE_BYTES = 1_500_000_000
@@ -108,3 +116,45 @@ def _quiet_exporter() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+class OnnxEncoder:
+    """An exported folder, loaded as its README shows it: what the check of an export runs.
+
+    Args:
+        folder: Where ``onnx/model.onnx`` and ``tokenizer.json`` are.
+        max_length: Longest text in tokens; longer ones lose their end.
+    """
+
+    def __init__(self, folder: Path, *, max_length: int) -> None:
+        from onnxruntime import InferenceSession, SessionOptions
+
+        options = SessionOptions()
+        options.log_severity_level = 3
+        self._session: InferenceSession = InferenceSession(str(folder / MODEL), options, providers=["CPUExecutionProvider"])
+        self._inputs = {value.name for value in self._session.get_inputs()}
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.enable_truncation(max_length)
+        self._tokenizer.enable_padding()
+
+    def encode(
+        self, texts: Sequence[str], *, prompt: str = "", prompt_tokens: int = 0, batch_size: int = 32
+    ) -> NDArray[np.float32]:
+        """Return the (text, dim) vectors.
+
+        Args:
+            texts: The texts.
+            prompt: Put before each.
+            prompt_tokens: So many leading tokens are not pooled, if the graph can leave tokens out.
+            batch_size: Texts in one call.
+        """
+        vectors: list[NDArray[np.float32]] = []
+        for start in range(0, len(texts), batch_size):
+            rows = self._tokenizer.encode_batch([prompt + text for text in texts[start : start + batch_size]])
+            mask = np.array([row.attention_mask for row in rows], dtype=np.int64)
+            inputs = {"input_ids": np.array([row.ids for row in rows], dtype=np.int64), "attention_mask": mask}
+            if "pooling_mask" in self._inputs:
+                inputs["pooling_mask"] = mask.copy()
+                inputs["pooling_mask"][:, :prompt_tokens] = 0
+            vectors.append(self._session.run(OUTPUTS[:1], inputs)[0])
+        return np.concatenate(vectors)

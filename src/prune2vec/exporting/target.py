@@ -28,13 +28,11 @@ class ExportSource:
         name: What to call it in the written README.
         encoder: The encoder, on the CPU, in eval mode.
         parts: The same, taken apart.
-        include_prompt: Whether the tokens of a prompt are pooled with the others.
     """
 
     name: str
     encoder: SentenceTransformer
     parts: EncoderParts
-    include_prompt: bool
 
     @property
     def leaves_out_prompts(self) -> bool:
@@ -42,7 +40,7 @@ class ExportSource:
 
         For the last token it makes no difference.
         """
-        return not self.include_prompt and any(self.parts.prompts.values()) and self.parts.pooling != "lasttoken"
+        return not self.parts.include_prompt and any(self.parts.prompts.values()) and self.parts.pooling != "lasttoken"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +70,8 @@ class Target(Protocol):
             MissingExtra: A library that the target needs is not installed.
         """
 
-    def number_format(self, folder: Path) -> str:
-        """Return the number format in which the encoder of ``folder`` is to be loaded: ``float32``, ``bfloat16``, ..."""
+    def dtype_for(self, folder: Path) -> str:
+        """Return the dtype in which the encoder of ``folder`` is to be loaded: ``float32``, ``bfloat16``, ..."""
 
     def write(self, source: ExportSource, folder: Path) -> Written:
         """Write the encoder into the existing, empty ``folder``, and check it.

@@ -25,19 +25,11 @@ class Budget(Settings):
     min_speedup: float | None = Field(default=None, ge=1, le=10**4)
     """Least speed-up over the whole model, predicted from FLOPs per token."""
 
-    def allows(self, shape: ModelShape, keep: Iterable[int] | Kept) -> bool:
-        """Return whether a model of ``shape`` of which ``keep`` stays meets every limit.
+    def exceeded(self, shape: ModelShape, keep: Iterable[int] | Kept) -> tuple[str, ...]:
+        """Return, in words, each limit that is not met by a model of ``shape`` of which ``keep`` stays: need and limit.
 
         Raises:
             PlanError: Single sub-layers or neurons go, and the model's were not counted.
-        """
-        return not self.exceeded(shape, keep)
-
-    def exceeded(self, shape: ModelShape, keep: Iterable[int] | Kept) -> tuple[str, ...]:
-        """Return, in words, each limit that is not met: what ``keep`` needs, and the limit.
-
-        Raises:
-            PlanError: As ``allows``.
         """
         kept = Kept.whole(keep)
         found = []

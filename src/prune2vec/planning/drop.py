@@ -1,109 +1,206 @@
-"""Drop the least important sub-layers or blocks (EffiR, arXiv 2512.20612; LLM-Drop, arXiv 2406.15786)."""
+"""Drop the least important sub-layers or blocks (EffiR, arXiv 2512.20612; LLM-Drop, arXiv 2406.15786).
+
+What to drop is written as in the papers' tables: ``8M``, ``16A``, ``8B``, ``last16B``, ``8J``, ``16M8A``, ``50%M``.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from prune2vec.errors import PlanError
 from prune2vec.models.kept import Kept
-from prune2vec.planning.drop_spec import DropPart, parse_drop_spec
-from prune2vec.planning.first_layers import ALL, depth_of
-from prune2vec.planning.importance_order import ONE_SHOT, least_important, ranked, ranked_jointly
-from prune2vec.planning.planner import Allowed, Choice, Layers, planners
+from prune2vec.planning.importance_order import ONE_SHOT, SECTIONS, Order, least_important, ranked, ranked_jointly
+from prune2vec.planning.l3prune import ALL, FirstLayers, depth_of
+from prune2vec.planning.planner import FitsBudget, Picked, Planner, planners
+from prune2vec.planning.shares import amount_text, count_of
 from prune2vec.profiling.profile import Profile
 
-_RANKED_AS = {"A": "attention", "M": "mlp", "B": "block"}
-_NAMES = {"A": "attention", "M": "MLP", "B": "block"}
-
-
-@planners.register("drop")
-def drop(
-    profile: Profile, allowed: Allowed, *, what: str | None = None, order: str = ONE_SHOT, depth: int | str = ALL
-) -> Choice:
-    """Drop the least important sub-layers or blocks: 8M, 16A, 8B, 8J, 16M8A, 50%M, last16B.
-
-    Args:
-        what: Counts or shares of M (MLPs), A (attentions), B (blocks) and J (attentions and MLPs ranked in one list); last
-            drops the deepest instead of the least important. Shares are rounded down. With a budget and nothing here, as few
-            MLPs go as fit it.
-        order: Importance by which sub-layers are ranked: one-shot (on retrieval texts), plain (on running text) or
-            iterative (measured anew after every drop).
-        depth: Layers that are kept before anything else is dropped: all, a number, or small or large (L3Prune's picks);
-            counts and shares are of these.
-
-    Raises:
-        PlanError: ``what`` cannot be read or is more than there is, or nothing that fits the budget can be dropped.
-    """
-    layers, notes = depth_of(profile, depth)
-    parts = _fewest(profile, allowed, order, layers) if what is None else parse_drop_spec(str(what))
-    gone = _Gone(profile=profile, order=order, left=tuple(range(layers)))
-    for part in parts:
-        gone = gone.without(part)
-    kept = Kept.of(gone.left, drop_attention=gone.attention, drop_mlp=gone.mlp)
-    text = "".join(map(str, parts))
-    if not kept.mlps:
-        raise PlanError(f"{text} drops every MLP that is left; at least one must stay")
-    return Choice.of(
-        kept,
-        parameters={"what": text, "order": order, "depth": depth},
-        notes=(*notes, *gone.notes, *_left_over(gone, kept)),
-    )
+# What there is of a kind: several, one, and as the profile ranks it.
+_KINDS = {
+    "A": ("attentions", "attention", "attention"),
+    "M": ("MLPs", "MLP", "mlp"),
+    "B": ("blocks", "block", "block"),
+    "J": ("sub-layers", "sub-layer", ""),
+}
+_PART = re.compile(r"[\s+,]*(last)?\s*(?:(\d{1,18})|(\d{1,18}(?:\.\d{1,18})?)\s*%)\s*([ambj])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Gone:
-    """What has been dropped so far, of the first layers of a model.
+class DropPart:
+    """One kind of thing to drop.
 
     Attributes:
-        profile: What the ranks come from.
-        order: Which ranks.
-        left: Blocks that are there.
-        attention: Layers whose attention is dropped.
-        mlp: Layers whose MLP is dropped.
-        notes: On what was dropped.
+        kind: A (attentions), M (MLPs), B (blocks) or J (attentions and MLPs ranked jointly).
+        amount: How many, or a share of those that are there, 0 to 1.
+        last: Whether the last ones go instead of the least important ones.
     """
 
-    profile: Profile
-    order: str
-    left: Layers
-    attention: Layers = ()
-    mlp: Layers = ()
-    notes: tuple[str, ...] = ()
+    kind: str
+    amount: int | Fraction
+    last: bool = False
 
-    def without(self, part: DropPart) -> _Gone:
-        """Return this with one more part dropped."""
+    def __str__(self) -> str:
+        """Write the part as it is read."""
+        return f"{'last' if self.last else ''}{amount_text(self.amount)}{self.kind}"
+
+    def count_of(self, total: int, *, leave: int = 0) -> int:
+        """Return how many of ``total`` go: the count, or the floor of the share, exactly.
+
+        Args:
+            total: How many there are.
+            leave: How many must stay.
+
+        Raises:
+            PlanError: They are not there, or too few would stay.
+        """
+        count, most = count_of(self.amount, total), max(0, total - leave)
+        many, one, _ = _KINDS[self.kind]
+        if count > most == 0:
+            raise PlanError(f"{self}: the only {one} must stay; leave {self} out, or keep more layers")
+        if count > most:
+            there = f"is 1 {one}" if total == 1 else f"are {total} {many}"
+            stay = f", of which {leave} must stay" if leave and count <= total else ""
+            raise PlanError(f"{self}: there {there}{stay}; drop at most {most}{self.kind}")
+        return count
+
+
+def parse_drop(text: str) -> tuple[DropPart, ...]:
+    """Read what to drop; blocks come first, whatever the order in the text.
+
+    Raises:
+        ValueError: It cannot be read, names a kind twice, or joins J with A or M.
+    """
+    parts: list[DropPart] = []
+    place = 0
+    while match := _PART.match(text, place):
+        last, count, percent, kind = match.groups()
+        part = DropPart(kind=kind.upper(), amount=int(count) if count else Fraction(percent) / 100, last=last is not None)
+        if part.last and part.kind == "J":
+            raise ValueError(f"{part} has no meaning; J ranks by importance, use last with A, M or B")
+        if count is None and part.amount > 1:
+            raise ValueError(f"{part} is more than all of them; a share is 0% to 100%")
+        parts.append(part)
+        place = match.end()
+    rest = text[place:].strip()
+    if rest or not parts:
+        raise ValueError(
+            f"{_hint(rest)}expected a count or share of A (attentions), M (MLPs), B (blocks) or J (jointly), such as 8M, 50%M, "
+            f"last16B or 16M8A, got {text!r}"
+        )
+    kinds = [part.kind for part in parts]
+    again = next((kind for kind in kinds if kinds.count(kind) > 1), None)
+    if again is not None:
+        raise ValueError(f"{_KINDS[again][0]} are named twice in {text!r}; name each kind once")
+    if "J" in kinds and {"A", "M"} & set(kinds):
+        raise ValueError(f"J already ranks attentions and MLPs together; leave A and M out of {text!r}")
+    return tuple(sorted(parts, key=lambda part: "BJMA".index(part.kind)))
+
+
+def _hint(rest: str) -> str:
+    """Return what a near miss probably meant, as the start of a message."""
+    fraction = re.match(r"(0?\.\d{1,18})\s*([ambj])", rest, re.IGNORECASE)
+    if fraction:
+        return f"did you mean {float(Fraction(fraction[1]) * 100):.12g}%{fraction[2].upper()}? "
+    turned = re.match(r"([ambj])\s*(\d+%?)", rest, re.IGNORECASE)
+    return f"did you mean {turned[2]}{turned[1].upper()}? " if turned else ""
+
+
+def _canonical(value: Any) -> str:
+    return "".join(map(str, parse_drop(str(value))))
+
+
+@planners.register("drop")
+class DropPlanner(Planner):
+    """Drop the least important sub-layers or blocks: 8M, 16A, 8B, 8J, 16M8A, 50%M, last16B."""
+
+    drop: Annotated[str, BeforeValidator(_canonical)] | None = None
+    """Counts or shares of M (MLPs), A (attentions), B (blocks) and J (attentions and MLPs ranked in one list); last drops the
+    deepest instead of the least important. Shares are rounded down. With a budget and nothing here, as few MLPs go as fit it."""
+    order: Order = ONE_SHOT
+    """Importance by which sub-layers are ranked: one-shot (on retrieval texts), plain (on running text) or iterative (measured
+    anew after every drop)."""
+    depth: FirstLayers = ALL
+    """Layers that are kept before anything else is dropped: all, a number, or small or large (L3Prune's picks); counts and
+    shares are of these."""
+
+    def needs(self) -> tuple[str, ...]:
+        """Return the order's section, unless only the last ones go."""
+        only_last = self.drop is not None and all(part.last for part in parse_drop(self.drop))
+        return () if only_last else (SECTIONS[self.order],)
+
+    def pick(self, profile: Profile, fits_budget: FitsBudget) -> Picked:
+        """Drop the parts one after the other, blocks first.
+
+        Raises:
+            PlanError: They are more than there is, or nothing that fits the budget can be dropped.
+        """
+        depth, depth_notes = depth_of(profile, self.depth)
+        parts = self._fewest(profile, fits_budget, depth) if self.drop is None else parse_drop(self.drop)
+        left, notes = tuple(range(depth)), list(depth_notes)
+        gone: dict[str, tuple[int, ...]] = {"A": (), "M": ()}
+        for part in parts:
+            dropped = self._dropped(profile, part, left)
+            notes += [note for kind, layers in dropped.items() if not part.last for note in edge_notes(kind, layers, left)]
+            left = tuple(layer for layer in left if layer not in dropped.get("B", ()))
+            gone |= dropped
+        kept = Kept.of(left, drop_attention=gone["A"], drop_mlp=gone["M"])
+        text = "".join(map(str, parts))
+        if not kept.mlps:
+            raise PlanError(f"{text} drops every MLP that is left; at least one must stay")
+        if both := len(left) - len(kept.layers):
+            blocks = (
+                "1 block loses both sub-layers, and so goes" if both == 1 else f"{both} blocks lose both sub-layers, and so go"
+            )
+            notes.append(f"{blocks} as a whole")
+        if not kept.attentions:
+            notes.append("no attention is left: no token sees another one")
+        return Picked(kept, tuple(notes), {"drop": text})
+
+    def _dropped(self, profile: Profile, part: DropPart, left: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Return the layers of ``left`` that lose something, by the kind of what they lose."""
         if part.kind == "J":
-            picked = self._jointly(part)
-            attention = tuple(layer for kind, layer in picked if kind == "attention")
-            mlp = tuple(layer for kind, layer in picked if kind == "mlp")
-            return self._with(attention=attention, mlp=mlp, notes=(*self._edges("A", attention), *self._edges("M", mlp)))
-        layers = self._picked(part)
-        notes = () if part.last else self._edges(part.kind, layers)
-        if part.kind == "B":
-            return self._with(left=tuple(layer for layer in self.left if layer not in layers), notes=notes)
-        return self._with(**{_RANKED_AS[part.kind]: layers}, notes=notes)
-
-    def _with(self, *, notes: tuple[str, ...], **changes: Layers) -> _Gone:
-        kept = {"left": self.left, "attention": self.attention, "mlp": self.mlp, **changes}
-        return _Gone(profile=self.profile, order=self.order, notes=(*self.notes, *notes), **kept)
-
-    def _picked(self, part: DropPart) -> Layers:
+            count = part.count_of(2 * len(left), leave=1)
+            pairs = [pair for pair in ranked_jointly(profile, self.order, left[-1] + 1) if pair[1] in left][:count]
+            return {kind: tuple(layer for name, layer in pairs if name == _KINDS[kind][2]) for kind in "AM"}
         # A model without any MLP or block is none; one without attention can be built, and the papers' tables have it.
-        count = part.count_of(len(self.left), leave=0 if part.kind == "A" else 1)
+        count = part.count_of(len(left), leave=0 if part.kind == "A" else 1)
         if part.last:
-            return self.left[len(self.left) - count :]
-        return least_important(self.profile, self.order, _RANKED_AS[part.kind], self.left, count)
+            return {part.kind: left[len(left) - count :]}
+        return {part.kind: least_important(profile, self.order, _KINDS[part.kind][2], left, count)}
 
-    def _jointly(self, part: DropPart) -> tuple[tuple[str, int], ...]:
-        count = part.count_of(2 * len(self.left), leave=1)
-        pairs = ranked_jointly(self.profile, self.order, self.left[-1] + 1)
-        return tuple(pair for pair in pairs if pair[1] in self.left)[:count]
+    def _fewest(self, profile: Profile, fits_budget: FitsBudget, layers: int) -> tuple[DropPart, ...]:
+        """Return the smallest number of MLPs to drop that fits the budget.
 
-    def _edges(self, kind: str, layers: Layers) -> tuple[str, ...]:
-        return edge_notes(kind, layers, self.left)
+        Raises:
+            PlanError: No budget binds, no number is enough, or the order does not name that many.
+        """
+        if fits_budget(Kept.whole(range(profile.shape.num_layers))):
+            raise PlanError(
+                "give --drop, such as 8M or 16M8A, or a budget that rules the whole model out, such as --max-params 90M"
+            )
+        ranks = ranked(profile, self.order, "mlp", layers)[: layers - 1]
+        for count in range(len(ranks) + 1):
+            if fits_budget(Kept.of(range(layers), drop_mlp=ranks[:count])):
+                return (DropPart(kind="M", amount=count),)
+        least = profile.shape.params(Kept.of(range(layers), drop_mlp=ranks))
+        if len(ranks) < layers - 1:
+            raise PlanError(
+                f"the {self.order} order names only {len(ranks)} of {layers} MLPs, and without them there are {least:,} "
+                f"parameters, over the budget; measure it with more --rounds, or use --order {ONE_SHOT}"
+            )
+        raise PlanError(
+            f"the budget admits no cut of MLPs alone: without {len(ranks)} of {layers} there are {least:,} parameters in "
+            f"{layers} layers; give a smaller --depth, use --method effir, or loosen it"
+        )
 
 
-def edge_notes(kind: str, dropped: Layers, left: Layers) -> tuple[str, ...]:
+def edge_notes(kind: str, dropped: Iterable[int], left: tuple[int, ...]) -> tuple[str, ...]:
     """Return a note for each of the first and last layer that is among the dropped: other methods keep them.
 
     Args:
@@ -112,46 +209,6 @@ def edge_notes(kind: str, dropped: Layers, left: Layers) -> tuple[str, ...]:
         left: Layers that were there.
     """
     places = ((left[0], "first"), (left[-1], "last"))
-    return tuple(f"drops the {_NAMES[kind]} of layer {layer}, the {place} one" for layer, place in places if layer in dropped)
-
-
-def _fewest(profile: Profile, allowed: Allowed, order: str, layers: int) -> tuple[DropPart, ...]:
-    """Return the smallest number of MLPs to drop that fits the budget.
-
-    Raises:
-        PlanError: No budget binds, no number is enough, or the order does not name that many.
-    """
-    if allowed(tuple(range(profile.shape.num_layers))):
-        raise PlanError(
-            "give --what, such as 8M or 16M8A, or a budget that rules the whole model out, such as --max-params 90M"
-        )
-    whole = tuple(range(layers))
-    ranks = ranked(profile, order, "mlp", layers)[: layers - 1]
-    for count in range(len(ranks) + 1):
-        if allowed(Kept.of(whole, drop_mlp=ranks[:count])):
-            return (DropPart(kind="M", amount=count),)
-    least = profile.shape.params(Kept.of(whole, drop_mlp=ranks))
-    if len(ranks) < layers - 1:
-        raise PlanError(
-            f"the {order} order names only {len(ranks)} of {layers} MLPs, and without them there are {least:,} parameters, "
-            f"over the budget; measure it with more --rounds, or use --order {ONE_SHOT}"
-        )
-    raise PlanError(
-        f"the budget admits no cut of MLPs alone: without {len(ranks)} of {layers} there are {least:,} parameters in {layers} "
-        "layers; give a smaller --depth, use --method effir, or loosen it"
+    return tuple(
+        f"drops the {_KINDS[kind][1]} of layer {layer}, the {place} one" for layer, place in places if layer in dropped
     )
-
-
-def _left_over(gone: _Gone, kept: Kept) -> tuple[str, ...]:
-    notes = []
-    both = [layer for layer in gone.left if layer not in kept.layers]
-    if both:
-        blocks = (
-            "1 block loses both sub-layers, and so goes"
-            if len(both) == 1
-            else f"{len(both)} blocks lose both sub-layers, and so go"
-        )
-        notes.append(f"{blocks} as a whole")
-    if not kept.attentions:
-        notes.append("no attention is left: no token sees another one")
-    return tuple(notes)

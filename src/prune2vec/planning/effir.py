@@ -2,165 +2,102 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
 
 from prune2vec.errors import PlanError
+from prune2vec.models.kept import Kept
 from prune2vec.planning.budget import speedup_of
-from prune2vec.planning.cut_loss_table import SECTION, CutLoss
-from prune2vec.planning.cut_search import WIDTHS, MlpCut, best_admitted, candidates
 from prune2vec.planning.drop import edge_notes
-from prune2vec.planning.first_layers import ALL, depth_of
-from prune2vec.planning.importance_order import ONE_SHOT, least_important, ranked, section_of
-from prune2vec.planning.planner import Allowed, Choice, Layers, planners
-from prune2vec.planning.shares import count_of, parse_count, parse_share, share_text
+from prune2vec.planning.importance_order import ONE_SHOT, SECTIONS, Order, least_important, ranked
+from prune2vec.planning.l3prune import ALL, FirstLayers, depth_of
+from prune2vec.planning.planner import FitsBudget, Picked, Planner, planners
+from prune2vec.planning.shares import CountOrShare, Share, count_of, share_text
 from prune2vec.profiling.profile import Profile
 
 PAPER_MLPS, PAPER_WIDTH = Fraction(1, 2), Fraction(3, 10)
 
 
 @planners.register("effir")
-def effir(
-    profile: Profile,
-    allowed: Allowed,
-    *,
-    depth: int | str | None = None,
-    mlps: int | str | None = None,
-    width: float | str | None = None,
-    order: str = ONE_SHOT,
-) -> Choice:
-    """Drop the least important MLPs and cut the width of the others; with a budget, search for the least predicted loss.
+class EffirPlanner(Planner):
+    """Drop the least important MLPs and cut the width of the others; a budget is met by width first, then by depth.
 
-    Without a budget that rules the whole model out, what is not given is the paper's: every layer, half of the MLPs
-    dropped, 30% of the remaining neurons cut. With one, it is searched: all depths, every number of MLPs, and widths
-    cut by 0, 10, 20, 30, 40 or 50%. The guide is the profile's ``cut-loss``.
-
-    Args:
-        depth: Layers that are kept before anything else is dropped: all, a number, or small or large (L3Prune's picks).
-        mlps: MLPs to drop inside that depth: a count, or a share such as 50%, rounded down.
-        width: Share of the remaining MLPs' neurons to cut, such as 30%.
-        order: Importance by which MLPs are ranked: one-shot, plain or iterative.
-
-    Raises:
-        PlanError: A parameter does not fit the model, or no cut fits the budget.
-        ProfileError: The order was not measured, or a search is needed and ``cut-loss`` was not.
+    What is not given is the paper's: every layer, half of the MLPs dropped, 30% of the remaining neurons cut. Where that is
+    over the budget, the width is cut by up to 50%, and then the deepest depth is kept at which the paper's share of MLPs,
+    with a width cut between the two, fits.
     """
-    asked = _Asked(
-        profile=profile,
-        depth=depth,
-        mlps=None if mlps is None else parse_count(mlps, key="mlps"),
-        width=None if width is None else parse_share(width, key="width"),
-        order=order,
-    )
-    if None not in (asked.depth, asked.mlps, asked.width) or allowed(tuple(range(profile.shape.num_layers))):
-        return _as_asked(asked)
-    return _searched(asked, allowed)
 
+    depth: FirstLayers | None = None
+    """Layers that are kept before anything else is dropped: all, a number, or small or large (L3Prune's picks)."""
+    mlps: CountOrShare | None = None
+    """MLPs to drop inside that depth: a count, or a share such as 50%, rounded down."""
+    width: Share | None = None
+    """Share of the remaining MLPs' neurons to cut, such as 30%."""
+    order: Order = ONE_SHOT
+    """Importance by which MLPs are ranked: one-shot, plain or iterative."""
 
-@dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """The profile and what was asked for; None where the search or the paper decides."""
+    def needs(self) -> tuple[str, ...]:
+        """Return the order's section."""
+        return (SECTIONS[self.order],)
 
-    profile: Profile
-    depth: int | str | None
-    mlps: int | Fraction | None
-    width: Fraction | None
-    order: str
+    def pick(self, profile: Profile, fits_budget: FitsBudget) -> Picked:
+        """Cut what is asked for, and what is not as the paper does, or further where the budget needs it.
 
-    @cached_property
-    def ranks(self) -> Layers:
-        """Layers in the order in which their MLPs go."""
-        return ranked(self.profile, self.order, "mlp", self.profile.shape.num_layers)
+        Raises:
+            PlanError: A parameter does not fit the model, or no cut fits the budget.
+            ProfileError: The order was not measured.
+        """
+        shape, width = profile.shape, PAPER_WIDTH if self.width is None else self.width
+        if width and not shape.knows_neurons:
+            raise PlanError(
+                f"{shape.model_type}: the neurons of its MLPs are not known, so its width cannot be cut; give --width 0%"
+            )
+        layers, notes = depth_of(profile, ALL if self.depth is None else self.depth)
+        asked = kept = self._cut(profile, layers, width)
+        if None in (self.depth, self.mlps, self.width) and not fits_budget(asked):
+            kept = self._fitting(profile, fits_budget, layers)
+            notes += (
+                f"the paper's shape is over the budget: {share_text(kept.width_cut)} of the neurons are cut "
+                f"({share_text(width)} without a budget), and {len(kept.layers)} of {layers} layers stay",
+            )
+        size = f"{shape.params(kept):,} of {shape.params(range(shape.num_layers)):,} parameters"
+        notes += (*edge_notes("M", kept.drop_mlp, kept.layers), f"{size}, {speedup_of(shape, kept):.2f}x the speed by FLOPs")
+        resolved = {
+            "depth": len(kept.layers) if self.depth is None else self.depth,
+            "mlps": len(kept.drop_mlp),
+            "width": share_text(kept.width_cut),
+        }
+        return Picked(kept, notes, resolved)
 
+    def _cut(self, profile: Profile, layers: int, width: Fraction) -> Kept:
+        count = count_of(PAPER_MLPS if self.mlps is None else self.mlps, layers)
+        if layers == 1 and count:
+            raise PlanError(f"mlps: {count}, but the only layer must keep its MLP; choose 0, or keep more layers")
+        if count >= layers:
+            raise PlanError(f"mlps: {count} is every MLP of {layers} layers or more; one must stay, choose 0 to {layers - 1}")
+        gone = least_important(profile, self.order, "mlp", tuple(range(layers)), count)
+        return Kept.of(range(layers), drop_mlp=gone, width_cut=width)
 
-def _as_asked(asked: _Asked) -> Choice:
-    """Cut what was asked for, by the paper's shape where nothing was."""
-    layers, notes = depth_of(asked.profile, ALL if asked.depth is None else asked.depth)
-    mlps = _mlp_count(PAPER_MLPS if asked.mlps is None else asked.mlps, layers)
-    cut = MlpCut(depth=layers, mlps=mlps, width=PAPER_WIDTH if asked.width is None else asked.width)
-    # Refuses an order that does not name enough layers, which only counts here: the search tries what is named.
-    least_important(asked.profile, asked.order, "mlp", tuple(range(layers)), mlps)
-    guide = CutLoss.of(asked.profile) if SECTION in asked.profile.sections else None
-    return _choice(asked, cut, guide, notes)
+    def _fitting(self, profile: Profile, fits_budget: FitsBudget, layers: int) -> Kept:
+        """Return the deepest cut that fits, and the least narrow one of that depth.
 
-
-def _searched(asked: _Asked, allowed: Allowed) -> Choice:
-    """Return the best cut within the budget, whatever is not given being free.
-
-    Raises:
-        PlanError: The budget admits none, or nothing was measured for what is given.
-        ProfileError: The order or ``cut-loss`` was not measured.
-    """
-    asked.profile.check_has(section_of(asked.order), SECTION)
-    guide, shape = CutLoss.of(asked.profile), asked.profile.shape
-    depths = range(1, shape.num_layers + 1)
-    notes: tuple[str, ...] = ()
-    if asked.depth is not None:
-        depth, notes = depth_of(asked.profile, asked.depth)
-        depths = range(depth, depth + 1)
-    if asked.mlps is not None:
-        _mlp_count(asked.mlps, depths[-1])
-    cuts = list(candidates(guide, asked.ranks, depths=depths, mlps=asked.mlps, widths=_widths(asked)))
-    if not cuts:
+        Raises:
+            PlanError: None does.
+        """
+        depths = range(layers, 0, -1) if self.depth is None else (layers,)
+        widths = [Fraction(percent, 100) for percent in range(30, 51)] if self.width is None else [self.width]
+        named = ranked(profile, self.order, "mlp", layers)
+        tried = None
+        for depth in depths:
+            count = count_of(PAPER_MLPS if self.mlps is None else self.mlps, depth)
+            # A count that was given may be all that a smaller depth has, and the iterative order may name too few there.
+            if count > min(depth - 1, sum(layer < depth for layer in named)):
+                continue
+            for width in widths:
+                tried = self._cut(profile, depth, width)
+                if fits_budget(tried):
+                    return tried
+        assert tried is not None  # Of all the layers, the cut has been made before.
         raise PlanError(
-            f"nothing to choose from: {SECTION} was measured for up to {guide.drops[-1]} MLPs dropped and "
-            f"{share_text(guide.width_cuts[-1])} of the neurons; ask for less, or measure more"
+            f"the budget admits no cut of these: the smallest has {profile.shape.params(tried):,} parameters in "
+            f"{len(tried.layers)} layer{'s' * (len(tried.layers) > 1)} (with its embeddings); loosen it"
         )
-    best = best_admitted(cuts, asked.ranks, shape, allowed)
-    if best is None:
-        least = min((cut.kept(asked.ranks) for _, cut in cuts), key=shape.params)
-        raise PlanError(
-            f"the budget admits no cut of these: the smallest has {shape.params(least):,} parameters in {len(least.layers)} "
-            f"layer{'s' if len(least.layers) > 1 else ''} (with its embeddings); loosen it"
-        )
-    return _choice(asked, best, guide, (*notes, f"the least predicted loss of the {len(cuts):,} cuts that were tried"))
-
-
-def _mlp_count(mlps: int | Fraction, layers: int) -> int:
-    count = count_of(mlps, layers)
-    if layers == 1 and count:
-        raise PlanError(f"mlps: {count}, but the only layer must keep its MLP; choose 0, or keep more layers")
-    if count >= layers:
-        raise PlanError(f"mlps: {count} is every MLP of {layers} layers or more; one must stay, choose 0 to {layers - 1}")
-    return count
-
-
-def _widths(asked: _Asked) -> tuple[Fraction, ...]:
-    if asked.width is not None:
-        return (asked.width,)
-    return WIDTHS if asked.profile.shape.knows_neurons else WIDTHS[:1]
-
-
-def _choice(asked: _Asked, cut: MlpCut, guide: CutLoss | None, notes: tuple[str, ...]) -> Choice:
-    kept, shape = cut.kept(asked.ranks), asked.profile.shape
-    size = f"{shape.params(kept):,} of {shape.params(range(shape.num_layers)):,} parameters"
-    return Choice.of(
-        kept,
-        parameters={
-            "depth": cut.depth if asked.depth is None else asked.depth,
-            "mlps": cut.mlps,
-            "width": share_text(cut.width),
-            "order": asked.order,
-        },
-        notes=(
-            *notes,
-            *edge_notes("M", kept.drop_mlp, kept.layers),
-            f"{size}, {speedup_of(shape, kept):.2f}x the speed by FLOPs",
-            *_prediction(asked, cut, guide),
-        ),
-    )
-
-
-def _prediction(asked: _Asked, cut: MlpCut, guide: CutLoss | None) -> tuple[str, ...]:
-    """Say what the cut should cost before training, or why that is not known."""
-    if guide is None:
-        return (f"what the cut costs is not predicted: the profile has no {SECTION}",)
-    loss = guide.predicted(cut.depth, cut.mlps, cut.width)
-    if loss is None:
-        return (f"what the cut costs is not predicted: {SECTION} was not measured that far",)
-    note = f"predicted zero-shot loss {loss:.4f} against {guide.whole:.4f} of the whole model; "
-    notes = [note + "it overstates what is lost after training (EffiR, table 1 against table 2)"]
-    if not guide.was_measured_in(asked.ranks, cut.depth, cut.mlps):
-        notes.append(f"{SECTION} was measured with MLPs dropped in another order: the prediction is rough")
-    return tuple(notes)

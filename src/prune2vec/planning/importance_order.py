@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from prune2vec.errors import PlanError, ProfileError, did_you_mean
 from prune2vec.profiling.importance import Redundancy
 from prune2vec.profiling.profile import Profile
 
-ONE_SHOT = "one-shot"
-_SECTIONS = {ONE_SHOT: "redundancy", "plain": "redundancy-plain", "iterative": "redundancy-iterative"}
+ONE_SHOT, ITERATIVE = "one-shot", "iterative"
+SECTIONS = {ONE_SHOT: "redundancy", "plain": "redundancy-plain", ITERATIVE: "redundancy-iterative"}
+"""The profile's section that each order is read from."""
+
+
+def _known(order: Any) -> Any:
+    if not isinstance(order, str) or order not in SECTIONS:
+        raise ValueError(f"no order is called {order!r}{did_you_mean(order, SECTIONS)}")
+    return order
+
+
+Order = Annotated[str, BeforeValidator(_known)]
+"""``one-shot`` (redundancy on retrieval texts), ``plain`` (on running text) or ``iterative`` (measured anew after every drop;
+may name fewer layers than the model has)."""
 
 
 def ranked(profile: Profile, order: str, kind: str, depth: int) -> tuple[int, ...]:
@@ -18,20 +31,23 @@ def ranked(profile: Profile, order: str, kind: str, depth: int) -> tuple[int, ..
 
     Args:
         profile: A profile with the section that ``order`` needs.
-        order: ``one-shot`` (redundancy on retrieval texts), ``plain`` (on running text) or ``iterative`` (measured anew after
-            every drop; may name fewer layers than the model has).
+        order: One of ``SECTIONS``.
         kind: ``attention``, ``mlp`` or ``block``.
         depth: Layers beyond it are left out; those before are ranked among themselves.
 
     Raises:
-        PlanError: There is no such order.
         ProfileError: The section was not measured, or is broken.
     """
-    name, section = _section(profile, order)
-    if order == "iterative":
-        layers = _checked(section.get(kind), profile.shape.num_layers, where=f"{name}: {kind}")
+    if order != ITERATIVE:
+        layers = _importance(profile, order).order(kind)
     else:
-        layers = _importance(profile, name, section).order(kind)
+        total, found = profile.shape.num_layers, profile.section(SECTIONS[order]).get(kind)
+        where = f"{SECTIONS[order]}: {kind}"
+        if not isinstance(found, list | tuple) or not all(type(layer) is int and 0 <= layer < total for layer in found):
+            raise ProfileError(f"{where}: expected layers of 0 to {total - 1}, got {found!r}; measure it again")
+        if len(set(found)) != len(found):
+            raise ProfileError(f"{where}: a layer is there twice in {list(found)}; measure it again")
+        layers = tuple(found)
     return tuple(layer for layer in layers if layer < depth)
 
 
@@ -40,6 +56,7 @@ def least_important(profile: Profile, order: str, kind: str, among: tuple[int, .
 
     Raises:
         PlanError: The order does not name that many of them.
+        ProfileError: As ``ranked``.
     """
     if not count:
         return ()
@@ -58,48 +75,23 @@ def ranked_jointly(profile: Profile, order: str, depth: int) -> tuple[tuple[str,
     Equal ones go MLP first, then the deeper layer first.
 
     Raises:
-        PlanError: There is no such order, or it ranks attentions and MLPs apart.
-        ProfileError: The section was not measured, or is broken.
+        PlanError: The order ranks attentions and MLPs apart.
+        ProfileError: As ``ranked``.
     """
-    name, section = _section(profile, order)
-    if order == "iterative":
+    if order == ITERATIVE:
         raise PlanError("a joint drop (J) compares attentions with MLPs, which the iterative order does not; use another order")
-    found = _importance(profile, name, section)
+    found = _importance(profile, order)
     pairs = [
         (values[layer], rank, -layer) for rank, values in enumerate((found.mlp, found.attention)) for layer in range(depth)
     ]
     return tuple((("mlp", "attention")[rank], -layer) for _, rank, layer in sorted(pairs))
 
 
-def section_of(order: str) -> str:
-    """Return the name of the profile's section that an order is read from.
-
-    Raises:
-        PlanError: There is no such order.
-    """
-    if order not in tuple(_SECTIONS):
-        raise PlanError(f"no order is called {order!r}{did_you_mean(order, _SECTIONS)}")
-    return _SECTIONS[order]
-
-
-def _section(profile: Profile, order: str) -> tuple[str, Mapping[str, Any]]:
-    name = section_of(order)
-    return name, profile.section(name)
-
-
-def _importance(profile: Profile, name: str, section: Mapping[str, Any]) -> Redundancy:
-    found = Redundancy.from_json(section)
+def _importance(profile: Profile, order: str) -> Redundancy:
+    name = SECTIONS[order]
+    found = Redundancy.from_json(profile.section(name))
     if len(found.mlp) != profile.shape.num_layers:
         raise ProfileError(
             f"{name}: {len(found.mlp)} values for a model of {profile.shape.num_layers} layers; measure it again"
         )
     return found
-
-
-def _checked(layers: Any, total: int, *, where: str) -> tuple[int, ...]:
-    """Return a list of layers as measured, or refuse what is none."""
-    if not isinstance(layers, list | tuple) or not all(type(layer) is int and 0 <= layer < total for layer in layers):
-        raise ProfileError(f"{where}: expected layers of 0 to {total - 1}, got {layers!r}; measure it again")
-    if len(set(layers)) != len(layers):
-        raise ProfileError(f"{where}: a layer is there twice in {list(layers)}; measure it again")
-    return tuple(layers)

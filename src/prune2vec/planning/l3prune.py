@@ -4,41 +4,46 @@ from __future__ import annotations
 
 import math
 import statistics
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BeforeValidator
 
 from prune2vec.errors import PlanError, did_you_mean
-from prune2vec.planning.count_search import admitted, least_loss
-from prune2vec.planning.planner import Allowed, Choice, planners, prefix
+from prune2vec.models.kept import Kept
+from prune2vec.planning.depth_rules import admitted, least_loss, prefix
+from prune2vec.planning.planner import FitsBudget, Picked, Planner, planners
 from prune2vec.profiling.profile import Profile
 
+ALL: Final = "all"
 VARIANTS = ("small", "large")
 
 
 @planners.register("l3prune")
-def l3prune(profile: Profile, allowed: Allowed, *, variant: str = "large") -> Choice:
-    """Keep the layers up to the least loss in the lower half (``small``) or the upper half (``large``).
+class L3PrunePlanner(Planner):
+    """Keep the layers up to the least loss in the lower half (``small``) or the upper half (``large``)."""
 
-    Args:
-        variant: Which half: small or large.
-    """
-    total = profile.shape.num_layers
-    half = half_of(variant, total)
-    pick = least_loss(profile, half)
-    counts = admitted(profile, allowed, prefix)
-    if pick in counts:
-        return Choice(keep=prefix(pick, total), parameters={"variant": variant}, notes=pick_notes(profile, pick, half, variant))
-    best = least_loss(profile, counts)
-    note = f"{variant} is depth {pick}, over the budget; kept {best}, the best depth that fits it"
-    return Choice(keep=prefix(best, total), parameters={"variant": variant}, notes=(note,))
+    variant: Literal["small", "large"] = "large"
+    """Which half: small or large."""
+
+    def pick(self, profile: Profile, fits_budget: FitsBudget) -> Picked:
+        """Keep the depth with the least loss of the half, or of all that the budget admits where it is over that."""
+        total = profile.shape.num_layers
+        half = half_of(self.variant, total)
+        pick = least_loss(profile, half)
+        counts = admitted(profile, fits_budget, prefix)
+        if pick in counts:
+            return Picked(Kept(layers=prefix(pick, total)), pick_notes(profile, pick, half, self.variant))
+        best = least_loss(profile, counts)
+        note = f"{self.variant} is depth {pick}, over the budget; kept {best}, the best depth that fits it"
+        return Picked(Kept(layers=prefix(best, total)), (note,))
 
 
 def half_of(variant: str, total: int) -> range:
     """Return the depths that ``variant`` chooses from: 1 to N // 2 for small, the rest for large.
 
     Raises:
-        PlanError: There is no such variant, or the model has one layer and no lower half.
+        PlanError: The model has one layer and no lower half.
     """
-    if variant not in VARIANTS:
-        raise PlanError(f"l3prune has no variant {variant!r}{did_you_mean(variant, VARIANTS)}")
     middle = total // 2
     if variant == "small" and middle < 1:
         raise PlanError("a model of one layer has no lower half; nothing can be cut")
@@ -73,3 +78,36 @@ def near_ties(profile: Profile, pick: int, depths: range) -> list[int]:
         if depth != pick and statistics.fmean(differences) <= 2 * error:
             ties.append(depth)
     return ties
+
+
+def _read_depth(value: Any) -> int | str:
+    text = str(value).strip().lower()
+    if text in (ALL, *VARIANTS):
+        return text
+    if isinstance(value, bool) or not text.isdecimal() or not 1 <= int(text[:6]) <= 10**4:
+        raise ValueError(
+            f"expected all, small, large or a number of layers, got {value!r}{did_you_mean(text, (ALL, *VARIANTS))}"
+        )
+    return int(text)
+
+
+FirstLayers = Annotated[int | Literal["all", "small", "large"], BeforeValidator(_read_depth)]
+"""Layers that are kept before anything else is dropped: a number, ``all``, or L3Prune's pick, ``small`` or ``large``."""
+
+
+def depth_of(profile: Profile, depth: int | str) -> tuple[int, tuple[str, ...]]:
+    """Return how many of the first layers stay, and notes on that pick.
+
+    Raises:
+        PlanError: The model does not have that many layers.
+    """
+    total = profile.shape.num_layers
+    if depth == ALL:
+        return total, ()
+    if isinstance(depth, str):
+        half = half_of(depth, total)
+        pick = least_loss(profile, half)
+        return pick, pick_notes(profile, pick, half, depth)
+    if depth > total:
+        raise PlanError(f"depth {depth} is not possible: {profile.model.get('name')} has {total} layers; choose 1 to {total}")
+    return depth, ()

@@ -29,11 +29,18 @@ def plan_figures(plan: PruningPlan, *, length: int = 512) -> dict[str, Any]:
     """
     whole, kept, shape = tuple(range(plan.num_layers)), plan.kept, plan.shape
     before, after = shape.flops_per_token(whole, length=length), shape.flops_per_token(kept, length=length)
+    neurons: dict[str, Any] = {}
+    if full := shape.mlp_width:
+        left = sum(full[layer] for layer in kept.mlps) - kept.cut_neurons(full)
+        neurons = {
+            "neurons": {"before": sum(full), "after": left},
+            "mlp_width": {"before": [min(full), max(full)], "after": _extremes(plan)},
+        }
     return {
         "layers": {"before": plan.num_layers, "after": len(kept.layers)},
         "attention": {"before": plan.num_layers, "after": len(kept.attentions)},
         "mlps": {"before": plan.num_layers, "after": len(kept.mlps)},
-        **_neurons(plan),
+        **neurons,
         "params": {"before": shape.params(whole), "after": shape.params(kept)},
         "params_proportional": {"before": shape.params(whole), "after": shape.proportional_params(len(kept.layers))},
         "flops_per_token": {"before": before, "after": after, "length": length},
@@ -42,26 +49,20 @@ def plan_figures(plan: PruningPlan, *, length: int = 512) -> dict[str, Any]:
     }
 
 
-def _neurons(plan: PruningPlan) -> dict[str, Any]:
-    kept, full = plan.kept, plan.shape.mlp_width
-    if not full:
-        return {}
-    widths = _widths(plan)
-    after = sum(full[layer] for layer in kept.mlps) - kept.cut_neurons(full)
-    return {
-        "neurons": {"before": sum(full), "after": after},
-        "mlp_width": {"before": [min(full), max(full)], "after": [min(widths), max(widths)]},
-    }
-
-
-def _widths(plan: PruningPlan) -> list[int]:
-    return [plan.kept.widths.get(layer, plan.shape.mlp_width[layer]) for layer in plan.kept.mlps]
-
-
 def render_plan(plan: PruningPlan) -> str:
     """Return a plan as a short text table."""
     figures = plan_figures(plan)
     settings = ", ".join(f"{key} {value}" for key, value in plan.parameters.items() if not isinstance(value, Mapping))
+    rows: list[tuple[str, str, Callable[[int], str]]] = [("layers", "layers", str)]
+    if not plan.kept.whole_blocks:
+        rows += [("attention", "attention", str), ("MLPs", "mlps", str)]
+        rows += [("neurons of all MLPs", "neurons", _count)] if "neurons" in figures else []
+    rows += [
+        ("parameters", "params", _count),
+        ("  by the paper's n/N", "params_proportional", _count),
+        (f"FLOPs per token at {figures['flops_per_token']['length']}", "flops_per_token", _count),
+        ("memory, estimated", "memory_bytes", lambda size: f"{size / 1e6:,.0f} MB"),
+    ]
     lines = [
         f"model    {plan.model.get('name')}",
         f"method   {plan.method}{f' ({settings})' if settings else ''}",
@@ -70,7 +71,8 @@ def render_plan(plan: PruningPlan) -> str:
         "",
         f"{'':<26}{'before':>12}{'after':>12}{'share':>9}",
     ]
-    for label, pair, form in _rows(plan, figures):
+    for label, name, form in rows:
+        pair = figures[name]
         share = 100 * pair["after"] / pair["before"]
         lines.append(f"{label:<26}{form(pair['before']):>12}{form(pair['after']):>12}{share:>8.1f}%")
     lines.append(f"{'speed, from FLOPs':<26}{'1.00x':>12}{figures['predicted_speedup']:>11.2f}x")
@@ -92,27 +94,16 @@ def _cuts(plan: PruningPlan) -> list[tuple[str, str]]:
         share = share_text(plan.width_cut)
         cuts.append(("width", f"{share} of the remaining MLPs' neurons, still to be cut with prune2vec slim"))
     elif plan.neurons:
-        widths, full = _widths(plan), max(plan.shape.mlp_width)
+        (low, high), full = _extremes(plan), max(plan.shape.mlp_width)
         how = plan.parameters.get("slim", {}).get("ranking", "")
-        cuts.append(("width", f"{min(widths):,} to {max(widths):,} of {full:,} neurons an MLP{f', by {how}' if how else ''}"))
+        cuts.append(("width", f"{low:,} to {high:,} of {full:,} neurons an MLP{f', by {how}' if how else ''}"))
     return cuts
 
 
-def _rows(plan: PruningPlan, figures: dict[str, Any]) -> list[tuple[str, dict[str, int], Callable[[int], str]]]:
-    inside: list[tuple[str, dict[str, int], Callable[[int], str]]] = [
-        ("attention", figures["attention"], str),
-        ("MLPs", figures["mlps"], str),
-    ]
-    if "neurons" in figures:
-        inside.append(("neurons of all MLPs", figures["neurons"], _count))
-    return [
-        ("layers", figures["layers"], str),
-        *([] if plan.kept.whole_blocks else inside),
-        ("parameters", figures["params"], _count),
-        ("  by the paper's n/N", figures["params_proportional"], _count),
-        (f"FLOPs per token at {figures['flops_per_token']['length']}", figures["flops_per_token"], _count),
-        ("memory, estimated", figures["memory_bytes"], lambda size: f"{size / 1e6:,.0f} MB"),
-    ]
+def _extremes(plan: PruningPlan) -> list[int]:
+    """Return the width of the narrowest and of the widest MLP that stays."""
+    widths = [plan.kept.widths.get(layer, plan.shape.mlp_width[layer]) for layer in plan.kept.mlps]
+    return [min(widths), max(widths)]
 
 
 def _count(number: int) -> str:

@@ -1,67 +1,112 @@
-"""The registry of planners, and what a planner returns."""
+"""Planners, each a way to choose what of a model stays; and ``plan``, which holds the choice against the budget."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
-from typing import Any, Self
+from pathlib import Path
+from typing import Any
 
+from prune2vec.errors import PlanError
 from prune2vec.models.kept import Kept
+from prune2vec.planning.budget import Budget
+from prune2vec.planning.plan import PruningPlan
+from prune2vec.profiling.profile import Profile
+from prune2vec.public import public
 from prune2vec.registry import Registry
+from prune2vec.settings import Settings
 
-Layers = tuple[int, ...]
-Allowed = Callable[[Layers | Kept], bool]
+FitsBudget = Callable[[Kept], bool]
+"""Says whether the budget admits keeping these layers, sub-layers and widths."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choice:
+@dataclass(frozen=True)
+class Picked:
     """What a planner picked.
 
     Attributes:
-        keep: Kept layers, 0-based, ascending.
-        drop_attention: Those of them that lose their attention, ascending.
-        drop_mlp: Those of them that lose their MLP, ascending.
-        width_cut: Share of all neurons of the remaining MLPs that is to be cut.
-        parameters: The planner's parameters, resolved.
+        kept: What stays.
         notes: What a reader should know about the pick.
+        resolved: Values of those parameters that the planner chose itself, or would have the plan show otherwise.
     """
 
-    keep: Layers
-    drop_attention: Layers = ()
-    drop_mlp: Layers = ()
-    width_cut: Fraction = Fraction(0)
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    kept: Kept
     notes: tuple[str, ...] = ()
+    resolved: Mapping[str, Any] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, kept: Kept, *, parameters: Mapping[str, Any], notes: tuple[str, ...] = ()) -> Self:
-        """Return the choice to keep what ``kept`` says."""
-        return cls(
-            keep=kept.layers,
-            drop_attention=kept.drop_attention,
-            drop_mlp=kept.drop_mlp,
-            width_cut=kept.width_cut,
-            parameters=parameters,
-            notes=notes,
+
+class Planner(Settings):
+    """A way to choose what stays: its fields are its parameters, ``pick`` applies them.
+
+    The fields become options of ``prune2vec plan`` and keys of a recipe, with their types, limits and docstrings.
+    """
+
+    def needs(self) -> tuple[str, ...]:
+        """Return the profile's sections beside the layer-loss that ``pick`` will read."""
+        return ()
+
+    def pick(self, profile: Profile, fits_budget: FitsBudget) -> Picked:
+        """Choose what stays.
+
+        A planner that searches asks ``fits_budget``; whatever it returns is held against the budget once more.
+
+        Raises:
+            PlanError: The parameters or the budget cannot be met.
+            ProfileError: A section of the profile that the choice needs was not measured.
+        """
+        raise NotImplementedError
+
+
+planners: Registry[type[Planner]] = Registry("planner", package="prune2vec.planning")
+"""A planner registers itself beside its code: ``@planners.register("percent")`` above the class."""
+
+
+@public("plan", "profile", "output")
+def make_plan(
+    profile: Profile | str | Path,
+    *,
+    method: str = "l3prune",
+    budget: Budget | Mapping[str, Any] | None = None,
+    output: Path | str | None = None,
+    **parameters: Any,
+) -> PruningPlan:
+    """Decide what of a model stays.
+
+    Args:
+        profile: A profile, or the path of one.
+        method: Name of a planner (``prune2vec methods`` lists them).
+        budget: Limits, or a mapping of them; the pick is the best one within them by the profile.
+        output: Where to write ``plan.json``; nowhere when None.
+        **parameters: The planner's own parameters, such as ``variant="small"`` or ``depth=12``.
+
+    Raises:
+        ConfigError: There is no such planner, it has no such parameter, or a value does not fit.
+        PlanError: The parameters or the budget cannot be met.
+    """
+    measured = profile if isinstance(profile, Profile) else Profile.load(Path(profile))
+    limits = Budget.chosen(budget, {}, where="budget")
+    planner = planners.get(method).build(parameters, where=f"planner {method!r}")
+    picked = planner.pick(measured, lambda kept: not limits.exceeded(measured.shape, kept))
+    settled = {name: value for name, value in {**planner.model_dump(), **picked.resolved}.items() if value is not None}
+    over = limits.exceeded(measured.shape, picked.kept)
+    if over:
+        given = ", ".join(f"{name} {value}" for name, value in settled.items())
+        raise PlanError(
+            f"{method}{f' ({given})' if given else ''} is over the budget: {'; '.join(over)}; cut more, or loosen it"
         )
-
-    @property
-    def kept(self) -> Kept:
-        """What stays, for counting."""
-        return Kept(layers=self.keep, drop_attention=self.drop_attention, drop_mlp=self.drop_mlp, width_cut=self.width_cut)
-
-
-planners: Registry[Callable[..., Choice]] = Registry("planner", package="prune2vec.planning")
-"""Each planner is a function ``(profile: Profile, allowed: Allowed, *, its parameters) -> Choice``.
-
-``allowed(kept)`` says whether the budget admits keeping these layers, or layers, sub-layers and widths. A planner that
-searches asks it; whatever a planner returns is held against the budget once more.
-"""
-
-LayersOf = Callable[[int, int], Layers]
-
-
-def prefix(count: int, of: int) -> Layers:
-    """Return the first ``count`` layers: the cut that drops the last ones."""
-    return tuple(range(count))
+    plan = PruningPlan(
+        model=dict(measured.model),
+        shape=measured.shape,
+        keep_layers=picked.kept.layers,
+        drop_attention=picked.kept.drop_attention,
+        drop_mlp=picked.kept.drop_mlp,
+        width_cut=picked.kept.width_cut,
+        text=measured.text,
+        method=method,
+        parameters={**settled, **limits.set_limits()},
+        notes=picked.notes,
+        profile_digest=measured.digest,
+    )
+    if output is not None:
+        plan.save(Path(output))
+    return plan

@@ -4,47 +4,43 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import Annotated
+
+from pydantic import BeforeValidator, PlainSerializer
 
 from prune2vec.amounts import exact
-from prune2vec.errors import PlanError
 
 
-def parse_share(value: float | str, *, key: str, instead: str = "") -> Fraction:
+def parse_share(value: object, *, instead: str = "") -> Fraction:
     """Read ``"30%"``, ``"0.3"`` or ``0.3`` as an exact fraction.
 
     Args:
         value: What was given.
-        key: The parameter's name, for messages.
         instead: What to do when a share is not what is meant, for messages.
 
     Raises:
-        PlanError: It is no share of 0 to under 1 (0 to under 100 %).
+        ValueError: It is no share of 0 to under 1 (0 to under 100 %).
     """
     text = str(value).strip()
     try:
         share = exact(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError as error:
-        raise PlanError(f"{key}: expected a share such as 30% or 0.3, got {value!r}") from error
+        raise ValueError(f"expected a share such as 30% or 0.3, got {value!r}") from error
     if not 0 <= share < 1:
         hint = f" (or {instead})" if instead else ""
-        raise PlanError(f"{key}: {value} drops everything or less than nothing; expected 0% to under 100%{hint}")
+        raise ValueError(f"{value} drops everything or less than nothing; expected 0% to under 100%{hint}")
     return share
 
 
-def share_text(share: Fraction) -> str:
-    """Write a share as a percentage that ``parse_share`` reads back to the same number up to twelve digits."""
-    return f"{float(share * 100):.12g}%"
-
-
-def parse_count(value: float | str, *, key: str) -> int | Fraction:
+def parse_count(value: object) -> int | Fraction:
     """Read a count (``8``) or a share (``50%``, ``0.5``).
 
     Raises:
-        PlanError: It is neither.
+        ValueError: It is neither.
     """
     text = str(value).strip()
     if isinstance(value, bool) or not text.isdecimal() or len(text) > 18:
-        return parse_share(value, key=key, instead="give a count")
+        return parse_share(value, instead="give a count")
     return int(text)
 
 
@@ -53,6 +49,15 @@ def count_of(amount: int | Fraction, total: int) -> int:
     return amount if isinstance(amount, int) else math.floor(amount * total)
 
 
+def share_text(share: Fraction) -> str:
+    """Write a share as a percentage that ``parse_share`` reads back to the same number up to twelve digits."""
+    return f"{float(share * 100):.12g}%"
+
+
 def amount_text(amount: int | Fraction) -> str:
     """Write a count or a share as ``parse_count`` reads it."""
     return str(amount) if isinstance(amount, int) else share_text(amount)
+
+
+Share = Annotated[Fraction, BeforeValidator(parse_share), PlainSerializer(share_text)]
+CountOrShare = Annotated[int | Fraction, BeforeValidator(parse_count), PlainSerializer(amount_text)]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
-from prune2vec.errors import ConfigError, ProfileError
-from prune2vec.files import digest_json, read_json, write_json
+from pydantic import AfterValidator, BeforeValidator
+
+from prune2vec.errors import ProfileError
+from prune2vec.files import digest_json
 from prune2vec.models.shape import ModelShape
 from prune2vec.models.text_settings import TextSettings
-from prune2vec.settings import AS_WRITTEN, read_as
+from prune2vec.records import Record
+from prune2vec.settings import AS_WRITTEN
 
-FORMAT = "prune2vec.profile/2"
+MeasuredShape = Annotated[ModelShape, AfterValidator(lambda shape: ModelShape.from_json(shape.to_json(), where="shape"))]
+"""A model's shape in a file, whose sizes must fit each other too."""
 _ROWS = ("loss", "std_error", "accuracy", "alignment", "uniformity")
 
 
@@ -41,8 +44,15 @@ class LayerLoss:
     group_loss: tuple[tuple[float, ...], ...]
 
 
+def _still_measured(sections: Any) -> Any:
+    """Leave out what a scorer of earlier releases measured, which nothing reads any more."""
+    return (
+        {name: section for name, section in sections.items() if name != "cut-loss"} if isinstance(sections, dict) else sections
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
-class Profile:
+class Profile(Record):
     """A measured model.
 
     Attributes:
@@ -59,12 +69,14 @@ class Profile:
         ProfileError: When built with a curve of another length than the model, or with NaN or infinity anywhere.
     """
 
-    __pydantic_config__ = AS_WRITTEN
+    FORMAT = "prune2vec.profile/2"
+    KIND = "profile"
+    ERROR = ProfileError
 
     model: Mapping[str, str | None]
-    shape: ModelShape
+    shape: MeasuredShape
     layer_loss: LayerLoss
-    sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    sections: Annotated[Mapping[str, Mapping[str, Any]], BeforeValidator(_still_measured)] = field(default_factory=dict)
     texts: Mapping[str, Any] = field(default_factory=dict)
     text: TextSettings = field(default_factory=TextSettings)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -134,54 +146,10 @@ class Profile:
                 f"measure it with prune2vec profile --scorers {wanted}"
             )
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary."""
-        return {
-            "format": FORMAT,
-            "model": dict(self.model),
-            "shape": self.shape.to_json(),
-            "layer_loss": asdict(self.layer_loss),
-            "sections": {name: dict(section) for name, section in self.sections.items()},
-            "texts": dict(self.texts),
-            "text": self.text.to_json(),
-            "settings": dict(self.settings),
-            "environment": dict(self.environment),
-        }
-
     @property
     def digest(self) -> str:
         """SHA-256 of what was measured and how (versions and machine aside)."""
         return digest_json({key: value for key, value in self.to_json().items() if key != "environment"})
-
-    def save(self, path: Path) -> None:
-        """Write ``profile.json``, whole or not at all."""
-        write_json(path, self.to_json())
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a profile file.
-
-        Raises:
-            DataError: The file is missing or not JSON.
-            ProfileError: It is JSON but not a profile of this version.
-        """
-        value = read_json(path)
-        if not isinstance(value, dict) or value.get("format") != FORMAT:
-            raise ProfileError(f"{path}: not a profile (expected format {FORMAT!r}); make one with prune2vec profile")
-        rest = {key: item for key, item in value.items() if key != "format"}
-        try:
-            absent = next((name for name in ("texts", "text", "settings", "environment") if name not in rest), None)
-            if absent is not None:
-                raise ValueError(f"{absent} is missing")
-            text = TextSettings.build(rest.pop("text"), where="text")
-            found = read_as(cls, rest)
-            return replace(found, shape=ModelShape.from_json(rest["shape"], where=str(path)), text=text)
-        except ValueError as error:
-            raise ProfileError(f"{path}: broken profile ({error}); make it again with prune2vec profile") from error
-        except ConfigError as error:
-            raise ProfileError(f"{path}: {error}; make it again with prune2vec profile") from error
-        except ProfileError as error:
-            raise ProfileError(f"{path}: {error}") from error
 
 
 def _not_finite(value: Any, place: str = "") -> str | None:

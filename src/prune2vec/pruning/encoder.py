@@ -22,7 +22,7 @@ from prune2vec.models.quiet import quiet_transformers
 from prune2vec.outputs import ENCODER, staged_folder
 from prune2vec.pruning.card import model_card
 from prune2vec.pruning.encoder_check import RECORD as RECORD
-from prune2vec.pruning.encoder_check import check_files, check_modules, check_parts, check_poolings
+from prune2vec.pruning.encoder_check import check_can_be_written, check_files, check_fits_together, encoder_file
 from prune2vec.pruning.float32 import computing_in_float32
 from prune2vec.pruning.parity import PROBE_TEXTS, Parity, compare_vectors, probe_prompts
 from prune2vec.pruning.portable import UNEVEN_MODULE, EncoderParts, write_portable, write_tokenizer
@@ -47,14 +47,13 @@ def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto
         dtype: ``auto`` (bf16 where the hardware is fast at it, else fp32), ``float32``, ``bfloat16``, ``float16``.
 
     Raises:
-        CheckpointError: It is not an encoder's folder, it does not load, or its files do not fit each other: a tensor is
-            missing, left over or of another shape, or a file has a value of the wrong type or size.
+        CheckpointError: It is not an encoder's folder, cannot be fetched, does not load, or its files do not fit each other: a
+            tensor is missing, left over or of another shape, or a file has a value of the wrong type or size.
         DataError: A file of it is no JSON.
     """
     from sentence_transformers import SentenceTransformer
 
     place = pick_device(device)
-    number_format = pick_dtype(dtype, place)
     check_is_encoder(folder)
     with quiet_transformers():
         check_files(str(folder))
@@ -66,7 +65,7 @@ def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto
                 str(folder),
                 device=str(place),
                 trust_remote_code=_is_ours(folder),
-                model_kwargs={"dtype": number_format, **distrust},
+                model_kwargs={"dtype": pick_dtype(dtype, place), **distrust},
                 processor_kwargs=dict(distrust),
                 config_kwargs=dict(distrust),
             )
@@ -75,7 +74,7 @@ def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto
     except BaseException as error:
         # Whatever is wrong with a file may surface anywhere in three libraries, as any of their errors, or as a panic.
         raise CheckpointError(f"cannot load the encoder {folder}: {reason_of(error)}") from error
-    check_parts(encoder, str(folder))
+    check_fits_together(encoder, str(folder))
     return encoder
 
 
@@ -100,10 +99,8 @@ def check_is_encoder(folder: str | Path) -> None:
 
 def _is_ours(folder: str | Path) -> bool:
     """Return whether an encoder's modules are our uneven one and stock ones after it that load no model of their own."""
-    from sentence_transformers.util import load_file_path
-
-    file = load_file_path(str(folder), "modules.json")
-    kinds = [str(module["type"]) for module in read_json(Path(file))] if file is not None else []
+    file = encoder_file(str(folder), "modules.json")
+    kinds = [str(module["type"]) for module in read_json(file)] if file is not None else []
     return kinds[:1] == [UNEVEN_MODULE] and all(_HARMLESS.fullmatch(kind) for kind in kinds[1:])
 
 
@@ -137,9 +134,8 @@ def save_encoder(
         CheckpointError: It cannot be written, or the reloaded encoder differs; nothing is left behind.
     """
     parts = parts_of(encoder, record or {})
-    reference = encode_probe(encoder)
     dtype = str(next(encoder.parameters()).dtype).removeprefix("torch.")
-    return write_checked(parts, folder, reference, named="the encoder in memory", dtype=dtype, extra=extra)
+    return write_checked(parts, folder, encode_probe(encoder), named="the encoder in memory", dtype=dtype, extra=extra)
 
 
 def write_checked(
@@ -161,7 +157,7 @@ def write_checked(
         folder: Where.
         reference: (text, dim) vectors of ``encode_probe`` that the reloaded encoder must give.
         named: What the reference is, for messages and ``parity.json``.
-        dtype: Number format to compute in; the same as the reference's.
+        dtype: The reference's, and that of the comparison.
         extra: Further text files by name.
         release: Let go of the model's weights once they are written, so that they are in memory once; its structure stays.
 
@@ -237,18 +233,18 @@ def parts_of(encoder: SentenceTransformer, record: Mapping[str, Any]) -> Encoder
     """Take a Transformer, Pooling(, Normalize) encoder apart.
 
     Raises:
-        CheckpointError: It has other modules or unmerged adapters, or pools in several ways at once.
+        CheckpointError: It has other modules or unmerged adapters, pools in several ways at once, or cuts its vectors.
     """
     modules: list[Any] = list(encoder)
-    check_modules([type(module).__name__ for module in modules])
+    pooling = getattr(modules[1], "pooling_mode", "") if modules[1:] else ""
+    poolings = [pooling] if isinstance(pooling, str) else list(pooling)
+    check_can_be_written([type(module).__name__ for module in modules], poolings, encoder.truncate_dim)
     if getattr(modules[0].auto_model, "_hf_peft_config_loaded", False):
         raise CheckpointError("the encoder has adapters beside its weights; merge adapters first, then save")
-    pooling = modules[1].pooling_mode
-    check_poolings([pooling] if isinstance(pooling, str) else pooling)
     return EncoderParts(
         model=modules[0].auto_model,
         tokenizer=modules[0].tokenizer,
-        pooling=pooling,
+        pooling=poolings[0],
         max_length=int(encoder.max_seq_length or 512),
         prompts={name: prompt or "" for name, prompt in encoder.prompts.items()},
         default_prompt=encoder.default_prompt_name,

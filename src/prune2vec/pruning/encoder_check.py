@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
 
 from prune2vec.errors import CheckpointError, reason_of
 from prune2vec.files import read_json
@@ -81,6 +81,10 @@ class _Tokenizer(_Form):
     truncation_side: Literal["left", "right"] = "right"
 
 
+class _Router(_Form):
+    types: dict[str, str] | None = None
+
+
 class _Record(_Form):
     text_format: dict[str, Any] = {}
     train: dict[str, Any] | None = None
@@ -104,87 +108,101 @@ def check_files(encoder: str) -> None:
         encoder: Folder or hub id.
 
     Raises:
-        CheckpointError: One has a value of the wrong type or size, or a tensor is missing, left over or of another shape.
+        CheckpointError: There are none, one has a value of the wrong type or size, or a tensor is missing, left over or of
+            another shape.
         DataError: One is no JSON.
     """
     for name, form in _FORMS.items():
         _checked(encoder, name, form)
     modules = _checked(encoder, "modules.json", list[_Module])
+    if modules is None:
+        raise CheckpointError(
+            f"{encoder} is not an encoder: no modules.json is there, or none can be fetched; expected the name of one on the hub, "
+            "or a folder made by prune2vec prune or train"
+        )
     names = [module["name"] for module in modules]
     if len(set(names)) < len(names):
         raise CheckpointError(f"{encoder}/modules.json: two modules have one name ({', '.join(names)})")
     for kind, path in _parts(encoder, modules):
         if kind.endswith(".Pooling"):
             _poolings(encoder, f"{path}/config.json")
-        if kind.endswith("Transformer") and _file(encoder, f"{path}/config.json".lstrip("/")) is not None:
+        if kind.endswith("Transformer") and encoder_file(encoder, f"{path}/config.json".lstrip("/")) is not None:
             _check_depth(encoder, path)
             # The uneven one compares its tensors itself.
             if kind.endswith(".Transformer"):
                 _check_weights(encoder, path)
 
 
-def check_modules(kinds: Sequence[str]) -> None:
+def check_can_be_written(kinds: Sequence[str], poolings: Sequence[str], truncate_dim: int | None) -> None:
     """Refuse an encoder that ``save_encoder`` cannot write; training asks before its first step.
 
     Args:
         kinds: The class names of its modules.
+        poolings: The ways in which it pools.
+        truncate_dim: Dimensions to which it cuts its vectors, if it does.
 
     Raises:
-        CheckpointError: It has other modules than Transformer, Pooling and perhaps Normalize.
+        CheckpointError: It has other modules than Transformer, Pooling and perhaps Normalize, pools in several ways side by side,
+            or cuts its vectors, which other runtimes would not do.
     """
     others = [kind for place, kind in enumerate(kinds) if kind not in _WRITABLE[min(place, 2)]]
     if others or len(kinds) < 2:
         what = f"{others[0]} is another ({', '.join(kinds)})" if others else f"there is {', '.join(kinds)} alone"
         raise CheckpointError(f"encoders of Transformer, Pooling and Normalize can be written, and {what}")
-
-
-def check_poolings(poolings: Sequence[str]) -> None:
-    """Refuse several poolings side by side, which ``save_encoder`` cannot write.
-
-    Raises:
-        CheckpointError: There are several.
-    """
     if len(poolings) > 1:
         raise CheckpointError(f"can write one pooling; this encoder has {', '.join(poolings)}")
+    if truncate_dim is not None:
+        raise CheckpointError(
+            f"this encoder cuts its vectors to {truncate_dim} dimensions (truncate_dim), which other runtimes do not do; take the "
+            "entry out of its config_sentence_transformers.json, and cut the vectors that it gives then"
+        )
 
 
 def check_trainable(folder: Path) -> None:
     """Check an encoder's files, and that what is trained of it can be written; nothing is loaded.
 
     Raises:
-        CheckpointError: The files do not fit each other, or it has modules or poolings that cannot be written.
+        CheckpointError: The files do not fit each other, or it has modules, poolings or a cut that cannot be written.
         DataError: A file of it is no JSON.
     """
     check_files(str(folder))
     modules = read_json(folder / "modules.json")
-    check_modules([module["type"].rpartition(".")[2] for module in modules])
-    check_poolings(_poolings(str(folder), f"{modules[1]['path']}/config.json"))
+    kinds = [module["type"].rpartition(".")[2] for module in modules]
+    pooling = f"{modules[1]['path']}/config.json" if modules[1:] else ""
+    settings = _checked(str(folder), "config_sentence_transformers.json", _Encoder) or {}
+    check_can_be_written(kinds, _poolings(str(folder), pooling), settings.get("truncate_dim"))
 
 
 def _parts(encoder: str, modules: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
     """Yield type and path of each module, those that a router chooses from among them."""
     for module in modules:
         yield module["type"], module["path"]
-        routes = _file(encoder, f"{module['path']}/router_config.json".lstrip("/"))
-        if routes is not None:
-            for name, kind in dict(read_json(routes).get("types") or {}).items():
-                yield str(kind), f"{module['path']}/{name}".lstrip("/")
+        routes = _checked(encoder, f"{module['path']}/router_config.json".lstrip("/"), _Router) or {}
+        for name, kind in (routes.get("types") or {}).items():
+            yield kind, f"{module['path']}/{name}".lstrip("/")
 
 
-def _file(encoder: str, name: str) -> Path | None:
-    """Return a file of the encoder, fetched if need be; None where it has none of that name."""
+def encoder_file(encoder: str, name: str) -> Path | None:
+    """Return a file of the encoder, fetched if need be; None where it has none of that name.
+
+    Raises:
+        CheckpointError: It cannot be fetched.
+    """
     from sentence_transformers.util import load_file_path
 
     path = Path(encoder) / name
     if Path(encoder).is_dir():
         return path if path.is_file() else None
-    found = load_file_path(encoder, Path(name).name, subfolder=str(Path(name).parent).removeprefix("."))
+    try:
+        found = load_file_path(encoder, Path(name).name, subfolder=str(Path(name).parent).removeprefix("."))
+    except Exception as error:  # Whatever the hub's client raises of a repository that is not there, or of the network.
+        raise CheckpointError(f"cannot fetch {name} of the encoder {encoder}: {reason_of(error)}") from error
     return Path(found) if found is not None else None
 
 
 def _checked(encoder: str, name: str, form: Any) -> Any:
     """Return a file's JSON if it has the form; None where there is no such file."""
-    file = _file(encoder, name)
+    file = encoder_file(encoder, name)
     if file is None:
         return None
     content = read_json(file)
@@ -218,7 +236,8 @@ def _check_depth(encoder: str, subfolder: str) -> None:
     names = _tensor_names(encoder, subfolder)
     for key in _DEPTHS:
         if names and isinstance(config.get(key), int) and len(names) < config[key]:
-            raise CheckpointError(f"{encoder}/config.json says {config[key]} layers ({key}), its weights hold {_layers(names)}")
+            at = Path(encoder) / subfolder / "config.json"
+            raise CheckpointError(f"{at} says {config[key]} layers ({key}), its weights hold {_layers(names)}")
 
 
 def _check_weights(encoder: str, subfolder: str) -> None:
@@ -248,21 +267,17 @@ def _check_weights(encoder: str, subfolder: str) -> None:
     if wrong:
         counts = f" (it says {layers} layers, they hold {found})" if layers != found and found else ""
         raise CheckpointError(f"{at} {wrong}; its weights do not fit the structure that its config.json tells{counts}")
-    _check_positions(encoder, subfolder, model)
-
-
-def _check_positions(encoder: str, subfolder: str, model: PreTrainedModel) -> None:
     texts = _checked(encoder, f"{subfolder}/sentence_bert_config.json".lstrip("/"), _Texts) or {}
     limit, positions = texts.get("max_seq_length"), getattr(model.config, "max_position_embeddings", None)
     # Scaled rotary embeddings reach further than the positions that some configs tell.
     factor = max([1.0, *(float(entry.get("factor") or 1) for entry in rope_entries(model.config))])
     if limit and isinstance(positions, int) and 0 < positions * factor < limit:
         raise CheckpointError(
-            f"{encoder}/sentence_bert_config.json: max_seq_length is {limit}, and the model has {positions} positions"
+            f"{at}/sentence_bert_config.json: max_seq_length is {limit}, and the model has {positions} positions"
         )
 
 
-def check_parts(encoder: SentenceTransformer, name: str) -> None:
+def check_fits_together(encoder: SentenceTransformer, name: str) -> None:
     """Check that a loaded encoder's tokeniser, model and pooling fit each other; say which of our files were changed.
 
     Args:
@@ -275,50 +290,44 @@ def check_parts(encoder: SentenceTransformer, name: str) -> None:
     modules: list[Any] = list(encoder)
     model, tokenizer = getattr(modules[0], "auto_model", None), getattr(modules[0], "tokenizer", None)
     if model is not None and tokenizer is not None:
-        _check_sizes(name, modules, model, tokenizer)
+        # Tokens that were added to the vocabulary may never come up in a text; an engine refuses a text that has one.
+        rows, entries = int(model.get_input_embeddings().weight.shape[0]), int(tokenizer.vocab_size)
+        if entries > rows:
+            raise CheckpointError(f"{name}: its tokeniser has {entries} entries, and the model's embedding has {rows} rows")
+        pooled = getattr(modules[1], "embedding_dimension", None) if modules[1:] else None
+        width = modules[0].get_embedding_dimension()
+        if pooled not in (None, width):
+            raise CheckpointError(f"{name}: its pooling is for states of {pooled} dimensions, and its model's have {width}")
     changed = changed_files(Path(name), suffix=".json")
     if changed:
         say(f"{name}: {', '.join(changed)} changed since prune2vec wrote and compared this encoder; its vectors may differ")
 
 
-def _check_sizes(name: str, modules: Sequence[Any], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    # Tokens that were added to the vocabulary may never come up in a text; an engine refuses a text that has one.
-    table: Any = model.get_input_embeddings()
-    rows, entries = int(table.weight.shape[0]), int(tokenizer.vocab_size)
-    if entries > rows:
-        raise CheckpointError(f"{name}: its tokeniser has {entries} entries, and the model's embedding has {rows} rows")
-    pooled = getattr(modules[1], "embedding_dimension", None) if modules[1:] else None
-    width = modules[0].get_embedding_dimension()
-    if pooled not in (None, width):
-        raise CheckpointError(f"{name}: its pooling is for states of {pooled} dimensions, and its model's have {width}")
-
-
 def _tensor_names(encoder: str, subfolder: str) -> list[str]:
     """Return the names of the tensors in an encoder's safetensors files, none where there are no such files."""
-    single = _file(encoder, f"{subfolder}/{_SINGLE}".lstrip("/"))
+    at = Path(encoder) / subfolder
+    single = encoder_file(encoder, f"{subfolder}/{_SINGLE}".lstrip("/"))
     files: dict[str, Path | None] = {_SINGLE: single} if single is not None else {}
     index = _checked(encoder, f"{subfolder}/{_INDEX}".lstrip("/"), dict[str, Any]) if not files else None
     if index is not None:
-        shards = TypeAdapter(dict[str, str])
         try:
-            weight_map = shards.validate_python(index.get("weight_map"), strict=True)
+            weight_map = TypeAdapter(dict[str, str]).validate_python(index.get("weight_map"), strict=True)
         except ValidationError as error:
-            raise CheckpointError(f"{encoder}/{_INDEX}: weight_map: expected the file of each tensor by its name") from error
-        files = {name: _file(encoder, f"{subfolder}/{name}".lstrip("/")) for name in dict.fromkeys(weight_map.values())}
-    return [tensor for name, file in files.items() for tensor in _names_in(encoder, name, file)]
-
-
-def _names_in(encoder: str, name: str, file: Path | None) -> list[str]:
-    if file is None:
-        raise CheckpointError(f"{encoder}: {name} is missing, though {_INDEX} names it")
-    with file.open("rb") as opened:
-        if opened.read(len(_POINTER)) == _POINTER:
-            raise CheckpointError(f"{file} is a Git LFS pointer, not the weights; fetch them with git lfs pull")
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            return list(tensors.keys())
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is damaged: {reason_of(error)}; fetch or make it again") from error
+            raise CheckpointError(f"{at / _INDEX}: weight_map: expected the file of each tensor by its name") from error
+        files = {name: encoder_file(encoder, f"{subfolder}/{name}".lstrip("/")) for name in dict.fromkeys(weight_map.values())}
+    names: list[str] = []
+    for name, file in files.items():
+        if file is None:
+            raise CheckpointError(f"{at / name} is missing, though {_INDEX} names it")
+        with file.open("rb") as opened:
+            if opened.read(len(_POINTER)) == _POINTER:
+                raise CheckpointError(f"{file} is a Git LFS pointer, not the weights; fetch them with git lfs pull")
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                names += tensors.keys()
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file} is damaged: {reason_of(error)}; fetch or make it again") from error
+    return names
 
 
 def _layers(names: list[str]) -> int:

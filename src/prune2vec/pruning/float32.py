@@ -31,9 +31,12 @@ def computing_in_float32(model: PreTrainedModel) -> Iterator[None]:
     blocks = list(block_list(model, find_family(model, model.config)))
     apart = {id(parameter) for module in (embeddings, *blocks) for parameter in module.parameters()}
     rest = _Converted([tensor for tensor in halves if id(tensor) not in apart])
-    handles = _hook(embeddings, _Rows(embeddings))
-    for block in blocks:
-        handles += _hook(block, _Converted(list(block.parameters())))
+    while_running = [(embeddings, _Rows(embeddings)), *((block, _Converted(list(block.parameters()))) for block in blocks)]
+    handles = []
+    for module, weights in while_running:
+        handles.append(module.register_forward_pre_hook(weights.convert))
+        # Whether the module returns or fails.
+        handles.append(module.register_forward_hook(weights.restore, always_call=True))
     try:
         rest.convert()
         yield
@@ -44,20 +47,20 @@ def computing_in_float32(model: PreTrainedModel) -> Iterator[None]:
 
 
 class _Converted:
-    """Parameters and buffers that are fp32 for a while."""
+    """Parameters and buffers that are fp32 for a while; its methods are hooks."""
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self._parameters = parameters
         self._stored: list[Tensor] = []
 
-    def convert(self, args: tuple[Any, ...] = ()) -> tuple[Any, ...]:
+    def convert(self, module: nn.Module | None = None, args: tuple[Any, ...] = ()) -> tuple[Any, ...]:
         """Convert them; the arguments of the module's call stay what they are."""
         self._stored = [parameter.data for parameter in self._parameters]
         for parameter in self._parameters:
             parameter.data = parameter.data.float()
         return args
 
-    def restore(self) -> None:
+    def restore(self, *call: Any) -> None:
         """Put back the stored values; nothing to do when they are there."""
         for parameter, stored in zip(self._parameters, self._stored, strict=False):
             parameter.data = stored
@@ -70,29 +73,21 @@ class _Rows(_Converted):
     def __init__(self, module: nn.Module) -> None:
         super().__init__(list(module.parameters()))
         self._module: Any = module
+        self._padding: int | None = getattr(module, "padding_idx", None)
 
-    def convert(self, args: tuple[Any, ...] = ()) -> tuple[Any, ...]:
+    def convert(self, module: nn.Module | None = None, args: tuple[Any, ...] = ()) -> tuple[Any, ...]:
         """Convert the rows of the ids in ``args``."""
         if not args or len(self._parameters) != 1 or not isinstance(args[0], Tensor):
-            return super().convert(args)
+            return super().convert(module, args)
         rows, numbers = args[0].unique(return_inverse=True)
         (weight,) = self._parameters
         self._stored = [weight.data]
         weight.data = weight.data[rows].float()
         # It concerns gradients only, but its range is checked.
-        self._padding, self._module.padding_idx = getattr(self._module, "padding_idx", None), None
+        self._module.padding_idx = None
         return (numbers, *args[1:])
 
-    def restore(self) -> None:
+    def restore(self, *call: Any) -> None:
         """Put back the whole embedding."""
-        if self._stored and hasattr(self, "_padding"):
-            self._module.padding_idx = self._padding
+        self._module.padding_idx = self._padding
         super().restore()
-
-
-def _hook(module: nn.Module, weights: _Converted) -> list[Any]:
-    """Convert the weights while ``module`` runs, whether it returns or fails."""
-    return [
-        module.register_forward_pre_hook(lambda _, args: weights.convert(args)),
-        module.register_forward_hook(lambda *_: weights.restore(), always_call=True),
-    ]

@@ -39,7 +39,7 @@ class Parity:
     Attributes:
         reference: What it was compared with.
         texts: Number of texts, with and without prompts.
-        dtype: Number format of the comparison.
+        dtype: Of the comparison.
         max_difference: Largest absolute difference of a vector's entries.
         min_cosine: Smallest cosine between the two vectors of one text.
     """
@@ -67,11 +67,11 @@ def compare_vectors(
         raise CheckpointError(f"the reloaded encoder gives vectors of shape {reloaded.shape}, {named} gives {reference.shape}")
     if not (np.isfinite(reference).all() and np.isfinite(reloaded).all()):
         raise CheckpointError(f"NaN or infinity in the vectors of the written encoder or of {named} ({dtype})")
-    if not (np.linalg.norm(reference, axis=1).all() and np.linalg.norm(reloaded, axis=1).all()):
+    norms = np.linalg.norm(reference, axis=1) * np.linalg.norm(reloaded, axis=1)
+    if not norms.all():
         raise CheckpointError(
             f"a zero vector from the written encoder or from {named}: no token of a text was pooled; nothing was kept"
         )
-    norms = np.linalg.norm(reference, axis=1) * np.linalg.norm(reloaded, axis=1)
     cosine = (reference * reloaded).sum(axis=1) / norms
     parity = Parity(
         reference=named,

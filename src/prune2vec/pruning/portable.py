@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prune2vec.errors import ConfigError
 from prune2vec.files import write_json
-from prune2vec.forward.pooling import IN_FOLDERS, pooling_flags
+from prune2vec.forward.pooling import IN_FOLDERS, PoolingMethod, pooling_flags
 from prune2vec.models.block_layout import Layout
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.uneven import uneven_config, uneven_layout
@@ -76,47 +76,60 @@ def write_portable(parts: EncoderParts, folder: Path) -> None:
         raise ConfigError(f"sentence-transformers has no pooling {parts.pooling!r}; known: {', '.join(IN_FOLDERS)}")
     with quiet_transformers():
         parts.model.save_pretrained(folder)
-    _amend_config(folder / "config.json", parts)
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    # The entries that transformers 4 reads, beside those that transformers 5 writes.
+    config.update(legacy_rope_entries(config), architectures=[type(parts.model).__name__])
+    if "dtype" in config:
+        config["torch_dtype"] = config["dtype"]
+    # Encoders keep no key-value cache.
+    config["use_cache"] = False
+    write_json(path, uneven_config(config, parts.model, parts.layout) if parts.layout else config)
     write_tokenizer(parts.tokenizer, folder, max_length=parts.max_length)
     first = UNEVEN_MODULE if parts.layout else f"{_MODULES}.Transformer"
-    modules = [("", first), ("1_Pooling", f"{_MODULES}.Pooling")] + [("2_Normalize", f"{_MODULES}.Normalize")] * parts.normalize
-    write_json(
-        folder / "modules.json",
-        [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(modules)],
-    )
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": parts.max_length, "do_lower_case": False})
-    flags = pooling_flags(parts.pooling, IN_FOLDERS)
-    config = parts.model.config
-    dimension = getattr(config, "word_embed_proj_dim", None) or config.hidden_size
-    pooling = {"word_embedding_dimension": dimension, **flags, "include_prompt": parts.include_prompt}
-    write_json(folder / "1_Pooling" / "config.json", pooling)
+    write_modules(parts, folder, first=first, include_prompt=parts.include_prompt)
     if parts.normalize:
         (folder / "2_Normalize").mkdir()
-    write_json(folder / "config_sentence_transformers.json", _sentence_transformers_config(parts))
-    write_json(folder / "prune2vec.json", {"format": "prune2vec.encoder/1", **parts.record})
-
-
-def _sentence_transformers_config(parts: EncoderParts) -> dict[str, Any]:
     libraries = {"sentence_transformers": "sentence-transformers", "transformers": "transformers", "pytorch": "torch"}
-    return {
+    settings = {
         "model_type": "SentenceTransformer",
         "__version__": {key: version(name) for key, name in libraries.items()},
         "prompts": dict(parts.prompts),
         "default_prompt_name": parts.default_prompt,
         "similarity_fn_name": parts.similarity,
     }
+    write_json(folder / "config_sentence_transformers.json", settings)
+    write_json(folder / "prune2vec.json", {"format": "prune2vec.encoder/1", **parts.record})
 
 
-def _amend_config(path: Path, parts: EncoderParts) -> None:
-    """Add the entries that transformers 4 reads beside those that transformers 5 writes."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["architectures"] = [type(parts.model).__name__]
-    config.update(legacy_rope_entries(config))
-    # Encoders keep no key-value cache; the older name of the number format is read by older releases.
-    config["use_cache"] = False
-    if "dtype" in config:
-        config["torch_dtype"] = config["dtype"]
-    write_json(path, uneven_config(config, parts.model, parts.layout) if parts.layout else config)
+def write_modules(
+    parts: EncoderParts,
+    folder: Path,
+    *,
+    first: str = f"{_MODULES}.Transformer",
+    include_prompt: bool = True,
+    poolings: Mapping[str, PoolingMethod] = IN_FOLDERS,
+) -> None:
+    """Write the files that name an encoder's modules, its longest text and its pooling.
+
+    Args:
+        parts: The encoder.
+        folder: An existing folder.
+        first: Type of the module that holds the model.
+        include_prompt: What the file of the pooling says of the tokens of prompts.
+        poolings: Those that its reader knows.
+    """
+    modules = [("", first), ("1_Pooling", f"{_MODULES}.Pooling")] + [("2_Normalize", f"{_MODULES}.Normalize")] * parts.normalize
+    write_json(
+        folder / "modules.json",
+        [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(modules)],
+    )
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": parts.max_length, "do_lower_case": False})
+    config = parts.model.config
+    dimension = getattr(config, "word_embed_proj_dim", None) or config.hidden_size
+    flags = pooling_flags(parts.pooling, poolings)
+    pooling = {"word_embedding_dimension": dimension, **flags, "include_prompt": include_prompt}
+    write_json(folder / "1_Pooling" / "config.json", pooling)
 
 
 def legacy_rope_entries(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,26 +137,14 @@ def legacy_rope_entries(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Models with one setting a kind of attention (gemma3) have a local base frequency there.
     """
-    parameters = config.get("rope_parameters")
-    if not parameters:
-        return {}
-    if "rope_theta" not in parameters:
-        whole = parameters.get("full_attention") or {}
+    parameters, local = config.get("rope_parameters") or {}, {}
+    if parameters and "rope_theta" not in parameters:
         local = parameters.get("sliding_attention") or {}
-        entries = _flat_rope(whole)
-        return {**entries, "rope_local_base_freq": local["rope_theta"]} if "rope_theta" in local else entries
-    return _flat_rope(parameters)
-
-
-def _flat_rope(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    entries: dict[str, Any] = {}
-    if "rope_theta" in parameters:
-        entries["rope_theta"] = parameters["rope_theta"]
-    if "partial_rotary_factor" in parameters:
-        entries["partial_rotary_factor"] = parameters["partial_rotary_factor"]
+        parameters = parameters.get("full_attention") or {}
+    entries = {key: parameters[key] for key in ("rope_theta", "partial_rotary_factor") if key in parameters}
     if parameters.get("rope_type", "default") != "default":
         entries["rope_scaling"] = {key: value for key, value in parameters.items() if key not in entries}
-    return entries
+    return {**entries, "rope_local_base_freq": local["rope_theta"]} if "rope_theta" in local else entries
 
 
 def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_length: int) -> None:
@@ -158,17 +159,15 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_len
     roles = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
     tokens = {role: str(token) for role in roles if (token := getattr(tokenizer, role, None)) is not None}
     tokens.setdefault("pad_token", tokens.get("eos_token", "<pad>"))
-    write_json(
-        folder / "tokenizer_config.json",
-        {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            **tokens,
-            "model_max_length": max_length,
-            # Older releases hand token types to every model that takes them, and GPT-2 adds their embeddings.
-            "model_input_names": ["input_ids", "attention_mask"],
-            "padding_side": "right",
-            "truncation_side": "right",
-            "clean_up_tokenization_spaces": False,
-        },
-    )
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **tokens,
+        "model_max_length": max_length,
+        # Older releases hand token types to every model that takes them, and GPT-2 adds their embeddings.
+        "model_input_names": ["input_ids", "attention_mask"],
+        "padding_side": "right",
+        "truncation_side": "right",
+        "clean_up_tokenization_spaces": False,
+    }
+    write_json(folder / "tokenizer_config.json", config)
     write_json(folder / "special_tokens_map.json", tokens)

@@ -11,7 +11,7 @@ class PruneSettings(TextOptions):
     """What the written encoder does with a text, where that is to differ from the plan; saved with it."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number format of the written weights; auto keeps the model's."""
+    """Dtype of the written weights; auto keeps the model's."""
     revision: str | None = None
     """Branch, tag or commit of a hub model; unset: the commit that the plan was made for."""
     trust_remote_code: bool = False

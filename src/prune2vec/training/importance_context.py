@@ -19,15 +19,13 @@ from prune2vec.errors import PlanError
 from prune2vec.machine import pick_device, pick_dtype
 from prune2vec.models.block_layout import sub_layers_of
 from prune2vec.models.families import block_list, find_family
-from prune2vec.models.load import check_tokens, context_length, embedding_rows, load_config, load_tokenizer
-from prune2vec.models.prepared_text import PreparedText, check_servable, prepare_text
+from prune2vec.models.prepared_text import PreparedText
 from prune2vec.models.quiet import quiet_transformers
-from prune2vec.models.source import resolve_source
 from prune2vec.models.sublayers import Neurons, mlp_width
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.pruning.portable import write_tokenizer
-from prune2vec.pruning.prune import check_identity
-from prune2vec.pruning.read_kept import check_fits, read_kept
+from prune2vec.pruning.prune import open_model
+from prune2vec.pruning.read_kept import read_kept
 from prune2vec.training.slim_settings import SlimSettings
 
 
@@ -118,16 +116,10 @@ def load_context(
         ModelError: The model cannot be found or understood.
         CheckpointError: Tensors are missing or damaged.
     """
-    source = resolve_source(model, revision=settings.revision or plan.model.get("revision"))
-    config = load_config(source, trust_remote_code=settings.trust_remote_code)
-    check_fits(plan, config)
-    check_identity(plan, source)
-    tokenizer = load_tokenizer(source, trust_remote_code=settings.trust_remote_code)
-    text = prepare_text(plan.text, tokenizer, context=context_length(config))
-    check_servable(text.settings)
+    trust = settings.trust_remote_code
+    source, config, text = open_model(model, plan, revision=settings.revision, trust_remote_code=trust)
     device = pick_device(settings.device)
-    kept = read_kept(source, plan, trust_remote_code=settings.trust_remote_code).model
-    check_tokens(tokenizer, source.name, embedding_rows(kept))
+    kept = read_kept(source, plan, trust_remote_code=trust).model
     neurons = sub_layers_of(kept).neurons
     if neurons is None:
         raise PlanError(f"{config.model_type}: the neurons of its MLPs are not known, so its width cannot be cut")

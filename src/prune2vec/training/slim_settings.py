@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from prune2vec.amounts import Amount
-from prune2vec.errors import PlanError
 from prune2vec.models.text_settings import TextOptions
 from prune2vec.planning.shares import parse_count, parse_share
 from prune2vec.settings import Seed
@@ -38,30 +37,22 @@ _NOT_OF_SCORES = frozenset(
 )
 
 
-def _read_share(value: Any) -> Fraction:
-    """Read ``30%``, ``0.3`` or ``3/10`` as an exact fraction of 0 to under 1."""
-    try:
-        return parse_share(value, key="")
-    except PlanError as error:
-        # Settings put the key before it themselves.
-        raise ValueError(str(error).removeprefix(": ")) from error
+def read_least(value: Any) -> Any:
+    """Read a count from 1 on, or a share (``10%``, ``0.1``), as a fraction.
 
-
-def _read_least(value: Any) -> Fraction:
-    """Read a count from 1 on, or a share (``10%``, ``0.1``), as a fraction."""
+    Raises:
+        ValueError: It is something else.
+    """
     if isinstance(value, Fraction) and 1 <= value <= 10**9:
         return value
-    try:
-        least = Fraction(parse_count(value, key=""))
-    except PlanError as error:
-        raise ValueError(str(error).removeprefix(": ")) from error
+    least = Fraction(parse_count(value))
     if least == 0:
         raise ValueError("every MLP keeps at least 1 neuron; give 1 or more, or a share such as 10%")
     return least
 
 
-Share = Annotated[Fraction, BeforeValidator(_read_share), PlainSerializer(str, return_type=str)]
-Least = Annotated[Fraction, BeforeValidator(_read_least), PlainSerializer(str, return_type=str)]
+Share = Annotated[Fraction, BeforeValidator(parse_share), PlainSerializer(str, return_type=str)]
+Least = Annotated[Fraction, BeforeValidator(read_least), PlainSerializer(str, return_type=str)]
 
 
 class SlimSettings(TextOptions):

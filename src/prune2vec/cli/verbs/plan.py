@@ -32,7 +32,7 @@ def _budget() -> type[Budget]:
 EXAMPLE = """
 prune2vec plan profile.json --method l3prune --variant large -o plan.json
 prune2vec plan profile.json --method depth --depth 12
-prune2vec plan profile.json --method drop --what 16M8A
+prune2vec plan profile.json --method drop --drop 16M8A
 prune2vec plan profile.json --method effir --max-params 90M
 prune2vec plan show plan.json
 """
@@ -52,8 +52,8 @@ def plan(profile: Path, *, method: str, output: Path, parameters: Settings, budg
 
     To look at a plan: `prune2vec plan show PLAN`.
     """
-    from prune2vec.planning.make_plan import make_plan
     from prune2vec.planning.plan_view import render_plan
+    from prune2vec.planning.planner import make_plan
 
     given = parameters.model_dump(exclude_unset=True)
     made = make_plan(profile, method=method, budget=budget, output=None if dry_run else output, **given)

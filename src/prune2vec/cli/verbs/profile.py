@@ -70,7 +70,7 @@ def _check_scorers(settings: ProfileSettings) -> None:
 
 def _picks(profile: Profile) -> dict[str, int]:
     """Return the depths that L3Prune would keep, as far as the curve goes; a model of one layer has none to choose."""
-    from prune2vec.planning.make_plan import make_plan
+    from prune2vec.planning.planner import make_plan
 
     layers = profile.shape.num_layers
     names = [name for name, last in (("small", layers // 2), ("large", layers)) if layers > 1 and last <= profile.depths]

@@ -30,7 +30,7 @@ class OnnxTarget:
         for name in _NEEDED:
             import_extra(name)
 
-    def number_format(self, folder: Path) -> str:
+    def dtype_for(self, folder: Path) -> str:
         """Return fp32: graphs in bf16 run on few processors."""
         return "float32"
 
@@ -41,9 +41,9 @@ class OnnxTarget:
             CheckpointError: The pooling is not one of the graph's, the model is not in fp32 or cannot be turned into a
                 graph, or its vectors differ from the encoder's.
         """
-        from prune2vec.exporting.onnx_graph import OPSET, OUTPUTS, input_names, write_graph
-        from prune2vec.exporting.onnx_run import MODEL
+        from prune2vec.exporting.onnx_graph import MODEL, OPSET, OUTPUTS, input_names, write_graph
         from prune2vec.forward.pooling import IN_ONNX
+        from prune2vec.models.tokens import prompt_ids
         from prune2vec.pruning.portable import write_tokenizer
 
         parts = source.parts
@@ -54,7 +54,11 @@ class OnnxTarget:
         masked = source.leaves_out_prompts
         write_graph(parts, folder / MODEL, with_pooling_mask=masked)
         write_tokenizer(parts.tokenizer, folder, max_length=parts.max_length)
-        prompts = {name: {"text": prompt, "tokens": _token_count(source, prompt)} for name, prompt in parts.prompts.items()}
+        prompts = {
+            # As many leading tokens as sentence-transformers takes for the prompt's.
+            name: {"text": prompt, "tokens": min(parts.max_length, len(prompt_ids(parts.tokenizer, prompt)))}
+            for name, prompt in parts.prompts.items()
+        }
         parity = _check(source, folder, prompts)
         usage = {
             "model": MODEL.as_posix(),
@@ -68,20 +72,11 @@ class OnnxTarget:
         return Written(readme=_readme(source, usage, parity, has_data=has_data), usage=usage, parity=parity)
 
 
-def _token_count(source: ExportSource, prompt: str) -> int:
-    """Return how many leading tokens sentence-transformers takes for the prompt's."""
-    if not prompt:
-        return 0
-    tokenizer = source.parts.tokenizer
-    ids = tokenizer(prompt)["input_ids"][: source.parts.max_length]
-    return len(ids) - (ids[-1] in tokenizer.all_special_ids)
-
-
 def _check(source: ExportSource, folder: Path, prompts: Mapping[str, Mapping[str, Any]]) -> Parity:
     """Return the worst agreement over several batch sizes."""
     import numpy as np
 
-    from prune2vec.exporting.onnx_run import OnnxEncoder
+    from prune2vec.exporting.onnx_graph import OnnxEncoder
     from prune2vec.pruning.encoder import encode_probe
     from prune2vec.pruning.parity import PROBE_TEXTS, compare_vectors, probe_prompts
 

@@ -12,6 +12,7 @@ from prune2vec.files import read_json, write_json, write_text
 
 _NOT_RUN = "only names and shapes of the tensors were checked here; compare a few vectors once vLLM serves the folder"
 _ZEROED = "block {0} has no attention, which vLLM needs in the first block: it is written with zeros and costs its time"
+_CODE_LINE = "which only gives the blocks' entries in config.json the form that vLLM expects."
 _EVEN = "all blocks are alike: vLLM also loads the encoder's own folder, without --trust-remote-code"
 
 
@@ -22,8 +23,8 @@ class VllmTarget:
     def prepare(self) -> None:
         """Nothing is needed: vLLM itself is not imported."""
 
-    def number_format(self, folder: Path) -> str:
-        """Return the number format of the encoder's weights."""
+    def dtype_for(self, folder: Path) -> str:
+        """Return the dtype of the encoder's weights."""
         path = folder / "config.json"
         config = read_json(path) if path.is_file() else {}
         name = str(config.get("dtype") or config.get("torch_dtype") or "float32")
@@ -38,20 +39,30 @@ class VllmTarget:
         from huggingface_hub import save_torch_state_dict
 
         from prune2vec.exporting.decilm import to_decilm
-        from prune2vec.exporting.decilm_limits import check_expressible
+        from prune2vec.forward.pooling import IN_VLLM
         from prune2vec.models.block_layout import is_even, layout_of
-        from prune2vec.pruning.portable import write_tokenizer
+        from prune2vec.pruning.portable import write_modules, write_tokenizer
 
         parts = source.parts
-        _check_pooling(source)
-        check_expressible(parts.model, parts.max_length)
-        made = to_decilm(parts.model)
+        if parts.pooling not in IN_VLLM:
+            raise CheckpointError(
+                f"vLLM cannot pool by {parts.pooling}; it serves {', '.join(IN_VLLM)}: "
+                "prune or train the encoder with one of these, or export it to onnx"
+            )
+        if source.leaves_out_prompts:
+            names = ", ".join(name for name, prompt in parts.prompts.items() if prompt)
+            raise CheckpointError(
+                f"vLLM pools a prompt's tokens too; this encoder leaves those of its prompts ({names}) out of its "
+                f"{parts.pooling}: use lasttoken pooling or no prompt, or export it to onnx"
+            )
+        made = to_decilm(parts.model, max_length=parts.max_length)
         save_torch_state_dict(made.tensors, folder)
         write_json(folder / "config.json", made.config)
         code = Path(__file__).parent.parent / "configuration_decilm.py"
         write_text(folder / code.name, code.read_text(encoding="utf-8"))
         write_tokenizer(parts.tokenizer, folder, max_length=parts.max_length)
-        _write_sentence_files(source, folder)
+        # vLLM takes the first entry that is true for the pooling.
+        write_modules(parts, folder, poolings=IN_VLLM)
         notes = [_NOT_RUN]
         if made.zeroed is not None:
             notes.append(_ZEROED.format(made.zeroed))
@@ -59,39 +70,6 @@ class VllmTarget:
             notes.append(_EVEN)
         usage = {"prompts": dict(parts.prompts), "dtype": made.config["dtype"], "command": _command(made.config)}
         return Written(readme=_readme(source, made.config, notes), usage=usage, notes=tuple(notes))
-
-
-def _check_pooling(source: ExportSource) -> None:
-    from prune2vec.forward.pooling import IN_VLLM
-
-    if source.parts.pooling not in IN_VLLM:
-        raise CheckpointError(
-            f"vLLM cannot pool by {source.parts.pooling}; it serves {', '.join(IN_VLLM)}: "
-            "prune or train the encoder with one of these, or export it to onnx"
-        )
-    if source.leaves_out_prompts:
-        names = ", ".join(name for name, prompt in source.parts.prompts.items() if prompt)
-        raise CheckpointError(
-            f"vLLM pools a prompt's tokens too; this encoder leaves those of its prompts ({names}) out of its "
-            f"{source.parts.pooling}: use lasttoken pooling or no prompt, or export it to onnx"
-        )
-
-
-def _write_sentence_files(source: ExportSource, folder: Path) -> None:
-    from prune2vec.forward.pooling import IN_VLLM, pooling_flags
-
-    parts = source.parts
-    names = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * parts.normalize
-    modules = [
-        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for number, (path, kind) in enumerate(names)
-    ]
-    write_json(folder / "modules.json", modules)
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": parts.max_length, "do_lower_case": False})
-    # vLLM takes the first entry that is true for the pooling.
-    flags = pooling_flags(parts.pooling, IN_VLLM)
-    size = {"word_embedding_dimension": parts.model.config.hidden_size}
-    write_json(folder / "1_Pooling" / "config.json", {**size, **flags, "include_prompt": True})
 
 
 def _command(config: Mapping[str, Any]) -> str:
@@ -125,6 +103,3 @@ Notes:
 
 {chr(10).join(f"- {markdown(note)}" for note in notes)}
 """
-
-
-_CODE_LINE = "which only gives the blocks' entries in config.json the form that vLLM expects."
