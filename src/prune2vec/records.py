@@ -29,8 +29,9 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
+        kind: Any = type(self)
         computed = {name: getattr(self, name) for name in self.COMPUTED}
-        return {"format": self.FORMAT, **computed, **adapter(type(self)).dump_python(self, mode="json")}
+        return {"format": self.FORMAT, **computed, **adapter(kind).dump_python(self, mode="json")}
 
     @property
     def digest(self) -> str:

@@ -25,7 +25,9 @@ def planner_parameters() -> type[Settings]:
             users[name].append((method, field))
     fields: dict[str, Any] = {}
     for name, found in sorted(users.items()):
-        kinds = [Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation for _, field in found]  # type: ignore[misc]
+        kinds: list[Any] = [
+            Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation for _, field in found
+        ]
         kind = kinds[0] if all(one == kinds[0] for one in kinds) else str
         fields[name] = (kind | None, Field(None, description=" ".join(_described(*user) for user in found)))
     return cast(type[Settings], create_model("PlannerParameters", __base__=Settings, **fields))

@@ -137,7 +137,8 @@ def legacy_rope_entries(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Models with one setting a kind of attention (gemma3) have a local base frequency there.
     """
-    parameters, local = config.get("rope_parameters") or {}, {}
+    parameters: Mapping[str, Any] = config.get("rope_parameters") or {}
+    local: Mapping[str, Any] = {}
     if parameters and "rope_theta" not in parameters:
         local = parameters.get("sliding_attention") or {}
         parameters = parameters.get("full_attention") or {}
