@@ -57,7 +57,7 @@ def ways() -> dict[str, Way]:
     import prune2vec
     from tests.tiny import save_tiny
 
-    words = "fox layer model token birds rows reader spring".split()
+    words = ["fox", "layer", "model", "token", "birds", "rows", "reader", "spring"]
     rows = [{"query": f"{a} {n}", "positive": f"{a} of {n}", "negative": f"no {a}"} for n, a in enumerate(words)]
     Path("texts.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
     Path("corpus.jsonl").write_text(

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prune2vec.data.beir import is_beir
 from prune2vec.data.documents import read_documents as documents_of
 from prune2vec.data.documents import same_text
 from prune2vec.data.reader import load_triplets
@@ -79,13 +80,15 @@ def answer(
     wanted = encoder.encode_query(list(queries), convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False)
     scores, places = (wanted.float() @ vectors.T).topk(min(k, len(unique)))
     return [
-        Answer(query=query, hits=tuple(_hit(unique[place], score) for score, place in zip(row, at, strict=True)))
+        Answer(
+            query=query,
+            hits=tuple(
+                AnswerHit(name=unique[place].name, text=unique[place].text, score=score)
+                for score, place in zip(row, at, strict=True)
+            ),
+        )
         for query, row, at in zip(queries, scores.tolist(), places.tolist(), strict=True)
     ]
-
-
-def _hit(document: AnsweredDocument, score: float) -> AnswerHit:
-    return AnswerHit(name=document.name, text=document.text, score=score)
 
 
 def _encode(encoder: Any, texts: Sequence[str]) -> Tensor:
@@ -106,12 +109,14 @@ def _encode(encoder: Any, texts: Sequence[str]) -> Tensor:
 
 
 def read_documents(source: str) -> list[AnsweredDocument]:
-    """Return the texts of a corpus (a file with the column ``text``, perhaps ``_id`` and ``title``), or those of triplets.
+    """Return the texts of a corpus (a file with the column ``text``, or a BEIR folder's), or those of triplets.
 
     Raises:
         DataError: The source cannot be read.
     """
     path = Path(source)
+    if path.is_dir() and is_beir(path):
+        path = min(path.glob("corpus.jsonl*"))
     if path.is_file() and "text" in next(read_rows(path)).values:
         return [AnsweredDocument(one.text, one.id if one.has_id else "") for one in documents_of(path)]
     triplets = load_triplets(source, require_negative=False, split="test")

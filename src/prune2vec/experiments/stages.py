@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import ParamSpec
 
 from prune2vec.errors import ConfigError, DataError, PlanError
-from prune2vec.experiments.recipe import KEEP_ALL, Evaluation, Mine, Recipe, RecipeVariant
+from prune2vec.experiments.recipe import Evaluation, Mine, Recipe
+from prune2vec.experiments.recipe_variant import KEEP_ALL, RecipeVariant
 from prune2vec.experiments.report import ReportData, write_report
 from prune2vec.profiling.profile_settings import ProfileSettings
 from prune2vec.pruning.prune_settings import PruneSettings
@@ -76,6 +77,7 @@ def _freed(stage: Callable[P, None]) -> Callable[P, None]:
 
 def _check(recipe: Recipe) -> None:
     """Refuse a model, texts or a teacher that are not to be found, before hours go into what comes before them."""
+    from prune2vec.data.documents import read_documents
     from prune2vec.data.reader import read_triplets
     from prune2vec.models.load import load_config
     from prune2vec.models.source import resolve_source
@@ -83,11 +85,18 @@ def _check(recipe: Recipe) -> None:
 
     source = resolve_source(recipe.model, revision=recipe.revision)
     load_config(source, trust_remote_code=recipe.trust_remote_code)
-    held_out = (recipe.data.dev, recipe.evaluate.data if recipe.evaluate is not None else None)
+    test = recipe.evaluate.data if recipe.evaluate is not None else None
+    dev = recipe.train.dev if recipe.train is not None else None
     # A folder of held-out texts may be one of queries and documents, and was looked for when the recipe was read.
-    for texts in (*recipe.data.train, *recipe.data.profile, *(one for one in held_out if one and not Path(one).exists())):
-        if next(read_triplets(texts, require_negative=False), None) is None:
+    held_out = [str(one) for one in (recipe.data.dev, test, dev) if one and not Path(one).is_dir()]
+    negatives = recipe.train is not None and recipe.train.hard_negatives > 0
+    profiled = recipe.data.profile or recipe.data.train
+    for texts in dict.fromkeys((*recipe.data.train, *recipe.data.profile, *held_out)):
+        needed = texts in profiled or (negatives and texts in recipe.data.train)
+        if next(read_triplets(texts, require_negative=needed), None) is None:
             raise DataError(f"{texts} holds no triplets")
+    if recipe.evaluate is not None and recipe.evaluate.corpus is not None:
+        next(read_documents(Path(recipe.evaluate.corpus)), None)
     teacher = recipe.train.distil_from if recipe.train is not None else None
     if teacher is not None and str(teacher) not in {variant.name for variant in recipe.variants}:
         check_is_encoder(teacher)
@@ -96,24 +105,13 @@ def _check(recipe: Recipe) -> None:
 def _mine(settings: Mine, output: Path) -> None:
     from prune2vec.data.mine import mine
 
-    mine(
-        settings.source,
-        output,
-        packages=settings.packages,
-        max_pairs=settings.max_pairs,
-        negatives=settings.negatives,
-        dev_fraction=settings.dev_fraction,
-        seed=settings.seed,
-    )
+    mine(**settings.model_dump(exclude={"source"}), source=settings.source, output=output)
 
 
 def _profile(model: str, texts: Sequence[str], settings: ProfileSettings, output: Path) -> None:
-    from prune2vec.data.reader import load_triplets
     from prune2vec.profiling.measure import profile_model
 
-    # One source is handed on as its path, so that the profile can say where its texts came from.
-    source = texts[0] if len(texts) == 1 else load_triplets(list(texts))
-    profile_model(model, source, settings=settings, output=output)
+    profile_model(model, list(texts), settings=settings, output=output)
 
 
 def _plan(profile: Path, variant: RecipeVariant, output: Path) -> None:
@@ -134,7 +132,7 @@ def _slim(model: str, plan: Path, texts: Sequence[str], settings: SlimSettings, 
 
     # As in training: an unfinished run with other settings is out of date.
     settings = settings.model_copy(update={"restart": True})
-    slim_plan(model, plan, texts[0] if len(texts) == 1 else list(texts), output=output, settings=settings)
+    slim_plan(model, plan, list(texts), output=output, settings=settings)
 
 
 def _prune(model: str, plan: Path, settings: PruneSettings, output: Path) -> None:
@@ -146,9 +144,9 @@ def _prune(model: str, plan: Path, settings: PruneSettings, output: Path) -> Non
 def _train(checkpoint: Path, texts: Sequence[str], settings: TrainSettings, output: Path) -> None:
     from prune2vec.training.train import train_encoder
 
-    # An unfinished training with other settings is out of date by now; one with the same settings is gone on with.
+    # An unfinished training with other settings is out of date by now; one with the same settings is resumed.
     settings = settings.model_copy(update={"restart": True})
-    train_encoder(checkpoint, texts[0] if len(texts) == 1 else list(texts), output, settings=settings)
+    train_encoder(checkpoint, list(texts), output, settings=settings)
 
 
 def _evaluate(encoder: Path, evaluation: Evaluation, output: Path) -> None:
