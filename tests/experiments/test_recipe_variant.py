@@ -14,7 +14,7 @@ from prune2vec.errors import ConfigError
 from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.recipe_variant import RecipeVariant
 from prune2vec.experiments.run_folder import SLIM_PLAN
-from prune2vec.experiments.stages import Stages, real_stages
+from prune2vec.experiments.stages import Stages
 from prune2vec.planning.budget import Budget
 from prune2vec.planning.make_plan import make_plan
 from prune2vec.planning.plan import PruningPlan
@@ -40,7 +40,7 @@ class Cutting(SmallStages):
 
     def stages(self) -> Stages:
         def plan(profile: Path, variant: Any, output: Path) -> None:
-            real_stages().plan(profile, variant, output)
+            Stages().plan(profile, variant, output)
             if variant.name == "thin":
                 replace(PruningPlan.load(output), width_cut=Fraction(3, 10)).save(output)
 
@@ -233,7 +233,7 @@ def test_the_real_stage_calls_the_verb(run: Run, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("prune2vec.training.slim.slim_plan", lambda *args, **given: seen.append((args, given)))
     recipe = Recipe.of(recipe_values(run.folder))
     settings = recipe.slim_settings(recipe.variants[0])
-    real_stages().slim("toy", Path("plan.json"), ["a.jsonl"], settings, Path("slim-plan.json"))
+    Stages().slim("toy", Path("plan.json"), ["a.jsonl"], settings, Path("slim-plan.json"))
     (args, given) = seen[0]
     assert args == ("toy", Path("plan.json"), ["a.jsonl"])
     assert given == {"output": Path("slim-plan.json"), "settings": settings.model_copy(update={"restart": True})}

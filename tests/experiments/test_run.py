@@ -11,7 +11,7 @@ import pytest
 from prune2vec.errors import CheckpointError, ConfigError, EvaluationError, MissingExtra, Prune2vecError, TrainingError
 from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.run import run_recipe
-from prune2vec.experiments.stages import real_stages
+from prune2vec.experiments.stages import Stages
 from prune2vec.planning.plan import PruningPlan
 from tests.experiments.small import VARIANTS, Run, SmallStages, recipe_values
 from tests.tiny import save_tiny
@@ -155,7 +155,7 @@ def test_what_cannot_be_found_is_refused_before_mining(
         (tmp_path / f"{name}.jsonl").write_text('{"query": "a", "positive": "b"}\n')
     small = SmallStages()
     recipe = {"model": "model", "data": {"mine": {"source": "docs"}}, **change}
-    stages = replace(small.stages(), check=real_stages().check)
+    stages = replace(small.stages(), check=Stages().check)
     for dry_run in (False, True):
         with pytest.raises(Prune2vecError, match=message):
             run_recipe(recipe, "out", stages=stages, dry_run=dry_run)

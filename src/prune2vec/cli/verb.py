@@ -125,25 +125,23 @@ def verb(
         name: The verb, if it is not the function's own name.
     """
 
-    def decorate(function: Callable[..., Outcome]) -> Verb:
-        epilog = "\b\nExample:\n" + "\n".join(f"  {line}" for line in example.strip().splitlines())
-        made = click.command(name, cls=Verb, sections=sections, epilog=epilog)(function)
-        made.params += [option for option in _shared_options() if writes or option.name != "dry_run"]
-        return made
-
-    return decorate
-
-
-def _shared_options() -> list[click.Option]:
     def show_traceback(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
         ctx.meta[DEBUG] = asked
 
     early: dict[str, Any] = {"is_eager": True, "expose_value": False}
     about = "YAML file with any of these settings; options on the command line override it."
-    return [
+    shared = [
         click.Option(["--config"], type=click.Path(path_type=Path), callback=_read_config, help=about, **early),
         click.Option(["--dry-run"], is_flag=True, help="Check the inputs, say what would be done, write nothing."),
         click.Option(["--json"], is_flag=True, help="Print the result as JSON."),
         click.Option(["--quiet"], is_flag=True, help="No progress on stderr."),
         click.Option(["--debug"], is_flag=True, callback=show_traceback, help="Show an error's traceback.", **early),
     ]
+
+    def decorate(function: Callable[..., Outcome]) -> Verb:
+        epilog = "\b\nExample:\n" + "\n".join(f"  {line}" for line in example.strip().splitlines())
+        made = click.command(name, cls=Verb, sections=sections, epilog=epilog)(function)
+        made.params += [option for option in shared if writes or option.name != "dry_run"]
+        return made
+
+    return decorate

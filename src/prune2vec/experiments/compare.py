@@ -36,7 +36,11 @@ def compare_results(paths: Path | str | Sequence[Path | str], *, output: Path | 
     """
     folder = check_target(Path(output), folder=True) if output is not None else None
     several = [paths] if isinstance(paths, str | Path) else paths
-    rows = [_read_row(name, file) for name, file in find_results([Path(path) for path in several]).items()]
+    rows = []
+    for name, file in find_results([Path(path) for path in several]).items():
+        results = Results.load(file)
+        folders = (file.parent / SLIM_PLAN, file.parent / PLAN, Path(str(results.encoder.get("path", ""))) / PLAN)
+        rows.append(ResultRow(name=name, results=results, plan=next(filter(None, map(_read_plan, folders)), None)))
     comparison = comparison_of(rows)
     if folder is not None:
         with own_folder(folder, COMPARISON) as own, own.writing("comparison.json", "report.md", "report.html"):
@@ -75,12 +79,6 @@ def find_results(paths: Sequence[Path]) -> dict[str, Path]:
         if longer == lengths:
             return dict(zip(names, files, strict=True))
         lengths = longer
-
-
-def _read_row(name: str, file: Path) -> ResultRow:
-    results = Results.load(file)
-    beside = [*(file.parent / name for name in (SLIM_PLAN, PLAN)), Path(str(results.encoder.get("path", ""))) / PLAN]
-    return ResultRow(name=name, results=results, plan=next(filter(None, map(_read_plan, beside)), None))
 
 
 def _read_plan(path: Path) -> PruningPlan | None:

@@ -107,25 +107,21 @@ def profile_svg(profile: Profile, picks: Mapping[str, int]) -> str:
 @contextmanager
 def _profile_figure(profile: Profile, picks: Mapping[str, int]) -> Iterator[Figure]:
     with styled_figure(8.2, 4.9, nrows=2, sharex=True, height_ratios=[3, 1]) as (figure, (top, bottom)):
-        _draw_profile(profile, picks, top, bottom)
+        curve = profile.layer_loss
+        depths = list(range(1, len(curve.loss) + 1))
+        low, high = ([loss + z * error for loss, error in zip(curve.loss, curve.std_error, strict=True)] for z in (-_Z95, _Z95))
+        top.fill_between(depths, low, high, color=_CURVE, alpha=0.14, linewidth=0)
+        top.plot(depths, curve.loss, color=_CURVE, linewidth=1.8, marker="o", markersize=3)
+        top.set_ylabel("contrastive loss")
+        bottom.plot(depths, [100 * share for share in curve.accuracy], color=_CURVE, linewidth=1.4)
+        bottom.set_ylabel("accuracy@1, %")
+        bottom.set_xlabel(f"depth: number of leading layers kept, of {profile.shape.num_layers}")
+        bottom.set_ylim(bottom=0)
+        bottom.set_xlim(0.5, len(depths) + 0.5)
+        whole_ticks(bottom)
+        top.axvline(profile.shape.num_layers // 2 + 0.5, color=_FAINT, linewidth=0.8, linestyle=(0, (4, 4)))
+        _mark_picks(picks, curve.loss, top, bottom)
         yield figure
-
-
-def _draw_profile(profile: Profile, picks: Mapping[str, int], top: Axes, bottom: Axes) -> None:
-    curve = profile.layer_loss
-    depths = list(range(1, len(curve.loss) + 1))
-    low, high = ([loss + z * error for loss, error in zip(curve.loss, curve.std_error, strict=True)] for z in (-_Z95, _Z95))
-    top.fill_between(depths, low, high, color=_CURVE, alpha=0.14, linewidth=0)
-    top.plot(depths, curve.loss, color=_CURVE, linewidth=1.8, marker="o", markersize=3)
-    top.set_ylabel("contrastive loss")
-    bottom.plot(depths, [100 * share for share in curve.accuracy], color=_CURVE, linewidth=1.4)
-    bottom.set_ylabel("accuracy@1, %")
-    bottom.set_xlabel(f"depth: number of leading layers kept, of {profile.shape.num_layers}")
-    bottom.set_ylim(bottom=0)
-    bottom.set_xlim(0.5, len(depths) + 0.5)
-    whole_ticks(bottom)
-    top.axvline(profile.shape.num_layers // 2 + 0.5, color=_FAINT, linewidth=0.8, linestyle=(0, (4, 4)))
-    _mark_picks(picks, curve.loss, top, bottom)
 
 
 def whole_ticks(axes: Axes) -> None:

@@ -22,7 +22,7 @@ _HEAD = """\
 #     prune2vec run recipe.yaml -o runs/first
 #
 # Every setting is here with its default; what you delete keeps its default. Relative paths start from this file's
-# folder. A run skips what has not changed, so the same command resumes after an interruption or an edit.
+# folder. A run skips what has not changed, so the same command goes on after an interruption or an edit.
 """
 
 

@@ -119,7 +119,10 @@ def report_markdown(data: ReportData) -> str:
 def report_html(data: ReportData) -> str:
     """Return the report of a run as one HTML page that loads nothing."""
     about = caption(data.profile) if redundancies(data.profile) else ""
-    curves = {name: _read_curve(data.curves[name]) if name in data.curves else [] for name in data.plans}
+    curves: dict[str, list[tuple[float, float]]] = {name: [] for name in data.plans}
+    for name, path in data.curves.items():
+        rows = map(json.loads, path.read_text(encoding="utf-8").splitlines()) if path.exists() else ()
+        curves[name] = [(row["step"], row["loss"]) for row in rows]
     figures = {
         "profile": inline_svg(profile_svg(data.profile, data.picks), prefix="p", label="Contrastive loss by depth"),
         "redundancy": inline_svg(redundancy_svg(data.profile), prefix="r", label="Redundancy of sub-layers") if about else "",
@@ -194,13 +197,6 @@ def _plan_view(name: str, plan: PruningPlan, same_as: str | None) -> dict[str, A
         "memory": f"{figures['memory_bytes']['after'] / 1e6:,.0f} MB",
         "notes": list(plan.notes),
     }
-
-
-def _read_curve(path: Path) -> list[tuple[float, float]]:
-    if not path.exists():
-        return []
-    rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    return [(row["step"], row["loss"]) for row in rows]
 
 
 def _machine(environment: Mapping[str, Any]) -> str:

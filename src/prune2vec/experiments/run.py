@@ -17,7 +17,7 @@ from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.report import ReportData
 from prune2vec.experiments.run_folder import ANSWERS, MANIFEST, PROFILE, RECIPE, REPORT, RESULTS, STAMPS
 from prune2vec.experiments.stage_runner import Step
-from prune2vec.experiments.stages import Stages, real_stages
+from prune2vec.experiments.stages import Stages
 from prune2vec.experiments.variant_run import VariantRun
 from prune2vec.files import write_json
 from prune2vec.machine import describe
@@ -92,7 +92,7 @@ def run_recipe(
         CheckpointError: The folder holds something else, or a file of the run was changed since.
         Prune2vecError: A stage failed; all stages before it stay done.
     """
-    folder, stages = Path(output).absolute(), stages or real_stages()
+    folder, stages = Path(output).absolute(), stages or Stages()
     if not isinstance(recipe, Recipe):
         recipe = Recipe.of(recipe) if isinstance(recipe, Mapping) else Recipe.load(Path(recipe))
     # Refused at once, not after hours of the stages before.

@@ -1,4 +1,4 @@
-"""The stages of a run as a record of callables: the real ones by default, small ones of their own in tests."""
+"""The stages of a run, and a record of what does each: these by default, small ones of their own in tests."""
 
 from __future__ import annotations
 
@@ -20,51 +20,6 @@ from prune2vec.training.train_settings import TrainSettings
 P = ParamSpec("P")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stages:
-    """What a run calls. Every callable takes its inputs and settings, and last the path it must write, whole or not at all.
-
-    Attributes:
-        check: Looks for all that the recipe names, before the first stage.
-        mine: Settings -> folder of texts.
-        profile: Model, texts, settings -> ``profile.json``.
-        plan: Profile, variant -> ``plan.json``.
-        slim: Model, plan, texts, settings -> ``slim-plan.json``.
-        prune: Model, plan, settings -> checkpoint folder.
-        train: Checkpoint, texts, settings -> encoder folder.
-        evaluate: Encoder, evaluation -> ``results.json``.
-        answer: Encoder, texts to search, queries -> ``answers.json``.
-        report: What happened -> ``report.md``, ``report.html`` and pictures in the folder of the run.
-    """
-
-    check: Callable[[Recipe], object]
-    mine: Callable[[Mine, Path], object]
-    profile: Callable[[str, Sequence[str], ProfileSettings, Path], object]
-    plan: Callable[[Path, RecipeVariant, Path], object]
-    slim: Callable[[str, Path, Sequence[str], SlimSettings, Path], object]
-    prune: Callable[[str, Path, PruneSettings, Path], object]
-    train: Callable[[Path, Sequence[str], TrainSettings, Path], object]
-    evaluate: Callable[[Path, Evaluation, Path], object]
-    answer: Callable[[Path, str, Sequence[str], Path], object]
-    report: Callable[[ReportData, Path], object]
-
-
-def real_stages() -> Stages:
-    """Return the stages of the package itself; nothing heavy is imported before a stage is called."""
-    return Stages(
-        check=_check,
-        mine=_mine,
-        profile=_freed(_profile),
-        plan=_plan,
-        slim=_freed(_slim),
-        prune=_freed(_prune),
-        train=_freed(_train),
-        evaluate=_freed(_evaluate),
-        answer=_freed(_answer),
-        report=write_report,
-    )
-
-
 def _freed(stage: Callable[P, None]) -> Callable[P, None]:
     """Return ``stage`` with its memory given back at the end: the next one loads a model of its own."""
 
@@ -75,8 +30,8 @@ def _freed(stage: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
-def _check(recipe: Recipe) -> None:
-    """Refuse a model, texts or a teacher that are not to be found, before hours go into what comes before them."""
+def check_inputs(recipe: Recipe) -> None:
+    """Refuse a model, texts or a teacher that cannot be found, before hours go into what comes before them."""
     from prune2vec.data.documents import read_documents
     from prune2vec.data.reader import read_triplets
     from prune2vec.models.load import load_config
@@ -102,19 +57,23 @@ def _check(recipe: Recipe) -> None:
         check_is_encoder(teacher)
 
 
-def _mine(settings: Mine, output: Path) -> None:
+def mine_texts(settings: Mine, output: Path) -> None:
+    """Mine the texts of a recipe."""
     from prune2vec.data.mine import mine
 
     mine(**settings.model_dump(exclude={"source"}), source=settings.source, output=output)
 
 
-def _profile(model: str, texts: Sequence[str], settings: ProfileSettings, output: Path) -> None:
+@_freed
+def measure(model: str, texts: Sequence[str], settings: ProfileSettings, output: Path) -> None:
+    """Profile a model."""
     from prune2vec.profiling.measure import profile_model
 
     profile_model(model, list(texts), settings=settings, output=output)
 
 
-def _plan(profile: Path, variant: RecipeVariant, output: Path) -> None:
+def choose(profile: Path, variant: RecipeVariant, output: Path) -> None:
+    """Make a variant's plan."""
     from prune2vec.planning.make_plan import make_plan
     from prune2vec.profiling.profile import Profile
 
@@ -127,7 +86,9 @@ def _plan(profile: Path, variant: RecipeVariant, output: Path) -> None:
         raise type(error)(f"variant {variant.name!r}: {error}") from error
 
 
-def _slim(model: str, plan: Path, texts: Sequence[str], settings: SlimSettings, output: Path) -> None:
+@_freed
+def choose_neurons(model: str, plan: Path, texts: Sequence[str], settings: SlimSettings, output: Path) -> None:
+    """Decide the width of a plan."""
     from prune2vec.training.slim import slim_plan
 
     # As in training: an unfinished run with other settings is out of date.
@@ -135,13 +96,17 @@ def _slim(model: str, plan: Path, texts: Sequence[str], settings: SlimSettings, 
     slim_plan(model, plan, list(texts), output=output, settings=settings)
 
 
-def _prune(model: str, plan: Path, settings: PruneSettings, output: Path) -> None:
+@_freed
+def cut(model: str, plan: Path, settings: PruneSettings, output: Path) -> None:
+    """Cut a model as a plan says."""
     from prune2vec.pruning.prune import prune_model
 
     prune_model(model, plan, output, settings=settings)
 
 
-def _train(checkpoint: Path, texts: Sequence[str], settings: TrainSettings, output: Path) -> None:
+@_freed
+def train_variant(checkpoint: Path, texts: Sequence[str], settings: TrainSettings, output: Path) -> None:
+    """Train an encoder."""
     from prune2vec.training.train import train_encoder
 
     # An unfinished training with other settings is out of date by now; one with the same settings is resumed.
@@ -149,7 +114,9 @@ def _train(checkpoint: Path, texts: Sequence[str], settings: TrainSettings, outp
     train_encoder(checkpoint, list(texts), output, settings=settings)
 
 
-def _evaluate(encoder: Path, evaluation: Evaluation, output: Path) -> None:
+@_freed
+def evaluate_variant(encoder: Path, evaluation: Evaluation, output: Path) -> None:
+    """Evaluate an encoder."""
     from prune2vec.evaluation.evaluate import evaluate_encoder
 
     tasks = list(evaluation.tasks) or None
@@ -158,7 +125,38 @@ def _evaluate(encoder: Path, evaluation: Evaluation, output: Path) -> None:
     evaluate_encoder(encoder, data=evaluation.data, tasks=tasks, mirror=mirror, output=output, settings=settings)
 
 
-def _answer(encoder: Path, texts: str, queries: Sequence[str], output: Path) -> None:
+@_freed
+def answer_queries(encoder: Path, texts: str, queries: Sequence[str], output: Path) -> None:
+    """Answer the example queries of a recipe."""
     from prune2vec.experiments.answers import answer, read_documents, save_answers
 
     save_answers(answer(encoder, read_documents(texts), queries), output)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """What a run calls. Every callable takes its inputs and settings, and last the path it must write, whole or not at all.
+
+    Attributes:
+        check: Looks for all that the recipe names, before the first stage.
+        mine: Settings -> folder of texts.
+        profile: Model, texts, settings -> ``profile.json``.
+        plan: Profile, variant -> ``plan.json``.
+        slim: Model, plan, texts, settings -> ``slim-plan.json``.
+        prune: Model, plan, settings -> checkpoint folder.
+        train: Checkpoint, texts, settings -> encoder folder.
+        evaluate: Encoder, evaluation -> ``results.json``.
+        answer: Encoder, texts to search, queries -> ``answers.json``.
+        report: What happened -> ``report.md``, ``report.html`` and pictures in the folder of the run.
+    """
+
+    check: Callable[[Recipe], object] = check_inputs
+    mine: Callable[[Mine, Path], object] = mine_texts
+    profile: Callable[[str, Sequence[str], ProfileSettings, Path], object] = measure
+    plan: Callable[[Path, RecipeVariant, Path], object] = choose
+    slim: Callable[[str, Path, Sequence[str], SlimSettings, Path], object] = choose_neurons
+    prune: Callable[[str, Path, PruneSettings, Path], object] = cut
+    train: Callable[[Path, Sequence[str], TrainSettings, Path], object] = train_variant
+    evaluate: Callable[[Path, Evaluation, Path], object] = evaluate_variant
+    answer: Callable[[Path, str, Sequence[str], Path], object] = answer_queries
+    report: Callable[[ReportData, Path], object] = write_report

@@ -62,8 +62,13 @@ class VariantRun:
         for name, digest in plans.items():
             if name in self.same_cut_as:
                 self._reuse(name, self.same_cut_as[name])
-            else:
-                self._build(name, digest)
+                continue
+            encoder = self._prune(name, digest)
+            if self.recipe.train is not None:
+                encoder = self._train(name, encoder, self.recipe.train)
+            self._encoders[name] = encoder
+            if self.recipe.evaluate is not None:
+                self._evaluate(name, encoder, self.recipe.evaluate)
         self._answer()
 
     def _begin(self) -> None:
@@ -190,14 +195,6 @@ class VariantRun:
             results = (self.folder / other / RESULTS).read_text(encoding="utf-8")
             with self.runner.own.writing(f"{name}/{RESULTS}"):
                 write_text(self.folder / name / RESULTS, results)
-
-    def _build(self, name: str, plan: str | None) -> None:
-        encoder = self._prune(name, plan)
-        if self.recipe.train is not None:
-            encoder = self._train(name, encoder, self.recipe.train)
-        self._encoders[name] = encoder
-        if self.recipe.evaluate is not None:
-            self._evaluate(name, encoder, self.recipe.evaluate)
 
     def _prune(self, name: str, plan: str | None) -> str | None:
         model, settings = self.recipe.model, self._at_commit(name, self.recipe.prune_settings())

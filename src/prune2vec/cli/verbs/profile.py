@@ -52,23 +52,18 @@ def profile(model: str, *, texts: str, output: Path, settings: ProfileSettings, 
     from prune2vec.experiments.heatmap import plot_redundancy
     from prune2vec.experiments.plots import plot_profile
     from prune2vec.malloc import keep_freed_memory
+    from prune2vec.planning.make_plan import make_plan
 
     keep_freed_memory()
     result = profile_model(model, texts, settings=settings, output=output)
-    picks = _picks(result)
+    # The depths that L3Prune would keep, as far as the curve goes; a model of one layer has none to choose.
+    layers = result.shape.num_layers
+    names = [name for name, last in (("small", layers // 2), ("large", layers)) if layers > 1 and last <= result.depths]
+    picks = {name: len(make_plan(result, method="l3prune", variant=name).keep_layers) for name in names}
     pictures = [plot_profile(result, picks, output.with_suffix(".svg"))]
     heat_map = plot_redundancy(result, output.with_suffix(".redundancy.svg"))
     pictures += [heat_map] if heat_map is not None else []
     return Outcome(_render(result, picks, [output, *pictures]), {"output": str(output), "picks": picks, **result.to_json()})
-
-
-def _picks(profile: Profile) -> dict[str, int]:
-    """Return the depths that L3Prune would keep, as far as the curve goes; a model of one layer has none to choose."""
-    from prune2vec.planning.make_plan import make_plan
-
-    layers = profile.shape.num_layers
-    names = [name for name, last in (("small", layers // 2), ("large", layers)) if layers > 1 and last <= profile.depths]
-    return {name: len(make_plan(profile, method="l3prune", variant=name).keep_layers) for name in names}
 
 
 def _render(profile: Profile, picks: dict[str, int], written: list[Path]) -> str:
