@@ -126,6 +126,8 @@ def _check_values(command: click.Command, context: click.Context, given: dict[st
     for parameter in command.get_params(context):
         value = given.get(str(parameter.name))
         missing = not isinstance(value, str | bool | list | tuple) or value == ()
+        if not missing and getattr(parameter, "hidden", False):
+            raise click.UsageError(f"{parameter.opts[0]} is no option, but a key of a --config file", context)
         if missing and parameter.required and "config" not in given:
             raise click.MissingParameter(ctx=context, param=parameter)
         # Paths and models need not be there; numbers and choices must fit.
@@ -208,7 +210,8 @@ def _cell(line: str) -> str:
 
 
 def cli_page() -> str:
-    """Return docs/cli.md: the help of every verb."""
+    """Return docs/cli.md: the help of every verb; options that several share are described where they come first."""
+    first: dict[str, str] = {}
     parts = ["# The command line", "Written by `make docs` from `--help`; do not edit."]
     root = click.Context(program, info_name="prune2vec", terminal_width=100, **_without_width())
     parts.append(f"```text\n{program.get_help(root).strip()}\n```")
@@ -216,7 +219,12 @@ def cli_page() -> str:
         command = program.get_command(root, name)
         assert command is not None
         context = click.Context(command, info_name=name, parent=root, terminal_width=100)
-        parts.append(f"## prune2vec {name}\n\n```text\n{command.get_help(context).strip()}\n```")
+        shown = []
+        for block in command.get_help(context).strip().split("\n\n"):
+            title, _, options = block.partition(":\n")
+            shared = options and title != "Options" and first.setdefault(block, name) != name
+            shown.append(f"{title}: see {first[block]}" if shared else block)
+        parts.append(f"## prune2vec {name}\n\n```text\n" + "\n\n".join(shown) + "\n```")
     return "\n\n".join(parts) + "\n"
 
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from prune2vec.evaluation.results import Results
-from prune2vec.experiments.comparison import ResultRow, comparison_of
-from prune2vec.experiments.text_table import TextTable
+from prune2vec.experiments.comparison import ResultRow, TextTable, comparison_of
 from prune2vec.files import read_json, write_json
 from prune2vec.planning.plan import PruningPlan
 

@@ -230,7 +230,7 @@ def encoded_and_scored(folder: Path) -> Iterator[tuple[str, Any]]:
         )
         yield f"search {precision}", prune2vec("search", f"vectors-{precision}", "a quick fox", "-k", "5")
     for name in ("pruned-slim-wanda", "trained-full"):
-        timed = ("--speed-texts", "4", "--speed-repeats", "1", "--dtype", "float32")
+        timed = ("--speed-texts", "4", "--dtype", "float32")
         yield f"evaluate {name}", prune2vec("evaluate", name, "--data", "heldout.jsonl", "--corpus", "documents.jsonl", *timed)
 
 

@@ -120,7 +120,7 @@ def test_an_extra_that_is_not_there_is_named(cli: Cli, monkeypatch: pytest.Monke
             raise PackageNotFoundError(name)
         return version(name)
 
-    monkeypatch.setattr("prune2vec.cli.versions.version", only_ours)
+    monkeypatch.setattr("prune2vec.cli.environment.version", only_ours)
     out = cli("--version", "--verbose").out
     assert re.search(r"^mteb not installed; pip install 'prune2vec\[eval\]' \(tested: ", out, re.MULTILINE)
     assert re.search(r"^torch not installed; pip install 'prune2vec' \(tested: ", out, re.MULTILINE)
@@ -244,3 +244,17 @@ def test_reader_of_a_pipe_may_leave() -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode in (0, -signal.SIGPIPE, 128 + signal.SIGPIPE)
     assert "Traceback" not in done.stderr
+
+
+def test_a_broken_pipe_at_work_is_an_error_and_while_printing_is_none(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise BrokenPipeError("a worker has left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("prune2vec.models.cache.kept_copies", broken)
+        ran = cli("cache")
+    assert ran.code == FAILED
+    assert "BrokenPipeError: a worker has left" in ran.err
+    monkeypatch.setattr("prune2vec.cli.verb.click.echo", broken)
+    with pytest.raises(BrokenPipeError):
+        main(["cache"])

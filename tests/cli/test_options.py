@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 from pydantic import BeforeValidator, Field
 
-from prune2vec.cli.options import GroupedOption, OptionGroup, options_from
+from prune2vec.cli.app import VERBS, program
+from prune2vec.cli.options import GroupedOption, OptionGroup, SourceName, options_from
 from prune2vec.cli.outcome import Outcome
 from prune2vec.cli.verb import Verb, verb
 from prune2vec.settings import Settings
@@ -124,3 +125,46 @@ def test_a_number_beyond_its_limits_is_a_usage_error(every: Verb) -> None:
 def test_a_wrong_type_is_a_usage_error(every: Verb) -> None:
     with pytest.raises(click.BadParameter):
         every.main(["--count", "many"], standalone_mode=False)
+
+
+def test_a_key_for_experts_is_read_from_a_file_alone(tmp_path: Path) -> None:
+    @verb(example="few", sections=[OptionGroup("settings", "Few", lambda: Every, only_config="count share")], writes=False)
+    def few(settings: Every) -> Outcome:
+        """Show the settings."""
+        return Outcome("done", settings.model_dump(mode="json", exclude_unset=True))
+
+    (tmp_path / "few.yaml").write_text("count: 7\n", encoding="utf-8")
+    assert read(few, "--config", str(tmp_path / "few.yaml")) == {"count": 7}
+    with pytest.raises(click.UsageError, match="--count is no option; write count into a YAML file and give it with --config"):
+        few.main(["--count", "7"], standalone_mode=False)
+    told = CliRunner().invoke(few, ["--help"]).output
+    assert "--count" not in told
+    assert "Only in a --config file:\n  count, share" in told
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_device_is_an_option_that_takes_a_card_by_number(name: str) -> None:
+    command: Any = program.get_command(None, name)  # type: ignore[arg-type]
+    for option in command.section_options:
+        assert not set(option.section.only_config.split()) - set(option.section.load().model_fields)
+        if option.name == "device":
+            assert option.type.convert("cuda:1", option, None) == "cuda:1"
+            assert option.section.load().model_validate({"device": "cuda:1"}).model_dump()["device"] == "cuda:1"
+
+
+def test_there_are_few_enough_options_to_read_about() -> None:
+    common = {"config", "output", "dry_run", "json", "quiet", "debug", "_click_default_help"}
+    context = click.Context(program)
+    commands: list[Any] = [program.get_command(context, name) for name in VERBS]
+    options = [one for command in commands for one in command.get_params(context) if isinstance(one, click.Option)]
+    assert sum(not one.hidden and one.name not in common for one in options) <= 152
+
+
+def test_a_name_keeps_the_dot_that_makes_it_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "docstrings").mkdir()
+    kind = SourceName("source")
+    for word, wanted in (("./docstrings", "./docstrings"), ("docstrings", "docstrings"), ("owner/name", "owner/name")):
+        assert kind.convert(word, None, None) == wanted
+    assert kind.convert("~/docstrings", None, None) == str(tmp_path / "docstrings")

@@ -19,7 +19,7 @@ from prune2vec.experiments.answers import Answer, AnswerHit, save_answers
 from prune2vec.experiments.recipe import Evaluation, Mine
 from prune2vec.experiments.report import ReportData, report_markdown, write_report
 from prune2vec.experiments.run import Report, run_recipe
-from prune2vec.experiments.stages import Stages, real_stages
+from prune2vec.experiments.stages import Stages
 from prune2vec.files import digest_file, digest_tree, write_json, write_text
 from prune2vec.models.shape import ModelShape
 from prune2vec.outputs import staged_folder
@@ -106,7 +106,7 @@ class SmallStages:
             check=lambda recipe: None,
             mine=self.mine,
             profile=self.profile,
-            plan=real_stages().plan,
+            plan=Stages().plan,
             slim=self.slim,
             prune=self.prune,
             train=self.train,

@@ -64,3 +64,9 @@ def test_what_texts_hold_does_not_steer_a_terminal() -> None:
 def test_nothing_to_search(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no texts to search"):
         answer(tmp_path, [], ["q"])
+
+
+def test_a_folder_of_queries_and_documents_gives_its_documents(tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "d1", "title": "T", "text": "x"}\n')
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q1", "text": "a question"}\n')
+    assert read_documents(str(tmp_path)) == [AnsweredDocument("T x", "d1")]

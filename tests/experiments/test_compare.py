@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from prune2vec.errors import CheckpointError, EvaluationError
-from prune2vec.experiments.compare import compare_results
+from prune2vec.errors import CheckpointError, DataError, EvaluationError
+from prune2vec.experiments.compare import compare_results, find_results
 from prune2vec.files import digest_tree
 from prune2vec.planning.plan import PruningPlan
 from tests.experiments.small import profile_of, results_of
@@ -66,3 +66,42 @@ def test_not_results(elsewhere: Path) -> None:
     (elsewhere / "other.json").write_text("{}")
     with pytest.raises(EvaluationError, match="not a results file"):
         compare_results([elsewhere / "other.json"])
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    for name in ("one/full", "one/small", "two/full"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "results.json").write_text("{}")
+    (tmp_path / "mine.json").write_text("{}")
+    return tmp_path
+
+
+def test_files_folders_and_runs(runs: Path) -> None:
+    found = find_results([runs / "mine.json", runs / "one", runs / "two" / "full"])
+    assert found == {
+        "mine": runs / "mine.json",
+        "one/full": runs / "one" / "full" / "results.json",
+        "small": runs / "one" / "small" / "results.json",
+        "two/full": runs / "two" / "full" / "results.json",
+    }
+
+
+def test_names_are_as_short_as_can_be(runs: Path) -> None:
+    assert list(find_results([runs / "one"])) == ["full", "small"]
+    assert list(find_results([runs / "one" / "full", runs / "two" / "full"])) == ["one/full", "two/full"]
+    assert list(find_results([runs / "mine.json", runs / "one" / "small" / "results.json"])) == ["mine", "small"]
+
+
+def test_same_file_counts_once(runs: Path) -> None:
+    assert len(find_results([runs / "one", runs / "one" / "full"])) == 2
+
+
+def test_nothing_there(runs: Path) -> None:
+    (runs / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty holds no results\.json"):
+        find_results([runs / "empty"])
+    with pytest.raises(DataError, match="does not exist"):
+        find_results([runs / "none"])
+    with pytest.raises(DataError, match="nothing to compare"):
+        find_results([])

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from prune2vec.evaluation.results import METRICS, TaskScore
-from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
+from prune2vec.experiments.comparison import Comparison, ResultRow, TextTable, comparison_of
 from prune2vec.experiments.report import headline
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.pruning.card import record_of
@@ -131,3 +131,34 @@ def test_json_holds_what_the_table_shows(comparison: Comparison) -> None:
 def test_markdown_and_text(comparison: Comparison) -> None:
     assert comparison.to_markdown().startswith("| variant | layers |")
     assert len(comparison.render().splitlines()) == 5
+
+
+TABLE = TextTable(("name", "n", "empty"), (("a", "1.0", ""), ("longer|x", "12.0", "")))
+
+
+def test_text_is_aligned() -> None:
+    assert TextTable(("name", "n"), (("a", "1.0"), ("longer", "12.0"))).to_text().splitlines() == [
+        "name       n",
+        "────────────",
+        "a        1.0",
+        "longer  12.0",
+    ]
+
+
+def test_markdown_escapes_bars() -> None:
+    assert TABLE.without_empty_columns().to_markdown().splitlines() == [
+        "| name | n |",
+        "| --- | ---: |",
+        "| a | 1.0 |",
+        "| longer\\|x | 12.0 |",
+    ]
+
+
+def test_empty_columns_go() -> None:
+    assert TABLE.without_empty_columns().header == ("name", "n")
+
+
+def test_cells_keep_to_their_place() -> None:
+    table = TextTable(("variant", "score"), (("a|b\n<i>\x1b", "1"),))
+    assert table.to_markdown().splitlines()[-1] == "| a\\|b &lt;i&gt;\\\\x1b | 1 |"
+    assert table.to_text().splitlines()[-1] == "a|b <i>\\x1b      1"

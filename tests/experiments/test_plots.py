@@ -1,12 +1,24 @@
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prune2vec.errors import CheckpointError, ConfigError
-from prune2vec.experiments.plots import Point, color_of, inline_svg, plot_profile, profile_svg, score_svg, training_svg
+from prune2vec.experiments.plots import (
+    Point,
+    color_of,
+    inline_svg,
+    plot_profile,
+    profile_svg,
+    score_svg,
+    sparkline,
+    training_svg,
+)
 from tests.experiments.small import profile_of
 
 PICKS = {"full": 12, "large": 10, "small": 3}
@@ -57,3 +69,25 @@ def test_inline_svg_has_ids_of_its_own_and_no_address() -> None:
     assert 'href="#p-' in svg
     assert 'href="#D' not in svg
     assert " width=" not in svg[: svg.index(">")]
+
+
+def test_lowest_and_highest_get_the_ends_of_the_scale() -> None:
+    assert sparkline([0, 7]) == "▁█"
+    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
+
+
+def test_flat_and_empty() -> None:
+    assert sparkline([]) == ""
+    assert sparkline([2.0, 2.0]) == "▅▅"
+
+
+def test_values_that_are_not_finite_leave_a_gap() -> None:
+    assert sparkline([0.0, math.nan, 1.0, math.inf]) == "▁ █ "
+    assert sparkline([math.nan]) == " "
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1))
+def test_one_bar_a_value_and_order_kept(values: list[float]) -> None:
+    bars = sparkline(values)
+    assert len(bars) == len(values)
+    assert all(bars[i] <= bars[j] for i, a in enumerate(values) for j, b in enumerate(values) if a <= b)

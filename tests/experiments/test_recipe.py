@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from prune2vec.errors import ConfigError
-from prune2vec.experiments.recipe import Recipe
+from prune2vec.experiments.recipe import Recipe, absolute_paths
 from tests.experiments.small import recipe_values
 
 
@@ -88,7 +88,7 @@ def test_yaml_round_trip(recipe_file: Path, tmp_path: Path) -> None:
         ("evaluate:\n  mirror: nowhere\n", r"recipe\.yaml:5: .*nowhere does not exist"),
         (
             "prune:\n  pooling: mean\n",
-            r"recipe\.yaml:5: prune\.pooling is 'mean', profile\.pooling None; give it in profile alone",
+            r"recipe\.yaml:5: prune\.pooling is 'mean', profile\.pooling unset; give it in profile alone",
         ),
         ("prune:\n  revision: abc\n", r"recipe\.yaml:5: give revision once, at the top"),
     ],
@@ -130,3 +130,45 @@ def test_hub_names_stay_names(tmp_path: Path) -> None:
     values = recipe_values(tmp_path)
     recipe = Recipe.of({**values, "data": {**values["data"], "train": ["owner/set", values["data"]["train"]]}})
     assert recipe.data.train == ("owner/set", str(tmp_path / "train.jsonl"))
+
+
+def absolute(values: dict[str, object], base: Path) -> dict[str, object]:
+    return absolute_paths(
+        {"variants": [{"name": "full"}], **values}, base=base, where=lambda location: ".".join(map(str, location))
+    )
+
+
+def test_words_are_never_paths(tmp_path: Path) -> None:
+    for name in ("smollm2", "docstrings", "full"):
+        (tmp_path / name).mkdir()
+    values = {"model": "smollm2", "data": {"mine": {"source": "docstrings"}}, "train": {"distil_from": "full"}}
+    assert absolute(values, tmp_path) == {"variants": [{"name": "full"}], **values}
+
+
+def test_folder_wins_over_hub_name(tmp_path: Path) -> None:
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    assert absolute({"model": "owner/name"}, tmp_path)["model"] == str(tmp_path / "owner" / "name")
+    assert absolute({"model": "owner/other"}, tmp_path)["model"] == "owner/other"
+
+
+@pytest.mark.parametrize("name", ["./x", "x/", "a/b/c", "x.gguf", "/nowhere/x", "~/nowhere-at-all"])
+def test_what_can_only_be_a_path_must_exist(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"model: .* does not exist"):
+        absolute({"model": name}, tmp_path)
+
+
+def test_sections_that_are_null_are_left_alone(tmp_path: Path) -> None:
+    values = {"train": None, "evaluate": None, "data": {"mine": None, "train": []}}
+    assert absolute(values, tmp_path) == {"variants": [{"name": "full"}], **values}
+
+
+def test_argument_is_not_changed(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text("")
+    values = {"variants": [], "data": {"train": ["t.jsonl"]}}
+    absolute_paths(values, base=tmp_path, where=str)
+    assert values == {"variants": [], "data": {"train": ["t.jsonl"]}}
+
+
+def test_a_pooling_that_no_encoder_has_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"profile\.pooling weightedmean-paper is for profiles alone"):
+        Recipe.of({**recipe_values(tmp_path), "profile": {"pooling": "weightedmean-paper"}})

@@ -79,7 +79,15 @@ def test_redundancy_is_shown_where_it_was_measured(run: Run, tmp_path: Path) -> 
     plans = {"full": PruningPlan.load(run.output / "full" / "plan.json")}
     nothing: dict[str, Any] = {"environment": {}, "stages": {}, "seconds": 1.0}
     story = ReportData(
-        profile=BOTH, plans=plans, twins={}, comparison=None, answers=(), answered_by="", curves={}, manifest=nothing, recipe=""
+        profile=BOTH,
+        plans=plans,
+        same_cut_as={},
+        comparison=None,
+        answers=(),
+        answered_by="",
+        curves={},
+        manifest=nothing,
+        recipe="",
     )
     write_report(story, tmp_path)
     page, text = Loads(), (tmp_path / "report.html").read_text(encoding="utf-8")

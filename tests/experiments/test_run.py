@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import Any
 import pytest
 
 from prune2vec.errors import CheckpointError, ConfigError, EvaluationError, MissingExtra, Prune2vecError, TrainingError
+from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.run import run_recipe
-from prune2vec.experiments.stages import real_stages
+from prune2vec.experiments.stages import Stages
 from prune2vec.planning.plan import PruningPlan
-from tests.experiments.small import VARIANTS, Run, SmallStages
+from tests.experiments.small import VARIANTS, Run, SmallStages, recipe_values
 from tests.tiny import save_tiny
 
 
@@ -127,7 +129,7 @@ def test_a_failed_run_leaves_only_what_the_next_goes_on_from(run: Run) -> None:
     assert not run.output.exists() and not list(run.folder.glob(".*")) and not hasattr(caught.value, "__notes__")
     with pytest.raises(TrainingError) as caught:
         run(small=Failing("prune"))
-    assert caught.value.__notes__ == [f"{run.output} keeps the stages that are done, after which the same command goes on"]
+    assert caught.value.__notes__ == [f"{run.output} keeps the stages that are done, after which the same command resumes"]
     assert "profile" not in run()[1]
 
 
@@ -153,7 +155,7 @@ def test_what_cannot_be_found_is_refused_before_mining(
         (tmp_path / f"{name}.jsonl").write_text('{"query": "a", "positive": "b"}\n')
     small = SmallStages()
     recipe = {"model": "model", "data": {"mine": {"source": "docs"}}, **change}
-    stages = replace(small.stages(), check=real_stages().check)
+    stages = replace(small.stages(), check=Stages().check)
     for dry_run in (False, True):
         with pytest.raises(Prune2vecError, match=message):
             run_recipe(recipe, "out", stages=stages, dry_run=dry_run)
@@ -161,3 +163,35 @@ def test_what_cannot_be_found_is_refused_before_mining(
     run_recipe(
         {**recipe, **dict.fromkeys(change), "data": {"mine": {"source": "docs"}}, "model": "model"}, "out", stages=stages
     )
+
+
+def test_manifest_has_what_a_repetition_needs(run: Run) -> None:
+    run()
+    manifest = json.loads((run.output / "manifest.json").read_text())
+    assert manifest["model"]["fingerprint"] == "f"
+    assert manifest["seeds"] == {"profile.seed": 42, "train.seed": 42, "evaluate.seed": 42}
+    assert set(manifest["stages"]) == {
+        "profile",
+        *(f"{n}.{s}" for n in VARIANTS for s in ("plan", "prune", "train", "evaluate")),
+    }
+    assert {Path(source).name for source in manifest["data"]} == {"toy", "train.jsonl", "dev.jsonl"}
+    assert manifest["environment"]["versions"]["torch"]
+    assert Recipe.of(manifest["recipe"]) == Recipe.of(recipe_values(run.folder))
+
+
+def test_written_recipe_does_the_same_run(run: Run) -> None:
+    run()
+    small = SmallStages()
+    run_recipe(run.output / "recipe.yaml", run.output, stages=small.stages())
+    assert small.calls == []
+
+
+def test_a_recipe_edited_meanwhile_does_not_hide_why_a_stage_failed(run: Run) -> None:
+    def edit_and_fail(*args: object) -> None:
+        (run.output / "recipe.yaml").write_text("mine: 1\n", encoding="utf-8")
+        raise TrainingError("the first stage failed")
+
+    stages = replace(SmallStages().stages(), profile=edit_and_fail)
+    with pytest.raises(TrainingError, match="the first stage failed"):
+        run_recipe(recipe_values(run.folder), run.output, stages=stages)
+    assert (run.output / "recipe.yaml").read_text(encoding="utf-8") == "mine: 1\n"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from prune2vec.errors import PlanError
+from prune2vec.errors import DataError, PlanError
 from prune2vec.experiments.run import Report, run_recipe
 from prune2vec.files import digest_tree
 from tests.tiny import save_tiny
@@ -60,6 +60,24 @@ def test_a_plan_that_cannot_be_made_names_its_variant(recipe: dict[str, Any], tm
     recipe = {**recipe, "variants": [{"name": "deep", "method": "depth", "parameters": {"depth": 9}}]}
     with pytest.raises(PlanError, match=r"^variant 'deep': .*9"):
         run_recipe(recipe, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "message"),
+    [("data", "train", "negative"), ("train", "dev", "anchor"), ("evaluate", "corpus", "text"), ("evaluate", "data", "anchor")],
+)
+def test_texts_of_a_later_stage_are_looked_at_first(
+    recipe: dict[str, Any], tmp_path: Path, section: str, key: str, message: str
+) -> None:
+    wrong = tmp_path / "wrong.jsonl"
+    pairs = {"anchor": "a", "positive": "b"} if key == "train" else {"number": 1}
+    wrong.write_text(json.dumps(pairs) + "\n", encoding="utf-8")
+    data = {**recipe["data"], "profile": recipe["data"]["train"]}
+    changed = {**recipe, "data": data}
+    changed[section] = {**changed[section], key: str(wrong)}
+    with pytest.raises(DataError, match=message):
+        run_recipe(changed, tmp_path / "run")
+    assert not (tmp_path / "run" / "profile.json").exists()
 
 
 def test_repeated_elsewhere_gives_the_same_numbers(recipe: dict[str, Any], first: Report, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def test_good_commands_pass(tmp_path: Path) -> None:
         ("profile smollm2", "--texts"),
         ("prune smollm2 -o small", "PLAN"),
         ("compare", "RESULTS"),
+        ("train small --data t.jsonl -o out --weight-decay 0.1", "--weight-decay is no option, but a key of a --config file"),
     ],
 )
 def test_bad_commands_are_found(tmp_path: Path, command: str, fault: str) -> None:
@@ -110,6 +111,14 @@ def test_generated_parts_are_checked_and_written(tmp_path: Path, capsys: pytest.
     assert text.endswith("after\n")
     assert all(f"`{name}`" in text for name in poolings)
     assert "## prune2vec plan show" in (tmp_path / "docs" / "cli.md").read_text(encoding="utf-8")
+
+
+def test_options_that_verbs_share_are_described_once() -> None:
+    text = check_docs.cli_page()
+    for option in ("--config PATH ", "--append-eos [auto|on|off] "):
+        assert text.count(option) in (1, 2), option
+    assert "The text settings as options of a verb: see profile\n" in text
+    assert "Common to all verbs: see demo\n" in text
 
 
 def test_the_page_does_not_depend_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

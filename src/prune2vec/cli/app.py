@@ -9,12 +9,13 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 import click
 
 from prune2vec.cli.environment import prepare_environment
-from prune2vec.cli.verb import DEBUG
+from prune2vec.cli.verb import DEBUG, WORKING
 from prune2vec.errors import Prune2vecError, did_you_mean, reason_of, shown
 
 VERBS = (
@@ -39,13 +40,15 @@ VERBS = (
     "cache clear",
 )
 """In the order of the pipeline. A verb of two words wins over its first word: ``prune2vec plan show FILE``."""
+_FILE_OF = {"demo": "run", "init": "run", "compare": "run"}
+"""The file in ``verbs`` of those whose file is not called like their first word."""
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 _LONGEST = 2000  # Characters of an error that are printed: what came may be of any length.
 
 
 class Program(click.Group):
-    """The group of all verbs; a verb's file, which is called like its first word, is imported when it is asked for."""
+    """The group of all verbs; a verb's file is imported when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the verbs in the order of the pipeline."""
@@ -55,14 +58,19 @@ class Program(click.Group):
         """Return a verb, or None if there is none of that name."""
         if cmd_name not in VERBS:
             return None
-        name = cmd_name.replace(" ", "_")
-        command = getattr(importlib.import_module(f"prune2vec.cli.verbs.{cmd_name.split()[0]}"), name)
+        word = cmd_name.split()[0]
+        module = importlib.import_module(f"prune2vec.cli.verbs.{_FILE_OF.get(word, word)}")
+        command = getattr(module, cmd_name.replace(" ", "_"))
         assert isinstance(command, click.Command)
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the verb at the start of ``args``: the longest one that fits."""
-        self._refuse_misspelt_pair(ctx, args)
+        # ``plan shwo x`` is a misspelt ``plan show``, not a plan from a file called shwo.
+        pair = " ".join(args[:2])
+        known = [name for name in VERBS if " " in name and name.split()[0] == args[0]]
+        if pair not in known and difflib.get_close_matches(pair, known, cutoff=0.8) and not os.path.exists(args[1]):
+            ctx.fail(f"no verb is called {pair!r}{did_you_mean(pair, known)}")
         for words in (2, 1):
             name = " ".join(args[:words])
             command = self.get_command(ctx, name)
@@ -71,13 +79,6 @@ class Program(click.Group):
         if args[0].startswith("-"):
             ctx.fail(f"no such option: {args[0]}")
         ctx.fail(f"no verb is called {args[0]!r}{did_you_mean(args[0], VERBS)}")
-
-    def _refuse_misspelt_pair(self, ctx: click.Context, args: list[str]) -> None:
-        """Take ``plan shwo x`` for a misspelt ``plan show``, not for a plan from a file called shwo."""
-        pair = " ".join(args[:2])
-        known = [name for name in VERBS if " " in name and name.split()[0] == args[0]]
-        if pair not in known and difflib.get_close_matches(pair, known, cutoff=0.8) and not os.path.exists(args[1]):
-            ctx.fail(f"no verb is called {pair!r}{did_you_mean(pair, known)}")
 
 
 _CONTEXT = {
@@ -89,7 +90,7 @@ _CONTEXT = {
 
 def _show_version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
     if asked:
-        from prune2vec.cli.versions import versions
+        from prune2vec.cli.environment import versions
 
         listed = versions()
         click.echo(listed if ctx.params["verbose"] else listed.partition("\n")[0])
@@ -125,20 +126,18 @@ def main(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         return _report(_usage_message(error), USAGE)
     except (KeyboardInterrupt, click.Abort) as error:
-        return _report("; ".join(["interrupted", *(_notes(error) or ["run the same command again"])]), INTERRUPTED)
-    except (BrokenPipeError, SystemExit):
+        return _report("; ".join(["interrupted", *getattr(error, "__notes__", ["run the same command again"])]), INTERRUPTED)
+    except SystemExit:
         raise
     except BaseException as error:  # A panic of a library that is written in Rust is no Exception.
+        if isinstance(error, BrokenPipeError) and not (context is not None and context.meta.get(WORKING)):
+            raise
         if context is not None and context.meta.get(DEBUG):
             click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
-        known = isinstance(error, Prune2vecError)
-        return _report("; ".join([str(error) if known else _unforeseen(error, context), *_notes(error)]), FAILED)
+        said = str(error) if isinstance(error, Prune2vecError) else _unforeseen(error, context)
+        # Notes say where something is kept from which the same command resumes.
+        return _report("; ".join([said, *getattr(error, "__notes__", ())]), FAILED)
     return DONE
-
-
-def _notes(error: BaseException) -> list[str]:
-    """Return what was added to an error on its way: where something is kept from which the same command goes on."""
-    return list(getattr(error, "__notes__", ()))
 
 
 def _usage_message(error: click.ClickException) -> str:
@@ -162,7 +161,8 @@ def _unforeseen(error: BaseException, context: click.Context | None) -> str:
 
 
 def _report(message: str, code: int) -> int:
-    click.echo(f"error: {shown(message, _LONGEST)}", err=True)
+    with suppress(BrokenPipeError):  # The exit code still says it.
+        click.echo(f"error: {shown(message, _LONGEST)}", err=True)
     return code
 
 

@@ -1,11 +1,14 @@
-"""Keeping other libraries quiet, so that stderr holds our progress and nothing else."""
+"""The libraries around us: kept quiet, so that stderr holds our progress and nothing else, and their versions."""
 
 from __future__ import annotations
 
 import logging
 import os
+import platform
+import re
 import sys
 import warnings
+from importlib.metadata import PackageNotFoundError, requires, version
 
 _QUIET = {
     "DATASETS_VERBOSITY": "error",
@@ -19,6 +22,7 @@ _QUIET = {
 }
 LOGGERS = ("accelerate", "bm25s", "datasets", "httpx", "huggingface_hub", "mteb", "peft", "sentence_transformers", "torch")
 """Their loggers speak only of errors."""
+_REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(?:\[[^]]*])?\s*(?P<range>[^;]*)(?:;.*extra == .(?P<extra>\w+).)?")
 
 
 def prepare_environment() -> None:
@@ -31,3 +35,21 @@ def prepare_environment() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+
+
+def versions() -> str:
+    """Return one line a package that prune2vec needs: its version, or that it is not there, and the range that was tested."""
+    system = f"{platform.system()} {platform.machine()}"
+    lines = [f"prune2vec {version('prune2vec')}", f"python {platform.python_version()} ({system})"]
+    for line in requires("prune2vec") or ():
+        found = _REQUIREMENT.match(line)
+        assert found is not None
+        name, wanted, extra = found["name"], found["range"].strip(), found["extra"]
+        if extra in ("all", "dev"):
+            continue
+        try:
+            there = version(name)
+        except PackageNotFoundError:
+            there = f"not installed; pip install 'prune2vec{f'[{extra}]' if extra else ''}'"
+        lines.append(f"{name} {there} (tested: {wanted})")
+    return "\n".join(lines)

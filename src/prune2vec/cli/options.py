@@ -1,10 +1,13 @@
-"""Command-line options made from settings classes: the fields' names, types, defaults and docstrings say it all.
+"""Options made from settings classes (names, types, defaults and docstrings of the fields say it all), and paths as values.
 
 Paths in settings are inputs, so they must be there.
 """
 
 from __future__ import annotations
 
+import os
+import pkgutil
+import re
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
+from click.core import ParameterSource
 from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
-from prune2vec.cli.path_types import ExistingPath
+from prune2vec.errors import ConfigError
+from prune2vec.paths import as_path, check_target, looks_local, must_exist
 
 if TYPE_CHECKING:
     from prune2vec.settings import Settings
@@ -28,12 +33,77 @@ class OptionGroup:
     Attributes:
         keyword: The verb's function gets the built settings under this name.
         title: Heading of these options in the help.
-        load: Returns the class; called only when the verb is used, so that the list of verbs imports no settings.
+        settings: Where the class is (``"prune2vec.encoding.encode_settings:EncodeSettings"``), or what returns it; looked up
+            only when the verb is used, so that the list of verbs imports no settings.
+        only_config: Fields for experts, separated by blanks: keys of a ``--config`` file, but no options.
     """
 
     keyword: str
     title: str
-    load: Callable[[], type[Settings]]
+    settings: str | Callable[[], type[Settings]]
+    only_config: str = ""
+
+    def load(self) -> type[Settings]:
+        """Import the class and return it."""
+        if not isinstance(self.settings, str):
+            return self.settings()
+        found: type[Settings] = pkgutil.resolve_name(self.settings)
+        return found
+
+
+class _Path(click.ParamType[Any]):
+    """A path that a file system takes; what no path can be is wrong usage."""
+
+    name = "path"
+    to_write = False
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Turn the word into a path, or refuse it."""
+        try:
+            path = as_path(value, to_write=self.to_write)
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+        return self.checked(path, str(value))
+
+    def checked(self, path: Path, word: str) -> Any:
+        """Return the value of a well-formed path."""
+        raise NotImplementedError
+
+
+class ExistingPath(_Path):
+    """A file or folder that must be there."""
+
+    def checked(self, path: Path, word: str) -> Path:
+        """Return the path if it exists."""
+        return must_exist(path)
+
+
+class SourceName(_Path):
+    """A name that may be a local path or something known elsewhere (a hub id, a built-in name); paths must be there."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def checked(self, path: Path, word: str) -> str:
+        """Return the name, checked if it can only be a path."""
+        if looks_local(word) or os.path.exists(path):
+            must_exist(path)
+        # ./docstrings is a folder, docstrings a name: only the home folder is put in its place.
+        return str(path) if word.startswith("~") else word
+
+
+class OutputPath(_Path):
+    """A file or folder to write."""
+
+    to_write = True
+
+    def __init__(self, *, folder: bool) -> None:
+        self._folder = folder
+        self.name = "folder" if folder else "file"
+
+    def checked(self, path: Path, word: str) -> Path:
+        """Return the path if it can be written."""
+        return check_target(path, folder=self._folder)
 
 
 _LIMITS = {"ge": ("min", False), "gt": ("min", True), "le": ("max", False), "lt": ("max", True)}
@@ -46,11 +116,20 @@ _PLAIN: dict[object, click.ParamType[Any]] = {
 
 
 class GroupedOption(click.Option):
-    """An option that belongs to a section of the help."""
+    """An option that belongs to a section of the help; ``hidden`` where it is a key of a ``--config`` file alone."""
 
-    def __init__(self, *args: Any, section: OptionGroup, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, section: OptionGroup, title: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.section = section
+        self.title = title
+
+    def consume_value(self, ctx: click.Context, opts: Any) -> tuple[Any, ParameterSource]:
+        """Read the value; refuse one on the command line where only a file may give it."""
+        value, source = super().consume_value(ctx, opts)
+        if self.hidden and source is ParameterSource.COMMANDLINE:
+            key = str(self.name).replace("_", "-")
+            raise click.UsageError(f"{self.opts[0]} is no option; write {key} into a YAML file and give it with --config", ctx)
+        return value, source
 
 
 class Listed(click.ParamType[Any]):
@@ -70,21 +149,26 @@ class Listed(click.ParamType[Any]):
 
 def options_from(section: OptionGroup) -> list[GroupedOption]:
     """Return one option for each field of the section's settings class."""
-    return [_option(name, field, section) for name, field in section.load().model_fields.items()]
+    kind = section.load()
+    return [_option(name, field, kind, section) for name, field in kind.model_fields.items()]
 
 
-def _option(name: str, field: FieldInfo, section: OptionGroup) -> GroupedOption:
+def _option(name: str, field: FieldInfo, kind: type[Settings], section: OptionGroup) -> GroupedOption:
     flag = "--" + name.replace("_", "-")
     choices = _without_none(field.annotation)
     is_switch = choices == [bool]
-    declaration = f"{flag}/--no-{flag[2:]}" if is_switch else flag
+    # Fields of a class that several settings extend stand under its own heading, the same for all of them.
+    bases = [base for base in kind.__mro__[1:] if name in getattr(base, "model_fields", ())]
+    title = re.split(r"[.:;]", bases[-1].__doc__ or "")[0] if bases else section.title
     return GroupedOption(
-        [declaration, name],
+        [f"{flag}/--no-{flag[2:]}" if is_switch else flag, name],
         section=section,
+        title=title,
         # The default stays with the settings class; None here means "not given".
         default=None,
-        type=click.BOOL if is_switch else _value_type(choices, _limits(field)),
+        type=click.BOOL if is_switch else _value_type(choices, field),
         help=_help(field),
+        hidden=name in section.only_config.split(),
     )
 
 
@@ -92,14 +176,13 @@ def _help(field: FieldInfo) -> str:
     text = " ".join((field.description or "").split())
     if field.is_required():
         return text
-    default = field.get_default(call_default_factory=True) if field.default_factory is None else field.default_factory()  # type: ignore[call-arg]
-    return text if default in (None, "", (), []) else f"{text}  [default: {_shown(default)}]".strip()
-
-
-def _shown(default: object) -> str:
+    default = field.get_default(call_default_factory=True, validated_data={})
+    if default in (None, "", (), []):
+        return text
     if isinstance(default, bool):
-        return "on" if default else "off"
-    return ",".join(map(str, default)) if isinstance(default, tuple | list) else str(default)
+        default = "on" if default else "off"
+    shown = ",".join(map(str, default)) if isinstance(default, tuple | list) else str(default)
+    return f"{text}  [default: {shown}]".strip()
 
 
 def _without_none(annotation: Any) -> list[Any]:
@@ -112,23 +195,16 @@ def _without_none(annotation: Any) -> list[Any]:
     return [] if annotation is type(None) else [annotation]
 
 
-def _limits(field: FieldInfo) -> dict[str, Any]:
-    """Return the least and the largest value of a number, as click's ranges take them."""
-    found: dict[str, Any] = {}
+def _value_type(choices: list[Any], field: FieldInfo) -> click.ParamType[Any]:
+    """Return the command-line type for a field that takes any of ``choices``; settings classes validate the rest."""
+    limits: dict[str, Any] = {}
     for limit in field.metadata:
         for name, (end, is_open) in _LIMITS.items():
             if (value := getattr(limit, name, None)) is not None:
-                found |= {end: value, f"{end}_open": is_open}
-    return found
-
-
-def _value_type(choices: list[Any], limits: dict[str, Any]) -> click.ParamType[Any]:
-    """Return the command-line type for a field that takes any of ``choices``; settings classes validate the rest."""
+                limits |= {end: value, f"{end}_open": is_open}
     first = choices[0]
-    if choices == [int] and limits:
-        return click.IntRange(**limits)
-    if choices == [float] and limits:
-        return click.FloatRange(**limits)
+    if limits and choices in ([int], [float]):
+        return click.IntRange(**limits) if first is int else click.FloatRange(**limits)
     if len(choices) == 1 and get_origin(first) is Literal:
         return click.Choice([str(value) for value in get_args(first)])
     if len(choices) == 1 and first in _PLAIN:

@@ -1,13 +1,14 @@
-"""What a verb hands back: one result, as text for people and as JSON for programs."""
+"""What a verb returns, and what it does for ``--dry-run``: cheap looks at its inputs, nothing loaded, nothing written."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prune2vec.errors import shown_json, shown_lines
+from prune2vec.errors import CheckpointError, DataError, shown_json, shown_lines
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,42 @@ def would(action: str, *, reads: Iterable[object], writes: Path | None, settings
     lines += [f"  reads   {source}" for source in sources]
     lines += [f"  writes  {writes}"] if writes is not None else []
     lines += [f"  {name} = {value}" for name, value in (settings or {}).items()]
-    data = {
-        "dry_run": True,
-        "action": action,
-        "reads": sources,
-        "writes": str(writes) if writes is not None else None,
-        "settings": dict(settings or {}),
-    }
+    target = str(writes) if writes is not None else None
+    data = {"dry_run": True, "action": action, "reads": sources, "writes": target, "settings": dict(settings or {})}
     return Outcome("\n".join(lines), data)
+
+
+def check_model(name: str) -> None:
+    """Look whether a local model folder holds a model; hub ids and GGUF files are taken as they are.
+
+    Raises:
+        ModelError: The folder holds no model.
+    """
+    if os.path.isdir(name):
+        from prune2vec.models.source import resolve_source
+
+        resolve_source(name)
+
+
+def check_texts(source: str) -> None:
+    """Read the first triplet of a local source.
+
+    Raises:
+        DataError: It cannot be read, has the wrong columns or no rows.
+    """
+    if not os.path.exists(source):
+        return
+    from prune2vec.data.reader import read_triplets
+
+    if next(iter(read_triplets(source)), None) is None:
+        raise DataError(f"{source} holds no triplets")
+
+
+def check_encoder(folder: Path) -> None:
+    """Look whether a folder is a SentenceTransformer's.
+
+    Raises:
+        CheckpointError: It is not.
+    """
+    if not (folder / "modules.json").is_file():
+        raise CheckpointError(f"{folder} has no modules.json, so it is no encoder; make one with prune2vec prune")

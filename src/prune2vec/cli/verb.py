@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 DEBUG = "prune2vec.debug"
 """Key of a command line's ``meta``: whether the traceback of an error is shown."""
+WORKING = "prune2vec.working"
+"""Key of a command line's ``meta``: whether the verb is at work, and not reading options or printing."""
+
+_COMMON = ("config", "dry_run", "json", "quiet", "debug", "_click_default_help")
 
 
 class Verb(click.Command):
@@ -40,8 +44,7 @@ class Verb(click.Command):
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return all parameters, with those from settings classes."""
-        own = super().get_params(ctx)
-        return [*own, *self.section_options]
+        return [*super().get_params(ctx), *self.section_options]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the command line; a value from the settings file that does not fit is reported with the file's name."""
@@ -67,32 +70,32 @@ class Verb(click.Command):
         as_json = values.pop("json")
         set_enabled(not values.pop("quiet"))
         for section in self._sections:
-            names = [option.name for option in self.section_options if option.section is section]
+            names = [str(option.name) for option in self.section_options if option.section is section]
             taken = {name: values.pop(name) for name in names}
-            given = {name: value for name, value in taken.items() if _is_given(ctx, name)}
+            given = {name: taken[name] for name in names if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
             values[section.keyword] = section.load().build(given, where=ctx.command_path)
         assert self.callback is not None
+        ctx.meta[WORKING] = True
         outcome: Outcome = ctx.invoke(self.callback, **values)
+        ctx.meta[WORKING] = False
         click.echo(outcome.printed(as_json=as_json))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options under one heading a section."""
-        shared = [option for option in super().get_params(ctx) if isinstance(option, click.Option)]
-        _write_options("Options", shared, ctx, formatter)
-        for section in self._sections:
-            options = [option for option in self.section_options if option.section is section]
-            _write_options(section.title, options, ctx, formatter)
-
-
-def _is_given(ctx: click.Context, name: str) -> bool:
-    return ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
-
-
-def _write_options(title: str, options: Sequence[click.Option], ctx: click.Context, formatter: click.HelpFormatter) -> None:
-    records = [record for option in options if (record := option.get_help_record(ctx)) is not None]
-    if records:
-        with formatter.section(title):
-            formatter.write_dl(records)
+        """Write the options under one heading a section, then those common to all verbs, then the keys of files alone."""
+        own = [option for option in super().get_params(ctx) if isinstance(option, click.Option)]
+        titled: dict[str, list[click.Option]] = {"Options": [option for option in own if option.name not in _COMMON]}
+        for option in self.section_options:
+            titled.setdefault(option.title, []).append(option)
+        titled["Common to all verbs"] = [option for option in own if option.name in _COMMON]
+        for title, options in titled.items():
+            records = [record for option in options if (record := option.get_help_record(ctx)) is not None]
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+        keys = [str(option.name).replace("_", "-") for option in self.section_options if option.hidden]
+        if keys:
+            with formatter.section("Only in a --config file"):
+                formatter.write_text(", ".join(keys))
 
 
 def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
@@ -108,10 +111,6 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
             raise ConfigError(f"{file.where([name])}: {unknown_key(name, known)}")
     ctx.meta["config"] = file
     ctx.default_map = {name: _worded(value, known[name], file.where([name])) for name, value in file.values.items()}
-
-
-def _show_traceback(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
-    ctx.meta[DEBUG] = asked
 
 
 def _worded(value: Any, param: click.Parameter, where: str) -> Any:
@@ -134,36 +133,23 @@ def verb(
         name: The verb, if it is not the function's own name.
     """
 
+    def show_traceback(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+        ctx.meta[DEBUG] = asked
+
+    early: dict[str, Any] = {"is_eager": True, "expose_value": False}
+    about = "YAML file with any of these settings; options on the command line override it."
+    shared = [
+        click.Option(["--config"], type=click.Path(path_type=Path), callback=_read_config, help=about, **early),
+        click.Option(["--dry-run"], is_flag=True, help="Check the inputs, say what would be done, write nothing."),
+        click.Option(["--json"], is_flag=True, help="Print the result as JSON."),
+        click.Option(["--quiet"], is_flag=True, help="No progress on stderr."),
+        click.Option(["--debug"], is_flag=True, callback=show_traceback, help="Show an error's traceback.", **early),
+    ]
+
     def decorate(function: Callable[..., Outcome]) -> Verb:
         epilog = "\b\nExample:\n" + "\n".join(f"  {line}" for line in example.strip().splitlines())
         made = click.command(name, cls=Verb, sections=sections, epilog=epilog)(function)
-        made.params += _shared_options(writes)
+        made.params += [option for option in shared if writes or option.name != "dry_run"]
         return made
 
     return decorate
-
-
-def _shared_options(writes: bool) -> list[click.Parameter]:
-    dry_run = click.Option(["--dry-run"], is_flag=True, help="Check the inputs, say what would be done, write nothing.")
-    config = click.Option(
-        ["--config"],
-        type=click.Path(path_type=Path),
-        is_eager=True,
-        expose_value=False,
-        callback=_read_config,
-        help="YAML file with any of these settings; options on the command line override it.",
-    )
-    return [
-        config,
-        *([dry_run] if writes else []),
-        click.Option(["--json"], is_flag=True, help="Print the result as JSON."),
-        click.Option(["--quiet"], is_flag=True, help="No progress on stderr."),
-        click.Option(
-            ["--debug"],
-            is_flag=True,
-            is_eager=True,
-            expose_value=False,
-            callback=_show_traceback,
-            help="Show an error's traceback.",
-        ),
-    ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from prune2vec.data.beir import is_beir
 from prune2vec.data.documents import read_documents as documents_of
 from prune2vec.data.documents import same_text
 from prune2vec.data.reader import load_triplets
@@ -14,9 +15,6 @@ from prune2vec.data.rows import read_rows
 from prune2vec.errors import DataError, shown
 from prune2vec.files import read_json, write_json
 from prune2vec.progress import progress
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _CHUNK = 512
 
@@ -68,6 +66,8 @@ def answer(
     Raises:
         DataError: There is nothing to search.
     """
+    import torch
+
     from prune2vec.pruning.encoder import load_encoder
 
     given = [one if isinstance(one, AnsweredDocument) else AnsweredDocument(one) for one in documents]
@@ -75,43 +75,40 @@ def answer(
     if not unique:
         raise DataError("no texts to search; give texts that hold something")
     encoder = load_encoder(encoder_folder)
-    vectors = _encode(encoder, [document.text for document in unique])
-    wanted = encoder.encode_query(list(queries), convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False)
+    how: dict[str, Any] = {"convert_to_tensor": True, "normalize_embeddings": True, "show_progress_bar": False}
+    # Texts of like length together: padding would otherwise more than double the work.
+    order = sorted(range(len(unique)), key=lambda index: len(unique[index].text))
+    parts = []
+    with progress("encoding the texts to search", sum(len(document.text) for document in unique)) as advance:
+        for start in range(0, len(order), _CHUNK):
+            chunk = [unique[index].text for index in order[start : start + _CHUNK]]
+            parts.append(encoder.encode_document(chunk, **how).float())
+            advance(sum(map(len, chunk)))
+    found = torch.cat(parts)
+    vectors = torch.empty_like(found).index_copy_(0, torch.tensor(order, device=found.device), found)
+    wanted = encoder.encode_query(list(queries), **how)
     scores, places = (wanted.float() @ vectors.T).topk(min(k, len(unique)))
     return [
-        Answer(query=query, hits=tuple(_hit(unique[place], score) for score, place in zip(row, at, strict=True)))
+        Answer(
+            query=query,
+            hits=tuple(
+                AnswerHit(name=unique[place].name, text=unique[place].text, score=score)
+                for score, place in zip(row, at, strict=True)
+            ),
+        )
         for query, row, at in zip(queries, scores.tolist(), places.tolist(), strict=True)
     ]
 
 
-def _hit(document: AnsweredDocument, score: float) -> AnswerHit:
-    return AnswerHit(name=document.name, text=document.text, score=score)
-
-
-def _encode(encoder: Any, texts: Sequence[str]) -> Tensor:
-    """Return normalised embeddings ``[text, dim]`` in fp32, in the order of ``texts``."""
-    import torch
-
-    # Texts of like length together: padding would otherwise more than double the work.
-    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-    parts = []
-    with progress("encoding the texts to search", sum(map(len, texts))) as advance:
-        for start in range(0, len(order), _CHUNK):
-            chunk = [texts[index] for index in order[start : start + _CHUNK]]
-            vectors = encoder.encode_document(chunk, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False)
-            parts.append(vectors.float())
-            advance(sum(map(len, chunk)))
-    found = torch.cat(parts)
-    return torch.empty_like(found).index_copy_(0, torch.tensor(order, device=found.device), found)
-
-
 def read_documents(source: str) -> list[AnsweredDocument]:
-    """Return the texts of a corpus (a file with the column ``text``, perhaps ``_id`` and ``title``), or those of triplets.
+    """Return the texts of a corpus (a file with the column ``text``, or a BEIR folder's), or those of triplets.
 
     Raises:
         DataError: The source cannot be read.
     """
     path = Path(source)
+    if path.is_dir() and is_beir(path):
+        path = min(path.glob("corpus.jsonl*"))
     if path.is_file() and "text" in next(read_rows(path)).values:
         return [AnsweredDocument(one.text, one.id if one.has_id else "") for one in documents_of(path)]
     triplets = load_triplets(source, require_negative=False, split="test")

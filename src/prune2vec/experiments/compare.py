@@ -9,8 +9,7 @@ from prune2vec.errors import DataError, PlanError
 from prune2vec.evaluation.results import Results
 from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
 from prune2vec.experiments.report import comparison_html
-from prune2vec.experiments.results_files import find_results
-from prune2vec.experiments.run_folder import PLAN, SLIM_PLAN
+from prune2vec.experiments.run_folder import PLAN, RESULTS, SLIM_PLAN
 from prune2vec.files import write_json, write_text
 from prune2vec.outputs import COMPARISON, own_folder
 from prune2vec.paths import check_target
@@ -37,7 +36,11 @@ def compare_results(paths: Path | str | Sequence[Path | str], *, output: Path | 
     """
     folder = check_target(Path(output), folder=True) if output is not None else None
     several = [paths] if isinstance(paths, str | Path) else paths
-    rows = [_read_row(name, file) for name, file in find_results([Path(path) for path in several]).items()]
+    rows = []
+    for name, file in find_results([Path(path) for path in several]).items():
+        results = Results.load(file)
+        folders = (file.parent / SLIM_PLAN, file.parent / PLAN, Path(str(results.encoder.get("path", ""))) / PLAN)
+        rows.append(ResultRow(name=name, results=results, plan=next(filter(None, map(_read_plan, folders)), None)))
     comparison = comparison_of(rows)
     if folder is not None:
         with own_folder(folder, COMPARISON) as own, own.writing("comparison.json", "report.md", "report.html"):
@@ -47,10 +50,35 @@ def compare_results(paths: Path | str | Sequence[Path | str], *, output: Path | 
     return comparison
 
 
-def _read_row(name: str, file: Path) -> ResultRow:
-    results = Results.load(file)
-    beside = [*(file.parent / name for name in (SLIM_PLAN, PLAN)), Path(str(results.encoder.get("path", ""))) / PLAN]
-    return ResultRow(name=name, results=results, plan=next(filter(None, map(_read_plan, beside)), None))
+def find_results(paths: Sequence[Path]) -> dict[str, Path]:
+    """Return a short, distinct name for each results file that ``paths`` lead to, in their order.
+
+    A path may be a results file, a folder that holds ``results.json``, or a folder whose folders do (a run).
+
+    Raises:
+        DataError: A path does not exist or leads to no results.
+    """
+    files: dict[Path, None] = {}
+    for path in paths:
+        found = [path / RESULTS] if (path / RESULTS).is_file() else sorted(path.glob(f"*/{RESULTS}"))
+        if not path.is_file() and not found:
+            reason = f"holds no {RESULTS}, nor do its folders" if path.is_dir() else "does not exist"
+            raise DataError(f"{path} {reason}; make one with prune2vec evaluate -o {RESULTS}")
+        files |= dict.fromkeys([path] if path.is_file() else found)
+    if not files:
+        raise DataError("nothing to compare; give results.json files, or folders that hold them")
+    # Each name is the shortest end of its path that tells it from the others.
+    whole = [file.absolute().parent.parts if file.name == RESULTS else file.absolute().with_suffix("").parts for file in files]
+    lengths = [1] * len(whole)
+    while True:
+        names = ["/".join(parts[-length:]) for parts, length in zip(whole, lengths, strict=True)]
+        longer = [
+            length + (names.count(name) > 1 and length < len(parts))
+            for name, parts, length in zip(names, whole, lengths, strict=True)
+        ]
+        if longer == lengths:
+            return dict(zip(names, files, strict=True))
+        lengths = longer
 
 
 def _read_plan(path: Path) -> PruningPlan | None:

@@ -1,18 +1,52 @@
-"""Several results side by side; the first is what the others are compared with."""
+"""Several results side by side, as tables; the first is what the others are compared with."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
 
 from prune2vec.errors import markdown, shown
 from prune2vec.evaluation.results import METRICS, Results
-from prune2vec.experiments.text_table import TextTable
 from prune2vec.models.kept import Kept
 from prune2vec.planning.plan import PruningPlan
 
 _TITLES = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@1": "R@1", "recall@10": "R@10", "recall@100": "R@100"}
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """Cells as they are shown; the first column is text, the others are numbers.
+
+    Attributes:
+        header: Column titles.
+        rows: Cells, one tuple per row, as many as there are titles.
+    """
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def to_text(self) -> str:
+        """Return aligned columns for a terminal."""
+        lines = [tuple(map(shown, line)) for line in (self.header, *self.rows)]
+        first, *others = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        aligned = [
+            "  ".join([name.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, others, strict=True))])
+            for name, *cells in lines
+        ]
+        return "\n".join([aligned[0], "─" * len(aligned[0]), *aligned[1:]])
+
+    def to_markdown(self) -> str:
+        """Return a Markdown table."""
+        rule = ("---", *("---:" for _ in self.header[1:]))
+        header, *rows = (tuple(map(markdown, line)) for line in (self.header, *self.rows))
+        return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *rows))
+
+    def without_empty_columns(self) -> TextTable:
+        """Return the table without the columns that have no value in any row."""
+        kept = [any(column) for column in zip(*self.rows, strict=True)]
+        return TextTable(tuple(compress(self.header, kept)), tuple(tuple(compress(row, kept)) for row in self.rows))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,21 +91,14 @@ class ResultRow:
         """How many attentions, MLPs and neurons the kept layers have, where some are gone; empty where none is."""
         if self.kept is None:
             return ""
-        counts = (
-            ("attention", self.kept.attentions, self.kept.drop_attention),
-            ("MLP", self.kept.mlps, self.kept.drop_mlp),
-        )
+        kept = self.kept
+        counts = (("attention", kept.attentions, kept.drop_attention), ("MLP", kept.mlps, kept.drop_mlp))
         parts = [f"{len(stay)} {one}{'s' * (len(stay) != 1)}" for one, stay, gone in counts if gone]
-        return ", ".join([*parts, *self._width])
-
-    @property
-    def _width(self) -> list[str]:
-        """The share of the kept MLPs' neurons that stayed, where the plan says that some went."""
-        if self.plan is None or not self.plan.kept.widths:
-            return []
-        kept, widths = self.plan.kept, self.plan.shape.mlp_width
-        full = sum(widths[layer] for layer in kept.mlps)
-        return [f"{100 * (1 - kept.cut_neurons(widths) / full):.0f} % of the neurons"]
+        if self.plan is not None and kept.widths:
+            widths = self.plan.shape.mlp_width
+            full = sum(widths[layer] for layer in kept.mlps)
+            parts.append(f"{100 * (1 - kept.cut_neurons(widths) / full):.0f} % of the neurons")
+        return ", ".join(parts)
 
     @property
     def _record(self) -> Mapping[str, Any]:
@@ -102,7 +129,6 @@ class ResultRow:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
-        metrics = dict(self.results.retrieval.get("metrics", {}))
         return {
             "name": self.name,
             "same_as": self.same_as,
@@ -113,7 +139,7 @@ class ResultRow:
             "disk_bytes": self.results.size["disk_bytes"],
             "documents_per_s": self.texts_per_s,
             "score": self.score,
-            "metrics": metrics,
+            "metrics": dict(self.results.retrieval.get("metrics", {})),
             "tasks": {task.name: task.score for task in self.results.tasks},
             "missing_tasks": dict(self.results.missing),
         }
@@ -155,14 +181,15 @@ class Comparison:
 
     def _cells(self, row: ResultRow) -> dict[str, str]:
         first, speed = self.rows[0], row.texts_per_s
+        base = first.texts_per_s
         gap = self.difference(row) if row is not first else None
         return {
             "variant": f"{row.name} (= {row.same_as})" if row.same_as else row.name,
             "layers": ", ".join(filter(None, (row.layers, row.inside))),
-            "parameters": _millions(row.params),
+            "parameters": f"{row.params / 1e6:,.1f} M",
             "share": f"{100 * row.params / first.params:.0f} %",
             "docs/s": f"{speed:,.1f}" if speed is not None else "",
-            "speed-up": _ratio(speed, first.texts_per_s) if row is not first else "",
+            "speed-up": f"{speed / base:.1f}x" if row is not first and speed is not None and base else "",
             **self._score_cells(row.results.retrieval.get("metrics", {}), score=row.score, difference=gap),
             "tasks' mean": _score(row.results.task_mean) if row.results.retrieval else "",
         }
@@ -183,28 +210,25 @@ class Comparison:
 
     def tasks(self) -> TextTable | None:
         """Return the table of MTEB tasks, one column a row of the comparison; None without tasks."""
-        names = list(dict.fromkeys(name for row in self.rows for name in _task_scores(row)))
+        scores = [
+            {task.name: f"{task.score:.4f}" for task in row.results.tasks} | dict.fromkeys(row.results.missing, "missing")
+            for row in self.rows
+        ]
+        names = dict.fromkeys(name for one in scores for name in one)
         if not names:
             return None
         header = ("task", *(row.name for row in self.rows))
-        scores = [_task_scores(row) for row in self.rows]
         return TextTable(header, tuple((name, *(one.get(name, "missing") for one in scores)) for name in names))
 
     def render(self) -> str:
         """Return the comparison as plain text."""
-        tasks = self.tasks()
-        parts = [self.summary().to_text(), tasks.to_text() if tasks else "", "\n".join(map(shown, self.notes))]
-        return "\n\n".join(part for part in parts if part)
+        tables = [table.to_text() for table in (self.summary(), self.tasks()) if table is not None]
+        return "\n\n".join(filter(None, [*tables, "\n".join(map(shown, self.notes))]))
 
     def to_markdown(self) -> str:
         """Return the comparison as Markdown."""
-        tasks = self.tasks()
-        parts = [
-            self.summary().to_markdown(),
-            tasks.to_markdown() if tasks else "",
-            "\n".join(f"- {markdown(note)}" for note in self.notes),
-        ]
-        return "\n\n".join(part for part in parts if part) + "\n"
+        tables = [table.to_markdown() for table in (self.summary(), self.tasks()) if table is not None]
+        return "\n\n".join(filter(None, [*tables, "\n".join(f"- {markdown(note)}" for note in self.notes)])) + "\n"
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
@@ -214,43 +238,22 @@ class Comparison:
 
 def comparison_of(rows: Sequence[ResultRow]) -> Comparison:
     """Return the comparison of ``rows`` with a note for everything that differs and should not."""
-    return Comparison(rows=tuple(rows), notes=(*_data_notes(rows), *_task_notes(rows), *_machine_notes(rows)))
-
-
-def _data_notes(rows: Sequence[ResultRow]) -> list[str]:
-    digests = {(row.results.retrieval.get("data") or {}).get("digest") for row in rows}
-    if len(digests) > 1:
-        return ["The retrieval scores are not measured on the same data; their differences say nothing about the encoders."]
-    return []
-
-
-def _task_notes(rows: Sequence[ResultRow]) -> list[str]:
+    notes = []
+    if len({(row.results.retrieval.get("data") or {}).get("digest") for row in rows}) > 1:
+        notes.append(
+            "The retrieval scores are not measured on the same data; their differences say nothing about the encoders."
+        )
     scored = [{task.name for task in row.results.tasks} for row in rows]
     every = set().union(*scored)
-    return [
+    notes += [
         f"{row.name} lacks {', '.join(sorted(every - names))}: its average is over other tasks than the others'."
         for row, names in zip(rows, scored, strict=True)
         if names != every
     ]
-
-
-def _machine_notes(rows: Sequence[ResultRow]) -> list[str]:
-    machines = {(row.results.environment.get("cpu"), row.results.environment.get("gpu")) for row in rows}
-    return ["The speeds are from different machines."] if len(machines) > 1 else []
-
-
-def _ratio(value: float | None, base: float | None) -> str:
-    return f"{value / base:.1f}x" if value is not None and base else ""
-
-
-def _task_scores(row: ResultRow) -> dict[str, str]:
-    found = {task.name: f"{task.score:.4f}" for task in row.results.tasks}
-    return {**found, **dict.fromkeys(row.results.missing, "missing")}
+    if len({(row.results.environment.get("cpu"), row.results.environment.get("gpu")) for row in rows}) > 1:
+        notes.append("The speeds are from different machines.")
+    return Comparison(rows=tuple(rows), notes=tuple(notes))
 
 
 def _score(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
-
-
-def _millions(count: int) -> str:
-    return f"{count / 1e6:,.1f} M"

@@ -18,7 +18,7 @@ The demo of prune2vec, with SmolLM2-135M-Instruct and the docstrings of the Pyth
   4. prune and train each for {steps} steps of {batch} triplets, and evaluate it on the packages held out
   5. answer {queries} questions with the small encoder
 It takes 10 to 20 minutes on 2 cores, up to 6 GB of memory and 3 GB of disk in {folder}.
-Stop it whenever you like: the same command goes on where it was."""
+Stop it whenever you like: the same command resumes where it was."""
 
 
 def demo_recipe() -> Recipe:
@@ -31,7 +31,7 @@ def run_demo(output: Path | str = "runs/demo", *, stages: Stages | None = None) 
     """Run the demo in the folder ``output``; says first what it will do and how long it takes.
 
     Raises:
-        Prune2vecError: A stage failed, for example because the default model is neither installed nor to be had.
+        Prune2vecError: A stage failed, for example because the default model is neither installed nor available.
     """
     recipe = demo_recipe()
     train, profile = recipe.train, recipe.profile

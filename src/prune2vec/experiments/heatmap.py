@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,13 +23,6 @@ _COLOURS = "YlGnBu"
 _LEAST = 1e-9
 
 
-@dataclass(frozen=True)
-class _Row:
-    label: str
-    values: tuple[float, ...]
-    order: tuple[int, ...]
-
-
 def redundancies(profile: Profile) -> dict[str, Redundancy]:
     """Return what was measured of redundancy, by the texts it was measured on (``retrieval``, ``plain``).
 
@@ -48,10 +40,10 @@ def plot_redundancy(profile: Profile, path: Path) -> Path | None:
         CheckpointError: The file cannot be written.
         ProfileError: A section is broken.
     """
-    if not redundancies(profile):
-        return None
-    write_text(path, redundancy_svg(profile))
-    return path
+    if redundancies(profile):
+        write_text(path, redundancy_svg(profile))
+        return path
+    return None
 
 
 def redundancy_svg(profile: Profile) -> str:
@@ -60,7 +52,13 @@ def redundancy_svg(profile: Profile) -> str:
     Raises:
         ProfileError: A section is broken.
     """
-    rows = _rows(redundancies(profile))
+    found = redundancies(profile)
+    # Rows of one kind of sub-layer stand together.
+    rows = [
+        (_NAMES[kind] + (f", {texts}" if len(found) > 1 or texts != "retrieval" else ""), one.row(kind), one.order(kind))
+        for kind in KINDS
+        for texts, one in found.items()
+    ]
     with styled_figure(8.2, 1.2 + 0.42 * len(rows)) as (figure, axes):
         _draw(rows, axes)
         axes.set_xlabel(f"layer; 1 to {marked(profile.shape.num_layers)}: the least important of each row", labelpad=6)
@@ -82,8 +80,7 @@ def caption(profile: Profile) -> str:
     about = "Importance of each sub-layer: 1 - cosine of the residual stream before and after it, mean over tokens"
     counts = " and ".join(f"{one.tokens:,} tokens of {texts} text" for texts, one in found.items())
     agree = _agreement(found)
-    shared = ", ".join(f"{_NAMES[kind]} {_shown(value)}" for kind, value in agree.items())
-    return f"{about} ({counts})." + (f" Rank correlation of plain with retrieval text: {shared}." if agree else "")
+    return f"{about} ({counts})." + (f" Rank correlation of plain with retrieval text: {agree}." if agree else "")
 
 
 def redundancy_table(profile: Profile) -> list[str]:
@@ -100,37 +97,23 @@ def redundancy_table(profile: Profile) -> list[str]:
             least = one.order(kind)[: marked(len(one.row(kind)))]
             lines.append(f"  {_NAMES[kind]:<10}" + "  ".join(f"{layer} ({one.row(kind)[layer]:.2g})" for layer in least))
     agree = _agreement(found)
-    if agree:
-        shared = ", ".join(f"{_NAMES[kind]} {_shown(value)}" for kind, value in agree.items())
-        lines.append(f"rank correlation of plain with retrieval text: {shared}")
-    return lines
+    return [*lines, f"rank correlation of plain with retrieval text: {agree}"] if agree else lines
 
 
-def _agreement(found: Mapping[str, Redundancy]) -> dict[str, float | None]:
-    """Return Spearman's correlation by kind of sub-layer where both kinds of text were measured."""
+def _agreement(found: Mapping[str, Redundancy]) -> str:
+    """Return Spearman's correlation by kind of sub-layer, in words; empty unless both kinds of text were measured."""
     if len(found) < 2:
-        return {}
+        return ""
     first, second = found.values()
-    return {kind: rank_correlation(first.row(kind), second.row(kind)) for kind in KINDS}
+    values = {_NAMES[kind]: rank_correlation(first.row(kind), second.row(kind)) for kind in KINDS}
+    return ", ".join(f"{name} {'undefined' if value is None else f'{value:.2f}'}" for name, value in values.items())
 
 
-def _shown(correlation: float | None) -> str:
-    return "undefined" if correlation is None else f"{correlation:.2f}"
-
-
-def _rows(found: Mapping[str, Redundancy]) -> list[_Row]:
-    """Return the rows from top to bottom; those of one kind of sub-layer stand together."""
-    return [
-        _Row(_NAMES[kind] + (f", {texts}" if len(found) > 1 or texts != "retrieval" else ""), one.row(kind), one.order(kind))
-        for kind in KINDS
-        for texts, one in found.items()
-    ]
-
-
-def _draw(rows: list[_Row], axes: Axes) -> None:
+def _draw(rows: Sequence[tuple[str, Sequence[float], Sequence[int]]], axes: Axes) -> None:
+    """Draw rows of label, values and layers from the least important; the least are numbered."""
     from matplotlib.colors import LogNorm
 
-    values = [[max(value, _LEAST) for value in row.values] for row in rows]
+    values = [[max(value, _LEAST) for value in row] for _, row, _ in rows]
     every = [value for row in values for value in row]
     low, high = min(every), max(every)
     # One value alone has no scale.
@@ -147,7 +130,7 @@ def _draw(rows: list[_Row], axes: Axes) -> None:
     )
     axes.grid(visible=False)
     axes.invert_yaxis()
-    axes.set_yticks(range(len(rows)), [row.label for row in rows])
+    axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
     axes.tick_params(axis="y", length=0)
     axes.spines[:].set_visible(False)
     whole_ticks(axes)
@@ -158,12 +141,7 @@ def _draw(rows: list[_Row], axes: Axes) -> None:
     if bar.solids is not None:
         # matplotlib draws a bar of many colours as an image inside the SVG.
         bar.solids.set_rasterized(False)
-    for place, row in enumerate(rows):
-        _number(row, place, norm, axes)
-
-
-def _number(row: _Row, place: int, norm: object, axes: Axes) -> None:
-    for rank, layer in enumerate(row.order[: marked(len(row.values))], start=1):
-        dark = norm(max(row.values[layer], _LEAST)) > 0.6  # type: ignore[operator]
-        colour = "white" if dark else "#1f2933"
-        axes.text(layer, place, str(rank), ha="center", va="center", fontsize=7.5, fontweight="bold", color=colour)
+    for place, (row, (_, _, order)) in enumerate(zip(values, rows, strict=True)):
+        for rank, layer in enumerate(order[: marked(layers)], start=1):
+            colour = "white" if norm(row[layer]) > 0.6 else "#1f2933"
+            axes.text(layer, place, str(rank), ha="center", va="center", fontsize=7.5, fontweight="bold", color=colour)

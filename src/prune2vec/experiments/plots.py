@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ _STYLE: Any = {
     "legend.frameon": False,
 }
 _Z95 = 1.96
+_BARS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,47 +86,42 @@ def plot_profile(profile: Profile, picks: Mapping[str, int], path: Path) -> Path
         ConfigError: ``path`` has another suffix.
         CheckpointError: The file cannot be written.
     """
-    if path.suffix == ".svg":
-        write_text(path, profile_svg(profile, picks))
-    elif path.suffix == ".png":
-        _write_png(path, profile, picks)
-    else:
+    if path.suffix not in (".svg", ".png"):
         raise ConfigError(f"cannot draw {path.name}; expected a file ending in .svg or .png")
+    with _profile_figure(profile, picks) as figure:
+        if path.suffix == ".svg":
+            write_text(path, svg_text(figure))
+        else:
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format="png", dpi=160, metadata={"Software": None})
+            write_bytes(path, drawn.getvalue())
     return path
 
 
 def profile_svg(profile: Profile, picks: Mapping[str, int]) -> str:
     """Return the picture of ``plot_profile`` as SVG text."""
-    with styled_figure(8.2, 4.9, nrows=2, sharex=True, height_ratios=[3, 1]) as (figure, (top, bottom)):
-        _draw_profile(profile, picks, top, bottom)
+    with _profile_figure(profile, picks) as figure:
         return svg_text(figure)
 
 
-def _write_png(path: Path, profile: Profile, picks: Mapping[str, int]) -> None:
+@contextmanager
+def _profile_figure(profile: Profile, picks: Mapping[str, int]) -> Iterator[Figure]:
     with styled_figure(8.2, 4.9, nrows=2, sharex=True, height_ratios=[3, 1]) as (figure, (top, bottom)):
-        _draw_profile(profile, picks, top, bottom)
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format="png", dpi=160, metadata={"Software": None})
-    write_bytes(path, drawn.getvalue())
-
-
-def _draw_profile(profile: Profile, picks: Mapping[str, int], top: Axes, bottom: Axes) -> None:
-    curve = profile.layer_loss
-    depths = list(range(1, len(curve.loss) + 1))
-    band = [_Z95 * error for error in curve.std_error]
-    low = [loss - half for loss, half in zip(curve.loss, band, strict=True)]
-    high = [loss + half for loss, half in zip(curve.loss, band, strict=True)]
-    top.fill_between(depths, low, high, color=_CURVE, alpha=0.14, linewidth=0)
-    top.plot(depths, curve.loss, color=_CURVE, linewidth=1.8, marker="o", markersize=3)
-    top.set_ylabel("contrastive loss")
-    bottom.plot(depths, [100 * share for share in curve.accuracy], color=_CURVE, linewidth=1.4)
-    bottom.set_ylabel("accuracy@1, %")
-    bottom.set_xlabel(f"depth: number of leading layers kept, of {profile.shape.num_layers}")
-    bottom.set_ylim(bottom=0)
-    bottom.set_xlim(0.5, len(depths) + 0.5)
-    whole_ticks(bottom)
-    top.axvline(profile.shape.num_layers // 2 + 0.5, color=_FAINT, linewidth=0.8, linestyle=(0, (4, 4)))
-    _mark_picks(picks, curve.loss, top, bottom)
+        curve = profile.layer_loss
+        depths = list(range(1, len(curve.loss) + 1))
+        low, high = ([loss + z * error for loss, error in zip(curve.loss, curve.std_error, strict=True)] for z in (-_Z95, _Z95))
+        top.fill_between(depths, low, high, color=_CURVE, alpha=0.14, linewidth=0)
+        top.plot(depths, curve.loss, color=_CURVE, linewidth=1.8, marker="o", markersize=3)
+        top.set_ylabel("contrastive loss")
+        bottom.plot(depths, [100 * share for share in curve.accuracy], color=_CURVE, linewidth=1.4)
+        bottom.set_ylabel("accuracy@1, %")
+        bottom.set_xlabel(f"depth: number of leading layers kept, of {profile.shape.num_layers}")
+        bottom.set_ylim(bottom=0)
+        bottom.set_xlim(0.5, len(depths) + 0.5)
+        whole_ticks(bottom)
+        top.axvline(profile.shape.num_layers // 2 + 0.5, color=_FAINT, linewidth=0.8, linestyle=(0, (4, 4)))
+        _mark_picks(picks, curve.loss, top, bottom)
+        yield figure
 
 
 def whole_ticks(axes: Axes) -> None:
@@ -149,21 +146,18 @@ def _mark_picks(picks: Mapping[str, int], loss: Sequence[float], top: Axes, bott
         # Neighbouring labels would run into each other: the second goes one row down.
         row = 1 - row if depth - last < 0.3 * len(loss) else 0
         last = depth
-        _label_pick(top, f"{' = '.join(names)}: {depth}", depth, row=row, left=depth > 0.8 * len(loss), color=color)
-
-
-def _label_pick(axes: Axes, text: str, depth: int, *, row: int, left: bool, color: str) -> None:
-    axes.annotate(
-        text,
-        (depth, 1.0),
-        xycoords=("data", "axes fraction"),
-        xytext=(-5 if left else 5, -3 - 15 * row),
-        textcoords="offset points",
-        ha="right" if left else "left",
-        va="top",
-        color=color,
-        fontweight="bold",
-    )
+        left = depth > 0.8 * len(loss)
+        top.annotate(
+            f"{' = '.join(names)}: {depth}",
+            (depth, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(-5 if left else 5, -3 - 15 * row),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            va="top",
+            color=color,
+            fontweight="bold",
+        )
 
 
 def training_svg(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
@@ -246,12 +240,30 @@ def svg_text(figure: Figure) -> str:
 def inline_svg(svg: str, *, prefix: str, label: str) -> str:
     """Return ``svg`` ready to stand inside an HTML page: no prolog, ids made unique by ``prefix``, a spoken ``label``."""
     body = svg[svg.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    # Within HTML the name spaces are known; without their addresses the page holds no address at all.
-    body = re.sub(r' xmlns(:xlink)?="[^"]*"', "", body)
-    body = re.sub(r'\bid="', f'id="{prefix}-', body)
-    body = re.sub(r'href="#', f'href="#{prefix}-', body)
-    body = re.sub(r"url\(#", f"url(#{prefix}-", body)
-    body = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", body, count=1)
-    body = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", body, count=1)
+    for pattern, new in (
+        (r"(?s)<metadata>.*?</metadata>", ""),
+        # Within HTML the name spaces are known; without their addresses the page holds no address at all.
+        (r' xmlns(:xlink)?="[^"]*"', ""),
+        (r'\bid="', f'id="{prefix}-'),
+        (r'href="#', f'href="#{prefix}-'),
+        (r"url\(#", f"url(#{prefix}-"),
+        (r'\A(<svg[^>]*?) height="[^"]*"', r"\1"),
+        (r'\A(<svg[^>]*?) width="[^"]*"', r"\1"),
+    ):
+        body = re.sub(pattern, new, body)
     return body.replace("<svg", f'<svg role="img" aria-label={json.dumps(label, ensure_ascii=False)}', 1)
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Return a curve in one line of a terminal: a bar per value; values that are not finite leave a gap.
+
+    A flat curve is drawn at half height, because neither end of the scale would be true.
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    scale = len(_BARS) / (high - low) if high > low else 0.0
+    bars = (
+        (min(len(_BARS) - 1, int((value - low) * scale)) if scale else len(_BARS) // 2) if math.isfinite(value) else None
+        for value in values
+    )
+    return "".join(" " if bar is None else _BARS[bar] for bar in bars)

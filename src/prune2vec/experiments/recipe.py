@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import copy
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, field_serializer, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from prune2vec.errors import ConfigError, did_you_mean
+from prune2vec.errors import ConfigError
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
-from prune2vec.experiments.profile_sections import missing_sections, remedy
-from prune2vec.experiments.recipe_paths import DOCSTRINGS, absolute_paths
-from prune2vec.experiments.run_folder import wrong_folder_name
-from prune2vec.experiments.slim_stage import conflict, own_settings, slim_settings
-from prune2vec.experiments.yaml_file import Location, dump_yaml, read_yaml, underscored
-from prune2vec.models.text_settings import TextOptions
-from prune2vec.planning.budget import Budget
+from prune2vec.experiments.recipe_variant import KEEP_ALL, RecipeVariant, missing_sections, remedy, wrong
+from prune2vec.experiments.yaml_file import OWN_MESSAGE, Location, dump_yaml, read_yaml, underscored
+from prune2vec.models.text_settings import PAPER_POOLING, TextOptions
+from prune2vec.paths import as_path, closest, looks_local
 from prune2vec.profiling.profile_settings import ProfileSettings
 from prune2vec.pruning.prune_settings import PruneSettings
 from prune2vec.settings import Seed, Settings
 from prune2vec.training.slim_settings import SlimSettings
 from prune2vec.training.train_settings import TrainSettings
 
-KEEP_ALL = "full"
 ABOUT_MODEL = ("revision", "trust_remote_code")
-_OWN = "recipe"
+DOCSTRINGS = "docstrings"
+_BUILT_IN_MODELS = ("smollm2",)
+# Keys that hold a path, and those that hold a path or the name of something on the hub.
+_PATHS: tuple[tuple[str, ...], ...] = (
+    ("data", "mine", "source"),
+    ("profile", "plain"),
+    ("train", "dev"),
+    ("train", "distil_from"),
+    ("evaluate", "data"),
+    ("evaluate", "mirror"),
+    ("evaluate", "corpus"),
+)
+_NAMES: tuple[tuple[str, ...], ...] = (("model",), ("data", "train"), ("data", "dev"), ("data", "profile"))
 
 
 def _as_list(value: Any) -> Any:
@@ -36,11 +45,6 @@ def _as_list(value: Any) -> Any:
 
 
 Sources = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
-
-
-def _wrong(message: str, *at: str) -> PydanticCustomError:
-    """Return a validation error about the key at ``at``, worded for the user."""
-    return PydanticCustomError(_OWN, "{message}", {"message": message, "at": at})
 
 
 class Mine(Settings):
@@ -75,90 +79,10 @@ class Data(Settings):
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
         if self.mine is not None and (self.train or self.dev):
-            raise _wrong("mine makes the training and held-out texts; drop either mine or train and dev")
+            raise wrong("mine makes the training and held-out texts; drop either mine or train and dev")
         if self.mine is None and not self.train:
-            raise _wrong("no training texts; give data.train, or data.mine to make them")
+            raise wrong("no training texts; give data.train, or data.mine to make them")
         return self
-
-
-class RecipeVariant(Settings):
-    """One cut of the model."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Name of the variant and of its folder."""
-    method: str = "l3prune"
-    """A planner (prune2vec plan --help lists them), or full: keep every layer."""
-    parameters: dict[str, Any] = Field(default_factory=dict)
-    """Parameters of the planner, for l3prune for example {variant: small}."""
-    budget: Budget | None = None
-    """Limits that the plan must keep: max-params, max-layers, max-memory, min-speedup."""
-    slim: SlimSettings | None = None
-    """How the neurons to cut are chosen, for example {width-cut: 30%, importance: gates}; default: gates, where the plan cuts a
-    share of them. Texts, what stands around them, pooling and hard negatives are those of the other stages."""
-
-    @model_validator(mode="after")
-    def _usable(self) -> Self:
-        from prune2vec.planning.planner import planners
-
-        known = (KEEP_ALL, *planners.names())
-        here = f"variant {self.name!r}"
-        if self.method not in known:
-            raise _wrong(f"{here}: no method is called {self.method!r}{did_you_mean(self.method, known)}")
-        if self.method == KEEP_ALL and (self.parameters or self.budget):
-            raise _wrong(f"{here}: method full keeps every layer; it takes neither parameters nor a budget")
-        reason = wrong_folder_name(self.name)
-        if reason is not None:
-            raise _wrong(f"{here}: {reason}")
-        self._check_parameters(here)
-        self._check_importance(here)
-        self._check_share(here)
-        return self
-
-    def sections(self) -> tuple[str, ...]:
-        """Return what the method needs of the profile beside the layer-loss.
-
-        Raises:
-            ConfigError: The method has no such parameter, or a value does not fit.
-        """
-        from prune2vec.planning.planner import planners
-
-        return () if self.method == KEEP_ALL else planners.get(self.method).build(self.parameters, where=self.method).needs()
-
-    @field_serializer("slim")
-    def _slim_without_others(self, slim: SlimSettings | None) -> dict[str, Any] | None:
-        """Leave out what other stages decide: written down, a default would read back as if it had been given."""
-        return None if slim is None else own_settings(slim)
-
-    def _check_parameters(self, here: str) -> None:
-        """Refuse parameters now that the planner would only refuse after the profile has been measured."""
-        try:
-            self.sections()
-        except ConfigError as error:
-            raise _wrong(f"{here}: {error}") from error
-
-    def _check_share(self, here: str) -> None:
-        """Refuse a slim section that does not say how much goes where no plan of ours would."""
-        from prune2vec.planning.planner import planners
-
-        slim = self.slim
-        if slim is None or slim.width_cut is not None or slim.max_params is not None or self.method == "effir":
-            return
-        # A planner from elsewhere may put a share into its plan.
-        if self.method == KEEP_ALL or planners.get(self.method).__module__.startswith("prune2vec."):
-            raise _wrong(
-                f"{here}: slim does not say how much to cut, and plans of {self.method} do not either; give slim.width-cut, "
-                "such as 30%, or slim.max-params"
-            )
-
-    def _check_importance(self, here: str) -> None:
-        """Refuse an unknown importance before any work; the registry is only loaded where one is named."""
-        if self.slim is None:
-            return
-        from prune2vec.training.neuron_importance import importances
-
-        if self.slim.importance not in importances.names():
-            near = did_you_mean(self.slim.importance, importances.names())
-            raise _wrong(f"{here}: no neuron importance is called {self.slim.importance!r}{near}")
 
 
 class Evaluation(EvaluateSettings):
@@ -214,60 +138,50 @@ class Recipe(Settings):
         names = [variant.name.lower() for variant in self.variants]
         twice = next((variant.name for variant in self.variants if names.count(variant.name.lower()) > 1), None)
         if twice is not None:
-            raise _wrong(f"two variants are called {twice!r}; give each its own name", "variants")
-        if self.evaluate is not None and not self._has_test(self.evaluate):
-            remedy = "give data.dev, evaluate.data or evaluate.tasks, or set evaluate to null"
-            raise _wrong(f"nothing to evaluate on; {remedy}", "data")
-        self._check_text()
-        self._check_about_model()
-        self._check_slim()
-        self._check_profile()
-        return self
-
-    def _has_test(self, evaluate: Evaluation) -> bool:
-        return bool(self.data.mine or self.data.dev or evaluate.data or evaluate.tasks)
-
-    def _check_text(self) -> None:
-        """Refuse text settings of a later stage's own: what is measured is what is built."""
-        for name in TextOptions.model_fields:
-            measured, built = getattr(self.profile, name), getattr(self.prune, name)
-            if built not in (None, measured):
-                raise _wrong(
-                    f"prune.{name} is {built!r}, profile.{name} {measured!r}; give it in profile alone, so that what is measured is "
-                    "what is built",
-                    *("prune", name),
-                )
-
-    def _check_about_model(self) -> None:
-        """Refuse a revision (or trust) of one stage's own: all stages work on one model."""
-        for section in ("profile", "prune"):
-            for name in ABOUT_MODEL:
-                value = getattr(getattr(self, section), name)
-                if value and value != getattr(self, name):
-                    raise _wrong(f"give {name} once, at the top of the recipe, not in {section}", section, name)
-
-    def _check_slim(self) -> None:
-        """Refuse a setting of a slim section that says otherwise than the stage it belongs to: both must see the same texts."""
-        for variant in self.variants:
-            found = conflict(variant.slim, self.profile, self.train) if variant.slim is not None else None
-            if found is not None:
-                name, section = found
-                raise _wrong(f"variant {variant.name!r}: give {name} once, in {section}, not in slim", "variants")
-
-    def _check_profile(self) -> None:
-        """Refuse a profile that lacks what a variant's method reads, before hours go into measuring it."""
+            raise wrong(f"two variants are called {twice!r}; give each its own name", "variants")
+        tested = self.data.mine or self.data.dev
+        if self.evaluate is not None and not (tested or self.evaluate.data or self.evaluate.tasks):
+            hint = "give data.dev, evaluate.data or evaluate.tasks, or set evaluate to null"
+            raise wrong(f"nothing to evaluate on; {hint}", "data")
+        self._check_stages()
+        # What a method reads must be measured, before hours go into the profile.
         needed = {variant.name: variant.sections() for variant in self.variants}
         missing = missing_sections(self.profile, (name for sections in needed.values() for name in sections))
         if missing:
             here = next(name for name, sections in needed.items() if missing[0] in sections)
-            raise _wrong(
+            raise wrong(
                 f"variant {here!r} needs {missing[0]}, which the profile does not measure; {remedy(self.profile, missing)}",
                 *("profile", "scorers"),
             )
+        return self
+
+    def _check_stages(self) -> None:
+        """Refuse settings of one stage's own that all must share: the model, and what a text is."""
+        if self.profile.pooling == PAPER_POOLING:
+            raise wrong(
+                f"profile.pooling {PAPER_POOLING} is for profiles alone, as no encoder pools so; give weightedmean, mean or lasttoken",
+                *("profile", "pooling"),
+            )
+        for name in TextOptions.model_fields:
+            measured, built = getattr(self.profile, name), getattr(self.prune, name)
+            if built not in (None, measured):
+                there = f"profile.{name} {'unset' if measured is None else repr(measured)}"
+                raise wrong(
+                    f"prune.{name} is {built!r}, {there}; give it in profile alone, so that what is measured is what is built",
+                    *("prune", name),
+                )
+        for section in ("profile", "prune"):
+            for name in ABOUT_MODEL:
+                value = getattr(getattr(self, section), name)
+                if value and value != getattr(self, name):
+                    raise wrong(f"give {name} once, at the top of the recipe, not in {section}", section, name)
+        for variant in self.variants:
+            if (found := variant.slim_conflict(self.profile, self.train)) is not None:
+                raise wrong(f"variant {variant.name!r}: give {found[0]} once, in {found[1]}, not in slim", "variants")
 
     def slim_settings(self, variant: RecipeVariant) -> SlimSettings:
         """Return how a variant is slimmed, with the other stages' settings and the model's filled in."""
-        return slim_settings(variant.slim, self.train, about_model=self._about_model())
+        return variant.slim_settings(self.train, **self._about_model())
 
     def profile_settings(self) -> ProfileSettings:
         """Return the profile's settings with the model's revision and trust filled in."""
@@ -319,5 +233,45 @@ class Recipe(Settings):
                 raise
             first = error.__cause__.errors()[0]
             place = where(first["loc"] or first.get("ctx", {}).get("at", ()))
-            text = first["msg"] if first["type"] == _OWN else str(error).removeprefix("recipe: ")
+            text = first["msg"] if first["type"] == OWN_MESSAGE else str(error).removeprefix("recipe: ")
             raise ConfigError(f"{place}: {text}") from error
+
+
+def absolute_paths(values: Mapping[str, Any], *, base: Path, where: Callable[[Location], str]) -> dict[str, Any]:
+    """Return a recipe's values with every local path made absolute.
+
+    Args:
+        values: A valid recipe as plain values.
+        base: Folder that relative paths start from.
+        where: Gives the place of a key, for messages.
+
+    Raises:
+        ConfigError: A local path is not there; the message names the closest one beside it.
+    """
+    changed = copy.deepcopy(dict(values))
+    words = {DOCSTRINGS, *_BUILT_IN_MODELS, *(variant["name"] for variant in changed["variants"])}
+    for location in (*_PATHS, *_NAMES):
+        holder: Any = changed
+        for part in location[:-1]:
+            holder = (holder or {}).get(part)
+        found = (holder or {}).get(location[-1])
+
+        def absolute(name: str, location: tuple[str, ...] = location) -> str:
+            return name if name in words else _absolute(name, base, place=where(location), only_local=location in _PATHS)
+
+        if found:
+            holder[location[-1]] = [absolute(name) for name in found] if isinstance(found, list) else absolute(found)
+    return changed
+
+
+def _absolute(name: str, base: Path, *, place: str, only_local: bool) -> str:
+    try:
+        path = Path(os.path.normpath(base / as_path(name)))
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from error
+    if os.path.exists(path):
+        return str(path)
+    if only_local or looks_local(name):
+        hint = closest(path) or "; relative paths start from the recipe's folder"
+        raise ConfigError(f"{place}: {path} does not exist{hint}")
+    return name

@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from prune2vec.experiments.recipe import ABOUT_MODEL, Recipe, RecipeVariant
+from prune2vec.experiments.recipe import ABOUT_MODEL, Recipe
+from prune2vec.experiments.recipe_variant import RecipeVariant
 from prune2vec.experiments.yaml_file import dashed
 from prune2vec.settings import Settings
 
@@ -52,8 +53,8 @@ def _value(key: str, value: Any, indent: str) -> list[str]:
 
 
 def _comment(text: str, indent: str) -> list[str]:
-    first, after = f"{indent}# ", f"{indent}# "
-    return textwrap.wrap(" ".join(text.split()), _WIDTH, initial_indent=first, subsequent_indent=after, break_on_hyphens=False)
+    start = f"{indent}# "
+    return textwrap.wrap(" ".join(text.split()), _WIDTH, initial_indent=start, subsequent_indent=start, break_on_hyphens=False)
 
 
 def _flow(value: Any) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prune2vec.errors import markdown, shown_lines
 from prune2vec.experiments.answers import Answer
@@ -19,9 +19,6 @@ from prune2vec.planning.plan import PruningPlan
 from prune2vec.planning.plan_view import cut_summary, plan_figures
 from prune2vec.profiling.profile import Profile
 
-if TYPE_CHECKING:
-    from jinja2 import Template
-
 
 @dataclass(frozen=True, kw_only=True)
 class ReportData:
@@ -30,7 +27,7 @@ class ReportData:
     Attributes:
         profile: The measured model.
         plans: The plan of each variant.
-        twins: Variants with the same layers as an earlier one.
+        same_cut_as: Variants that keep the same as an earlier one, and which.
         comparison: The results; None when nothing was evaluated.
         answers: Example queries and what was found.
         answered_by: The variant that answered.
@@ -41,7 +38,7 @@ class ReportData:
 
     profile: Profile
     plans: Mapping[str, PruningPlan]
-    twins: Mapping[str, str]
+    same_cut_as: Mapping[str, str]
     comparison: Comparison | None
     answers: tuple[Answer, ...]
     answered_by: str
@@ -61,26 +58,22 @@ class ReportData:
         return f"{self.profile.model.get('name')} as a text encoder"
 
 
-def write_report(story: ReportData, folder: Path) -> None:
+def write_report(data: ReportData, folder: Path) -> None:
     """Write ``profile.svg``, ``profile.png``, ``report.md`` and ``report.html``; ``redundancy.svg`` too if it was measured.
 
     Raises:
         CheckpointError: The folder cannot be written.
     """
     for suffix in (".svg", ".png"):
-        plot_profile(story.profile, story.picks, folder / f"profile{suffix}")
-    plot_redundancy(story.profile, folder / "redundancy.svg")
-    write_text(folder / "report.md", report_markdown(story))
-    write_text(folder / "report.html", report_html(story))
+        plot_profile(data.profile, data.picks, folder / f"profile{suffix}")
+    plot_redundancy(data.profile, folder / "redundancy.svg")
+    write_text(folder / "report.md", report_markdown(data))
+    write_text(folder / "report.html", report_html(data))
 
 
-def headline(comparison: Comparison) -> list[str]:
+def headline(comparison: Comparison | None) -> list[str]:
     """Return one sentence for each row after the first: what it weighs, how fast it is and what it loses."""
-    return [_sentence(row, comparison) for row in comparison.rows[1:]]
-
-
-def _headline_of(story: ReportData) -> list[str]:
-    return headline(story.comparison) if story.comparison is not None else []
+    return [_sentence(row, comparison) for row in comparison.rows[1:]] if comparison is not None else []
 
 
 def _sentence(row: ResultRow, comparison: Comparison) -> str:
@@ -97,67 +90,67 @@ def _sentence(row: ResultRow, comparison: Comparison) -> str:
     return ", ".join(parts) + "."
 
 
-def report_markdown(story: ReportData) -> str:
+def report_markdown(data: ReportData) -> str:
     """Return the report of a run as Markdown."""
-    parts = [f"# {markdown(story.title)}", "\n".join(f"- {markdown(sentence)}" for sentence in _headline_of(story))]
-    if story.comparison is not None:
-        parts.append(story.comparison.to_markdown().rstrip())
-    parts.append("## Plans\n\n" + "\n".join(f"- {line}" for line in _plan_lines(story)))
+    parts = [f"# {markdown(data.title)}", "\n".join(f"- {markdown(sentence)}" for sentence in headline(data.comparison))]
+    if data.comparison is not None:
+        parts.append(data.comparison.to_markdown().rstrip())
+    plans = []
+    for name, plan in data.plans.items():
+        notes = "".join(f" {note[:1].upper()}{note[1:].rstrip('.')}." for note in plan.notes)
+        plans.append(f"- **{markdown(name)}** {markdown(f'{cut_summary(plan)}.{notes}')}")
+    parts.append("## Plans\n\n" + "\n".join(plans))
     parts.append("![Contrastive loss by depth](profile.svg)")
-    if redundancies(story.profile):
-        parts.append(f"![Redundancy of sub-layers](redundancy.svg)\n\n{markdown(caption(story.profile))}")
-    if story.answers:
-        parts.append(f"## What {markdown(story.answered_by)} finds")
-        parts += [_answer_markdown(one) for one in story.answers]
-    seconds = story.manifest["seconds"]
-    parts.append(f"All stages together took {_duration(seconds)}; `manifest.json` has settings, versions and digests.")
+    if redundancies(data.profile):
+        parts.append(f"![Redundancy of sub-layers](redundancy.svg)\n\n{markdown(caption(data.profile))}")
+    if data.answers:
+        parts.append(f"## What {markdown(data.answered_by)} finds")
+        for answer in data.answers:
+            hits = (
+                f"{place}. `{hit.score:.3f}` {markdown(hit.summary(150))}" for place, hit in enumerate(answer.hits, start=1)
+            )
+            parts.append("\n".join([f"**{markdown(answer.query)}**", "", *hits]))
+    parts.append(
+        f"All stages together took {_duration(data.manifest['seconds'])}; `manifest.json` has settings, versions and digests."
+    )
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _plan_lines(story: ReportData) -> list[str]:
-    lines = []
-    for name, plan in story.plans.items():
-        notes = "".join(f" {note[:1].upper()}{note[1:].rstrip('.')}." for note in plan.notes)
-        lines.append(f"**{markdown(name)}** {markdown(f'{cut_summary(plan)}.{notes}')}")
-    return lines
-
-
-def _answer_markdown(answer: Answer) -> str:
-    hits = (f"{place}. `{hit.score:.3f}` {markdown(hit.summary(150))}" for place, hit in enumerate(answer.hits, start=1))
-    return "\n".join([f"**{markdown(answer.query)}**", "", *hits])
-
-
-def report_html(story: ReportData) -> str:
+def report_html(data: ReportData) -> str:
     """Return the report of a run as one HTML page that loads nothing."""
-    curves = {name: _read_curve(story.curves[name]) if name in story.curves else [] for name in story.plans}
+    about = caption(data.profile) if redundancies(data.profile) else ""
+    curves: dict[str, list[tuple[float, float]]] = {name: [] for name in data.plans}
+    for name, path in data.curves.items():
+        rows = map(json.loads, path.read_text(encoding="utf-8").splitlines()) if path.exists() else ()
+        curves[name] = [(row["step"], row["loss"]) for row in rows]
     figures = {
-        "profile": inline_svg(profile_svg(story.profile, story.picks), prefix="p", label="Contrastive loss by depth"),
-        "redundancy": _redundancy_figure(story.profile),
+        "profile": inline_svg(profile_svg(data.profile, data.picks), prefix="p", label="Contrastive loss by depth"),
+        "redundancy": inline_svg(redundancy_svg(data.profile), prefix="r", label="Redundancy of sub-layers") if about else "",
         "training": inline_svg(training_svg(curves), prefix="t", label="Training loss by step") if any(curves.values()) else "",
-        "score": _score_figure(story.comparison) if story.comparison is not None else "",
+        "score": _score_figure(data.comparison),
     }
-    return _template().render(
-        title=story.title,
-        story=story,
-        headline=_headline_of(story),
-        comparison=story.comparison,
-        about_redundancy=caption(story.profile) if redundancies(story.profile) else "",
-        colors={name: color_of(place) for place, name in enumerate(story.plans)},
+    return _page(
+        title=data.title,
+        data=data,
+        headline=headline(data.comparison),
+        comparison=data.comparison,
+        about_redundancy=about,
+        colors={name: color_of(place) for place, name in enumerate(data.plans)},
         figures=figures,
-        plans=[_plan_view(name, plan, story.twins.get(name)) for name, plan in story.plans.items()],
-        groups=len(story.profile.layer_loss.group_loss),
-        machine=_machine(story.manifest["environment"]),
-        stages=[(name, _duration(stage["seconds"])) for name, stage in story.manifest["stages"].items()],
-        whole_time=_duration(story.manifest["seconds"]),
-        manifest=json.dumps(story.manifest, indent=2, ensure_ascii=False),
+        plans=[_plan_view(name, plan, data.same_cut_as.get(name)) for name, plan in data.plans.items()],
+        groups=len(data.profile.layer_loss.group_loss),
+        machine=_machine(data.manifest["environment"]),
+        stages=[(name, _duration(stage["seconds"])) for name, stage in data.manifest["stages"].items()],
+        whole_time=_duration(data.manifest["seconds"]),
+        manifest=json.dumps(data.manifest, indent=2, ensure_ascii=False),
     )
 
 
 def comparison_html(comparison: Comparison) -> str:
     """Return a comparison alone as one HTML page that loads nothing."""
-    return _template().render(
+    return _page(
         title="Comparison of encoders",
-        story=None,
+        data=None,
         comparison=comparison,
         headline=headline(comparison),
         colors={row.name: color_of(place) for place, row in enumerate(comparison.rows)},
@@ -166,30 +159,24 @@ def comparison_html(comparison: Comparison) -> str:
     )
 
 
-def _template() -> Template:
+def _page(**values: Any) -> str:
     from jinja2 import Environment, StrictUndefined
 
-    text = files("prune2vec.experiments").joinpath("report.html").read_text(encoding="utf-8")
-    page = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_without_controls
-    )
-    return page.from_string(text)
-
-
-def _without_controls(value: Any) -> Any:
     # Our own figures are markup already, and hold no text but escaped ones.
-    return shown_lines(value) if type(value) is str else value
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: shown_lines(value) if type(value) is str else value,
+    )
+    text = files("prune2vec.experiments").joinpath("report.html").read_text(encoding="utf-8")
+    return environment.from_string(text).render(**values)
 
 
-def _redundancy_figure(profile: Profile) -> str:
-    if not redundancies(profile):
-        return ""
-    return inline_svg(redundancy_svg(profile), prefix="r", label="Redundancy of sub-layers")
-
-
-def _score_figure(comparison: Comparison) -> str:
-    rows = [row for row in comparison.rows if row.score is not None and not row.same_as]
-    if len(rows) < 2:
+def _score_figure(comparison: Comparison | None) -> str:
+    rows = [row for row in comparison.rows if row.score is not None and not row.same_as] if comparison is not None else []
+    if comparison is None or len(rows) < 2:
         return ""
     points = [Point(name=row.name, params=row.params, score=row.score or 0.0) for row in rows]
     baseline = ("BM25", comparison.bm25["ndcg@10"]) if comparison.bm25 else None
@@ -197,11 +184,11 @@ def _score_figure(comparison: Comparison) -> str:
     return inline_svg(svg, prefix="s", label="Score against parameters")
 
 
-def _plan_view(name: str, plan: PruningPlan, twin: str | None) -> dict[str, Any]:
+def _plan_view(name: str, plan: PruningPlan, same_as: str | None) -> dict[str, Any]:
     figures = plan_figures(plan)
     return {
         "name": name,
-        "twin": twin,
+        "same_as": same_as,
         "method": plan.method,
         "kept": cut_summary(plan).removeprefix("keeps "),
         "params": f"{figures['params']['after'] / 1e6:,.1f} M",
@@ -210,13 +197,6 @@ def _plan_view(name: str, plan: PruningPlan, twin: str | None) -> dict[str, Any]
         "memory": f"{figures['memory_bytes']['after'] / 1e6:,.0f} MB",
         "notes": list(plan.notes),
     }
-
-
-def _read_curve(path: Path) -> list[tuple[float, float]]:
-    if not path.exists():
-        return []
-    rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    return [(row["step"], row["loss"]) for row in rows]
 
 
 def _machine(environment: Mapping[str, Any]) -> str:

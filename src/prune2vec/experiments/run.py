@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from prune2vec.errors import Prune2vecError
 from prune2vec.evaluation.results import Results
 from prune2vec.evaluation.tasks import resolve_tasks
 from prune2vec.experiments.answers import Answer, load_answers
@@ -14,15 +16,17 @@ from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_o
 from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.report import ReportData
 from prune2vec.experiments.run_folder import ANSWERS, MANIFEST, PROFILE, RECIPE, REPORT, RESULTS, STAMPS
-from prune2vec.experiments.run_manifest import manifest
 from prune2vec.experiments.stage_runner import Step
-from prune2vec.experiments.stages import Stages, real_stages
+from prune2vec.experiments.stages import Stages
 from prune2vec.experiments.variant_run import VariantRun
 from prune2vec.files import write_json
+from prune2vec.machine import describe
 from prune2vec.outputs import RUN, check_kind, clear_all_partials, own_folder
 from prune2vec.profiling.profile import Profile
 from prune2vec.public import public
 from prune2vec.training.train_settings import check_tracker
+
+_FORMAT = "prune2vec.manifest/1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +78,8 @@ def run_recipe(
 ) -> Report:
     """Profile, plan, prune, train and evaluate every variant of a recipe, then compare them.
 
-    A stage is skipped when its output is there and its settings and inputs have not changed, so a run that was killed goes
-    on with the same call and ends with the same result.
+    A stage is skipped when its output is there and its settings and inputs have not changed, so a run that was killed is
+    resumed by the same call and ends with the same result.
 
     Args:
         recipe: A recipe, its YAML file, or a mapping with its keys.
@@ -88,72 +92,93 @@ def run_recipe(
         CheckpointError: The folder holds something else, or a file of the run was changed since.
         Prune2vecError: A stage failed; all stages before it stay done.
     """
-    folder = Path(output).absolute()
-    read, stages = _read(recipe), stages or real_stages()
-    _check_late_stages(read)
-    if dry_run:
-        check_kind(folder, RUN)
-        job = VariantRun(read, folder, stages, None)
-        job.do()
-        return Report(folder=folder, steps=tuple(job.ledger.steps), dry_run=True)
-    with own_folder(folder, RUN) as own:
-        clear_all_partials(folder)
-        own.check(RECIPE, *REPORT)
-        job = VariantRun(read, folder, stages, own)
-        try:
-            job.do()
-        except BaseException as error:
-            if (folder / STAMPS).exists():
-                error.add_note(f"{folder} keeps the stages that are done, after which the same command goes on")
-            else:
-                own.remove(RECIPE)
-            raise
-        with own.writing(RECIPE, *REPORT):
-            return _finish(job)
-
-
-def _read(recipe: Recipe | Path | str | Mapping[str, Any]) -> Recipe:
-    if isinstance(recipe, Recipe):
-        return recipe
-    return Recipe.of(recipe) if isinstance(recipe, Mapping) else Recipe.load(Path(recipe))
-
-
-def _check_late_stages(recipe: Recipe) -> None:
-    """Refuse at once what training and evaluation would refuse after hours of the stages before them."""
+    folder, stages = Path(output).absolute(), stages or Stages()
+    if not isinstance(recipe, Recipe):
+        recipe = Recipe.of(recipe) if isinstance(recipe, Mapping) else Recipe.load(Path(recipe))
+    # Refused at once, not after hours of the stages before.
     if recipe.train is not None:
         check_tracker(recipe.train.report_to)
     if recipe.evaluate is not None and recipe.evaluate.tasks:
         resolve_tasks(recipe.evaluate.tasks, Path(recipe.evaluate.mirror) if recipe.evaluate.mirror else None)
+    if dry_run:
+        check_kind(folder, RUN)
+        run = VariantRun(recipe, folder, stages, None)
+        run.do()
+        return Report(folder=folder, steps=tuple(run.runner.steps), dry_run=True)
+    with own_folder(folder, RUN) as own:
+        clear_all_partials(folder)
+        own.check(RECIPE, *REPORT)
+        run = VariantRun(recipe, folder, stages, own)
+        try:
+            run.do()
+        except BaseException as error:
+            if (folder / STAMPS).exists():
+                error.add_note(f"{folder} keeps the stages that are done, after which the same command resumes")
+            else:
+                # A recipe edited meanwhile stays; that must not hide why the stage failed.
+                with suppress(Prune2vecError):
+                    own.remove(RECIPE)
+            raise
+        with own.writing(RECIPE, *REPORT):
+            return _finish(run)
 
 
-def _finish(job: VariantRun) -> Report:
+def _finish(run: VariantRun) -> Report:
     """Write the manifest and the report; quick, so done anew every time."""
-    folder, profile = job.folder, Profile.load(job.folder / PROFILE)
-    comparison = _compare(job)
-    answers = tuple(load_answers(folder / ANSWERS)) if "answer" in job.ledger.stamps else ()
-    facts = manifest(job, profile)
-    story = ReportData(
+    folder, profile, same = run.folder, Profile.load(run.folder / PROFILE), run.same_cut_as
+    comparison = None
+    if run.recipe.evaluate is not None:
+        rows = [
+            ResultRow(name=name, results=Results.load(folder / name / RESULTS), plan=plan, same_as=same.get(name))
+            for name, plan in run.plans.items()
+        ]
+        comparison = comparison_of(rows)
+    answers = tuple(load_answers(folder / ANSWERS)) if "answer" in run.runner.records else ()
+    facts = _manifest(run, profile)
+    data = ReportData(
         profile=profile,
-        plans=job.plans,
-        twins=job.twins,
+        plans=run.plans,
+        same_cut_as=same,
         comparison=comparison,
         answers=answers,
-        answered_by=job.smallest() or "",
-        curves={name: job.encoder_folder(name) / "train.jsonl" for name in job.plans if name not in job.twins},
+        answered_by=run.smallest() or "",
+        curves={name: run.encoder_folder(name) / "train.jsonl" for name in run.plans if name not in same},
         manifest=facts,
-        recipe=job.recipe.to_yaml(),
+        recipe=run.recipe.to_yaml(),
     )
-    job.write_recipe()
+    run.write_recipe()
     write_json(folder / MANIFEST, facts)
-    job.stages.report(story, folder)
-    return Report(folder=folder, steps=tuple(job.ledger.steps), comparison=comparison, answers=answers)
+    run.stages.report(data, folder)
+    return Report(folder=folder, steps=tuple(run.runner.steps), comparison=comparison, answers=answers)
 
 
-def _compare(job: VariantRun) -> Comparison | None:
-    if job.recipe.evaluate is None:
-        return None
-    rows = [
-        ResultRow(name=name, results=Results.load(job.folder / name / RESULTS), plan=plan, same_as=job.twins.get(name))
-        for name, plan in job.plans.items()
-    ]
-    return comparison_of(rows)
+def _manifest(run: VariantRun, profile: Profile) -> dict[str, Any]:
+    """Return everything needed to do a run again and get the same numbers.
+
+    A stage's seconds are those of the run that finished it; a training that was interrupted and resumed counts from there
+    (its own record in the encoder's folder has the whole time).
+    """
+    recipe, records = run.recipe.model_dump(mode="json"), run.runner.records
+    return {
+        "format": _FORMAT,
+        "model": dict(profile.model),
+        "recipe": recipe,
+        "data": run.sources.known(),
+        "seeds": dict(_seeds(recipe)),
+        "plans": {name: {"digest": plan.digest, "layers": len(plan.keep_layers)} for name, plan in run.plans.items()},
+        "same_layers_as": run.same_cut_as,
+        "stages": {
+            name: {"key": one.key, "output": one.output_digest, "seconds": one.seconds, "finished": one.finished}
+            for name, one in records.items()
+        },
+        "seconds": round(sum(one.seconds for one in records.values()), 3),
+        "environment": describe(),
+    }
+
+
+def _seeds(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, int]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _seeds(value, f"{prefix}{key}.")
+        elif key == "seed":
+            yield f"{prefix}{key}", value

@@ -1,21 +1,84 @@
-"""Doing the stages of a run: each at most once, skipped when its stamp says that it is done."""
+"""Doing the stages of a run: each at most once, skipped when its record says that it is done.
+
+A stage writes its output under a temporary name and renames it into place; only then its record is written, with the key
+that the output was made from and a listing of the output's files. A stage is done when its record has the wanted key and
+its output still equals the listing. Killed in between, it is done again and gives the same output.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any, Literal
 
+from prune2vec.errors import DataError
 from prune2vec.experiments.run_folder import STAMPS
-from prune2vec.experiments.stage_records import StageRecord, is_done, listing, load_stamp, save_stamp
-from prune2vec.files import digest_json
+from prune2vec.files import digest_json, fingerprint, read_json, write_json
 from prune2vec.outputs import OwnFolder, remove_folder
 from prune2vec.progress import say
 
+_FORMAT = "prune2vec.stamp/1"
+
 Outcome = Literal["done", "skipped", "reused", "would run"]
+Listing = dict[str, list[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRecord:
+    """What a finished stage leaves behind.
+
+    Attributes:
+        stage: Name of the stage: ``"large.train"``.
+        key: Digest of ``inputs``.
+        inputs: Everything that the output depends on.
+        output: Listing of the output: file name to ``[bytes, digest]``.
+        seconds: How long the stage took; for a stage that was interrupted and resumed, its last part.
+        finished: When, in UTC.
+    """
+
+    stage: str
+    key: str
+    inputs: Mapping[str, Any]
+    output: Listing
+    seconds: float
+    finished: str
+
+    @classmethod
+    def load(cls, path: Path) -> StageRecord | None:
+        """Return the record at ``path``; None when there is none or it cannot be understood (then the stage is done again)."""
+        try:
+            value = read_json(path)
+            return cls(**value) if value.pop("format") == _FORMAT else None
+        except (DataError, AttributeError, KeyError, TypeError):
+            return None
+
+    @property
+    def output_digest(self) -> str:
+        """Digest of the output's files, for the keys of the stages that read them."""
+        return digest_json(self.output)
+
+    def is_current(self, output: Path) -> bool:
+        """Return whether ``output`` still is what the stage left."""
+        return bool(self.output) and listing(output) == self.output
+
+    def why_again(self, inputs: Mapping[str, Any], output: Path) -> str:
+        """Say why a stage with ``inputs`` is not skipped."""
+        changed = sorted(key for key in {*self.inputs, *inputs} if self.inputs.get(key) != inputs.get(key))
+        if changed:
+            return f"changed: {', '.join(changed)}"
+        return "its output is not what it left" if listing(output) else "its output is gone"
+
+
+def listing(path: Path) -> Listing:
+    """Return size and digest of a file, or of every visible file below a folder; empty when nothing is there."""
+    if path.is_file():
+        return {path.name: fingerprint(path)}
+    names = ((file.relative_to(path), file) for file in sorted(path.rglob("*")) if file.is_file())
+    return {name.as_posix(): fingerprint(file) for name, file in names if not any(part.startswith(".") for part in name.parts)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +105,16 @@ class Step:
 
 
 class StageRunner:
-    """The stages of a run in one folder, with their stamps.
+    """The stages of a run in one folder.
 
     Args:
         folder: Folder of the run.
         own: The same folder, held to be written; None for a dry run: find out what would be done, and do nothing.
         before: Called before the first stage that is not skipped.
+
+    Attributes:
+        steps: What happened so far.
+        records: Record of each stage that is done, by name.
     """
 
     def __init__(self, folder: Path, own: OwnFolder | None, *, before: Callable[[], object] | None = None) -> None:
@@ -55,7 +122,7 @@ class StageRunner:
         self.own = own
         self._before = before
         self.steps: list[Step] = []
-        self.stamps: dict[str, StageRecord] = {}
+        self.records: dict[str, StageRecord] = {}
         self._version = package_version()
 
     def do(self, name: str, action: Callable[[Path], object], *, output: str, inputs: Mapping[str, Any]) -> str | None:
@@ -75,59 +142,84 @@ class StageRunner:
             CheckpointError: The output is there and is not ours, or was changed since.
         """
         inputs = {"stage": name, "prune2vec": self._version, **inputs}
-        path = self.folder / output
-        stamp = load_stamp(self._stamp_path(name))
+        path, place = self.folder / output, self._record_path(name)
+        record, key = StageRecord.load(place), digest_json(inputs)
         known = all(value is not None for value in inputs.values())
-        if stamp is not None and known and is_done(stamp, key=digest_json(inputs), output=path):
-            self._record(Step(name=name, outcome="skipped", seconds=stamp.seconds, detail="unchanged"), stamp)
-            return stamp.output_digest
+        same = record is not None and record.key == key
+        if record is not None and known and same and record.is_current(path):
+            return self._note(Step(name=name, outcome="skipped", seconds=record.seconds, detail="unchanged"), record)
         if self._before is not None:
             self._before()
             self._before = None
         if self.own is None:
-            self.steps.append(Step(name=name, outcome="would run", detail=_why(stamp, inputs, path) if known else ""))
+            why = record.why_again(inputs, path) if record is not None else "not done yet"
+            self.steps.append(Step(name=name, outcome="would run", detail=why if known else ""))
             return None
-        if stamp is not None and stamp.key == digest_json(inputs):
+        if same:
             # Some of the output is gone. A stage may take what is left, of the right settings, for its own.
             remove_folder(path) if path.is_dir() else self.own.remove(output)
         with self.own.writing(output):
-            return self._run(name, action, path, inputs)
+            say(f"{name} ...")
+            begin = time.monotonic()
+            action(path)
+            seconds = time.monotonic() - begin
+            finished = datetime.now(UTC).isoformat(timespec="seconds")
+            made = listing(path)
+            record = StageRecord(stage=name, key=key, inputs=inputs, output=made, seconds=round(seconds, 3), finished=finished)
+            write_json(place, {"format": _FORMAT, **asdict(record)})
+        return self._note(Step(name=name, outcome="done", seconds=seconds), record)
 
-    def _run(self, name: str, action: Callable[[Path], object], path: Path, inputs: Mapping[str, Any]) -> str:
-        say(f"{name} ...")
-        begin = time.monotonic()
-        action(path)
-        seconds = time.monotonic() - begin
-        stamp = save_stamp(self._stamp_path(name), stage=name, inputs=inputs, output=path, seconds=seconds)
-        self._record(Step(name=name, outcome="done", seconds=seconds), stamp)
-        return stamp.output_digest
-
-    def _record(self, step: Step, stamp: StageRecord) -> None:
+    def _note(self, step: Step, record: StageRecord) -> str:
         self.steps.append(step)
-        self.stamps[step.name] = stamp
+        self.records[step.name] = record
         say(step.render())
+        return record.output_digest
 
-    def reuse(self, variant: str, twin: str, *, stages: Sequence[str]) -> None:
-        """Note that ``variant`` keeps the same as ``twin``, and forget its ``stages`` from an earlier, other plan."""
-        step = Step(name=variant, outcome="reused", detail=f"keeps the same as {twin}; nothing is done twice")
+    def reuse(self, variant: str, other: str, *, stages: Sequence[str]) -> None:
+        """Note that ``variant`` keeps the same as ``other``, and forget its ``stages`` from an earlier, different plan."""
+        step = Step(name=variant, outcome="reused", detail=f"keeps the same as {other}; nothing is done twice")
         self.steps.append(step)
         say(step.render())
         for stage in stages if self.own is not None else ():
-            self._stamp_path(f"{variant}.{stage}").unlink(missing_ok=True)
+            self._record_path(f"{variant}.{stage}").unlink(missing_ok=True)
 
-    def _stamp_path(self, name: str) -> Path:
+    def _record_path(self, name: str) -> Path:
         return self.folder / STAMPS / f"{name}.json"
 
 
-def _why(stamp: StageRecord | None, inputs: Mapping[str, Any], path: Path) -> str:
-    """Say why a stage is not skipped."""
-    if stamp is None:
-        return "not done yet"
-    before = dict(stamp.inputs)
-    changed = sorted(key for key in {*before, *inputs} if before.get(key) != inputs.get(key))
-    if changed:
-        return f"changed: {', '.join(changed)}"
-    return "its output is not what it left" if listing(path) else "its output is gone"
+class SourceDigests:
+    """Digests of the files, folders and names that a run reads, each taken once.
+
+    What exists as a path is digested by its contents; anything else is a name on the hub and stands for itself.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, str | None] = {}
+
+    def set(self, source: str, digest: str | None) -> None:
+        """Give the digest of a source that the run itself makes; None when a dry run has not made it."""
+        self._known[source] = digest
+
+    def of(self, source: str) -> str | None:
+        """Return the digest of ``source``; None only where ``set`` said so."""
+        if source not in self._known:
+            path = Path(source)
+            self._known[source] = digest_json(listing(path)) if path.exists() else f"hub:{source}"
+        return self._known[source]
+
+    def together(self, sources: Sequence[str]) -> str | None:
+        """Return one digest of several sources; None if one of them is not made yet."""
+        each = [self.of(source) for source in sources]
+        return None if None in each else digest_json(each)
+
+    def known(self) -> dict[str, str | None]:
+        """Return every digest taken so far, by source."""
+        return dict(sorted(self._known.items()))
+
+
+def installed_packages() -> str:
+    """Return a digest of the names and versions of all installed Python packages."""
+    return digest_json(sorted({f"{one.name}=={one.version}" for one in distributions()}))
 
 
 def package_version() -> str:

@@ -12,6 +12,8 @@ import yaml
 from prune2vec.errors import ConfigError, reason_of
 
 Location = Sequence[int | str]
+OWN_MESSAGE = "recipe"
+"""Type of a validation error that is worded for the user already."""
 _LARGEST, _MOST, _DEEPEST = 2_000_000, 10_000, 50
 
 
@@ -93,7 +95,7 @@ def _parse(text: str, path: Path) -> YamlFile:
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"{path}: expected keys and values; see prune2vec init for an example")
     _refuse_bombs(root, path)
-    _refuse_twins(root, path)
+    _refuse_repeated(root, path)
     return YamlFile(path, underscored(yaml.load(text, Loader=_Loader)), root)
 
 
@@ -112,11 +114,11 @@ def _refuse_bombs(root: yaml.Node, path: Path) -> None:
             waiting += [(one, depth + 1) for one in node.value]
 
 
-def _refuse_twins(node: yaml.Node, path: Path) -> None:
+def _refuse_repeated(node: yaml.Node, path: Path) -> None:
     """Refuse a key given twice: YAML would silently take the last one."""
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            _refuse_twins(item, path)
+            _refuse_repeated(item, path)
     if not isinstance(node, yaml.MappingNode):
         return
     seen: dict[str, int] = {}
@@ -125,7 +127,7 @@ def _refuse_twins(node: yaml.Node, path: Path) -> None:
         if name in seen:
             raise ConfigError(f"{path}:{key.start_mark.line + 1}: key {name!r} was already given in line {seen[name] + 1}")
         seen[name] = key.start_mark.line
-        _refuse_twins(value, path)
+        _refuse_repeated(value, path)
 
 
 def underscored(value: Any) -> Any:

@@ -43,8 +43,6 @@ def test_chain(cli: Cli, tmp_path: Path, triplets_file: Path) -> None:
             f"{name}.json",
             "--speed-texts",
             "4",
-            "--speed-repeats",
-            "1",
             "--json",
         )
         assert ran.code == 0, ran.err

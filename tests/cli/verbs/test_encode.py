@@ -36,6 +36,10 @@ def test_search_of_half_an_encoding(cli: Cli, tmp_path: Path, encoder: Path) -> 
     refused = cli("search", "vectors", "dog")
     assert refused.code == 1
     assert "lacks shard 0 of 2" in refused.err
+    dry = ("encode", "encoder", "corpus.txt", "-o", "vectors", "--dry-run")
+    assert cli(*dry, "--shard", "0/2").code == cli(*dry, "--ray", "2").code == 0
+    for others in (("--shard", "0/3"), ("--ray", "3"), ()):
+        assert "holds 2 shards" in cli(*dry, *others).err
     assert cli("search", "vectors", "dog", "--partial", "--json").data["rows"] == 1
 
 

@@ -41,3 +41,9 @@ def test_mistakes_are_told_before_anything_is_loaded(cli: Cli, tmp_path: Path, t
     ran = cli(*words, "redundancy-plain", "--plain", "no.txt")
     assert ran.code == 1
     assert "no.txt" in ran.err
+
+
+def test_the_profile_may_not_have_the_name_of_its_picture(cli: Cli, triplets_file: Path) -> None:
+    ran = cli("profile", "smollm2", "--texts", triplets_file, "-o", "p.svg", "--dry-run")
+    assert ran.code == 2
+    assert "p.svg is the name of the picture" in ran.err

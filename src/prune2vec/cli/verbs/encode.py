@@ -7,28 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.dry_run import check_encoder
-from prune2vec.cli.options import OptionGroup
-from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.path_types import ExistingPath, OutputPath
+from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath
+from prune2vec.cli.outcome import Outcome, check_encoder, would
 from prune2vec.cli.verb import verb
 
 if TYPE_CHECKING:
     from prune2vec.encoding.encode_settings import EncodeSettings
 
 
-def _settings() -> type[EncodeSettings]:
-    from prune2vec.encoding.encode_settings import EncodeSettings
-
-    return EncodeSettings
-
-
-def _shards(value: str) -> int | str:
-    if value != "auto" and not (value.isdecimal() and int(value)):
-        raise click.BadParameter(f"{value!r}: expected a number of shards from 1, or auto", param_hint="--ray")
-    return value if value == "auto" else int(value)
-
-
+OPTIONS = OptionGroup("settings", "Encoding", "prune2vec.encoding.encode_settings:EncodeSettings", only_config=("calibration"))
 EXAMPLE = """
 prune2vec encode encoder/ corpus.jsonl.gz -o vectors/
 prune2vec encode encoder/ corpus.parquet -o vectors/ --precision int8 --shard 0/4
@@ -36,7 +23,7 @@ prune2vec encode encoder/ corpus.jsonl.gz -o vectors/ --ray 8
 """
 
 
-@verb(example=EXAMPLE, sections=[OptionGroup("settings", "Encoding", _settings)])
+@verb(example=EXAMPLE, sections=[OPTIONS])
 @click.argument("encoder", type=ExistingPath())
 @click.argument("corpus", type=ExistingPath())
 @click.option("-o", "--output", type=OutputPath(folder=True), required=True, help="Folder to write.")
@@ -49,15 +36,23 @@ def encode(encoder: Path, corpus: Path, *, output: Path, ray: str | None, settin
     """Encode every text of CORPUS.
 
     CORPUS is .jsonl, .csv, .txt (one text a line), each also packed as .gz, .parquet or .arrow, of any size. The vectors are written
-    in parts of (id, vector); the same command goes on after an interruption.
+    in parts of (id, vector); the same command resumes after an interruption.
     """
-    shards = _shards(ray) if ray is not None else None
+    counted = ray is not None and ray != "auto"
+    if counted and not (str(ray).isdecimal() and int(str(ray))):
+        raise click.BadParameter(f"{ray!r}: expected a number of shards from 1, or auto", param_hint="--ray")
+    shards = int(str(ray)) if counted else ray
     if dry_run:
         from prune2vec.encoding.corpus import Corpus
-        from prune2vec.encoding.store import check_vector_folder
+        from prune2vec.encoding.store import check_shards, check_vector_folder, shard_folder
 
         check_encoder(encoder)
-        check_vector_folder(output)
+        shard, count = settings.shard_of
+        if shards is None:
+            check_shards(output, count)
+            check_vector_folder(shard_folder(output, shard, count))
+        elif isinstance(shards, int):
+            check_shards(output, shards)
         source = Corpus(path=corpus, text_column=settings.text_column, id_column=settings.id_column)
         source.check_filled()
         return would(f"encode {corpus}", reads=[encoder, corpus], writes=output, settings=settings.model_dump(mode="json"))

@@ -7,21 +7,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.options import OptionGroup
+from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath, SourceName
 from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.path_types import ExistingPath, OutputPath, SourceName
 from prune2vec.cli.verb import verb
 
 if TYPE_CHECKING:
     from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 
-
-def _settings() -> type[EvaluateSettings]:
-    from prune2vec.evaluation.evaluate_settings import EvaluateSettings
-
-    return EvaluateSettings
-
-
+OPTIONS = OptionGroup(
+    "settings",
+    "Evaluating",
+    "prune2vec.evaluation.evaluate_settings:EvaluateSettings",
+    only_config=("batch_size speed_repeats speed_seconds"),
+)
 EXAMPLE = """
 prune2vec evaluate encoder/ --data heldout.jsonl
 prune2vec evaluate encoder/ --tasks SciFact,STSBenchmark -o results.json
@@ -30,7 +28,7 @@ prune2vec evaluate encoder/ --tasks SciFact --max-documents 1000 --max-queries 1
 """
 
 
-@verb(example=EXAMPLE, sections=[OptionGroup("settings", "Evaluating", _settings)])
+@verb(example=EXAMPLE, sections=[OPTIONS])
 @click.argument("encoder", type=SourceName("encoder"))
 @click.option("--data", type=SourceName("path"), help="Held-out triplets, or a BEIR folder.")
 @click.option("--tasks", help="MTEB tasks, separated by commas, or a preset (mteb-15, beir-13).")

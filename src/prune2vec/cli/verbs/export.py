@@ -6,9 +6,8 @@ from pathlib import Path
 
 import click
 
-from prune2vec.cli.dry_run import check_encoder
-from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.path_types import ExistingPath, OutputPath
+from prune2vec.cli.options import ExistingPath, OutputPath
+from prune2vec.cli.outcome import Outcome, check_encoder, would
 from prune2vec.cli.verb import verb
 
 EXAMPLE = """

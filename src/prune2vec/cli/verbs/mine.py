@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.options import OptionGroup
+from prune2vec.cli.options import OptionGroup, OutputPath, SourceName
 from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.path_types import ExistingPath, OutputPath, SourceName
 from prune2vec.cli.verb import verb
 from prune2vec.outputs import TEXTS, check_ours
 
@@ -25,7 +24,6 @@ prune2vec mine docs/ -o triplets/ --negatives 3
 @verb(example=EXAMPLE)
 @click.argument("source", type=SourceName("source"))
 @click.option("-o", "--output", type=OutputPath(folder=True), required=True, help="Folder to write.")
-@click.option("--root", type=ExistingPath(), help="Where the packages are; default: beside prune2vec.")
 @click.option("--packages", metavar="NAMES", help="Only these packages, separated by commas.")
 @click.option("--max-pairs", type=click.IntRange(1, 10**9), help="At most so many pairs.")
 @click.option("--negatives", type=click.IntRange(0, 10**3), default=1, show_default=True, help="Hard negatives for each pair.")
@@ -48,7 +46,7 @@ def mine(source: str, *, output: Path, packages: str | None, dry_run: bool, **se
     settings = {**settings, "packages": names}
     if dry_run:
         check_ours(output, TEXTS)
-        return would(f"mine {source}", reads=[source], writes=output, settings=_plain(settings))
+        return would(f"mine {source}", reads=[source], writes=output, settings=settings)
     from prune2vec.data.mine import mine as mine_texts
 
     mined = mine_texts(source, output, **settings)  # type: ignore[arg-type]
@@ -56,23 +54,19 @@ def mine(source: str, *, output: Path, packages: str | None, dry_run: bool, **se
     return Outcome(f"{counts}\n{mined.folder}", {"output": str(mined.folder), **mined.manifest})
 
 
-def _plain(settings: dict[str, object]) -> dict[str, object]:
-    return {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
-
-
-def _settings() -> type[MiningSettings]:
-    from prune2vec.training.mine_negatives import MiningSettings
-
-    return MiningSettings
-
-
+OPTIONS = OptionGroup(
+    "settings",
+    "Mining",
+    "prune2vec.training.mine_negatives:MiningSettings",
+    only_config=("range_min margin max_score min_score batch_size"),
+)
 NEGATIVES_EXAMPLE = """
 prune2vec mine negatives train.jsonl.gz --model encoder/ -o hard.jsonl.gz
 prune2vec mine negatives train.jsonl.gz --model encoder/ -o hard.jsonl.gz --negatives 15 --score
 """
 
 
-@verb(name="negatives", example=NEGATIVES_EXAMPLE, sections=[OptionGroup("settings", "Mining", _settings)])
+@verb(name="negatives", example=NEGATIVES_EXAMPLE, sections=[OPTIONS])
 @click.argument("data", type=SourceName("data"))
 @click.option(
     "--model", type=SourceName("encoder"), required=True, help="The encoder that looks for them, as a rule the full one."

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.options import OptionGroup
+from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath
 from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.path_types import ExistingPath, OutputPath
 from prune2vec.cli.verb import verb
 
 if TYPE_CHECKING:

@@ -7,23 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.dry_run import check_model, check_texts
-from prune2vec.cli.options import OptionGroup
-from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.path_types import OutputPath, SourceName
+from prune2vec.cli.options import OptionGroup, OutputPath, SourceName
+from prune2vec.cli.outcome import Outcome, check_model, check_texts, would
 from prune2vec.cli.verb import verb
 
 if TYPE_CHECKING:
     from prune2vec.profiling.profile import Profile
     from prune2vec.profiling.profile_settings import ProfileSettings
 
-
-def _settings() -> type[ProfileSettings]:
-    from prune2vec.profiling.profile_settings import ProfileSettings
-
-    return ProfileSettings
-
-
+OPTIONS = OptionGroup(
+    "settings", "Measuring", "prune2vec.profiling.profile_settings:ProfileSettings", only_config=("scale rounds")
+)
 EXAMPLE = """
 prune2vec profile smollm2 --texts triplets.jsonl -o profile.json
 prune2vec profile Qwen/Qwen3-0.6B --texts triplets/ --sampling dataset --instruction e5
@@ -32,7 +26,7 @@ prune2vec profile smollm2 --texts triplets.jsonl --scorers redundancy,redundancy
 """
 
 
-@verb(example=EXAMPLE, sections=[OptionGroup("settings", "Measuring", _settings)])
+@verb(example=EXAMPLE, sections=[OPTIONS])
 @click.argument("model", type=SourceName("model"))
 @click.option("--texts", type=SourceName("path"), required=True, help="Triplets: a file, a folder of files or a hub dataset.")
 @click.option("-o", "--output", type=OutputPath(folder=False), default="profile.json", show_default=True, help="File to write.")
@@ -43,43 +37,38 @@ def profile(model: str, *, texts: str, output: Path, settings: ProfileSettings, 
     `prune2vec cache`). A picture of the curve is written beside the profile, and one of
     the redundancy where it was measured.
     """
+    from prune2vec.profiling.measure import profile_model, scorer_names
+
+    if output.suffix == ".svg":
+        raise click.UsageError(
+            f"{output} is the name of the picture; give -o a name for the profile, such as {output.stem}.json"
+        )
+
     if dry_run:
         check_model(model)
         check_texts(texts)
-        _check_scorers(settings)
+        scorer_names(settings)
         return would(f"profile {model}", reads=[model, texts], writes=output, settings=settings.model_dump(mode="json"))
     from prune2vec.experiments.heatmap import plot_redundancy
     from prune2vec.experiments.plots import plot_profile
     from prune2vec.malloc import keep_freed_memory
-    from prune2vec.profiling.measure import profile_model
+    from prune2vec.planning.planner import make_plan
 
     keep_freed_memory()
     result = profile_model(model, texts, settings=settings, output=output)
-    picks = _picks(result)
+    # The depths that L3Prune would keep, as far as the curve goes; a model of one layer has none to choose.
+    layers = result.shape.num_layers
+    names = [name for name, last in (("small", layers // 2), ("large", layers)) if layers > 1 and last <= result.depths]
+    picks = {name: len(make_plan(result, method="l3prune", variant=name).keep_layers) for name in names}
     pictures = [plot_profile(result, picks, output.with_suffix(".svg"))]
     heat_map = plot_redundancy(result, output.with_suffix(".redundancy.svg"))
     pictures += [heat_map] if heat_map is not None else []
     return Outcome(_render(result, picks, [output, *pictures]), {"output": str(output), "picks": picks, **result.to_json()})
 
 
-def _check_scorers(settings: ProfileSettings) -> None:
-    from prune2vec.profiling.measure import scorer_names
-
-    scorer_names(settings)
-
-
-def _picks(profile: Profile) -> dict[str, int]:
-    """Return the depths that L3Prune would keep, as far as the curve goes; a model of one layer has none to choose."""
-    from prune2vec.planning.planner import make_plan
-
-    layers = profile.shape.num_layers
-    names = [name for name, last in (("small", layers // 2), ("large", layers)) if layers > 1 and last <= profile.depths]
-    return {name: len(make_plan(profile, method="l3prune", variant=name).keep_layers) for name in names}
-
-
 def _render(profile: Profile, picks: dict[str, int], written: list[Path]) -> str:
     from prune2vec.experiments.heatmap import redundancy_table
-    from prune2vec.experiments.sparkline import sparkline
+    from prune2vec.experiments.plots import sparkline
 
     curve = profile.layer_loss
     last = "full" if profile.depths == profile.shape.num_layers else "end"

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.dry_run import check_model
-from prune2vec.cli.options import OptionGroup
-from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.path_types import ExistingPath, OutputPath, SourceName
+from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath, SourceName
+from prune2vec.cli.outcome import Outcome, check_model, would
 from prune2vec.cli.verb import verb
 from prune2vec.outputs import ENCODER, check_ours
 
@@ -18,13 +16,10 @@ if TYPE_CHECKING:
     from prune2vec.pruning.prune_settings import PruneSettings
 
 
-def _settings() -> type[PruneSettings]:
-    from prune2vec.pruning.prune_settings import PruneSettings
-
-    return PruneSettings
-
-
-@verb(example="prune2vec prune smollm2 plan.json -o small/", sections=[OptionGroup("settings", "What is saved", _settings)])
+@verb(
+    example="prune2vec prune smollm2 plan.json -o small/",
+    sections=[OptionGroup("settings", "What is saved", "prune2vec.pruning.prune_settings:PruneSettings")],
+)
 @click.argument("model", type=SourceName("model"))
 @click.argument("plan", type=ExistingPath())
 @click.option("-o", "--output", type=OutputPath(folder=True), required=True, help="Folder to write.")

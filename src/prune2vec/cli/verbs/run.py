@@ -1,4 +1,4 @@
-"""``prune2vec run``: recipe.yaml -> the whole chain, resumable."""
+"""``prune2vec run``, and the verbs around it: ``demo``, ``init`` and ``compare``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,28 @@ from pathlib import Path
 
 import click
 
-from prune2vec.cli.outcome import Outcome
-from prune2vec.cli.path_types import ExistingPath, OutputPath
+from prune2vec.cli.options import ExistingPath, OutputPath
+from prune2vec.cli.outcome import Outcome, would
 from prune2vec.cli.verb import verb
+from prune2vec.errors import CheckpointError
+from prune2vec.files import write_text
+from prune2vec.outputs import COMPARISON, check_kind
+
+
+@verb(example="prune2vec demo -o runs/demo")
+@click.option("-o", "--output", type=OutputPath(folder=True), default="runs/demo", show_default=True, help="Folder of the run.")
+def demo(*, output: Path, dry_run: bool) -> Outcome:
+    """Show the whole chain on the default model and mined text.
+
+    The model is SmolLM2-135M-Instruct; the text, the docstrings of the installed Python packages.
+
+    Takes up to 20 minutes on 2 cores and 6 GB of memory; the same command resumes after an interruption.
+    """
+    from prune2vec.experiments.demo import demo_recipe, run_demo
+    from prune2vec.experiments.run import run_recipe
+
+    report = run_recipe(demo_recipe(), output, dry_run=True) if dry_run else run_demo(output)
+    return Outcome(report.render(), report.to_json())
 
 
 @verb(example="prune2vec init -o recipe.yaml\nprune2vec run recipe.yaml -o runs/first")
@@ -19,9 +38,42 @@ def run(recipe: Path, *, output: Path, dry_run: bool) -> Outcome:
 
     Every variant is planned, pruned, trained and evaluated, and all are compared at the end.
 
-    Stages whose inputs have not changed are skipped, so the same command goes on after an interruption.
+    Stages whose inputs have not changed are skipped, so the same command resumes after an interruption.
     """
     from prune2vec.experiments.run import run_recipe
 
     report = run_recipe(recipe, output, dry_run=dry_run)
     return Outcome(report.render(), report.to_json())
+
+
+@verb(example="prune2vec init -o recipe.yaml")
+@click.option("-o", "--output", type=OutputPath(folder=False), default="recipe.yaml", show_default=True, help="File to write.")
+@click.option("--force", is_flag=True, help="Replace the file if it is there.")
+def init(*, output: Path, force: bool, dry_run: bool) -> Outcome:
+    """Write a commented recipe to edit."""
+    if output.exists() and not force:
+        raise CheckpointError(f"{output} is there already; give --force to replace it, or another name with -o")
+    if dry_run:
+        return would("write a recipe", reads=[], writes=output)
+    from prune2vec.experiments.recipe_template import init_recipe
+
+    write_text(output, init_recipe())
+    return Outcome(f"{output}\nedit it, then: prune2vec run {output} -o runs/first", {"output": str(output)})
+
+
+@verb(example="prune2vec compare full.json small.json\nprune2vec compare runs/*/results.json -o report/")
+@click.argument("results", type=ExistingPath(), nargs=-1, required=True)
+@click.option("-o", "--output", type=OutputPath(folder=True), help="Folder for the table and the page; default: only print.")
+def compare(results: tuple[Path, ...], *, output: Path | None, dry_run: bool) -> Outcome:
+    """Put RESULTS side by side.
+
+    The first is what the others are compared with.
+    """
+    if dry_run:
+        if output is not None:
+            check_kind(output, COMPARISON)
+        return would(f"compare {len(results)} results", reads=results, writes=output)
+    from prune2vec.experiments.compare import compare_results
+
+    comparison = compare_results(results, output=output)
+    return Outcome(comparison.render(), comparison.to_json())

@@ -7,21 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.options import OptionGroup
+from prune2vec.cli.options import ExistingPath, OptionGroup, SourceName
 from prune2vec.cli.outcome import Outcome
-from prune2vec.cli.path_types import ExistingPath, SourceName
 from prune2vec.cli.verb import verb
 
 if TYPE_CHECKING:
     from prune2vec.encoding.encode_settings import SearchSettings
 
-
-def _settings() -> type[SearchSettings]:
-    from prune2vec.encoding.encode_settings import SearchSettings
-
-    return SearchSettings
-
-
+OPTIONS = OptionGroup("settings", "Searching", "prune2vec.encoding.encode_settings:SearchSettings", only_config=("candidates"))
 EXAMPLE = """
 prune2vec search vectors/ "how to cut a layer"
 prune2vec search vectors/ "how to cut a layer" "what a depth is" -k 5 --corpus corpus.jsonl.gz
@@ -29,7 +22,11 @@ prune2vec search vectors/ --queries queries.txt --json
 """
 
 
-@verb(example=EXAMPLE, sections=[OptionGroup("settings", "Searching", _settings)], writes=False)
+@verb(
+    example=EXAMPLE,
+    sections=[OPTIONS],
+    writes=False,
+)
 @click.argument("vectors", type=ExistingPath())
 @click.argument("query", nargs=-1)
 @click.option("--queries", type=ExistingPath(), help="File of queries: .txt (one a line), .jsonl, .csv, .parquet.")

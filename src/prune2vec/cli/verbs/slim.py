@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.dry_run import check_model, check_texts
-from prune2vec.cli.options import OptionGroup
-from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.path_types import ExistingPath, OutputPath, SourceName
+from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath, SourceName
+from prune2vec.cli.outcome import Outcome, check_model, check_texts, would
 from prune2vec.cli.verb import verb
 
 if TYPE_CHECKING:
     from prune2vec.training.slim_settings import SlimSettings
 
-
-def _settings() -> type[SlimSettings]:
-    from prune2vec.training.slim_settings import SlimSettings
-
-    return SlimSettings
-
-
+OPTIONS = OptionGroup(
+    "settings",
+    "Scoring and cutting",
+    "prune2vec.training.slim_settings:SlimSettings",
+    only_config=(
+        "learning_rate schedule warmup_steps gate_penalty gate_sharpness hard_negatives negative_sampling scale "
+        "max_grad_norm gradient_checkpointing save_every"
+    ),
+)
 EXAMPLE = """
 prune2vec slim smollm2 plan.json --texts triplets/ -o slim-plan.json
 prune2vec slim smollm2 plan.json --texts triplets/ -o slim-plan.json --importance activation --width-cut 30%
@@ -30,7 +30,7 @@ prune2vec slim smollm2 plan.json --scores slim-plan.gates.scores.safetensors -o 
 """
 
 
-@verb(example=EXAMPLE, sections=[OptionGroup("settings", "Scoring and cutting", _settings)])
+@verb(example=EXAMPLE, sections=[OPTIONS])
 @click.argument("model", type=SourceName("model"))
 @click.argument("plan", type=ExistingPath())
 @click.option("--texts", type=SourceName("path"), help="Triplets: a file, a folder of files or a hub dataset.")

@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.dry_run import check_encoder, check_texts
-from prune2vec.cli.options import OptionGroup
-from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.path_types import ExistingPath, OutputPath, SourceName
+from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath, SourceName
+from prune2vec.cli.outcome import Outcome, check_encoder, check_texts, would
 from prune2vec.cli.verb import verb
 from prune2vec.outputs import ENCODER, check_kind
 
 if TYPE_CHECKING:
     from prune2vec.training.train_settings import TrainSettings
 
-
-def _settings() -> type[TrainSettings]:
-    from prune2vec.training.train_settings import TrainSettings
-
-    return TrainSettings
-
-
+OPTIONS = OptionGroup(
+    "settings",
+    "Training",
+    "prune2vec.training.train_settings:TrainSettings",
+    only_config=(
+        "lora_alpha lora_dropout target_modules train_top schedule warmup_steps scale negative_sampling "
+        "weight_decay max_grad_norm mini_batch_tokens distil_weight dev_rows save_every"
+    ),
+)
 EXAMPLE = """
 prune2vec train small/ --data triplets/ -o encoder/
 prune2vec train small/ --data train.jsonl.gz -o encoder/ --steps 200 --batch-size 32
@@ -31,7 +31,7 @@ prune2vec train small/ --data scored.jsonl.gz -o encoder/ --preset effir
 """
 
 
-@verb(example=EXAMPLE, sections=[OptionGroup("settings", "Training", _settings)])
+@verb(example=EXAMPLE, sections=[OPTIONS])
 @click.argument("checkpoint", type=ExistingPath())
 @click.option("--data", type=SourceName("path"), required=True, help="Triplets: a file, a folder of files or a hub dataset.")
 @click.option("-o", "--output", type=OutputPath(folder=True), required=True, help="Folder to write.")

@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prune2vec.planning.planner import make_plan
 
 from prune2vec.errors import ConfigError
 from prune2vec.experiments.recipe import Recipe
+from prune2vec.experiments.recipe_variant import RecipeVariant
 from prune2vec.experiments.run_folder import SLIM_PLAN
-from prune2vec.experiments.stages import Stages, real_stages
+from prune2vec.experiments.stages import Stages
+from prune2vec.planning.budget import Budget
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.planning.planner import planners
+from prune2vec.profiling.profile import Profile
 from prune2vec.training.width_decision import scores_beside
-from tests.experiments.small import Run, SmallStages, recipe_values
+from tests.experiments.small import Run, SmallStages, profile_of, recipe_values
 
 FULL = {"name": "full", "method": "full"}
 AFTER = ["prune thin", "train thin", "evaluate thin"]
@@ -36,7 +40,7 @@ class Cutting(SmallStages):
 
     def stages(self) -> Stages:
         def plan(profile: Path, variant: Any, output: Path) -> None:
-            real_stages().plan(profile, variant, output)
+            Stages().plan(profile, variant, output)
             if variant.name == "thin":
                 replace(PruningPlan.load(output), width_cut=Fraction(3, 10)).save(output)
 
@@ -229,7 +233,77 @@ def test_the_real_stage_calls_the_verb(run: Run, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("prune2vec.training.slim.slim_plan", lambda *args, **given: seen.append((args, given)))
     recipe = Recipe.of(recipe_values(run.folder))
     settings = recipe.slim_settings(recipe.variants[0])
-    real_stages().slim("toy", Path("plan.json"), ["a.jsonl"], settings, Path("slim-plan.json"))
+    Stages().slim("toy", Path("plan.json"), ["a.jsonl"], settings, Path("slim-plan.json"))
     (args, given) = seen[0]
-    assert args == ("toy", Path("plan.json"), "a.jsonl")
+    assert args == ("toy", Path("plan.json"), ["a.jsonl"])
     assert given == {"output": Path("slim-plan.json"), "settings": settings.model_copy(update={"restart": True})}
+
+
+ALL_GIVEN = {"depth": "all", "mlps": 4, "width": "30%"}
+
+
+def recipe(folder: Path, method: str, profile: Any = None, budget: Any = None, **parameters: Any) -> Recipe:
+    variant = {"name": "cut", "method": method, "parameters": parameters, "budget": budget}
+    return Recipe.of(recipe_values(folder, variants=[variant], profile=profile or {}))
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "needed"),
+    [
+        ("drop", {"what": "2M"}, ("redundancy",)),
+        ("drop", {"what": "last2M"}, ()),
+        ("drop", {"what": "last2M1A"}, ("redundancy",)),
+        ("drop", {"what": "last2Mlast1A", "order": "plain"}, ()),
+        ("drop", {"order": "plain", "budget": {"max_params": "5M"}}, ("redundancy-plain",)),
+        ("drop", {"what": "2M", "order": "iterative"}, ("redundancy-iterative",)),
+        ("effir", {}, ("redundancy",)),
+        ("effir", {"budget": {"max_params": "5M"}}, ("redundancy", "cut-loss")),
+        ("effir", {"budget": {}}, ("redundancy",)),
+        ("effir", {"budget": {"max_params": "5M"}, "depth": 6, "mlps": 2}, ("redundancy", "cut-loss")),
+        ("effir", {"budget": {"max_params": "5M"}, **ALL_GIVEN}, ("redundancy",)),
+        ("l3prune", {}, ()),
+        ("full", {}, ()),
+    ],
+)
+def test_what_is_missing_is_named_with_the_settings_that_measure_it(
+    tmp_path: Path, method: str, given: dict[str, Any], needed: tuple[str, ...]
+) -> None:
+    scorers = ["layer-loss", *needed]
+    profile = {"scorers": scorers, "plain": str(tmp_path / "train.jsonl")}
+    recipe_values(tmp_path)
+    assert recipe(tmp_path, method, profile, **given).variants[0].sections() == needed
+    recipe(tmp_path, method, {**profile, "scorers": ["all"]}, **given)
+    if not needed:
+        recipe(tmp_path, method, **given)
+        return
+    for measured in ({}, {"scorers": scorers[:-1]}):
+        with pytest.raises(ConfigError, match=r"variant 'cut' needs .*, which the profile does not measure; set") as caught:
+            recipe(tmp_path, method, measured, **given)
+        assert f"set profile.scorers: [{', '.join(scorers)}]" in str(caught.value)
+
+
+def test_all_leaves_plain_out_without_plain_text(tmp_path: Path) -> None:
+    expected = r"set profile\.scorers: \[layer-loss, all, redundancy-plain\], and profile\.plain to a file or folder of running"
+    with pytest.raises(ConfigError, match=expected):
+        recipe(tmp_path, "drop", {"scorers": ["all"]}, what="2M", order="plain")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"what": "M2"}, "variant 'cut': what: did you mean 2M"),
+        ({"what": "2M", "order": "oneshot"}, "variant 'cut': no order is called 'oneshot'; did you mean 'one-shot'"),
+    ],
+)
+def test_what_the_planner_could_not_read_is_refused(tmp_path: Path, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        recipe(tmp_path, "drop", {"scorers": ["all"]}, **given)
+
+
+@pytest.mark.parametrize("method", [name for name in planners.names() if name not in ("drop", "effir")])
+def test_the_other_planners_of_ours_read_the_layer_loss_alone(method: str) -> None:
+    needs: dict[str, dict[str, Any]] = {"depth": {"depth": 4}, "percent": {"percent": "50%"}}
+    bare: Profile = profile_of()
+    variant = RecipeVariant.model_construct(method=method, parameters={"order": "of its own"}, budget=Budget(max_layers=6))
+    assert variant.sections() == ()
+    assert make_plan(bare, method=method, budget=Budget(max_layers=6), **needs.get(method, {})).keep_layers
