@@ -250,12 +250,12 @@ def recipe(folder: Path, method: str, profile: Any = None, budget: Any = None, *
 @pytest.mark.parametrize(
     ("method", "given", "needed"),
     [
-        ("drop", {"what": "2M"}, ("redundancy",)),
-        ("drop", {"what": "last2M"}, ()),
-        ("drop", {"what": "last2M1A"}, ("redundancy",)),
-        ("drop", {"what": "last2Mlast1A", "order": "plain"}, ()),
+        ("drop", {"drop": "2M"}, ("redundancy",)),
+        ("drop", {"drop": "last2M"}, ()),
+        ("drop", {"drop": "last2M1A"}, ("redundancy",)),
+        ("drop", {"drop": "last2Mlast1A", "order": "plain"}, ()),
         ("drop", {"order": "plain", "budget": {"max_params": "5M"}}, ("redundancy-plain",)),
-        ("drop", {"what": "2M", "order": "iterative"}, ("redundancy-iterative",)),
+        ("drop", {"drop": "2M", "order": "iterative"}, ("redundancy-iterative",)),
         ("effir", {}, ("redundancy",)),
         ("effir", {"budget": {"max_params": "5M"}}, ("redundancy", "cut-loss")),
         ("effir", {"budget": {}}, ("redundancy",)),
@@ -285,14 +285,17 @@ def test_what_is_missing_is_named_with_the_settings_that_measure_it(
 def test_all_leaves_plain_out_without_plain_text(tmp_path: Path) -> None:
     expected = r"set profile\.scorers: \[layer-loss, all, redundancy-plain\], and profile\.plain to a file or folder of running"
     with pytest.raises(ConfigError, match=expected):
-        recipe(tmp_path, "drop", {"scorers": ["all"]}, what="2M", order="plain")
+        recipe(tmp_path, "drop", {"scorers": ["all"]}, drop="2M", order="plain")
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"what": "M2"}, "variant 'cut': what: did you mean 2M"),
-        ({"what": "2M", "order": "oneshot"}, "variant 'cut': no order is called 'oneshot'; did you mean 'one-shot'"),
+        ({"drop": "M2"}, "variant 'cut': drop: drop: did you mean 2M"),
+        (
+            {"drop": "2M", "order": "oneshot"},
+            "variant 'cut': drop: order: no order is called 'oneshot'; did you mean 'one-shot'",
+        ),
     ],
 )
 def test_what_the_planner_could_not_read_is_refused(tmp_path: Path, given: dict[str, Any], message: str) -> None:
