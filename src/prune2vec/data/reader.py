@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from prune2vec.data.layouts import EXPECTED, triplets_of
 from prune2vec.data.rows import SourceRow, formats, read_rows, suffix_of
 from prune2vec.data.triplet import Skipped, Triplet
 from prune2vec.errors import DataError
+from prune2vec.paths import closest
 from prune2vec.progress import say
 
 
@@ -112,14 +112,8 @@ def _hub_source(source: str, path: Path) -> HubSource:
     """Tell a hub id from a mistyped path: what has a known suffix or starts in an existing folder is a path."""
     hub = parse_hub_source(source)
     if hub is None or suffix_of(path) in formats.names() or (path.parent.is_dir() and str(path.parent) != "."):
-        raise DataError(f"{source}: no such file or folder{_near(path)}")
+        raise DataError(f"{source}: no such file or folder{closest(path)}")
     return hub
-
-
-def _near(path: Path) -> str:
-    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
-    return f"; did you mean {str(path.parent / close[0])!r}?" if close else ""
 
 
 Texts = str | Path | Sequence[str | Path] | Sequence[Triplet]
