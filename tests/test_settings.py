@@ -5,8 +5,8 @@ from typing import Any, Literal
 import pytest
 from pydantic import Field, ValidationError, model_validator
 
-from prune2vec.errors import ConfigError
-from prune2vec.settings import RENAMED, Settings
+from prune2vec.errors import RENAMED, ConfigError
+from prune2vec.settings import Settings
 
 
 class Inner(Settings):

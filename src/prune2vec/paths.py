@@ -63,7 +63,7 @@ def must_exist(path: Path) -> Path:
 def closest(path: Path) -> str:
     """Return ``"; did you mean 'x'?"`` for the name beside ``path`` that is closest to it, or nothing."""
     names = [name for name in os.listdir(path.parent) if not name.startswith(".")] if os.path.isdir(path.parent) else []
-    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
     return f"; did you mean {str(path.parent / close[0])!r}?" if close else ""
 
 

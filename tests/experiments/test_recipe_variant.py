@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prune2vec.planning.planner import make_plan
 
 from prune2vec.errors import ConfigError
 from prune2vec.experiments.recipe import Recipe
@@ -18,7 +17,7 @@ from prune2vec.experiments.run_folder import SLIM_PLAN
 from prune2vec.experiments.stages import Stages
 from prune2vec.planning.budget import Budget
 from prune2vec.planning.plan import PruningPlan
-from prune2vec.planning.planner import planners
+from prune2vec.planning.planner import make_plan, planners
 from prune2vec.profiling.profile import Profile
 from prune2vec.training.width_decision import scores_beside
 from tests.experiments.small import Run, SmallStages, profile_of, recipe_values

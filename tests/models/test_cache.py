@@ -57,3 +57,18 @@ def test_a_record_cannot_name_files_elsewhere(own_cache: Path) -> None:
 def test_a_running_conversion_is_left_alone(own_cache: Path) -> None:
     with locked(own_cache / "copies"), pytest.raises(ConfigError, match="in use by another run"):
         clear_cache()
+
+
+def test_a_clear_that_was_killed_is_finished_by_the_next(tmp_path: Path, own_cache: Path) -> None:
+    write_gguf(tmp_path / "tiny.gguf")
+    folder = converted(tmp_path / "tiny.gguf")
+    (folder / "conversion.json").unlink()
+    clear_cache()
+    assert not folder.exists()
+
+
+def test_a_record_whose_files_are_no_list(own_cache: Path) -> None:
+    (own_cache / "copy").mkdir(parents=True)
+    (own_cache / "copy" / "conversion.json").write_text('{"source": "x", "sha256": "y", "files": 3}')
+    clear_cache()
+    assert not (own_cache / "copy").exists()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 from tokenizers import processors
-from transformers import PreTrainedTokenizerFast
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from prune2vec.errors import ConfigError
+from prune2vec.errors import ConfigError, ModelError
 from prune2vec.models.end_of_text import end_with_eos, own_ending, with_suffix
 from prune2vec.models.text_settings import PromptTemplate
-from prune2vec.models.tokens import tokenise
+from prune2vec.models.tokens import prompt_ids, tokenise
 from tests.tiny import tiny_tokenizer
 
 CHAT = PromptTemplate(wrapper="chat", prefix="<|user|>\n", suffix="<s>")
@@ -82,3 +82,17 @@ def test_suffix_of_one_special_token() -> None:
 def test_other_suffixes_are_refused(suffix: str) -> None:
     with pytest.raises(ConfigError, match="one special token"):
         with_suffix(tiny_tokenizer(), suffix)
+
+
+def test_special_tokens_without_a_role_stay_special() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<|im_end|>"]})
+    ending = with_suffix(tokenizer, "<|im_end|>")
+    assert set(ending.all_special_tokens) == set(tokenizer.all_special_tokens)
+    assert ending("a").tokens()[-1] == "<|im_end|>"
+    assert prompt_ids(ending, "query: ") == tokenizer("query: ")["input_ids"]
+
+
+def test_a_slow_tokeniser_is_one_line() -> None:
+    with pytest.raises(ModelError, match=r"^ByT5Tokenizer has no character offsets; convert it to a fast tokeniser"):
+        own_ending(ByT5Tokenizer())

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from prune2vec.errors import ModelError
+from prune2vec.errors import ConfigError, ModelError
 from prune2vec.models.source import resolve_source
 from tests.tiny import save_tiny
 
@@ -120,4 +120,21 @@ def test_a_hub_id_with_an_adapter_beside_its_weights(tmp_path: Path, monkeypatch
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="owner/name holds an adapter"):
+        resolve_source("owner/name")
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a\0b", ""])
+def test_what_no_file_system_takes_is_one_line(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^[^\n]*path[^\n]*$"):
+        resolve_source(name)
+
+
+def test_a_damaged_adapter_record_is_not_taken_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(repo: str, file: str, revision: str | None) -> Path:
+        if file == "adapter_config.json":
+            raise ModelError(f"cannot fetch {file} of {repo}: broken")
+        return tmp_path / file
+
+    monkeypatch.setattr("prune2vec.models.source._download", download)
+    with pytest.raises(ModelError, match="cannot fetch adapter_config"):
         resolve_source("owner/name")

@@ -13,6 +13,7 @@ from prune2vec.errors import Prune2vecError
 from prune2vec.forward.backbone import load_backbone
 from prune2vec.models import load as load_module
 from prune2vec.models.source import resolve_source
+from prune2vec.models.uneven import misfit
 from prune2vec.pruning.read_kept import read_kept
 from tests.pruning.plans import plan_for
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
@@ -184,3 +185,26 @@ def test_a_value_of_another_type_or_size_is_one_line_or_no_matter(tmp_path: Path
             else:
                 assert found[1] == expected[1] and torch.equal(found[0], expected[0]), (key, changed.get(key))
     assert refused
+
+
+HARMLESS = [
+    ("llama", "model.layers.0.self_attn.rotary_emb.cos_cached", torch.ones(4)),
+    ("llama", "model.layers.0.attention.bias", torch.ones(1, 1, 8, 8, dtype=torch.bool)),
+    ("gpt2", "transformer.h.0.attn.masked_bias", torch.ones(())),
+    ("gpt2", "h.0.attn.bias", torch.ones(1, 1, 8, 8, dtype=torch.bool)),
+]
+
+
+@pytest.mark.parametrize(("family", "name", "value"), HARMLESS)
+def test_what_is_harmless_is_so_for_every_reader(tmp_path: Path, family: str, name: str, value: Tensor) -> None:
+    folder = save_tiny(tmp_path / "m", family)
+    file, plan = folder / "model.safetensors", plan_for(folder, range(3))
+    expected = read_kept(resolve_source(str(folder)), plan).model.state_dict()
+    save_file({**load_file(file), name: value}, file, metadata={"format": "pt"})
+    load_backbone(str(folder), dtype="float32", device="cpu")
+    found = read_kept(resolve_source(str(folder)), plan).model.state_dict()
+    assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
+    model = tiny_model(family)
+    info = {"missing_keys": set(), "mismatched_keys": set(), "unexpected_keys": {name}}
+    assert misfit(info, model) == ""
+    assert misfit({**info, "unexpected_keys": {"model.more.weight"}}, model).startswith("has too much:")

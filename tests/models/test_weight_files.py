@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from prune2vec.errors import CheckpointError
 from prune2vec.models.source import resolve_source
 from prune2vec.models.weight_files import WeightFiles, fingerprint, header
+from tests.models.test_source import fake_hub
 from tests.tiny import save_tiny
 
 
@@ -117,3 +118,29 @@ def test_stored_width(tmp_path: Path, dtype: torch.dtype, width: int) -> None:
     tensors = {name: tensor.to(dtype) for name, tensor in load_file(folder / "model.safetensors").items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     assert WeightFiles.find(resolve_source(str(folder))).stored_bytes_per_param() == width
+
+
+@pytest.mark.parametrize("mask", ["model.layers.0.attention.bias", "model.layers.0.attn.masked_bias"])
+def test_masks_do_not_count_for_the_stored_width(tmp_path: Path, mask: str) -> None:
+    folder = save_tiny(tmp_path / "m")
+    tensors = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(folder / "model.safetensors").items()}
+    tensors[mask] = torch.ones(1, 1, 512, 512, dtype=torch.bool)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert WeightFiles.find(resolve_source(str(folder))).stored_bytes_per_param() == 2
+
+
+def test_a_sharded_model_in_the_cache_is_found_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save_tiny(tmp_path / "m", max_shard_size="40KB")
+    whole = {file.name: file.read_bytes() for file in folder.iterdir()}
+    shard = sorted(name for name in whole if name.endswith(".safetensors"))[-1]
+    fake_hub(tmp_path / "hub", "owner/whole", "0" * 40, whole)
+    fake_hub(tmp_path / "hub", "owner/half", "0" * 40, {name: data for name, data in whole.items() if name != shard})
+    fake_hub(tmp_path / "hub", "owner/none", "0" * 40, {"config.json": whole["config.json"]})
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert WeightFiles.find(resolve_source("owner/whole")).file_of == WeightFiles.find(resolve_source(str(folder))).file_of
+    half = WeightFiles.find(resolve_source("owner/half"))
+    with pytest.raises(CheckpointError, match=rf"{shard} is not in the local cache and the hub cannot be reached"):
+        half.table(half.file_of)
+    with pytest.raises(CheckpointError, match="in the local cache, and the hub cannot be reached"):
+        WeightFiles.find(resolve_source("owner/none"))

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from torch.nn.functional import cross_entropy, normalize
 
 from prune2vec.errors import ConfigError
-from prune2vec.profiling.contrastive import hard_negative_nll
 from prune2vec.pruning.encoder import load_encoder
 from prune2vec.training.objective import build_loss, pooled_in_fp32
 from prune2vec.training.train_settings import TrainSettings
@@ -40,7 +40,8 @@ def encoder(small: Path) -> SentenceTransformer:
 
 
 def nll(vectors: list[torch.Tensor], scale: float = 50.0) -> torch.Tensor:
-    return hard_negative_nll(vectors[0], vectors[1], torch.cat(vectors[2:]), scale=scale)
+    query, *others = (normalize(vector.float(), dim=1) for vector in vectors)
+    return cross_entropy(scale * query @ torch.cat(others).T, torch.arange(len(query)))
 
 
 def test_loss_is_the_profiles_loss(encoder: SentenceTransformer) -> None:

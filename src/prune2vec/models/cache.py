@@ -22,6 +22,7 @@ _FIRST_FILES = (
     RECORD, "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "chat_template.jinja",
 )  # fmt: skip
+_COPY = re.compile(r"[^.].*-[0-9a-f]{16}-v\d+")
 _HALF_WRITTEN = re.compile(r"\..+-[0-9a-f]{16}-v\d+\.partial-(old-)?\d+")
 
 
@@ -77,17 +78,21 @@ def clear_cache() -> list[KeptCopy]:
         CheckpointError: A file cannot be deleted.
         ConfigError: Another process is converting a model.
     """
-    cache, copies = cache_folder(), kept_copies()
+    cache = cache_folder()
     if not cache.is_dir():
         return []
     with locked(all_copies()), explained_os_errors(cache):
-        for copy in copies:
-            record = _record(copy.folder / RECORD) or {}
-            # The record goes first: a copy that is deleted in part is never used.
-            for name in sorted([*record.get("files", _FIRST_FILES), FILES], key=lambda name: name != RECORD):
-                (copy.folder / Path(name).name).unlink(missing_ok=True)
-            if not any(copy.folder.iterdir()):
-                copy.folder.rmdir()
+        copies = kept_copies()
+        half_cleared = [path.parent for path in cache.glob(f"*/{FILES}") if _COPY.fullmatch(path.parent.name)]
+        for folder in dict.fromkeys([*(copy.folder for copy in copies), *half_cleared]):
+            files = (_record(folder / RECORD) or {}).get("files")
+            names = [str(name) for name in files] if isinstance(files, list) else _FIRST_FILES
+            # Our record goes first, so that a copy that is deleted in part is never used; FILES last, so that it is found again.
+            for name in sorted(names, key=lambda name: name != RECORD):
+                (folder / Path(name).name).unlink(missing_ok=True)
+            (folder / FILES).unlink(missing_ok=True)
+            if not any(folder.iterdir()):
+                folder.rmdir()
         for left in cache.iterdir():
             if left.is_dir() and _HALF_WRITTEN.fullmatch(left.name):
                 shutil.rmtree(left)

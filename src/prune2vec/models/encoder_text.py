@@ -1,19 +1,115 @@
-"""The text settings of an encoder that is given as the model: what its sentence-transformers files say."""
+"""The small files of a sentence-transformers encoder: their forms, and the text settings of one that is given as the model."""
 
 from __future__ import annotations
 
-from typing import Any, get_args
+import reprlib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
-from huggingface_hub.errors import LocalEntryNotFoundError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from transformers import PreTrainedTokenizerBase
 
-from prune2vec.errors import ModelError, UnsupportedModel
+from prune2vec.errors import CheckpointError, UnsupportedModel
 from prune2vec.files import read_json
 from prune2vec.models.source import ModelSource
 from prune2vec.models.text_settings import PAPER_POOLING, SAVED, Pooling, TextSettings
 
 _POOLINGS = tuple(name for name in get_args(Pooling) if name != PAPER_POOLING)
 _FLAG, _FLAG_END = "pooling_mode_", "_tokens"
+# Beyond any text; a model that reads so many tokens has no use for a limit.
+_Count = Annotated[int, Field(gt=0, lt=1 << 31)]
+
+
+class FileForm(BaseModel):
+    """What sentence-transformers and transformers understand of a file; other keys pass."""
+
+    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
+
+
+class ModuleForm(FileForm):
+    """One module of ``modules.json``."""
+
+    type: str
+    path: str
+    name: str
+
+
+class TextsForm(FileForm):
+    """``sentence_bert_config.json``."""
+
+    max_seq_length: _Count | None = None
+    do_lower_case: bool = False
+    model_args: dict[str, Any] = {}
+    tokenizer_args: dict[str, Any] = {}
+    config_args: dict[str, Any] = {}
+
+
+class EncoderForm(FileForm):
+    """``config_sentence_transformers.json``."""
+
+    prompts: dict[str, str | None] = {}
+    default_prompt_name: str | None = None
+    similarity_fn_name: Literal["cosine", "dot", "euclidean", "manhattan"] | None = None
+    truncate_dim: _Count | None = None
+
+
+class PoolingForm(FileForm):
+    """A pooling's ``config.json``."""
+
+    word_embedding_dimension: _Count | None = None
+    embedding_dimension: _Count | None = None
+    pooling_mode: Any = None
+    pooling_mode_cls_token: bool = False
+    pooling_mode_max_tokens: bool = False
+    pooling_mode_mean_tokens: bool = False
+    pooling_mode_mean_sqrt_len_tokens: bool = False
+    pooling_mode_weightedmean_tokens: bool = False
+    pooling_mode_lasttoken: bool = False
+    include_prompt: bool = True
+
+
+class TokenizerForm(FileForm):
+    """``tokenizer_config.json``."""
+
+    model_max_length: Annotated[float, Field(gt=0)] | None = None
+    padding_side: Literal["left", "right"] = "right"
+    truncation_side: Literal["left", "right"] = "right"
+
+
+class RouterForm(FileForm):
+    """``router_config.json``: the type of each module by its folder."""
+
+    types: dict[str, str] | None = None
+
+
+def check_form(file: object, content: Any, form: Any) -> None:
+    """Compare what a JSON file holds with its form.
+
+    Raises:
+        CheckpointError: A value has the wrong type or size; its key is named.
+    """
+    try:
+        TypeAdapter(form).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
+        raise CheckpointError(f"{file}: {key}{first['msg']}, got {reprlib.repr(first['input'])}") from error
+
+
+def pooling_names(file: object, content: dict[str, Any]) -> list[str]:
+    """Return the poolings of a pooling's file, from the entry of newer releases or the flags of older ones.
+
+    Raises:
+        CheckpointError: It names none.
+    """
+    named = content.get("pooling_mode")
+    if named and isinstance(named, str | list):
+        # What is no pooling is refused by sentence-transformers, in words.
+        return [named] if isinstance(named, str) else list(map(str, named))
+    flags = [key for key in PoolingForm.model_fields if key.startswith(_FLAG) and content.get(key)]
+    if not named and not flags:
+        raise CheckpointError(f"{file} names no pooling; expected pooling_mode, or one pooling_mode_... that is true")
+    return flags
 
 
 def encoder_text_settings(source: ModelSource, tokenizer: PreTrainedTokenizerBase, *, context: int) -> TextSettings | None:
@@ -26,60 +122,78 @@ def encoder_text_settings(source: ModelSource, tokenizer: PreTrainedTokenizerBas
 
     Raises:
         UnsupportedModel: The encoder does something with texts or vectors that a cut would lose: a Dense head, two
-            poolings at once, lower case.
-        ModelError: One of its files is broken.
+            poolings at once, lower case, shortened vectors, another similarity than cosine.
+        CheckpointError: One of its files is missing or broken.
         DataError: One of its files is not JSON.
+        ModelError: One of its files cannot be fetched.
     """
-    modules = _read(source, "modules.json", kind=list)
+    modules = _read(source, "modules.json", list[ModuleForm])
     if modules is None:
         return None
-    kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] if isinstance(module, dict) else "" for module in modules]
+    kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise UnsupportedModel(
             f"{source.name} is an encoder of {', '.join(kinds) or 'no module'}; a cut keeps Transformer, Pooling and Normalize alone, and "
             "would lose the rest: cut the language model that it was made from"
         )
-    pooling = _read(source, f"{modules[1].get('path', '')}/config.json", kind=dict) or {}
-    transformer = _read(source, "sentence_bert_config.json", kind=dict) or {}
-    whole = _read(source, "config_sentence_transformers.json", kind=dict) or {}
-    if transformer.get("do_lower_case"):
-        raise UnsupportedModel(f"{source.name} lowers the case of texts (do_lower_case), which a cut would not keep")
+    file = f"{modules[1]['path']}/config.json"
+    pooling = _read(source, file, PoolingForm)
+    if pooling is None:
+        raise CheckpointError(f"{source.name}: {file} is missing, though modules.json names it; fetch the encoder again")
+    modes = pooling_names(f"{source.name}: {file}", pooling)
+    modes = [mode.removeprefix(_FLAG).removesuffix(_FLAG_END) for mode in modes]
+    if len(modes) != 1 or modes[0] not in _POOLINGS:
+        raise UnsupportedModel(
+            f"{source.name} pools by {' and '.join(modes) or pooling['pooling_mode']}; expected one of {', '.join(_POOLINGS)}"
+        )
+    transformer = _read(source, "sentence_bert_config.json", TextsForm) or {}
+    whole = _read(source, "config_sentence_transformers.json", EncoderForm) or {}
+    prompts = {name: prompt or "" for name, prompt in whole.get("prompts", {}).items()}
+    _check_kept(source, transformer, whole, prompts, normalize=len(kinds) > 2)
     return TextSettings.build(
         {
-            "pooling": _pooling(pooling, source),
+            "pooling": modes[0],
             "instruction": SAVED,
             "max_length": transformer.get("max_seq_length") or min(tokenizer.model_max_length, context),
             "normalize": len(kinds) > 2,
             "include_prompt": pooling.get("include_prompt", True),
-            "prompts": {name: prompt or "" for name, prompt in (whole.get("prompts") or {}).items()},
+            "prompts": prompts,
             "default_prompt": whole.get("default_prompt_name"),
         },
         where=f"{source.name}: its sentence-transformers files",
     )
 
 
-def _pooling(config: dict[str, Any], source: ModelSource) -> str:
-    """Return the pooling by its name, from the entry of newer releases or the flags of older ones."""
-    flags = [name.removeprefix(_FLAG).removesuffix(_FLAG_END) for name, on in config.items() if name.startswith(_FLAG) and on]
-    named = config.get("pooling_mode", flags or ["mean"])
-    modes = [named] if isinstance(named, str) else list(named)
-    if len(modes) != 1 or modes[0] not in _POOLINGS:
+def _check_kept(
+    source: ModelSource, transformer: dict[str, Any], whole: dict[str, Any], prompts: dict[str, str], *, normalize: bool
+) -> None:
+    """Refuse what the written encoder would not have, or could not be loaded with."""
+    if transformer.get("do_lower_case"):
+        raise UnsupportedModel(f"{source.name} lowers the case of texts (do_lower_case), which a cut would not keep")
+    if whole.get("truncate_dim"):
         raise UnsupportedModel(
-            f"{source.name} pools by {' and '.join(map(str, modes))}; expected one of {', '.join(_POOLINGS)}"
+            f"{source.name} shortens its vectors (truncate_dim), which a cut would not keep; take that key out"
         )
-    return str(modes[0])
+    # Of normalised vectors the dot product is the cosine.
+    if whole.get("similarity_fn_name") not in (None, "cosine", *(["dot"] if normalize else [])):
+        raise UnsupportedModel(
+            f"{source.name} compares vectors by {whole['similarity_fn_name']} (similarity_fn_name), and a cut would compare them by "
+            "cosine; take that key out if that is meant"
+        )
+    default = whole.get("default_prompt_name")
+    if default is not None and default not in prompts:
+        raise CheckpointError(
+            f"{source.name}: config_sentence_transformers.json: default_prompt_name is {default!r}, which is none of its prompts "
+            f"({', '.join(prompts) or 'there are none'})"
+        )
 
 
-def _read(source: ModelSource, file: str, *, kind: type) -> Any:
+def _read(source: ModelSource, file: str, form: Any) -> Any:
+    """Return a file's JSON, checked; None where the model has no such file."""
     try:
-        found = read_json(source.fetch(file))
+        path: Path = source.fetch(file)
     except FileNotFoundError:
         return None
-    except ModelError as error:
-        # Of a hub model in the cache, read without a network, what was never fetched is taken not to be there.
-        if source.revision is None or not isinstance(error.__cause__, LocalEntryNotFoundError):
-            raise
-        return None
-    if not isinstance(found, kind):
-        raise ModelError(f"{source.name}: {file} holds {type(found).__name__}, expected {kind.__name__}")
-    return found
+    content = read_json(path)
+    check_form(path, content, form)
+    return content

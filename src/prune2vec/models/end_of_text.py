@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import takewhile
+from typing import Any
 
 from jinja2 import TemplateError
 from tokenizers import Tokenizer, processors
@@ -14,11 +15,23 @@ from prune2vec.models.text_settings import PromptTemplate
 
 
 def own_ending(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """Return the tokens that the tokeniser puts behind every text by itself: often EOS, in Qwen3-Embedding another one."""
+    """Return the tokens that the tokeniser puts behind every text by itself: often EOS, in Qwen3-Embedding another one.
+
+    Raises:
+        ModelError: The tokeniser is a slow one, or the text's own tokens are not among those of the whole.
+    """
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"{type(tokenizer).__name__} has no character offsets; convert it to a fast tokeniser (tokenizer.json)"
+        )
     whole = tokenizer("a").tokens()
     bare = tokenizer("a", add_special_tokens=False).tokens()
-    begin = next(place for place in range(len(whole)) if whole[place : place + len(bare)] == bare)
-    return tuple(whole[begin + len(bare) :])
+    for begin in range(len(whole)):
+        if whole[begin : begin + len(bare)] == bare:
+            return tuple(whole[begin + len(bare) :])
+    raise ModelError(
+        f"{type(tokenizer).__name__} makes other tokens of a text where it adds special tokens; nobody can tell its ending"
+    )
 
 
 def end_with_eos(
@@ -59,7 +72,7 @@ def end_with_eos(
 def with_suffix(tokenizer: PreTrainedTokenizerBase, suffix: str) -> PreTrainedTokenizerBase:
     """Return the tokeniser with a post-processor that ends every text with ``suffix``, a single special token.
 
-    What the tokeniser put before and behind a text by itself stays.
+    What the tokeniser put before and behind a text by itself stays, and so do all its special tokens.
 
     Raises:
         ConfigError: The suffix is several tokens or an ordinary one; sentence-transformers could not tell it from the prompt.
@@ -79,7 +92,12 @@ def with_suffix(tokenizer: PreTrainedTokenizerBase, suffix: str) -> PreTrainedTo
         single=[*before, "$A", *behind], pair=[*before, "$A", *behind, "$B", *behind], special_tokens=pairs
     )
     copy = PreTrainedTokenizerFast(tokenizer_object=backend, padding_side="right", model_max_length=tokenizer.model_max_length)
-    copy.add_special_tokens({role: token for role, token in tokenizer.special_tokens_map.items() if isinstance(token, str)})
+    roles: dict[str, Any] = {role: token for role, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    copy.add_special_tokens(roles)
+    # Those without a role count as special too: prompt_ids and sentence-transformers ask for the last token of a prompt.
+    others = [token for token in tokenizer.all_special_tokens if token not in roles.values()]
+    if others:
+        copy.add_special_tokens({"extra_special_tokens": others})
     return copy
 
 

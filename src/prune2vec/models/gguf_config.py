@@ -211,6 +211,9 @@ def _entries(said: _Said, spec: Architecture) -> dict[str, Any]:
     file = said.file
     if "attention.head_count_kv" in spec.keys:
         said.rest.setdefault("attention.head_count_kv", said.rest.get("attention.head_count"))
+    # llama.cpp's converter writes a window of 0 for a Phi without one.
+    if file.architecture == "phi3" and said.rest.get("attention.sliding_window") == 0:
+        del said.rest["attention.sliding_window"]
     entries = {name: said.take(key, spec.defaults.get(key, ...)) for key, name in spec.keys.items()}
     _check_whole_numbers(said, spec, entries)
     if "token_embd.weight" not in file.tensors:

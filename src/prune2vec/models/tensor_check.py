@@ -12,17 +12,10 @@ from transformers import PreTrainedModel
 from prune2vec.errors import ModelError, UnsupportedModel
 from prune2vec.models.families import Family, block_list
 from prune2vec.models.layers import block_of
-from prune2vec.models.weight_files import WeightFiles
+from prune2vec.models.weight_files import HARMLESS, WeightFiles
 
 Shape = Sequence[int]
 
-# What a file may hold beside the base model.
-_HARMLESS = re.compile(
-    r"^(lm_head|embed_out|score|classifier|v_head)\."  # Heads stand after the final norm, where an encoder ends.
-    r"|rotary_emb\.(inv_freq|cos_cached|sin_cached)$"  # Tables that older releases saved, and that the config gives.
-    r"|\battn\.(bias|masked_bias)$|\battention\.(bias|masked_bias)$"  # Causal masks of GPT-2 and GPT-NeoX, the same.
-    r"|(^|\.)position_ids$"  # Counts from 0 on, the same.
-)
 _ADAPTER = re.compile(r"\b(lora_|base_layer\b|base_model\b)")
 # What stands in files behind the name of a tensor whose values mean nothing without it.
 _SCALE = re.compile(r"(_scale_inv|_scale|\.absmax)$")
@@ -50,29 +43,40 @@ def check_tensors(
     """
     if getattr(model.config, "quantization_config", None) is not None:
         return None
-    expected, kind = {name: tensor.shape for name, tensor in model.state_dict().items()}, model.config.model_type
-    ignored = _ignored(model)
-    bare = {stored: _bare(stored, expected, model.base_model_prefix) for stored in files.file_of}
-    names = {stored: name for stored, name in bare.items() if name in expected or not ignored.search(name)}
-    _check_layers(files.source.name, len(block_list(model, family)), names.values(), family)
-    found = {name: stored for stored, name in names.items() if name in expected}
+    expected, who = model.state_dict(), files.source.name
+    found, extra = _matched(model, family, files)
     optional = re.compile("|".join(getattr(model, "_keys_to_ignore_on_load_missing", None) or ["(?!)"]))
     missing = [name for name in expected if name not in found and not optional.search(name)]
-    extra = [stored for stored, name in names.items() if found.get(name) != stored]
-    read = [name for name in found if wanted is None or wanted(name)]
-    table = files.table([found[name] for name in read])
-    misshapen = {found[name]: (table[found[name]].shape, tuple(expected[name])) for name in read}
-    misshapen = {name: pair for name, pair in misshapen.items() if tuple(pair[0]) != tuple(pair[1])}
+    read = {name: stored for name, stored in found.items() if wanted is None or wanted(name)}
+    table = files.table(read.values())
+    shapes = {stored: (table[stored].shape, tuple(expected[name].shape)) for name, stored in read.items()}
+    misshapen = {stored: pair for stored, pair in shapes.items() if pair[0] != pair[1]}
     other_form = bool(missing and extra) and not any(map(_ADAPTER.search, extra))
-    refuse(
-        files.source.name, kind, missing=() if other_form else missing, extra=() if other_form else extra, misshapen=misshapen
-    )
-    for name in read:
-        if table[found[name]].dtype not in _PLAIN and model.state_dict()[name].is_floating_point():
-            raise UnsupportedModel(_quantised(files.source.name, f"{found[name]} is stored in {table[found[name]].dtype}"))
+    if other_form:
+        missing, extra = [], []
+    refuse(who, model.config.model_type, missing=missing, extra=extra, misshapen=misshapen)
+    for name, stored in read.items():
+        if table[stored].dtype not in _PLAIN and expected[name].is_floating_point():
+            raise UnsupportedModel(_quantised(who, f"{stored} is stored in {table[stored].dtype}"))
     if other_form and wanted is None:
-        _check_size(files, kind, sum(prod(shape) for shape in expected.values()))
+        _check_size(files, model.config.model_type, sum(tensor.numel() for tensor in expected.values()))
     return None if other_form else found
+
+
+def _matched(model: PreTrainedModel, family: Family, files: WeightFiles) -> tuple[dict[str, str], list[str]]:
+    """Return the name in the files of each tensor of the class, and what the files hold beside them that is not harmless."""
+    expected = model.state_dict().keys()
+    names = base_names(model, files.file_of)
+    _check_layers(files.source.name, len(block_list(model, family)), names.values(), family)
+    found = {name: stored for stored, name in names.items() if name in expected}
+    return found, [stored for stored, name in names.items() if found.get(name) != stored]
+
+
+def base_names(model: PreTrainedModel, stored: Iterable[str]) -> dict[str, str]:
+    """Return for each stored name, what is harmless beside a base model aside, its name without the prefix of the causal LM."""
+    expected, ignored = model.state_dict().keys(), ignored_tensors(model)
+    names = {name: _bare(name, expected, model.base_model_prefix) for name in stored}
+    return {name: bare for name, bare in names.items() if bare in expected or not ignored.search(bare)}
 
 
 def _bare(stored: str, expected: Collection[str], prefix: str) -> str:
@@ -80,10 +84,10 @@ def _bare(stored: str, expected: Collection[str], prefix: str) -> str:
     return stored if stored in expected else stored.removeprefix(f"{prefix}.")
 
 
-def _ignored(model: PreTrainedModel) -> re.Pattern[str]:
+def ignored_tensors(model: PreTrainedModel) -> re.Pattern[str]:
     """Return what matches the tensors of a file that are no part of a base model (transformers' own list included)."""
     known = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or []
-    return re.compile("|".join([_HARMLESS.pattern, *(f"({pattern})" for pattern in known)]))
+    return re.compile("|".join([HARMLESS.pattern, *(f"({pattern})" for pattern in known)]))
 
 
 def _check_layers(who: str, told: int, names: Iterable[str], family: Family) -> None:
@@ -117,7 +121,7 @@ def check_loaded(who: str, model: PreTrainedModel, info: Mapping[str, Any]) -> N
     Raises:
         ModelError: A tensor is missing, left over or of another shape.
     """
-    ignored = _ignored(model)
+    ignored = ignored_tensors(model)
     # Beside quantised weights lie scales that only some kernels read.
     unexpected = [] if getattr(model.config, "quantization_config", None) is not None else info["unexpected_keys"]
     refuse(

@@ -7,6 +7,7 @@ holds with random numbers, so the written config is one that they refuse, and th
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from itertools import count
 from typing import Any
@@ -18,10 +19,12 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from prune2vec.errors import CheckpointError
 from prune2vec.models.block_layout import Layout, apply_layout, is_even, layout_of, per_layer_config, read_layout, sub_layers_of
 from prune2vec.models.families import num_layers
+from prune2vec.models.tensor_check import ignored_tensors
 
 ENTRY = "per_layer_config"
 # Before the model type where the width has no config entry that could make stock classes refuse the folder.
 _UNKNOWN_TYPE = "uneven-"
+_NONE = re.compile("(?!)")
 _HEADS = ("lm_head.", "embed_out.", "score.", "classifier.", "cls.", "qa_outputs.", "vocab_", "predictions.", "pooler.")
 
 
@@ -139,20 +142,21 @@ def load_uneven(location: str, config: Any, layout: Layout, **kwargs: Any) -> Pr
     model, info = load_with_layout(
         model_class, layout, location, **{**kwargs, "config": config, "ignore_mismatched_sizes": True}
     )
-    wrong = misfit(info)
+    wrong = misfit(info, model)
     if wrong:
         raise CheckpointError(f"{location} {wrong}; its weights do not fit the structure that its config.json tells")
     model.eval()
     return model
 
 
-def misfit(info: Mapping[str, Any], *, decoder: bool = True) -> str:
+def misfit(info: Mapping[str, Any], model: PreTrainedModel, *, decoder: bool = True) -> str:
     """Return the first tensor that is missing, of another shape or left over, and how many are; empty when all fit.
 
-    Heads above the last block are left out of it: no token state passes them.
+    Heads above the last block are left out of it: no token state passes them. So are masks and tables that files hold too.
 
     Args:
         info: transformers' account of a loading.
+        model: What was loaded.
         decoder: Whether tensors of a decoder count as left over.
     """
     others = _HEADS if decoder else (*_HEADS, "decoder.")
@@ -162,7 +166,8 @@ def misfit(info: Mapping[str, Any], *, decoder: bool = True) -> str:
         ("has too much:", "unexpected_keys"),
     ):
         names = sorted(name if isinstance(name, str) else str(name[0]) for name in info[key])
-        wrong = [name for name in names if not name.startswith(others)]
+        harmless = ignored_tensors(model) if key == "unexpected_keys" else _NONE
+        wrong = [name for name in names if not name.startswith(others) and not harmless.search(name)]
         if wrong:
             return f"{what} {wrong[0]} ({len(wrong)} in all)"
     return ""

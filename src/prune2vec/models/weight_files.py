@@ -18,12 +18,19 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from prune2vec.errors import CheckpointError
-from prune2vec.models.source import ModelSource
+from prune2vec.models.source import ModelSource, NotCached
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _SAMPLES = 16
+# What the files of a model may hold beside the base model.
+HARMLESS = re.compile(
+    r"^(lm_head|embed_out|score|classifier|v_head)\."  # Heads stand after the final norm, where an encoder ends.
+    r"|rotary_emb\.(inv_freq|cos_cached|sin_cached)$"  # Tables that older releases saved, and that the config gives.
+    r"|\battn\.(bias|masked_bias)$|\battention\.(bias|masked_bias)$"  # Causal masks of GPT-2 and GPT-NeoX, the same.
+    r"|(^|\.)position_ids$"  # Counts from 0 on, the same.
+)
 _SAMPLE_BYTES = 1 << 16
 
 
@@ -64,6 +71,8 @@ class WeightFiles:
             pass
         try:
             file_of = source.entries(_INDEX).get("weight_map")
+        except NotCached as error:
+            raise CheckpointError(f"{source.name}: no {_SINGLE} in the local cache, and the hub cannot be reached") from error
         except FileNotFoundError as error:
             raise CheckpointError(_why_none(source)) from error
         if not isinstance(file_of, dict) or not file_of or not all(isinstance(file, str) and file for file in file_of.values()):
@@ -142,14 +151,18 @@ class WeightFiles:
     def _fetch(self, file: str) -> Path:
         try:
             return self.source.fetch(file)
+        except NotCached as error:
+            raise CheckpointError(str(error)) from error
         except FileNotFoundError as error:
             raise CheckpointError(f"{self.source.name}: {file} is missing, though the index names it") from error
 
     def stored_bytes_per_param(self) -> int:
-        """Return the width of most stored weights in bytes, from the header of the first file."""
+        """Return the width of most stored weights in bytes, from the header of the first file; masks and tables do not count."""
+        entries = header(self._fetch(min(self.file_of.values())))
         weights: Counter[int] = Counter()
-        for entry in header(self._fetch(min(self.file_of.values()))).values():
-            weights[int(entry.dtype.lstrip("BFIU").split("_")[0]) // 8] += prod(entry.shape)
+        for entry in [entry for name, entry in entries.items() if not HARMLESS.search(name)] or entries.values():
+            bits = re.search(r"\d+", entry.dtype)  # F32, BF16, F8_E4M3, U8, ...; BOOL has no number, and a byte a value.
+            weights[max(1, int(bits[0]) // 8) if bits else 1] += prod(entry.shape)
         return weights.most_common(1)[0][0]
 
 

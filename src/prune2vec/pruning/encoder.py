@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -20,6 +19,7 @@ from prune2vec.files import read_json, write_json, write_text
 from prune2vec.machine import pick_device, pick_dtype
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.outputs import ENCODER, staged_folder
+from prune2vec.paths import closest
 from prune2vec.pruning.card import model_card
 from prune2vec.pruning.encoder_check import RECORD as RECORD
 from prune2vec.pruning.encoder_check import check_can_be_written, check_files, check_fits_together, encoder_file
@@ -91,9 +91,7 @@ def check_is_encoder(folder: str | Path) -> None:
         return
     looks_local = path.is_absolute() or str(folder).startswith(".") or str(folder).count("/") != 1
     if path.exists() or looks_local or path.parent.is_dir():
-        names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        close = difflib.get_close_matches(path.name, names, n=1)
-        hint = f"; did you mean {path.parent / close[0]}?" if close else "; expected a folder made by prune2vec prune or train"
+        hint = closest(path) or "; expected a folder made by prune2vec prune or train"
         raise CheckpointError(f"no encoder at {folder}{hint}")
 
 

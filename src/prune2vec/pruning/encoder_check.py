@@ -6,17 +6,27 @@ dropped, a key that is missing has a default. Here the first such thing is an er
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
 
 from prune2vec.errors import CheckpointError, reason_of
 from prune2vec.files import read_json
+from prune2vec.models.encoder_text import (
+    EncoderForm,
+    FileForm,
+    ModuleForm,
+    PoolingForm,
+    RouterForm,
+    TextsForm,
+    TokenizerForm,
+    check_form,
+    pooling_names,
+)
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.rope import rope_entries
 from prune2vec.models.uneven import misfit
@@ -28,73 +38,21 @@ if TYPE_CHECKING:
 
 RECORD = "prune2vec.json"
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-# Beyond any text; a model that reads so many tokens has no use for a limit.
-_Count = Annotated[int, Field(gt=0, lt=1 << 31)]
 _POINTER = b"version https://git-lfs"
 _WRITABLE = (("Transformer", "UnevenTransformer"), ("Pooling",), ("Normalize",))
 _DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
-class _Form(BaseModel):
-    """What sentence-transformers and transformers understand of a file; other keys pass."""
-
-    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
-
-
-class _Module(_Form):
-    type: str
-    path: str
-    name: str
-
-
-class _Texts(_Form):
-    max_seq_length: _Count | None = None
-    do_lower_case: bool = False
-    model_args: dict[str, Any] = {}
-    tokenizer_args: dict[str, Any] = {}
-    config_args: dict[str, Any] = {}
-
-
-class _Encoder(_Form):
-    prompts: dict[str, str | None] = {}
-    default_prompt_name: str | None = None
-    similarity_fn_name: Literal["cosine", "dot", "euclidean", "manhattan"] | None = None
-    truncate_dim: _Count | None = None
-
-
-class _Pooling(_Form):
-    word_embedding_dimension: _Count | None = None
-    embedding_dimension: _Count | None = None
-    pooling_mode: Any = None
-    pooling_mode_cls_token: bool = False
-    pooling_mode_max_tokens: bool = False
-    pooling_mode_mean_tokens: bool = False
-    pooling_mode_mean_sqrt_len_tokens: bool = False
-    pooling_mode_weightedmean_tokens: bool = False
-    pooling_mode_lasttoken: bool = False
-    include_prompt: bool = True
-
-
-class _Tokenizer(_Form):
-    model_max_length: Annotated[float, Field(gt=0)] | None = None
-    padding_side: Literal["left", "right"] = "right"
-    truncation_side: Literal["left", "right"] = "right"
-
-
-class _Router(_Form):
-    types: dict[str, str] | None = None
-
-
-class _Record(_Form):
-    text_format: dict[str, Any] = {}
+class _Record(FileForm):
+    text_format: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] | None = None
 
 
 _FORMS: dict[str, Any] = {
-    "modules.json": list[_Module],
-    "sentence_bert_config.json": _Texts,
-    "config_sentence_transformers.json": _Encoder,
-    "tokenizer_config.json": _Tokenizer,
+    "modules.json": list[ModuleForm],
+    "sentence_bert_config.json": TextsForm,
+    "config_sentence_transformers.json": EncoderForm,
+    "tokenizer_config.json": TokenizerForm,
     "special_tokens_map.json": dict[str, Any],
     "config.json": dict[str, Any],
     RECORD: _Record,
@@ -114,7 +72,7 @@ def check_files(encoder: str) -> None:
     """
     for name, form in _FORMS.items():
         _checked(encoder, name, form)
-    modules = _checked(encoder, "modules.json", list[_Module])
+    modules = _checked(encoder, "modules.json", list[ModuleForm])
     if modules is None:
         raise CheckpointError(
             f"{encoder} is not an encoder: no modules.json is there, or none can be fetched; expected the name of one on the hub, "
@@ -169,7 +127,7 @@ def check_trainable(folder: Path) -> None:
     modules = read_json(folder / "modules.json")
     kinds = [module["type"].rpartition(".")[2] for module in modules]
     pooling = f"{modules[1]['path']}/config.json" if modules[1:] else ""
-    settings = _checked(str(folder), "config_sentence_transformers.json", _Encoder) or {}
+    settings = _checked(str(folder), "config_sentence_transformers.json", EncoderForm) or {}
     check_can_be_written(kinds, _poolings(str(folder), pooling), settings.get("truncate_dim"))
 
 
@@ -177,7 +135,7 @@ def _parts(encoder: str, modules: list[dict[str, Any]]) -> Iterator[tuple[str, s
     """Yield type and path of each module, those that a router chooses from among them."""
     for module in modules:
         yield module["type"], module["path"]
-        routes = _checked(encoder, f"{module['path']}/router_config.json".lstrip("/"), _Router) or {}
+        routes = _checked(encoder, f"{module['path']}/router_config.json".lstrip("/"), RouterForm) or {}
         for name, kind in (routes.get("types") or {}).items():
             yield kind, f"{module['path']}/{name}".lstrip("/")
 
@@ -206,12 +164,7 @@ def _checked(encoder: str, name: str, form: Any) -> Any:
     if file is None:
         return None
     content = read_json(file)
-    try:
-        TypeAdapter(form).validate_python(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
-        raise CheckpointError(f"{file}: {key}{first['msg']}, got {reprlib.repr(first['input'])}") from error
+    check_form(file, content, form)
     return content
 
 
@@ -221,13 +174,8 @@ def _poolings(encoder: str, name: str) -> list[str]:
     Raises:
         CheckpointError: There is a file and it names none.
     """
-    content = _checked(encoder, name, _Pooling)
-    named = (content or {}).get("pooling_mode") or []
-    flags = [key for key in _Pooling.model_fields if key.startswith("pooling_mode_") and (content or {}).get(key)]
-    if content is not None and not named and not flags:
-        raise CheckpointError(f"{encoder}/{name} names no pooling; expected pooling_mode, or one pooling_mode_... that is true")
-    # What is neither is refused by sentence-transformers, in words.
-    return [named] if isinstance(named, str) else list(map(str, named)) if named and isinstance(named, list) else flags
+    content = _checked(encoder, name, PoolingForm)
+    return pooling_names(f"{encoder}/{name}", content) if content is not None else []
 
 
 def _check_depth(encoder: str, subfolder: str) -> None:
@@ -263,11 +211,11 @@ def _check_weights(encoder: str, subfolder: str) -> None:
             )
     except Exception as error:
         raise CheckpointError(f"cannot load the encoder {at}: {reason_of(error)}") from error
-    wrong = misfit(info, decoder=auto is AutoModel)
+    wrong = misfit(info, model, decoder=auto is AutoModel)
     if wrong:
         counts = f" (it says {layers} layers, they hold {found})" if layers != found and found else ""
         raise CheckpointError(f"{at} {wrong}; its weights do not fit the structure that its config.json tells{counts}")
-    texts = _checked(encoder, f"{subfolder}/sentence_bert_config.json".lstrip("/"), _Texts) or {}
+    texts = _checked(encoder, f"{subfolder}/sentence_bert_config.json".lstrip("/"), TextsForm) or {}
     limit, positions = texts.get("max_seq_length"), getattr(model.config, "max_position_embeddings", None)
     # Scaled rotary embeddings reach further than the positions that some configs tell.
     factor = max([1.0, *(float(entry.get("factor") or 1) for entry in rope_entries(model.config))])

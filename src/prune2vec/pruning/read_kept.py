@@ -18,7 +18,7 @@ from prune2vec.models.layers import block_of
 from prune2vec.models.load import explained, load_config, skeleton_of
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.source import ModelSource
-from prune2vec.models.tensor_check import check_tensors
+from prune2vec.models.tensor_check import base_names, check_tensors
 from prune2vec.models.uneven import load_with_layout
 from prune2vec.models.weight_files import WeightFiles
 from prune2vec.planning.plan import PruningPlan
@@ -60,9 +60,10 @@ def read_kept(source: ModelSource, plan: PruningPlan, *, trust_remote_code: bool
     files = WeightFiles.find(source)
     skeleton, family = skeleton_of(source, config, trust_remote_code=trust_remote_code)
     cut = Cut.of(plan.kept, skeleton, plan.neurons)
-    check_tensors(skeleton, family, files, wanted=lambda name: cut.rename(name) is not None)
-    names = _of_backbone(files.file_of, skeleton)
-    kept = {name: new for name in names if (new := cut.rename(name)) is not None}
+    found = check_tensors(skeleton, family, files, wanted=lambda name: cut.rename(name) is not None)
+    # In another form than the class has it, transformers converts the tensors as it loads them under their stored names.
+    names = {stored: name for name, stored in found.items()} if found is not None else _of_backbone(files.file_of, skeleton)
+    kept = {stored: new for stored, name in names.items() if (new := cut.rename(name)) is not None}
     with progress("reading kept layers", total=len(kept)) as advance:
         state: dict[str, Tensor] = {}
         for name, tensor in files.read(kept):
@@ -88,16 +89,16 @@ def check_fits(plan: PruningPlan, config: Any) -> None:
         )
 
 
-def _of_backbone(names: Iterable[str], skeleton: PreTrainedModel) -> list[str]:
+def _of_backbone(stored: Iterable[str], skeleton: PreTrainedModel) -> dict[str, str]:
     """Return the tensors that belong to the base model: those under its prefix, or all when the file has no prefix."""
-    names = list(names)
+    names = list(base_names(skeleton, stored))
     prefix = f"{skeleton.base_model_prefix}."
     children = {name for name, _ in skeleton.named_children()}
     under = [name for name in names if name.startswith(prefix)]
     # An OPT base model has a child called "decoder", its causal LM a prefix "model."; a prefix can also be a child's name.
     if under and skeleton.base_model_prefix not in children:
-        return under
-    return [name for name in names if name.partition(".")[0] in children]
+        return {name: name for name in under}
+    return {name: name for name in names if name.partition(".")[0] in children}
 
 
 def _check_finite(name: str, tensor: Tensor, layer: int | None) -> None:
@@ -133,7 +134,7 @@ def _build(
         )
     other = sorted(name if isinstance(name, str) else name[0] for key in _DIFFERENCES for name in info[key])
     if other:
-        # The whole model fitted its files, or profile would have refused it.
+        # check_tensors found every kept tensor in its shape, so it is the cut class that has others.
         raise UnsupportedModel(
             f"{source.name} cannot be cut to layers {list(cut.kept.layers)}: its config tells kinds of layers (dense, mixture of "
             f"experts) by their place, so the cut would have {other[0]} of another kind; keep other layers"
