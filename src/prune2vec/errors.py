@@ -104,7 +104,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     """Return what is wrong with a key that is none of ``known``, and what to write instead of it if that can be guessed."""
     known, name = tuple(known), key.rpartition(".")[2]
     if RENAMED.get(name) in known:
-        return f"unknown key {key!r}: it is called {RENAMED[name]!r} now"
+        return f"unknown key {key!r}; it is called {RENAMED[name]!r} now"
     return f"unknown key {key!r}{did_you_mean(name, known)}"
 
 
