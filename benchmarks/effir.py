@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--gate-steps", type=int, default=24)
-    parser.add_argument("--ranking", default="gates")
+    parser.add_argument("--importance", default="gates")
     parser.add_argument("--only", default="", help="train and evaluate these variants only, by name, separated by semicolons")
     options = parser.parse_args()
     work: Path = options.work
@@ -103,7 +103,7 @@ def main() -> None:
         "settings": {
             "steps": options.steps,
             "gate_steps": options.gate_steps,
-            "ranking": options.ranking,
+            "importance": options.importance,
             "training": TRAINING,
         },
         "data": {"train": TRAIN, "held_out": HELD_OUT, "tasks": TASKS, "rows": ROWS, "seed": SEED},
@@ -147,7 +147,7 @@ def slim(plan: PruningPlan, output: Path, options: argparse.Namespace) -> None:
         plan,
         options.work / "train.jsonl",
         output=output,
-        importance=options.ranking,
+        importance=options.importance,
         steps=options.gate_steps,
         batch_size=16,
         max_length=64,
