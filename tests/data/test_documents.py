@@ -136,9 +136,3 @@ def test_what_is_broken_is_one_line(tmp_path: Path, name: str, content: bytes, m
 def test_blanks_alone_make_no_other_text(text: str) -> None:
     assert same_text(f" {text}\r\n") == same_text(text)
     assert same_text(same_text(text)) == same_text(text)
-
-
-def test_ids_and_numbers_of_rows_are_not_mixed(tmp_path: Path) -> None:
-    path = _jsonl(tmp_path / "c.jsonl", [{"_id": "1", "text": "a"}, {"text": "b"}])
-    with pytest.raises(DataError, match=r"c\.jsonl:2: some rows have an id and some have none"):
-        list(read_documents(path))

@@ -67,13 +67,8 @@ def _documents(path: Path, text_column: str, id_column: str | None) -> Iterator[
         return
     seen: dict[int, int] = {}
     twice = 0
-    have_ids: bool | None = None
     for row in read_rows(path):
         document = document_of(row, text_column, id_column)
-        if have_ids not in (None, document.has_id):
-            # The number of a row that has none may be the id of another.
-            raise DataError(f"{row.where}: some rows have an id and some have none; give every row one, or none")
-        have_ids = document.has_id
         # Without an id of its own a row is known by its number, of which there is one.
         if document.has_id:
             key, digest = hash(document.id), hash(document.text)
