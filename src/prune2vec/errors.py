@@ -155,7 +155,6 @@ def shown_json(value: Any) -> str:
 
 # Import name, the extra that brings it, and what needs it.
 _EXTRAS = {
-    "faiss": ("search", "searching"),
     "gguf": ("gguf", "reading GGUF files"),
     "mteb": ("eval", "evaluating on MTEB tasks"),
     "onnx": ("onnx", "exporting to ONNX"),

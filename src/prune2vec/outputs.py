@@ -25,7 +25,7 @@ from prune2vec.files import explained_os_errors, fingerprint, read_json, sync_tr
 RECORD = ".prune2vec-files.json"
 # What a folder may hold, as its record says it.
 COMPARISON, CONVERSION, ENCODER, EXPORT = "a comparison", "a converted model", "an encoder", "an export"
-INDEX, RUN, TEXTS = "an index", "a run", "mined texts"
+RUN, TEXTS = "a run", "mined texts"
 _FORMAT = "prune2vec.files/1"
 # What a file system without locks answers.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
