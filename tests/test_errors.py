@@ -52,6 +52,6 @@ def test_what_a_library_said_in_one_line(error: Exception, expected: str) -> Non
 
 
 def test_a_key_that_has_another_name_now_is_told_where_that_one_is_known() -> None:
-    assert unknown_key("profile.order", ["sampling", "seed"]) == "unknown key 'profile.order': it is called 'sampling' now"
+    assert unknown_key("profile.order", ["sampling", "seed"]) == "unknown key 'profile.order'; it is called 'sampling' now"
     assert unknown_key("order", ["seed"]) == "unknown key 'order'; known: seed"
     assert unknown_key("sede", ["sampling", "seed"]) == "unknown key 'sede'; did you mean 'seed'?"

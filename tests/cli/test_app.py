@@ -16,7 +16,7 @@ import click
 import pytest
 
 from prune2vec.cli import verbs
-from prune2vec.cli.app import FAILED, INTERRUPTED, USAGE, VERBS, main, program
+from prune2vec.cli.app import _FILE_OF, FAILED, INTERRUPTED, USAGE, VERBS, main, program
 from prune2vec.cli.verb import Verb
 from tests.cli.conftest import Cli
 
@@ -30,7 +30,7 @@ def every_verb() -> list[Verb]:
 
 def test_every_file_is_a_verb_and_every_verb_a_file() -> None:
     files = {module.name for module in pkgutil.iter_modules(verbs.__path__)}
-    assert files == {name.replace(" ", "_") for name in VERBS}
+    assert files == {_FILE_OF.get(first, first) for first in (name.split()[0] for name in VERBS)}
     assert len(every_verb()) == len(VERBS)
 
 
@@ -223,15 +223,6 @@ def test_debug_shows_where_an_error_of_ours_came_from(cli: Cli, tmp_path: Path) 
     ran = cli("plan", "bad.json", "--debug")
     assert ran.code == FAILED
     assert "JSONDecodeError" in ran.err and ran.err.splitlines()[-1].startswith("error: bad.json:1: not JSON")
-
-
-def test_a_broken_pipe_is_no_error_of_the_verb(cli: Cli, profile_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def left(*args: object, **kwargs: object) -> None:
-        raise BrokenPipeError
-
-    monkeypatch.setattr("prune2vec.records.read_json", left)
-    with pytest.raises(BrokenPipeError):
-        cli("plan", profile_file)
 
 
 def test_a_name_that_is_no_text_is_printed_escaped() -> None:

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 
 import click
 from click.core import ParameterSource
-from pydantic import BeforeValidator
-from pydantic.fields import FieldInfo
 
 from prune2vec.errors import ConfigError
 from prune2vec.paths import as_path, check_target, looks_local, must_exist
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from prune2vec.settings import Settings
 
 
@@ -186,6 +186,9 @@ def _help(field: FieldInfo) -> str:
 
 
 def _without_none(annotation: Any) -> list[Any]:
+    # Here, as the list of verbs is to be there in no time.
+    from pydantic import BeforeValidator
+
     if get_origin(annotation) is Annotated:
         inner, *extras = get_args(annotation)
         # What has a reader of its own (90M, 4GB) is taken as text and read by the settings class.
