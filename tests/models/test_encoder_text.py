@@ -4,13 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
 
 from prune2vec.errors import CheckpointError, UnsupportedModel
 from prune2vec.models.encoder_text import encoder_text_settings
+from prune2vec.models.prepared_text import saved_prompts
 from prune2vec.models.source import resolve_source
 from prune2vec.models.text_settings import TextSettings
 from tests.tiny import save_tiny, tiny_tokenizer
+from tests.training.encoders import save_tiny_encoder
 
 POOLING, WHOLE = "1_Pooling/config.json", "config_sentence_transformers.json"
 
@@ -43,7 +47,40 @@ def settings_of(folder: Path, **files: Any) -> TextSettings | None:
 def test_settings_are_read(tmp_path: Path) -> None:
     found = settings_of(tmp_path / "m")
     assert found is not None
-    assert (found.pooling, dict(found.prompts), found.default_prompt) == ("lasttoken", {"query": "q: "}, "query")
+    assert (found.pooling, dict(found.prompts), found.default_prompt) == (
+        "lasttoken",
+        {"query": "q: ", "document": ""},
+        "query",
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompts", "default"),
+    [({"query": "q: ", "passage": "p: "}, None), ({"x": "q: "}, "x"), ({"query": "q: ", "document": "d: "}, None), ({}, None)],
+)
+def test_queries_and_documents_get_the_prompts_that_sentence_transformers_gives_them(
+    tmp_path: Path, prompts: dict[str, str], default: str | None
+) -> None:
+    folder = save_tiny_encoder(tmp_path / "m")
+    whole = json.loads((folder / WHOLE).read_text())
+    (folder / WHOLE).write_text(json.dumps({**whole, "prompts": prompts, "default_prompt_name": default}))
+    found = encoder_text_settings(resolve_source(str(folder)), tiny_tokenizer(), context=64)
+    assert found is not None
+    query, document = saved_prompts(found.prompts, found.default_prompt)
+    stock = SentenceTransformer(str(folder))
+    assert dict(found.prompts) == stock.prompts
+    np.testing.assert_allclose(stock.encode_query("a fox"), stock.encode("a fox", prompt=query), atol=1e-6)
+    np.testing.assert_allclose(stock.encode_document("a fox"), stock.encode("a fox", prompt=document), atol=1e-6)
+
+
+def test_an_encoder_of_ours_brings_its_instructions_by_data_set(tmp_path: Path) -> None:
+    record = {"text": {"instruction": "e5", "symmetric": "paper", "separator": "\n"}}
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "prune2vec.json").write_text(json.dumps(record))
+    found = settings_of(folder)
+    assert found is not None
+    assert (found.instruction, found.symmetric, dict(found.prompts)) == ("e5", "paper", {})
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,8 @@ E5_DATASETS: Mapping[str, E5Dataset] = {
     "trivia_qa": _same("Retrieve Wikipedia passages that answer the question"),
 }
 
+E5_TEXTS = tuple(dict.fromkeys(text for dataset in E5_DATASETS.values() for text in (dataset.even, dataset.odd)))
+"""Every instruction of the set, once."""
 
 _EFFIR_TEXT = "<instruct>Given a query, retrieve relevant passages that answer the query."
 

@@ -12,9 +12,10 @@ from transformers import PreTrainedTokenizerBase
 from prune2vec.errors import CheckpointError, UnsupportedModel
 from prune2vec.files import read_json
 from prune2vec.models.source import ModelSource
-from prune2vec.models.text_settings import PAPER_POOLING, SAVED, Pooling, TextSettings
+from prune2vec.models.text_settings import E5, PAPER_POOLING, SAVED, Pooling, TextSettings
 
 _POOLINGS = tuple(name for name in get_args(Pooling) if name != PAPER_POOLING)
+RECORD = "prune2vec.json"
 _FLAG, _FLAG_END = "pooling_mode_", "_tokens"
 # Beyond any text; a model that reads so many tokens has no use for a limit.
 _Count = Annotated[int, Field(gt=0, lt=1 << 31)]
@@ -74,6 +75,12 @@ class TokenizerForm(FileForm):
     model_max_length: Annotated[float, Field(gt=0)] | None = None
     padding_side: Literal["left", "right"] = "right"
     truncation_side: Literal["left", "right"] = "right"
+
+
+class OwnForm(FileForm):
+    """``prune2vec.json``, as far as another reader than ``train`` needs it."""
+
+    text: dict[str, Any] | None = None
 
 
 class RouterForm(FileForm):
@@ -148,8 +155,15 @@ def encoder_text_settings(source: ModelSource, tokenizer: PreTrainedTokenizerBas
         )
     transformer = _read(source, "sentence_bert_config.json", TextsForm) or {}
     whole = _read(source, "config_sentence_transformers.json", EncoderForm) or {}
-    prompts = {name: prompt or "" for name, prompt in whole.get("prompts", {}).items()}
+    # sentence-transformers has these two in every encoder, and takes them for queries and documents whatever else is there.
+    prompts = {"query": "", "document": "", **{name: prompt or "" for name, prompt in whole.get("prompts", {}).items()}}
     _check_kept(source, transformer, whole, prompts, normalize=len(kinds) > 2)
+    own = _read(source, RECORD, OwnForm) or {}
+    text = own.get("text") or {}
+    told: dict[str, Any] = {"prompts": prompts, "default_prompt": whole.get("default_prompt_name")}
+    if text.get("instruction") == E5 and text.get("wrapper", "none") == "none":
+        # One instruction a data set stands in no prompt.
+        told = {name: text[name] for name in ("instruction", "symmetric", "separator") if name in text}
     return TextSettings.build(
         {
             "pooling": modes[0],
@@ -157,8 +171,7 @@ def encoder_text_settings(source: ModelSource, tokenizer: PreTrainedTokenizerBas
             "max_length": transformer.get("max_seq_length") or min(tokenizer.model_max_length, context),
             "normalize": len(kinds) > 2,
             "include_prompt": pooling.get("include_prompt", True),
-            "prompts": prompts,
-            "default_prompt": whole.get("default_prompt_name"),
+            **told,
         },
         where=f"{source.name}: its sentence-transformers files",
     )

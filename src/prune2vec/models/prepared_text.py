@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from prune2vec.data.instructions import Instructions
+from prune2vec.data.instructions import E5_TEXTS, Instructions
 from prune2vec.data.triplet import Triplet
 from prune2vec.errors import ConfigError
 from prune2vec.models.end_of_text import chat_template, end_with_eos, own_ending, with_suffix
 from prune2vec.models.load import within_context
-from prune2vec.models.text_settings import PAPER_POOLING, SAVED, PromptTemplate, TextSettings
+from prune2vec.models.text_settings import E5, PAPER_POOLING, SAVED, PromptTemplate, TextSettings
 from prune2vec.models.tokens import prompt_ids
 
 # Beginnings of texts: a prompt's last token merges with one of these if with any.
@@ -101,18 +101,24 @@ def prepare_text(settings: TextSettings, tokenizer: PreTrainedTokenizerBase, *, 
         ModelError: The chat template is missing or unusable.
     """
     chosen = settings.model_copy(update={"max_length": within_context(settings.max_length, context)})
-    instructions = None if chosen.instruction == SAVED else Instructions.parse(chosen.instruction, symmetric=chosen.symmetric)
     layout = chat_template(tokenizer, wrapper=chosen.wrapper, separator=chosen.separator)
-    if instructions is None and layout.prefix and chosen.prompts:
-        raise ConfigError(
-            f"wrapper {chosen.wrapper!r} and an encoder's own prompts exclude each other; give an instruction too"
-        )
+    saved = chosen.instruction == SAVED
+    if saved and layout.prefix:
+        if any(chosen.prompts.values()):
+            raise ConfigError(
+                f"wrapper {chosen.wrapper!r} and an encoder's own prompts exclude each other; give an instruction too"
+            )
+        # Without prompts of the encoder's own the wrapper is all that stands before a text.
+        saved, chosen = False, chosen.model_copy(update={"instruction": "none", "prompts": {}, "default_prompt": None})
+    instructions = None if saved else Instructions.parse(chosen.instruction, symmetric=chosen.symmetric)
     layout = end_with_eos(layout, tokenizer, append_eos=chosen.append_eos, pooling=chosen.pooling)
     if chosen.pooling != PAPER_POOLING:
         tokenizer = with_suffix(tokenizer, layout.suffix)
     made = PreparedText(settings=chosen, tokenizer=tokenizer, layout=layout, instructions=instructions)
     if chosen.pooling != PAPER_POOLING and not chosen.include_prompt:
-        _check_prompts(made.prompts.values(), tokenizer, pooling=chosen.pooling)
+        by_data_set = E5_TEXTS if chosen.instruction == E5 else ()
+        prompts = [*made.prompts.values(), *(layout.before(text) for text in by_data_set)]
+        _check_prompts(dict.fromkeys(prompts), tokenizer, pooling=chosen.pooling)
     return made
 
 

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from prune2vec.data.instructions import Symmetric
 from prune2vec.errors import DataError
 from prune2vec.settings import Settings
 
 PAPER_POOLING = "weightedmean-paper"
-SAVED = "saved"
+E5, SAVED = "e5", "saved"
+_WORDS = ("none", E5, "effir", SAVED)
 
 Pooling = Literal["weightedmean", "mean", "lasttoken", "weightedmean-paper"]
 AppendEos = Literal["auto", "on", "off"]
-Symmetric = Literal["both", "paper"]
 Wrapper = Literal["none", "chat"]
+
+
+def _one_spelling(instruction: str) -> str:
+    """Return an instruction that is a word of ours as we write it, and any other as it is."""
+    word = instruction.strip().lower() or "none"
+    return word if word in _WORDS else instruction
+
+
+Instruction = Annotated[str, AfterValidator(_one_spelling)]
 
 
 class TextSettings(Settings):
@@ -39,7 +49,7 @@ class TextSettings(Settings):
 
     pooling: Pooling = "weightedmean"
     append_eos: AppendEos = "auto"
-    instruction: str = "none"
+    instruction: Instruction = "none"
     symmetric: Symmetric | None = None
     wrapper: Wrapper = "none"
     separator: str = "\n"
@@ -76,7 +86,7 @@ class TextOptions(Settings):
     append_eos: AppendEos | None = None
     """End every text with the model's EOS token, however it is cut; auto does so for lasttoken, which then pools it, unless
     the tokeniser ends texts by itself. Unset: as the plan has it, else auto."""
-    instruction: str | None = None
+    instruction: Instruction | None = None
     """Before each query: none, e5 (the E5 set's, by data set), effir (EffiR's), the words themselves, or saved (the prompts
     of an encoder given as MODEL). Unset: as the plan has it, or that encoder, else none."""
     symmetric: Symmetric | None = None

@@ -17,11 +17,11 @@ from transformers import AutoTokenizer
 from prune2vec.errors import CheckpointError, Prune2vecError, reason_of
 from prune2vec.files import read_json, write_json, write_text
 from prune2vec.machine import pick_device, pick_dtype
+from prune2vec.models.encoder_text import RECORD as RECORD
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.outputs import ENCODER, staged_folder
 from prune2vec.paths import closest
 from prune2vec.pruning.card import model_card
-from prune2vec.pruning.encoder_check import RECORD as RECORD
 from prune2vec.pruning.encoder_check import check_can_be_written, check_files, check_fits_together, encoder_file
 from prune2vec.pruning.float32 import computing_in_float32
 from prune2vec.pruning.parity import PROBE_TEXTS, Parity, compare_vectors, probe_prompts

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
 from prune2vec.errors import CheckpointError, reason_of
 from prune2vec.files import read_json
 from prune2vec.models.encoder_text import (
+    RECORD,
     EncoderForm,
     FileForm,
     ModuleForm,
@@ -36,7 +37,6 @@ from prune2vec.progress import say
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-RECORD = "prune2vec.json"
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _POINTER = b"version https://git-lfs"
 _WRITABLE = (("Transformer", "UnevenTransformer"), ("Pooling",), ("Normalize",))

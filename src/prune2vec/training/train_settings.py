@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from prune2vec.errors import ConfigError, reason_of
+from prune2vec.models.text_settings import Instruction
 from prune2vec.settings import Seed, Settings
 
 # Stated by EffiR (arXiv 2512.20612): rank, alpha, learning rate, temperature 0.02, seven hard negatives, contrastive loss
@@ -90,7 +91,7 @@ class TrainSettings(Settings):
     """Gradients are scaled down to this norm."""
     seed: Seed = 42
     """Seed of the adapters' start, the order of the data and dropout."""
-    instruction: str = "saved"
+    instruction: Instruction = "saved"
     """Before a query: saved (what the checkpoint puts there), none, e5 (the E5 set's, by data set), effir (EffiR's), or the
     words themselves."""
     symmetric: Literal["both", "paper"] | None = None
