@@ -139,7 +139,9 @@ def encoder_folder(folder: Path, *, pooling: str = "lasttoken", dense: bool = Fa
     flags = {
         f"pooling_mode_{name}": False for name in ("cls_token", "mean_tokens", "max_tokens", "weightedmean_tokens", "lasttoken")
     }
-    flags["pooling_mode_lasttoken" if pooling == "lasttoken" else f"pooling_mode_{pooling}_tokens"] = True
+    flags[
+        {"lasttoken": "pooling_mode_lasttoken", "cls": "pooling_mode_cls_token"}.get(pooling, f"pooling_mode_{pooling}_tokens")
+    ] = True
     config = {"word_embedding_dimension": 32, **flags, "include_prompt": include_prompt}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(config))
     (folder / "modules.json").write_text(json.dumps(modules))
