@@ -33,8 +33,8 @@ def test_what_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_what_does_not_load_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str) -> None:
-    (tmp_path / "faiss.py").write_text(code, encoding="utf-8")
+    (tmp_path / "gguf.py").write_text(code, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "faiss", raising=False)
+    monkeypatch.delitem(sys.modules, "gguf", raising=False)
     with pytest.raises(MissingExtra, match=rf"which does not load \({re.escape(said)}"):
-        import_extra("faiss")
+        import_extra("gguf")

@@ -93,7 +93,7 @@ def test_one_line_and_exit_1(cli: Cli, folder: Path, line: str, said: str) -> No
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("plan profile.json --method drop --what 2M", "no such option: --what; it is called --drop now"),
+        ("plan profile.json --method drop --what 2M", "no such option '--what': it is called '--drop' now"),
         ("plan profile.json --method l3prune --variant smal", "'smal' is not one of 'small', 'large'"),
         ("plan profile.json --layers four", "'four' is not a valid integer"),
         ("plan profile.json --max-layers 0", "'--max-layers': 0 is not in the range 1<=x<=10000"),

@@ -102,7 +102,6 @@ def test_broken_files_are_one_line(tmp_path: Path) -> None:
         (("encoder",), "small", "encoder: "),
         (("encoder", "record"), 5, "encoder.record: "),
         (("retrieval", "data", "digest"), [], "retrieval"),
-        (("speed", "queries", "texts_per_s"), 1e999, "speed.queries.texts_per_s: "),
         (("missing",), {"x": 3}, "missing.x: input should be a valid string"),
     ],
 )
@@ -115,7 +114,7 @@ def test_a_value_of_a_wrong_type_is_named_by_its_key(
         inner = inner[part]
     inner[place[-1]] = value
     path = tmp_path / "results.json"
-    path.write_text(json.dumps(stored).replace("Infinity", "1e999"))
+    path.write_text(json.dumps(stored))
     with pytest.raises(EvaluationError) as caught:
         Results.load(path)
     assert str(caught.value).startswith(f"{path}: broken results ({said}") and "\n" not in str(caught.value)

@@ -44,7 +44,7 @@ def test_the_cut_model_is_the_whole_one_with_silent_parts(family: str, seed: int
     plan = random_cut(model, seed)
     with silenced(model, plan), torch.inference_mode():
         expected = model(input_ids=IDS, use_cache=False)[0]
-    cut = cut_model(model, plan)
+    cut = cut_model(model, plan.kept, plan.neurons)
     torch.testing.assert_close(cut(input_ids=IDS, use_cache=False)[0], expected, atol=1e-5, rtol=1e-5)
     assert sum(p.numel() for p in cut.parameters()) == plan.shape.params(plan.kept)
     assert layout_of(cut) == tuple(
@@ -64,7 +64,7 @@ def _widths(plan: PruningPlan) -> list[int | None]:
 def test_equal_widths_give_a_stock_config(family: str) -> None:
     model = tiny_model(family)
     plan = plan_of(model, Kept.of(range(4)), {layer: tuple(range(layer, layer + 20)) for layer in range(4)})
-    cut = cut_model(model, plan)
+    cut = cut_model(model, plan.kept, plan.neurons)
     assert is_even(layout_of(cut))
     stock = type(model)(cut.config)
     stock.load_state_dict(cut.state_dict(), strict=True)
@@ -78,7 +78,8 @@ def test_equal_widths_give_a_stock_config(family: str) -> None:
 def test_cutting_leaves_the_model_as_it_was(family: str) -> None:
     model = tiny_model(family)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    cut = cut_model(model, random_cut(model, 1))
+    plan = random_cut(model, 1)
+    cut = cut_model(model, plan.kept, plan.neurons)
     with torch.no_grad():
         for parameter in cut.parameters():
             parameter.fill_(7.0)
@@ -87,7 +88,8 @@ def test_cutting_leaves_the_model_as_it_was(family: str) -> None:
 
 def test_the_layout_survives_the_config() -> None:
     model = tiny_model("llama")
-    layout = layout_of(cut_model(model, random_cut(model, 2)))
+    plan = random_cut(model, 2)
+    layout = layout_of(cut_model(model, plan.kept, plan.neurons))
     entries = per_layer_config(layout, "intermediate_size")
     assert read_layout(entries, "intermediate_size", len(layout)) == layout
 
@@ -115,7 +117,7 @@ def test_dense_blocks_among_mixtures_of_experts_lose_sub_layers_but_no_neurons()
     assert not plan.shape.knows_neurons
     with silenced(model, plan), torch.inference_mode():
         expected = model(input_ids=IDS, use_cache=False)[0]
-    cut = cut_model(model, plan)
+    cut = cut_model(model, plan.kept, plan.neurons)
     torch.testing.assert_close(cut(input_ids=IDS, use_cache=False)[0], expected, atol=1e-5, rtol=1e-5)
     assert sum(p.numel() for p in cut.parameters()) == plan.shape.params(plan.kept)
 

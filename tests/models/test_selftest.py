@@ -86,7 +86,7 @@ def test_a_wrong_record_is_found(
     model = tiny_model(family, **({"residual_multiplier": 0.3} if family == "granite" else {}))
     right = check_sub_layers(model, find_family(model, model.config))
     wrong: SubLayers = replace(right, **changes)
-    for place in ("backbone.selftest", "surgery.cut", "surgery.layout"):
-        monkeypatch.setattr(f"prune2vec.{place}.sub_layers_of", lambda *args: wrong)
+    for place in ("selftest", "cut", "block_layout"):
+        monkeypatch.setattr(f"prune2vec.models.{place}.sub_layers_of", lambda *args: wrong)
     with pytest.raises(UnsupportedModel, match=message):
         check_sub_layers(model, find_family(model, model.config))

@@ -84,7 +84,7 @@ def test_what_a_plan_shows_is_what_the_built_model_has(family: str, seed: int) -
     """
     model = tiny_model(family, attn_implementation="eager")
     plan = random_plan(model, seed)
-    cut, length = cut_model(model, plan), 12
+    cut, length = cut_model(model, plan.kept, plan.neurons), 12
     figures = plan_figures(plan, length=length)
     assert figures["params"]["after"] == sum(parameter.numel() for parameter in cut.parameters())
     assert figures["params"]["before"] == sum(parameter.numel() for parameter in model.parameters())

@@ -22,7 +22,8 @@ NEURONS = {0: tuple(range(20)), 2: (0,)}
 @pytest.mark.parametrize("family", FAMILIES)
 def test_written_and_read_back(tmp_path: Path, family: str) -> None:
     model = tiny_model(family)
-    cut = cut_model(model, plan_of(model, Kept.of(range(4), drop_mlp=[1], drop_attention=[3]), NEURONS))
+    plan = plan_of(model, Kept.of(range(4), drop_mlp=[1], drop_attention=[3]), NEURONS)
+    cut = cut_model(model, plan.kept, plan.neurons)
     layout = uneven_layout(cut)
     assert layout == layout_of(cut)
     cut.save_pretrained(tmp_path)
@@ -43,7 +44,8 @@ def test_stock_models_have_no_uneven_layout(family: str) -> None:
     model = tiny_model(family)
     assert uneven_layout(model) == ()
     uniform = {layer: tuple(range(layer, layer + 9)) for layer in range(3)}
-    assert uneven_layout(cut_model(model, plan_of(model, Kept.of(range(3)), uniform))) == ()
+    plan = plan_of(model, Kept.of(range(3)), uniform)
+    assert uneven_layout(cut_model(model, plan.kept, plan.neurons)) == ()
 
 
 def test_other_tensors_in_whole_blocks_are_refused() -> None:

@@ -153,7 +153,7 @@ def given_triplets(texts: Texts, *, require_negative: bool = True, split: str = 
     Raises:
         DataError: They cannot be read, there are none, or they are neither triplets nor sources.
     """
-    if not isinstance(texts, Iterable):
+    if not isinstance(texts, str | Path | Iterable):
         raise DataError(f"expected triplets, or files, folders and hub data sets, got {texts!r}")
     listed = [texts] if isinstance(texts, str | Path) else list(texts)
     rows = [one for one in listed if isinstance(one, Triplet)]

@@ -95,7 +95,8 @@ def with_suffix(tokenizer: PreTrainedTokenizerBase, suffix: str) -> PreTrainedTo
     roles: dict[str, Any] = {role: token for role, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
     copy.add_special_tokens(roles)
     # Those without a role count as special too: prompt_ids and sentence-transformers ask for the last token of a prompt.
-    others = [token for token in tokenizer.all_special_tokens if token not in roles.values()]
+    there = tokenizer.get_vocab()
+    others = [token for token in tokenizer.all_special_tokens if token in there and token not in roles.values()]
     if others:
         copy.add_special_tokens({"extra_special_tokens": others})
     return copy

@@ -141,6 +141,9 @@ class TrainSettings(Settings):
     def _with_preset(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(values, dict):
             return handler(values)
+        named = {str(key).replace("-", "_"): value for key, value in values.items()}
+        # A key given both ways is refused by the fields.
+        values = named if len(named) == len(values) else values
         name = values.get("preset")
         preset = PRESETS.get(name, {}) if isinstance(name, str) else {}
         # An encoder given as teacher takes the place of the preset's scores.
