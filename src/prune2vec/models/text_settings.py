@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from prune2vec.errors import DataError
 from prune2vec.settings import Settings
@@ -64,6 +64,18 @@ class TextSettings(Settings):
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
         return self.model_dump(mode="json")
+
+
+def _whole(text: Any) -> Any:
+    """Refuse text settings of a file that leave one out: defaults are for callers, as in every record."""
+    absent = [name for name in TextSettings.model_fields if name not in text] if isinstance(text, Mapping) else []
+    if absent:
+        raise ValueError(f"{absent[0]} is missing")
+    return text
+
+
+WrittenText = Annotated[TextSettings, BeforeValidator(_whole)]
+"""The text settings in a file, where every one is written."""
 
 
 class TextOptions(Settings):
