@@ -116,8 +116,8 @@ def _check_order(encoder: str, modules: list[dict[str, Any]]) -> None:
     before = kinds[: kinds.index("Normalize")] if "Normalize" in kinds else kinds
     if not kinds or kinds[0] in _NOT_FIRST or (of_tokens and "Pooling" not in before):
         raise CheckpointError(
-            f"{at}: its modules are {', '.join(kinds) or 'none'}; expected Transformer, then Pooling, and perhaps Normalize: fetch it "
-            "again, or make it again with prune2vec prune"
+            f"{at}: its modules are {', '.join(kinds) or 'none'}; expected Transformer, then Pooling, and perhaps Normalize: "
+            "fetch it again, or make it again with prune2vec prune"
         )
 
 
