@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from prune2vec import progress
+from prune2vec.cli.app import USAGE
 from tests.cli.conftest import Cli
 
 
@@ -35,6 +38,12 @@ def test_a_list_in_a_settings_file(cli: Cli, encoder_files: Path, tmp_path: Path
     assert ran.code == 0, ran.err
     assert ran.data["settings"]["matryoshka_dims"] == [64, 128]
     assert ran.data["settings"]["cached"] is True
+
+
+@pytest.mark.parametrize(("word", "said"), [("\ud800", "is not UTF-8"), ("a\0b", "NUL character"), ("x" * 300, "too long")])
+def test_a_settings_file_that_no_file_can_be_is_wrong_usage(cli: Cli, profile_file: Path, word: str, said: str) -> None:
+    ran = cli("plan", profile_file, "--config", word)
+    assert ran.code == USAGE and said in ran.err and ran.err.count("\n") == 1 and ran.err.startswith("error: ")
 
 
 def test_quiet_switches_progress_off_for_this_run_only(cli: Cli, profile_file: Path) -> None:

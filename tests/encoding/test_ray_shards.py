@@ -159,8 +159,8 @@ def test_errors_before_ray_starts(tmp_path: Path, folder: Path, corpus: Path) ->
         encode_on_ray(folder, corpus, tmp_path / "v", shards=2, shard="1/3")
     with pytest.raises(DataError, match="cannot read"):
         encode_on_ray(folder, tmp_path / "no.jsonl", tmp_path / "v", shards=2)
-    for shards in (0, -1, "many"):
-        with pytest.raises(ConfigError, match="expected a number from 1, or auto"):
+    for shards in (0, -1, "many", 10**6):
+        with pytest.raises(ConfigError, match="expected a number from 1 to 999,999, or auto"):
             encode_on_ray(folder, corpus, tmp_path / "v", shards=shards)
     (tmp_path / "v" / "shard-00000-of-00003").mkdir(parents=True)
     with pytest.raises(EncodingError, match=r"v holds 3 shards; give --ray 3"):

@@ -210,6 +210,15 @@ def test_integers_are_no_weights(tmp_path: Path) -> None:
     refused(tmp_path / "a.gguf", r"blk\.0\.ffn_up\.weight is of type I32")
 
 
+@pytest.mark.parametrize("more", [b"\0", b"\n\t- ", b"9" * 5000])
+def test_bytes_put_in_between_the_values(tmp_path: Path, more: bytes) -> None:
+    write_gguf(tmp_path / "whole.gguf")
+    content = (tmp_path / "whole.gguf").read_bytes()
+    place = len(content) // 2
+    (tmp_path / "more.gguf").write_bytes(content[:place] + more + content[place:])
+    refused(tmp_path / "more.gguf", f"its last tensor ends at byte {len(content)}, and it has {len(content) + len(more)}")
+
+
 def test_truncated_anywhere(tmp_path: Path) -> None:
     write_gguf(tmp_path / "whole.gguf")
     content = (tmp_path / "whole.gguf").read_bytes()

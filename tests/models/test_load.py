@@ -84,6 +84,26 @@ def test_broken_config(tmp_path: Path) -> None:
         load_backbone(str(folder), device="cpu")
 
 
+@pytest.mark.parametrize("dtype", [3, 10**400, True, "int8", {"a": "b"}])
+def test_a_dtype_that_is_no_number_format(tmp_path: Path, dtype: object) -> None:
+    folder = save_tiny(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": dtype}))
+    with pytest.raises(ModelError, match=r"m: config\.json: dtype is [^\n]{1,60}; expected a number format such as bfloat16$"):
+        load_backbone(str(folder), device="cpu")
+
+
+def test_two_tokens_with_one_number_are_named(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "m")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    first, second = sorted(content["model"]["vocab"])[-2:]
+    content["model"]["vocab"][second] = number = content["model"]["vocab"][first]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError) as caught:
+        load_backbone(str(folder), device="cpu")
+    assert f"tokens {first!r} and {second!r} have one number ({number})" in str(caught.value)
+
+
 def test_missing_tokeniser(tmp_path: Path) -> None:
     tiny_model("llama").save_pretrained(tmp_path / "m")
     with pytest.raises(ModelError, match="tokeniser"):

@@ -42,6 +42,16 @@ def test_missing_shard_is_named(tmp_path: Path) -> None:
         list(files.read(["model.norm.weight"]))
 
 
+@pytest.mark.parametrize("name", ["é" * 300, "[" * 5000, "a\0b", "d/" * 3000])
+def test_a_shard_whose_name_no_file_can_have_is_missing(tmp_path: Path, name: str) -> None:
+    folder = save_tiny(tmp_path / "m", max_shard_size="40KB")
+    index = folder / "model.safetensors.index.json"
+    weights = json.loads(index.read_text())["weight_map"]
+    index.write_text(json.dumps({"weight_map": {**weights, "model.norm.weight": name}}))
+    with pytest.raises(CheckpointError, match="is missing, though the index names it"):
+        list(WeightFiles.find(resolve_source(str(folder))).read(["model.norm.weight"]))
+
+
 def test_truncated_file_is_damaged(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "m")
     path = folder / "model.safetensors"

@@ -170,6 +170,10 @@ def test_layers_that_no_model_could_keep_are_refused(keep: tuple[int, ...], mess
         PruningPlan.load(path)
 
 
+def _text(**changes: Any) -> dict[str, Any]:
+    return {**TextSettings().to_json(), **changes}
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
@@ -208,6 +212,17 @@ def test_layers_that_no_model_could_keep_are_refused(keep: tuple[int, ...], mess
             PlanError,
             "broken plan (unknown key 'text.poolign'; did you mean 'pooling'?)",
         ),
+        (
+            {"text": _text(max_length="512")},
+            PlanError,
+            'broken plan (text.max_length: input should be a valid integer, got "512")',
+        ),
+        (
+            {"text": _text(normalize="yes")},
+            PlanError,
+            'broken plan (text.normalize: input should be a valid boolean, got "yes")',
+        ),
+        ({"text": {}}, PlanError, "broken plan (text: pooling is missing)"),
         ({"drop_mlps": [1]}, PlanError, "broken plan (unknown key 'drop_mlps'; did you mean 'drop_mlp'?)"),
         ({"num_layers": 7}, PlanError, "broken plan (num_layers is 7, but the other entries make it 4)"),
         ({"width_cut": True}, PlanError, "broken plan (width_cut"),
@@ -242,6 +257,15 @@ def test_a_missing_entry_is_named(name: str, tmp_path: Path) -> None:
     path.write_text(json.dumps(value))
     with pytest.raises(PlanError, match=rf"^{path}: broken plan \({name} is missing\); make it again with prune2vec plan$"):
         PruningPlan.load(path)
+
+
+@pytest.mark.parametrize("name", sorted(TextSettings.model_fields))
+def test_a_missing_text_setting_is_named(name: str, tmp_path: Path) -> None:
+    value = made_plan().to_json()
+    del value["text"][name]
+    (tmp_path / "plan.json").write_text(json.dumps(value))
+    with pytest.raises(PlanError, match=rf"broken plan \(text: {name} is missing\); make it again with prune2vec plan$"):
+        PruningPlan.load(tmp_path / "plan.json")
 
 
 def test_prompts_keep_their_names(tmp_path: Path) -> None:

@@ -194,6 +194,17 @@ def test_what_is_missing_is_named_together_with_what_a_new_run_would_lose(sectio
         ({"settings": 3}, ProfileError, "broken profile"),
         ({"texts": None}, ProfileError, "broken profile (texts is missing)"),
         ({"shape__hidden_size": None}, ProfileError, "broken profile (shape.hidden_size is missing)"),
+        (
+            {"text__max_length": "512"},
+            ProfileError,
+            'broken profile (text.max_length: input should be a valid integer, got "512")',
+        ),
+        (
+            {"text__normalize": "yes"},
+            ProfileError,
+            'broken profile (text.normalize: input should be a valid boolean, got "yes")',
+        ),
+        ({"text__append_eos": None}, ProfileError, "broken profile (text: append_eos is missing)"),
         ({"shape": []}, ProfileError, "broken profile (shape: "),
     ],
 )

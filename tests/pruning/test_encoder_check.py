@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from prune2vec.errors import CheckpointError, Prune2vecError
+from prune2vec.errors import CheckpointError, ModelError, Prune2vecError
 from prune2vec.pruning.encoder import load_encoder
 from prune2vec.pruning.prune import prune_model
 from tests.pruning.plans import plan_for
@@ -136,6 +136,37 @@ def test_a_value_that_is_wrong_names_file_and_key(
     with pytest.raises(CheckpointError, match=message) as caught:
         load_encoder(folder, device="cpu")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("order", "named"), [([1, 2], "Pooling, Normalize"), ([0], "Transformer"), ([0, 2], "Transformer, Normalize"), ([], "none"),
+    ([0, 2, 1], "Transformer, Normalize, Pooling"), ([1, 0, 2], "Pooling, Transformer, Normalize"), ([2], "Normalize")],
+)  # fmt: skip
+def test_modules_that_cannot_follow_each_other_are_told(tmp_path: Path, ours: Path, order: list[int], named: str) -> None:
+    folder = shutil.copytree(ours, tmp_path / "encoder")
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps([modules[place] for place in order]))
+    with pytest.raises(CheckpointError, match=rf"modules\.json: its modules are {named}; expected Transformer, then Pooling"):
+        load_encoder(folder, device="cpu")
+
+
+@pytest.mark.parametrize("path", ["é" * 300, "a\0b", "d/" * 3000])
+def test_a_module_whose_folder_no_file_system_takes(tmp_path: Path, ours: Path, path: str) -> None:
+    folder = shutil.copytree(ours, tmp_path / "encoder")
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[2]["path"] = path
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(CheckpointError, match=r"^[^\n]+modules\.json: path: [^\n]+; fetch it again$"):
+        load_encoder(folder, device="cpu")
+
+
+def test_two_tokens_with_one_number(tmp_path: Path, ours: Path) -> None:
+    folder = shutil.copytree(ours, tmp_path / "encoder")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["vocab"][max(content["model"]["vocab"])] = 1
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match="have one number"):
+        load_encoder(folder, device="cpu")
 
 
 def test_a_message_names_the_file_in_its_subfolder(tmp_path: Path, foreign: Path) -> None:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from prune2vec.cli.options import OptionGroup
+from prune2vec.cli.options import ExistingPath, OptionGroup
 from prune2vec.cli.outcome import Outcome
 from prune2vec.errors import RENAMED, ConfigError, unknown_key
-from prune2vec.paths import as_path, must_exist
 from prune2vec.progress import set_enabled
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
     from prune2vec.experiments.yaml_file import read_yaml
 
     known = {str(param.name): param for param in ctx.command.get_params(ctx) if param.name not in ("config", "help")}
-    file = read_yaml(must_exist(as_path(path)))
+    file = read_yaml(path)
     for name in file.values:
         if name not in known:
             raise ConfigError(f"{file.where([name])}: {unknown_key(name, known)}")
@@ -139,7 +138,7 @@ def verb(
     early: dict[str, Any] = {"is_eager": True, "expose_value": False}
     about = "YAML file with any of these settings; options on the command line override it."
     shared = [
-        click.Option(["--config"], type=click.Path(path_type=Path), callback=_read_config, help=about, **early),
+        click.Option(["--config"], type=ExistingPath(), callback=_read_config, help=about, **early),
         click.Option(["--dry-run"], is_flag=True, help="Check the inputs, say what would be done, write nothing."),
         click.Option(["--json"], is_flag=True, help="Print the result as JSON."),
         click.Option(["--quiet"], is_flag=True, help="No progress on stderr."),

@@ -11,6 +11,8 @@ from prune2vec.settings import Settings
 # These change how fast and where it is done, and what an interruption loses, not what is written. What dtype came to is
 # compared by itself.
 _FREE = frozenset({"device", "dtype", "part_rows", "token_budget"})
+MOST_SHARDS = 999_999
+"""The largest number of six digits."""
 
 
 class EncodeSettings(Settings):
@@ -28,7 +30,7 @@ class EncodeSettings(Settings):
     """Texts from the head of the corpus whose vectors set the range of int8."""
     part_rows: int = Field(default=10_000, ge=1, le=10**8)
     """Rows of one Parquet file: what an interruption loses at most."""
-    shard: str = Field(default="0/1", pattern=r"^\d+/[1-9]\d*$")
+    shard: str = Field(default="0/1", pattern=r"^[0-9]{1,6}/[1-9][0-9]{0,5}$")
     """Which share of the rows: i/n takes every n-th row from the i-th on (0/4, 1/4, 2/4, 3/4 on four machines)."""
     text_column: str = "text"
     """Column with the text; a title column, if there is one, stands before it with a blank."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from prune2vec.encoding.corpus import Corpus
 from prune2vec.encoding.encode import EncodeResult, encode_corpus
-from prune2vec.encoding.encode_settings import EncodeSettings
+from prune2vec.encoding.encode_settings import MOST_SHARDS, EncodeSettings
 from prune2vec.encoding.store import check_shards, shard_counts
 from prune2vec.errors import ConfigError, EncodingError, Prune2vecError, import_extra, reason_of
 from prune2vec.malloc import keep_freed_memory
@@ -127,8 +127,8 @@ def _wanted(shards: int | str, output: Path) -> int | str:
     """Return the number of shards, as asked or as they are there; auto is left where there are none."""
     if shards == "auto":
         return next(iter(shard_counts(output)), "auto")
-    if not isinstance(shards, int) or shards < 1:
-        raise ConfigError(f"{shards!r} shards: expected a number from 1, or auto")
+    if not isinstance(shards, int) or not 1 <= shards <= MOST_SHARDS:
+        raise ConfigError(f"{shards!r} shards: expected a number from 1 to {MOST_SHARDS:,}, or auto")
     check_shards(output, shards)
     return shards
 

@@ -201,6 +201,9 @@ class _Header:
                 raise ValueError(f"it is cut off in tensor {name}: {len(self._content)} bytes, {name} ends at "
                                  f"{tensor.offset + tensor.nbytes}")  # fmt: skip
             expected += -(-tensor.nbytes // alignment) * alignment
+        # Bytes that were put in move all values behind them, and only the end of the file tells.
+        if len(self._content) > begin + expected:
+            raise ValueError(f"its last tensor ends at byte {begin + expected}, and it has {len(self._content)}")
         return tensors
 
 

@@ -92,6 +92,9 @@ def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
     with explained(source, "cannot read config.json"):
         config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=trust_remote_code)
         num_layers(config)
+        dtype = config.dtype
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ModelError(f"{source.name}: config.json: dtype is {str(dtype)[:40]}; expected a number format such as bfloat16")
     of_layers = config.to_dict().get("per_layer_config") or {}
     if of_layers:
         names = ", ".join(sorted({name for entry in of_layers.values() for name in entry}))
@@ -143,8 +146,24 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False, rows
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise ModelError(f"{source.name}: {type(tokenizer).__name__} is not a text tokeniser")
         tokenizer("Hello, world 12")
+        check_numbers(tokenizer, source.name)
         check_tokens(tokenizer, source.name, rows)
     return tokenizer
+
+
+def check_numbers(tokenizer: PreTrainedTokenizerBase, who: str) -> None:
+    """Refuse a fast tokeniser two of whose tokens have one number: a copy of it would lose one of them, by chance which.
+
+    Raises:
+        ModelError: There are two such tokens.
+    """
+    vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False) if tokenizer.is_fast else {}
+    first: dict[int, str] = {}
+    for token, number in sorted(vocabulary.items()):
+        if first.setdefault(number, token) != token:
+            raise ModelError(
+                f"{who}: the tokeniser's tokens {first[number]!r} and {token!r} have one number ({number}); fetch it again"
+            )
 
 
 def check_tokens(tokenizer: PreTrainedTokenizerBase, who: str, rows: int | None) -> None:

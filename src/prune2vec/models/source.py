@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,8 @@ class ModelSource:
         if self.revision is not None:
             return _download(self.location, file, self.revision)
         path = Path(self.location) / file
-        if not path.is_file():
+        # A name that no file system takes is that of no file, where Path.is_file raises.
+        if not os.path.isfile(path):
             raise FileNotFoundError(path)
         with path.open("rb") as opened:
             begin = opened.read(len(_POINTER))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from prune2vec.data.instructions import Symmetric
 from prune2vec.errors import DataError
@@ -74,6 +74,18 @@ class TextSettings(Settings):
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
         return self.model_dump(mode="json")
+
+
+def _whole(text: Any) -> Any:
+    """Refuse text settings of a file that leave one out: defaults are for callers, as in every record."""
+    absent = [name for name in TextSettings.model_fields if name not in text] if isinstance(text, Mapping) else []
+    if absent:
+        raise ValueError(f"{absent[0]} is missing")
+    return text
+
+
+WrittenText = Annotated[TextSettings, BeforeValidator(_whole)]
+"""The text settings in a file, where every one is written."""
 
 
 class TextOptions(Settings):

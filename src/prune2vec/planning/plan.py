@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, PlainSerializer, PlainValidator
 from prune2vec.amounts import exact
 from prune2vec.errors import PlanError
 from prune2vec.models.kept import Kept
-from prune2vec.models.text_settings import TextOptions, TextSettings
+from prune2vec.models.text_settings import TextOptions, TextSettings, WrittenText
 from prune2vec.profiling.profile import MeasuredShape
 from prune2vec.progress import say
 from prune2vec.records import Record
@@ -74,7 +74,7 @@ class PruningPlan(Record):
     drop_mlp: tuple[int, ...] = ()
     width_cut: ExactShare = Fraction(0)
     neurons: Mapping[Layer, NeuronBits] = field(default_factory=dict)
-    text: TextSettings = field(default_factory=TextSettings)
+    text: WrittenText = field(default_factory=TextSettings)
     method: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

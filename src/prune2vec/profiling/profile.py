@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator
 from prune2vec.errors import ProfileError
 from prune2vec.files import digest_json
 from prune2vec.models.shape import ModelShape
-from prune2vec.models.text_settings import TextSettings
+from prune2vec.models.text_settings import TextSettings, WrittenText
 from prune2vec.records import Record
 from prune2vec.settings import AS_WRITTEN
 
@@ -78,7 +78,7 @@ class Profile(Record):
     layer_loss: LayerLoss
     sections: Annotated[Mapping[str, Mapping[str, Any]], BeforeValidator(_still_measured)] = field(default_factory=dict)
     texts: Mapping[str, Any] = field(default_factory=dict)
-    text: TextSettings = field(default_factory=TextSettings)
+    text: WrittenText = field(default_factory=TextSettings)
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
 

@@ -6,6 +6,7 @@ dropped, a key that is missing has a default. Here the first such thing is an er
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
 
-from prune2vec.errors import CheckpointError, reason_of
+from prune2vec.errors import CheckpointError, ConfigError, reason_of
 from prune2vec.files import read_json
 from prune2vec.models.encoder_text import (
     RECORD,
@@ -28,10 +29,12 @@ from prune2vec.models.encoder_text import (
     check_form,
     pooling_names,
 )
+from prune2vec.models.load import check_numbers
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.rope import rope_entries
 from prune2vec.models.uneven import misfit
 from prune2vec.outputs import changed_files
+from prune2vec.paths import as_path
 from prune2vec.progress import say
 
 if TYPE_CHECKING:
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _POINTER = b"version https://git-lfs"
 _WRITABLE = (("Transformer", "UnevenTransformer"), ("Pooling",), ("Normalize",))
+_STOCK = ("sentence_transformers.", "prune2vec.")
+_NOT_FIRST = ("Pooling", "WeightedLayerPooling", "Normalize", "Dense", "Dropout", "LayerNorm")
 _DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
@@ -81,6 +86,7 @@ def check_files(encoder: str) -> None:
     names = [module["name"] for module in modules]
     if len(set(names)) < len(names):
         raise CheckpointError(f"{encoder}/modules.json: two modules have one name ({', '.join(names)})")
+    _check_order(encoder, modules)
     for kind, path in _parts(encoder, modules):
         if kind.endswith(".Pooling"):
             _poolings(encoder, f"{path}/config.json")
@@ -89,6 +95,30 @@ def check_files(encoder: str) -> None:
             # The uneven one compares its tensors itself.
             if kind.endswith(".Transformer"):
                 _check_weights(encoder, path)
+
+
+def _check_order(encoder: str, modules: list[dict[str, Any]]) -> None:
+    """Refuse modules that could not follow each other, as each takes what those before it make, and names no folder can have.
+
+    Modules that are not sentence-transformers' own may make anything.
+    """
+    at = f"{encoder}/modules.json"
+    for module in modules:
+        try:
+            as_path(module["path"] or ".")
+        except ConfigError as error:
+            raise CheckpointError(f"{at}: path: {error}; fetch it again") from error
+    kinds = [module["type"].rpartition(".")[2] for module in modules]
+    if not all(module["type"].startswith(_STOCK) for module in modules):
+        return
+    texts = _checked(encoder, f"{modules[0]['path']}/sentence_bert_config.json".lstrip("/"), TextsForm) if modules else None
+    of_tokens = kinds[:1] and kinds[0] in _WRITABLE[0] and (texts or {}).get("module_output_name") != "sentence_embedding"
+    before = kinds[: kinds.index("Normalize")] if "Normalize" in kinds else kinds
+    if not kinds or kinds[0] in _NOT_FIRST or (of_tokens and "Pooling" not in before):
+        raise CheckpointError(
+            f"{at}: its modules are {', '.join(kinds) or 'none'}; expected Transformer, then Pooling, and perhaps Normalize: "
+            "fetch it again, or make it again with prune2vec prune"
+        )
 
 
 def check_can_be_written(kinds: Sequence[str], poolings: Sequence[str], truncate_dim: int | None) -> None:
@@ -150,7 +180,8 @@ def encoder_file(encoder: str, name: str) -> Path | None:
 
     path = Path(encoder) / name
     if Path(encoder).is_dir():
-        return path if path.is_file() else None
+        # A name that no file system takes is that of no file, where Path.is_file raises.
+        return path if os.path.isfile(path) else None
     try:
         found = load_file_path(encoder, Path(name).name, subfolder=str(Path(name).parent).removeprefix("."))
     except Exception as error:  # Whatever the hub's client raises of a repository that is not there, or of the network.
@@ -234,10 +265,12 @@ def check_fits_together(encoder: SentenceTransformer, name: str) -> None:
 
     Raises:
         CheckpointError: The tokeniser has tokens that the model has no embedding for, or the pooling is for another width.
+        ModelError: Two tokens of the tokeniser have one number.
     """
     modules: list[Any] = list(encoder)
     model, tokenizer = getattr(modules[0], "auto_model", None), getattr(modules[0], "tokenizer", None)
     if model is not None and tokenizer is not None:
+        check_numbers(tokenizer, name)
         # Tokens that were added to the vocabulary may never come up in a text; an engine refuses a text that has one.
         rows, entries = int(model.get_input_embeddings().weight.shape[0]), int(tokenizer.vocab_size)
         if entries > rows:

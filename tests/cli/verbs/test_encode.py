@@ -43,12 +43,12 @@ def test_search_of_half_an_encoding(cli: Cli, tmp_path: Path, encoder: Path) -> 
     assert cli("search", "vectors", "dog", "--partial", "--json").data["rows"] == 1
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "many"])
+@pytest.mark.parametrize("value", ["0", "-1", "many", "1000000", "9" * 5000])
 def test_ray_takes_a_number_or_auto(cli: Cli, tmp_path: Path, encoder: Path, value: str) -> None:
     (tmp_path / "corpus.txt").write_text("a\n")
     ran = cli("encode", "encoder", "corpus.txt", "-o", "vectors", f"--ray={value}")
     assert ran.code == 2
-    assert "expected a number of shards from 1, or auto" in ran.err
+    assert "expected a number of shards from 1 to 999,999, or auto" in ran.err
     assert not (tmp_path / "vectors").exists()
 
 

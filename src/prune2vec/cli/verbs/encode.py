@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,8 +40,10 @@ def encode(encoder: Path, corpus: Path, *, output: Path, ray: str | None, settin
     in parts of (id, vector); the same command resumes after an interruption.
     """
     counted = ray is not None and ray != "auto"
-    if counted and not (str(ray).isdecimal() and int(str(ray))):
-        raise click.BadParameter(f"{ray!r}: expected a number of shards from 1, or auto", param_hint="--ray")
+    if counted and not re.fullmatch("[1-9][0-9]{0,5}", str(ray)):
+        raise click.BadParameter(
+            f"{str(ray)[:40]!r}: expected a number of shards from 1 to 999,999, or auto", param_hint="--ray"
+        )
     shards = int(str(ray)) if counted else ray
     if dry_run:
         from prune2vec.encoding.corpus import Corpus
