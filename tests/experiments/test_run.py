@@ -152,7 +152,7 @@ def test_what_cannot_be_found_is_refused_before_mining(
     (tmp_path / "empty").mkdir()
     (tmp_path / "docs").mkdir()
     for name in ("train", "dev"):
-        (tmp_path / f"{name}.jsonl").write_text('{"query": "a", "positive": "b"}\n')
+        (tmp_path / f"{name}.jsonl").write_text('{"query": "a", "positive": "b", "negative": "c"}\n')
     small = SmallStages()
     recipe = {"model": "model", "data": {"mine": {"source": "docs"}}, **change}
     stages = replace(small.stages(), check=Stages().check)

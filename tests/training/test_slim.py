@@ -390,5 +390,5 @@ def test_an_output_that_is_a_folder_is_refused_before_the_work(tiny: Tiny, monke
 
 
 def test_the_old_name_of_importance_is_told_the_new_one(tiny: Tiny) -> None:
-    with pytest.raises(ConfigError, match=r"slim\(\): unknown key 'ranking'; it is called 'importance' now"):
+    with pytest.raises(ConfigError, match=r"slim: unknown key 'ranking'; it is called 'importance' now"):
         tiny(**QUICK, ranking="wanda")
