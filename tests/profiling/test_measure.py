@@ -63,7 +63,7 @@ def test_long_texts_are_cut_and_counted(tmp_path: Path, capsys: pytest.CaptureFi
         ({"groups": 20}, DataError, "12 tuples, but 20 groups of 4 need 80"),
         ({"pooling": "maen"}, ConfigError, "did you mean 'mean'"),
         ({"groop_size": 3}, ConfigError, "did you mean 'group_size'"),
-        ({"order": "file"}, ConfigError, "unknown key 'order': it is called 'sampling' now"),
+        ({"order": "file"}, ConfigError, "unknown key 'order'; it is called 'sampling' now"),
         ({"dtype": "bf16"}, ConfigError, "no number format"),
         ({"scale": -1}, ConfigError, "scale"),
         ({"memory": "lots"}, ConfigError, "memory: expected a number such as 90M, 1.5B or 4GB, got 'lots'"),
