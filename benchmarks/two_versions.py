@@ -1,4 +1,4 @@
-"""Speed of two versions of prune2vec: profile, encode and train on the same model and texts, in turns (A B A B).
+"""Speed of two versions of prune2vec: profile, encode and train on the same model and texts, in turns (A B B A).
 
 Each version is a checkout, run by the interpreter of this script in a process of its own that loads everything, does each job
 once to warm up, and then waits for its turn. What is timed is one call of the public function, the model's loading included, but of
@@ -57,7 +57,8 @@ class Side:
     def __init__(self, checkout: Path, given: dict[str, Any], folder: Path) -> None:
         folder.mkdir()
         told = json.dumps({**given, "checkout": str(checkout.resolve()), "folder": str(folder)})
-        environment = {**os.environ, "PYTHONPATH": str(checkout.resolve() / "src")}
+        # The threads of the version that waits must not spin beside the one that works.
+        environment = {**os.environ, "PYTHONPATH": str(checkout.resolve() / "src"), "OMP_WAIT_POLICY": "passive"}
         self._process = subprocess.Popen(
             [sys.executable, "-c", _WORKER, told],
             env=environment,
@@ -118,8 +119,9 @@ def main() -> None:
         for number in range(given.rounds):
             print(f"round {number + 1} of {given.rounds}", file=sys.stderr, flush=True)
             for job in given.jobs:
-                for name, side in sides.items():
-                    seconds[job][name].append(side.time(job))
+                # Who goes first changes from round to round: the second one finds the machine warmer.
+                for name in ("a", "b") if number % 2 == 0 else ("b", "a"):
+                    seconds[job][name].append(sides[name].time(job))
         for side in sides.values():
             side.close()
     rows = []

@@ -18,6 +18,7 @@ from prune2vec.planning.budget import Budget
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.planning.planner import Planner, make_plan, planners
 from prune2vec.profiling.profile import Profile
+from prune2vec.training.neuron_importance import importances
 from prune2vec.training.width_decision import scores_beside
 from tests.experiments.small import Run, SmallStages, profile_of, recipe_values
 
@@ -201,7 +202,7 @@ class Ranking(SmallStages):
 
     def slim(self, model: str, plan: Path, texts: Any, settings: Any, output: Path) -> None:
         file = scores_beside(output, settings.importance)
-        identity = json.dumps(settings.identity())
+        identity = json.dumps(importances.identity(settings))
         if not file.exists() or file.read_text() != identity:
             self.ranked.append(output.parent.name)
             file.write_text(identity)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from prune2vec.errors import ConfigError
+from prune2vec.training.neuron_importance import importances
 from prune2vec.training.slim_settings import _GROUPS, _NOT_OF_SCORES, SlimSettings
 
 
@@ -56,16 +57,16 @@ def test_what_does_not_fit_is_one_line(values: dict[str, Any], message: str) -> 
 
 
 def test_what_an_importance_does_not_read_is_not_of_its_identity() -> None:
-    assert set(SlimSettings(importance="magnitude").identity()) == {"ranking", "revision", "trust_remote_code"}
+    assert set(importances.identity(SlimSettings(importance="magnitude"))) == {"ranking", "revision", "trust_remote_code"}
     for importance, unread, read in (
         ("gates", {"batches": 3}, {"steps": 3}),
         ("activation", {"steps": 3}, {"batches": 3}),
         ("wanda", {"scale": 3, "max_length": 33}, {"seed": 3}),
         ("taylor", {"learning_rate": 3}, {"scale": 3}),
     ):
-        base = SlimSettings(importance=importance).identity()
-        assert SlimSettings(importance=importance, **unread).identity() == base
-        assert SlimSettings(importance=importance, **read).identity() != base
+        base = importances.identity(SlimSettings(importance=importance))
+        assert importances.identity(SlimSettings(importance=importance, **unread)) == base
+        assert importances.identity(SlimSettings(importance=importance, **read)) != base
 
 
 def test_every_setting_is_of_the_scores_of_an_importance_that_reads_all_or_of_none() -> None:
@@ -75,8 +76,8 @@ def test_every_setting_is_of_the_scores_of_an_importance_that_reads_all_or_of_no
 
 
 def test_only_what_decides_the_scores_is_their_identity() -> None:
-    base = SlimSettings().identity()
+    base = importances.identity(SlimSettings())
     for change in ({"width_cut": "30%"}, {"floor": "10%"}, {"multiple": 64}, {"uniform": True}, {"save_every": 7}):
-        assert SlimSettings(**change).identity() == base
+        assert importances.identity(SlimSettings(**change)) == base
     for change in ({"importance": "wanda"}, {"learning_rate": 0.1}, {"gate_penalty": 0.0}, {"seed": 1}, {"batch_size": 7}):
-        assert SlimSettings(**change).identity() != base
+        assert importances.identity(SlimSettings(**change)) != base

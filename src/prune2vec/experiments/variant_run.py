@@ -16,6 +16,7 @@ from prune2vec.outputs import OwnFolder, remove_folder
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.pruning.prune_settings import PruneSettings
 from prune2vec.resume import WorkFolder
+from prune2vec.training.neuron_importance import importances
 from prune2vec.training.slim_settings import SlimSettings
 from prune2vec.training.train_settings import TrainSettings
 from prune2vec.training.width_decision import scores_beside
@@ -174,7 +175,7 @@ class VariantRun:
                 "model": self.sources.of(self.recipe.model),
                 "plan": plan,
                 "texts": self.sources.together(texts),
-                "settings": {**settings.identity(), **cut},
+                "settings": {**importances.identity(settings), **cut},
             },
         )
         self.plans.pop(name, None)
@@ -262,4 +263,4 @@ class VariantRun:
 
 def _ranked_as(plan: PruningPlan, settings: SlimSettings) -> str:
     """Return what makes the neurons of two plans of one model score the same on the same texts."""
-    return digest_json([plan.keep_layers, plan.drop_attention, plan.drop_mlp, settings.identity()])
+    return digest_json([plan.keep_layers, plan.drop_attention, plan.drop_mlp, importances.identity(settings)])

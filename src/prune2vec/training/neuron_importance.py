@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
+from prune2vec.models.text_settings import TextOptions
 from prune2vec.registry import Registry
+from prune2vec.training.slim_settings import SlimSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from prune2vec.data.triplet import Triplet
     from prune2vec.training.importance_context import ImportanceContext
-    from prune2vec.training.slim_settings import SlimSettings
 
 Scores = Mapping[int, "Tensor"]
-ImportanceFn = Callable[["ImportanceContext", Sequence["Triplet"], "SlimSettings"], Scores]
+ImportanceFn = Callable[["ImportanceContext", Sequence["Triplet"], SlimSettings], Scores]
 Group = Literal["texts", "batches", "loss", "steps"]
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -24,6 +25,27 @@ BATCHES: Group = "batches"  # How many batches of triplets are looked at.
 LOSS: Group = "loss"  # The contrastive loss.
 STEPS: Group = "steps"  # Steps of learning.
 EVERY: tuple[Group, ...] = get_args(Group)
+# What an importance reads says which of these its scores depend on.
+_GROUPS: dict[Group, frozenset[str]] = {
+    TEXTS: frozenset({"batch_size", "hard_negatives", "negative_sampling", "seed"}),
+    BATCHES: frozenset({"batches"}),
+    LOSS: frozenset({"scale"}),
+    STEPS: frozenset(
+        {
+            *("steps", "learning_rate", "schedule", "warmup_steps", "max_grad_norm"),
+            *("gate_penalty", "gate_sharpness"),
+        }
+    ),
+}
+# These decide which neurons are cut, or how a run is watched; the scores stay valid when they change. What a text is, the
+# plan says.
+_NOT_OF_SCORES = frozenset(
+    {
+        *TextOptions.model_fields,
+        *("width_cut", "max_params", "floor", "multiple", "uniform"),
+        *("gradient_checkpointing", "device", "dtype", "save_every", "restart"),
+    }
+)
 # A layer whose neurons all score 0 keeps its zeros.
 _TINY = 1e-30
 
@@ -64,6 +86,18 @@ class Importances(Registry[ImportanceFn]):
         """
         self.get(name)
         return self._reads[name]
+
+    def identity(self, settings: SlimSettings) -> dict[str, object]:
+        """Return the settings that decide the scores; scores and checkpoints are only used again when they are the same.
+
+        Raises:
+            ConfigError: There is no such importance.
+        """
+        reads = self.reads(settings.importance)
+        unread = (names for group, names in _GROUPS.items() if group not in reads)
+        found = settings.model_dump(mode="json", exclude=set(_NOT_OF_SCORES.union(*unread)))
+        # Files of scores and plans keep the key by which they have always named it.
+        return {"ranking": found.pop("importance"), **found}
 
     def comparable(self, name: str, scores: Scores) -> Scores:
         """Return an importance's scores such that those of different layers can be compared."""

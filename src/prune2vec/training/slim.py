@@ -101,7 +101,7 @@ def _slimmed(
     device = pick_device(chosen.device)
     identity = {
         **_about(plan),
-        "settings": chosen.identity(),
+        "settings": importances.identity(chosen),
         "text": plan.text.to_json() if triplets else None,
         "dtype": str(pick_dtype(chosen.dtype, device)).removeprefix("torch."),
         "device": device.type,

@@ -11,30 +11,7 @@ from prune2vec.amounts import Amount
 from prune2vec.models.text_settings import TextOptions
 from prune2vec.planning.shares import parse_count, parse_share
 from prune2vec.settings import Seed
-from prune2vec.training.neuron_importance import BATCHES, LOSS, STEPS, TEXTS, Group, importances
 from prune2vec.training.train_settings import TrainSettings
-
-# What an importance reads says which of these its scores depend on.
-_GROUPS: dict[Group, frozenset[str]] = {
-    TEXTS: frozenset({"batch_size", "hard_negatives", "negative_sampling", "seed"}),
-    BATCHES: frozenset({"batches"}),
-    LOSS: frozenset({"scale"}),
-    STEPS: frozenset(
-        {
-            *("steps", "learning_rate", "schedule", "warmup_steps", "max_grad_norm"),
-            *("gate_penalty", "gate_sharpness"),
-        }
-    ),
-}
-# These decide which neurons are cut, or how a run is watched; the scores stay valid when they change. What a text is, the
-# plan says.
-_NOT_OF_SCORES = frozenset(
-    {
-        *TextOptions.model_fields,
-        *("width_cut", "max_params", "floor", "multiple", "uniform"),
-        *("gradient_checkpointing", "device", "dtype", "save_every", "restart"),
-    }
-)
 
 
 def read_least(value: Any) -> Any:
@@ -126,18 +103,6 @@ class SlimSettings(TextOptions):
     def warmup(self) -> int:
         """Warm-up steps, resolved."""
         return self.warmup_steps if self.warmup_steps is not None else self.steps // 10
-
-    def identity(self) -> dict[str, object]:
-        """Return the settings that decide the scores; scores and checkpoints are only used again when they are the same.
-
-        Raises:
-            ConfigError: There is no such importance.
-        """
-        reads = importances.reads(self.importance)
-        unread = (names for group, names in _GROUPS.items() if group not in reads)
-        found = self.model_dump(mode="json", exclude=set(_NOT_OF_SCORES.union(*unread)))
-        # Files of scores and plans keep the key by which they have always named it.
-        return {"ranking": found.pop("importance"), **found}
 
     def for_training(self) -> TrainSettings:
         """Return the part of the settings that the trainer knows; adapters are put in by nobody here."""
