@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from prune2vec.errors import ConfigError
-from prune2vec.training.neuron_importance import importances
-from prune2vec.training.slim_settings import _GROUPS, _NOT_OF_SCORES, SlimSettings
+from prune2vec.training.neuron_importance import _GROUPS, _NOT_OF_SCORES, importances
+from prune2vec.training.slim_settings import SlimSettings
 
 
 @pytest.mark.parametrize(

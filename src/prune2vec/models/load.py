@@ -158,6 +158,8 @@ def check_numbers(tokenizer: PreTrainedTokenizerBase, who: str) -> None:
         ModelError: There are two such tokens.
     """
     vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False) if tokenizer.is_fast else {}
+    if len(set(vocabulary.values())) == len(vocabulary):
+        return
     first: dict[int, str] = {}
     for token, number in sorted(vocabulary.items()):
         if first.setdefault(number, token) != token:
