@@ -65,26 +65,25 @@ class Registry(Generic[T]):
         return iter(self.names())
 
     def _load(self) -> None:
+        """Import the package's modules and the plug-ins, once."""
         # Another thread waits until all parts are there; the modules of the parts may look at the registry themselves.
         with _LOADING:
-            if not self._loaded:
-                self._loaded, before = True, dict(self._parts)
-                try:
-                    self._import_parts()
-                except BaseException:
-                    # The next call tries again, and finds no half of what failed.
-                    self._loaded, self._parts = False, before
-                    raise
-
-    def _import_parts(self) -> None:
-        if self._package is not None:
-            package = importlib.import_module(self._package)
-            for module in pkgutil.iter_modules(package.__path__):
-                importlib.import_module(f"{self._package}.{module.name}")
-        for entry in entry_points(group="prune2vec"):
+            if self._loaded:
+                return
+            self._loaded, before = True, dict(self._parts)
             try:
-                entry.load()
-            except Exception as error:  # It is someone else's code, and may raise anything.
-                raise ConfigError(
-                    f"plug-in {entry.name!r} ({entry.value}) cannot be loaded: {reason_of(error)}; update or uninstall it"
-                ) from error
+                if self._package is not None:
+                    package = importlib.import_module(self._package)
+                    for module in pkgutil.iter_modules(package.__path__):
+                        importlib.import_module(f"{self._package}.{module.name}")
+                for entry in entry_points(group="prune2vec"):
+                    try:
+                        entry.load()
+                    except Exception as error:  # It is someone else's code, and may raise anything.
+                        raise ConfigError(
+                            f"plug-in {entry.name!r} ({entry.value}) cannot be loaded: {reason_of(error)}; update or uninstall it"
+                        ) from error
+            except BaseException:
+                # The next call tries again, and finds no half of what failed.
+                self._loaded, self._parts = False, before
+                raise

@@ -6,9 +6,8 @@ import pytest
 
 from prune2vec.errors import ConfigError, DataError, PlanError
 from prune2vec.models.kept import Kept
-from prune2vec.planning.budget import Budget
 from prune2vec.planning.plan import PruningPlan
-from prune2vec.planning.planner import FitsBudget, Picked, Planner, make_plan, planners
+from prune2vec.planning.planner import Budget, FitsBudget, Picked, Planner, make_plan, planners
 from prune2vec.profiling.profile import Profile
 from tests.planning.made import curve_with_minima, made_profile
 

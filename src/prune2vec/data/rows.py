@@ -23,17 +23,49 @@ _JSON_KINDS = {list: "a list", str: "a string", type(None): "null", bool: "a tru
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
-    """One row of a file.
-
-    Attributes:
-        where: The place for messages: ``train.jsonl:17``.
-        number: Number of the row in its file, from 0.
-        values: The columns by name.
-    """
+    """One row of a file: its place for messages (``train.jsonl:17``), its number from 0, and its columns by name."""
 
     where: str
     number: int
     values: Mapping[str, Any]
+
+
+def id_text(row: SourceRow, column: str, value: Any) -> str:
+    """Return an id as text; tables with gaps hold whole numbers as 7.0.
+
+    Raises:
+        DataError: It is neither a string nor a whole number.
+    """
+    if isinstance(value, str):
+        return sound_text(row, column, value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise DataError(f"{row.where}: {column} is {_kind_of(value)}, expected a string or a whole number")
+    return str(value)
+
+
+def sound_text(row: SourceRow, column: str, value: Any) -> str:
+    """Return a text that UTF-8 can hold.
+
+    Raises:
+        DataError: It is no text, or holds half a surrogate pair, which JSON can spell and no tokeniser takes.
+    """
+    if not isinstance(value, str):
+        raise DataError(f"{row.where}: {column} is {_kind_of(value)}, expected a string")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            found = f"\\u{ord(value[error.start]):04x}"
+            raise DataError(
+                f"{row.where}: {column} holds half a character ({found} at {error.start}); repair the text"
+            ) from error
+    return value
+
+
+def _kind_of(value: object) -> str:
+    return "null" if value is None else type(value).__name__
 
 
 def suffix_of(path: Path) -> str:
@@ -179,11 +211,7 @@ def read_arrow(path: Path) -> Iterator[SourceRow]:
 
 
 def count_rows(path: Path) -> int:
-    """Return how many rows a Parquet or Arrow file has, without decoding them.
-
-    Raises:
-        DataError: The file is of another kind, or is damaged.
-    """
+    """Return how many rows a Parquet or Arrow file has, without decoding them; a damaged one is a ``DataError``."""
     with _arrow_batches(path) as (_, batches, rows):
         return sum(batch.num_rows for batch in batches) if rows is None else rows
 

@@ -6,11 +6,9 @@ from fractions import Fraction
 
 from prune2vec.errors import PlanError
 from prune2vec.models.kept import Kept
-from prune2vec.planning.budget import speedup_of
-from prune2vec.planning.drop import edge_notes
-from prune2vec.planning.importance_order import ONE_SHOT, SECTIONS, Order, least_important, ranked
-from prune2vec.planning.l3prune import ALL, FirstLayers, depth_of
-from prune2vec.planning.planner import FitsBudget, Picked, Planner, planners
+from prune2vec.planning.depth_rules import ALL, FirstLayers, depth_of
+from prune2vec.planning.drop import ONE_SHOT, SECTIONS, Order, edge_notes, least_important, ranked
+from prune2vec.planning.planner import FitsBudget, Picked, Planner, planners, speedup_of
 from prune2vec.planning.shares import CountOrShare, Share, count_of, share_text
 from prune2vec.profiling.profile import Profile
 
