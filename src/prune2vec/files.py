@@ -91,11 +91,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def json_text(value: Any) -> str:
-    """Return ``value`` as readable JSON.
-
-    Raises:
-        ValueError: ``value`` holds NaN or an infinity, which JSON does not have.
-    """
+    """Return ``value`` as readable JSON; NaN and infinities, which it does not have, are a ``ValueError``."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -163,11 +159,7 @@ def fingerprint(path: Path) -> list[Any]:
 
 
 def digest_tree(path: Path) -> str:
-    """Return the SHA-256 over the names and contents of a file, or of every visible file below a folder.
-
-    Raises:
-        DataError: There is neither.
-    """
+    """Return the SHA-256 over the names and contents of a file, or of every visible file below a folder."""
     if path.is_file():
         return digest_file(path)
     if not path.is_dir():

@@ -23,11 +23,7 @@ _LIBRARIES = ("prune2vec", "torch", "transformers", "sentence-transformers", "to
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """Return the device to use: CUDA, then Apple's MPS, then the CPU when ``device`` is ``"auto"``.
-
-    Raises:
-        ConfigError: There is no such device, or not on this machine.
-    """
+    """Return the device to use: CUDA, then Apple's MPS, then the CPU when ``device`` is ``"auto"``; one that is not there is refused."""
     import torch
 
     if device == "auto":
@@ -45,11 +41,7 @@ def pick_device(device: str = "auto") -> torch.device:
 
 
 def pick_dtype(dtype: str = "auto", device: torch.device | None = None) -> torch.dtype:
-    """Return the dtype for forward passes: bf16 where the hardware multiplies it fast, fp32 elsewhere.
-
-    Raises:
-        ConfigError: ``dtype`` is not one of auto, float32, bfloat16, float16.
-    """
+    """Return the dtype for forward passes: with ``"auto"`` bf16 where the hardware multiplies it fast, fp32 elsewhere."""
     import torch
 
     if dtype not in _DTYPES:

@@ -213,11 +213,7 @@ def staged_folder(target: Path, kind: str) -> Iterator[Path]:
 
 
 def remove_folder(target: Path) -> None:
-    """Remove a folder that ``staged_folder`` wrote, of any kind, if it is there.
-
-    Raises:
-        CheckpointError: As ``check_ours``.
-    """
+    """Remove a folder that ``staged_folder`` wrote, of any kind, if it is there and ``check_ours`` allows it."""
     check_ours(target, _recorded(target)[0] or "what prune2vec wrote")
     if target.exists():
         shutil.rmtree(target)
@@ -236,11 +232,7 @@ class OwnFolder:
 
     @contextmanager
     def writing(self, *names: str) -> Iterator[None]:
-        """Let the block write these files, and note what it wrote.
-
-        Raises:
-            CheckpointError: One of them is there and is not ours, or was changed since we wrote it.
-        """
+        """Let the block write these files, as ``check`` allows, and note what it wrote."""
         self.check(*names)
         self.files |= dict.fromkeys(names)
         self.save()
@@ -254,11 +246,7 @@ class OwnFolder:
             self.save()
 
     def check(self, *names: str) -> None:
-        """Refuse to write a file that is there and is not ours, or was changed since we wrote it.
-
-        Raises:
-            CheckpointError: There is one.
-        """
+        """Refuse, with a ``CheckpointError``, a file that is there and is not ours, or was changed since we wrote it."""
         for name in names:
             path, ours = self.folder / name, name in self.files
             # A folder has a record of its own.
@@ -270,11 +258,7 @@ class OwnFolder:
                 raise CheckpointError(f"{path} {reason} and would be lost; move it away, or name another output")
 
     def remove(self, *names: str) -> None:
-        """Remove files that we wrote.
-
-        Raises:
-            CheckpointError: One of them is not ours, or was changed since.
-        """
+        """Remove files that we wrote, as ``check`` allows."""
         self.check(*names)
         for name in names:
             (self.folder / name).unlink(missing_ok=True)

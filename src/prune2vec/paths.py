@@ -41,11 +41,7 @@ def as_path(value: object, *, to_write: bool = False) -> Path:
 
 
 def must_exist(path: Path) -> Path:
-    """Return ``path`` if there is such a file or folder.
-
-    Raises:
-        DataError: There is none; the message names the closest name in the same folder.
-    """
+    """Return ``path`` if it exists; else a ``DataError`` names the closest name in the same folder."""
     if os.path.exists(path):
         return path
     parent = path.parent

@@ -46,11 +46,7 @@ class Registry(Generic[T]):
         return add
 
     def get(self, name: str) -> T:
-        """Return the part called ``name``.
-
-        Raises:
-            ConfigError: No part has that name; the message gives the closest one.
-        """
+        """Return the part called ``name``; where there is none, a ``ConfigError`` gives the closest name."""
         self._load()
         if name not in self._parts:
             raise ConfigError(f"no {self.kind} is called {name!r}{did_you_mean(name, self._parts)}")

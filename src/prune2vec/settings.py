@@ -39,11 +39,7 @@ _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 def parse_amount(value: Any) -> Any:
-    """Read ``90M``, ``1.5B`` or ``4GB`` as a number (K, M, G/B are powers of 1000; KiB, MiB, GiB of 1024).
-
-    Raises:
-        ValueError: The text is not a number with one of these units.
-    """
+    """Read ``90M``, ``1.5B`` or ``4GB`` as a number (K, M, G/B are powers of 1000; KiB, MiB, GiB of 1024)."""
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"\s*([\d.]+(?:e\d+)?)\s*([a-z]*)\s*", value.lower())
@@ -104,11 +100,7 @@ class Settings(BaseModel):
 
     @classmethod
     def chosen(cls, settings: Settings | Mapping[str, Any] | None, overrides: Mapping[str, Any], *, where: str) -> Self:
-        """Return the settings of a call: what is set in ``settings``, and ``overrides`` over it.
-
-        Raises:
-            ConfigError: As ``build``.
-        """
+        """Return the settings of a call as ``build`` does: what is set in ``settings``, and ``overrides`` over it."""
         given: Any = {} if settings is None else settings
         if isinstance(settings, Settings):
             given = settings.model_dump(exclude_unset=True)

@@ -125,11 +125,7 @@ def same_text(text: str) -> str:
 
 
 def document_id(row: SourceRow, column: str | None = None) -> str | None:
-    """Return the id of a row in ``column``, or else in ``_id`` or ``id``; None where it has neither.
-
-    Raises:
-        DataError: ``column`` is missing, or the id is neither a string nor a whole number.
-    """
+    """Return the id of a row in ``column``, or else in ``_id`` or ``id``; None where it has neither."""
     if column is not None and column not in row.values:
         hint = did_you_mean(column, list(map(str, row.values)))
         raise DataError(f"{row.where}: no column {column!r}{hint} (encode takes another one with --id-column)")

@@ -103,11 +103,7 @@ class Instructions:
         return cls(kind="literal", text=instruction, both_sides=symmetric == "both")
 
     def for_triplet(self, triplet: Triplet) -> tuple[str, str]:
-        """Return the instructions ``(of the query, of the documents)``; an empty string means none.
-
-        Raises:
-            ConfigError: The E5 set has no data set of the triplet's name.
-        """
+        """Return the instructions ``(of the query, of the documents)``; an empty string means none."""
         if self.kind != "e5":
             return self.text, self.text if self.both_sides else ""
         if triplet.dataset not in E5_DATASETS:

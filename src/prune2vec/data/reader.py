@@ -130,11 +130,7 @@ def parse_hub_source(text: str) -> HubSource | None:
 
 
 def read_hub(source: HubSource) -> Iterator[SourceRow]:
-    """Yield the rows of a hub data set, streamed through ``datasets``.
-
-    Raises:
-        DataError: It does not exist, cannot be reached, or has no such configuration or split.
-    """
+    """Yield the rows of a hub data set, streamed through ``datasets``; one that cannot be read is a ``DataError``."""
     import datasets
     from datasets.exceptions import DatasetsError
 

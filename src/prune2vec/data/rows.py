@@ -1,4 +1,7 @@
-"""Rows of named values from files of any known format: JSON lines, CSV and TSV (each also gzipped), Parquet and Arrow."""
+"""Rows of named values from files of any known format: JSON lines, CSV and TSV (each also gzipped), Parquet and Arrow.
+
+What cannot be read, or does not fit, is a ``DataError`` with file and line; so is a file without a row.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +34,7 @@ class SourceRow:
 
 
 def id_text(row: SourceRow, column: str, value: Any) -> str:
-    """Return an id as text; tables with gaps hold whole numbers as 7.0.
-
-    Raises:
-        DataError: It is neither a string nor a whole number.
-    """
+    """Return an id, a string or a whole number, as text; tables with gaps hold whole numbers as 7.0."""
     if isinstance(value, str):
         return sound_text(row, column, value)
     if isinstance(value, float) and value.is_integer():
@@ -46,11 +45,7 @@ def id_text(row: SourceRow, column: str, value: Any) -> str:
 
 
 def sound_text(row: SourceRow, column: str, value: Any) -> str:
-    """Return a text that UTF-8 can hold.
-
-    Raises:
-        DataError: It is no text, or holds half a surrogate pair, which JSON can spell and no tokeniser takes.
-    """
+    """Return a text, and refuse one with half a surrogate pair, which JSON can spell and no tokeniser takes."""
     if not isinstance(value, str):
         raise DataError(f"{row.where}: {column} is {_kind_of(value)}, expected a string")
     if not value.isascii():
@@ -80,11 +75,7 @@ def known_suffixes() -> str:
 
 
 def read_rows(path: Path) -> Iterator[SourceRow]:
-    """Return the rows of a file in any known format, streaming.
-
-    Raises:
-        DataError: The format is unknown; while rows are read: the file cannot be read or holds none, or a row is broken.
-    """
+    """Return the rows of a file in any known format, streaming; what cannot be read is a ``DataError`` with file and line."""
     suffix = suffix_of(path)
     if suffix not in FORMATS or (suffix in _NEVER_PACKED and path.suffix == ".gz"):
         raise DataError(f"{path}: unknown kind of file; expected {known_suffixes()}")
@@ -98,11 +89,7 @@ def no_rows(path: Path, columns: Iterable[str] = ()) -> DataError:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield ``(number from 1, line with its end)`` of a UTF-8 file; a byte order mark is dropped.
-
-    Raises:
-        DataError: The file cannot be opened, is not UTF-8, holds NUL bytes, or its gzip data are damaged; with the line.
-    """
+    """Yield ``(number from 1, line with its end)`` of a UTF-8 file, perhaps gzipped; a byte order mark is dropped."""
     number = 0
     packed = path.suffix == ".gz"
     # Binary, so that a wrong byte can be traced to its line.
@@ -135,11 +122,7 @@ def _explained_read_errors(path: Path, place: Callable[[], str] = str) -> Iterat
 
 
 def read_jsonl(path: Path) -> Iterator[SourceRow]:
-    """Yield one row per line; blank lines are passed over but counted, so that row numbers are line numbers.
-
-    Raises:
-        DataError: A line is not a JSON object, or there is none.
-    """
+    """Yield one row per line; blank lines are passed over but counted, so that row numbers are line numbers."""
     found = False
     for number, line in read_lines(path):
         if not line.strip():
@@ -161,11 +144,7 @@ def read_jsonl(path: Path) -> Iterator[SourceRow]:
 
 
 def read_csv(path: Path) -> Iterator[SourceRow]:
-    """Yield the rows of a comma- or tab-separated file with a header; quoted fields may span lines.
-
-    Raises:
-        DataError: A row has more or fewer fields than the header or cannot be parsed, or there is none.
-    """
+    """Yield the rows of a comma- or tab-separated file with a header; quoted fields may span lines."""
     delimiter = "\t" if suffix_of(path) == ".tsv" else ","
     reader = csv.reader((line for _, line in read_lines(path)), delimiter=delimiter, strict=True)
     header: list[str] = []
@@ -194,11 +173,7 @@ def read_csv(path: Path) -> Iterator[SourceRow]:
 
 
 def read_arrow(path: Path) -> Iterator[SourceRow]:
-    """Yield the rows of a Parquet file, or of an Arrow file or stream (``datasets.save_to_disk``), a thousand in memory at most.
-
-    Raises:
-        DataError: The file is of another kind, is damaged or holds no row.
-    """
+    """Yield the rows of a Parquet file, or of an Arrow file or stream (``datasets.save_to_disk``), a thousand in memory at most."""
     number = 0
     with _arrow_batches(path, lambda: f" after {number} rows") as (names, batches, _):
         for batch in batches:

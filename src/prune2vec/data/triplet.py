@@ -78,11 +78,7 @@ def _columns(triplet: Triplet) -> dict[str, Any]:
 
 
 def write_json_lines(rows: Iterable[dict[str, Any]], path: Path) -> None:
-    """Write one JSON object a line, gzipped when the name ends in ``.gz``, whole or not at all.
-
-    Raises:
-        CheckpointError: The file cannot be written.
-    """
+    """Write one JSON object a line, gzipped when the name ends in ``.gz``, whole or not at all."""
     lines = (json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
     content = io.BytesIO()
     if path.suffix == ".gz":

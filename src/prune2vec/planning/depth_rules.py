@@ -137,11 +137,7 @@ def fixed_count(profile: Profile, fits_budget: FitsBudget, layout: Layout, *, co
 
 
 def admitted(profile: Profile, fits_budget: FitsBudget, layout: Layout) -> list[int]:
-    """Return the counts of layers that the budget admits.
-
-    Raises:
-        PlanError: It admits none.
-    """
+    """Return the counts of layers that the budget admits; none at all is a ``PlanError``."""
     total = profile.shape.num_layers
     counts = [count for count in range(1, total + 1) if fits_budget(Kept(layers=layout(count, total)))]
     if not counts:
@@ -151,11 +147,7 @@ def admitted(profile: Profile, fits_budget: FitsBudget, layout: Layout) -> list[
 
 
 def least_loss(profile: Profile, depths: Iterable[int]) -> int:
-    """Return the depth with the least loss; the shallowest one of equals, as numpy's argmin in the papers' code.
-
-    Raises:
-        ProfileError: One of them was not measured.
-    """
+    """Return the depth with the least loss; the shallowest one of equals, as numpy's argmin in the papers' code."""
     depths = list(depths)
     profile.check_measured(depths)
     return min(depths, key=lambda depth: (profile.layer_loss.loss[depth - 1], depth))
@@ -215,11 +207,7 @@ FirstLayers = Annotated[int | Literal["all", "small", "large"], BeforeValidator(
 
 
 def depth_of(profile: Profile, depth: int | str) -> tuple[int, tuple[str, ...]]:
-    """Return how many of the first layers stay, and notes on that pick.
-
-    Raises:
-        PlanError: The model does not have that many layers.
-    """
+    """Return how many of the first layers stay, and notes on that pick; more than there are is a ``PlanError``."""
     if depth in _VARIANTS:
         return least_of_half(profile, str(depth))
     total = profile.shape.num_layers

@@ -50,11 +50,7 @@ class DropPart:
         return f"{'last' if self.last else ''}{amount_text(self.amount)}{self.kind}"
 
     def count_of(self, total: int, *, leave: int = 0) -> int:
-        """Return how many of ``total`` go if ``leave`` must stay: the count, or the floor of the share, exactly.
-
-        Raises:
-            PlanError: They are not there, or too few would stay.
-        """
+        """Return how many of ``total`` go if ``leave`` must stay: the count, or the floor of the share, exactly."""
         count, most = count_of(self.amount, total), max(0, total - leave)
         many, one, _ = _KINDS[self.kind]
         if count > most == 0:
@@ -179,11 +175,7 @@ class DropPlanner(Planner):
         return {part.kind: least_important(profile, self.order, _KINDS[part.kind][2], left, count)}
 
     def _fewest(self, profile: Profile, fits_budget: FitsBudget, layers: int) -> tuple[DropPart, ...]:
-        """Return the smallest number of MLPs to drop that fits the budget.
-
-        Raises:
-            PlanError: No budget binds, no number is enough, or the order does not name that many.
-        """
+        """Return the smallest number of MLPs to drop that fits the budget."""
         if fits_budget(Kept.whole(range(profile.shape.num_layers))):
             raise PlanError(
                 "give --drop, such as 8M or 16M8A, or a budget that rules the whole model out, such as --max-params 90M"

@@ -76,11 +76,7 @@ class EffirPlanner(Planner):
         return Kept.of(range(layers), drop_mlp=gone, width_cut=width)
 
     def _fitting(self, profile: Profile, fits_budget: FitsBudget, layers: int) -> Kept:
-        """Return the deepest cut that fits, and the least narrow one of that depth.
-
-        Raises:
-            PlanError: None does.
-        """
+        """Return the deepest cut that fits, and the least narrow one of that depth."""
         depths = range(layers, 0, -1) if self.depth is None else (layers,)
         widths = [Fraction(percent, 100) for percent in range(30, 51)] if self.width is None else [self.width]
         named = ranked(profile, self.order, "mlp", layers)

@@ -36,11 +36,7 @@ class Budget(Settings):
     """Least speed-up over the whole model, predicted from FLOPs per token."""
 
     def exceeded(self, shape: ModelShape, keep: Iterable[int] | Kept) -> tuple[str, ...]:
-        """Return, in words, each limit that is not met by a model of ``shape`` of which ``keep`` stays: need and limit.
-
-        Raises:
-            PlanError: Single sub-layers or neurons go, and the model's were not counted.
-        """
+        """Return, in words, each limit that is not met by a model of ``shape`` of which ``keep`` stays: need and limit."""
         kept = Kept.whole(keep)
         found = []
         if self.max_params is not None and (params := shape.params(kept)) > self.max_params:

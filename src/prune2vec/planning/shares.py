@@ -27,11 +27,7 @@ def exact(text: str) -> Fraction:
 
 
 def parse_share(value: object, *, instead: str = "") -> Fraction:
-    """Read ``"30%"``, ``"0.3"`` or ``0.3`` as an exact fraction; ``instead`` is for messages: what else may be meant.
-
-    Raises:
-        ValueError: It is no share of 0 to under 1 (0 to under 100 %).
-    """
+    """Read ``"30%"``, ``"0.3"`` or ``0.3`` as an exact fraction of 0 to under 1; a message says what ``instead`` may be meant."""
     text = str(value).strip()
     try:
         share = exact(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
@@ -44,11 +40,7 @@ def parse_share(value: object, *, instead: str = "") -> Fraction:
 
 
 def parse_count(value: object) -> int | Fraction:
-    """Read a count (``8``) or a share (``50%``, ``0.5``).
-
-    Raises:
-        ValueError: It is neither.
-    """
+    """Read a count (``8``) or a share (``50%``, ``0.5``); anything else is a ``ValueError``."""
     text = str(value).strip()
     if isinstance(value, bool) or not text.isdecimal() or len(text) > 18:
         return parse_share(value, instead="give a count")

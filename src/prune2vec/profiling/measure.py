@@ -157,11 +157,7 @@ def profile_model(
 
 
 def scorer_names(settings: ProfileSettings) -> tuple[str, ...]:
-    """Return the scorers that are asked for, ``layer-loss`` first, as it is the backbone of every profile.
-
-    Raises:
-        ConfigError: A name is unknown; the message gives the closest one.
-    """
+    """Return the scorers that are asked for, ``layer-loss`` first, as it is the backbone of every profile."""
     asked = [name for name in settings.scorers if name != ALL]
     for name in asked:
         scorers.get(name)

@@ -109,11 +109,7 @@ class Profile(Record):
         return len(self.layer_loss.loss)
 
     def check_measured(self, depths: Iterable[int]) -> None:
-        """Refuse to choose among depths that were not all measured.
-
-        Raises:
-            ProfileError: One is beyond the depth at which the measurement was stopped.
-        """
+        """Refuse, with a ``ProfileError``, to choose among depths beyond the one at which the measurement was stopped."""
         last = max(depths, default=0)
         if last > self.depths:
             raise ProfileError(

@@ -132,11 +132,7 @@ class SublayerImportance(Measurement):
         return found
 
     def end(self) -> None:
-        """Add up the batch.
-
-        Raises:
-            ProfileError: A state is NaN or infinite.
-        """
+        """Add up the batch; a state that is NaN or infinite is a ``ProfileError``."""
         sums, self._sums = self._sums, {}
         self._units.clear()
         values = torch.stack(list(sums.values())).double().cpu() if sums else torch.zeros(0)

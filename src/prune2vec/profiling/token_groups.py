@@ -72,8 +72,7 @@ def draw_groups(triplets: Sequence[Triplet], *, groups: int, size: int, seed: in
 def tokenise_groups(groups: Sequence[Sequence[Triplet]], text: PreparedText) -> list[TokenGroup]:
     """Tokenise groups of triplets, each text after its prompt, and mark what the encoder that ``prune`` writes will pool.
 
-    Raises:
-        DataError: A text has no tokens; the message names its data set and row.
+    A text without tokens is a ``DataError`` that names its data set.
     """
     settings, tokenised = text.settings, []
     for group in groups:
