@@ -62,3 +62,11 @@ def test_a_planner_that_ignores_the_budget_is_caught() -> None:
             make_plan(made_profile([1.0, 2.0]), method=name, budget=Budget(max_layers=1))
     finally:
         planners._parts.pop(name)
+
+
+def test_a_planner_without_a_pick_is_none() -> None:
+    class Lazy(Planner):
+        """Choose nothing."""
+
+    with pytest.raises(TypeError, match=r"abstract method '?pick"):
+        Lazy.build({}, where="here")
