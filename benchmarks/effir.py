@@ -30,9 +30,8 @@ from prune2vec.machine import describe
 from prune2vec.models.kept import KINDS
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.planning.planner import make_plan
-from prune2vec.profiling.importance import Redundancy, rank_correlation
 from prune2vec.profiling.measure import profile_model
-from prune2vec.profiling.profile import Profile
+from prune2vec.profiling.profile import Profile, Redundancy, rank_correlation
 from prune2vec.pruning.prune import prune_model
 from prune2vec.training.slim import slim_plan
 from prune2vec.training.train import train_encoder

@@ -25,7 +25,7 @@ from encode_peer import Peer, PeerFailed
 from encode_speed import MAX_LENGTH, best_batch_size, compared, vectors_of, workloads
 
 from prune2vec.encoding.engine import Engine
-from prune2vec.malloc import keep_freed_memory
+from prune2vec.machine import keep_freed_memory
 from prune2vec.pruning.encoder import load_encoder
 
 # Beyond this the vectors are not those of the encoder.

@@ -46,7 +46,7 @@ def child(options: argparse.Namespace) -> None:
     from encode_speed import MAX_LENGTH, workloads
 
     from prune2vec.encoding.engine import Engine
-    from prune2vec.malloc import keep_freed_memory
+    from prune2vec.machine import keep_freed_memory
     from prune2vec.pruning.encoder import load_encoder
 
     if options.keep_memory:

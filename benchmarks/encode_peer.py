@@ -34,7 +34,7 @@ VERSIONS = (
     "onnxruntime",
     "openvino",
 )
-# As prune2vec.malloc sets it, but for blocks of any size: batches of sentence-transformers are larger.
+# As prune2vec.machine sets it, but for blocks of any size: batches of sentence-transformers are larger.
 KEEP_MEMORY = ":".join(
     f"glibc.malloc.{name}={value}" for name, value in (("mmap_max", 0), ("trim_threshold", 2**31 - 1), ("top_pad", 1 << 26))
 )

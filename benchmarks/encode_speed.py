@@ -28,7 +28,7 @@ from encode_peer import Peer
 
 from prune2vec.encoding.engine import Engine
 from prune2vec.evaluation.speed import builtin_sample
-from prune2vec.malloc import keep_freed_memory
+from prune2vec.machine import keep_freed_memory
 from prune2vec.pruning.encoder import load_encoder, read_record
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)

@@ -24,17 +24,15 @@ import paper_way
 import torch
 from common import ChildRun, abab, markdown_table, print_cuda_peak, run_child, synchronised, write_result
 
-from prune2vec.data.groups import draw_groups
 from prune2vec.data.reader import load_triplets
 from prune2vec.data.triplet import Triplet
 from prune2vec.forward.backbone import Backbone, load_backbone
-from prune2vec.machine import pick_device, pick_dtype
-from prune2vec.malloc import keep_freed_memory
+from prune2vec.machine import keep_freed_memory, pick_device, pick_dtype
 from prune2vec.models.prepared_text import prepare_text
 from prune2vec.models.text_settings import TextSettings
 from prune2vec.profiling.measure import measured
 from prune2vec.profiling.profile_settings import ProfileSettings
-from prune2vec.profiling.token_groups import tokenise_groups
+from prune2vec.profiling.token_groups import draw_groups, tokenise_groups
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
 SCORERS = {

@@ -23,7 +23,7 @@ BEYOND = (float("inf"), float("-inf"), float("nan"), 2**70, -(2**70), 1e300, Tru
 def every_class() -> list[type[Settings]]:
     """Return the settings classes of the package, wherever they are."""
     for module in pkgutil.walk_packages(prune2vec.__path__, "prune2vec."):
-        if module.name.endswith(("settings", ".mine_negatives", ".recipe", ".recipe_variant", ".budget", ".planner")):
+        if module.name.endswith(("settings", ".mine_negatives", ".recipe", ".recipe_variant", ".planner")):
             importlib.import_module(module.name)
 
     def below(kind: type[Settings]) -> Iterator[type[Settings]]:

@@ -10,11 +10,11 @@ from prune2vec.errors import Prune2vecError, did_you_mean, reason_of, unknown_ke
 CLASSES = [value for _, value in inspect.getmembers(errors, inspect.isclass) if value.__module__ == errors.__name__]
 
 
-def test_every_error_is_a_prune2vec_error_and_in_the_tree_of_the_docstring() -> None:
+def test_every_error_is_a_prune2vec_error_and_says_what_it_is_for() -> None:
     assert len(CLASSES) > 8
     for error in CLASSES:
         assert issubclass(error, Prune2vecError)
-        assert f" {error.__name__} " in f" {str(errors.__doc__).replace(chr(10), ' ')} "
+        assert error.__doc__
 
 
 @pytest.mark.parametrize(

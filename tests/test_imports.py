@@ -13,8 +13,8 @@ SOURCE = Path(__file__).parent.parent / "src"
 # but for the parts of models that saved folders name, and what starts the program.
 LEVELS = (
     ("errors",),
-    ("registry", "files", "progress", "paths", "settings", "amounts", "malloc"),
-    ("public", "outputs", "machine", "records", "resume"),
+    ("registry", "files", "progress", "paths", "machine"),
+    ("public", "outputs", "settings", "resume"),
     ("data",),
     ("models",),
     ("modules",),

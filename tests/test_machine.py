@@ -40,7 +40,7 @@ def test_a_device_that_is_not_there_is_one_line() -> None:
         pick_device("cuda:99")
 
 
-def test_number_formats() -> None:
+def test_dtypes() -> None:
     assert pick_dtype("float32") is torch.float32
     assert pick_dtype("bfloat16") is torch.bfloat16
     assert pick_dtype("float16") is torch.float16
@@ -49,8 +49,8 @@ def test_number_formats() -> None:
     assert pick_dtype("auto", torch.device("mps")) is torch.float32
 
 
-def test_a_number_format_with_a_typo_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"^no number format is called 'float23'; did you mean 'float32'\?$"):
+def test_a_dtype_with_a_typo_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"^no dtype is called 'float23'; did you mean 'float32'\?$"):
         pick_dtype("float23")
 
 

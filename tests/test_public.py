@@ -67,7 +67,7 @@ def test_a_list_of_paths_is_read_and_a_list_of_triplets_taken(folder: Path) -> N
 @pytest.mark.parametrize("output", ["model", "all.jsonl/x.json", "x" * 300 + ".json", "x" * 240 + ".json", "a\0b", ""])
 def test_an_output_that_cannot_be_is_refused_before_work(folder: Path, monkeypatch: pytest.MonkeyPatch, output: str) -> None:
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("prune2vec.profiling.measure.given_triplets", lambda texts: pytest.fail("work has begun"))
+    monkeypatch.setattr("prune2vec.profiling.measure.load_triplets", lambda texts: pytest.fail("work has begun"))
     with pytest.raises(Prune2vecError) as caught:
         prune2vec.profile("model", "all.jsonl", output=output, settings=SMALL)
     assert "\n" not in str(caught.value)

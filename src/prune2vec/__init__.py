@@ -57,24 +57,9 @@ _HOMES = {
 }
 
 __all__ = [
-    "Profile",
-    "Prune2vecError",
-    "PruningPlan",
-    "__version__",
-    "compare",
-    "encode",
-    "evaluate",
-    "export",
-    "load",
-    "mine",
-    "plan",
-    "profile",
-    "prune",
-    "run",
-    "search",
-    "slim",
-    "train",
-]
+    "Profile", "Prune2vecError", "PruningPlan", "__version__", "compare", "encode", "evaluate", "export", "load", "mine", "plan",
+    "profile", "prune", "run", "search", "slim", "train",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

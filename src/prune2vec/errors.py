@@ -1,18 +1,5 @@
 """Every error prune2vec raises on purpose.
 
-    Prune2vecError
-    ├── ConfigError         a setting, key, verb or name that does not exist or does not fit
-    ├── DataError           texts or files of texts that cannot be read
-    ├── ModelError          a model that cannot be found, loaded or understood
-    │   └── UnsupportedModel    loaded, but not a decoder-only LM with a block list we can cut
-    ├── ProfileError        measuring failed (NaN, too few texts, a profile file that is broken)
-    ├── PlanError           a plan that cannot be made or does not fit its model
-    ├── CheckpointError     a folder that cannot be written, read back or trusted
-    ├── TrainingError       training that must stop (NaN, wrong resume)
-    ├── EvaluationError     a task or a file that cannot be evaluated
-    ├── EncodingError       a corpus or an encoder that cannot be encoded, or vectors that do not fit it
-    └── MissingExtra        an optional dependency is not installed
-
 The message is one line: what came, what was expected, what to do. The command line prints it and exits with 1.
 """
 
@@ -129,21 +116,14 @@ def shown_lines(text: str) -> str:
 def shown(text: object, width: int | None = None) -> str:
     """Return a text or name on one line: blanks of any kind as one blank, control characters as their code.
 
-    Args:
-        text: What is to be shown; anything else than a text by its ``str``.
-        width: Most characters; a longer text ends in an ellipsis.
+    A text of more than ``width`` characters ends in an ellipsis.
     """
     flat = " ".join(_IN_ONE_LINE.sub(lambda match: " " if match[0].isspace() else _code(match), str(text)).split())
     return flat if width is None or len(flat) <= width else f"{flat[: width - 1].rstrip()}…"
 
 
 def markdown(text: object, width: int | None = None) -> str:
-    """Return a text or name for the middle of a line of Markdown, where it reads as it is: no HTML, link, code or table of its.
-
-    Args:
-        text: As ``shown``.
-        width: Most characters of what a reader sees.
-    """
+    """Return ``shown`` for the middle of a line of Markdown, where it reads as it is: no HTML, link, code or table of its."""
     return _MARKDOWN.sub(r"\\\g<0>", html.escape(shown(text, width), quote=False))
 
 

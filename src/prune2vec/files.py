@@ -30,8 +30,11 @@ def explained_os_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if _is_elsewhere(error, path):
-            raise
+        if isinstance(error.filename, str):
+            named = Path(error.filename).absolute()
+            near = (named.is_relative_to(at.parent) or at.is_relative_to(named) for at in (path.absolute(), path.resolve()))
+            if not any(near):
+                raise
         raise CheckpointError(f"cannot write {path}: {_remedy(error, path)}") from error
     except Prune2vecError:
         raise
@@ -42,16 +45,6 @@ def explained_os_errors(path: Path) -> Iterator[None]:
         if number is None:
             raise
         raise CheckpointError(f"cannot write {path}: {_remedy(OSError(int(number[1]), reason_of(error)), path)}") from error
-
-
-def _is_elsewhere(error: OSError, path: Path) -> bool:
-    """Return whether an error tells of a file that has nothing to do with ``path``: one that was read meanwhile."""
-    if not isinstance(error.filename, str):
-        return False
-    named = Path(error.filename).absolute()
-    return not any(
-        named.is_relative_to(place.parent) or place.is_relative_to(named) for place in (path.absolute(), path.resolve())
-    )
 
 
 def _remedy(error: OSError, path: Path) -> str:
@@ -69,12 +62,8 @@ def _remedy(error: OSError, path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` in UTF-8, whole or not at all.
-
-    Raises:
-        CheckpointError: The file cannot be written.
-    """
-    write_bytes(path, text.encode("utf-8"))
+    """Write ``text`` to ``path`` in UTF-8, as ``write_bytes`` does."""
+    write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -97,21 +86,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as readable JSON, whole or not at all.
-
-    Raises:
-        CheckpointError: The file cannot be written.
-        ValueError: ``value`` holds NaN or an infinity, which JSON does not have.
-    """
-    write_text(path, json_text(value))
+    """Write ``value`` as ``json_text``, as ``write_bytes`` does."""
+    write_bytes(path, json_text(value).encode())
 
 
 def json_text(value: Any) -> str:
-    """Return ``value`` as readable JSON.
-
-    Raises:
-        ValueError: ``value`` holds NaN or an infinity, which JSON does not have.
-    """
+    """Return ``value`` as readable JSON; NaN and infinities, which it does not have, are a ``ValueError``."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -161,7 +141,7 @@ def digest_file(path: Path) -> str:
 
 
 def fingerprint(path: Path) -> list[Any]:
-    """Return a file's size in bytes and a SHA-256 of its contents, of a file over 256 MB those of 64 spread samples.
+    """Return a file's size in bytes and a SHA-256 of its contents, of a file over 256 MB that of 64 spread samples.
 
     Gigabytes of weights would be read again at every start; evenly spaced samples with both ends notice a change of the
     whole file, a truncated end and holes of more than a few megabytes.
@@ -179,11 +159,7 @@ def fingerprint(path: Path) -> list[Any]:
 
 
 def digest_tree(path: Path) -> str:
-    """Return the SHA-256 over the names and contents of a file, or of every visible file below a folder.
-
-    Raises:
-        DataError: There is neither.
-    """
+    """Return the SHA-256 over the names and contents of a file, or of every visible file below a folder."""
     if path.is_file():
         return digest_file(path)
     if not path.is_dir():

@@ -1,7 +1,8 @@
-"""What this machine is good at: device, number format, memory in use, and how to describe it beside a measurement."""
+"""What this machine is good at: device, dtype and memory, and how to describe it beside a measurement."""
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import platform
 import sys
@@ -22,43 +23,29 @@ _LIBRARIES = ("prune2vec", "torch", "transformers", "sentence-transformers", "to
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """Return the device to use: CUDA, then Apple's MPS, then the CPU when ``device`` is ``"auto"``.
-
-    Raises:
-        ConfigError: There is no such device, or not on this machine.
-    """
+    """Return the device to use: CUDA, then Apple's MPS, then the CPU when ``device`` is ``"auto"``; one that is not there is refused."""
     import torch
 
-    if device != "auto":
-        return _named_device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _named_device(name: str) -> torch.device:
-    import torch
-
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        device = torch.device(name)
+        named = torch.device(device)
     except RuntimeError as error:
-        raise ConfigError(f"no device is called {name!r}; expected auto, cpu, mps, cuda or cuda:1") from error
+        raise ConfigError(f"no device is called {device!r}; expected auto, cpu, mps, cuda or cuda:1") from error
     counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if (device.index or 0) >= counts.get(device.type, 1):
-        raise ConfigError(f"this machine has no device {name!r}; use --device auto")
-    return device
+    if (named.index or 0) >= counts.get(named.type, 1):
+        raise ConfigError(f"this machine has no device {device!r}; use --device auto")
+    return named
 
 
 def pick_dtype(dtype: str = "auto", device: torch.device | None = None) -> torch.dtype:
-    """Return the number format for forward passes: bf16 where the hardware multiplies it fast, fp32 elsewhere.
-
-    Raises:
-        ConfigError: ``dtype`` is not one of auto, float32, bfloat16, float16.
-    """
+    """Return the dtype for forward passes: with ``"auto"`` bf16 where the hardware multiplies it fast, fp32 elsewhere."""
     import torch
 
     if dtype not in _DTYPES:
-        raise ConfigError(f"no number format is called {dtype!r}{did_you_mean(dtype, _DTYPES)}")
+        raise ConfigError(f"no dtype is called {dtype!r}{did_you_mean(dtype, _DTYPES)}")
     if dtype != "auto":
         chosen: torch.dtype = getattr(torch, dtype)
         return chosen
@@ -116,19 +103,52 @@ def describe() -> dict[str, Any]:
     """Return library versions and the kind of machine, to be stored beside a measurement."""
     import torch
 
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "python": platform.python_version(),
-        "versions": found,
+        "versions": {name: found for name in _LIBRARIES if (found := installed_version(name)) is not None},
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_info("model name") or platform.processor(),
         "cpu_fast_bf16": cpu_has_fast_bf16(),
         "threads": torch.get_num_threads(),
-        "gpu": gpu,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def installed_version(package: str) -> str | None:
+    """Return a package's version; None where it is not installed, such as prune2vec run from a folder."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def readable_bytes(amount: int) -> str:
+    """Return an amount of memory in words: ``870 MB``."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if amount >= size:
+            return f"{amount / size:.3g} {unit}"
+    return f"{amount} bytes"
+
+
+# Parameters of mallopt(3): never give the end of the heap back, grow it by large steps, and use mmap, which gives back
+# what is freed, from the largest size on that can be set. A small model's activations are below it; large weights and
+# the states of all texts, which would leave holes in the heap, above.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+_MALLOC = ((_MMAP_THRESHOLD, 1 << 25), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 1 << 26))
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory it frees, and use it again, from here on; only glibc on Linux can.
+
+    Activations are large, and glibc asks the kernel for every large block anew and gives it back at once; the kernel then
+    fills each of its pages with zeros, which costs a good part of a forward pass on a CPU. Blocks of 32 MB and more still go
+    back at once. The heap stays as large as it was at its peak, so this is for programs that do one thing, not for a library
+    that is imported: only the command line calls it. Results do not change.
+
+    Returns:
+        Whether it is so now; False leaves everything as it was, or slower than it could be.
+    """
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all([bool(mallopt(parameter, value)) for parameter, value in _MALLOC])

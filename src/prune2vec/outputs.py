@@ -34,43 +34,36 @@ _HELD: set[tuple[int, Path]] = set()
 
 
 def check_ours(target: Path, kind: str) -> None:
-    """Refuse a folder that may not be replaced as a whole; long work calls this before it starts.
-
-    Args:
-        target: The folder.
-        kind: What is to be written, such as ``ENCODER``.
+    """Refuse a folder that may not be replaced as a whole by something of a kind; long work calls this before it starts.
 
     Raises:
         CheckpointError: As ``check_kind``; or one is in the folder; or it holds a file that prune2vec did not write there, or
             that was changed since. The first one is named.
     """
-    check_kind(target, kind)
+    own = OwnFolder(target, kind, check_kind(target, kind))
     if not target.exists():
         return
     if Path.cwd().is_relative_to(target.resolve()):
         raise CheckpointError(f"cannot write {target}: you are in this folder, which would be replaced; name a new folder")
-    _, files = _recorded(target)
     with explained_os_errors(target):
-        for path in sorted(target.rglob("*")):
-            if path != target / RECORD and (path.is_symlink() or not path.is_dir()):
-                _check_file(path, path.relative_to(target).as_posix(), files)
+        own.check(*(path.relative_to(target).as_posix() for path in sorted(target.rglob("*")) if path != target / RECORD))
 
 
-def check_kind(target: Path, kind: str) -> None:
-    """Refuse what is neither missing, nor an empty folder, nor one in which prune2vec wrote the same kind of thing.
+def check_kind(target: Path, kind: str) -> dict[str, Any]:
+    """Return the files recorded in a folder that is missing, empty, or holds the same kind of thing, written by prune2vec.
 
     Raises:
         CheckpointError: It is something else.
     """
     with explained_os_errors(target):
         if not target.exists():
-            return
+            return {}
         if not target.is_dir():
             raise CheckpointError(f"cannot write {target}: a file of that name is there; give the name of a folder")
         found = min((path.name for path in target.iterdir()), default=None)
-    wrote, _ = _recorded(target)
+    wrote, files = _recorded(target)
     if found is None or wrote == kind:
-        return
+        return files
     reason = f"holds {wrote}, not {kind}" if wrote else f"holds {found}, and no record that prune2vec wrote it ({RECORD})"
     if not wrote and os.path.lexists(target / RECORD):
         reason = f"holds a record of its files that this version cannot read ({RECORD})"
@@ -98,26 +91,13 @@ def _recorded(folder: Path) -> tuple[str, dict[str, Any]]:
     return "", {}
 
 
-def _save_record(folder: Path, kind: str, files: dict[str, Any]) -> None:
-    write_json(folder / RECORD, {"format": _FORMAT, "kind": kind, "files": files})
-
-
-def _check_file(path: Path, name: str, files: dict[str, Any]) -> None:
-    # A file without a digest was being written when the process was killed.
-    if name in files and (files[name] is None or (path.is_file() and fingerprint(path) == files[name])):
-        return
-    reason = "was changed since prune2vec wrote it" if name in files else "is not prune2vec's"
-    raise CheckpointError(f"{path} {reason} and would be lost; move it away, or name another output")
-
-
 @contextmanager
 def locked(target: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold ``target``, a folder or a file to be written, for this call: ``.NAME.lock`` beside it, removed at the end.
 
-    With ``wait`` it is waited for, not refused.
-
-    The operating system drops the lock with its process, so a file that a killed one left is simply taken over. On a file
-    system without locks the file itself is the lock. Folders above ``target`` are made, and removed again if they stay empty.
+    With ``wait`` it is waited for, not refused. The operating system drops the lock with its process, so a file that a killed
+    one left is simply taken over. On a file system without locks the file itself is the lock. Folders above ``target`` are
+    made, and removed again if they stay empty.
 
     Raises:
         ConfigError: It is held already, by another process or by this one.
@@ -202,11 +182,7 @@ def staged_folder(target: Path, kind: str) -> Iterator[Path]:
     """Yield an empty folder beside ``target`` that takes its place when the block ends without an error.
 
     ``target`` is held meanwhile, unless the caller holds it. A killed process leaves only hidden ``.NAME.partial-PID``
-    folders and its lock, which the next call for the same target removes.
-
-    Args:
-        target: The folder to write. An earlier one is replaced as a whole.
-        kind: What is written, as for ``check_ours``.
+    folders and its lock, which the next call for the same target removes. An earlier folder is replaced as a whole.
 
     Raises:
         ConfigError: Another call writes it.
@@ -222,32 +198,22 @@ def staged_folder(target: Path, kind: str) -> Iterator[Path]:
         stage.mkdir()
         try:
             yield stage
-            names = ((path, path.relative_to(stage).as_posix()) for path in sorted(stage.rglob("*")) if path.is_file())
-            _save_record(stage, kind, {name: fingerprint(path) for path, name in names})
+            written = [path for path in sorted(stage.rglob("*")) if path.is_file()]
+            OwnFolder(stage, kind, {path.relative_to(stage).as_posix(): fingerprint(path) for path in written}).save()
             sync_tree(stage)
             # Something may have been put there during long work.
             check_ours(target, kind)
-            _swap(stage, place)
+            old = place.parent / f".{place.name}.partial-old-{os.getpid()}"
+            if place.exists():
+                place.rename(old)
+            stage.rename(place)
+            shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(stage, ignore_errors=True)
 
 
-def _swap(stage: Path, target: Path) -> None:
-    if not target.exists():
-        stage.rename(target)
-        return
-    old = target.parent / f".{target.name}.partial-old-{os.getpid()}"
-    target.rename(old)
-    stage.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def remove_folder(target: Path) -> None:
-    """Remove a folder that ``staged_folder`` wrote, of any kind, if it is there.
-
-    Raises:
-        CheckpointError: As ``check_ours``.
-    """
+    """Remove a folder that ``staged_folder`` wrote, of any kind, if it is there and ``check_ours`` allows it."""
     check_ours(target, _recorded(target)[0] or "what prune2vec wrote")
     if target.exists():
         shutil.rmtree(target)
@@ -257,10 +223,7 @@ def remove_folder(target: Path) -> None:
 class OwnFolder:
     """A folder that is written file by file, beside which others' files may lie.
 
-    Attributes:
-        folder: Where.
-        kind: What it is.
-        files: What was written: name, relative to the folder, to size and digest; None while it is being written.
+    ``files`` is what was written: name, relative to the folder, to size and digest; None while it is being written.
     """
 
     folder: Path
@@ -269,11 +232,7 @@ class OwnFolder:
 
     @contextmanager
     def writing(self, *names: str) -> Iterator[None]:
-        """Let the block write these files, and note what it wrote.
-
-        Raises:
-            CheckpointError: One of them is there and is not ours, or was changed since we wrote it.
-        """
+        """Let the block write these files, as ``check`` allows, and note what it wrote."""
         self.check(*names)
         self.files |= dict.fromkeys(names)
         self.save()
@@ -287,23 +246,19 @@ class OwnFolder:
             self.save()
 
     def check(self, *names: str) -> None:
-        """Refuse to write a file that is there and is not ours, or was changed since we wrote it.
-
-        Raises:
-            CheckpointError: There is one.
-        """
+        """Refuse, with a ``CheckpointError``, a file that is there and is not ours, or was changed since we wrote it."""
         for name in names:
-            path = self.folder / name
+            path, ours = self.folder / name, name in self.files
             # A folder has a record of its own.
-            if os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
-                _check_file(path, name, self.files)
+            if not os.path.lexists(path) or (path.is_dir() and not path.is_symlink()):
+                continue
+            # A file without a digest was being written when the process was killed.
+            if not ours or (self.files[name] is not None and not (path.is_file() and fingerprint(path) == self.files[name])):
+                reason = "was changed since prune2vec wrote it" if ours else "is not prune2vec's"
+                raise CheckpointError(f"{path} {reason} and would be lost; move it away, or name another output")
 
     def remove(self, *names: str) -> None:
-        """Remove files that we wrote.
-
-        Raises:
-            CheckpointError: One of them is not ours, or was changed since.
-        """
+        """Remove files that we wrote, as ``check`` allows."""
         self.check(*names)
         for name in names:
             (self.folder / name).unlink(missing_ok=True)
@@ -313,7 +268,7 @@ class OwnFolder:
 
     def save(self) -> None:
         """Write the record."""
-        _save_record(self.folder, self.kind, self.files)
+        write_json(self.folder / RECORD, {"format": _FORMAT, "kind": self.kind, "files": self.files})
 
 
 @contextmanager
@@ -327,9 +282,7 @@ def own_folder(target: Path, kind: str) -> Iterator[OwnFolder]:
         CheckpointError: It holds something else, or cannot be written.
     """
     with locked(target):
-        check_kind(target, kind)
-        there = target.is_dir()
-        own = OwnFolder(target, kind, _recorded(target)[1])
+        own, there = OwnFolder(target, kind, check_kind(target, kind)), target.is_dir()
         try:
             own.save()
             yield own

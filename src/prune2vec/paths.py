@@ -14,11 +14,7 @@ _ROOM = 55  # Bytes that a file's temporary name, or that of a file beside it, h
 
 
 def as_path(value: object, *, to_write: bool = False) -> Path:
-    """Return what a user gave as a path, the home folder in place of ``~``.
-
-    Args:
-        value: A str or a path.
-        to_write: Whether files are to be written there, some under longer names.
+    """Return what a user gave as a path, the home folder in place of ``~``; where one writes, some names get longer.
 
     Raises:
         ConfigError: It is something else, or no file system takes it.
@@ -45,11 +41,7 @@ def as_path(value: object, *, to_write: bool = False) -> Path:
 
 
 def must_exist(path: Path) -> Path:
-    """Return ``path`` if there is such a file or folder.
-
-    Raises:
-        DataError: There is none; the message names the closest name in the same folder.
-    """
+    """Return ``path`` if it exists; else a ``DataError`` names the closest name in the same folder."""
     if os.path.exists(path):
         return path
     parent = path.parent

@@ -36,10 +36,8 @@ def say(line: str) -> None:
 def progress(label: str, total: float, *, done: float = 0) -> Iterator[Advance]:
     """Show how far a long step has come; yields ``advance(n)`` to be called with the work just done.
 
-    Args:
-        label: What is being done, in two or three words.
-        total: The whole work, in any unit (tokens tell the time left better than texts).
-        done: Work already done by an earlier, interrupted run.
+    ``total`` is the whole work, in any unit (tokens tell the time left better than texts), and ``done`` what an earlier,
+    interrupted run has done of it.
     """
     if not _enabled:
         yield lambda amount: None

@@ -15,7 +15,7 @@ from prune2vec.paths import as_path
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# torch's default number format and device, and the ways in which transformers and accelerate build a model, belong to the
+# torch's default dtype and device, and the ways in which transformers and accelerate build a model, belong to the
 # process: two calls at once would build each other's models. A call may call another one.
 CALLS = threading.RLock()
 
@@ -45,8 +45,11 @@ def public(name: str, *paths: str, settings: Any = None) -> Callable[[Callable[P
                     raise ConfigError(f"{name}: {unknown_key(key, own | fields)}")
             bound = signature.bind(*args, **kwargs)
             for key in paths:
-                if bound.arguments.get(key) is not None:
-                    bound.arguments[key] = _words(bound.arguments[key], to_write=key == "output")
+                given, to_write = bound.arguments.get(key), key == "output"
+                if isinstance(given, list | tuple):
+                    bound.arguments[key] = [_word(one, to_write=to_write) for one in given]
+                elif given is not None:
+                    bound.arguments[key] = _word(given, to_write=to_write)
             with CALLS:
                 return function(*bound.args, **bound.kwargs)
 
@@ -55,13 +58,8 @@ def public(name: str, *paths: str, settings: Any = None) -> Callable[[Callable[P
     return decorate
 
 
-def _words(value: Any, *, to_write: bool) -> Any:
-    if isinstance(value, list | tuple):
-        return [_word(one, to_write=to_write) for one in value]
-    return _word(value, to_write=to_write)
-
-
 def _word(value: Any, *, to_write: bool) -> Any:
+    """Return a path as a str, the home folder in place of ``~``; anything else as it is."""
     if not isinstance(value, str | os.PathLike):
         return value
     path = as_path(value, to_write=to_write)

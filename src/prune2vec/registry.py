@@ -46,11 +46,7 @@ class Registry(Generic[T]):
         return add
 
     def get(self, name: str) -> T:
-        """Return the part called ``name``.
-
-        Raises:
-            ConfigError: No part has that name; the message gives the closest one.
-        """
+        """Return the part called ``name``; where there is none, a ``ConfigError`` gives the closest name."""
         self._load()
         if name not in self._parts:
             raise ConfigError(f"no {self.kind} is called {name!r}{did_you_mean(name, self._parts)}")
@@ -65,26 +61,25 @@ class Registry(Generic[T]):
         return iter(self.names())
 
     def _load(self) -> None:
+        """Import the package's modules and the plug-ins, once."""
         # Another thread waits until all parts are there; the modules of the parts may look at the registry themselves.
         with _LOADING:
-            if not self._loaded:
-                self._loaded, before = True, dict(self._parts)
-                try:
-                    self._import_parts()
-                except BaseException:
-                    # The next call tries again, and finds no half of what failed.
-                    self._loaded, self._parts = False, before
-                    raise
-
-    def _import_parts(self) -> None:
-        if self._package is not None:
-            package = importlib.import_module(self._package)
-            for module in pkgutil.iter_modules(package.__path__):
-                importlib.import_module(f"{self._package}.{module.name}")
-        for entry in entry_points(group="prune2vec"):
+            if self._loaded:
+                return
+            self._loaded, before = True, dict(self._parts)
             try:
-                entry.load()
-            except Exception as error:  # It is someone else's code, and may raise anything.
-                raise ConfigError(
-                    f"plug-in {entry.name!r} ({entry.value}) cannot be loaded: {reason_of(error)}; update or uninstall it"
-                ) from error
+                if self._package is not None:
+                    package = importlib.import_module(self._package)
+                    for module in pkgutil.iter_modules(package.__path__):
+                        importlib.import_module(f"{self._package}.{module.name}")
+                for entry in entry_points(group="prune2vec"):
+                    try:
+                        entry.load()
+                    except Exception as error:  # It is someone else's code, and may raise anything.
+                        raise ConfigError(
+                            f"plug-in {entry.name!r} ({entry.value}) cannot be loaded: {reason_of(error)}; update or uninstall it"
+                        ) from error
+            except BaseException:
+                # The next call tries again, and finds no half of what failed.
+                self._loaded, self._parts = False, before
+                raise

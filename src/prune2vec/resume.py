@@ -25,21 +25,15 @@ _DIGESTS = {
 }
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, digests: Mapping[str, str] = _DIGESTS) -> str:
-    """Name what differs between two identities: ``learning_rate 0.0002, now 0.0001``; empty when they are equal.
-
-    Args:
-        before: JSON-ready values by name, mappings within them included.
-        now: The same of the work that is to be done.
-        digests: Entries whose values say nothing to people, and what these are of.
-    """
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Name what differs between two identities: ``learning_rate 0.0002, now 0.0001``; empty when they are equal."""
     named: list[str] = []
     for key in sorted({*before, *now}):
         old, new = before.get(key), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            named += filter(None, [differences(old, new, digests=digests)])
+            named += filter(None, [differences(old, new)])
         elif digest_json(old) != digest_json(new):
-            named.append(f"the {digests[key]} changed" if key in digests else f"{key} {old}, now {new}")
+            named.append(f"the {_DIGESTS[key]} changed" if key in _DIGESTS else f"{key} {old}, now {new}")
     return "; ".join(named)
 
 
@@ -77,10 +71,10 @@ class WorkFolder:
         record = self.folder / IDENTITY_FILE
         if not record.exists() and any(self.folder.glob("[!.]*")):
             raise TrainingError(f"{self.folder} is needed for the run and holds something else; move it away")
-        changed = differences(read_json(record), identity) if record.exists() else ""
-        if changed and not restart:
+        changed = differences(read_json(record), identity) if record.exists() else "it is new"
+        if changed and record.exists() and not restart:
             raise TrainingError(f"an unfinished run at this output differs ({changed}); go back to that or set restart")
-        if changed or not record.exists():
+        if changed:
             self.remove()
             write_json(record, identity)
         newest = self._newest()

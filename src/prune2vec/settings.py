@@ -1,4 +1,4 @@
-"""Validated settings and records whose errors are one line and name the key that was meant."""
+"""Validated settings, and records in files of their own; their errors are one line and name the key that was meant."""
 
 from __future__ import annotations
 
@@ -7,12 +7,23 @@ import functools
 import json
 import re
 import typing
-from collections.abc import Mapping
-from typing import Annotated, Any, Self, TypeVar, get_args
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
-from prune2vec.errors import ConfigError, did_you_mean, unknown_key
+from prune2vec.errors import ConfigError, Prune2vecError, did_you_mean, unknown_key
+from prune2vec.files import digest_json, read_json, write_json
 
 T = TypeVar("T")
 
@@ -22,6 +33,26 @@ Size = Annotated[int, Field(ge=0, le=10**18)]
 """A count of parameters, bytes or neurons."""
 Layer = Annotated[int, Field(ge=0, le=10**4)]
 """The number of a layer, or of layers."""
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def parse_amount(value: Any) -> Any:
+    """Read ``90M``, ``1.5B`` or ``4GB`` as a number (K, M, G/B are powers of 1000; KiB, MiB, GiB of 1024)."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*([\d.]+(?:e\d+)?)\s*([a-z]*)\s*", value.lower())
+    try:
+        if match is not None:
+            return round(float(match.group(1)) * _UNITS[match.group(2)])
+    except (KeyError, OverflowError, ValueError):
+        pass  # An unknown unit, infinity, or no number: one message for all.
+    raise ValueError(f"expected a number such as 90M, 1.5B or 4GB, got {value!r}")
+
+
+Amount = Annotated[int, Field(gt=0, le=10**18), BeforeValidator(parse_amount)]
+"""An amount with a unit, as people write it."""
 
 AS_WRITTEN = ConfigDict(extra="forbid")
 """For a dataclass that is read from its own fields alone: ``__pydantic_config__``."""
@@ -57,11 +88,7 @@ class Settings(BaseModel):
 
     @classmethod
     def build(cls, values: Mapping[str, Any], *, where: str) -> Self:
-        """Validate ``values``.
-
-        Args:
-            values: Keys and values as read from YAML, a command line or keyword arguments.
-            where: Where they come from, for the message: ``"recipe.yaml"``, ``"train()"``.
+        """Validate ``values``, which come from ``where``, such as ``"recipe.yaml"`` or ``"train()"``.
 
         Raises:
             ConfigError: A key is unknown (the closest known one is named) or a value does not fit.
@@ -73,11 +100,7 @@ class Settings(BaseModel):
 
     @classmethod
     def chosen(cls, settings: Settings | Mapping[str, Any] | None, overrides: Mapping[str, Any], *, where: str) -> Self:
-        """Return the settings of a call: what is set in ``settings``, and ``overrides`` over it.
-
-        Raises:
-            ConfigError: As ``build``.
-        """
+        """Return the settings of a call as ``build`` does: what is set in ``settings``, and ``overrides`` over it."""
         given: Any = {} if settings is None else settings
         if isinstance(settings, Settings):
             given = settings.model_dump(exclude_unset=True)
@@ -105,6 +128,63 @@ def read_as(kind: type[T], value: Any) -> T:
 def adapter(kind: Any) -> TypeAdapter[Any]:
     """Return what reads and writes a dataclass; made once a class."""
     return TypeAdapter(kind)
+
+
+class Record:
+    """Base of the frozen dataclasses that one verb writes as JSON and another one reads.
+
+    ``FORMAT`` is the file's format and version, ``KIND`` what it is called and the verb that makes it, ``ERROR`` what a broken
+    file raises, and ``COMPUTED`` names properties that are written for readers; a file that says otherwise is broken.
+    """
+
+    FORMAT: ClassVar[str]
+    KIND: ClassVar[str]
+    ERROR: ClassVar[type[Prune2vecError]]
+    COMPUTED: ClassVar[tuple[str, ...]] = ()
+    __pydantic_config__ = AS_WRITTEN
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        kind: Any = type(self)
+        computed = {name: getattr(self, name) for name in self.COMPUTED}
+        return {"format": self.FORMAT, **computed, **adapter(kind).dump_python(self, mode="json")}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the record."""
+        return digest_json(self.to_json())
+
+    def save(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a file that ``save`` wrote.
+
+        Raises:
+            DataError: It is missing or not JSON.
+            Prune2vecError: It is JSON but no such record of this version, or its values do not fit each other; ``ERROR`` is
+                raised.
+        """
+        value = read_json(path)
+        if not isinstance(value, dict) or value.get("format") != cls.FORMAT:
+            raise cls.ERROR(f"{path}: not a {cls.KIND} (expected format {cls.FORMAT!r}); make one with prune2vec {cls.KIND}")
+        entries = {key: item for key, item in value.items() if key not in ("format", *cls.COMPUTED)}
+        try:
+            # Defaults are for callers: a file has every entry.
+            absent = [field.name for field in dataclasses.fields(cls) if field.name not in entries]  # type: ignore[arg-type]
+            if absent:
+                raise ValueError(f"{absent[0]} is missing")
+            found = read_as(cls, entries)
+            for name in cls.COMPUTED:
+                if value.get(name, getattr(found, name)) != getattr(found, name):
+                    raise ValueError(f"{name} is {value[name]!r}, but the other entries make it {getattr(found, name)!r}")
+            return found
+        except ValueError as error:
+            raise cls.ERROR(f"{path}: broken {cls.KIND} ({error}); make it again with prune2vec {cls.KIND}") from error
+        except Prune2vecError as error:
+            raise cls.ERROR(f"{path}: {error}") from error
 
 
 def _explained(error: ValidationError, kind: type[Any], *, as_json: bool = False) -> str:
@@ -135,14 +215,16 @@ def _explained(error: ValidationError, kind: type[Any], *, as_json: bool = False
 def _keys_at(kind: type[Any], location: list[int | str]) -> tuple[str, ...]:
     """Return the keys known at ``location`` inside nested settings or dataclasses."""
     for part in location:
-        kind = next(iter(_groups_in(_fields(kind).get(str(part)))), kind)
+        kind = next(_groups_in(_fields(kind).get(str(part))), kind)
     return tuple(_fields(kind))
 
 
-def _groups_in(annotation: Any) -> list[type[Any]]:
+def _groups_in(annotation: Any) -> Iterator[type[Any]]:
+    """Yield the settings classes and dataclasses that an annotation is made of."""
     if _fields(annotation):
-        return [annotation]
-    return [found for part in get_args(annotation) for found in _groups_in(part)]
+        yield annotation
+    for part in get_args(annotation):
+        yield from _groups_in(part)
 
 
 def _fields(kind: Any) -> dict[str, Any]:

@@ -208,10 +208,10 @@ def test_what_escapes_is_one_line_that_says_what_was_done(
     def stumble(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr("prune2vec.records.read_json", stumble)
+    monkeypatch.setattr("prune2vec.settings.read_json", stumble)
     ran = cli("plan", profile_file)
     assert (ran.code, ran.out) == (FAILED, "")
-    assert ran.err.startswith("error: plan stopped in prune2vec.records: ") and said in ran.err
+    assert ran.err.startswith("error: plan stopped in prune2vec.settings: ") and said in ran.err
     assert ran.err.endswith("…\n" if len(ran.err) > 2000 else "; run again with --debug for the traceback\n")
     assert ran.err.count("\n") == 1
     debugged = cli("plan", profile_file, "--debug")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from prune2vec.data.beir import read_beir
 from prune2vec.data.documents import Document, read_documents, same_text
-from prune2vec.data.layouts import triplets_of
+from prune2vec.data.reader import triplets_of
 from prune2vec.data.rows import SourceRow
 from prune2vec.encoding.corpus import Corpus
 from prune2vec.errors import DataError

@@ -58,17 +58,12 @@ def test_even_and_odd_rows_and_symmetric_sets(dataset: str, line: int, query: st
 def test_none_adds_nothing(text: str) -> None:
     instructions = Instructions.parse(text, None)
     assert instructions.for_triplet(_row("squad", 0)) == ("", "")
-    assert instructions.names == ()
 
 
 def test_a_literal_goes_on_the_query_and_on_both_sides_when_asked() -> None:
     assert Instructions.parse("Find the body", None).for_triplet(_row("x", 1)) == ("Find the body", "")
     assert Instructions.parse("Find the body", "paper").for_triplet(_row("x", 1)) == ("Find the body", "")
     assert Instructions.parse("Find the body", "both").for_triplet(_row("x", 1)) == ("Find the body", "Find the body")
-
-
-def test_names_are_those_of_the_table() -> None:
-    assert sorted(Instructions.parse("e5", None).names) == sorted(FOURTEEN)
 
 
 def test_unknown_names_get_the_close_match() -> None:
@@ -84,10 +79,8 @@ def test_effirs_has_a_name_and_its_own_separator(name: str) -> None:
     query, document = found.for_triplet(_row("anything", 3))
     assert f"{query}{found.separator}" == "<instruct>Given a query, retrieve relevant passages that answer the query.\n<query>"
     assert document == ""
-    assert found == Instructions.named(name)
 
 
 @pytest.mark.parametrize("other", ["none", "e5", "", "Find the body"])
 def test_all_others_leave_the_separator_to_the_text_format(other: str) -> None:
-    assert Instructions.named(other) is None
     assert Instructions.parse(other).separator is None

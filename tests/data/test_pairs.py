@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from prune2vec.data.pairs import MAX_CHARS, PairCollector, clip, collect_pairs, text_key
+from prune2vec.data.pairs import MAX_CHARS, MinedPairs, clip, text_key
 
 BODY = "this body has quite enough plain words in it to be worth keeping around here"
 
 
-def _collector(limit: int | None = None) -> PairCollector:
-    return PairCollector("set", min_anchor_words=3, limit=limit)
+def _collector(limit: int | None = None) -> MinedPairs:
+    return MinedPairs(source="set", min_anchor_words=3, limit=limit)
 
 
 def test_pairs_are_kept_on_one_line() -> None:
     collector = _collector()
     collector.add("Return  the\n norm.", BODY.replace(" ", "\n "), group="g", name="m.f")
-    names, rows = collector.sorted()
-    assert names == ("m.f",)
+    rows = collector.triplets
+    assert collector.names == ("m.f",)
     assert (rows[0].anchor, rows[0].positive, rows[0].group, rows[0].dataset) == ("Return the norm.", BODY, "g", "set")
 
 
@@ -39,7 +39,7 @@ def test_rejected_pairs_are_counted_by_reason(anchor: str, positive: str, reason
     collector.add("Return the value.", BODY, group="g", name="first")
     collector.add(anchor, positive, group="g", name="second")
     assert dict(collector.rejected) == {reason: 1}
-    assert collector.sorted()[0] == ("first",)
+    assert collector.names == ("first",)
 
 
 def test_a_full_collector_takes_no_more() -> None:
@@ -47,14 +47,14 @@ def test_a_full_collector_takes_no_more() -> None:
     collector.add("Return the value.", BODY, group="g", name="first")
     assert collector.full
     collector.add("Return another value.", BODY + " and more", group="g", name="second")
-    assert collector.sorted()[0] == ("first",)
+    assert collector.names == ("first",)
 
 
 def test_equal_names_are_told_apart_and_sorted_by_group() -> None:
     collector = _collector()
     for number, group in enumerate("bba"):
         collector.add(f"Return the value {number}.", f"{BODY} {number}", group=group, name="x")
-    assert collector.sorted()[0] == ("x~3", "x", "x~2")
+    assert collector.names == ("x~3", "x", "x~2")
 
 
 def test_long_texts_are_cut_at_a_blank() -> None:
@@ -77,8 +77,8 @@ def test_order_is_sorted_and_shuffled_only_under_a_limit(tmp_path: Path) -> None
 
     def visited(given: list[Path], limit: int | None) -> list[Path]:
         seen: list[Path] = []
-        collector = PairCollector("d", min_anchor_words=1, limit=limit)
-        mined = collect_pairs([*given, large], collector, lambda path: seen.append(path), source="files", seed=1)
+        mined = MinedPairs(source="files", min_anchor_words=1, limit=limit)
+        mined.read([*given, large], lambda path: seen.append(path), seed=1)
         assert (mined.files, mined.unreadable) == (20, 20), "what gives None could not be read"
         return seen
 

@@ -13,8 +13,8 @@ import pyarrow.parquet
 import pytest
 
 from prune2vec.data.folders import dataset_name
-from prune2vec.data.reader import given_triplets, load_triplets, read_triplets
-from prune2vec.data.triplet import Skipped, Triplet
+from prune2vec.data.reader import load_triplets, read_triplets
+from prune2vec.data.triplet import Triplet
 from prune2vec.errors import DataError
 
 ROWS = [{"query": f"q{n}", "positive": f"p{n}", "negative": f"n{n}"} for n in range(3)]
@@ -106,12 +106,7 @@ def test_reading_is_streamed(tmp_path: Path) -> None:
 
 def test_rows_with_an_empty_text_are_passed_over_counted_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = _jsonl(tmp_path / "a.jsonl", [ROWS[0], ROWS[1] | {"positive": " "}, ROWS[2]])
-    skipped = Skipped()
-    found = list(read_triplets(path, skipped=skipped))
-    assert [row.line for row in found] == [0, 2]
-    assert (skipped.empties, skipped.first) == (1, f"{path}:2")
-    assert capsys.readouterr().err == ""
-    list(read_triplets(path))
+    assert [row.line for row in read_triplets(path)] == [0, 2]
     assert f"passed over 1 rows with an empty text, the first at {path}:2" in capsys.readouterr().err
 
 
@@ -172,4 +167,4 @@ def test_no_source_at_all() -> None:
 @pytest.mark.parametrize("texts", [None, 5])
 def test_what_is_no_text_is_one_line(texts: object) -> None:
     with pytest.raises(DataError, match=f"expected triplets, or files, folders and hub data sets, got {texts}"):
-        given_triplets(texts)  # type: ignore[arg-type]
+        load_triplets(texts)  # type: ignore[arg-type]

@@ -31,10 +31,6 @@ def test_ids_are_told_from_paths(text: str, source: HubSource | None) -> None:
         assert source.name == text
 
 
-def test_dataset_is_the_name_without_owner() -> None:
-    assert HubSource(repo="owner/name", config="c").dataset == "name"
-
-
 def test_rows_are_streamed_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"query": f"q{n}", "positive": "p", "negative": "n"} for n in range(3)]
     folder = tmp_path / "owner" / "name"

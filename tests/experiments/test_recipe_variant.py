@@ -14,9 +14,9 @@ from prune2vec.errors import ConfigError
 from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.run_folder import SLIM_PLAN
 from prune2vec.experiments.stages import Stages
-from prune2vec.planning.budget import Budget
+from prune2vec.models.kept import Kept
 from prune2vec.planning.plan import PruningPlan
-from prune2vec.planning.planner import Planner, make_plan, planners
+from prune2vec.planning.planner import Budget, FitsBudget, Picked, Planner, make_plan, planners
 from prune2vec.profiling.profile import Profile
 from prune2vec.training.neuron_importance import importances
 from prune2vec.training.width_decision import scores_beside
@@ -186,6 +186,10 @@ def test_a_section_must_say_how_much_where_the_plan_cannot(tmp_path: Path, slim:
 def test_a_planner_from_elsewhere_may_say_how_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Mine(Planner):
         """Somebody's."""
+
+        def pick(self, profile: Profile, fits_budget: FitsBudget) -> Picked:
+            """Keep all."""
+            return Picked(Kept.whole(range(profile.shape.num_layers)))
 
     planners.names()
     monkeypatch.setitem(planners._parts, "mine", Mine)

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from prune2vec.planning.budget import Budget
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.planning.plan_view import render_plan
-from prune2vec.planning.planner import make_plan, planners
+from prune2vec.planning.planner import Budget, make_plan, planners
 from tests.planning.made import curve_with_minima, made_profile
 
 METHODS = planners.names()
@@ -47,13 +46,13 @@ def test_json_round_trip(method: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("budget", BUDGETS, ids=lambda budget: next(iter(budget.set_limits())))
+@pytest.mark.parametrize("budget", BUDGETS, ids=lambda budget: next(iter(budget.model_dump(exclude_none=True))))
 def test_obeys_every_budget(method: str, budget: Budget) -> None:
     profile = made_profile(CURVE)
     assert budget.exceeded(profile.shape, tuple(range(9))), "the budget must bind for the test to say anything"
     plan = make_plan(profile, method=method, budget=budget, **needed(method, layers=9))
     assert not budget.exceeded(profile.shape, plan.kept)
-    assert plan.parameters.items() >= budget.set_limits().items()
+    assert plan.parameters.items() >= budget.model_dump(exclude_none=True).items()
 
 
 def test_what_a_planner_may_choose_is_recorded_whole() -> None:
@@ -84,7 +83,7 @@ def test_planning_from_a_file_never_imports_torch(tmp_path: Path) -> None:
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from prune2vec.planning.budget import Budget\n"
+        "from prune2vec.planning.planner import Budget\n"
         "from prune2vec.planning.plan_view import render_plan\n"
         "from prune2vec.planning.planner import make_plan\n"
         f"for method, given in {jobs!r}:\n"

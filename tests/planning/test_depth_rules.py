@@ -7,9 +7,8 @@ import pytest
 
 from prune2vec.errors import ConfigError, PlanError
 from prune2vec.models.kept import Kept
-from prune2vec.planning.budget import Budget
 from prune2vec.planning.depth_rules import admitted, least_loss, prefix, spread
-from prune2vec.planning.planner import make_plan
+from prune2vec.planning.planner import Budget, make_plan
 from prune2vec.planning.shares import parse_share
 from tests.planning.made import made_profile
 

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from prune2vec.errors import ConfigError, PlanError
 from prune2vec.models.kept import Kept
-from prune2vec.planning.budget import Budget
 from prune2vec.planning.drop import DropPart, parse_drop
 from prune2vec.planning.plan import PruningPlan
-from prune2vec.planning.planner import make_plan
+from prune2vec.planning.planner import Budget, make_plan
 from prune2vec.profiling.profile import Profile
 from tests.planning.made import curve_with_minima, made_profile
 

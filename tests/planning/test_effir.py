@@ -10,12 +10,10 @@ from hypothesis import strategies as st
 
 from prune2vec.errors import ConfigError, PlanError, ProfileError
 from prune2vec.models.kept import Kept
-from prune2vec.planning.budget import Budget
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.planning.plan_view import render_plan
-from prune2vec.planning.planner import make_plan
-from prune2vec.profiling.importance import Redundancy
-from prune2vec.profiling.profile import Profile
+from prune2vec.planning.planner import Budget, make_plan
+from prune2vec.profiling.profile import Profile, Redundancy
 from tests.planning.made import curve_with_minima, made_profile
 
 CURVE = curve_with_minima(8, 2, 6)

@@ -6,9 +6,8 @@ import pytest
 
 from prune2vec.errors import ConfigError, DataError, PlanError
 from prune2vec.models.kept import Kept
-from prune2vec.planning.budget import Budget
 from prune2vec.planning.plan import PruningPlan
-from prune2vec.planning.planner import FitsBudget, Picked, Planner, make_plan, planners
+from prune2vec.planning.planner import Budget, FitsBudget, Picked, Planner, make_plan, planners
 from prune2vec.profiling.profile import Profile
 from tests.planning.made import curve_with_minima, made_profile
 
@@ -63,3 +62,11 @@ def test_a_planner_that_ignores_the_budget_is_caught() -> None:
             make_plan(made_profile([1.0, 2.0]), method=name, budget=Budget(max_layers=1))
     finally:
         planners._parts.pop(name)
+
+
+def test_a_planner_without_a_pick_is_none() -> None:
+    class Lazy(Planner):
+        """Choose nothing."""
+
+    with pytest.raises(TypeError, match=r"abstract method '?pick"):
+        Lazy.build({}, where="here")

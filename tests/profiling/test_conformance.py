@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from prune2vec.forward.backbone import Backbone, load_backbone
-from prune2vec.profiling.measure import measured
+from prune2vec.profiling.measure import measured, scorers
 from prune2vec.profiling.profile_settings import ProfileSettings
-from prune2vec.profiling.scorer import scorers
 from prune2vec.profiling.token_groups import TokenGroup
 from tests.profiling.test_layer_loss import random_groups
 from tests.tiny import save_tiny

@@ -19,11 +19,10 @@ from prune2vec.models.block_layout import sub_layers_of
 from prune2vec.models.families import block_list, find_family
 from prune2vec.models.kept import KINDS, Kept
 from prune2vec.models.tokens import TokenRow, length_batches
-from prune2vec.profiling.importance import Redundancy
-from prune2vec.profiling.plain_windows import plain_windows
+from prune2vec.profiling.measure import scorers
+from prune2vec.profiling.profile import Redundancy
 from prune2vec.profiling.profile_settings import ProfileSettings
-from prune2vec.profiling.redundancy import SublayerImportance
-from prune2vec.profiling.scorer import scorers
+from prune2vec.profiling.redundancy import SublayerImportance, plain_windows
 from prune2vec.profiling.token_groups import distinct_rows
 from tests.forward.test_depths import random_rows
 from tests.models.silence import plan_of, silenced

@@ -88,7 +88,7 @@ def test_effirs_instruction_is_saved_word_for_word(tmp_path: Path) -> None:
     encoder = load_encoder(out, device="cpu", dtype="float32")
     expected = "<instruct>Given a query, retrieve relevant passages that answer the query.\n<query>"
     assert (encoder.prompts["query"], encoder.prompts["document"]) == (expected, "")
-    named = Instructions.named("effir")
+    named = Instructions.parse("effir")
     assert named is not None
     assert expected == named.text + str(named.separator)
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from prune2vec.data.documents import Document, id_text, read_documents, same_text
-from prune2vec.data.rows import SourceRow, read_rows
+from prune2vec.data.documents import Document, read_documents, same_text
+from prune2vec.data.rows import SourceRow, id_text, read_rows
 from prune2vec.data.triplet import Triplet
 from prune2vec.errors import DataError, did_you_mean
 from prune2vec.progress import say
@@ -26,13 +26,7 @@ _DEFAULT_SPLIT = "test"
 
 @dataclass(frozen=True, kw_only=True)
 class Retrieval:
-    """A retrieval task.
-
-    Attributes:
-        queries: Text by query id.
-        corpus: Text by document id.
-        qrels: For each query, the relevance (above 0: relevant) by document id.
-    """
+    """A retrieval task: texts by their ids, and for each query the relevance (above 0: relevant) by document id."""
 
     queries: dict[str, str]
     corpus: dict[str, str]

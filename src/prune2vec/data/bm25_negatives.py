@@ -34,13 +34,8 @@ def add_negatives(
 
     Texts of the same group are searched, and all texts where the group has fewer than 20 or nothing fits. Never taken: the
     positive, a text of the same words, a near copy of it (over 80 % common words), or a text whose own query has the same
-    words. Rows for which nothing is left are dropped, with a line on stderr.
-
-    Args:
-        triplets: Rows with anchor, positive and group; negatives that they have are replaced.
-        negatives: How many for each row.
-        candidates: Best matches from which they are drawn, so that not only the hardest, often a false one, is taken.
-        seed: Seed of the draw.
+    words. Rows for which nothing is left are dropped, with a line on stderr. So many of the best ``candidates`` are drawn that
+    not only the hardest, often a false one, is taken; negatives that a row has are replaced.
 
     Raises:
         ConfigError: A number is below 1.
@@ -104,10 +99,7 @@ class _Pool:
         return [known[word] for word in words if word in known] or [known[""]]
 
     def search(self, triplet: Triplet, count: int) -> list[str]:
-        """Return the ``count`` best matches of the anchor that may serve as negatives, best first.
-
-        That is no text that answers the same query, and neither the positive nor a copy of it.
-        """
+        """Return the ``count`` best matches of the anchor that may serve as negatives, best first."""
         scores = self._index.get_scores_from_ids(self._numbers(_words(triplet.anchor)))
         query, positive, own = text_key(triplet.anchor), text_key(triplet.positive), set(_words(triplet.positive))
         found: list[str] = []

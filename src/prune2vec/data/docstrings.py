@@ -8,13 +8,11 @@ import re
 import sysconfig
 import warnings
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
 
-from prune2vec.data.pairs import MinedPairs, PairCollector, collect_pairs
+from prune2vec.data.pairs import MinedPairs
 from prune2vec.errors import DataError, did_you_mean
 
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -45,14 +43,9 @@ def mine_docstrings(
 ) -> MinedPairs:
     """Find (summary, body) pairs of modules, classes and functions below a folder of installed packages.
 
-    The group of a pair is its distribution (``scikit-learn`` for ``sklearn``). Test folders, vendored copies and files that
-    cannot be parsed are left out. Doctests, code fences, rules and directives are taken out of the bodies.
-
-    Args:
-        root: The folder, by default the site-packages of the running Python.
-        packages: Only these, by distribution or import name.
-        max_pairs: Stop after so many, taking files in an order shuffled by the seed.
-        seed: Seed of that order.
+    The group of a pair is its distribution (``scikit-learn`` for ``sklearn``); ``packages`` may go by either name. Test
+    folders, vendored copies and files that cannot be parsed are left out. Doctests, code fences, rules and directives are
+    taken out of the bodies.
 
     Raises:
         DataError: The folder does not exist, a package is not in it, or no pair was found.
@@ -70,16 +63,22 @@ def mine_docstrings(
                 raise DataError(f"no package {package!r} in {root}{did_you_mean(package, known)}")
         chosen = {top for top in tops if top in packages or owners.get(top) in packages}
         files = [path for path in files if _top(path.relative_to(root)) in chosen]
-    collector = PairCollector("docstrings", min_anchor_words=_MIN_ANCHOR_WORDS, limit=max_pairs)
-    with _paused_gc():
-        pairs_of = partial(_pairs_of, root=root, owners=owners)
-        mined = collect_pairs(files, collector, pairs_of, source="docstrings", seed=seed)
+    mined = MinedPairs(source="docstrings", min_anchor_words=_MIN_ANCHOR_WORDS, limit=max_pairs)
+    # Syntax trees hold no cycles; collecting while they grow costs a third of the time.
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        mined.read(files, partial(_pairs_of, root=root, owners=owners), seed=seed)
+    finally:
+        if enabled:
+            gc.enable()
     if not mined:
         raise DataError(
             f"{root}: no docstrings of summary and body in {mined.files} Python files; expected installed packages there"
         )
     groups = sorted({row.group for row in mined.triplets})
-    return replace(mined, versions={group: versions[group] for group in groups if group in versions})
+    mined.versions = {group: versions[group] for group in groups if group in versions}
+    return mined
 
 
 def _pairs_of(path: Path, *, root: Path, owners: dict[str, str]) -> list[tuple[str, str, str, str]] | None:
@@ -132,18 +131,6 @@ def _documented(tree: ast.Module, module: str) -> Iterator[tuple[str, Documented
         inner: list[ast.AST] = [child for field in _BLOCKS for child in getattr(node, field, ())]
         for child in reversed(inner):
             stack.append((f"{name}.{child.name}" if isinstance(child, Definition) else name, child))
-
-
-@contextmanager
-def _paused_gc() -> Iterator[None]:
-    # Syntax trees hold no cycles; collecting while they grow costs a third of the time.
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _top(relative: Path) -> str:

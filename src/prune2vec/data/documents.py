@@ -8,9 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from prune2vec.data.rows import FORMATS, SourceRow, known_suffixes, no_rows, read_lines, read_rows, suffix_of
+from prune2vec.data.rows import (
+    FORMATS,
+    SourceRow,
+    id_text,
+    known_suffixes,
+    no_rows,
+    read_lines,
+    read_rows,
+    sound_text,
+    suffix_of,
+)
 from prune2vec.errors import DataError, did_you_mean
 from prune2vec.progress import say
 
@@ -68,7 +78,8 @@ def _documents(path: Path, text_column: str, id_column: str | None) -> Iterator[
     seen: dict[int, int] = {}
     twice = 0
     for row in read_rows(path):
-        document = document_of(row, text_column, id_column)
+        (text, bare), name = full_text(row, text_column), document_id(row, id_column)
+        document = Document(id=str(row.number) if name is None else name, text=text, bare=bare, has_id=name is not None)
         # Without an id of its own a row is known by its number, of which there is one.
         if document.has_id:
             key, digest = hash(document.id), hash(document.text)
@@ -95,23 +106,8 @@ def _check_alone(path: Path, row: SourceRow, name: str, id_column: str | None) -
             )
 
 
-def document_of(row: SourceRow, text_column: str = _TEXT, id_column: str | None = None) -> Document:
-    """Return the document that a row holds.
-
-    Raises:
-        DataError: A column is missing or holds something else; with file and line.
-    """
-    text, bare = full_text(row, text_column)
-    name = document_id(row, id_column)
-    return Document(id=str(row.number) if name is None else name, text=text, bare=bare, has_id=name is not None)
-
-
 def full_text(row: SourceRow, text_column: str = _TEXT) -> tuple[str, str]:
-    """Return a row's text with its title before it, and without.
-
-    Raises:
-        DataError: A column is missing or holds something else; with file and line.
-    """
+    """Return a row's text with its title before it, and without; anything else is a ``DataError`` with file and line."""
     if text_column not in row.values:
         hint = did_you_mean(text_column, list(map(str, row.values)))
         raise DataError(f"{row.where}: no column {text_column!r}{hint} (encode takes another one with --text-column)")
@@ -129,11 +125,7 @@ def same_text(text: str) -> str:
 
 
 def document_id(row: SourceRow, column: str | None = None) -> str | None:
-    """Return the id of a row in ``column``, or else in ``_id`` or ``id``; None where it has neither.
-
-    Raises:
-        DataError: ``column`` is missing, or the id is neither a string nor a whole number.
-    """
+    """Return the id of a row in ``column``, or else in ``_id`` or ``id``; None where it has neither."""
     if column is not None and column not in row.values:
         hint = did_you_mean(column, list(map(str, row.values)))
         raise DataError(f"{row.where}: no column {column!r}{hint} (encode takes another one with --id-column)")
@@ -141,42 +133,3 @@ def document_id(row: SourceRow, column: str | None = None) -> str | None:
         if name in row.values:
             return id_text(row, name, row.values[name])
     return None
-
-
-def id_text(row: SourceRow, column: str, value: Any) -> str:
-    """Return an id as text; tables with gaps hold whole numbers as 7.0.
-
-    Raises:
-        DataError: It is neither a string nor a whole number.
-    """
-    if isinstance(value, str):
-        return sound_text(row, column, value)
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise DataError(f"{row.where}: {column} is {kind_of(value)}, expected a string or a whole number")
-    return str(value)
-
-
-def sound_text(row: SourceRow, column: str, value: Any) -> str:
-    """Return a text that UTF-8 can hold.
-
-    Raises:
-        DataError: It is no text, or holds half a surrogate pair, which JSON can spell and no tokeniser takes.
-    """
-    if not isinstance(value, str):
-        raise DataError(f"{row.where}: {column} is {kind_of(value)}, expected a string")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            found = f"\\u{ord(value[error.start]):04x}"
-            raise DataError(
-                f"{row.where}: {column} holds half a character ({found} at {error.start}); repair the text"
-            ) from error
-    return value
-
-
-def kind_of(value: object) -> str:
-    """Return what a value is, for messages."""
-    return "null" if value is None else type(value).__name__

@@ -42,14 +42,6 @@ class TextFile:
     split: str
 
 
-def dataset_name(path: Path) -> str:
-    """Return the data set's name of a file: ``squad`` for ``squad.dev.jsonl.gz`` and ``squad-train-00000-of-00002.parquet``."""
-    stem = _stem(path)
-    whole = _SHARD.sub("", stem) or stem
-    rest = _without_split(whole)
-    return whole if rest in _PLAIN else rest
-
-
 def choose_files(folder: Path, split: str = TRAIN) -> list[TextFile]:
     """Return the files of a folder that belong to a split, in the order of their names; says in one line what is left out.
 
@@ -74,10 +66,8 @@ def choose_files(folder: Path, split: str = TRAIN) -> list[TextFile]:
     if split == TRAIN:
         chosen = [file for file in files if file.split in ("", TRAIN)]
         if not chosen:
-            named = _listed(held_out)
-            raise DataError(
-                f"{folder}: only held-out files ({named}), which are not trained on; name the file itself to read it"
-            )
+            reason = f"only held-out files ({_listed(held_out)}), which are not trained on"
+            raise DataError(f"{folder}: {reason}; name the file itself to read it")
     else:
         wanted = _SPLITS.get(split.lower(), split)
         chosen = [file for file in held_out if file.split == wanted] or held_out or files
@@ -89,18 +79,21 @@ def choose_files(folder: Path, split: str = TRAIN) -> list[TextFile]:
     return chosen
 
 
+def _listed(files: Sequence[TextFile]) -> str:
+    more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
+    return ", ".join(file.path.name for file in files[:_SHOWN]) + more
+
+
 def _found(folder: Path, depth: int) -> list[Path]:
     """Return the files of known formats in a folder; where there are none, those in its folders."""
-    splits = folder / "dataset_dict.json"
+    splits, state = folder / "dataset_dict.json", folder / "state.json"
     if splits.is_file():
         return [path for name in _names(splits, "splits") for path in _found(folder / name, 0)]
-    state = folder / "state.json"
     if state.is_file() and "_data_files" in read_json(state):
         # The other .arrow files of such a folder are caches.
         return [folder / name for name in _names(state, "_data_files", "filename")]
-    entries = (
-        [path for path in sorted(folder.iterdir()) if not path.name.startswith((".", "cache-"))] if folder.is_dir() else []
-    )
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    entries = [path for path in inside if not path.name.startswith((".", "cache-"))]
     files = [path for path in entries if path.is_file() and suffix_of(path) in FORMATS]
     if files or not depth:
         return files
@@ -124,25 +117,27 @@ def _text_file(path: Path, folder: Path) -> TextFile:
     # The last word of a name that tells one.
     split = next((_SPLITS[words[-1].lower()] for name in names if (words := _SPLIT.findall(name))), "")
     told = [name for name in map(_without_split, names) if name not in _PLAIN]
-    if told:
-        return TextFile(path, told[0], split)
     # A name that is a split alone is as good as the folder's own where both are side by side.
-    if not inside and names[0] not in _PLAIN:
-        return TextFile(path, names[0], split)
+    if not told and not inside and names[0] not in _PLAIN:
+        told = names
     around = folder.absolute()
-    # The hub's cache: datasets--owner--name/snapshots/COMMIT.
-    cached = around.parent.name == "snapshots"
-    return TextFile(path, around.parent.parent.name.rpartition("--")[2] if cached else around.name, split)
+    if not told and around.parent.name == "snapshots":
+        # The hub's cache: datasets--owner--name/snapshots/COMMIT.
+        told = [around.parent.parent.name.rpartition("--")[2]]
+    return TextFile(path, told[0] if told else around.name, split)
+
+
+def dataset_name(path: Path) -> str:
+    """Return the data set's name of a file: ``squad`` for ``squad.dev.jsonl.gz`` and ``squad-train-00000-of-00002.parquet``."""
+    stem = _stem(path)
+    whole = _SHARD.sub("", stem) or stem
+    rest = _without_split(whole)
+    return whole if rest in _PLAIN else rest
 
 
 def _without_split(name: str) -> str:
     last = next(iter(reversed(list(_SPLIT.finditer(name)))), None)
     return (name[: last.start()] + name[last.end() :]).strip("-_. ") if last else name
-
-
-def _listed(files: Sequence[TextFile]) -> str:
-    more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
-    return ", ".join(file.path.name for file in files[:_SHOWN]) + more
 
 
 def _stem(path: Path) -> str:

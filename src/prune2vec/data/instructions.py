@@ -12,25 +12,17 @@ from prune2vec.errors import ConfigError, did_you_mean
 Symmetric = Literal["paper", "both"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class E5Dataset:
-    """One file of the public E5 set.
+    """One file of the public E5 set: the instruction of rows 0, 2, 4, ... and that of the others, where it is another one.
 
-    Attributes:
-        even: Instruction of rows 0, 2, 4, ... of the file.
-        odd: Instruction of rows 1, 3, 5, ...
-        symmetric_even: Whether query and document are of the same kind in even rows, so that both get the instruction.
-        symmetric_odd: The same for odd rows.
+    Where query and document are of the same kind, rows are symmetric and both get the instruction.
     """
 
     even: str
-    odd: str
+    odd: str = ""
     symmetric_even: bool = False
     symmetric_odd: bool = False
-
-
-def _same(instruction: str) -> E5Dataset:
-    return E5Dataset(even=instruction, odd=instruction)
 
 
 _CHINESE = "Given a Chinese search query, retrieve web passages that answer the question"
@@ -42,27 +34,27 @@ E5_DATASETS: Mapping[str, E5Dataset] = {
         odd="Retrieve semantically similar text",
         symmetric_odd=True,
     ),
-    "dureader": _same(_CHINESE),
-    "eli5_question_answer": _same("Provided a user question, retrieve the highest voted answers on Reddit ELI5 forum"),
-    "fever": _same("Given a claim, retrieve documents that support or refute the claim"),
-    "hotpot_qa": _same("Given a multi-hop question, retrieve documents that can help answer the question"),
-    "miracl": _same(_WIKIPEDIA),
-    "mrtydi": _same(_WIKIPEDIA),
-    "msmarco_passage": _same("Given a web search query, retrieve relevant passages that answer the query"),
-    "msmarco_document": _same("Given a web search query, retrieve relevant documents that answer the query"),
-    "nq": _same(_WIKIPEDIA),
+    "dureader": E5Dataset(_CHINESE),
+    "eli5_question_answer": E5Dataset("Provided a user question, retrieve the highest voted answers on Reddit ELI5 forum"),
+    "fever": E5Dataset("Given a claim, retrieve documents that support or refute the claim"),
+    "hotpot_qa": E5Dataset("Given a multi-hop question, retrieve documents that can help answer the question"),
+    "miracl": E5Dataset(_WIKIPEDIA),
+    "mrtydi": E5Dataset(_WIKIPEDIA),
+    "msmarco_passage": E5Dataset("Given a web search query, retrieve relevant passages that answer the query"),
+    "msmarco_document": E5Dataset("Given a web search query, retrieve relevant documents that answer the query"),
+    "nq": E5Dataset(_WIKIPEDIA),
     "quora_duplicates": E5Dataset(
         even="Given a question, retrieve questions that are semantically equivalent to the given question",
         odd="Find questions that have the same meaning as the input question",
         symmetric_even=True,
         symmetric_odd=True,
     ),
-    "squad": _same("Retrieve Wikipedia passages that answer the question"),
-    "t2ranking": _same(_CHINESE),
-    "trivia_qa": _same("Retrieve Wikipedia passages that answer the question"),
+    "squad": E5Dataset("Retrieve Wikipedia passages that answer the question"),
+    "t2ranking": E5Dataset(_CHINESE),
+    "trivia_qa": E5Dataset("Retrieve Wikipedia passages that answer the question"),
 }
 
-E5_TEXTS = tuple(dict.fromkeys(text for dataset in E5_DATASETS.values() for text in (dataset.even, dataset.odd)))
+E5_TEXTS = tuple(dict.fromkeys(text for dataset in E5_DATASETS.values() for text in (dataset.even, dataset.odd) if text))
 """Every instruction of the set, once."""
 
 _EFFIR_TEXT = "<instruct>Given a query, retrieve relevant passages that answer the query."
@@ -85,21 +77,12 @@ class Instructions:
     separator: str | None = None
 
     @classmethod
-    def named(cls, name: str) -> Self | None:
-        """Return the one instruction that has a name, ``effir``; None for anything else.
-
-        EffiR's queries read ``<instruct>Given a query, ... the query.\\n<query>`` and then the query (arXiv 2512.20612).
-        """
-        if name.strip().lower() != "effir":
-            return None
-        return cls(kind="literal", text=_EFFIR_TEXT, separator="\n<query>")
-
-    @classmethod
     def parse(cls, instruction: str, symmetric: str | None = None) -> Self:
         """Read the setting.
 
         Args:
-            instruction: ``"none"``, ``"e5"``, ``"effir"``, or the instruction itself.
+            instruction: ``"none"``, ``"e5"``, ``"effir"``, or the instruction itself. With EffiR's queries read
+                ``<instruct>Given a query, ... the query.\\n<query>`` and then the query (arXiv 2512.20612).
             symmetric: ``"both"`` puts the instruction on both sides of symmetric rows, as the E5 set intends (odd rows of
                 allnli, all of quora_duplicates); ``"paper"`` on the query only, as the released L3Prune code in effect does.
                 None means ``"both"`` for e5, and ``"paper"`` for a literal instruction, which says nothing about symmetry;
@@ -110,24 +93,17 @@ class Instructions:
         """
         if symmetric is not None and symmetric not in get_args(Symmetric):
             raise ConfigError(f"no symmetric setting is called {symmetric!r}{did_you_mean(symmetric, get_args(Symmetric))}")
-        stripped = instruction.strip()
-        if stripped.lower() in ("", "none"):
+        word = instruction.strip().lower()
+        if word in ("", "none"):
             return cls()
-        if stripped.lower() == "e5":
+        if word == "e5":
             return cls(kind="e5", both_sides=symmetric != "paper")
-        return cls.named(stripped) or cls(kind="literal", text=instruction, both_sides=symmetric == "both")
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The data sets with an instruction of their own; empty when there is one for all, or none."""
-        return tuple(E5_DATASETS) if self.kind == "e5" else ()
+        if word == "effir":
+            return cls(kind="literal", text=_EFFIR_TEXT, separator="\n<query>")
+        return cls(kind="literal", text=instruction, both_sides=symmetric == "both")
 
     def for_triplet(self, triplet: Triplet) -> tuple[str, str]:
-        """Return the instructions ``(of the query, of the documents)``; an empty string means none.
-
-        Raises:
-            ConfigError: The E5 set has no data set of the triplet's name.
-        """
+        """Return the instructions ``(of the query, of the documents)``; an empty string means none."""
         if self.kind != "e5":
             return self.text, self.text if self.both_sides else ""
         if triplet.dataset not in E5_DATASETS:
@@ -136,7 +112,7 @@ class Instructions:
                 f"no E5 instruction for data set {triplet.dataset!r}{close}; or set none, or your own instruction"
             )
         record = E5_DATASETS[triplet.dataset]
-        is_odd = triplet.line % 2 == 1
-        query = record.odd if is_odd else record.even
-        symmetric = record.symmetric_odd if is_odd else record.symmetric_even
+        query, symmetric = record.even, record.symmetric_even
+        if triplet.line % 2:
+            query, symmetric = record.odd or record.even, record.symmetric_odd
         return query, query if symmetric and self.both_sides else ""

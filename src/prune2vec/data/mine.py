@@ -7,7 +7,6 @@ import random
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from prune2vec.data.sections import mine_folder
 from prune2vec.data.triplet import Triplet, digest_texts, write_json_lines, write_triplets
 from prune2vec.errors import ConfigError, DataError, did_you_mean
 from prune2vec.files import write_json
+from prune2vec.machine import installed_version
 from prune2vec.outputs import TEXTS, check_ours, locked, staged_folder
 from prune2vec.public import public
 
@@ -25,7 +25,7 @@ from prune2vec.public import public
 def split_by_group(triplets: Sequence[Triplet], *, dev_fraction: float, seed: int) -> tuple[list[Triplet], list[Triplet]]:
     """Return (train, dev), each in the original order; whole groups go to dev until no further one fits.
 
-    Dev holds at most ``dev_fraction`` of the rows, except that it always holds the smallest group (with 0 it is empty).
+    Dev holds at most ``dev_fraction`` of the rows, but always the smallest group (with 0 it is empty).
 
     Raises:
         ConfigError: ``dev_fraction`` is not in [0, 1).
@@ -60,12 +60,7 @@ _TRAIN, _DEV, _CORPUS, _MANIFEST = "train.jsonl.gz", "dev.jsonl.gz", "corpus.jso
 
 @dataclass(frozen=True, kw_only=True)
 class MinedFolder:
-    """What ``mine`` wrote.
-
-    Attributes:
-        folder: The folder; it can be given to the triplet reader as it is, which leaves dev and corpus out.
-        manifest: Contents of ``mined.json``: counts, groups, digests, settings and versions.
-    """
+    """What ``mine`` wrote: the folder, which the triplet reader takes as it is, and the contents of its ``mined.json``."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -124,29 +119,25 @@ def mine(
         train, dev = split_by_group(pairs.triplets, dev_fraction=dev_fraction, seed=seed)
         train = add_negatives(train, negatives=negatives, seed=seed)
         dev = add_negatives(dev, negatives=negatives, seed=seed) if dev else []
-        settings = {
-            "max_pairs": max_pairs,
-            "negatives": negatives,
-            "dev_fraction": dev_fraction,
-            "seed": seed,
-            "packages": sorted(packages) if packages is not None else None,
-        }
         groups = Counter(row.group for row in pairs.triplets)
-        try:
-            own_version = version("prune2vec")
-        except PackageNotFoundError:
-            own_version = "unknown"
+        versions = {"python": platform.python_version(), "prune2vec": installed_version("prune2vec") or "unknown"}
         manifest = {
             "format": FORMAT,
             "source": pairs.source,
             "counts": {"pairs": len(pairs), "train": len(train), "dev": len(dev), "groups": len(groups)},
             "files": {"read": pairs.files, "unreadable": pairs.unreadable},
-            "rejected": pairs.rejected,
+            "rejected": dict(sorted(pairs.rejected.items())),
             "groups": dict(sorted(groups.items())),
             "dev_groups": sorted({row.group for row in dev}),
             "digests": {"train": digest_texts(train), "dev": digest_texts(dev)},
-            "settings": settings,
-            "versions": {"python": platform.python_version(), "prune2vec": own_version, "packages": pairs.versions},
+            "settings": {
+                "max_pairs": max_pairs,
+                "negatives": negatives,
+                "dev_fraction": dev_fraction,
+                "seed": seed,
+                "packages": sorted(packages) if packages is not None else None,
+            },
+            "versions": {**versions, "packages": pairs.versions},
         }
         with staged_folder(output, TEXTS) as stage:
             write_triplets(train, stage / _TRAIN)

@@ -1,4 +1,7 @@
-"""Rows of named values from files of any known format: JSON lines, CSV and TSV (each also gzipped), Parquet and Arrow."""
+"""Rows of named values from files of any known format: JSON lines, CSV and TSV (each also gzipped), Parquet and Arrow.
+
+What cannot be read, or does not fit, is a ``DataError`` with file and line; so is a file without a row.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +26,41 @@ _JSON_KINDS = {list: "a list", str: "a string", type(None): "null", bool: "a tru
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
-    """One row of a file.
-
-    Attributes:
-        where: The place for messages: ``train.jsonl:17``.
-        number: Number of the row in its file, from 0.
-        values: The columns by name.
-    """
+    """One row of a file: its place for messages (``train.jsonl:17``), its number from 0, and its columns by name."""
 
     where: str
     number: int
     values: Mapping[str, Any]
+
+
+def id_text(row: SourceRow, column: str, value: Any) -> str:
+    """Return an id, a string or a whole number, as text; tables with gaps hold whole numbers as 7.0."""
+    if isinstance(value, str):
+        return sound_text(row, column, value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise DataError(f"{row.where}: {column} is {_kind_of(value)}, expected a string or a whole number")
+    return str(value)
+
+
+def sound_text(row: SourceRow, column: str, value: Any) -> str:
+    """Return a text, and refuse one with half a surrogate pair, which JSON can spell and no tokeniser takes."""
+    if not isinstance(value, str):
+        raise DataError(f"{row.where}: {column} is {_kind_of(value)}, expected a string")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            found = f"\\u{ord(value[error.start]):04x}"
+            raise DataError(
+                f"{row.where}: {column} holds half a character ({found} at {error.start}); repair the text"
+            ) from error
+    return value
+
+
+def _kind_of(value: object) -> str:
+    return "null" if value is None else type(value).__name__
 
 
 def suffix_of(path: Path) -> str:
@@ -48,11 +75,7 @@ def known_suffixes() -> str:
 
 
 def read_rows(path: Path) -> Iterator[SourceRow]:
-    """Return the rows of a file in any known format, streaming.
-
-    Raises:
-        DataError: The format is unknown; while rows are read: the file cannot be read or holds none, or a row is broken.
-    """
+    """Return the rows of a file in any known format, streaming; what cannot be read is a ``DataError`` with file and line."""
     suffix = suffix_of(path)
     if suffix not in FORMATS or (suffix in _NEVER_PACKED and path.suffix == ".gz"):
         raise DataError(f"{path}: unknown kind of file; expected {known_suffixes()}")
@@ -66,11 +89,7 @@ def no_rows(path: Path, columns: Iterable[str] = ()) -> DataError:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield ``(number from 1, line with its end)`` of a UTF-8 file; a byte order mark is dropped.
-
-    Raises:
-        DataError: The file cannot be opened, is not UTF-8, holds NUL bytes, or its gzip data are damaged; with the line.
-    """
+    """Yield ``(number from 1, line with its end)`` of a UTF-8 file, perhaps gzipped; a byte order mark is dropped."""
     number = 0
     packed = path.suffix == ".gz"
     # Binary, so that a wrong byte can be traced to its line.
@@ -103,11 +122,7 @@ def _explained_read_errors(path: Path, place: Callable[[], str] = str) -> Iterat
 
 
 def read_jsonl(path: Path) -> Iterator[SourceRow]:
-    """Yield one row per line; blank lines are passed over but counted, so that row numbers are line numbers.
-
-    Raises:
-        DataError: A line is not a JSON object, or there is none.
-    """
+    """Yield one row per line; blank lines are passed over but counted, so that row numbers are line numbers."""
     found = False
     for number, line in read_lines(path):
         if not line.strip():
@@ -129,11 +144,7 @@ def read_jsonl(path: Path) -> Iterator[SourceRow]:
 
 
 def read_csv(path: Path) -> Iterator[SourceRow]:
-    """Yield the rows of a comma- or tab-separated file with a header; quoted fields may span lines.
-
-    Raises:
-        DataError: A row has more or fewer fields than the header or cannot be parsed, or there is none.
-    """
+    """Yield the rows of a comma- or tab-separated file with a header; quoted fields may span lines."""
     delimiter = "\t" if suffix_of(path) == ".tsv" else ","
     reader = csv.reader((line for _, line in read_lines(path)), delimiter=delimiter, strict=True)
     header: list[str] = []
@@ -162,11 +173,7 @@ def read_csv(path: Path) -> Iterator[SourceRow]:
 
 
 def read_arrow(path: Path) -> Iterator[SourceRow]:
-    """Yield the rows of a Parquet file, or of an Arrow file or stream (``datasets.save_to_disk``), a thousand in memory at most.
-
-    Raises:
-        DataError: The file is of another kind, is damaged or holds no row.
-    """
+    """Yield the rows of a Parquet file, or of an Arrow file or stream (``datasets.save_to_disk``), a thousand in memory at most."""
     number = 0
     with _arrow_batches(path, lambda: f" after {number} rows") as (names, batches, _):
         for batch in batches:
@@ -179,11 +186,7 @@ def read_arrow(path: Path) -> Iterator[SourceRow]:
 
 
 def count_rows(path: Path) -> int:
-    """Return how many rows a Parquet or Arrow file has, without decoding them.
-
-    Raises:
-        DataError: The file is of another kind, or is damaged.
-    """
+    """Return how many rows a Parquet or Arrow file has, without decoding them; a damaged one is a ``DataError``."""
     with _arrow_batches(path) as (_, batches, rows):
         return sum(batch.num_rows for batch in batches) if rows is None else rows
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from prune2vec.data.pairs import MinedPairs, PairCollector, collect_pairs
+from prune2vec.data.pairs import MinedPairs
 from prune2vec.errors import DataError
 
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n(?:---|\.\.\.)\n", re.DOTALL)
@@ -138,15 +138,10 @@ _TELLING_WORDS = 3
 
 
 def mine_folder(folder: Path, *, max_pairs: int | None = None, seed: int = 42) -> MinedPairs:
-    """Find (heading, section) pairs in the documents below a folder.
+    """Find (heading, section) pairs in the .md, .markdown, .mdx, .rst and .txt documents below a folder.
 
     The group of a pair is its file. A heading of one or two words says little, so the heading around it (or the file's name)
     is put before it: ``Training: Installation``. Code blocks are taken out; hidden folders are not visited.
-
-    Args:
-        folder: Holds .md, .markdown, .mdx, .rst or .txt files at any depth.
-        max_pairs: Stop after so many, taking files in an order shuffled by the seed.
-        seed: Seed of that order.
 
     Raises:
         DataError: The folder does not exist, or no pair was found.
@@ -154,14 +149,9 @@ def mine_folder(folder: Path, *, max_pairs: int | None = None, seed: int = 42) -
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected one with {', '.join(_FINDERS)} files")
     documents = ((path, path.relative_to(folder).parts) for path in folder.rglob("*") if path.suffix.lower() in _FINDERS)
-    files = [
-        path
-        for path, parts in documents
-        if _SKIPPED_FOLDERS.isdisjoint(parts) and not any(part.startswith(".") for part in parts)
-    ]
-    collector = PairCollector(folder.absolute().name, min_anchor_words=_MIN_ANCHOR_WORDS, limit=max_pairs)
-    pairs_of = partial(_pairs_of, folder=folder)
-    mined = collect_pairs(files, collector, pairs_of, source=str(folder), seed=seed)
+    files = [path for path, parts in documents if not any(name in _SKIPPED_FOLDERS or name[0] == "." for name in parts)]
+    mined = MinedPairs(source=str(folder), min_anchor_words=_MIN_ANCHOR_WORDS, limit=max_pairs)
+    mined.read(files, partial(_pairs_of, folder=folder), seed=seed)
     if not mined:
         expected = f"expected {', '.join(_FINDERS)} files"
         raise DataError(f"{folder}: no sections of a heading and text in {mined.files} files; {expected}")

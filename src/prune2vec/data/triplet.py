@@ -52,24 +52,6 @@ def digest_texts(triplets: Iterable[Triplet]) -> str:
     return digest.hexdigest()
 
 
-@dataclass(slots=True)
-class Skipped:
-    """Counts rows that were passed over because a text in them is empty.
-
-    Attributes:
-        empties: How many rows.
-        first: The place of the first: ``train.jsonl:17``.
-    """
-
-    empties: int = 0
-    first: str = ""
-
-    def add(self, where: str) -> None:
-        """Count one row at ``where``."""
-        self.empties += 1
-        self.first = self.first or where
-
-
 def write_triplets(triplets: Iterable[Triplet], path: Path) -> None:
     """Write JSON lines (gzipped when the name ends in ``.gz``), whole or not at all.
 
@@ -85,12 +67,18 @@ def write_triplets(triplets: Iterable[Triplet], path: Path) -> None:
     write_json_lines(map(_columns, triplets), path)
 
 
-def write_json_lines(rows: Iterable[dict[str, Any]], path: Path) -> None:
-    """Write one JSON object a line, gzipped when the name ends in ``.gz``, whole or not at all.
+def _columns(triplet: Triplet) -> dict[str, Any]:
+    row: dict[str, Any] = {"query": triplet.anchor, "positive": triplet.positive}
+    single = len(triplet.negatives) == 1
+    row |= {"negative" if single else f"negative_{number}": text for number, text in enumerate(triplet.negatives, start=1)}
+    row |= {name: value for name, value in (("dataset", triplet.dataset), ("group", triplet.group)) if value}
+    if triplet.scores:
+        row |= {"pos_scores": list(triplet.scores[:1]), "neg_scores": list(triplet.scores[1:])}
+    return row
 
-    Raises:
-        CheckpointError: The file cannot be written.
-    """
+
+def write_json_lines(rows: Iterable[dict[str, Any]], path: Path) -> None:
+    """Write one JSON object a line, gzipped when the name ends in ``.gz``, whole or not at all."""
     lines = (json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
     content = io.BytesIO()
     if path.suffix == ".gz":
@@ -100,15 +88,3 @@ def write_json_lines(rows: Iterable[dict[str, Any]], path: Path) -> None:
     else:
         content.writelines(lines)
     write_bytes(path, content.getvalue())
-
-
-def _columns(triplet: Triplet) -> dict[str, Any]:
-    columns: dict[str, Any] = {"query": triplet.anchor, "positive": triplet.positive}
-    if len(triplet.negatives) == 1:
-        columns["negative"] = triplet.negatives[0]
-    else:
-        columns |= {f"negative_{number}": text for number, text in enumerate(triplet.negatives, start=1)}
-    columns |= {name: value for name, value in (("dataset", triplet.dataset), ("group", triplet.group)) if value}
-    if triplet.scores:
-        columns |= {"pos_scores": list(triplet.scores[:1]), "neg_scores": list(triplet.scores[1:])}
-    return columns

@@ -14,7 +14,7 @@ from prune2vec.encoding.encode import EncodeResult, encode_corpus
 from prune2vec.encoding.encode_settings import MOST_SHARDS, EncodeSettings
 from prune2vec.encoding.store import check_shards, shard_counts
 from prune2vec.errors import ConfigError, EncodingError, Prune2vecError, import_extra, reason_of
-from prune2vec.malloc import keep_freed_memory
+from prune2vec.machine import keep_freed_memory
 from prune2vec.progress import say, set_enabled
 from prune2vec.public import public
 

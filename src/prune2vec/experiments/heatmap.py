@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from prune2vec.experiments.plots import styled_figure, svg_text, whole_ticks
 from prune2vec.files import write_text
 from prune2vec.models.kept import KINDS
-from prune2vec.profiling.importance import Redundancy, rank_correlation
-from prune2vec.profiling.profile import Profile
+from prune2vec.profiling.profile import Profile, Redundancy, rank_correlation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ from prune2vec.errors import ConfigError, did_you_mean
 from prune2vec.experiments.run_folder import wrong_folder_name
 from prune2vec.experiments.yaml_file import OWN_MESSAGE
 from prune2vec.models.text_settings import TextOptions
-from prune2vec.planning.budget import Budget
+from prune2vec.planning.planner import Budget
 from prune2vec.profiling.profile_settings import ALL, LAYER_LOSS, PLAIN, ProfileSettings
 from prune2vec.settings import Settings
 from prune2vec.training.slim_settings import SlimSettings

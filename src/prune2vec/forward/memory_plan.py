@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from prune2vec.amounts import readable_bytes
 from prune2vec.errors import ConfigError
+from prune2vec.machine import readable_bytes
 from prune2vec.models.families import Family, block_list
 
 

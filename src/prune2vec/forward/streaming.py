@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prune2vec.amounts import readable_bytes
 from prune2vec.errors import ConfigError, UnsupportedModel
 from prune2vec.files import explained_os_errors
 from prune2vec.forward.batches import Batch, make_batches
@@ -32,7 +31,7 @@ from prune2vec.forward.memory_plan import (
 )
 from prune2vec.forward.runner import ObservedRun
 from prune2vec.forward.streaming_selftest import check_probe, probe_model
-from prune2vec.machine import free_memory_bytes, memory_in_use
+from prune2vec.machine import free_memory_bytes, memory_in_use, readable_bytes
 from prune2vec.models.block_files import BlockFiles, embedding_path, materialized, with_embeddings
 from prune2vec.models.block_layout import sub_layers_of
 from prune2vec.models.families import Family, block_list

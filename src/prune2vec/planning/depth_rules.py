@@ -1,16 +1,20 @@
-"""The planners that keep a given number of whole layers, and the search over depths that a budget admits."""
+"""The planners that keep whole layers: so many of them, or up to the layer-loss curve's minimum (L3Prune).
+
+Beside them the search over depths that a budget admits.
+"""
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-from prune2vec.errors import PlanError
+from prune2vec.errors import PlanError, did_you_mean
 from prune2vec.models.kept import Kept
 from prune2vec.planning.planner import FitsBudget, Picked, Planner, planners
 from prune2vec.planning.shares import parse_share, share_text
@@ -19,6 +23,8 @@ from prune2vec.profiling.profile import Profile
 Layout = Callable[[int, int], tuple[int, ...]]
 """Which layers stay when so many of so many do."""
 Count = Annotated[int, Field(ge=1, le=10**4)]
+ALL: Final = "all"
+_VARIANTS = ("small", "large")
 
 
 @planners.register("depth")
@@ -45,8 +51,7 @@ class PercentPlanner(Planner):
     def pick(self, profile: Profile, fits_budget: FitsBudget) -> Picked:
         """Keep n = floor(N (1 - p)) layers, computed exactly, and at least one (0.9 of 10 layers keeps 1)."""
         count = max(1, math.floor(profile.shape.num_layers * (1 - self.percent)))
-        picked = fixed_count(profile, fits_budget, prefix, count=count, key="depth")
-        return Picked(picked.kept, picked.notes)
+        return fixed_count(profile, fits_budget, prefix, count=count, key="depth")
 
 
 @planners.register("keep-last")
@@ -73,6 +78,23 @@ class UniformPlanner(Planner):
         return fixed_count(profile, fits_budget, spread, count=self.layers, key="layers")
 
 
+@planners.register("l3prune")
+class L3PrunePlanner(Planner):
+    """Keep the layers up to the least loss in the lower half (``small``) or the upper half (``large``)."""
+
+    variant: Literal["small", "large"] = "large"
+    """Which half: small or large."""
+
+    def pick(self, profile: Profile, fits_budget: FitsBudget) -> Picked:
+        """Keep the depth with the least loss of the half, or of all that the budget admits where it is over that."""
+        pick, notes = least_of_half(profile, self.variant)
+        counts = admitted(profile, fits_budget, prefix)
+        if pick not in counts:
+            asked, pick = pick, least_loss(profile, counts)
+            notes = (f"{self.variant} is depth {asked}, over the budget; kept {pick}, the best depth that fits it",)
+        return Picked(Kept.whole(range(pick)), notes)
+
+
 def prefix(count: int, of: int) -> tuple[int, ...]:
     """Return the first ``count`` layers: the cut that drops the last ones."""
     return tuple(range(count))
@@ -90,31 +112,6 @@ def spread(count: int, of: int) -> tuple[int, ...]:
     # Integer rounding to the nearest place, halves down, so that no platform's float rounding shifts a layer.
     gaps = count - 1
     return tuple((2 * place * (of - 1) + gaps - 1) // (2 * gaps) for place in range(count))
-
-
-def least_loss(profile: Profile, depths: Iterable[int]) -> int:
-    """Return the depth with the least loss; the shallowest one of equals, as numpy's argmin in the papers' code.
-
-    Raises:
-        ProfileError: One of them was not measured.
-    """
-    depths = list(depths)
-    profile.check_measured(depths)
-    return min(depths, key=lambda depth: (profile.layer_loss.loss[depth - 1], depth))
-
-
-def admitted(profile: Profile, fits_budget: FitsBudget, layout: Layout) -> list[int]:
-    """Return the counts of layers that the budget admits.
-
-    Raises:
-        PlanError: It admits none.
-    """
-    total = profile.shape.num_layers
-    counts = [count for count in range(1, total + 1) if fits_budget(Kept(layers=layout(count, total)))]
-    if not counts:
-        smallest = profile.shape.params(layout(1, total))
-        raise PlanError(f"the budget admits not even one layer ({smallest:,} parameters with its embeddings); loosen it")
-    return counts
 
 
 def fixed_count(profile: Profile, fits_budget: FitsBudget, layout: Layout, *, count: int | None, key: str) -> Picked:
@@ -136,5 +133,85 @@ def fixed_count(profile: Profile, fits_budget: FitsBudget, layout: Layout, *, co
     best = least_loss(profile, counts)
     asked = f"{count} layers are over the budget; " if count is not None else ""
     among = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    note = f"{asked}kept {best}, the best of {among} layers by the profile"
-    return Picked(Kept(layers=layout(best, total)), (note,))
+    return Picked(Kept(layers=layout(best, total)), (f"{asked}kept {best}, the best of {among} layers by the profile",))
+
+
+def admitted(profile: Profile, fits_budget: FitsBudget, layout: Layout) -> list[int]:
+    """Return the counts of layers that the budget admits; none at all is a ``PlanError``."""
+    total = profile.shape.num_layers
+    counts = [count for count in range(1, total + 1) if fits_budget(Kept(layers=layout(count, total)))]
+    if not counts:
+        smallest = profile.shape.params(layout(1, total))
+        raise PlanError(f"the budget admits not even one layer ({smallest:,} parameters with its embeddings); loosen it")
+    return counts
+
+
+def least_loss(profile: Profile, depths: Iterable[int]) -> int:
+    """Return the depth with the least loss; the shallowest one of equals, as numpy's argmin in the papers' code."""
+    depths = list(depths)
+    profile.check_measured(depths)
+    return min(depths, key=lambda depth: (profile.layer_loss.loss[depth - 1], depth))
+
+
+def least_of_half(profile: Profile, variant: str) -> tuple[int, tuple[str, ...]]:
+    """Return L3Prune's pick (arXiv 2410.14578, section 3.2), and notes: an edge, near ties, nothing cut.
+
+    ``small`` chooses from the depths 1 to N // 2, ``large`` from the rest.
+
+    Raises:
+        PlanError: The model has one layer and no lower half.
+    """
+    total = profile.shape.num_layers
+    half = range(1, total // 2 + 1) if variant == "small" else range(total // 2 + 1, total + 1)
+    if not half:
+        raise PlanError("a model of one layer has no lower half; nothing can be cut")
+    pick, notes = least_loss(profile, half), []
+    if variant == "large" and pick == total:
+        notes.append("the least loss of the upper half is at the last layer: nothing is cut")
+    elif pick in (half[0], half[-1]) and len(half) > 1:
+        side = "upper" if pick == half[-1] else "lower"
+        notes.append(f"depth {pick} is the {side} edge of its half ({half[0]} to {half[-1]}): a range minimum, maybe no basin")
+    ties = near_ties(profile, pick, half)
+    if ties:
+        notes.append(f"near tie: depth {', '.join(map(str, ties))} within two standard errors of depth {pick}")
+    if len(profile.layer_loss.group_loss) < 2:
+        notes.append("one group only: the uncertainty of the pick is not known")
+    return pick, tuple(notes)
+
+
+def near_ties(profile: Profile, pick: int, depths: range) -> list[int]:
+    """Return the other depths whose loss is within two standard errors of the pick's, paired over the groups."""
+    groups = profile.layer_loss.group_loss
+    if len(groups) < 2:
+        return []
+    ties = []
+    for depth in depths:
+        differences = [group[depth - 1] - group[pick - 1] for group in groups]
+        error = statistics.stdev(differences) / math.sqrt(len(differences))
+        if depth != pick and statistics.fmean(differences) <= 2 * error:
+            ties.append(depth)
+    return ties
+
+
+def _read_depth(value: Any) -> int | str:
+    text, words = str(value).strip().lower(), (ALL, *_VARIANTS)
+    if text in words:
+        return text
+    if isinstance(value, bool) or not text.isdecimal() or not 1 <= int(text[:6]) <= 10**4:
+        raise ValueError(f"expected all, small, large or a number of layers, got {value!r}{did_you_mean(text, words)}")
+    return int(text)
+
+
+FirstLayers = Annotated[int | Literal["all", "small", "large"], BeforeValidator(_read_depth)]
+"""Layers that are kept before anything else is dropped: a number, ``all``, or L3Prune's pick, ``small`` or ``large``."""
+
+
+def depth_of(profile: Profile, depth: int | str) -> tuple[int, tuple[str, ...]]:
+    """Return how many of the first layers stay, and notes on that pick; more than there are is a ``PlanError``."""
+    if depth in _VARIANTS:
+        return least_of_half(profile, str(depth))
+    total = profile.shape.num_layers
+    layers = total if isinstance(depth, str) else depth
+    if layers > total:
+        raise PlanError(f"depth {layers} is not possible: {profile.model.get('name')} has {total} layers; choose 1 to {total}")
+    return layers, ()

@@ -13,13 +13,16 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from prune2vec.errors import PlanError
+from prune2vec.errors import PlanError, ProfileError, did_you_mean
 from prune2vec.models.kept import Kept
-from prune2vec.planning.importance_order import ONE_SHOT, SECTIONS, Order, least_important, ranked, ranked_jointly
-from prune2vec.planning.l3prune import ALL, FirstLayers, depth_of
+from prune2vec.planning.depth_rules import ALL, FirstLayers, depth_of
 from prune2vec.planning.planner import FitsBudget, Picked, Planner, planners
 from prune2vec.planning.shares import amount_text, count_of
-from prune2vec.profiling.profile import Profile
+from prune2vec.profiling.profile import Profile, Redundancy, most_redundant_first
+
+ONE_SHOT, ITERATIVE = "one-shot", "iterative"
+SECTIONS = {ONE_SHOT: "redundancy", "plain": "redundancy-plain", ITERATIVE: "redundancy-iterative"}
+"""The profile's section that each order is read from."""
 
 # What there is of a kind: several, one, and as the profile ranks it.
 _KINDS = {
@@ -33,12 +36,9 @@ _PART = re.compile(r"[\s+,]*(last)?\s*(?:(\d{1,18})|(\d{1,18}(?:\.\d{1,18})?)\s*
 
 @dataclass(frozen=True, kw_only=True)
 class DropPart:
-    """One kind of thing to drop.
+    """One kind of thing to drop: A (attentions), M (MLPs), B (blocks) or J (attentions and MLPs ranked jointly).
 
-    Attributes:
-        kind: A (attentions), M (MLPs), B (blocks) or J (attentions and MLPs ranked jointly).
-        amount: How many, or a share of those that are there, 0 to 1.
-        last: Whether the last ones go instead of the least important ones.
+    ``amount`` is how many, or a share of those that are there; with ``last`` the last ones go, not the least important ones.
     """
 
     kind: str
@@ -50,15 +50,7 @@ class DropPart:
         return f"{'last' if self.last else ''}{amount_text(self.amount)}{self.kind}"
 
     def count_of(self, total: int, *, leave: int = 0) -> int:
-        """Return how many of ``total`` go: the count, or the floor of the share, exactly.
-
-        Args:
-            total: How many there are.
-            leave: How many must stay.
-
-        Raises:
-            PlanError: They are not there, or too few would stay.
-        """
+        """Return how many of ``total`` go if ``leave`` must stay: the count, or the floor of the share, exactly."""
         count, most = count_of(self.amount, total), max(0, total - leave)
         many, one, _ = _KINDS[self.kind]
         if count > most == 0:
@@ -111,15 +103,22 @@ def _hint(rest: str) -> str:
     return f"did you mean {turned[2]}{turned[1].upper()}? " if turned else ""
 
 
-def _canonical(value: Any) -> str:
-    return "".join(map(str, parse_drop(str(value))))
+def _known(order: Any) -> Any:
+    if not isinstance(order, str) or order not in SECTIONS:
+        raise ValueError(f"no order is called {order!r}{did_you_mean(order, SECTIONS)}")
+    return order
+
+
+Order = Annotated[str, BeforeValidator(_known)]
+"""``one-shot`` (redundancy on retrieval texts), ``plain`` (on running text) or ``iterative`` (measured anew after every drop;
+may name fewer layers than the model has)."""
 
 
 @planners.register("drop")
 class DropPlanner(Planner):
     """Drop the least important sub-layers or blocks: 8M, 16A, 8B, 8J, 16M8A, 50%M, last16B."""
 
-    drop: Annotated[str, BeforeValidator(_canonical)] | None = None
+    drop: Annotated[str, BeforeValidator(lambda value: "".join(map(str, parse_drop(str(value)))))] | None = None
     """Counts or shares of M (MLPs), A (attentions), B (blocks) and J (attentions and MLPs ranked in one list); last drops the
     deepest instead of the least important. Shares are rounded down. With a budget and nothing here, as few MLPs go as fit it."""
     order: Order = ONE_SHOT
@@ -140,13 +139,14 @@ class DropPlanner(Planner):
         Raises:
             PlanError: They are more than there is, or nothing that fits the budget can be dropped.
         """
-        depth, depth_notes = depth_of(profile, self.depth)
+        depth, notes = depth_of(profile, self.depth)
         parts = self._fewest(profile, fits_budget, depth) if self.drop is None else parse_drop(self.drop)
-        left, notes = tuple(range(depth)), list(depth_notes)
+        left = tuple(range(depth))
         gone: dict[str, tuple[int, ...]] = {"A": (), "M": ()}
         for part in parts:
             dropped = self._dropped(profile, part, left)
-            notes += [note for kind, layers in dropped.items() if not part.last for note in edge_notes(kind, layers, left)]
+            if not part.last:
+                notes += tuple(note for kind, layers in dropped.items() for note in edge_notes(kind, layers, left))
             left = tuple(layer for layer in left if layer not in dropped.get("B", ()))
             gone |= dropped
         kept = Kept.of(left, drop_attention=gone["A"], drop_mlp=gone["M"])
@@ -157,10 +157,10 @@ class DropPlanner(Planner):
             blocks = (
                 "1 block loses both sub-layers, and so goes" if both == 1 else f"{both} blocks lose both sub-layers, and so go"
             )
-            notes.append(f"{blocks} as a whole")
+            notes += (f"{blocks} as a whole",)
         if not kept.attentions:
-            notes.append("no attention is left: no token sees another one")
-        return Picked(kept, tuple(notes), {"drop": text})
+            notes += ("no attention is left: no token sees another one",)
+        return Picked(kept, notes, {"drop": text})
 
     def _dropped(self, profile: Profile, part: DropPart, left: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """Return the layers of ``left`` that lose something, by the kind of what they lose."""
@@ -175,11 +175,7 @@ class DropPlanner(Planner):
         return {part.kind: least_important(profile, self.order, _KINDS[part.kind][2], left, count)}
 
     def _fewest(self, profile: Profile, fits_budget: FitsBudget, layers: int) -> tuple[DropPart, ...]:
-        """Return the smallest number of MLPs to drop that fits the budget.
-
-        Raises:
-            PlanError: No budget binds, no number is enough, or the order does not name that many.
-        """
+        """Return the smallest number of MLPs to drop that fits the budget."""
         if fits_budget(Kept.whole(range(profile.shape.num_layers))):
             raise PlanError(
                 "give --drop, such as 8M or 16M8A, or a budget that rules the whole model out, such as --max-params 90M"
@@ -201,14 +197,73 @@ class DropPlanner(Planner):
 
 
 def edge_notes(kind: str, dropped: Iterable[int], left: tuple[int, ...]) -> tuple[str, ...]:
-    """Return a note for each of the first and last layer that is among the dropped: other methods keep them.
-
-    Args:
-        kind: ``A``, ``M`` or ``B``.
-        dropped: Layers that lose it.
-        left: Layers that were there.
-    """
+    """Return a note if the first or last layer of those ``left`` is among the dropped: other methods keep them."""
     places = ((left[0], "first"), (left[-1], "last"))
     return tuple(
         f"drops the {_KINDS[kind][1]} of layer {layer}, the {place} one" for layer, place in places if layer in dropped
     )
+
+
+def ranked(profile: Profile, order: str, kind: str, depth: int) -> tuple[int, ...]:
+    """Return the layers of the first ``depth``, the one whose ``kind`` (one of ``KINDS``) is missed least first.
+
+    Raises:
+        ProfileError: The order's section was not measured, or is broken.
+    """
+    if order != ITERATIVE:
+        layers = most_redundant_first(dict(enumerate(_importance(profile, order).row(kind))))
+    else:
+        total, found = profile.shape.num_layers, profile.section(SECTIONS[order]).get(kind)
+        where = f"{SECTIONS[order]}: {kind}"
+        if not isinstance(found, list | tuple) or not all(type(layer) is int and 0 <= layer < total for layer in found):
+            raise ProfileError(f"{where}: expected layers of 0 to {total - 1}, got {found!r}; measure it again")
+        if len(set(found)) != len(found):
+            raise ProfileError(f"{where}: a layer is there twice in {list(found)}; measure it again")
+        layers = tuple(found)
+    return tuple(layer for layer in layers if layer < depth)
+
+
+def least_important(profile: Profile, order: str, kind: str, among: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """Return the ``count`` layers of ``among`` whose ``kind`` is missed least, in that order.
+
+    Raises:
+        PlanError: The order does not name that many of them.
+        ProfileError: As ``ranked``.
+    """
+    if not count:
+        return ()
+    found = tuple(layer for layer in ranked(profile, order, kind, among[-1] + 1) if layer in among)
+    if count > len(found):
+        raise PlanError(
+            f"the {order} order names only {len(found)} of these {len(among)} layers for {kind}, so it cannot drop {count}; "
+            f"measure it with more --rounds, or use --order {ONE_SHOT}"
+        )
+    return found[:count]
+
+
+def ranked_jointly(profile: Profile, order: str, depth: int) -> tuple[tuple[str, int], ...]:
+    """Return attentions and MLPs of the first ``depth`` layers in one list (kind, layer), the least important first.
+
+    Equal ones go MLP first, then the deeper layer first.
+
+    Raises:
+        PlanError: The order ranks attentions and MLPs apart.
+        ProfileError: As ``ranked``.
+    """
+    if order == ITERATIVE:
+        raise PlanError("a joint drop (J) compares attentions with MLPs, which the iterative order does not; use another order")
+    found = _importance(profile, order)
+    pairs = [
+        (values[layer], rank, -layer) for rank, values in enumerate((found.mlp, found.attention)) for layer in range(depth)
+    ]
+    return tuple((("mlp", "attention")[rank], -layer) for _, rank, layer in sorted(pairs))
+
+
+def _importance(profile: Profile, order: str) -> Redundancy:
+    name = SECTIONS[order]
+    found = Redundancy.from_json(profile.section(name))
+    if len(found.mlp) != profile.shape.num_layers:
+        raise ProfileError(
+            f"{name}: {len(found.mlp)} values for a model of {profile.shape.num_layers} layers; measure it again"
+        )
+    return found

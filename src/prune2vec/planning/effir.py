@@ -6,11 +6,9 @@ from fractions import Fraction
 
 from prune2vec.errors import PlanError
 from prune2vec.models.kept import Kept
-from prune2vec.planning.budget import speedup_of
-from prune2vec.planning.drop import edge_notes
-from prune2vec.planning.importance_order import ONE_SHOT, SECTIONS, Order, least_important, ranked
-from prune2vec.planning.l3prune import ALL, FirstLayers, depth_of
-from prune2vec.planning.planner import FitsBudget, Picked, Planner, planners
+from prune2vec.planning.depth_rules import ALL, FirstLayers, depth_of
+from prune2vec.planning.drop import ONE_SHOT, SECTIONS, Order, edge_notes, least_important, ranked
+from prune2vec.planning.planner import FitsBudget, Picked, Planner, planners, speedup_of
 from prune2vec.planning.shares import CountOrShare, Share, count_of, share_text
 from prune2vec.profiling.profile import Profile
 
@@ -78,11 +76,7 @@ class EffirPlanner(Planner):
         return Kept.of(range(layers), drop_mlp=gone, width_cut=width)
 
     def _fitting(self, profile: Profile, fits_budget: FitsBudget, layers: int) -> Kept:
-        """Return the deepest cut that fits, and the least narrow one of that depth.
-
-        Raises:
-            PlanError: None does.
-        """
+        """Return the deepest cut that fits, and the least narrow one of that depth."""
         depths = range(layers, 0, -1) if self.depth is None else (layers,)
         widths = [Fraction(percent, 100) for percent in range(30, 51)] if self.width is None else [self.width]
         named = ranked(profile, self.order, "mlp", layers)

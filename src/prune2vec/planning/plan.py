@@ -10,14 +10,13 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, PlainSerializer, PlainValidator
 
-from prune2vec.amounts import exact
 from prune2vec.errors import PlanError
 from prune2vec.models.kept import Kept
 from prune2vec.models.text_settings import TextOptions, TextSettings, WrittenText
+from prune2vec.planning.shares import exact
 from prune2vec.profiling.profile import MeasuredShape
 from prune2vec.progress import say
-from prune2vec.records import Record
-from prune2vec.settings import Layer
+from prune2vec.settings import Layer, Record
 
 
 def _packed(numbers: tuple[int, ...]) -> str:
@@ -129,11 +128,6 @@ class PruningPlan(Record):
     def num_layers(self) -> int:
         """Number of layers before the cut."""
         return self.shape.num_layers
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether nothing is cut."""
-        return len(self.keep_layers) == self.num_layers and self.kept.whole_blocks
 
     def slimmed(self, neurons: Mapping[int, tuple[int, ...]], **parameters: Any) -> Self:
         """Return the plan with its width decided: ``neurons`` stay, and ``parameters`` say how they were chosen."""

@@ -2,22 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from prune2vec.errors import PlanError
 from prune2vec.models.kept import Kept
-from prune2vec.planning.budget import Budget
+from prune2vec.models.shape import ModelShape
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.profiling.profile import Profile
 from prune2vec.public import public
 from prune2vec.registry import Registry
-from prune2vec.settings import Settings
+from prune2vec.settings import Amount, Settings
 
 FitsBudget = Callable[[Kept], bool]
 """Says whether the budget admits keeping these layers, sub-layers and widths."""
+
+
+class Budget(Settings):
+    """Limits on the encoder, whatever the method; each one left unset does not bind."""
+
+    max_params: Amount | None = None
+    """Most parameters, embeddings counted once: 90M, 1.5B."""
+    max_layers: int | None = Field(default=None, ge=1, le=10**4)
+    """Most layers; one without attention or without MLP counts as well."""
+    max_memory: Amount | None = None
+    """Most memory for encoding, estimated from weights and activations: 500MB, 4GB."""
+    min_speedup: float | None = Field(default=None, ge=1, le=10**4)
+    """Least speed-up over the whole model, predicted from FLOPs per token."""
+
+    def exceeded(self, shape: ModelShape, keep: Iterable[int] | Kept) -> tuple[str, ...]:
+        """Return, in words, each limit that is not met by a model of ``shape`` of which ``keep`` stays: need and limit."""
+        kept = Kept.whole(keep)
+        found = []
+        if self.max_params is not None and (params := shape.params(kept)) > self.max_params:
+            found.append(f"{params:,} parameters against at most {self.max_params:,}")
+        if self.max_layers is not None and len(kept.layers) > self.max_layers:
+            found.append(f"{len(kept.layers)} layers against at most {self.max_layers}")
+        if self.max_memory is not None and (memory := shape.memory_bytes(kept)) > self.max_memory:
+            found.append(f"{memory:,} bytes against at most {self.max_memory:,}")
+        if self.min_speedup is not None and (speedup := speedup_of(shape, kept)) < self.min_speedup:
+            found.append(f"a speed-up of {speedup:.4g} against at least {self.min_speedup:.4g}")
+        return tuple(found)
+
+
+def speedup_of(shape: ModelShape, keep: Iterable[int] | Kept) -> float:
+    """Return how many times fewer FLOPs a token needs than in the whole model."""
+    return shape.flops_per_token(range(shape.num_layers)) / max(1, shape.flops_per_token(keep))
 
 
 @dataclass(frozen=True)
@@ -45,6 +80,7 @@ class Planner(Settings):
         """Return the profile's sections beside the layer-loss that ``pick`` will read."""
         return ()
 
+    @abstractmethod
     def pick(self, profile: Profile, fits_budget: FitsBudget) -> Picked:
         """Choose what stays.
 
@@ -54,7 +90,6 @@ class Planner(Settings):
             PlanError: The parameters or the budget cannot be met.
             ProfileError: A section of the profile that the choice needs was not measured.
         """
-        raise NotImplementedError
 
 
 planners: Registry[type[Planner]] = Registry("planner", package="prune2vec.planning")
@@ -75,9 +110,9 @@ def make_plan(
     Args:
         profile: A profile, or the path of one.
         method: Name of a planner (``prune2vec methods`` lists them).
-        budget: Limits, or a mapping of them; the pick is the best one within them by the profile.
+        budget: Limits; the pick is the best one within them by the profile.
         output: Where to write ``plan.json``; nowhere when None.
-        **parameters: The planner's own parameters, such as ``variant="small"`` or ``depth=12``.
+        **parameters: The planner's own, such as ``variant="small"`` or ``depth=12``.
 
     Raises:
         ConfigError: There is no such planner, it has no such parameter, or a value does not fit.
@@ -103,7 +138,7 @@ def make_plan(
         width_cut=picked.kept.width_cut,
         text=measured.text,
         method=method,
-        parameters={**settled, **limits.set_limits()},
+        parameters={**settled, **limits.model_dump(exclude_none=True)},
         notes=picked.notes,
         profile_digest=measured.digest,
     )

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import math
+import re
 from fractions import Fraction
 from typing import Annotated
 
 from pydantic import BeforeValidator, PlainSerializer
 
-from prune2vec.amounts import exact
+
+def exact(text: str) -> Fraction:
+    """Read ``0.3``, ``3/10`` or ``3e-1`` as the number that is written, without rounding.
+
+    Raises:
+        ValueError: It is no such number, or one of more than 60 characters or an exponent of more than two digits: those
+            take as long to compute with as they are long, or longer.
+    """
+    text = text.strip()
+    if len(text) > 60 or re.search(r"_|e[+-]?\d{3}", text, re.IGNORECASE):
+        raise ValueError(f"expected a short number, got {text[:60]!r}")
+    try:
+        return Fraction(text)
+    except ZeroDivisionError as error:
+        raise ValueError(f"{text!r} divides by zero") from error
 
 
 def parse_share(value: object, *, instead: str = "") -> Fraction:
-    """Read ``"30%"``, ``"0.3"`` or ``0.3`` as an exact fraction.
-
-    Args:
-        value: What was given.
-        instead: What to do when a share is not what is meant, for messages.
-
-    Raises:
-        ValueError: It is no share of 0 to under 1 (0 to under 100 %).
-    """
+    """Read ``"30%"``, ``"0.3"`` or ``0.3`` as an exact fraction of 0 to under 1; a message says what ``instead`` may be meant."""
     text = str(value).strip()
     try:
         share = exact(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
@@ -33,11 +40,7 @@ def parse_share(value: object, *, instead: str = "") -> Fraction:
 
 
 def parse_count(value: object) -> int | Fraction:
-    """Read a count (``8``) or a share (``50%``, ``0.5``).
-
-    Raises:
-        ValueError: It is neither.
-    """
+    """Read a count (``8``) or a share (``50%``, ``0.5``); anything else is a ``ValueError``."""
     text = str(value).strip()
     if isinstance(value, bool) or not text.isdecimal() or len(text) > 18:
         return parse_share(value, instead="give a count")

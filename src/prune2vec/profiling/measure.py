@@ -1,31 +1,78 @@
-"""``profile``: model and texts in, profile out."""
+"""``profile``: model and texts in, profile out; the registry of scorers, and what a scorer measures."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from prune2vec.data.groups import draw_groups
-from prune2vec.data.reader import Texts, given_triplets
+from prune2vec.data.reader import Texts, load_triplets
 from prune2vec.data.triplet import digest_texts
 from prune2vec.errors import UnsupportedModel
 from prune2vec.forward.backbone import Backbone, load_backbone
-from prune2vec.forward.runner import ObservedRun
+from prune2vec.forward.runner import ObservedRun, Observer
 from prune2vec.machine import describe
 from prune2vec.models.encoder_text import encoder_text_settings
+from prune2vec.models.kept import Kept
 from prune2vec.models.prepared_text import prepare_text
 from prune2vec.models.text_settings import TextOptions, TextSettings
+from prune2vec.models.tokens import TokenRow, distinct
 from prune2vec.paths import check_target
 from prune2vec.profiling.profile import LayerLoss, Profile
 from prune2vec.profiling.profile_settings import ALL, LAYER_LOSS, PLAIN, ProfileSettings
-from prune2vec.profiling.scorer import Measured, Measurement, scorers
-from prune2vec.profiling.token_groups import TokenGroup, distinct_rows, tokenise_groups
+from prune2vec.profiling.token_groups import TokenGroup, draw_groups, tokenise_groups
 from prune2vec.progress import Advance, progress, say
 from prune2vec.public import public
+from prune2vec.registry import Registry
 from prune2vec.settings import read_as
+
+
+class Measurement(Observer):
+    """An observer that comes to a result.
+
+    Attributes:
+        rows: The tokenised texts that it observes.
+        key: What it measures: of two with equal keys, rows and cuts only one runs.
+        kept: On which cut of the model; None for the whole one.
+        later: Tokens that its scorer will take through the model after this step, for the progress shown.
+    """
+
+    rows: tuple[TokenRow, ...]
+    key: Hashable
+    kept: Kept | None = None
+    later: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows."""
+        return sum(len(row.ids) for row in self.rows)
+
+    @property
+    def cut(self) -> Hashable:
+        """The cut of the model, such that equal ones share a run."""
+        # No cut here changes widths, and a mapping of them could not be hashed.
+        return (self.kept.layers, self.kept.drop_attention, self.kept.drop_mlp) if self.kept is not None else None
+
+    @abstractmethod
+    def result(self) -> Any:
+        """Return what was found when all rows have passed all layers."""
+
+
+Measured = Generator[Sequence[Measurement], Sequence[Any], Mapping[str, Any]]
+ScorerFn = Callable[[Backbone, Sequence[TokenGroup], ProfileSettings], Measured]
+
+scorers: Registry[ScorerFn] = Registry("scorer", package="prune2vec.profiling")
+"""Each scorer is a generator function of (backbone, tokenised groups, settings).
+
+It yields a list of the measurements that it wants and is sent their results, as often as it likes, and returns its section of
+the profile: JSON-ready, every number finite. Those that several scorers want at the same time share a pass through the model,
+and equal ones are made once. One that does not apply raises ``UnsupportedModel`` for the model or ``ConfigError`` for the
+settings before it first yields.
+"""
 
 
 @public("profile", "model", "texts", "output", settings=ProfileSettings)
@@ -60,7 +107,7 @@ def profile_model(
     target = check_target(Path(output), folder=False) if output is not None else None
     names = scorer_names(chosen)
     # Texts are read first: their faults show in a second, a model takes longer.
-    triplets = given_triplets(texts)
+    triplets = load_triplets(texts)
     groups = draw_groups(triplets, groups=chosen.groups, size=chosen.group_size, seed=chosen.seed, order=chosen.sampling)
     backbone = load_backbone(
         str(model),
@@ -81,18 +128,18 @@ def profile_model(
     if truncated:
         say(f"{truncated} of {len(rows)} texts are longer than {text.settings.max_length} tokens and lost their end")
     sections = measured(names, backbone, tokenised, chosen)
-    several = [texts] if isinstance(texts, str | Path) else texts
+    sources = [texts] if isinstance(texts, str | Path) else texts
     result = Profile(
         model=backbone.identity(),
         shape=backbone.shape,
         layer_loss=read_as(LayerLoss, sections.pop(LAYER_LOSS)),
         sections=sections,
         texts={
-            "source": ", ".join(map(str, several)) if all(isinstance(one, str | Path) for one in several) else "in memory",
+            "source": ", ".join(map(str, sources)) if all(isinstance(one, str | Path) for one in sources) else "in memory",
             "digest": digest_texts(triplets),
             "tuples": len(triplets),
             "used": sum(len(group.queries) for group in tokenised),
-            "tokens": sum(len(row.ids) for row in distinct_rows(tokenised)),
+            "tokens": sum(len(row.ids) for row in distinct(rows)[0]),
             "truncated": truncated,
         },
         text=text.settings,
@@ -110,11 +157,7 @@ def profile_model(
 
 
 def scorer_names(settings: ProfileSettings) -> tuple[str, ...]:
-    """Return the scorers that are asked for, ``layer-loss`` first, as it is the backbone of every profile.
-
-    Raises:
-        ConfigError: A name is unknown; the message gives the closest one.
-    """
+    """Return the scorers that are asked for, ``layer-loss`` first, as it is the backbone of every profile."""
     asked = [name for name in settings.scorers if name != ALL]
     for name in asked:
         scorers.get(name)
@@ -136,20 +179,15 @@ def measured(
     The scorers go on in step: in each, all measurements of the same texts share one pass through the model, and equal ones are
     made once.
 
-    Args:
-        names: The scorers.
-        backbone: The model.
-        groups: Tokenised groups of tuples.
-        settings: How to measure.
-        advance: Called with the number of tokens done; None shows a progress bar.
+    ``advance`` is called with the number of tokens done; without it a progress bar is shown.
 
     Raises:
         UnsupportedModel: The model is not fit for a scorer that was asked for by name.
     """
-    sections: dict[str, Any] = {}
+    sections: dict[str, Any] = dict.fromkeys(names)
     running: dict[str, Measured] = {}
     wanted: dict[str, Sequence[Measurement]] = {}
-    memo: dict[Any, Measurement] = {}
+    memo: dict[tuple[Any, ...], Measurement] = {}
 
     def step(name: str, results: list[Any] | None) -> None:
         """Let a scorer go on: it wants something more, or has its section."""
@@ -168,34 +206,25 @@ def measured(
             if name in settings.scorers or name == LAYER_LOSS:
                 raise
             say(f"{name} is left out: {error}")
-    first = [one for some in wanted.values() for one in some]
-    passes = {_identity(one)[:2]: one.tokens for one in first}
-    total = sum(passes.values()) + sum(one.later for one in first)
+            del sections[name]
+    first = list(chain.from_iterable(wanted.values()))
+    total = sum({(one.rows, one.cut): one.tokens for one in first}.values()) + sum(one.later for one in first)
     with progress("profile", total=total) if advance is None else nullcontext(advance) as done:
         while wanted:
             this_step, wanted = wanted, {}
-            new = {key: one for some in this_step.values() for one in some if (key := _identity(one)) not in memo}
-            memo |= new
+            every = chain.from_iterable(this_step.values())
+            new = [one for one in every if memo.setdefault((one.rows, one.cut, one.key), one) is one]
             _run_together(new, backbone, settings.token_budget, done)
             for name, some in this_step.items():
-                step(name, [memo[_identity(one)].result() for one in some])
-    return {name: sections[name] for name in names if name in sections}
+                step(name, [memo[one.rows, one.cut, one.key].result() for one in some])
+    return sections
 
 
-def _identity(one: Measurement) -> tuple[Any, ...]:
-    """Return what two measurements with equal results have in common: the texts, the cut of the model, and what is measured."""
-    # No cut here changes widths, and a mapping of them could not be hashed.
-    cut = (one.kept.layers, one.kept.drop_attention, one.kept.drop_mlp) if one.kept is not None else None
-    return one.rows, cut, one.key
-
-
-def _run_together(
-    measurements: Mapping[tuple[Any, ...], Measurement], backbone: Backbone, token_budget: int | None, advance: Advance
-) -> None:
+def _run_together(new: Sequence[Measurement], backbone: Backbone, token_budget: int | None, advance: Advance) -> None:
     """Make the measurements: one pass for each set of texts, in it each cut of the model once."""
-    passes: dict[Any, dict[Any, list[Measurement]]] = {}
-    for (rows, cut, _), one in measurements.items():
-        passes.setdefault(rows, {}).setdefault(cut, []).append(one)
+    passes: dict[tuple[TokenRow, ...], dict[Hashable, list[Measurement]]] = {}
+    for one in new:
+        passes.setdefault(one.rows, {}).setdefault(one.cut, []).append(one)
     for rows, cuts in passes.items():
         runs = [ObservedRun(kept=observers[0].kept, observers=observers) for observers in cuts.values()]
         backbone.runner.run(rows, runs, token_budget=token_budget, advance=advance)

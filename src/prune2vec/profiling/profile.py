@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator
 
 from prune2vec.errors import ProfileError
 from prune2vec.files import digest_json
+from prune2vec.models.kept import KINDS
 from prune2vec.models.shape import ModelShape
 from prune2vec.models.text_settings import TextSettings, WrittenText
-from prune2vec.records import Record
-from prune2vec.settings import AS_WRITTEN
+from prune2vec.settings import AS_WRITTEN, Record, Size, read_as
 
 MeasuredShape = Annotated[ModelShape, AfterValidator(lambda shape: ModelShape.from_json(shape.to_json(), where="shape"))]
 """A model's shape in a file, whose sizes must fit each other too."""
-_ROWS = ("loss", "std_error", "accuracy", "alignment", "uniformity")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +46,8 @@ class LayerLoss:
 
 def _still_measured(sections: Any) -> Any:
     """Leave out what a scorer of earlier releases measured, which nothing reads any more."""
-    return (
-        {name: section for name, section in sections.items() if name != "cut-loss"} if isinstance(sections, dict) else sections
-    )
+    known = isinstance(sections, dict)
+    return {name: section for name, section in sections.items() if name != "cut-loss"} if known else sections
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +84,8 @@ class Profile(Record):
     def __post_init__(self) -> None:
         """Refuse a curve that no planner could read: NaN would win or lose every comparison without a word."""
         curve = self.layer_loss
-        rows = {name: getattr(curve, name) for name in _ROWS}
-        rows.update({f"group_loss[{group}]": row for group, row in enumerate(curve.group_loss)})
+        rows = {name: row for name, row in vars(curve).items() if name != "group_loss"}
+        rows |= {f"group_loss[{group}]": row for group, row in enumerate(curve.group_loss)}
         depths = self.settings.get("max_depth") or self.shape.num_layers
         if type(depths) is not int:
             raise ProfileError(f"settings.max_depth is {depths!r}; expected a number of layers; measure it again")
@@ -110,11 +109,7 @@ class Profile(Record):
         return len(self.layer_loss.loss)
 
     def check_measured(self, depths: Iterable[int]) -> None:
-        """Refuse to choose among depths that were not all measured.
-
-        Raises:
-            ProfileError: One is beyond the depth at which the measurement was stopped.
-        """
+        """Refuse, with a ``ProfileError``, to choose among depths beyond the one at which the measurement was stopped."""
         last = max(depths, default=0)
         if last > self.depths:
             raise ProfileError(
@@ -126,25 +121,15 @@ class Profile(Record):
         """Return what another scorer measured.
 
         Raises:
-            ProfileError: It was not run.
+            ProfileError: It was not run; the message names all that one run then has to measure.
         """
-        self.check_has(name)
-        return self.sections[name]
-
-    def check_has(self, *names: str) -> None:
-        """Refuse a profile in which one of these scorers was not run, naming all that one run then has to measure.
-
-        Raises:
-            ProfileError: One was not.
-        """
-        missing = [name for name in names if name not in self.sections]
-        if missing:
+        if name not in self.sections:
             # A run writes a new profile: what this one has would be lost unless it is asked for again.
-            wanted = ",".join(dict.fromkeys((*self.sections, *missing)))
             raise ProfileError(
-                f"the profile has no {' and no '.join(missing)} (it has {', '.join(('layer-loss', *self.sections))}); "
-                f"measure it with prune2vec profile --scorers {wanted}"
+                f"the profile has no {name} (it has {', '.join(('layer-loss', *self.sections))}); "
+                f"measure it with prune2vec profile --scorers {','.join((*self.sections, name))}"
             )
+        return self.sections[name]
 
     @property
     def digest(self) -> str:
@@ -163,3 +148,69 @@ def _not_finite(value: Any, place: str = "") -> str | None:
                 return f"{place} is {item} at layer {number}"
         return next((found for n, item in enumerate(value) if (found := _not_finite(item, f"{place}[{n}]")) is not None), None)
     return f"{place} is {value}" if isinstance(value, float) and not math.isfinite(value) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Redundancy:
+    """Importance 1 - cos(x_in, x_out) of every sub-layer, mean over tokens; low means redundant; index 0 is layer 0.
+
+    ``tokens`` is how many are in the mean, ``texts`` what they belong to: ``retrieval`` or ``plain``.
+    """
+
+    attention: tuple[float, ...]
+    mlp: tuple[float, ...]
+    block: tuple[float, ...]
+    tokens: Size
+    texts: str
+
+    @classmethod
+    def from_json(cls, section: Mapping[str, Any]) -> Self:
+        """Read a section that the scorers ``redundancy`` or ``redundancy-plain`` made.
+
+        Raises:
+            ProfileError: It is something else, or its rows differ in length or hold NaN or infinity.
+        """
+        try:
+            found = read_as(cls, section)
+        except ValueError as error:
+            raise ProfileError(f"broken redundancy section ({error}); measure it again with prune2vec profile") from error
+        rows = {kind: found.row(kind) for kind in KINDS}
+        if len({len(row) for row in rows.values()}) > 1:
+            counts = ", ".join(f"{kind} {len(row)}" for kind, row in rows.items())
+            raise ProfileError(f"redundancy section with rows of different length ({counts}); measure it again")
+        bad = next((kind for kind, row in rows.items() if not all(map(math.isfinite, row))), None)
+        if bad is not None:
+            raise ProfileError(f"redundancy section with NaN or infinity in {bad}; measure it again, with --dtype float32")
+        return found
+
+    def row(self, kind: str) -> tuple[float, ...]:
+        """Return the importance of all sub-layers of a kind (one of ``KINDS``)."""
+        row: tuple[float, ...] = getattr(self, kind)
+        return row
+
+    def order(self, kind: str) -> tuple[int, ...]:
+        """Return the layers, most redundant first."""
+        return most_redundant_first(dict(enumerate(self.row(kind))))
+
+
+def most_redundant_first(importance: Mapping[int, float]) -> tuple[int, ...]:
+    """Return the layers of ``importance`` in the order in which they are to be dropped.
+
+    LLM-Drop, whose order EffiR uses, sorts by value alone, so equal values fall as the sort has it. Here the later layer
+    goes first, as the later ones of both papers' models are the redundant ones.
+    """
+    return tuple(sorted(importance, key=lambda layer: (importance[layer], -layer)))
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Return Spearman's rank correlation (equal values share a rank), or None where one row is constant."""
+    try:
+        return statistics.correlation(_ranks(first), _ranks(second))
+    except statistics.StatisticsError:
+        return None
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    ordered = sorted(values)
+    last = {value: rank for rank, value in enumerate(ordered)}
+    return [(ordered.index(value) + last[value]) / 2 for value in values]

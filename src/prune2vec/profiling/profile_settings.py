@@ -7,9 +7,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from prune2vec.amounts import Amount
 from prune2vec.models.text_settings import TextOptions
-from prune2vec.settings import Seed
+from prune2vec.settings import Amount, Seed
 
 LAYER_LOSS, PLAIN, ALL = "layer-loss", "redundancy-plain", "all"
 

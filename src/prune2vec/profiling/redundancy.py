@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import random
+from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedTokenizerBase
 
-from prune2vec.errors import ConfigError, ProfileError
+from prune2vec.data.rows import read_jsonl, read_lines
+from prune2vec.errors import ConfigError, DataError, ProfileError
 from prune2vec.files import digest_json
 from prune2vec.forward.backbone import Backbone
 from prune2vec.forward.batches import Batch
 from prune2vec.models.kept import KINDS, Kept
 from prune2vec.models.sublayer_states import watch_block
-from prune2vec.models.tokens import TokenRow
-from prune2vec.profiling.importance import Redundancy, most_redundant_first
-from prune2vec.profiling.plain_windows import plain_windows
+from prune2vec.models.tokens import TokenRow, token_ids
+from prune2vec.profiling.measure import Measured, Measurement, scorers
+from prune2vec.profiling.profile import Redundancy, most_redundant_first
 from prune2vec.profiling.profile_settings import PLAIN, ProfileSettings
-from prune2vec.profiling.scorer import Measured, Measurement, scorers
 from prune2vec.profiling.token_groups import TokenGroup, distinct_rows
+from prune2vec.progress import say
+
+_PROSE, _ROWS = (".txt", ".md"), (".jsonl",)
+_AT_ONCE = 1000
 
 
 @scorers.register("redundancy")
@@ -80,15 +89,9 @@ def score_iterative(backbone: Backbone, groups: Sequence[TokenGroup], settings: 
 
 
 class SublayerImportance(Measurement):
-    """The importance of every sub-layer, as the mean over all tokens of the rows.
+    """The importance of every sub-layer, as the mean over all tokens of the rows, on the model or a cut of it.
 
     Tokens of instructions count, padding does not. A sub-layer that a cut has taken out comes out as 0.
-
-    Args:
-        backbone: The model.
-        rows: Tokenised texts.
-        texts: What they are, for the record.
-        kept: On which cut of the model; None for the whole one.
 
     Raises:
         UnsupportedModel: The parts of the model's blocks are not known.
@@ -129,11 +132,7 @@ class SublayerImportance(Measurement):
         return found
 
     def end(self) -> None:
-        """Add up the batch.
-
-        Raises:
-            ProfileError: A state is NaN or infinite.
-        """
+        """Add up the batch; a state that is NaN or infinite is a ``ProfileError``."""
         sums, self._sums = self._sums, {}
         self._units.clear()
         values = torch.stack(list(sums.values())).double().cpu() if sums else torch.zeros(0)
@@ -151,3 +150,69 @@ class SublayerImportance(Measurement):
         """Return the means."""
         means = {kind: tuple(self._totals[layer][kind] / self.tokens for layer in sorted(self._totals)) for kind in KINDS}
         return Redundancy(**means, tokens=self.tokens, texts=self._texts)
+
+
+def plain_windows(
+    source: Path, tokenizer: PreTrainedTokenizerBase, *, count: int, length: int, context: int, seed: int
+) -> list[TokenRow]:
+    """Return windows of plain text: documents end to end, an end-of-text token between them, no other special tokens.
+
+    Args:
+        source: A .txt or .md file (one document), a .jsonl file with a document a line in ``text``, or a folder of these,
+            in the order of their paths; .gz may follow.
+        tokenizer: The model's.
+        count: Windows wanted; where there are more, so many are drawn, in the order of the text.
+        length: Tokens in each.
+        context: Most tokens that the model has positions for.
+        seed: Seed of the draw.
+
+    Raises:
+        DataError: The source cannot be read or does not fill one window.
+    """
+    if length > context:
+        say(f"windows have {context} tokens instead of {length}: the model has no positions beyond")
+        length = context
+    # Four bytes a token: a list would take nine times that.
+    stream = array("i")
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    documents = _documents(source)
+    while texts := list(islice(documents, _AT_ONCE)):
+        for ids in token_ids(tokenizer, texts, special=False):
+            stream.extend(end if stream else [])
+            stream.extend(ids)
+    there = len(stream) // length
+    if not there:
+        raise DataError(f"{source} has {len(stream)} tokens, less than one window of {length}; give more plain text")
+    if there < count:
+        say(f"{source} fills {there} windows of {length} tokens instead of {count}")
+    chosen = sorted(random.Random(seed).sample(range(there), min(count, there)))
+    return [TokenRow(tuple(stream[length * window : length * (window + 1)]), start=0) for window in chosen]
+
+
+def _documents(source: Path) -> Iterator[str]:
+    """Yield the documents that hold more than blanks."""
+    kinds = (*_PROSE, *_ROWS)
+    if source.is_dir():
+        paths = sorted(path for path in source.rglob("*") if path.is_file() and _suffix(path) in kinds)
+        paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(source).parts)]
+    else:
+        paths = [source] if _suffix(source) in kinds else []
+    if not paths:
+        raise DataError(f"{source}: no plain text; expected {', '.join(kinds)} files (perhaps .gz), or a folder of them")
+    for path in paths:
+        texts = _column(path) if _suffix(path) in _ROWS else ["".join(line for _, line in read_lines(path))]
+        yield from (text for text in texts if text.strip())
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def _column(path: Path) -> Iterator[str]:
+    for row in read_jsonl(path):
+        text = row.values.get("text")
+        if not isinstance(text, str):
+            raise DataError(
+                f'{row.where}: expected a document in the column "text", found {", ".join(row.values) or "nothing"}'
+            )
+        yield text

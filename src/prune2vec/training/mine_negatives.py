@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from prune2vec.data.documents import same_text
-from prune2vec.data.reader import Texts, given_triplets
+from prune2vec.data.reader import Texts, load_triplets
 from prune2vec.data.triplet import Triplet, write_triplets
 from prune2vec.errors import ConfigError, DataError, reason_of
 from prune2vec.paths import check_target
@@ -138,7 +138,7 @@ def mine_negatives(
     from prune2vec.training.fit import isolated_randomness
 
     tables: dict[str, dict[tuple[str, str], Triplet]] = {}
-    for row in given_triplets(data, require_negative=False):
+    for row in load_triplets(data, require_negative=False):
         tables.setdefault(row.dataset, {}).setdefault((row.anchor, row.positive), row)
     distinct = sum(map(len, tables.values()))
     encoder = load_encoder(model, device=chosen.device, dtype=chosen.dtype)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prune2vec.data.instructions import Instructions
-from prune2vec.data.reader import Texts, given_triplets
+from prune2vec.data.reader import Texts, load_triplets
 from prune2vec.data.triplet import Triplet, digest_texts
 from prune2vec.errors import DataError, PlanError
 from prune2vec.machine import pick_device, pick_dtype
@@ -97,7 +97,7 @@ def _slimmed(
     looks_at_texts = TEXTS in importances.reads(chosen.importance)
     triplets: list[Triplet] = []
     if texts is not None and looks_at_texts:
-        triplets = given_triplets(texts, require_negative=chosen.hard_negatives > 0)
+        triplets = load_triplets(texts, require_negative=chosen.hard_negatives > 0)
     device = pick_device(chosen.device)
     identity = {
         **_about(plan),

@@ -7,10 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
-from prune2vec.amounts import Amount
 from prune2vec.models.text_settings import TextOptions
 from prune2vec.planning.shares import parse_count, parse_share
-from prune2vec.settings import Seed
+from prune2vec.settings import Amount, Seed
 from prune2vec.training.train_settings import TrainSettings
 
 

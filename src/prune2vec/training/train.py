@@ -14,7 +14,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import TrainerCallback
 
-from prune2vec.data.reader import Texts, given_triplets
+from prune2vec.data.reader import Texts, load_triplets
 from prune2vec.errors import TrainingError
 from prune2vec.files import digest_json, digest_tree, read_json
 from prune2vec.machine import describe, pick_device, pick_dtype
@@ -134,7 +134,7 @@ def prepare(base: Path, data: Texts, output: Path, settings: TrainSettings) -> t
         DataError: The texts cannot be read, or are too few for a batch.
         CheckpointError: The encoder cannot be loaded, could not be written as it is, or gives vectors that are not finite.
     """
-    triplets = given_triplets(data, require_negative=settings.hard_negatives > 0)
+    triplets = load_triplets(data, require_negative=settings.hard_negatives > 0)
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device)
     # Weights that are trained are fp32; a frozen base can be bf16.
@@ -145,7 +145,7 @@ def prepare(base: Path, data: Texts, output: Path, settings: TrainSettings) -> t
     encoder.max_seq_length = min(settings.max_length, encoder.max_seq_length or settings.max_length)
     prompting = Prompting.of(base, encoder, settings)
     found = training_data(triplets, prompting, settings)
-    held_out = given_triplets(settings.dev, require_negative=False, split="validation") if settings.dev is not None else []
+    held_out = load_triplets(settings.dev, require_negative=False, split="validation") if settings.dev is not None else []
     dev = by_prompt(held_out, prompting)
     for tables in (found.tables, dev):
         check_room(encoder, tables)

@@ -16,8 +16,8 @@ from safetensors.numpy import save
 
 from prune2vec.errors import DataError, PlanError, reason_of
 from prune2vec.files import write_bytes
-from prune2vec.planning.budget import Budget
 from prune2vec.planning.plan import PruningPlan
+from prune2vec.planning.planner import Budget
 from prune2vec.planning.shares import share_text
 from prune2vec.progress import say
 from prune2vec.training.neuron_importance import TEXTS, importances

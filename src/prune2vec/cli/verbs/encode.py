@@ -61,7 +61,7 @@ def encode(encoder: Path, corpus: Path, *, output: Path, ray: str | None, settin
         return would(f"encode {corpus}", reads=[encoder, corpus], writes=output, settings=settings.model_dump(mode="json"))
     from prune2vec.encoding.encode import encode_corpus
     from prune2vec.encoding.ray_shards import encode_on_ray
-    from prune2vec.malloc import keep_freed_memory
+    from prune2vec.machine import keep_freed_memory
 
     keep_freed_memory()
     if shards is not None:

@@ -56,7 +56,7 @@ def evaluate(
         reads = [encoder, *filter(None, [data, tasks, mirror])]
         return would(f"evaluate {encoder}", reads=reads, writes=output, settings=settings.model_dump(mode="json"))
     from prune2vec.evaluation.evaluate import evaluate_encoder
-    from prune2vec.malloc import keep_freed_memory
+    from prune2vec.machine import keep_freed_memory
 
     keep_freed_memory()
     results = evaluate_encoder(encoder, data=data, tasks=names, mirror=mirror, output=output, settings=settings)

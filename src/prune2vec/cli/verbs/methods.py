@@ -16,7 +16,7 @@ def methods() -> Outcome:
     from prune2vec.exporting.target import targets
     from prune2vec.forward.pooling import poolings
     from prune2vec.planning.planner import planners
-    from prune2vec.profiling.scorer import scorers
+    from prune2vec.profiling.measure import scorers
     from prune2vec.training.neuron_importance import importances
 
     registries: list[Registry[Any]] = [planners, scorers, importances, poolings, targets]

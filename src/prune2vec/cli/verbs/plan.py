@@ -12,7 +12,7 @@ from prune2vec.cli.outcome import Outcome, would
 from prune2vec.cli.verb import verb
 
 if TYPE_CHECKING:
-    from prune2vec.planning.budget import Budget
+    from prune2vec.planning.planner import Budget
     from prune2vec.settings import Settings
 
 
@@ -23,7 +23,7 @@ def _parameters() -> type[Settings]:
 
 
 def _budget() -> type[Budget]:
-    from prune2vec.planning.budget import Budget
+    from prune2vec.planning.planner import Budget
 
     return Budget
 

@@ -51,7 +51,7 @@ def profile(model: str, *, texts: str, output: Path, settings: ProfileSettings, 
         return would(f"profile {model}", reads=[model, texts], writes=output, settings=settings.model_dump(mode="json"))
     from prune2vec.experiments.heatmap import plot_redundancy
     from prune2vec.experiments.plots import plot_profile
-    from prune2vec.malloc import keep_freed_memory
+    from prune2vec.machine import keep_freed_memory
     from prune2vec.planning.planner import make_plan
 
     keep_freed_memory()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prune2vec.profiling.contrastive import group_scores
+from prune2vec.profiling.layer_loss import group_scores
 
 # Three rows whose cosines can be read off: unit vectors at these angles in degrees, of different lengths.
 QUERIES, POSITIVES, NEGATIVES = (0, 90, 200), (10, 60, 170), (80, 100, 350)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from prune2vec.errors import DataError
-from prune2vec.profiling.plain_windows import plain_windows
+from prune2vec.profiling.redundancy import plain_windows
 from tests.tiny import tiny_tokenizer
 
 TEXT = "the quick brown fox jumps over the lazy dog while 12 or 345 birds sing in the morning light\n" * 30

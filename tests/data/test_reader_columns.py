@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from prune2vec.data.layouts import triplets_of
+from prune2vec.data.reader import triplets_of
 from prune2vec.data.rows import SourceRow
 from prune2vec.data.triplet import Triplet
 from prune2vec.errors import DataError

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from prune2vec.malloc import keep_freed_memory
+from prune2vec.machine import keep_freed_memory
 
 _SCRIPT = """
 import resource, sys
 import numpy as np
-from prune2vec.malloc import keep_freed_memory
+from prune2vec.machine import keep_freed_memory
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -54,7 +54,7 @@ def test_large_blocks_go_back_at_once() -> None:
 import resource
 from pathlib import Path
 import numpy as np
-from prune2vec.malloc import keep_freed_memory
+from prune2vec.machine import keep_freed_memory
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20

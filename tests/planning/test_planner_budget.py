@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from prune2vec.errors import ConfigError, PlanError
 from prune2vec.models.kept import Kept
 from prune2vec.models.shape import ModelShape
-from prune2vec.planning.budget import Budget
 from prune2vec.planning.depth_rules import Layout, first_and_last, prefix, spread
-from prune2vec.planning.planner import make_plan, planners
+from prune2vec.planning.planner import Budget, make_plan, planners
 from tests.planning.made import made_profile, made_shape
 
 LAYOUTS: dict[str, Layout] = {"uniform": spread, "keep-last": first_and_last}
@@ -93,8 +92,8 @@ def test_every_limit_that_is_not_met_is_named_with_what_it_would_need() -> None:
 
 
 def test_only_set_limits_are_recorded() -> None:
-    assert Budget().set_limits() == {}
-    assert Budget(max_layers=3, min_speedup=1.5).set_limits() == {"max_layers": 3, "min_speedup": 1.5}
+    assert Budget().model_dump(exclude_none=True) == {}
+    assert Budget(max_layers=3, min_speedup=1.5).model_dump(exclude_none=True) == {"max_layers": 3, "min_speedup": 1.5}
 
 
 @pytest.mark.parametrize("method", planners.names())

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prune2vec.data.groups import draw_groups
 from prune2vec.data.triplet import Triplet
-from prune2vec.errors import ConfigError, DataError
+from prune2vec.errors import DataError
+from prune2vec.profiling.token_groups import draw_groups
 
 
 def _rows(count: int, dataset: str = "") -> list[Triplet]:
@@ -59,9 +59,3 @@ def test_too_few_rows_say_how_many_are_there_and_needed() -> None:
         draw_groups(_rows(127), groups=2, size=64, seed=0, order="sampled")
     with pytest.raises(DataError, match="14 tuples of 2 data sets give 2 groups of 4 of one data set each, but 3 are needed"):
         draw_groups(_rows(7, "a") + _rows(7, "b"), groups=3, size=4, seed=0, order="dataset")
-
-
-@pytest.mark.parametrize(("groups", "size", "order"), [(0, 1, "file"), (1, 0, "file"), (1, 1, "smapled")])
-def test_settings_that_make_no_sense(groups: int, size: int, order: str) -> None:
-    with pytest.raises(ConfigError, match=r"did you mean 'sampled'|both must be at least 1"):
-        draw_groups(_rows(5), groups=groups, size=size, seed=0, order=order)

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from prune2vec.errors import DataError, PlanError
-from prune2vec.records import Record
-from prune2vec.settings import Layer
+from prune2vec.settings import Layer, Record
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from prune2vec.errors import ConfigError, PlanError, ProfileError
-from prune2vec.planning.importance_order import least_important, ranked, ranked_jointly
+from prune2vec.planning.drop import least_important, ranked, ranked_jointly
 from prune2vec.planning.planner import make_plan
 from prune2vec.profiling.profile import Profile
 from tests.planning.made import made_profile

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from prune2vec.errors import ProfileError
 from prune2vec.models.kept import KINDS
-from prune2vec.profiling.importance import Redundancy, most_redundant_first, rank_correlation
+from prune2vec.profiling.profile import Redundancy, most_redundant_first, rank_correlation
 
 SECTION: dict[str, Any] = {
     "attention": [0.3, 0.1, 0.2],
