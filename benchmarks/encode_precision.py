@@ -22,11 +22,9 @@ from torch import Tensor
 
 from prune2vec.data.beir import Retrieval
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
-from prune2vec.evaluation.evaluated import load_for_evaluation
-from prune2vec.evaluation.own_data import load_retrieval, self_documents
-from prune2vec.evaluation.retrieval import rank_all, retrieval_metrics
+from prune2vec.evaluation.evaluated import encode_texts, load_for_evaluation
+from prune2vec.evaluation.retrieval import load_retrieval, rank_all, retrieval_metrics, self_documents
 from prune2vec.evaluation.sampling import Sampling, sample_retrieval
-from prune2vec.evaluation.text_vectors import encode_texts
 
 Vectors = dict[str, Tensor]
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import difflib
 import importlib
 import io
+import logging
 import os
+import platform
+import re
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import NoReturn
 
 import click
 
-from prune2vec.cli.environment import prepare_environment
 from prune2vec.cli.verb import DEBUG, WORKING
 from prune2vec.errors import Prune2vecError, did_you_mean, reason_of, shown
 
@@ -44,6 +48,20 @@ _FILE_OF = {"demo": "run", "init": "run", "compare": "run"}
 """The file in ``verbs`` of those whose file is not called like their first word."""
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+# What keeps the libraries around us quiet, so that stderr holds our progress and nothing else.
+_QUIET = {
+    "DATASETS_VERBOSITY": "error",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+LOGGERS = ("accelerate", "bm25s", "datasets", "httpx", "huggingface_hub", "mteb", "peft", "sentence_transformers", "torch")
+"""Their loggers speak only of errors."""
+_REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(?:\[[^]]*])?\s*(?P<range>[^;]*)(?:;.*extra == .(?P<extra>\w+).)?")
 _LONGEST = 2000  # Characters of an error that are printed: what came may be of any length.
 
 
@@ -88,10 +106,26 @@ _CONTEXT = {
 }
 
 
+def versions() -> str:
+    """Return one line a package that prune2vec needs: its version, or that it is not there, and the range that was tested."""
+    system = f"{platform.system()} {platform.machine()}"
+    lines = [f"prune2vec {version('prune2vec')}", f"python {platform.python_version()} ({system})"]
+    for line in requires("prune2vec") or ():
+        found = _REQUIREMENT.match(line)
+        assert found is not None
+        name, wanted, extra = found["name"], found["range"].strip(), found["extra"]
+        if extra in ("all", "dev"):
+            continue
+        try:
+            there = version(name)
+        except PackageNotFoundError:
+            there = f"not installed; pip install 'prune2vec{f'[{extra}]' if extra else ''}'"
+        lines.append(f"{name} {there} (tested: {wanted})")
+    return "\n".join(lines)
+
+
 def _show_version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
     if asked:
-        from prune2vec.cli.environment import versions
-
         listed = versions()
         click.echo(listed if ctx.params["verbose"] else listed.partition("\n")[0])
         ctx.exit()
@@ -164,6 +198,18 @@ def _report(message: str, code: int) -> int:
     with suppress(BrokenPipeError):  # The exit code still says it.
         click.echo(f"error: {shown(message, _LONGEST)}", err=True)
     return code
+
+
+def prepare_environment() -> None:
+    """Set what other libraries read when they are imported; call it before any of them is. The user's own settings win."""
+    # Spinning OpenMP threads cost 5 to 14 times the run time as soon as anything else runs on the machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
 
 
 def entry() -> NoReturn:

@@ -23,7 +23,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from prune2vec.errors import EncodingError
+from prune2vec.errors import EncodingError, did_you_mean
 from prune2vec.forward.batches import Batch, make_batches
 from prune2vec.forward.memory_plan import tokens_per_pass
 from prune2vec.forward.packed import BOUNDS, packable
@@ -34,6 +34,8 @@ from prune2vec.models.tokens import TokenRow, distinct, token_ids
 
 _NO_LIMIT = 10**9
 _PER_TASK = ("query_length", "document_length", "query_expansion")
+# An encoder without these prompts puts nothing before a text, as in encode_query and encode_document.
+_USUAL = ("none", "query", "document")
 # Capitals, blanks at both ends, and no words at all.
 _PROBE = (" A probe, with Capitals\tand  blanks ", "a", "")
 
@@ -135,9 +137,7 @@ class Engine:
     ) -> NDArray[np.float32]:
         """Return the vectors of tokenised texts in their order: (text, dim) float32. Equal texts are computed once.
 
-        Args:
-            rows: Token ids, as from ``tokenise``.
-            advance: Called with the number of tokens after each batch.
+        ``advance`` is called with the number of tokens after each batch.
 
         Raises:
             EncodingError: A vector is NaN or infinite.
@@ -184,6 +184,35 @@ class Engine:
             text = self._tokenizer.decode(list(batch.rows[bad[0]].ids)[:12])
             raise EncodingError(f"NaN or infinity in the vector of {text!r}...; encode with --dtype float32")
         return vectors
+
+
+def prompted_engine(
+    encoder: SentenceTransformer,
+    *,
+    prompt: str,
+    max_length: int | None = None,
+    dimensions: int | None = None,
+    token_budget: int | None = None,
+) -> Engine:
+    """Return an engine for texts of one kind.
+
+    Args:
+        encoder: The encoder; its limit on length is lowered to ``max_length``.
+        prompt: Name of the prompt before every text: query, document, none, or another of the encoder's.
+        max_length: Longest text in tokens; None keeps the encoder's limit.
+        dimensions: As for ``Engine``.
+        token_budget: As for ``Engine``.
+
+    Raises:
+        EncodingError: The encoder has no such prompt, or fewer dimensions.
+    """
+    if max_length is not None:
+        encoder.max_seq_length = min(max_length, encoder.max_seq_length or max_length)
+    if prompt not in (*_USUAL, *encoder.prompts):
+        raise EncodingError(f"the encoder has no prompt {prompt!r}{did_you_mean(prompt, list(encoder.prompts))}")
+    if dimensions is not None and dimensions > (encoder.get_embedding_dimension() or 0):
+        raise EncodingError(f"dimensions {dimensions}: the encoder has {encoder.get_embedding_dimension()}")
+    return Engine(encoder, token_budget=token_budget, prompt=encoder.prompts.get(prompt) or "", dimensions=dimensions)
 
 
 def _token_model(encoder: SentenceTransformer) -> Any:

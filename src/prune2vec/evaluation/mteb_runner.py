@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from prune2vec.encoding.engine import Engine
 from prune2vec.errors import EncodingError, EvaluationError, reason_of
-from prune2vec.evaluation.evaluated import LoadedEncoder, engine_under
+from prune2vec.evaluation.evaluated import SIDES, LoadedEncoder, engine_under, side_prompt
 from prune2vec.evaluation.results import TaskScore
 from prune2vec.evaluation.sampling import Sampling, sample_task
 from prune2vec.evaluation.tasks import Task
-from prune2vec.evaluation.text_vectors import SIDES, side_prompt
 from prune2vec.files import digest_tree
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def run_task(
     """Evaluate one task.
 
     Args:
-        encoder: The encoder.
+        encoder: Whose vectors are scored.
         task: What to evaluate.
         data: From ``task_data``.
         prompts: From ``tasks.task_prompts``, in place of the encoder's own; None leaves these, by mteb's order of look-ups:
@@ -76,21 +75,17 @@ def run_task(
         loaded = _load_task(task, data)
         note = sample_task(loaded, sampling or Sampling())
         result, used = _evaluate(encoder, loaded, prompts, batch_size)
-    rows = [(split, row) for split, of_split in result.scores.items() for row in of_split]
-    scores = [float(row["main_score"]) for _, row in rows]
+    rows = [{"split": split, **row} for split, of_split in result.scores.items() for row in of_split]
+    scores = [float(row["main_score"]) for row in rows]
     if not scores or not all(map(math.isfinite, scores)):
         raise EvaluationError(f"{task.name} gave no finite {task.main_score}; are all embeddings the same?")
-    numbers = ((name, value) for name, value in rows[0][1].items() if isinstance(value, int | float))
     return TaskScore(
         name=f"{task.name} {note}".rstrip(),
         type=task.type,
         main_score=task.main_score,
         score=math.fsum(scores) / len(scores),
-        parts=tuple(
-            {"split": split, "subset": row["hf_subset"], "score": score}
-            for (split, row), score in zip(rows, scores, strict=True)
-        ),
-        metrics={name: float(value) for name, value in numbers if math.isfinite(value)},
+        parts=tuple({"split": row["split"], "subset": row["hf_subset"], "score": float(row["main_score"])} for row in rows),
+        metrics={key: float(one) for key, one in rows[0].items() if isinstance(one, int | float) and math.isfinite(one)},
         prompts=used,
         data=dict(data),
         seconds=time.perf_counter() - begin,
@@ -153,11 +148,7 @@ def _evaluate(
 
 
 class MtebEncoder:
-    """mteb's ``EncoderProtocol``: texts go to the engine, everything else to mteb's own wrapper.
-
-    Args:
-        wrapper: mteb's wrapper of the same encoder, which knows the prompts.
-        engine: What encodes; None leaves it to the wrapper.
+    """mteb's ``EncoderProtocol``: texts go to the engine, if there is one; all else to mteb's wrapper, which knows the prompts.
 
     Attributes:
         used: What stood before the texts so far, by ``query``, ``document`` or, for neither, ``text``.
@@ -184,15 +175,10 @@ class MtebEncoder:
         prompt_type: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Return the vectors of the texts that ``inputs`` yields, (text, dim) float32.
+        """Return the vectors of the texts that ``inputs`` yields in batches under ``"text"``: (text, dim) float32.
 
-        Args:
-            inputs: Batches with their texts under ``"text"``; how many a batch has makes no difference.
-            task_metadata: mteb's description of the task, by which the prompt is chosen.
-            hf_split: Split of the task.
-            hf_subset: Subset of the task.
-            prompt_type: Query, document or neither.
-            **kwargs: Options of ``SentenceTransformer.encode``, which an engine does not need.
+        The prompt is chosen by the task and by ``prompt_type``: query, document or neither. ``kwargs`` are options of
+        ``SentenceTransformer.encode``, which an engine does not need.
         """
         side = prompt_type.value if prompt_type is not None else None
         name = self._wrapper.get_prompt_name(task_metadata, prompt_type)

@@ -36,7 +36,7 @@ class Sampling:
 
     @classmethod
     def of(cls, settings: EvaluateSettings) -> Self:
-        """Read the settings."""
+        """Return what the settings of an evaluation say."""
         return cls(queries=settings.max_queries, documents=settings.max_documents, seed=settings.seed)
 
     def choose(self, queries: Sequence[str], documents: Sequence[str], qrels: Qrels) -> tuple[list[int], list[int]]:
@@ -57,12 +57,7 @@ class Sampling:
 
 
 def sampling_note(*, queries: tuple[int, int], documents: tuple[int, int]) -> str:
-    """Return ``(1,000 of 5,183 documents, 50 of 300 queries)``, or nothing where all are kept.
-
-    Args:
-        queries: How many are kept, of how many.
-        documents: The same for documents.
-    """
+    """Return how many are kept of how many, ``(1,000 of 5,183 documents, 50 of 300 queries)``; nothing where all are."""
     pairs = {"documents": documents, "queries": queries}
     parts = [f"{kept:,} of {there:,} {what}" for what, (kept, there) in pairs.items() if kept < there]
     return f"({', '.join(parts)})" if parts else ""
@@ -70,6 +65,8 @@ def sampling_note(*, queries: tuple[int, int], documents: tuple[int, int]) -> st
 
 def sample_retrieval(retrieval: Retrieval, sampling: Sampling) -> tuple[Retrieval, str]:
     """Return the sample of a retrieval task, and its note."""
+    if sampling.queries is None and sampling.documents is None:
+        return retrieval, ""
     names, documents = list(retrieval.queries), list(retrieval.corpus)
     kept, found = sampling.choose(names, documents, retrieval.qrels)
     chosen = [names[place] for place in kept]

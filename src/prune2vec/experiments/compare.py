@@ -9,7 +9,7 @@ from prune2vec.errors import DataError, PlanError
 from prune2vec.evaluation.results import Results
 from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
 from prune2vec.experiments.report import comparison_html
-from prune2vec.experiments.run_folder import PLAN, RESULTS, SLIM_PLAN
+from prune2vec.experiments.stage_runner import PLAN, RESULTS, SLIM_PLAN
 from prune2vec.files import write_json, write_text
 from prune2vec.outputs import COMPARISON, own_folder
 from prune2vec.paths import check_target

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import compress
 from typing import Any
 
@@ -17,12 +17,7 @@ _TITLES = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@1": "R@1", "recall@
 
 @dataclass(frozen=True)
 class TextTable:
-    """Cells as they are shown; the first column is text, the others are numbers.
-
-    Attributes:
-        header: Column titles.
-        rows: Cells, one tuple per row, as many as there are titles.
-    """
+    """Cells as they are shown, a row as many as there are titles; the first column is text, the others are numbers."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -112,13 +107,12 @@ class ResultRow:
     @property
     def texts_per_s(self) -> float | None:
         """Documents encoded per second."""
-        speed = self.results.speed.get("documents") or {}
-        return speed.get("texts_per_s")
+        return (self.results.speed.get("documents") or {}).get("texts_per_s")
 
     @property
     def score(self) -> float | None:
         """The one number for comparisons, if anything was scored."""
-        return self.results.score if self.results.retrieval or self.results.tasks else None
+        return self.results.score
 
     @property
     def measured_on(self) -> tuple[str | None, frozenset[str]]:
@@ -149,13 +143,11 @@ class ResultRow:
 class Comparison:
     """Rows in the order they were given, and what a reader must know before comparing them.
 
-    Attributes:
-        rows: The encoders; the first is what the others are compared with.
-        notes: Why some of the numbers may not be comparable, one sentence each.
+    The notes say why some of the numbers may not be comparable, one sentence each.
     """
 
     rows: tuple[ResultRow, ...]
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @property
     def bm25(self) -> Mapping[str, float]:

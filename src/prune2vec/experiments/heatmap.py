@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune2vec.experiments.plots import styled_figure, svg_text, whole_ticks
+from prune2vec.experiments.plots import drawn, styled_figure, whole_ticks
 from prune2vec.files import write_text
 from prune2vec.models.kept import KINDS
 from prune2vec.profiling.importance import Redundancy, rank_correlation
@@ -27,31 +27,22 @@ def redundancies(profile: Profile) -> dict[str, Redundancy]:
     """Return what was measured of redundancy, by the texts it was measured on (``retrieval``, ``plain``).
 
     Raises:
-        ProfileError: A section is broken.
+        ProfileError: A section is broken, for this and the functions below.
     """
     found = [Redundancy.from_json(profile.sections[name]) for name in _SECTIONS if name in profile.sections]
     return {one.texts: one for one in found}
 
 
 def plot_redundancy(profile: Profile, path: Path) -> Path | None:
-    """Write the heat map of ``profile`` as SVG and return its path; None when no redundancy was measured.
-
-    Raises:
-        CheckpointError: The file cannot be written.
-        ProfileError: A section is broken.
-    """
-    if redundancies(profile):
-        write_text(path, redundancy_svg(profile))
-        return path
-    return None
+    """Write the heat map of ``profile`` as SVG and return its path; None when no redundancy was measured."""
+    if not redundancies(profile):
+        return None
+    write_text(path, redundancy_svg(profile))
+    return path
 
 
 def redundancy_svg(profile: Profile) -> str:
-    """Return the heat map as SVG text: layers along x, one row a kind of sub-layer and kind of text, ranks of the least.
-
-    Raises:
-        ProfileError: A section is broken.
-    """
+    """Return the heat map as SVG text: layers along x, one row a kind of sub-layer and kind of text, ranks of the least."""
     found = redundancies(profile)
     # Rows of one kind of sub-layer stand together.
     rows = [
@@ -62,7 +53,7 @@ def redundancy_svg(profile: Profile) -> str:
     with styled_figure(8.2, 1.2 + 0.42 * len(rows)) as (figure, axes):
         _draw(rows, axes)
         axes.set_xlabel(f"layer; 1 to {marked(profile.shape.num_layers)}: the least important of each row", labelpad=6)
-        return svg_text(figure)
+        return drawn(figure).decode()
 
 
 def marked(layers: int) -> int:
@@ -71,11 +62,7 @@ def marked(layers: int) -> int:
 
 
 def caption(profile: Profile) -> str:
-    """Return what the heat map shows, in words; with both kinds of text, how far their orders agree.
-
-    Raises:
-        ProfileError: A section is broken.
-    """
+    """Return what the heat map shows, in words; with both kinds of text, how far their orders agree."""
     found = redundancies(profile)
     about = "Importance of each sub-layer: 1 - cosine of the residual stream before and after it, mean over tokens"
     counts = " and ".join(f"{one.tokens:,} tokens of {texts} text" for texts, one in found.items())
@@ -84,11 +71,7 @@ def caption(profile: Profile) -> str:
 
 
 def redundancy_table(profile: Profile) -> list[str]:
-    """Return lines for a terminal: the least important sub-layers of each kind, the least first.
-
-    Raises:
-        ProfileError: A section is broken.
-    """
+    """Return lines for a terminal: the least important sub-layers of each kind, the least first."""
     found = redundancies(profile)
     lines = []
     for texts, one in found.items():

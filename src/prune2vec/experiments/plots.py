@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune2vec.errors import ConfigError
-from prune2vec.files import write_bytes, write_text
+from prune2vec.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,13 +74,18 @@ def styled_figure(width: float, height: float, **grid: Any) -> Iterator[tuple[Fi
         yield figure, figure.subplots(**grid)
 
 
-def plot_profile(profile: Profile, picks: Mapping[str, int], path: Path) -> Path:
-    """Write the layer-loss curve of ``profile`` with the depths ``picks`` (name to depth) marked.
+def drawn(figure: Figure, kind: str = "svg") -> bytes:
+    """Return a figure as SVG or PNG, the same bytes every time."""
+    buffer = io.BytesIO()
+    if kind == "svg":
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    else:
+        figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})
+    return buffer.getvalue()
 
-    Args:
-        profile: A measured model.
-        picks: Names of plans and the depth each keeps.
-        path: A ``.svg`` or ``.png`` file.
+
+def plot_profile(profile: Profile, picks: Mapping[str, int], path: Path) -> Path:
+    """Write the layer-loss curve of ``profile`` as ``.svg`` or ``.png``, with the depths ``picks`` (name to depth) marked.
 
     Raises:
         ConfigError: ``path`` has another suffix.
@@ -89,19 +94,14 @@ def plot_profile(profile: Profile, picks: Mapping[str, int], path: Path) -> Path
     if path.suffix not in (".svg", ".png"):
         raise ConfigError(f"cannot draw {path.name}; expected a file ending in .svg or .png")
     with _profile_figure(profile, picks) as figure:
-        if path.suffix == ".svg":
-            write_text(path, svg_text(figure))
-        else:
-            drawn = io.BytesIO()
-            figure.savefig(drawn, format="png", dpi=160, metadata={"Software": None})
-            write_bytes(path, drawn.getvalue())
+        write_bytes(path, drawn(figure, path.suffix[1:]))
     return path
 
 
 def profile_svg(profile: Profile, picks: Mapping[str, int]) -> str:
     """Return the picture of ``plot_profile`` as SVG text."""
     with _profile_figure(profile, picks) as figure:
-        return svg_text(figure)
+        return drawn(figure).decode()
 
 
 @contextmanager
@@ -161,11 +161,7 @@ def _mark_picks(picks: Mapping[str, int], loss: Sequence[float], top: Axes, bott
 
 
 def training_svg(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Return the training curves as SVG text.
-
-    Args:
-        curves: Name of the variant to its ``(step, loss)`` points; the order decides the colours.
-    """
+    """Return the training curves, ``(step, loss)`` points by variant, as SVG text; their order decides the colours."""
     with styled_figure(8.2, 3.4) as (figure, axes):
         for position, (name, points) in enumerate(curves.items()):
             if points:
@@ -177,7 +173,7 @@ def training_svg(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
         axes.set_ylabel("training loss")
         whole_ticks(axes)
         axes.legend(loc="upper right", ncols=4)
-        return svg_text(figure)
+        return drawn(figure).decode()
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
@@ -192,12 +188,9 @@ def _smoothed(values: Sequence[float]) -> list[float]:
 
 
 def score_svg(points: Sequence[Point], *, metric: str, baseline: tuple[str, float] | None = None) -> str:
-    """Return score against parameters as SVG text.
+    """Return score against parameters as SVG text; the order of the points decides their colours.
 
-    Args:
-        points: One per variant, in the order that decides the colours.
-        metric: What the score is, for the axis.
-        baseline: Name and score of a method without parameters (BM25), drawn as a line.
+    ``metric`` says what the score is; ``baseline`` is the name and score of a method without parameters (BM25), drawn as a line.
     """
     with styled_figure(8.2, 3.6) as (figure, axes):
         ascending = sorted(points, key=lambda point: point.params)
@@ -211,7 +204,7 @@ def score_svg(points: Sequence[Point], *, metric: str, baseline: tuple[str, floa
         axes.margins(x=0.14, y=0.28)
         axes.set_xlabel("parameters, millions")
         axes.set_ylabel(metric)
-        return svg_text(figure)
+        return drawn(figure).decode()
 
 
 def _label_points(axes: Axes, points: Sequence[Point]) -> None:
@@ -227,14 +220,6 @@ def _label_points(axes: Axes, points: Sequence[Point]) -> None:
         shift, anchor = ((0, 9), "bottom") if above else ((0, -10), "top")
         text = f"{point.name}  {point.score:.3f}"
         axes.annotate(text, at, shift, textcoords="offset points", ha="center", va=anchor, color=color)
-
-
-def svg_text(figure: Figure) -> str:
-    """Return a figure as SVG, the same bytes every time."""
-    buffer = io.StringIO()
-    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    figure.savefig(buffer, format="svg", metadata=nothing)
-    return buffer.getvalue()
 
 
 def inline_svg(svg: str, *, prefix: str, label: str) -> str:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from prune2vec.cli.options import OptionGroup, OutputPath, SourceName
-from prune2vec.cli.outcome import Outcome, check_model, check_texts, would
-from prune2vec.cli.verb import verb
+from prune2vec.cli.verb import Outcome, check_model, check_texts, verb, would
 
 if TYPE_CHECKING:
     from prune2vec.profiling.profile import Profile
@@ -48,7 +47,7 @@ def profile(model: str, *, texts: str, output: Path, settings: ProfileSettings, 
         check_model(model)
         check_texts(texts)
         scorer_names(settings)
-        return would(f"profile {model}", reads=[model, texts], writes=output, settings=settings.model_dump(mode="json"))
+        return would(f"profile {model}", reads=[model, texts], writes=output, settings=settings)
     from prune2vec.experiments.heatmap import plot_redundancy
     from prune2vec.experiments.plots import plot_profile
     from prune2vec.malloc import keep_freed_memory
