@@ -121,9 +121,6 @@ def _opened(folder: Path, encoder: Path | str, engine: Engine, source: Corpus, s
 
     An earlier one is only complete when the corpus is certainly the one it was; else its texts are to be compared with those of
     the finished parts (it has grown, was packed anew, was mended after its last good row, or was changed in between).
-
-    Raises:
-        EncodingError: It is broken, or holds vectors made with another encoder, dtype or setting.
     """
     path, loaded = Path(encoder), engine.encoder
     head, size = source.head()
@@ -170,6 +167,12 @@ def _filled(store: Store, engine: Engine, source: Corpus, settings: EncodeSettin
     folder, there = store.folder, len(store.parts)
     clear_all_partials(folder)
     parts = _prepared(store, engine, source, settings)
+    share = 0.0
+
+    def advance_tokens(tokens: float) -> None:
+        # Progress is counted in texts: a part's tokens are as many as its texts.
+        advance(tokens * share)
+
     try:
         if not there:
             # It says that the parts to come are ours.
@@ -180,9 +183,8 @@ def _filled(store: Store, engine: Engine, source: Corpus, settings: EncodeSettin
             while (part := waiting.result()) is not None:
                 waiting = ahead.submit(next, parts, None)
                 documents, rows, digest = part
-                # Progress is counted in texts: a part's tokens are as many as its texts.
                 share = len(rows) / max(1, sum(map(len, rows)))
-                vectors = engine.encode_rows(rows, advance=lambda tokens, share=share: advance(tokens * share))
+                vectors = engine.encode_rows(rows, advance=advance_tokens)
                 store = store.add([document.id for document in documents], vectors, source=digest)
         return store.finish()
     except BaseException as error:

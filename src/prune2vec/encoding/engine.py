@@ -63,10 +63,21 @@ class Engine:
         prompt: str | None = None,
         dimensions: int | None = None,
     ) -> None:
+        transformer: Any = encoder[0]
+        if getattr(transformer, "auto_model", None) is None or not hasattr(transformer, "tokenizer"):
+            raise EncodingError(f"cannot encode texts with {type(transformer).__name__}; expected a Transformer first")
+        # A router has a branch of modules for each task, and the engine would take the default one for all texts.
+        if "task" in encoder.get_model_kwargs():
+            raise EncodingError(
+                "the encoder computes queries otherwise than documents; "
+                "encode with sentence-transformers' encode_query and encode_document"
+            )
+        if any(getattr(transformer, name, None) is not None for name in _PER_TASK):
+            raise EncodingError("the encoder has another limit on length for queries than for documents")
         encoder.eval()
         self.encoder = encoder
         self.dimension = dimensions or int(encoder.get_embedding_dimension() or 0)
-        self._transformer = _token_model(encoder)
+        self._transformer = transformer
         self._model = self._transformer.auto_model
         self._tokenizer = self._transformer.tokenizer
         self._rows = int(self._model.get_input_embeddings().weight.shape[0])
@@ -137,10 +148,7 @@ class Engine:
     ) -> NDArray[np.float32]:
         """Return the vectors of tokenised texts in their order: (text, dim) float32. Equal texts are computed once.
 
-        ``advance`` is called with the number of tokens after each batch.
-
-        Raises:
-            EncodingError: A vector is NaN or infinite.
+        ``advance`` is called with the number of tokens after each batch. A vector that is not finite is an EncodingError.
         """
         different, places = distinct(map(tuple, rows))
         times = np.bincount(np.asarray(places, dtype=np.int64), minlength=len(different))
@@ -213,19 +221,3 @@ def prompted_engine(
     if dimensions is not None and dimensions > (encoder.get_embedding_dimension() or 0):
         raise EncodingError(f"dimensions {dimensions}: the encoder has {encoder.get_embedding_dimension()}")
     return Engine(encoder, token_budget=token_budget, prompt=encoder.prompts.get(prompt) or "", dimensions=dimensions)
-
-
-def _token_model(encoder: SentenceTransformer) -> Any:
-    """Return an encoder's first module, a Transformer, if all of its texts take the same way."""
-    transformer: Any = encoder[0]
-    if getattr(transformer, "auto_model", None) is None or not hasattr(transformer, "tokenizer"):
-        raise EncodingError(f"cannot encode texts with {type(transformer).__name__}; expected a Transformer first")
-    # A router has a branch of modules for each task, and the engine would take the default one for all texts.
-    if "task" in encoder.get_model_kwargs():
-        raise EncodingError(
-            "the encoder computes queries otherwise than documents; "
-            "encode with sentence-transformers' encode_query and encode_document"
-        )
-    if any(getattr(transformer, name, None) is not None for name in _PER_TASK):
-        raise EncodingError("the encoder has another limit on length for queries than for documents")
-    return transformer

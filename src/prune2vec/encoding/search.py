@@ -181,9 +181,6 @@ def _read_texts(folder: VectorFolder, names: Mapping[int, str], corpus: Path) ->
     """Return the texts of some rows by their numbers in the corpus, which is read once and not kept.
 
     ``names`` has the id of each row that is wanted, by the row's number among the vectors.
-
-    Raises:
-        EncodingError: A part that holds such a row was made from other texts than those of the file.
     """
     settings = folder.first.identity.get("settings", {})
     columns = {"text_column": settings.get("text_column", "text"), "id_column": settings.get("id_column")}

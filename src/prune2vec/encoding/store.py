@@ -229,11 +229,7 @@ def shard_folder(output: Path, shard: int, shards: int) -> Path:
 
 
 def shard_counts(output: Path) -> list[int]:
-    """Return into how many shards the vectors below ``output`` are divided, 1 for a store of all; nothing where there are none.
-
-    Raises:
-        EncodingError: They are divided in more than one way.
-    """
+    """Return into how many shards the vectors below ``output`` are divided, 1 for a store of all; nothing where there are none."""
     named = [match for path in output.glob("shard-*") if (match := _SHARD.fullmatch(path.name))]
     counts = sorted({int(match[1]) for match in named} | ({1} if (output / MANIFEST).exists() else set()))
     if len(counts) > 1:

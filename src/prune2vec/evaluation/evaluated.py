@@ -172,11 +172,7 @@ def side_encode(encoder: LoadedEncoder, side: Side, *, batch_size: int) -> Calla
 
 
 def encode_texts(encoder: LoadedEncoder, texts: Sequence[str], side: Side, *, batch_size: int) -> Tensor:
-    """Return the embeddings of ``texts`` in fp32 on the CPU, (texts, dimension), with the encoder's own prompt for ``side``.
-
-    Raises:
-        EvaluationError: An embedding is not finite; the text is named.
-    """
+    """Return the embeddings of ``texts`` in fp32 on the CPU, (texts, dimension), with the encoder's own prompt for ``side``."""
     if not texts:
         raise EvaluationError(f"no {side} to encode")
     order = longest_first([len(text) for text in texts])

@@ -7,7 +7,7 @@ import math
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from prune2vec.files import digest_tree
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
-    from mteb.models import ModelMeta, SentenceTransformerEncoderWrapper
+    from mteb.models import SentenceTransformerEncoderWrapper
 
 
 class TaskUnavailable(EvaluationError):
@@ -30,11 +30,7 @@ class TaskUnavailable(EvaluationError):
 
 
 def task_data(task: Task, mirror: Path | None) -> dict[str, str]:
-    """Return where the data of a task comes from: ``{"path", "digest"}`` in a mirror, else ``{"path", "revision"}``.
-
-    Raises:
-        TaskUnavailable: There is a mirror and it does not hold the task.
-    """
+    """Return where the data of a task comes from: ``{"path", "digest"}`` in a mirror, else ``{"path", "revision"}``."""
     if mirror is None:
         import mteb
 
@@ -129,10 +125,12 @@ def _evaluate(
     try:
         wrapper = SentenceTransformerEncoderWrapper(model, model_prompts=named)
         engine = engine_under(encoder.engine, (own if named is None else named).values())
-        evaluated = MtebEncoder(wrapper, engine)
+        used: dict[str, str] = {}
+        # Of the wrapper's methods this one alone is another; the others say what the model is and how vectors are compared.
+        wrapper.encode = _encoding(wrapper, engine, used)  # type: ignore[method-assign]
         # No result cache: it goes by the model's name, and another encoder may stand under the same path.
         results = mteb.evaluate(
-            evaluated,
+            wrapper,
             task,
             encode_kwargs={"batch_size": batch_size, "show_progress_bar": False},
             cache=None,
@@ -144,63 +142,32 @@ def _evaluate(
     finally:
         model.prompts = own
         task.unload_data()
-    return results.task_results[0], evaluated.used
+    return results.task_results[0], used
 
 
-class MtebEncoder:
-    """mteb's ``EncoderProtocol``: texts go to the engine, if there is one; all else to mteb's wrapper, which knows the prompts.
+def _encoding(wrapper: SentenceTransformerEncoderWrapper, engine: Engine | None, used: dict[str, str]) -> Callable[..., Any]:
+    """Return ``encode`` of mteb's ``EncoderProtocol``: the engine's, if there is one, under the prompt that the wrapper finds.
 
-    Attributes:
-        used: What stood before the texts so far, by ``query``, ``document`` or, for neither, ``text``.
+    What stands before the texts is noted in ``used``, by ``query``, ``document`` or, for neither, ``text``.
     """
+    by_wrapper = wrapper.encode
+    prompted: dict[str, Engine] = {}
 
-    def __init__(self, wrapper: SentenceTransformerEncoderWrapper, engine: Engine | None) -> None:
-        self.used: dict[str, str] = {}
-        self._wrapper = wrapper
-        self._engine = engine
-        self._prompted: dict[str, Engine] = {}
-
-    @property
-    def mteb_model_meta(self) -> ModelMeta:
-        """What mteb notes about the model."""
-        return self._wrapper.mteb_model_meta
-
-    def encode(
-        self,
-        inputs: Iterable[dict[str, list[str]]],
-        *,
-        task_metadata: Any,
-        hf_split: str,
-        hf_subset: str,
-        prompt_type: Any = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Return the vectors of the texts that ``inputs`` yields in batches under ``"text"``: (text, dim) float32.
-
-        The prompt is chosen by the task and by ``prompt_type``: query, document or neither. ``kwargs`` are options of
-        ``SentenceTransformer.encode``, which an engine does not need.
-        """
+    def encode(inputs: Iterable[dict[str, list[str]]], *, task_metadata: Any, prompt_type: Any = None, **options: Any) -> Any:
         side = prompt_type.value if prompt_type is not None else None
-        name = self._wrapper.get_prompt_name(task_metadata, prompt_type)
-        found = (self._wrapper.model_prompts or {}).get(name or "")
+        name = wrapper.get_prompt_name(task_metadata, prompt_type)
+        found = (wrapper.model_prompts or {}).get(name or "")
         # Where mteb finds none, sentence-transformers takes the encoder's own for that side, or its default.
-        prompt = found if found is not None else side_prompt(self._wrapper.model, SIDES.get(side))
-        self.used[side or "text"] = prompt
-        if self._engine is None:
-            where = {"task_metadata": task_metadata, "hf_split": hf_split, "hf_subset": hf_subset, "prompt_type": prompt_type}
-            return self._wrapper.encode(inputs, **where, **kwargs)  # type: ignore[arg-type]
-        texts = [text for batch in inputs for text in batch["text"]]
-        if prompt not in self._prompted:
-            self._prompted[prompt] = self._engine.with_prompt(prompt)
-        return self._prompted[prompt].encode(texts)
+        prompt = found if found is not None else side_prompt(wrapper.model, SIDES.get(side))
+        used[side or "text"] = prompt
+        if engine is None:
+            return by_wrapper(inputs, task_metadata=task_metadata, prompt_type=prompt_type, **options)  # type: ignore[arg-type]
+        if prompt not in prompted:
+            prompted[prompt] = engine.with_prompt(prompt)
+        # How many texts a batch has makes no difference.
+        return prompted[prompt].encode([text for batch in inputs for text in batch["text"]])
 
-    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Return the similarity of each of the first to each of the second, by the encoder's own measure."""
-        return self._wrapper.similarity(embeddings1, embeddings2)
-
-    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Return the similarity of each of the first to its counterpart, by the encoder's own measure."""
-        return self._wrapper.similarity_pairwise(embeddings1, embeddings2)
+    return encode
 
 
 @contextmanager

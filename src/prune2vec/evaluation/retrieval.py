@@ -23,6 +23,7 @@ from prune2vec.files import digest_json
 from prune2vec.models.tokens import token_ids
 
 TOP_K = 100
+BM25: dict[str, Any] = {"method": "lucene", "k1": 1.5, "b": 0.75}
 _STEPS_PER_UNIT = 1_000_000
 _CELLS = 1 << 24
 
@@ -93,7 +94,7 @@ def evaluate_bm25(retrieval: Retrieval, settings: EvaluateSettings) -> dict[str,
     index = Bm25(list(retrieval.corpus.values()))
     texts = list(retrieval.queries.values())
     metrics = _metrics(retrieval, lambda block: index.scores(texts[block]), settings)
-    return {"parameters": index.describe(), "metrics": metrics}
+    return {"parameters": {**BM25, "stopwords": "english", "stemmer": None}, "metrics": metrics}
 
 
 def _metrics(retrieval: Retrieval, score_block: Callable[[slice], Tensor], settings: EvaluateSettings) -> dict[str, float]:
@@ -196,32 +197,25 @@ def retrieval_metrics(ranking: Ranking, qrels: Mapping[str, Mapping[str, int]]) 
     judged = {query: dict(grades) for query, grades in qrels.items()}
     whole = pytrec_eval.RelevanceEvaluator(judged, {"ndcg_cut.10", "recall.1,10,100"}).evaluate(run)
     first_ten = pytrec_eval.RelevanceEvaluator(judged, {"recip_rank"}).evaluate(top)
-
-    def mean(scores: Mapping[str, Mapping[str, float]], name: str) -> float:
-        return math.fsum(scores.get(query, {}).get(name, 0.0) for query in judged) / len(judged)
-
-    values = [mean(whole, "ndcg_cut_10"), mean(first_ten, "recip_rank")]
-    values += [mean(whole, f"recall_{k}") for k in (1, 10, 100)]
-    return dict(zip(METRICS, values, strict=True))
+    found = [(whole, "ndcg_cut_10"), (first_ten, "recip_rank"), *((whole, f"recall_{k}") for k in (1, 10, 100))]
+    return {
+        metric: math.fsum(scores.get(query, {}).get(name, 0.0) for query in judged) / len(judged)
+        for metric, (scores, name) in zip(METRICS, found, strict=True)
+    }
 
 
 class Bm25:
-    """An index over documents (Lucene's BM25, k1 1.5, b 0.75, English stop words, no stemming)."""
+    """An index over documents: Lucene's BM25, English stop words, no stemming."""
 
     def __init__(self, documents: Sequence[str]) -> None:
         import bm25s
 
-        self._index = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
+        self._index = bm25s.BM25(**BM25)
         self._size = len(documents)
         tokens = bm25s.tokenize(list(documents), stopwords="english", show_progress=False, return_ids=False)
         self._empty = not any(tokens)
         if not self._empty:
             self._index.index(tokens, show_progress=False)
-
-    def describe(self) -> dict[str, Any]:
-        """Return the parameters, to be stored beside the scores."""
-        index = self._index
-        return {"method": index.method, "k1": index.k1, "b": index.b, "stopwords": "english", "stemmer": None}
 
     def scores(self, queries: Sequence[str]) -> Tensor:
         """Return the scores, (queries, documents); ``-inf`` where no word of the query is in the document."""

@@ -14,6 +14,8 @@ from prune2vec.data.rows import read_rows
 from prune2vec.errors import DataError, shown
 from prune2vec.files import read_json, write_json
 
+_HITS = 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerHit:
@@ -40,12 +42,8 @@ class Answer:
         return "\n".join([shown(self.query), *(f"{hit.score:7.3f}  {hit.summary(width - 9)}" for hit in self.hits)])
 
 
-def answer(encoder_folder: Path, documents: Sequence[Document], queries: Sequence[str], *, k: int = 3) -> list[Answer]:
-    """Return the ``k`` documents nearest to each query; a text that comes twice counts once.
-
-    Raises:
-        DataError: There is nothing to search.
-    """
+def answer(encoder_folder: Path, documents: Sequence[Document], queries: Sequence[str]) -> list[Answer]:
+    """Return the three documents nearest to each query; a text that comes twice counts once."""
     from torch.nn.functional import normalize
 
     from prune2vec.evaluation.evaluate_settings import EvaluateSettings
@@ -58,7 +56,7 @@ def answer(encoder_folder: Path, documents: Sequence[Document], queries: Sequenc
     encoder, size = load_for_evaluation(encoder_folder, settings), settings.batch_size
     vectors = normalize(encode_texts(encoder, [document.text for document in unique], "documents", batch_size=size))
     wanted = normalize(encode_texts(encoder, queries, "queries", batch_size=size))
-    scores, places = (wanted @ vectors.T).topk(min(k, len(unique)))
+    scores, places = (wanted @ vectors.T).topk(min(_HITS, len(unique)))
     answers = []
     for query, row, at in zip(queries, scores.tolist(), places.tolist(), strict=True):
         found = [(unique[place], score) for place, score in zip(at, row, strict=True)]

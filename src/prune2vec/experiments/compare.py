@@ -54,9 +54,6 @@ def find_results(paths: Sequence[Path]) -> dict[str, Path]:
     """Return a short, distinct name for each results file that ``paths`` lead to, in their order.
 
     A path may be a results file, a folder that holds ``results.json``, or a folder whose folders do (a run).
-
-    Raises:
-        DataError: A path does not exist or leads to no results.
     """
     files: dict[Path, None] = {}
     for path in paths:

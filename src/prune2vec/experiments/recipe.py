@@ -213,11 +213,7 @@ class Recipe(Settings):
 
     @classmethod
     def of(cls, values: Mapping[str, Any], *, where: str = "recipe") -> Self:
-        """Validate a recipe given as a mapping; relative paths in it are relative to the current folder.
-
-        Raises:
-            ConfigError: As ``load``.
-        """
+        """Validate a recipe given as a mapping; relative paths in it are relative to the current folder."""
         return cls._checked(underscored(values), where=lambda location: where, base=Path.cwd())
 
     @classmethod
@@ -240,11 +236,7 @@ class Recipe(Settings):
 
 
 def absolute_paths(values: Mapping[str, Any], *, base: Path, where: Callable[[Location], str]) -> dict[str, Any]:
-    """Return a valid recipe's values with every local path made absolute, from ``base``; ``where`` gives a key's place.
-
-    Raises:
-        ConfigError: A local path is not there; the message names the closest one beside it.
-    """
+    """Return a valid recipe's values with every local path made absolute, from ``base``; ``where`` gives a key's place."""
     changed = copy.deepcopy(dict(values))
     words = {DOCSTRINGS, *_BUILT_IN_MODELS, *(variant["name"] for variant in changed["variants"])}
     for location in (*_PATHS, *_NAMES):

@@ -83,11 +83,7 @@ class RecipeVariant(Settings):
             )
 
     def sections(self) -> tuple[str, ...]:
-        """Return what the method needs of the profile beside the layer-loss.
-
-        Raises:
-            ConfigError: The method has no such parameter, or a value does not fit.
-        """
+        """Return what the method needs of the profile beside the layer-loss."""
         from prune2vec.planning.planner import planners
 
         return () if self.method == KEEP_ALL else planners.get(self.method).build(self.parameters, where=self.method).needs()

@@ -59,11 +59,7 @@ class ReportData:
 
 
 def write_report(data: ReportData, folder: Path) -> None:
-    """Write ``profile.svg``, ``profile.png``, ``report.md`` and ``report.html``; ``redundancy.svg`` too if it was measured.
-
-    Raises:
-        CheckpointError: The folder cannot be written.
-    """
+    """Write ``profile.svg``, ``profile.png``, ``report.md`` and ``report.html``; ``redundancy.svg`` too if it was measured."""
     for suffix in (".svg", ".png"):
         plot_profile(data.profile, data.picks, folder / f"profile{suffix}")
     plot_redundancy(data.profile, folder / "redundancy.svg")

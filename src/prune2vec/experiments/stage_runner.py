@@ -43,11 +43,11 @@ class StageRecord:
     """What a finished stage leaves behind.
 
     Attributes:
-        stage: Name of the stage: ``"large.train"``.
+        stage: Its name: ``"large.train"``.
         key: Digest of ``inputs``.
         inputs: Everything that the output depends on.
-        output: Listing of the output: file name to ``[bytes, digest]``.
-        seconds: How long the stage took; for a stage that was interrupted and resumed, its last part.
+        output: File name to ``[bytes, digest]``.
+        seconds: How long it took; if it was interrupted and resumed, its last part.
         finished: When, in UTC.
     """
 
@@ -116,16 +116,10 @@ class Step:
 
 
 class StageRunner:
-    """The stages of a run in one folder.
+    """The stages of a run in one folder; what happened so far is in ``steps``, the record of each that is done in ``records``.
 
-    Args:
-        folder: Folder of the run.
-        own: The same folder, held to be written; None for a dry run: find out what would be done, and do nothing.
-        before: Called before the first stage that is not skipped.
-
-    Attributes:
-        steps: What happened so far.
-        records: Record of each stage that is done, by name.
+    ``own`` is the folder held to be written, or None for a dry run: find out what would be done, and do nothing. ``before`` is
+    called before the first stage that is not skipped.
     """
 
     def __init__(self, folder: Path, own: OwnFolder | None, *, before: Callable[[], object] | None = None) -> None:

@@ -97,8 +97,8 @@ class Stages:
         from prune2vec.evaluation.evaluate import evaluate_encoder
 
         settings = EvaluateSettings(**{name: getattr(evaluation, name) for name in EvaluateSettings.model_fields})
-        what = {"data": evaluation.data, "tasks": evaluation.tasks or None, "mirror": evaluation.mirror or None}
-        evaluate_encoder(encoder, **what, output=output, settings=settings)
+        tasks, mirror = evaluation.tasks or None, evaluation.mirror or None
+        evaluate_encoder(encoder, data=evaluation.data, tasks=tasks, mirror=mirror, output=output, settings=settings)
 
     def answer(self, encoder: Path, texts: str, queries: Sequence[str], output: Path) -> None:
         """Write ``answers.json``."""

@@ -49,10 +49,10 @@ def encode(encoder: Path, corpus: Path, *, output: Path, ray: str | None, settin
 
         check_encoder(encoder)
         shard, count = settings.shard_of
-        if shards is None:
-            check_vector_folder(shard_folder(output, shard, count))
         if shards != "auto":
             check_shards(output, int(shards or count))
+        if shards is None:
+            check_vector_folder(shard_folder(output, shard, count))
         Corpus(path=corpus, text_column=settings.text_column, id_column=settings.id_column).check_filled()
         return would(f"encode {corpus}", reads=[encoder, corpus], writes=output, settings=settings)
     from prune2vec.encoding.encode import encode_corpus
