@@ -158,7 +158,8 @@ def main(arguments: Sequence[str]) -> int:
     except click.exceptions.Exit as request:
         return request.exit_code
     except click.ClickException as error:
-        return _report(_usage_message(error), USAGE)
+        at, said = getattr(error, "ctx", None), error.format_message().rstrip(".")
+        return _report(f"{said[:1].lower()}{said[1:]} (see {at.command_path if at else 'prune2vec'} --help)", USAGE)
     except (KeyboardInterrupt, click.Abort) as error:
         return _report("; ".join(["interrupted", *getattr(error, "__notes__", ["run the same command again"])]), INTERRUPTED)
     except SystemExit:
@@ -172,13 +173,6 @@ def main(arguments: Sequence[str]) -> int:
         # Notes say where something is kept from which the same command resumes.
         return _report("; ".join([said, *getattr(error, "__notes__", ())]), FAILED)
     return DONE
-
-
-def _usage_message(error: click.ClickException) -> str:
-    context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "prune2vec"
-    message = error.format_message().rstrip(".")
-    return f"{message[:1].lower()}{message[1:]} (see {path} --help)"
 
 
 def _unforeseen(error: BaseException, context: click.Context | None) -> str:

@@ -167,20 +167,17 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
     from prune2vec.experiments.yaml_file import read_yaml
 
     known = {str(param.name): param for param in ctx.command.get_params(ctx) if param.name not in ("config", "help")}
-    file = read_yaml(path)
+    ctx.meta["config"] = file = read_yaml(path)
     for name in file.values:
         if name not in known:
             raise ConfigError(f"{file.where([name])}: {unknown_key(name, known)}")
-    ctx.meta["config"] = file
-    ctx.default_map = {name: _worded(value, known[name], file.where([name])) for name, value in file.values.items()}
-
-
-def _worded(value: Any, param: click.Parameter, where: str) -> Any:
-    """Return a value of a settings file as it is written on a command line: there 1.9 and true are no whole numbers."""
-    several = param.nargs == -1 or param.type.name == "list"
-    if isinstance(value, dict) or (isinstance(value, list) and not several):
-        raise ConfigError(f"{where}: {param.name}: expected one value, got {value!r}")
-    return value if value is None or isinstance(value, list) else str(value)
+    ctx.default_map = {}
+    for name, value in file.values.items():
+        several = known[name].nargs == -1 or known[name].type.name == "list"
+        if isinstance(value, dict) or (isinstance(value, list) and not several):
+            raise ConfigError(f"{file.where([name])}: {name}: expected one value, got {value!r}")
+        # As it is written on a command line: there 1.9 and true are no whole numbers.
+        ctx.default_map[name] = value if value is None or isinstance(value, list) else str(value)
 
 
 def verb(

@@ -17,8 +17,13 @@ from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.evaluation.evaluated import LoadedEncoder, load_for_evaluation
 from prune2vec.evaluation.mteb_runner import TaskUnavailable, run_task, task_data
 from prune2vec.evaluation.results import OwnScores, Results, TaskScore
-from prune2vec.evaluation.retrieval import describe_retrieval, evaluate_bm25, evaluate_retrieval, load_retrieval
-from prune2vec.evaluation.sampling import Sampling, sample_retrieval
+from prune2vec.evaluation.retrieval import (
+    describe_retrieval,
+    evaluate_bm25,
+    evaluate_retrieval,
+    load_retrieval,
+    sample_retrieval,
+)
 from prune2vec.evaluation.speed import measure_cost
 from prune2vec.evaluation.tasks import Task, resolve_tasks, task_prompts
 from prune2vec.files import digest_json, read_json, write_json
@@ -73,7 +78,7 @@ def evaluate_encoder(
     chosen = resolve_tasks(tasks, mirror) if tasks is not None else ()
     retrieval, note = None, ""
     if data is not None:
-        retrieval, note = sample_retrieval(load_retrieval(data, settings), Sampling.of(settings))
+        retrieval, note = sample_retrieval(load_retrieval(data, settings), settings)
     seconds: dict[str, float] = {}
     with _timed(seconds, "load"):
         loaded = load_for_evaluation(encoder, settings)
@@ -85,7 +90,7 @@ def evaluate_encoder(
             key = {"part": "own data", "digest": described["digest"]}
             own = {"data": described, **parts.get(key, lambda: _own_scores(loaded, retrieval, settings), OwnScores)}
     with _timed(seconds, "tasks"):
-        scores, missing = _all_tasks(loaded, chosen, settings, parts, mirror)
+        scores, missing = _all_tasks(loaded, chosen, settings, parts, mirror) if chosen else ([], {})
     if chosen and not scores and not own:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(missing.items())[:3])
         more = " ..." if len(missing) > 3 else ""
@@ -123,7 +128,7 @@ def _all_tasks(
     scores: list[TaskScore] = []
     missing: dict[str, str] = {}
     own = [name for name, text in encoder.model.prompts.items() if text]
-    if tasks and own and settings.instruction == "mteb":
+    if own and settings.instruction == "mteb":
         say(f"the tasks' instructions stand in place of the encoder's own prompts ({', '.join(own)})")
     with progress("MTEB tasks", len(tasks)) as advance:
         for task in tasks:
@@ -142,12 +147,9 @@ def _one_score(encoder: LoadedEncoder, task: Task, settings: EvaluateSettings, p
     data = task_data(task, mirror)
     prompts = task_prompts(task, encoder.text_format) if settings.instruction == "mteb" else None
 
-    def compute() -> dict[str, Any]:
-        size, sampling = settings.batch_size, Sampling.of(settings)
-        return asdict(run_task(encoder, task, data=data, prompts=prompts, batch_size=size, sampling=sampling))
-
     key = {"part": "task", "task": asdict(task), "prompts": prompts, "data": data}
-    return read_as(TaskScore, parts.get(key, compute, TaskScore))
+    score = parts.get(key, lambda: asdict(run_task(encoder, task, data=data, prompts=prompts, settings=settings)), TaskScore)
+    return read_as(TaskScore, score)
 
 
 def environment() -> dict[str, Any]:

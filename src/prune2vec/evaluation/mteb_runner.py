@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from prune2vec.encoding.engine import Engine
 from prune2vec.errors import EncodingError, EvaluationError, reason_of
+from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.evaluation.evaluated import SIDES, LoadedEncoder, engine_under, side_prompt
 from prune2vec.evaluation.results import TaskScore
-from prune2vec.evaluation.sampling import Sampling, sample_task
+from prune2vec.evaluation.retrieval import sample_task
 from prune2vec.evaluation.tasks import Task
 from prune2vec.files import digest_tree
 
@@ -48,8 +49,7 @@ def run_task(
     *,
     data: Mapping[str, str],
     prompts: Mapping[str, str] | None,
-    batch_size: int,
-    sampling: Sampling | None = None,
+    settings: EvaluateSettings,
 ) -> TaskScore:
     """Evaluate one task.
 
@@ -59,8 +59,7 @@ def run_task(
         data: From ``task_data``.
         prompts: From ``tasks.task_prompts``, in place of the encoder's own; None leaves these, by mteb's order of look-ups:
             under the task's name, its type, and ``query`` or ``document``.
-        batch_size: Texts per forward pass, where the encoder has no engine.
-        sampling: How much of a retrieval task is used; None for all. The name of the score tells.
+        settings: How much of a retrieval task is used, which the name of the score tells; and the size of a batch.
 
     Raises:
         TaskUnavailable: The hub cannot be reached, or does not have the data.
@@ -69,8 +68,8 @@ def run_task(
     begin = time.perf_counter()
     with _quiet_libraries(), _own_datasets_cache(local="digest" in data):
         loaded = _load_task(task, data)
-        note = sample_task(loaded, sampling or Sampling())
-        result, used = _evaluate(encoder, loaded, prompts, batch_size)
+        note = sample_task(loaded, settings)
+        result, used = _evaluate(encoder, loaded, prompts, settings.batch_size)
     rows = [{"split": split, **row} for split, of_split in result.scores.items() for row in of_split]
     scores = [float(row["main_score"]) for row in rows]
     if not scores or not all(map(math.isfinite, scores)):

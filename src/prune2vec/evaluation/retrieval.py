@@ -1,12 +1,13 @@
-"""Retrieval: own data read, documents ranked for queries with ties settled, BM25 beside it, and a ranking's metrics (trec_eval)."""
+"""Retrieval: own data, a sample of it, documents ranked with ties settled, BM25 beside them, and metrics (by trec_eval)."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ from prune2vec.evaluation.evaluated import LoadedEncoder, Side, encode_texts, si
 from prune2vec.evaluation.results import METRICS
 from prune2vec.files import digest_json
 from prune2vec.models.tokens import token_ids
+
+if TYPE_CHECKING:
+    from mteb.abstasks import AbsTask
 
 TOP_K = 100
 BM25: dict[str, Any] = {"method": "lucene", "k1": 1.5, "b": 0.75}
@@ -67,6 +71,83 @@ def _distractors(path: Path, corpus: Mapping[str, str]) -> dict[str, str]:
             found.setdefault(text, document.text)
     numbers = (number for number in itertools.count() if f"extra-{number}" not in corpus)
     return {f"extra-{number}": text for number, text in zip(numbers, found.values(), strict=False)}
+
+
+def _chosen(
+    settings: EvaluateSettings, queries: Sequence[str], documents: Sequence[str], qrels: Mapping[str, Mapping[str, int]]
+) -> tuple[list[int], list[int]]:
+    """Return the places of the queries and of the documents that are kept, in their order.
+
+    A smaller sample is part of a larger one of the same seed. Scores of a sample are higher than the whole task's, and only
+    comparable with each other.
+    """
+
+    def drawn(places: Sequence[int], count: int | None) -> list[int]:
+        order = list(places)
+        if count is None or count >= len(order):
+            return order
+        random.Random(settings.seed).shuffle(order)
+        return sorted(order[:count])
+
+    kept, most = drawn(range(len(queries)), settings.max_queries), settings.max_documents
+    relevant = {name for place in kept for name, grade in qrels.get(queries[place], {}).items() if grade > 0}
+    needed = [place for place, name in enumerate(documents) if name in relevant]
+    others = [place for place, name in enumerate(documents) if name not in relevant]
+    return kept, sorted([*needed, *drawn(others, None if most is None else max(0, most - len(needed)))])
+
+
+def sampling_note(*, queries: tuple[int, int], documents: tuple[int, int]) -> str:
+    """Return how many are kept of how many, ``(1,000 of 5,183 documents, 50 of 300 queries)``; nothing where all are."""
+    pairs = {"documents": documents, "queries": queries}
+    parts = [f"{kept:,} of {there:,} {what}" for what, (kept, there) in pairs.items() if kept < there]
+    return f"({', '.join(parts)})" if parts else ""
+
+
+def sample_retrieval(retrieval: Retrieval, settings: EvaluateSettings) -> tuple[Retrieval, str]:
+    """Return the sample of a retrieval task, and its note."""
+    if settings.max_queries is None and settings.max_documents is None:
+        return retrieval, ""
+    names, documents = list(retrieval.queries), list(retrieval.corpus)
+    kept, found = _chosen(settings, names, documents, retrieval.qrels)
+    chosen = [names[place] for place in kept]
+    corpus = {documents[place]: retrieval.corpus[documents[place]] for place in found}
+    lost = retrieval.corpus.keys() - corpus.keys()
+    sample = Retrieval(
+        queries={name: retrieval.queries[name] for name in chosen},
+        corpus=corpus,
+        qrels={name: _without(retrieval.qrels[name], lost) for name in chosen},
+    )
+    return sample, sampling_note(queries=(len(kept), len(names)), documents=(len(found), len(documents)))
+
+
+def sample_task(task: AbsTask, settings: EvaluateSettings) -> str:
+    """Cut a loaded MTEB retrieval task down in place and return its note; other tasks stay whole, with an empty note."""
+    from mteb.abstasks import AbsTaskRetrieval
+
+    if not isinstance(task, AbsTaskRetrieval) or (settings.max_queries is None and settings.max_documents is None):
+        return ""
+    task.convert_v1_dataset_format_to_v2(num_proc=None)
+    counts = [(0, 0, 0, 0)]
+    for data in (data for splits in task.dataset.values() for data in splits.values()):
+        # Where each query has candidates of its own to be reranked, there is no corpus to sample from.
+        if data["top_ranked"] is not None:
+            continue
+        qrels, documents = data["relevant_docs"], list(data["corpus"]["id"])
+        judged = {name: place for place, name in enumerate(data["queries"]["id"]) if qrels.get(name)}
+        names = list(judged)
+        kept, found = _chosen(settings, names, documents, qrels)
+        lost = set(documents) - {documents[place] for place in found}
+        data["queries"] = data["queries"].select([judged[names[place]] for place in kept])
+        data["corpus"] = data["corpus"].select(found)
+        data["relevant_docs"] = {names[place]: _without(qrels[names[place]], lost) for place in kept}
+        counts.append((len(kept), len(judged), len(found), len(documents)))
+    some_queries, queries, some_documents, all_documents = map(sum, zip(*counts, strict=True))
+    return sampling_note(queries=(some_queries, queries), documents=(some_documents, all_documents))
+
+
+def _without(grades: Mapping[str, int], lost: Container[str]) -> dict[str, int]:
+    """Drop judgements of documents that were not drawn; of those that the task never had, they stay, as not found."""
+    return {name: grade for name, grade in grades.items() if name not in lost}
 
 
 def self_documents(retrieval: Retrieval) -> dict[int, int]:

@@ -164,27 +164,28 @@ class Comparison:
 
     def summary(self) -> TextTable:
         """Return the main table: size, speed, scores and the difference from the first row."""
-        rows = [self._cells(row) for row in self.rows]
+        first, rows = self.rows[0], []
+        for row in self.rows:
+            speed, base = row.texts_per_s, first.texts_per_s
+            gap = self.difference(row) if row is not first else None
+            cells = {
+                "variant": f"{row.name} (= {row.same_as})" if row.same_as else row.name,
+                "layers": ", ".join(filter(None, (row.layers, row.inside))),
+                "parameters": f"{row.params / 1e6:,.1f} M",
+                "share": f"{100 * row.params / first.params:.0f} %",
+                "docs/s": f"{speed:,.1f}" if speed is not None else "",
+                "speed-up": f"{speed / base:.1f}x" if row is not first and speed is not None and base else "",
+                **self._score_cells(row.results.retrieval.get("metrics", {}), score=row.score, difference=gap),
+                "tasks' mean": _score(row.results.task_mean) if row.results.retrieval else "",
+            }
+            rows.append(cells)
         if self.bm25:
-            gap = self.bm25[METRICS[0]] - (self.rows[0].score or 0.0)
+            gap = self.bm25[METRICS[0]] - (first.score or 0.0)
             rows.append({"variant": "BM25", **self._score_cells(self.bm25, score=None, difference=gap)})
         header = tuple(rows[0])
-        return TextTable(header, tuple(tuple(row.get(title, "") for title in header) for row in rows)).without_empty_columns()
-
-    def _cells(self, row: ResultRow) -> dict[str, str]:
-        first, speed = self.rows[0], row.texts_per_s
-        base = first.texts_per_s
-        gap = self.difference(row) if row is not first else None
-        return {
-            "variant": f"{row.name} (= {row.same_as})" if row.same_as else row.name,
-            "layers": ", ".join(filter(None, (row.layers, row.inside))),
-            "parameters": f"{row.params / 1e6:,.1f} M",
-            "share": f"{100 * row.params / first.params:.0f} %",
-            "docs/s": f"{speed:,.1f}" if speed is not None else "",
-            "speed-up": f"{speed / base:.1f}x" if row is not first and speed is not None and base else "",
-            **self._score_cells(row.results.retrieval.get("metrics", {}), score=row.score, difference=gap),
-            "tasks' mean": _score(row.results.task_mean) if row.results.retrieval else "",
-        }
+        return TextTable(
+            header, tuple(tuple(cells.get(title, "") for title in header) for cells in rows)
+        ).without_empty_columns()
 
     def difference(self, row: ResultRow) -> float | None:
         """Return how much more a row scores than the first; None where the two were not measured on the same thing."""

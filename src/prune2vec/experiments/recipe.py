@@ -56,13 +56,10 @@ _HEAD = """\
 S = TypeVar("S", ProfileSettings, PruneSettings, SlimSettings)
 
 
-def _as_list(value: Any) -> Any:
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, (str, Path)) else value
-
-
-Sources = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
+Sources = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: () if value is None else (value,) if isinstance(value, str | Path) else value),
+]
 
 
 class Mine(Settings):

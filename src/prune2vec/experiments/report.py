@@ -12,8 +12,19 @@ from typing import Any
 from prune2vec.errors import markdown, shown_lines
 from prune2vec.experiments.answers import Answer
 from prune2vec.experiments.comparison import Comparison
-from prune2vec.experiments.heatmap import caption, plot_redundancy, redundancies, redundancy_svg
-from prune2vec.experiments.plots import Point, color_of, inline_svg, plot_profile, profile_svg, score_svg, training_svg
+from prune2vec.experiments.plots import (
+    Point,
+    caption,
+    color_of,
+    inline_svg,
+    plot_profile,
+    plot_redundancy,
+    profile_svg,
+    redundancies,
+    redundancy_svg,
+    score_svg,
+    training_svg,
+)
 from prune2vec.files import write_text
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.planning.plan_view import cut_summary, plan_figures

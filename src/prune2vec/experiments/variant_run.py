@@ -42,9 +42,6 @@ class VariantRun:
     """The stages of one recipe in one folder.
 
     Attributes:
-        recipe: The recipe.
-        folder: Folder of the run.
-        stages: What does the work.
         runner: Does the stages, and has their records.
         sources: Digests of what was read.
         plans: Plan of each variant, its width decided; in a dry run only those that are there and stay.
