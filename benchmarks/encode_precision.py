@@ -22,11 +22,8 @@ from torch import Tensor
 
 from prune2vec.data.beir import Retrieval
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
-from prune2vec.evaluation.evaluated import load_for_evaluation
-from prune2vec.evaluation.own_data import load_retrieval, self_documents
-from prune2vec.evaluation.retrieval import rank_all, retrieval_metrics
-from prune2vec.evaluation.sampling import Sampling, sample_retrieval
-from prune2vec.evaluation.text_vectors import encode_texts
+from prune2vec.evaluation.evaluated import encode_texts, load_for_evaluation
+from prune2vec.evaluation.retrieval import load_retrieval, rank_all, retrieval_metrics, sample_retrieval, self_documents
 
 Vectors = dict[str, Tensor]
 
@@ -84,9 +81,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    settings = EvaluateSettings(batch_size=16, device=options.device, max_length=options.max_length, seed=options.seed)
-    sampling = Sampling(queries=options.queries, documents=options.documents, seed=options.seed)
-    retrieval, note = sample_retrieval(load_retrieval(options.data, settings), sampling)
+    settings = EvaluateSettings(
+        batch_size=16,
+        device=options.device,
+        max_length=options.max_length,
+        max_queries=options.queries,
+        max_documents=options.documents,
+        seed=options.seed,
+    )
+    retrieval, note = sample_retrieval(load_retrieval(options.data, settings), settings)
     exact = vectors_of(options.encoder, retrieval, dtype="float32", stock=False, settings=settings)
     rows = {"float32": row_of(exact, exact, retrieval, seed=options.seed)}
     for name, stock in ((f"prune2vec {options.dtype}", False), (f"sentence-transformers {options.dtype}", True)):

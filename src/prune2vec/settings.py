@@ -133,12 +133,13 @@ def adapter(kind: Any) -> TypeAdapter[Any]:
 class Record:
     """Base of the frozen dataclasses that one verb writes as JSON and another one reads.
 
-    ``FORMAT`` is the file's format and version, ``KIND`` what it is called and the verb that makes it, ``ERROR`` what a broken
-    file raises, and ``COMPUTED`` names properties that are written for readers; a file that says otherwise is broken.
+    ``FORMAT`` is the file's format and version, ``KIND`` what it is called, ``VERB`` the verb that makes it where that is not
+    called so too, ``ERROR`` what a broken file raises, and ``COMPUTED`` names properties that are written for readers; a file that says otherwise is broken.
     """
 
     FORMAT: ClassVar[str]
     KIND: ClassVar[str]
+    VERB: ClassVar[str] = ""
     ERROR: ClassVar[type[Prune2vecError]]
     COMPUTED: ClassVar[tuple[str, ...]] = ()
     __pydantic_config__ = AS_WRITTEN
@@ -167,9 +168,9 @@ class Record:
             Prune2vecError: It is JSON but no such record of this version, or its values do not fit each other; ``ERROR`` is
                 raised.
         """
-        value = read_json(path)
+        value, verb = read_json(path), cls.VERB or cls.KIND
         if not isinstance(value, dict) or value.get("format") != cls.FORMAT:
-            raise cls.ERROR(f"{path}: not a {cls.KIND} (expected format {cls.FORMAT!r}); make one with prune2vec {cls.KIND}")
+            raise cls.ERROR(f"{path}: not a {cls.KIND} (expected format {cls.FORMAT!r}); make one with prune2vec {verb}")
         entries = {key: item for key, item in value.items() if key not in ("format", *cls.COMPUTED)}
         try:
             # Defaults are for callers: a file has every entry.
@@ -182,7 +183,7 @@ class Record:
                     raise ValueError(f"{name} is {value[name]!r}, but the other entries make it {getattr(found, name)!r}")
             return found
         except ValueError as error:
-            raise cls.ERROR(f"{path}: broken {cls.KIND} ({error}); make it again with prune2vec {cls.KIND}") from error
+            raise cls.ERROR(f"{path}: broken {cls.KIND} ({error}); make it again with prune2vec {verb}") from error
         except Prune2vecError as error:
             raise cls.ERROR(f"{path}: {error}") from error
 

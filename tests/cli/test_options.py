@@ -12,8 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from prune2vec.cli.app import VERBS, program
 from prune2vec.cli.options import GroupedOption, OptionGroup, SourceName, options_from
-from prune2vec.cli.outcome import Outcome
-from prune2vec.cli.verb import Verb, verb
+from prune2vec.cli.verb import Outcome, Verb, verb
 from prune2vec.settings import Settings
 
 Doubled = Annotated[int, BeforeValidator(lambda value: int(value) * 2)]

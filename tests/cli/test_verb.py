@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from prune2vec import progress
 from prune2vec.cli.app import USAGE
+from prune2vec.cli.verb import Outcome, verb
 from tests.cli.conftest import Cli
 
 
@@ -51,3 +54,12 @@ def test_quiet_switches_progress_off_for_this_run_only(cli: Cli, profile_file: P
     assert progress._enabled is False
     cli("plan", profile_file)
     assert progress._enabled is True
+
+
+def test_no_control_character_is_printed_and_json_is_exact() -> None:
+    evil = "a\x1b[2J\x07\x9b\u202e\ud800\tb"
+    said = verb(example="say", writes=False, name="say")(lambda: Outcome(f"one {evil}\ntwo", {"text": evil}))
+    assert CliRunner().invoke(said, []).output == "one a\\x1b[2J\\x07\\x9b\\u202e\\ud800\tb\ntwo\n"
+    text = CliRunner().invoke(said, ["--json"]).output
+    assert json.loads(text) == {"text": evil}
+    assert text.replace("\n", "").isprintable()

@@ -18,7 +18,7 @@ from prune2vec.data.rows import SourceRow
 from prune2vec.encoding.corpus import Corpus
 from prune2vec.errors import DataError
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
-from prune2vec.evaluation.own_data import load_retrieval
+from prune2vec.evaluation.retrieval import load_retrieval
 from prune2vec.experiments import answers
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))

@@ -16,7 +16,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from prune2vec.encoding.encode import encode_corpus
-from prune2vec.encoding.ray_shards import _wanted, encode_on_ray, shards_and_resources
+from prune2vec.encoding.ray_shards import encode_on_ray, shards_and_resources, wanted_shards
 from prune2vec.encoding.store import Store
 from prune2vec.encoding.vector_folder import VectorFolder
 from prune2vec.errors import ConfigError, DataError, EncodingError, MissingExtra
@@ -165,8 +165,8 @@ def test_errors_before_ray_starts(tmp_path: Path, folder: Path, corpus: Path) ->
     (tmp_path / "v" / "shard-00000-of-00003").mkdir(parents=True)
     with pytest.raises(EncodingError, match=r"v holds 3 shards; give --ray 3"):
         encode_on_ray(folder, corpus, tmp_path / "v", shards=2)
-    assert _wanted("auto", tmp_path / "v") == 3
-    assert _wanted("auto", tmp_path / "w") == "auto"
+    assert wanted_shards("auto", tmp_path / "v") == 3
+    assert wanted_shards("auto", tmp_path / "w") == "auto"
 
 
 class RayError(Exception):

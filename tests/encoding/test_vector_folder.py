@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prune2vec.encoding.precision import Precision, ranges_of
-from prune2vec.encoding.store import Store, shard_folder
+from prune2vec.encoding.store import Precision, Store, ranges_of, shard_folder
 from prune2vec.encoding.vector_folder import VectorFolder, unit_rows
 from prune2vec.errors import EncodingError
 from tests.encoding.conftest import read_all
@@ -47,11 +46,11 @@ def stored(
 def found_by_numpy(folder: VectorFolder, queries: Vectors, k: int) -> tuple[Vectors, Any]:
     """Return the k best scores in float64, and all scores: the vectors as stored, dequantised by the manifest's ranges."""
     codes = np.concatenate([read_all(store)[1] for store in folder.stores.values()])
-    ranges = folder.precision.ranges
+    ranges = folder.first.precision.ranges
     if ranges is not None:
         low, high = ranges.astype(np.float64)
         values = (codes.astype(np.float64) + 128) / 255 * (high - low) + low
-    elif folder.precision.name == "binary":
+    elif folder.first.precision.name == "binary":
         values = np.where(np.unpackbits(codes, axis=1) == 1, 1, -1) / np.sqrt(DIM)
     else:
         values = codes.astype(np.float64)
@@ -167,7 +166,7 @@ def test_vectors_of_any_length_are_compared_by_cosine(tmp_path: Path, precision:
     vectors = drawn(200, scaled=False) * np.random.default_rng(3).uniform(0.1, 9, (200, 1)).astype(np.float32)
     folder = stored(tmp_path, vectors, precision=precision)
     scores, _ = folder.nearest(drawn(5, seed=1), 10, unit=True)
-    values = unit_rows(folder.precision.restore(read_all(folder.first)[1]))
+    values = unit_rows(folder.first.precision.restore(read_all(folder.first)[1]))
     np.testing.assert_allclose(scores, np.sort(drawn(5, seed=1) @ values.T, axis=1)[:, ::-1][:, :10], atol=1e-6)
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prune2vec.evaluation.evaluate import Clock, Parts
+from prune2vec.evaluation.evaluate import Parts
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.evaluation.evaluated import LoadedEncoder
 from prune2vec.evaluation.results import OwnScores, TaskScore
@@ -60,11 +60,3 @@ def test_without_an_output_nothing_is_kept(encoder: LoadedEncoder) -> None:
     parts.get({}, work)
     parts.remove()
     assert work.times == 2
-
-
-def test_the_clock_adds_up() -> None:
-    clock = Clock()
-    for _ in range(2):
-        with clock("a"):
-            pass
-    assert clock.seconds["a"] >= 0

@@ -12,8 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 from prune2vec.encoding.engine import Engine
 from prune2vec.errors import CheckpointError, ConfigError
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
-from prune2vec.evaluation.evaluated import LoadedEncoder, load_for_evaluation
-from prune2vec.evaluation.text_vectors import encode_texts
+from prune2vec.evaluation.evaluated import LoadedEncoder, encode_texts, load_for_evaluation
 from prune2vec.pruning.encoder import load_encoder
 from tests.encoding.test_engine import routed
 from tests.evaluation.helpers import QUICK, save_tiny_encoder

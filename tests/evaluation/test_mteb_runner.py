@@ -27,7 +27,9 @@ SCIFACT, STS, BANKING = PINNED["SciFact"], PINNED["STSBenchmark"], PINNED["Banki
 
 def run(encoder: LoadedEncoder, name: str, mirror: Path, prompts: dict[str, str] | None = None) -> TaskScore:
     task = PINNED[name]
-    return run_task(encoder, task, data=task_data(task, mirror), prompts=prompts or {"text": ""}, batch_size=8)
+    return run_task(
+        encoder, task, data=task_data(task, mirror), prompts=prompts or {"text": ""}, settings=EvaluateSettings(batch_size=8)
+    )
 
 
 def test_retrieval(encoder: LoadedEncoder, mirror: Path) -> None:
@@ -84,7 +86,7 @@ def test_own_prompts_are_those_that_mteb_s_wrapper_uses(
     ours = ours if with_engine else replace(ours, engine=None)
     for task, used in zip((SCIFACT, STS, BANKING), expected, strict=True):
         data = task_data(task, mirror)
-        found = run_task(ours, task, data=data, prompts=None, batch_size=8)
+        found = run_task(ours, task, data=data, prompts=None, settings=EvaluateSettings(batch_size=8))
         assert found.prompts == used
         with _quiet_libraries():
             wrapper = SentenceTransformerEncoderWrapper(SentenceTransformer(str(folder), device="cpu"))
@@ -214,5 +216,7 @@ def test_a_task_of_one_text_a_row(encoder: LoadedEncoder, tmp_path: Path) -> Non
     row = {"sentences": ["cells", "genes", "neurons", "brains"] * 3, "labels": ["a", "a", "b", "b"] * 3}
     write_rows(tmp_path / "BiorxivClusteringS2S" / "test.jsonl", [row])
     (task,) = resolve_tasks("BiorxivClusteringS2S", tmp_path)
-    score = run_task(encoder, task, data=task_data(task, tmp_path), prompts={"text": "topic: "}, batch_size=8)
+    score = run_task(
+        encoder, task, data=task_data(task, tmp_path), prompts={"text": "topic: "}, settings=EvaluateSettings(batch_size=8)
+    )
     assert (score.name, score.main_score) == ("BiorxivClusteringS2S", "v_measure")

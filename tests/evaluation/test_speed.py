@@ -7,14 +7,14 @@ import pytest
 
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.evaluation.evaluated import LoadedEncoder
-from prune2vec.evaluation.speed import PeakMemory, builtin_sample, draw_sample, measure_cost, measure_speed
+from prune2vec.evaluation.speed import builtin_sample, measure_cost, peak_memory
 from tests.evaluation.helpers import QUICK
 
 TEXTS = [f"text number {n}" for n in range(10)]
 
 
 def test_rates_follow_from_the_median_pass(encoder: LoadedEncoder) -> None:
-    speed = measure_speed(encoder, TEXTS, TEXTS, source="here", settings=EvaluateSettings(**{**QUICK, "speed_repeats": 3}))
+    speed, _ = measure_cost(encoder, (TEXTS, TEXTS), source="here", settings=EvaluateSettings(**{**QUICK, "speed_repeats": 3}))
     side = speed["documents"]
     assert len(side["pass_seconds"]) == 3
     middle = sorted(side["pass_seconds"])[1]
@@ -24,7 +24,7 @@ def test_rates_follow_from_the_median_pass(encoder: LoadedEncoder) -> None:
 
 def test_tokens_are_those_encoded(encoder: LoadedEncoder) -> None:
     texts = ["a b c", "word " * 200]
-    speed = measure_speed(encoder, texts, texts, source="here", settings=EvaluateSettings(**QUICK))
+    speed, _ = measure_cost(encoder, (texts, texts), source="here", settings=EvaluateSettings(**QUICK))
     # The long one is cut at the encoder's 64 tokens; padding does not count.
     assert speed["queries"]["tokens"] == 64 + len(encoder.model.tokenizer("a b c")["input_ids"])
 
@@ -32,15 +32,19 @@ def test_tokens_are_those_encoded(encoder: LoadedEncoder) -> None:
 def test_time_is_limited(encoder: LoadedEncoder) -> None:
     settings = EvaluateSettings(**{**QUICK, "speed_repeats": 1000, "speed_seconds": 0.05})
     begin = time.perf_counter()
-    speed = measure_speed(encoder, TEXTS, TEXTS, source="here", settings=settings)
+    speed, _ = measure_cost(encoder, (TEXTS, TEXTS), source="here", settings=settings)
     assert time.perf_counter() - begin < 5
     assert 1 <= len(speed["queries"]["pass_seconds"]) < 1000
 
 
-def test_the_sample_is_fixed() -> None:
-    assert draw_sample(TEXTS, count=4, seed=1) == draw_sample(TEXTS, count=4, seed=1)
-    assert draw_sample(TEXTS, count=4, seed=1) != draw_sample(TEXTS, count=4, seed=2)
-    assert sorted(draw_sample(TEXTS, count=99, seed=1)) == sorted(TEXTS)
+def test_the_sample_is_fixed(encoder: LoadedEncoder) -> None:
+    def digest(**changes: int) -> str:
+        settings = EvaluateSettings(**{**QUICK, "speed_texts": 4, **changes})
+        return str(measure_cost(encoder, (TEXTS, TEXTS), source="here", settings=settings)[0]["digest"])
+
+    assert digest(seed=1) == digest(seed=1) != digest(seed=2)
+    speed, _ = measure_cost(encoder, (TEXTS, TEXTS), source="", settings=EvaluateSettings(**{**QUICK, "speed_texts": 99}))
+    assert speed["queries"]["texts"] == len(TEXTS)
 
 
 def test_the_builtin_sample_is_prose() -> None:
@@ -59,12 +63,12 @@ def test_speed_can_be_left_out(encoder: LoadedEncoder) -> None:
 
 
 def test_peak_memory_sees_what_is_gone_again() -> None:
-    with PeakMemory() as before:
+    with peak_memory() as before:
         pass
-    with PeakMemory() as during:
+    with peak_memory() as during:
         block = np.ones(30_000_000)
         time.sleep(0.2)
         del block
-    with PeakMemory() as after:
+    with peak_memory() as after:
         pass
-    assert during.peak_bytes > max(before.peak_bytes, after.peak_bytes) + 150e6
+    assert during[0] > max(before[0], after[0]) + 150e6

@@ -16,8 +16,8 @@ from typing import Any
 
 from prune2vec.evaluation.results import METRICS, Results
 from prune2vec.experiments.answers import Answer, AnswerHit, save_answers
-from prune2vec.experiments.recipe import Evaluation, Mine
-from prune2vec.experiments.report import ReportData, report_markdown, write_report
+from prune2vec.experiments.recipe import Evaluation, Mine, Recipe
+from prune2vec.experiments.report import ReportData, report_markdown
 from prune2vec.experiments.run import Report, run_recipe
 from prune2vec.experiments.stages import Stages
 from prune2vec.files import digest_file, digest_tree, write_json, write_text
@@ -86,7 +86,7 @@ def results_of(
     return Results(**{**values, **changes})
 
 
-class SmallStages:
+class SmallStages(Stages):
     """Stages that compute digests in place of models, a little at a time; every call is noted in ``calls``.
 
     Args:
@@ -101,19 +101,8 @@ class SmallStages:
         self._loss = loss
         self._full_report = full_report
 
-    def stages(self) -> Stages:
-        return Stages(
-            check=lambda recipe: None,
-            mine=self.mine,
-            profile=self.profile,
-            plan=Stages().plan,
-            slim=self.slim,
-            prune=self.prune,
-            train=self.train,
-            evaluate=self.evaluate,
-            answer=self.answer,
-            report=write_report if self._full_report else self.report,
-        )
+    def check(self, recipe: Recipe) -> None:
+        pass
 
     def mine(self, settings: Mine, output: Path) -> None:
         self.calls.append("mine")
@@ -196,7 +185,10 @@ class SmallStages:
         save_answers([Answer(query=query, hits=(AnswerHit(name="a.b", text="found", score=0.5),)) for query in queries], output)
 
     def report(self, story: ReportData, folder: Path) -> None:
-        write_text(folder / "report.md", report_markdown(story))
+        if self._full_report:
+            super().report(story, folder)
+        else:
+            write_text(folder / "report.md", report_markdown(story))
 
     def _work(self) -> None:
         time.sleep(self._pause)
@@ -219,7 +211,7 @@ class Run:
 
     def __call__(self, *, small: SmallStages | None = None, dry_run: bool = False, **changes: Any) -> tuple[Report, list[str]]:
         small = small or SmallStages()
-        report = run_recipe(recipe_values(self.folder, **changes), self.output, stages=small.stages(), dry_run=dry_run)
+        report = run_recipe(recipe_values(self.folder, **changes), self.output, stages=small, dry_run=dry_run)
         return report, small.calls
 
 
@@ -231,7 +223,7 @@ def serve_runs(recipe: Path, output: Path, *, pause: float) -> None:
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
-            run_recipe(recipe, output, stages=SmallStages(pause=pause).stages())
+            run_recipe(recipe, output, stages=SmallStages(pause=pause))
             os._exit(0)
         deadline = time.monotonic() + float(line)
         ended, status = 0, 0

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from prune2vec.data.documents import Document
 from prune2vec.errors import DataError
 from prune2vec.experiments.answers import (
     Answer,
-    AnsweredDocument,
     AnswerHit,
     answer,
     load_answers,
@@ -22,7 +22,7 @@ def test_corpus_file_with_titles_and_names(tmp_path: Path) -> None:
     rows = [{"_id": "a.b", "title": "T", "text": "x"}, {"text": "y"}]
     path = tmp_path / "corpus.jsonl.gz"
     path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
-    assert read_documents(str(path)) == [AnsweredDocument("T x", "a.b"), AnsweredDocument("y", "")]
+    assert read_documents(str(path)) == [Document("a.b", "T x", "x", has_id=True), Document("1", "y", "y")]
 
 
 def test_triplets_give_their_documents(tmp_path: Path) -> None:
@@ -69,4 +69,4 @@ def test_nothing_to_search(tmp_path: Path) -> None:
 def test_a_folder_of_queries_and_documents_gives_its_documents(tmp_path: Path) -> None:
     (tmp_path / "corpus.jsonl").write_text('{"_id": "d1", "title": "T", "text": "x"}\n')
     (tmp_path / "queries.jsonl").write_text('{"_id": "q1", "text": "a question"}\n')
-    assert read_documents(str(tmp_path)) == [AnsweredDocument("T x", "d1")]
+    assert read_documents(str(tmp_path)) == [Document("d1", "T x", "x", has_id=True)]

@@ -122,7 +122,7 @@ def test_mapping_and_its_errors(tmp_path: Path) -> None:
 
 def test_revision_and_trust_reach_every_stage(tmp_path: Path) -> None:
     recipe = Recipe.of(recipe_values(tmp_path, revision="abc", trust_remote_code=True))
-    for settings in (recipe.profile_settings(), recipe.prune_settings()):
+    for settings in (recipe.of_model(recipe.profile), recipe.of_model(recipe.prune)):
         assert (settings.revision, settings.trust_remote_code) == ("abc", True)
 
 

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from prune2vec.experiments.recipe import Recipe
-from prune2vec.experiments.recipe_template import init_recipe
+from prune2vec.experiments.recipe import Recipe, init_recipe
 from prune2vec.settings import Settings
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from prune2vec.errors import ConfigError
 from prune2vec.experiments.recipe import Recipe
-from prune2vec.experiments.run_folder import SLIM_PLAN
+from prune2vec.experiments.stage_runner import SLIM_PLAN
 from prune2vec.experiments.stages import Stages
 from prune2vec.models.kept import Kept
 from prune2vec.planning.plan import PruningPlan
@@ -37,13 +37,10 @@ def thin(**slim: Any) -> list[dict[str, Any]]:
 class Cutting(SmallStages):
     """Its planner asks for a share of the neurons of one variant."""
 
-    def stages(self) -> Stages:
-        def plan(profile: Path, variant: Any, output: Path) -> None:
-            Stages().plan(profile, variant, output)
-            if variant.name == "thin":
-                replace(PruningPlan.load(output), width_cut=Fraction(3, 10)).save(output)
-
-        return replace(super().stages(), plan=plan)
+    def plan(self, profile: Path, variant: Any, output: Path) -> None:
+        super().plan(profile, variant, output)
+        if variant.name == "thin":
+            replace(PruningPlan.load(output), width_cut=Fraction(3, 10)).save(output)
 
 
 def test_a_section_makes_a_stage_between_plan_and_prune(run: Run) -> None:
@@ -122,7 +119,7 @@ def test_the_other_stages_settings_are_the_sections(tmp_path: Path) -> None:
             revision="abc",
         )
     )
-    made = recipe.slim_settings(recipe.variants[0])
+    made = recipe.of_model(recipe.variants[0].slim_settings(recipe.train))
     # What a text is comes with the plan.
     assert (made.pooling, made.instruction, made.hard_negatives, made.scale, made.max_length) == (None, None, 7, 20, None)
     assert (made.steps, made.width_cut, made.revision) == (7, Fraction(3, 10), "abc")
@@ -165,7 +162,9 @@ def test_what_other_stages_decide_is_not_written_into_the_section(tmp_path: Path
     (tmp_path / "again.yaml").write_text(recipe.to_yaml())
     again = Recipe.load(tmp_path / "again.yaml")
     assert again == recipe
-    assert again.slim_settings(again.variants[0]) == recipe.slim_settings(recipe.variants[0])
+    assert again.of_model(again.variants[0].slim_settings(again.train)) == recipe.of_model(
+        recipe.variants[0].slim_settings(recipe.train)
+    )
     assert "gate-penalty" in recipe.to_yaml()
 
 
@@ -236,7 +235,7 @@ def test_the_real_stage_calls_the_verb(run: Run, monkeypatch: pytest.MonkeyPatch
     seen: list[Any] = []
     monkeypatch.setattr("prune2vec.training.slim.slim_plan", lambda *args, **given: seen.append((args, given)))
     recipe = Recipe.of(recipe_values(run.folder))
-    settings = recipe.slim_settings(recipe.variants[0])
+    settings = recipe.of_model(recipe.variants[0].slim_settings(recipe.train))
     Stages().slim("toy", Path("plan.json"), ["a.jsonl"], settings, Path("slim-plan.json"))
     (args, given) = seen[0]
     assert args == ("toy", Path("plan.json"), ["a.jsonl"])

@@ -8,7 +8,7 @@ from typing import Any
 from prune2vec.experiments.report import ReportData, write_report
 from prune2vec.planning.plan import PruningPlan
 from tests.experiments.small import FALLING, Run, SmallStages
-from tests.experiments.test_heatmap import BOTH
+from tests.experiments.test_plots_redundancy import BOTH
 
 
 def test_notes_of_the_plans_are_shown(run: Run) -> None:

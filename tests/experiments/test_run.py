@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,14 +154,12 @@ def test_what_cannot_be_found_is_refused_before_mining(
         (tmp_path / f"{name}.jsonl").write_text('{"query": "a", "positive": "b", "negative": "c"}\n')
     small = SmallStages()
     recipe = {"model": "model", "data": {"mine": {"source": "docs"}}, **change}
-    stages = replace(small.stages(), check=Stages().check)
+    monkeypatch.setattr(small, "check", Stages().check)
     for dry_run in (False, True):
         with pytest.raises(Prune2vecError, match=message):
-            run_recipe(recipe, "out", stages=stages, dry_run=dry_run)
+            run_recipe(recipe, "out", stages=small, dry_run=dry_run)
     assert small.calls == [] and not (tmp_path / "out").exists()
-    run_recipe(
-        {**recipe, **dict.fromkeys(change), "data": {"mine": {"source": "docs"}}, "model": "model"}, "out", stages=stages
-    )
+    run_recipe({**recipe, **dict.fromkeys(change), "data": {"mine": {"source": "docs"}}, "model": "model"}, "out", stages=small)
 
 
 def test_manifest_has_what_a_repetition_needs(run: Run) -> None:
@@ -182,16 +179,16 @@ def test_manifest_has_what_a_repetition_needs(run: Run) -> None:
 def test_written_recipe_does_the_same_run(run: Run) -> None:
     run()
     small = SmallStages()
-    run_recipe(run.output / "recipe.yaml", run.output, stages=small.stages())
+    run_recipe(run.output / "recipe.yaml", run.output, stages=small)
     assert small.calls == []
 
 
 def test_a_recipe_edited_meanwhile_does_not_hide_why_a_stage_failed(run: Run) -> None:
-    def edit_and_fail(*args: object) -> None:
-        (run.output / "recipe.yaml").write_text("mine: 1\n", encoding="utf-8")
-        raise TrainingError("the first stage failed")
+    class EditAndFail(SmallStages):
+        def profile(self, *args: Any) -> None:
+            (run.output / "recipe.yaml").write_text("mine: 1\n", encoding="utf-8")
+            raise TrainingError("the first stage failed")
 
-    stages = replace(SmallStages().stages(), profile=edit_and_fail)
     with pytest.raises(TrainingError, match="the first stage failed"):
-        run_recipe(recipe_values(run.folder), run.output, stages=stages)
+        run_recipe(recipe_values(run.folder), run.output, stages=EditAndFail())
     assert (run.output / "recipe.yaml").read_text(encoding="utf-8") == "mine: 1\n"

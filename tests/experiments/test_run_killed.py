@@ -64,7 +64,7 @@ def scores(run: Path) -> dict[str, float]:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_same_plans_and_metrics_after_kills(seed: int, recipe: Path, tmp_path: Path, start: Callable[[float], str]) -> None:
     reference = tmp_path / "whole"
-    run_recipe(recipe, reference, stages=SmallStages().stages())
+    run_recipe(recipe, reference, stages=SmallStages())
     expected = outputs(reference)
     assert len(expected) == 2 + 9
     moments = random.Random(seed)
@@ -85,6 +85,6 @@ def test_finished_run_is_not_done_again_after_a_kill(recipe: Path, tmp_path: Pat
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("*/*") if path.is_file()}
     start(0.03)
     small = SmallStages()
-    run_recipe(recipe, tmp_path / "killed", stages=small.stages())
+    run_recipe(recipe, tmp_path / "killed", stages=small)
     assert small.calls == []
     assert {path: path.stat().st_mtime_ns for path in before} == before

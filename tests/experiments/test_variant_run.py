@@ -33,7 +33,7 @@ def test_changed_data_is_noticed(run: Run) -> None:
     values = recipe_values(run.folder)
     (run.folder / "train.jsonl").write_text("changed\n")
     small = SmallStages()
-    run_recipe(values, run.output, stages=small.stages())
+    run_recipe(values, run.output, stages=small)
     # The toy profile comes out the same, so plans and checkpoints stay; training reads the texts.
     assert calls_without_variant(small) == ["profile", "train", "evaluate", "train", "evaluate", "train", "evaluate"]
 

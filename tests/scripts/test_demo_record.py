@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prune2vec.evaluation.results import Results
-from prune2vec.experiments.demo import demo_recipe, run_demo
+from prune2vec.experiments.run import demo_recipe, run_demo
 from prune2vec.files import read_json, write_json
 from scripts import demo_record
 from tests.experiments.small import SmallStages
@@ -17,7 +17,7 @@ from tests.experiments.small import SmallStages
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the demo's recipe with small stages, the memory of its last process known."""
     folder = tmp_path_factory.mktemp("runs") / "demo"
-    run_demo(folder, stages=SmallStages().stages())
+    run_demo(folder, stages=SmallStages())
     for name, process in (("full", 2_500_000_000), ("large", 2_900_000_000), ("small", 2_700_000_000)):
         file = folder / name / "results.json"
         write_json(file, {**Results.load(file).to_json(), "memory": {"process": process, "encoding": 1, "cuda": None}})

@@ -5,16 +5,20 @@ from __future__ import annotations
 import difflib
 import importlib
 import io
+import logging
 import os
+import platform
+import re
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import NoReturn
 
 import click
 
-from prune2vec.cli.environment import prepare_environment
 from prune2vec.cli.verb import DEBUG, WORKING
 from prune2vec.errors import Prune2vecError, did_you_mean, reason_of, shown
 
@@ -44,6 +48,20 @@ _FILE_OF = {"demo": "run", "init": "run", "compare": "run"}
 """The file in ``verbs`` of those whose file is not called like their first word."""
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+# What keeps the libraries around us quiet, so that stderr holds our progress and nothing else.
+_QUIET = {
+    "DATASETS_VERBOSITY": "error",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+LOGGERS = ("accelerate", "bm25s", "datasets", "httpx", "huggingface_hub", "mteb", "peft", "sentence_transformers", "torch")
+"""Their loggers speak only of errors."""
+_REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(?:\[[^]]*])?\s*(?P<range>[^;]*)(?:;.*extra == .(?P<extra>\w+).)?")
 _LONGEST = 2000  # Characters of an error that are printed: what came may be of any length.
 
 
@@ -88,10 +106,26 @@ _CONTEXT = {
 }
 
 
+def versions() -> str:
+    """Return one line a package that prune2vec needs: its version, or that it is not there, and the range that was tested."""
+    system = f"{platform.system()} {platform.machine()}"
+    lines = [f"prune2vec {version('prune2vec')}", f"python {platform.python_version()} ({system})"]
+    for line in requires("prune2vec") or ():
+        found = _REQUIREMENT.match(line)
+        assert found is not None
+        name, wanted, extra = found["name"], found["range"].strip(), found["extra"]
+        if extra in ("all", "dev"):
+            continue
+        try:
+            there = version(name)
+        except PackageNotFoundError:
+            there = f"not installed; pip install 'prune2vec{f'[{extra}]' if extra else ''}'"
+        lines.append(f"{name} {there} (tested: {wanted})")
+    return "\n".join(lines)
+
+
 def _show_version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
     if asked:
-        from prune2vec.cli.environment import versions
-
         listed = versions()
         click.echo(listed if ctx.params["verbose"] else listed.partition("\n")[0])
         ctx.exit()
@@ -124,7 +158,8 @@ def main(arguments: Sequence[str]) -> int:
     except click.exceptions.Exit as request:
         return request.exit_code
     except click.ClickException as error:
-        return _report(_usage_message(error), USAGE)
+        at, said = getattr(error, "ctx", None), error.format_message().rstrip(".")
+        return _report(f"{said[:1].lower()}{said[1:]} (see {at.command_path if at else 'prune2vec'} --help)", USAGE)
     except (KeyboardInterrupt, click.Abort) as error:
         return _report("; ".join(["interrupted", *getattr(error, "__notes__", ["run the same command again"])]), INTERRUPTED)
     except SystemExit:
@@ -138,13 +173,6 @@ def main(arguments: Sequence[str]) -> int:
         # Notes say where something is kept from which the same command resumes.
         return _report("; ".join([said, *getattr(error, "__notes__", ())]), FAILED)
     return DONE
-
-
-def _usage_message(error: click.ClickException) -> str:
-    context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "prune2vec"
-    message = error.format_message().rstrip(".")
-    return f"{message[:1].lower()}{message[1:]} (see {path} --help)"
 
 
 def _unforeseen(error: BaseException, context: click.Context | None) -> str:
@@ -164,6 +192,18 @@ def _report(message: str, code: int) -> int:
     with suppress(BrokenPipeError):  # The exit code still says it.
         click.echo(f"error: {shown(message, _LONGEST)}", err=True)
     return code
+
+
+def prepare_environment() -> None:
+    """Set what other libraries read when they are imported; call it before any of them is. The user's own settings win."""
+    # Spinning OpenMP threads cost 5 to 14 times the run time as soon as anything else runs on the machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
 
 
 def entry() -> NoReturn:

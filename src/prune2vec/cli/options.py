@@ -63,18 +63,16 @@ class _Path(click.ParamType[Any]):
             path = as_path(value, to_write=self.to_write)
         except ConfigError as error:
             self.fail(str(error), param, ctx)
-        return self.checked(path, str(value))
+        return self._checked(path, str(value))
 
-    def checked(self, path: Path, word: str) -> Any:
-        """Return the value of a well-formed path."""
+    def _checked(self, path: Path, word: str) -> Any:
         raise NotImplementedError
 
 
 class ExistingPath(_Path):
     """A file or folder that must be there."""
 
-    def checked(self, path: Path, word: str) -> Path:
-        """Return the path if it exists."""
+    def _checked(self, path: Path, word: str) -> Path:
         return must_exist(path)
 
 
@@ -84,8 +82,7 @@ class SourceName(_Path):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def checked(self, path: Path, word: str) -> str:
-        """Return the name, checked if it can only be a path."""
+    def _checked(self, path: Path, word: str) -> str:
         if looks_local(word) or os.path.exists(path):
             must_exist(path)
         # ./docstrings is a folder, docstrings a name: only the home folder is put in its place.
@@ -101,8 +98,7 @@ class OutputPath(_Path):
         self._folder = folder
         self.name = "folder" if folder else "file"
 
-    def checked(self, path: Path, word: str) -> Path:
-        """Return the path if it can be written."""
+    def _checked(self, path: Path, word: str) -> Path:
         return check_target(path, folder=self._folder)
 
 
@@ -149,27 +145,25 @@ class Listed(click.ParamType[Any]):
 
 def options_from(section: OptionGroup) -> list[GroupedOption]:
     """Return one option for each field of the section's settings class."""
-    kind = section.load()
-    return [_option(name, field, kind, section) for name, field in kind.model_fields.items()]
-
-
-def _option(name: str, field: FieldInfo, kind: type[Settings], section: OptionGroup) -> GroupedOption:
-    flag = "--" + name.replace("_", "-")
-    choices = _without_none(field.annotation)
-    is_switch = choices == [bool]
-    # Fields of a class that several settings extend stand under its own heading, the same for all of them.
-    bases = [base for base in kind.__mro__[1:] if name in getattr(base, "model_fields", ())]
-    title = re.split(r"[.:;]", bases[-1].__doc__ or "")[0] if bases else section.title
-    return GroupedOption(
-        [f"{flag}/--no-{flag[2:]}" if is_switch else flag, name],
-        section=section,
-        title=title,
-        # The default stays with the settings class; None here means "not given".
-        default=None,
-        type=click.BOOL if is_switch else _value_type(choices, field),
-        help=_help(field),
-        hidden=name in section.only_config.split(),
-    )
+    kind, options = section.load(), []
+    for name, field in kind.model_fields.items():
+        flag = "--" + name.replace("_", "-")
+        choices = _without_none(field.annotation)
+        is_switch = choices == [bool]
+        # Fields of a class that several settings extend stand under its own heading, the same for all of them.
+        bases = [base for base in kind.__mro__[1:] if name in getattr(base, "model_fields", ())]
+        option = GroupedOption(
+            [f"{flag}/--no-{flag[2:]}" if is_switch else flag, name],
+            section=section,
+            title=re.split(r"[.:;]", bases[-1].__doc__ or "")[0] if bases else section.title,
+            # The default stays with the settings class; None here means "not given".
+            default=None,
+            type=click.BOOL if is_switch else _value_type(choices, field),
+            help=_help(field),
+            hidden=name in section.only_config.split(),
+        )
+        options.append(option)
+    return options
 
 
 def _help(field: FieldInfo) -> str:

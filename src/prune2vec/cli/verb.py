@@ -1,23 +1,23 @@
-"""A verb of the command line: the options that all verbs share, a settings file, and one result printed once."""
+"""A verb of the command line: the options that all verbs share, a settings file, ``--dry-run``, and one result printed once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 from click.core import ParameterSource
 
-from prune2vec.cli.options import ExistingPath, OptionGroup
-from prune2vec.cli.outcome import Outcome
-from prune2vec.errors import RENAMED, ConfigError, unknown_key
+from prune2vec.cli.options import ExistingPath, GroupedOption, OptionGroup, options_from
+from prune2vec.errors import RENAMED, CheckpointError, ConfigError, DataError, shown_json, shown_lines, unknown_key
 from prune2vec.progress import set_enabled
 
 if TYPE_CHECKING:
-    from prune2vec.cli.options import GroupedOption
-
+    from prune2vec.settings import Settings
 
 DEBUG = "prune2vec.debug"
 """Key of a command line's ``meta``: whether the traceback of an error is shown."""
@@ -27,8 +27,72 @@ WORKING = "prune2vec.working"
 _COMMON = ("config", "dry_run", "json", "quiet", "debug", "_click_default_help")
 
 
+class Printable(Protocol):
+    """What a verb returns: printed as text by default, as JSON with ``--json``."""
+
+    def render(self) -> str:
+        """Return text for people."""
+        ...
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Return JSON-ready data for programs."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a verb whose function has none that prints itself."""
+
+    text: str
+    data: Mapping[str, Any]
+
+    def render(self) -> str:
+        """Return the text."""
+        return self.text
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Return the data."""
+        return self.data
+
+
+def would(
+    action: str, *, reads: Iterable[object], writes: Path | None, settings: Settings | Mapping[str, Any] | None = None
+) -> Outcome:
+    """Describe what a verb would do, ``action`` in the infinitive, for ``--dry-run``; its inputs have been checked."""
+    sources, target = [str(source) for source in reads], str(writes) if writes is not None else None
+    values = dict(settings or {}) if isinstance(settings, Mapping | None) else settings.model_dump(mode="json")
+    lines = [f"would {action}", *(f"  reads   {source}" for source in sources)]
+    lines += [f"  writes  {target}"] if target is not None else []
+    lines += [f"  {name} = {value}" for name, value in values.items()]
+    data = {"dry_run": True, "action": action, "reads": sources, "writes": target, "settings": values}
+    return Outcome("\n".join(lines), data)
+
+
+def check_model(name: str) -> None:
+    """Refuse a local folder that holds no model; hub ids and GGUF files are taken as they are."""
+    if os.path.isdir(name):
+        from prune2vec.models.source import resolve_source
+
+        resolve_source(name)
+
+
+def check_texts(source: str) -> None:
+    """Refuse a local source of triplets whose first one cannot be read."""
+    if os.path.exists(source):
+        from prune2vec.data.reader import read_triplets
+
+        if next(iter(read_triplets(source)), None) is None:
+            raise DataError(f"{source} holds no triplets")
+
+
+def check_encoder(folder: Path) -> None:
+    """Refuse a folder that is not a SentenceTransformer's."""
+    if not (folder / "modules.json").is_file():
+        raise CheckpointError(f"{folder} has no modules.json, so it is no encoder; make one with prune2vec prune")
+
+
 class Verb(click.Command):
-    """A command whose function returns an ``Outcome``, with some of its options taken from settings classes."""
+    """A command whose function returns what is printed, with some of its options taken from settings classes."""
 
     def __init__(self, *args: Any, sections: Sequence[OptionGroup] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -37,8 +101,6 @@ class Verb(click.Command):
     @cached_property
     def section_options(self) -> list[GroupedOption]:
         """The options made from settings classes; made on first use, because that imports the classes."""
-        from prune2vec.cli.options import options_from
-
         return [option for section in self._sections for option in options_from(section)]
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -75,9 +137,10 @@ class Verb(click.Command):
             values[section.keyword] = section.load().build(given, where=ctx.command_path)
         assert self.callback is not None
         ctx.meta[WORKING] = True
-        outcome: Outcome = ctx.invoke(self.callback, **values)
+        result: Printable = ctx.invoke(self.callback, **values)
         ctx.meta[WORKING] = False
-        click.echo(outcome.printed(as_json=as_json))
+        # No control character of a text or a name goes to the terminal as it is.
+        click.echo(shown_json(result.to_json()) if as_json else shown_lines(result.render()))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under one heading a section, then those common to all verbs, then the keys of files alone."""
@@ -104,31 +167,28 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
     from prune2vec.experiments.yaml_file import read_yaml
 
     known = {str(param.name): param for param in ctx.command.get_params(ctx) if param.name not in ("config", "help")}
-    file = read_yaml(path)
+    ctx.meta["config"] = file = read_yaml(path)
     for name in file.values:
         if name not in known:
             raise ConfigError(f"{file.where([name])}: {unknown_key(name, known)}")
-    ctx.meta["config"] = file
-    ctx.default_map = {name: _worded(value, known[name], file.where([name])) for name, value in file.values.items()}
-
-
-def _worded(value: Any, param: click.Parameter, where: str) -> Any:
-    """Return a value of a settings file as it is written on a command line: there 1.9 and true are no whole numbers."""
-    several = param.nargs == -1 or param.type.name == "list"
-    if isinstance(value, dict) or (isinstance(value, list) and not several):
-        raise ConfigError(f"{where}: {param.name}: expected one value, got {value!r}")
-    return value if value is None or isinstance(value, list) else str(value)
+    ctx.default_map = {}
+    for name, value in file.values.items():
+        several = known[name].nargs == -1 or known[name].type.name == "list"
+        if isinstance(value, dict) or (isinstance(value, list) and not several):
+            raise ConfigError(f"{file.where([name])}: {name}: expected one value, got {value!r}")
+        # As it is written on a command line: there 1.9 and true are no whole numbers.
+        ctx.default_map[name] = value if value is None or isinstance(value, list) else str(value)
 
 
 def verb(
     *, example: str, sections: Sequence[OptionGroup] = (), writes: bool = True, name: str | None = None
-) -> Callable[[Callable[..., Outcome]], Verb]:
+) -> Callable[[Callable[..., Printable]], Verb]:
     """Return a decorator that makes a function a verb.
 
     Args:
         example: Command lines for the end of the help.
         sections: Settings classes whose fields become options.
-        writes: Whether the verb writes something, and so takes ``--dry-run``.
+        writes: Whether the verb takes ``--dry-run``.
         name: The verb, if it is not the function's own name.
     """
 
@@ -145,7 +205,7 @@ def verb(
         click.Option(["--debug"], is_flag=True, callback=show_traceback, help="Show an error's traceback.", **early),
     ]
 
-    def decorate(function: Callable[..., Outcome]) -> Verb:
+    def decorate(function: Callable[..., Printable]) -> Verb:
         epilog = "\b\nExample:\n" + "\n".join(f"  {line}" for line in example.strip().splitlines())
         made = click.command(name, cls=Verb, sections=sections, epilog=epilog)(function)
         made.params += [option for option in shared if writes or option.name != "dry_run"]

@@ -17,24 +17,14 @@ HEAD_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """A corpus file.
-
-    Attributes:
-        path: The file.
-        text_column: Column with the text.
-        id_column: Column with the id; None takes ``_id`` or ``id``, else the row's number.
-    """
+    """A corpus file; its columns are those of ``read_documents``. Every method raises DataError if it cannot be read."""
 
     path: Path
     text_column: str = "text"
     id_column: str | None = None
 
     def head(self) -> tuple[bytes, int]:
-        """Return the first MiB of the file as it is, packed or not, and the size of all in bytes.
-
-        Raises:
-            DataError: It cannot be read.
-        """
+        """Return the first MiB of the file as it is, packed or not, and the size of all in bytes."""
         try:
             with self.path.open("rb") as file:
                 return file.read(HEAD_BYTES), os.fstat(file.fileno()).st_size
@@ -42,11 +32,7 @@ class Corpus:
             raise DataError(f"cannot read {self.path}: {error.strerror or error}") from error
 
     def estimate(self) -> float:
-        """Return about how many rows there are, by the lines at the head of the file; exact for Parquet and Arrow.
-
-        Raises:
-            DataError: The file cannot be read.
-        """
+        """Return about how many rows there are, by the lines at the head of the file; exact for Parquet and Arrow."""
         if self.path.suffix in (".parquet", ".arrow"):
             return count_rows(self.path)
         head, size = self.head()
@@ -66,20 +52,11 @@ class Corpus:
         return max(1, lines) * size / max(1, len(head))
 
     def documents(self) -> Iterator[Document]:
-        """Yield the documents in file order, streaming, as ``read_documents`` does.
-
-        Raises:
-            DataError: The file cannot be read or holds no row, a row lacks its text or id, or two rows have one id and other
-                texts; with file and line.
-        """
+        """Yield the documents in file order, streaming, as ``read_documents`` does."""
         return read_documents(self.path, text_column=self.text_column, id_column=self.id_column)
 
     def check_filled(self) -> None:
-        """Refuse a corpus in which there is nothing to encode; as a rule one row is read.
-
-        Raises:
-            DataError: It holds no row or only blank texts, or cannot be read.
-        """
+        """Refuse a corpus without a row, or with only blank texts; as a rule one row is read."""
         rows = 0
         for document in self.documents():
             if document.text.strip():

@@ -6,27 +6,25 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 
 from prune2vec.data.documents import Document
 from prune2vec.encoding.corpus import Corpus, document_bytes
 from prune2vec.encoding.encode_settings import EncodeSettings
-from prune2vec.encoding.engine import Engine
-from prune2vec.encoding.precision import Precision, ranges_of
-from prune2vec.encoding.prompts import prompted_engine
-from prune2vec.encoding.store import MANIFEST, Store, check_shards, check_vector_folder, shard_folder
+from prune2vec.encoding.engine import Engine, prompted_engine
+from prune2vec.encoding.store import MANIFEST, Precision, Store, check_shards, check_vector_folder, ranges_of, shard_folder
 from prune2vec.errors import DataError, EncodingError
 from prune2vec.files import digest_tree
 from prune2vec.outputs import clear_all_partials, locked
 from prune2vec.progress import progress
 from prune2vec.pruning.encoder import check_finite, load_encoder
 from prune2vec.public import public
+from prune2vec.resume import differences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +32,13 @@ class EncodeResult:
     """What an encoding came to.
 
     Attributes:
-        folder: Where the vectors of this shard are.
-        rows: All of the shard's rows.
-        encoded: Rows that this call encoded; the others were there.
-        parts: Files.
+        folder: Where the vectors are.
+        rows: All of its vectors.
+        encoded: Those that this call encoded; the others were there.
+        parts: Number of files.
         dimension: Dimensions of a vector before it is packed.
-        precision: How they are stored.
+        precision: As in ``EncodeSettings``.
+        shards: The result of each shard where Ray made several; a task that died may have encoded more than its result says.
     """
 
     folder: Path
@@ -48,15 +47,18 @@ class EncodeResult:
     parts: int
     dimension: int
     precision: str
+    shards: tuple[EncodeResult, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
-        return {**asdict(self), "folder": str(self.folder)}
+        own = {**vars(self), "folder": str(self.folder), "shards": [shard.to_json() for shard in self.shards]}
+        return own if self.shards else {key: value for key, value in own.items() if key != "shards"}
 
     def render(self) -> str:
         """Return one line for people."""
         there = f", {self.rows - self.encoded:,} of them there before" if self.encoded < self.rows else ""
-        return f"{self.folder}: {self.rows:,} vectors of {self.dimension} dimensions in {self.parts} parts, {self.precision}{there}"
+        files = f"{len(self.shards)} shards, {self.parts} parts" if self.shards else f"{self.parts} parts"
+        return f"{self.folder}: {self.rows:,} vectors of {self.dimension} dimensions in {files}, {self.precision}{there}"
 
 
 @public("encode", "encoder", "corpus", "output", settings=EncodeSettings)
@@ -100,16 +102,7 @@ def encode_corpus(
         check_finite(loaded, encoder)
         how = chosen.model_dump(include={"prompt", "max_length", "dimensions", "token_budget"})
         engine = prompted_engine(loaded, **how)
-        identity, made_by = _described(encoder, source, loaded, chosen)
-        store = _earlier(folder, identity, made_by)
-        if store is None:
-            ranges = None
-            if chosen.precision == "int8":
-                # From the corpus's head whatever the shard, so that all shards have the same range.
-                head = [document.text for document in islice(source.documents(), chosen.calibration)]
-                ranges = ranges_of(engine.encode(head))
-            precision = Precision(name=chosen.precision, dimension=engine.dimension, ranges=ranges)
-            store = Store(folder=folder, identity=identity, precision=precision, made_by=made_by)
+        store = _opened(folder, encoder, engine, source, chosen)
         before = store.rows
         if not store.complete:
             store = _filled(store, engine, source, chosen)
@@ -123,23 +116,21 @@ def encode_corpus(
     )
 
 
-def _described(
-    encoder: Path | str, source: Corpus, loaded: SentenceTransformer, settings: EncodeSettings
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what decides which vectors are written, where the corpus alone may grow, and what a search needs to know.
+def _opened(folder: Path, encoder: Path | str, engine: Engine, source: Corpus, settings: EncodeSettings) -> Store:
+    """Return the store of an earlier run that is to be resumed, or a new one.
 
-    Raises:
-        DataError: The corpus cannot be read.
+    An earlier one is only complete when the corpus is certainly the one it was; else its texts are to be compared with those of
+    the finished parts (it has grown, was packed anew, was mended after its last good row, or was changed in between).
     """
-    path = Path(encoder)
+    path, loaded = Path(encoder), engine.encoder
     head, size = source.head()
+    normalises = any(isinstance(module, Normalize) for module in loaded)
     identity = {
         "encoder": digest_tree(path) if path.is_dir() else str(encoder),
         "corpus": {"bytes": size, "head_sha256": hashlib.sha256(head).hexdigest()},
         "dtype": str(next(loaded.parameters()).dtype).removeprefix("torch."),
         "settings": settings.identity(),
     }
-    normalises = any(isinstance(module, Normalize) for module in loaded)
     made_by = {
         "encoder": str(path.resolve()) if path.is_dir() else str(encoder),
         # sentence-transformers cuts a vector to truncate_dim after its last module and leaves it shorter than 1.
@@ -147,32 +138,25 @@ def _described(
         "similarity": str(loaded.similarity_fn_name),
         "corpus_mtime_ns": source.path.stat().st_mtime_ns,
     }
-    return identity, made_by
-
-
-def _earlier(folder: Path, identity: Mapping[str, Any], made_by: Mapping[str, Any]) -> Store | None:
-    """Return the store of an earlier run under this run's identity, or None.
-
-    It is only complete when the corpus is certainly the one it was; else its texts are to be compared with those of the
-    finished parts (it has grown, was packed anew, was mended after its last good row, or was changed in between).
-
-    Raises:
-        DataError: The manifest cannot be read.
-        EncodingError: It is broken, or holds vectors made with another encoder, dtype or setting.
-    """
-    if not (folder / MANIFEST).exists():
-        return None
-    store = Store.load(folder)
-    was = {**store.identity.get("settings", {}), "dtype": store.identity.get("dtype")}
-    now = {**identity["settings"], "dtype": identity["dtype"]}
-    changed = [f"{name} ({was.get(name)}, now {value})" for name, value in now.items() if was.get(name) != value]
-    if store.identity.get("encoder") != identity["encoder"]:
-        changed.insert(0, "encoder")
-    if changed:
-        raise EncodingError(f"{folder} holds vectors made with another {' and '.join(changed)}; give another output")
-    same = store.identity.get("corpus") == identity["corpus"]
-    same = same and store.made_by.get("corpus_mtime_ns") == made_by["corpus_mtime_ns"]
-    return replace(store, identity=identity, made_by=made_by, complete=store.complete and same)
+    if (folder / MANIFEST).exists():
+        store = Store.load(folder)
+        # The corpus alone may grow.
+        changed = differences(
+            {key: value for key, value in store.identity.items() if key != "corpus"},
+            {key: value for key, value in identity.items() if key != "corpus"},
+            digests={"encoder": "encoder"},
+        )
+        if changed:
+            raise EncodingError(f"{folder} holds vectors made otherwise ({changed}); give another output")
+        same = store.identity.get("corpus") == identity["corpus"]
+        same = same and store.made_by.get("corpus_mtime_ns") == made_by["corpus_mtime_ns"]
+        return replace(store, identity=identity, made_by=made_by, complete=store.complete and same)
+    ranges = None
+    if settings.precision == "int8":
+        # From the corpus's head whatever the shard, so that all shards have the same range.
+        ranges = ranges_of(engine.encode([document.text for document in islice(source.documents(), settings.calibration)]))
+    precision = Precision(name=settings.precision, dimension=engine.dimension, ranges=ranges)
+    return Store(folder=folder, identity=identity, precision=precision, made_by=made_by)
 
 
 def _filled(store: Store, engine: Engine, source: Corpus, settings: EncodeSettings) -> Store:
@@ -202,7 +186,7 @@ def _filled(store: Store, engine: Engine, source: Corpus, settings: EncodeSettin
                 share = len(rows) / max(1, sum(map(len, rows)))
                 vectors = engine.encode_rows(rows, advance=advance_tokens)
                 store = store.add([document.id for document in documents], vectors, source=digest)
-        store = store.finish()
+        return store.finish()
     except BaseException as error:
         # Whatever is wrong with the folder now must not hide the error.
         with suppress(OSError, DataError, EncodingError):
@@ -215,7 +199,6 @@ def _filled(store: Store, engine: Engine, source: Corpus, settings: EncodeSettin
                 (folder / MANIFEST).unlink(missing_ok=True)
                 folder.rmdir()
         raise
-    return store
 
 
 def _prepared(

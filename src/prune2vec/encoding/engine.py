@@ -23,7 +23,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from prune2vec.errors import EncodingError
+from prune2vec.errors import EncodingError, did_you_mean
 from prune2vec.forward.batches import Batch, make_batches
 from prune2vec.forward.memory_plan import tokens_per_pass
 from prune2vec.forward.packed import BOUNDS, packable
@@ -34,6 +34,8 @@ from prune2vec.models.tokens import TokenRow, distinct, token_ids
 
 _NO_LIMIT = 10**9
 _PER_TASK = ("query_length", "document_length", "query_expansion")
+# An encoder without these prompts puts nothing before a text, as in encode_query and encode_document.
+_USUAL = ("none", "query", "document")
 # Capitals, blanks at both ends, and no words at all.
 _PROBE = (" A probe, with Capitals\tand  blanks ", "a", "")
 
@@ -61,10 +63,21 @@ class Engine:
         prompt: str | None = None,
         dimensions: int | None = None,
     ) -> None:
+        transformer: Any = encoder[0]
+        if getattr(transformer, "auto_model", None) is None or not hasattr(transformer, "tokenizer"):
+            raise EncodingError(f"cannot encode texts with {type(transformer).__name__}; expected a Transformer first")
+        # A router has a branch of modules for each task, and the engine would take the default one for all texts.
+        if "task" in encoder.get_model_kwargs():
+            raise EncodingError(
+                "the encoder computes queries otherwise than documents; "
+                "encode with sentence-transformers' encode_query and encode_document"
+            )
+        if any(getattr(transformer, name, None) is not None for name in _PER_TASK):
+            raise EncodingError("the encoder has another limit on length for queries than for documents")
         encoder.eval()
         self.encoder = encoder
         self.dimension = dimensions or int(encoder.get_embedding_dimension() or 0)
-        self._transformer = _token_model(encoder)
+        self._transformer = transformer
         self._model = self._transformer.auto_model
         self._tokenizer = self._transformer.tokenizer
         self._rows = int(self._model.get_input_embeddings().weight.shape[0])
@@ -135,12 +148,7 @@ class Engine:
     ) -> NDArray[np.float32]:
         """Return the vectors of tokenised texts in their order: (text, dim) float32. Equal texts are computed once.
 
-        Args:
-            rows: Token ids, as from ``tokenise``.
-            advance: Called with the number of tokens after each batch.
-
-        Raises:
-            EncodingError: A vector is NaN or infinite.
+        ``advance`` is called with the number of tokens after each batch. A vector that is not finite is an EncodingError.
         """
         different, places = distinct(map(tuple, rows))
         times = np.bincount(np.asarray(places, dtype=np.int64), minlength=len(different))
@@ -186,17 +194,30 @@ class Engine:
         return vectors
 
 
-def _token_model(encoder: SentenceTransformer) -> Any:
-    """Return an encoder's first module, a Transformer, if all of its texts take the same way."""
-    transformer: Any = encoder[0]
-    if getattr(transformer, "auto_model", None) is None or not hasattr(transformer, "tokenizer"):
-        raise EncodingError(f"cannot encode texts with {type(transformer).__name__}; expected a Transformer first")
-    # A router has a branch of modules for each task, and the engine would take the default one for all texts.
-    if "task" in encoder.get_model_kwargs():
-        raise EncodingError(
-            "the encoder computes queries otherwise than documents; "
-            "encode with sentence-transformers' encode_query and encode_document"
-        )
-    if any(getattr(transformer, name, None) is not None for name in _PER_TASK):
-        raise EncodingError("the encoder has another limit on length for queries than for documents")
-    return transformer
+def prompted_engine(
+    encoder: SentenceTransformer,
+    *,
+    prompt: str,
+    max_length: int | None = None,
+    dimensions: int | None = None,
+    token_budget: int | None = None,
+) -> Engine:
+    """Return an engine for texts of one kind.
+
+    Args:
+        encoder: The encoder; its limit on length is lowered to ``max_length``.
+        prompt: Name of the prompt before every text: query, document, none, or another of the encoder's.
+        max_length: Longest text in tokens; None keeps the encoder's limit.
+        dimensions: As for ``Engine``.
+        token_budget: As for ``Engine``.
+
+    Raises:
+        EncodingError: The encoder has no such prompt, or fewer dimensions.
+    """
+    if max_length is not None:
+        encoder.max_seq_length = min(max_length, encoder.max_seq_length or max_length)
+    if prompt not in (*_USUAL, *encoder.prompts):
+        raise EncodingError(f"the encoder has no prompt {prompt!r}{did_you_mean(prompt, list(encoder.prompts))}")
+    if dimensions is not None and dimensions > (encoder.get_embedding_dimension() or 0):
+        raise EncodingError(f"dimensions {dimensions}: the encoder has {encoder.get_embedding_dimension()}")
+    return Engine(encoder, token_budget=token_budget, prompt=encoder.prompts.get(prompt) or "", dimensions=dimensions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +19,6 @@ from prune2vec.progress import say, set_enabled
 from prune2vec.public import public
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShardsResult:
-    """What an encoding in shards came to.
-
-    Attributes:
-        folder: Where the shards' folders are.
-        shards: The result of each, in order; a task that died may have encoded more than its result says.
-    """
-
-    folder: Path
-    shards: Sequence[EncodeResult]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary."""
-        shards = [shard.to_json() for shard in self.shards]
-        rows, encoded = (sum(shard[key] for shard in shards) for key in ("rows", "encoded"))
-        return {"folder": str(self.folder), "rows": rows, "encoded": encoded, "shards": shards}
-
-    def render(self) -> str:
-        """Return one line for people."""
-        one = self.shards[0]
-        rows, parts = sum(shard.rows for shard in self.shards), sum(shard.parts for shard in self.shards)
-        vectors = f"{self.folder}: {rows:,} vectors of {one.dimension} dimensions"
-        return f"{vectors} in {len(self.shards)} shards, {parts} parts, {one.precision}"
-
-
 @public("encode", "encoder", "corpus", "output", settings=EncodeSettings)
 def encode_on_ray(
     encoder: Path | str,
@@ -55,14 +29,14 @@ def encode_on_ray(
     retries: int = 3,
     settings: EncodeSettings | Mapping[str, Any] | None = None,
     **overrides: Any,
-) -> ShardsResult:
+) -> EncodeResult:
     """Encode a corpus in shards, each a task of a Ray cluster.
 
     A running cluster is joined when ``RAY_ADDRESS`` names one or Ray is initialised in this process; else a Ray of its own
     runs on this machine for as long as it takes. All machines need the same paths for the encoder, the corpus and the output.
 
     Args:
-        encoder: Folder of an encoder, or a sentence-transformers hub id.
+        encoder: As for ``encode_corpus``, as are corpus and settings.
         corpus: The corpus file.
         output: Folder to write; every shard has its own folder in it.
         shards: How many; auto takes as many as ``output`` has, else one a GPU, or one every four CPUs where there is none.
@@ -81,7 +55,7 @@ def encode_on_ray(
     if chosen.shard_of != (0, 1):
         raise ConfigError(f"shard {chosen.shard} together with Ray: Ray makes all shards; leave one of the two out")
     Corpus(path=Path(corpus), text_column=chosen.text_column, id_column=chosen.id_column).check_filled()
-    wanted = _wanted(shards, Path(output))
+    wanted = wanted_shards(shards, Path(output))
     # Ray reports its use to its makers unless told not to before it is imported.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = import_extra("ray")
@@ -90,14 +64,15 @@ def encode_on_ray(
         _start(ray)
     tasks: list[Any] = []
     try:
-        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        count, resources = shards_and_resources(machines, wanted)
+        count, resources = shards_and_resources([one["Resources"] for one in ray.nodes() if one["Alive"]], wanted)
         say(f"encoding {count} shards on Ray")
-        name = str(Path(encoder).resolve()) if Path(encoder).is_dir() else str(encoder)
+        name = Path(encoder).resolve() if Path(encoder).is_dir() else encoder
         task = ray.remote(max_retries=retries, **resources)(_encode_shard)
-        paths = (name, str(Path(corpus).resolve()), str(Path(output).resolve()))
-        tasks += [task.remote(*paths, chosen, f"{shard}/{count}") for shard in range(count)]
-        results: list[EncodeResult] = ray.get(tasks)
+        work = (str(name), str(Path(corpus).resolve()), str(Path(output).resolve()), chosen)
+        tasks += [task.remote(*work, f"{shard}/{count}") for shard in range(count)]
+        done: list[EncodeResult] = ray.get(tasks)
+        sums = {key: sum(getattr(shard, key) for shard in done) for key in ("rows", "encoded", "parts")}
+        return replace(done[0], folder=Path(output), shards=tuple(done), **sums)
     except BaseException as error:
         for running in tasks:
             # A shard that went on would hold its folder against the next run of the command.
@@ -113,7 +88,6 @@ def encode_on_ray(
     finally:
         if own:
             ray.shutdown()
-    return ShardsResult(folder=Path(output), shards=results)
 
 
 def _encode_shard(encoder: str, corpus: str, output: str, settings: EncodeSettings, shard: str) -> EncodeResult:
@@ -123,7 +97,7 @@ def _encode_shard(encoder: str, corpus: str, output: str, settings: EncodeSettin
     return encode_corpus(encoder, corpus, output, settings=settings, shard=shard)
 
 
-def _wanted(shards: int | str, output: Path) -> int | str:
+def wanted_shards(shards: int | str, output: Path) -> int | str:
     """Return the number of shards, as asked or as they are there; auto is left where there are none."""
     if shards == "auto":
         return next(iter(shard_counts(output)), "auto")
@@ -134,16 +108,11 @@ def _wanted(shards: int | str, output: Path) -> int | str:
 
 
 def shards_and_resources(machines: Sequence[Mapping[str, float]], shards: int | str) -> tuple[int, dict[str, int]]:
-    """Return the number of shards, and what each asks for: a GPU, or its share of the CPUs, of which every machine has as many.
-
-    Args:
-        machines: What each has, as ``{"CPU": 8.0, "GPU": 1.0}``.
-        shards: How many, or auto.
-    """
+    """Return the number of shards, and what each asks of ``machines`` (``{"CPU": 8.0, "GPU": 1.0}``): a GPU, or CPUs."""
     gpus = sum(int(machine.get("GPU", 0)) for machine in machines)
     cpus = [int(machine["CPU"]) for machine in machines if machine.get("CPU", 0) >= 1] or [1]
     count = int(shards) if shards != "auto" else gpus or max(1, sum(cpus) // 4)
-    # Ray sets a task's number of threads to its CPUs.
+    # Ray sets a task's number of threads to its CPUs, of which every machine must have as many.
     return count, {"num_gpus": 1} if gpus else {"num_cpus": max(1, min(min(cpus), sum(cpus) // count))}
 
 

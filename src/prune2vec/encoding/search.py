@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prune2vec.encoding.corpus import Corpus, document_bytes
+from prune2vec.data.documents import read_documents
+from prune2vec.encoding.corpus import document_bytes
 from prune2vec.encoding.encode_settings import SearchSettings
-from prune2vec.encoding.prompts import prompted_engine
+from prune2vec.encoding.engine import prompted_engine
 from prune2vec.encoding.vector_folder import VectorFolder, VectorPart, unit_rows
 from prune2vec.errors import ConfigError, EncodingError, shown
 from prune2vec.files import digest_tree
@@ -179,17 +180,10 @@ def _embedded(
 def _read_texts(folder: VectorFolder, names: Mapping[int, str], corpus: Path) -> dict[int, str]:
     """Return the texts of some rows by their numbers in the corpus, which is read once and not kept.
 
-    Args:
-        folder: The vectors.
-        names: Id of each row that is wanted, by the row's number among the vectors.
-        corpus: The file that was encoded.
-
-    Raises:
-        EncodingError: A part that holds such a row was made from other texts than those of the file.
-        DataError: The file cannot be read.
+    ``names`` has the id of each row that is wanted, by the row's number among the vectors.
     """
     settings = folder.first.identity.get("settings", {})
-    source = Corpus(path=corpus, text_column=settings.get("text_column", "text"), id_column=settings.get("id_column"))
+    columns = {"text_column": settings.get("text_column", "text"), "id_column": settings.get("id_column")}
     wrong = f"{corpus} is not what {folder.folder} was made from"
     ids = {folder.corpus_row(row): name for row, name in names.items()}
     # The parts with hits, of each shard in order; what they were made from is compared by its digest.
@@ -199,7 +193,7 @@ def _read_texts(folder: VectorFolder, names: Mapping[int, str], corpus: Path) ->
         waiting[part.corpus_rows.start % folder.shards].append(part)
     digests: dict[int, Any] = defaultdict(hashlib.sha256)
     texts: dict[int, str] = {}
-    for row, document in enumerate(source.documents()):
+    for row, document in enumerate(read_documents(corpus, **columns)):
         shard = row % folder.shards
         if shard not in waiting or row < waiting[shard][0].corpus_rows.start:
             continue
@@ -209,7 +203,11 @@ def _read_texts(folder: VectorFolder, names: Mapping[int, str], corpus: Path) ->
                 raise EncodingError(f"{wrong}: row {row + 1:,} is {document.id!r}, not {ids[row]!r}")
             texts[row] = document.text
         if row == waiting[shard][0].corpus_rows[-1]:
-            _check_made_from(waiting[shard].popleft(), digests.pop(shard).hexdigest(), wrong)
+            part = waiting[shard].popleft()
+            rows, digest = part.corpus_rows, digests.pop(shard).hexdigest()
+            if part.store.parts[part.number].get("source_sha256") not in (None, digest):
+                step = f" in steps of {rows.step}" if rows.step > 1 else ""
+                raise EncodingError(f"{wrong}: rows {rows[0] + 1:,} to {rows[-1] + 1:,}{step} hold other texts or ids")
             if not waiting[shard]:
                 del waiting[shard]
             if not waiting:
@@ -218,17 +216,6 @@ def _read_texts(folder: VectorFolder, names: Mapping[int, str], corpus: Path) ->
     raise EncodingError(f"{wrong}: it ends before row {end + 1:,}")
 
 
-def _check_made_from(part: VectorPart, digest: str, wrong: str) -> None:
-    rows, made_from = part.corpus_rows, part.store.parts[part.number].get("source_sha256")
-    if made_from not in (None, digest):
-        step = f" in steps of {rows.step}" if rows.step > 1 else ""
-        raise EncodingError(f"{wrong}: rows {rows[0] + 1:,} to {rows[-1] + 1:,}{step} hold other texts or ids")
-
-
 def read_queries(path: Path) -> list[str]:
-    """Return the texts of a file of queries, in any format of a corpus, without their titles.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    return [document.bare for document in Corpus(path=path).documents() if document.bare.strip()]
+    """Return the texts of a file of queries, in any format of a corpus, without their titles."""
+    return [document.bare for document in read_documents(path) if document.bare.strip()]

@@ -1,4 +1,4 @@
-"""Vectors on disk: Parquet parts of (id, vector), and a manifest that names the finished ones.
+"""Vectors on disk: how one is stored, Parquet parts of (id, vector), and a manifest that names the finished ones.
 
 A part is written whole and only then entered into the manifest. Whatever is killed in between leaves at most a file that
 the manifest does not name, which the next run writes again.
@@ -17,13 +17,77 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from prune2vec.encoding.precision import Precision
 from prune2vec.errors import EncodingError, reason_of
 from prune2vec.files import read_json, write_bytes, write_text
 
 FORMAT = "prune2vec.vectors/1"
 MANIFEST = "manifest.json"
 _SHARD = re.compile(r"shard-\d+-of-(\d+)")
+_BITS = 8
+_LEAST_RANGE = np.float32(1e-6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """A dtype of stored vectors.
+
+    Attributes:
+        name: float32, float16, int8 or binary.
+        dimension: Dimensions of a vector before it is packed.
+        ranges: For int8, (2, dim): least and greatest value of each dimension, which become -128 and 127.
+    """
+
+    name: str
+    dimension: int
+    ranges: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse bits that do not fill bytes, and bytes without a range."""
+        if self.name == "binary" and self.dimension % _BITS:
+            raise EncodingError(
+                f"binary packs 8 dimensions into a byte, and there are {self.dimension}; set dimensions to a multiple of 8"
+            )
+        if self.name == "int8" and self.ranges is None:
+            raise EncodingError("int8 needs the range of each dimension")
+
+    @property
+    def width(self) -> int:
+        """Stored numbers of one vector."""
+        return self.dimension // _BITS if self.name == "binary" else self.dimension
+
+    def store(self, vectors: NDArray[np.float32]) -> NDArray[Any]:
+        """Return (row, dim) float32 vectors as they are stored, (row, width)."""
+        if self.name == "binary":
+            return np.packbits(vectors > 0, axis=1)
+        if self.ranges is None:
+            return vectors.astype(self.name)
+        # To the nearest step: sentence-transformers' own function cuts towards 0, which doubles the error. Outside the
+        # calibrated range a value would wrap around.
+        codes = np.rint((vectors - self.ranges[0]) / self._step - 128)
+        return np.asarray(np.clip(codes, -128, 127), dtype=np.int8)
+
+    def restore(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+        """Return stored (row, width) numbers as (row, dim) float32; a bit becomes 1 or -1."""
+        if self.name == "binary":
+            return np.unpackbits(stored, axis=1).astype(np.float32) * 2 - 1
+        if self.ranges is None:
+            return stored.astype(np.float32)
+        values: NDArray[np.float32] = stored.astype(np.float32) * self._step + (self.ranges[0] + 128 * self._step)
+        return values
+
+    @property
+    def _step(self) -> NDArray[np.float32]:
+        assert self.ranges is not None
+        step: NDArray[np.float32] = (self.ranges[1] - self.ranges[0]) / 255
+        return step
+
+
+def ranges_of(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the least and the greatest value of every dimension, (2, dim); never the same, since a step must not be 0."""
+    low, high = vectors.min(axis=0), vectors.max(axis=0)
+    # In fp32 a large value plus a small one is the large value.
+    least = _LEAST_RANGE * np.maximum(1, np.abs(low))
+    return np.stack([low, np.maximum(high, low + least)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,21 +117,12 @@ class Store:
         return sum(int(part["rows"]) for part in self.parts)
 
     def add(self, ids: Sequence[str], vectors: NDArray[np.float32], *, source: str | None = None) -> Self:
-        """Write one part and return the store that has it.
-
-        Args:
-            ids: One a row.
-            vectors: (row, dim) float32.
-            source: Digest of the ids and texts, by which a later run knows them again.
-
-        Raises:
-            CheckpointError: The file cannot be written.
-        """
+        """Write one part, ids and (row, dim) float32 vectors, and return the store that has it; ``source`` digests its texts."""
         import pyarrow
         import pyarrow.parquet
 
         stored = np.ascontiguousarray(self.precision.store(vectors))
-        column = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(stored.reshape(-1)), type=self.precision.arrow_type())
+        column = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(stored.reshape(-1)), stored.shape[1])
         table = pyarrow.table({"id": pyarrow.array(ids, type=pyarrow.string()), "vector": column})
         content = pyarrow.BufferOutputStream()
         # Vectors do not compress; statistics of them help nobody.
@@ -137,24 +192,16 @@ class Store:
         return store
 
     def read_ids(self, number: int) -> list[str]:
-        """Return the ids of one part.
-
-        Raises:
-            EncodingError: The part cannot be read.
-        """
+        """Return the ids of one part."""
         return [name for names in self._columns(number, "id", 1 << 16) for name in names.to_pylist()]
 
     def read_vectors(self, number: int, rows: int) -> Iterator[NDArray[Any]]:
-        """Yield the vectors of one part as they are stored, at most ``rows`` at a time, (row, width).
-
-        Raises:
-            EncodingError: The part cannot be read.
-        """
+        """Yield the vectors of one part as they are stored, at most ``rows`` at a time, (row, width)."""
         for column in self._columns(number, "vector", rows):
             yield np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(-1, self.precision.width)
 
     def _columns(self, number: int, name: str, rows: int) -> Iterator[Any]:
-        """Yield one column of a part as arrays of at most so many rows."""
+        """Yield one column of a part as arrays of at most so many rows; EncodingError if it cannot be read."""
         import pyarrow
         import pyarrow.parquet
 
@@ -182,11 +229,7 @@ def shard_folder(output: Path, shard: int, shards: int) -> Path:
 
 
 def shard_counts(output: Path) -> list[int]:
-    """Return into how many shards the vectors below ``output`` are divided, 1 for a store of all; nothing where there are none.
-
-    Raises:
-        EncodingError: They are divided in more than one way.
-    """
+    """Return into how many shards the vectors below ``output`` are divided, 1 for a store of all; nothing where there are none."""
     named = [match for path in output.glob("shard-*") if (match := _SHARD.fullmatch(path.name))]
     counts = sorted({int(match[1]) for match in named} | ({1} if (output / MANIFEST).exists() else set()))
     if len(counts) > 1:

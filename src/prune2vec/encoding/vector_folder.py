@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune2vec.data.bm25_negatives import best_places
-from prune2vec.encoding.precision import Precision
 from prune2vec.encoding.store import MANIFEST, Store, shard_counts, shard_folder
 from prune2vec.errors import EncodingError
 from prune2vec.progress import progress
@@ -60,11 +59,7 @@ class VectorFolder:
 
     @classmethod
     def open(cls, folder: Path, *, partial: bool = False) -> Self:
-        """Find all shards below a folder.
-
-        Args:
-            folder: What ``encode`` wrote.
-            partial: Take what is there when rows or shards are missing.
+        """Find all shards below a folder that ``encode`` wrote; with ``partial`` take what is there when rows or shards are missing.
 
         Raises:
             EncodingError: There are no vectors, shards do not belong together, or rows or shards are missing.
@@ -80,13 +75,13 @@ class VectorFolder:
             folders = {shard: shard_folder(folder, shard, counts[0]) for shard in range(counts[0])}
             stores = {shard: Store.load(path) for shard, path in folders.items() if (path / MANIFEST).exists()}
             found = cls(folder=folder, stores=stores, shards=counts[0])
-        kinds = {store.folder: _kind(store) for store in found.stores.values()}
-        for where, kind in kinds.items():
-            first, one = next(iter(kinds.items()))
-            changed = [key for key in one if one[key] != kind.get(key)]
+        for store in found.stores.values():
+            first, kind = _kind(found.first), _kind(store)
+            changed = [key for key in first if first[key] != kind.get(key)]
             if changed:
                 raise EncodingError(
-                    f"{where} was made with another {' and '.join(changed)} than {first}; encode the shards anew into one folder"
+                    f"{store.folder} was made with another {' and '.join(changed)} than {found.first.folder}; "
+                    "encode the shards anew into one folder"
                 )
         if found.stores and not partial:
             found._check_whole()
@@ -116,11 +111,6 @@ class VectorFolder:
         Of int8 other stores may have other ranges, set by another machine's vectors.
         """
         return next(iter(self.stores.values()))
-
-    @property
-    def precision(self) -> Precision:
-        """How the first store's vectors are stored."""
-        return self.first.precision
 
     @property
     def rows(self) -> int:
@@ -161,13 +151,13 @@ class VectorFolder:
     def nearest(
         self, queries: NDArray[np.float32], k: int, *, unit: bool = False, candidates: int = 10
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return scores and numbers of the k rows nearest to each query, best first, both (query, at most k).
+        """Return scores and numbers of the k rows nearest to each of (query, dim) queries, best first, both (query, at most k).
 
         The score is the inner product with the vector as it is stored; of equal scores the lower row comes first. Bits, as
         rows of 1 and -1 scaled to length 1, are found by their Hamming distance and ranked by the inner product.
 
         Args:
-            queries: (query, dim) float32.
+            queries: The queries, float32.
             k: Rows for each query.
             unit: Scale the vectors to length 1 first, so that for queries of length 1 the score is the cosine.
             candidates: For bits: how many times k rows are ranked by the query's floats.
@@ -175,7 +165,7 @@ class VectorFolder:
         Raises:
             EncodingError: Queries have another dimension, or a part cannot be read.
         """
-        dimension, bits = self.precision.dimension, self.precision.name == "binary"
+        dimension, bits = self.first.precision.dimension, self.first.precision.name == "binary"
         if queries.shape[1] != dimension:
             raise EncodingError(f"queries of {queries.shape[1]} dimensions, and the vectors have {dimension}")
         kept = min(k * candidates if bits else k, self.rows)

@@ -16,9 +16,14 @@ from prune2vec.errors import DataError, EvaluationError
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.evaluation.evaluated import LoadedEncoder, load_for_evaluation
 from prune2vec.evaluation.mteb_runner import TaskUnavailable, run_task, task_data
-from prune2vec.evaluation.own_data import describe_retrieval, evaluate_bm25, evaluate_retrieval, load_retrieval
 from prune2vec.evaluation.results import OwnScores, Results, TaskScore
-from prune2vec.evaluation.sampling import Sampling, sample_retrieval
+from prune2vec.evaluation.retrieval import (
+    describe_retrieval,
+    evaluate_bm25,
+    evaluate_retrieval,
+    load_retrieval,
+    sample_retrieval,
+)
 from prune2vec.evaluation.speed import measure_cost
 from prune2vec.evaluation.tasks import Task, resolve_tasks, task_prompts
 from prune2vec.files import digest_json, read_json, write_json
@@ -73,22 +78,24 @@ def evaluate_encoder(
     chosen = resolve_tasks(tasks, mirror) if tasks is not None else ()
     retrieval, note = None, ""
     if data is not None:
-        retrieval, note = sample_retrieval(load_retrieval(data, settings), Sampling.of(settings))
-    clock = Clock()
-    with clock("load"):
+        retrieval, note = sample_retrieval(load_retrieval(data, settings), settings)
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "load"):
         loaded = load_for_evaluation(encoder, settings)
     parts = Parts(file, loaded, settings)
     own: dict[str, Any] = {}
     if retrieval is not None:
-        with clock("retrieval"):
-            own = _own_data(loaded, retrieval, settings, parts, data={"source": str(data), "sample": note})
-    with clock("tasks"):
-        scores, missing = _all_tasks(loaded, chosen, settings, parts, mirror)
+        with _timed(seconds, "retrieval"):
+            described = {**describe_retrieval(loaded, retrieval, source=str(data)), "sample": note}
+            key = {"part": "own data", "digest": described["digest"]}
+            own = {"data": described, **parts.get(key, lambda: _own_scores(loaded, retrieval, settings), OwnScores)}
+    with _timed(seconds, "tasks"):
+        scores, missing = _all_tasks(loaded, chosen, settings, parts, mirror) if chosen else ([], {})
     if chosen and not scores and not own:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(missing.items())[:3])
         more = " ..." if len(missing) > 3 else ""
         raise EvaluationError(f"none of the {len(chosen)} tasks can be evaluated: {reasons}{more}")
-    with clock("speed"):
+    with _timed(seconds, "speed"):
         texts = (list(retrieval.queries.values()), list(retrieval.corpus.values())) if retrieval else None
         speed, memory = measure_cost(loaded, texts, source=str(data), settings=settings)
     results = Results(
@@ -101,7 +108,7 @@ def evaluate_encoder(
         missing=missing,
         settings=settings.model_dump(mode="json"),
         environment=environment(),
-        seconds=clock.seconds,
+        seconds=seconds,
     )
     if file is not None:
         results.save(file)
@@ -109,20 +116,9 @@ def evaluate_encoder(
     return results
 
 
-def _own_data(
-    encoder: LoadedEncoder, retrieval: Retrieval, settings: EvaluateSettings, parts: Parts, *, data: dict[str, str]
-) -> dict[str, Any]:
-    """Return ``Results.retrieval``; ``data`` says where it comes from and how much of it is used."""
-    described = {**describe_retrieval(encoder, retrieval, source=data["source"]), "sample": data["sample"]}
-
-    def compute() -> dict[str, Any]:
-        found: dict[str, Any] = {"metrics": evaluate_retrieval(encoder, retrieval, settings)}
-        if settings.bm25:
-            found["bm25"] = evaluate_bm25(retrieval, settings)
-        return found
-
-    key = {"part": "own data", "digest": described["digest"]}
-    return {"data": described, **parts.get(key, compute, OwnScores)}
+def _own_scores(encoder: LoadedEncoder, retrieval: Retrieval, settings: EvaluateSettings) -> dict[str, Any]:
+    found: dict[str, Any] = {"metrics": evaluate_retrieval(encoder, retrieval, settings)}
+    return {**found, "bm25": evaluate_bm25(retrieval, settings)} if settings.bm25 else found
 
 
 def _all_tasks(
@@ -132,7 +128,7 @@ def _all_tasks(
     scores: list[TaskScore] = []
     missing: dict[str, str] = {}
     own = [name for name, text in encoder.model.prompts.items() if text]
-    if tasks and own and settings.instruction == "mteb":
+    if own and settings.instruction == "mteb":
         say(f"the tasks' instructions stand in place of the encoder's own prompts ({', '.join(own)})")
     with progress("MTEB tasks", len(tasks)) as advance:
         for task in tasks:
@@ -151,12 +147,9 @@ def _one_score(encoder: LoadedEncoder, task: Task, settings: EvaluateSettings, p
     data = task_data(task, mirror)
     prompts = task_prompts(task, encoder.text_format) if settings.instruction == "mteb" else None
 
-    def compute() -> dict[str, Any]:
-        size, sampling = settings.batch_size, Sampling.of(settings)
-        return asdict(run_task(encoder, task, data=data, prompts=prompts, batch_size=size, sampling=sampling))
-
     key = {"part": "task", "task": asdict(task), "prompts": prompts, "data": data}
-    return read_as(TaskScore, parts.get(key, compute, TaskScore))
+    score = parts.get(key, lambda: asdict(run_task(encoder, task, data=data, prompts=prompts, settings=settings)), TaskScore)
+    return read_as(TaskScore, score)
 
 
 def environment() -> dict[str, Any]:
@@ -172,12 +165,8 @@ def environment() -> dict[str, Any]:
 class Parts:
     """A hidden folder beside the output that holds finished parts until the whole is written, so that a killed run resumes.
 
-    A part is found again only for the same encoder (by digest), data, settings and library versions.
-
-    Args:
-        output: The results file to come; None keeps nothing.
-        encoder: The encoder.
-        settings: The settings.
+    A part is found again only for the same encoder (by digest), data, settings and library versions. Without an output
+    nothing is kept.
     """
 
     def __init__(self, output: Path | None, encoder: LoadedEncoder, settings: EvaluateSettings) -> None:
@@ -210,17 +199,8 @@ class Parts:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
-class Clock:
-    """Seconds spent on named parts."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Add the time of a block to ``name``."""
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    begin = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - begin

@@ -1,27 +1,35 @@
-"""Getting an encoder ready to be evaluated: load it, name it by what is in it, and weigh it."""
+"""An encoder that is evaluated: loaded, named by what is in it, weighed, and encoding many texts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from prune2vec.encoding.engine import Engine
-from prune2vec.errors import EncodingError, reason_of
+from prune2vec.errors import EncodingError, EvaluationError, reason_of
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.files import digest_tree
 from prune2vec.machine import pick_device, pick_dtype
+from prune2vec.models.prepared_text import saved_prompts
 from prune2vec.models.text_settings import PromptTemplate
-from prune2vec.progress import say
+from prune2vec.models.tokens import longest_first
+from prune2vec.progress import progress, say
 from prune2vec.pruning.encoder import check_finite, load_encoder, read_record
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+Side = Literal["queries", "documents"]
+SIDES: dict[str | None, Side] = {"query": "queries", "document": "documents"}
+"""The sides by mteb's name of them."""
+# Texts that are tokenised and sorted together; 16 batches where the batch size is given.
+_WINDOW, _BATCHES_PER_STEP = 4096, 16
 _PROBE = ["one short text", "and another one, which is a little longer than the first"]
 # Distance of two vectors of a probe text by their length: rounding of fp32, and of pooling in less than that.
 _SAME, _SAME_ROUNDED = 1e-4, 0.2
@@ -33,7 +41,7 @@ class LoadedEncoder:
     """An encoder in memory.
 
     Attributes:
-        model: The encoder.
+        model: As sentence-transformers has it.
         name: Its path or hub id, as given.
         folder: The folder that its files were read from.
         digest: SHA-256 over the names and contents of those files.
@@ -95,7 +103,7 @@ def load_for_evaluation(encoder: Path | str, settings: EvaluateSettings) -> Load
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 
-        # It has just been loaded.
+        # It has just been loaded, so it is there.
         folder = Path(snapshot_download(str(encoder), local_files_only=True))
     record = read_record(folder)
     if settings.max_length is not None:
@@ -143,3 +151,46 @@ def engine_under(engine: Engine | None, prompts: Iterable[str | None]) -> Engine
         say(f"{_SLOWER}{error}")
         return None
     return engine
+
+
+def side_prompt(model: SentenceTransformer, side: Side | None) -> str:
+    """Return what ``encode_query`` or ``encode_document`` puts before a text; for neither side, what ``encode`` does."""
+    query, document = saved_prompts(model.prompts, model.default_prompt_name)
+    default = model.prompts.get(model.default_prompt_name or "") or ""
+    return {"queries": query, "documents": document}[side] if side is not None else default
+
+
+def side_encode(encoder: LoadedEncoder, side: Side, *, batch_size: int) -> Callable[[list[str]], Any]:
+    """Return what encodes texts of one side to (text, dim): the engine if the encoder has one, else the model itself.
+
+    The engine goes by tokens; ``batch_size`` is texts per forward pass of the model itself.
+    """
+    if encoder.engine is not None:
+        return encoder.engine.with_prompt(side_prompt(encoder.model, side)).encode
+    encode = encoder.model.encode_query if side == "queries" else encoder.model.encode_document
+    return lambda texts: encode(texts, batch_size=batch_size, show_progress_bar=False)
+
+
+def encode_texts(encoder: LoadedEncoder, texts: Sequence[str], side: Side, *, batch_size: int) -> Tensor:
+    """Return the embeddings of ``texts`` in fp32 on the CPU, (texts, dimension), with the encoder's own prompt for ``side``."""
+    if not texts:
+        raise EvaluationError(f"no {side} to encode")
+    order = longest_first([len(text) for text in texts])
+    encode = side_encode(encoder, side, batch_size=batch_size)
+    step = batch_size * _BATCHES_PER_STEP if encoder.engine is None else _WINDOW
+    parts: list[Tensor] = []
+    with progress(f"encoding {side}", sum(len(text) + 1 for text in texts)) as advance:
+        for start in range(0, len(order), step):
+            chosen = [texts[i] for i in order[start : start + step]]
+            try:
+                parts.append(torch.as_tensor(encode(chosen)).float())
+            except EncodingError as error:
+                raise EvaluationError(f"{side}: {error}") from error
+            advance(sum(len(text) + 1 for text in chosen))
+    found = torch.empty(len(texts), parts[0].shape[1])
+    found[order] = torch.cat(parts)
+    broken = (~found.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if broken:
+        count = f"{len(broken)} of {len(texts)} {side}"
+        raise EvaluationError(f"{count} have no finite embedding in {encoder.dtype}: {texts[broken[0]][:40]!r}; try float32")
+    return found

@@ -7,23 +7,23 @@ import math
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune2vec.encoding.engine import Engine
 from prune2vec.errors import EncodingError, EvaluationError, reason_of
-from prune2vec.evaluation.evaluated import LoadedEncoder, engine_under
+from prune2vec.evaluation.evaluate_settings import EvaluateSettings
+from prune2vec.evaluation.evaluated import SIDES, LoadedEncoder, engine_under, side_prompt
 from prune2vec.evaluation.results import TaskScore
-from prune2vec.evaluation.sampling import Sampling, sample_task
+from prune2vec.evaluation.retrieval import sample_task
 from prune2vec.evaluation.tasks import Task
-from prune2vec.evaluation.text_vectors import SIDES, side_prompt
 from prune2vec.files import digest_tree
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
-    from mteb.models import ModelMeta, SentenceTransformerEncoderWrapper
+    from mteb.models import SentenceTransformerEncoderWrapper
 
 
 class TaskUnavailable(EvaluationError):
@@ -31,11 +31,7 @@ class TaskUnavailable(EvaluationError):
 
 
 def task_data(task: Task, mirror: Path | None) -> dict[str, str]:
-    """Return where the data of a task comes from: ``{"path", "digest"}`` in a mirror, else ``{"path", "revision"}``.
-
-    Raises:
-        TaskUnavailable: There is a mirror and it does not hold the task.
-    """
+    """Return where the data of a task comes from: ``{"path", "digest"}`` in a mirror, else ``{"path", "revision"}``."""
     if mirror is None:
         import mteb
 
@@ -53,19 +49,17 @@ def run_task(
     *,
     data: Mapping[str, str],
     prompts: Mapping[str, str] | None,
-    batch_size: int,
-    sampling: Sampling | None = None,
+    settings: EvaluateSettings,
 ) -> TaskScore:
     """Evaluate one task.
 
     Args:
-        encoder: The encoder.
+        encoder: Whose vectors are scored.
         task: What to evaluate.
         data: From ``task_data``.
         prompts: From ``tasks.task_prompts``, in place of the encoder's own; None leaves these, by mteb's order of look-ups:
             under the task's name, its type, and ``query`` or ``document``.
-        batch_size: Texts per forward pass, where the encoder has no engine.
-        sampling: How much of a retrieval task is used; None for all. The name of the score tells.
+        settings: How much of a retrieval task is used, which the name of the score tells; and the size of a batch.
 
     Raises:
         TaskUnavailable: The hub cannot be reached, or does not have the data.
@@ -74,23 +68,19 @@ def run_task(
     begin = time.perf_counter()
     with _quiet_libraries(), _own_datasets_cache(local="digest" in data):
         loaded = _load_task(task, data)
-        note = sample_task(loaded, sampling or Sampling())
-        result, used = _evaluate(encoder, loaded, prompts, batch_size)
-    rows = [(split, row) for split, of_split in result.scores.items() for row in of_split]
-    scores = [float(row["main_score"]) for _, row in rows]
+        note = sample_task(loaded, settings)
+        result, used = _evaluate(encoder, loaded, prompts, settings.batch_size)
+    rows = [{"split": split, **row} for split, of_split in result.scores.items() for row in of_split]
+    scores = [float(row["main_score"]) for row in rows]
     if not scores or not all(map(math.isfinite, scores)):
         raise EvaluationError(f"{task.name} gave no finite {task.main_score}; are all embeddings the same?")
-    numbers = ((name, value) for name, value in rows[0][1].items() if isinstance(value, int | float))
     return TaskScore(
         name=f"{task.name} {note}".rstrip(),
         type=task.type,
         main_score=task.main_score,
         score=math.fsum(scores) / len(scores),
-        parts=tuple(
-            {"split": split, "subset": row["hf_subset"], "score": score}
-            for (split, row), score in zip(rows, scores, strict=True)
-        ),
-        metrics={name: float(value) for name, value in numbers if math.isfinite(value)},
+        parts=tuple({"split": row["split"], "subset": row["hf_subset"], "score": float(row["main_score"])} for row in rows),
+        metrics={key: float(one) for key, one in rows[0].items() if isinstance(one, int | float) and math.isfinite(one)},
         prompts=used,
         data=dict(data),
         seconds=time.perf_counter() - begin,
@@ -134,10 +124,12 @@ def _evaluate(
     try:
         wrapper = SentenceTransformerEncoderWrapper(model, model_prompts=named)
         engine = engine_under(encoder.engine, (own if named is None else named).values())
-        evaluated = MtebEncoder(wrapper, engine)
+        used: dict[str, str] = {}
+        # Of the wrapper's methods this one alone is another; the others say what the model is and how vectors are compared.
+        wrapper.encode = _encoding(wrapper, engine, used)  # type: ignore[method-assign]
         # No result cache: it goes by the model's name, and another encoder may stand under the same path.
         results = mteb.evaluate(
-            evaluated,
+            wrapper,
             task,
             encode_kwargs={"batch_size": batch_size, "show_progress_bar": False},
             cache=None,
@@ -149,72 +141,32 @@ def _evaluate(
     finally:
         model.prompts = own
         task.unload_data()
-    return results.task_results[0], evaluated.used
+    return results.task_results[0], used
 
 
-class MtebEncoder:
-    """mteb's ``EncoderProtocol``: texts go to the engine, everything else to mteb's own wrapper.
+def _encoding(wrapper: SentenceTransformerEncoderWrapper, engine: Engine | None, used: dict[str, str]) -> Callable[..., Any]:
+    """Return ``encode`` of mteb's ``EncoderProtocol``: the engine's, if there is one, under the prompt that the wrapper finds.
 
-    Args:
-        wrapper: mteb's wrapper of the same encoder, which knows the prompts.
-        engine: What encodes; None leaves it to the wrapper.
-
-    Attributes:
-        used: What stood before the texts so far, by ``query``, ``document`` or, for neither, ``text``.
+    What stands before the texts is noted in ``used``, by ``query``, ``document`` or, for neither, ``text``.
     """
+    by_wrapper = wrapper.encode
+    prompted: dict[str, Engine] = {}
 
-    def __init__(self, wrapper: SentenceTransformerEncoderWrapper, engine: Engine | None) -> None:
-        self.used: dict[str, str] = {}
-        self._wrapper = wrapper
-        self._engine = engine
-        self._prompted: dict[str, Engine] = {}
-
-    @property
-    def mteb_model_meta(self) -> ModelMeta:
-        """What mteb notes about the model."""
-        return self._wrapper.mteb_model_meta
-
-    def encode(
-        self,
-        inputs: Iterable[dict[str, list[str]]],
-        *,
-        task_metadata: Any,
-        hf_split: str,
-        hf_subset: str,
-        prompt_type: Any = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Return the vectors of the texts that ``inputs`` yields, (text, dim) float32.
-
-        Args:
-            inputs: Batches with their texts under ``"text"``; how many a batch has makes no difference.
-            task_metadata: mteb's description of the task, by which the prompt is chosen.
-            hf_split: Split of the task.
-            hf_subset: Subset of the task.
-            prompt_type: Query, document or neither.
-            **kwargs: Options of ``SentenceTransformer.encode``, which an engine does not need.
-        """
+    def encode(inputs: Iterable[dict[str, list[str]]], *, task_metadata: Any, prompt_type: Any = None, **options: Any) -> Any:
         side = prompt_type.value if prompt_type is not None else None
-        name = self._wrapper.get_prompt_name(task_metadata, prompt_type)
-        found = (self._wrapper.model_prompts or {}).get(name or "")
+        name = wrapper.get_prompt_name(task_metadata, prompt_type)
+        found = (wrapper.model_prompts or {}).get(name or "")
         # Where mteb finds none, sentence-transformers takes the encoder's own for that side, or its default.
-        prompt = found if found is not None else side_prompt(self._wrapper.model, SIDES.get(side))
-        self.used[side or "text"] = prompt
-        if self._engine is None:
-            where = {"task_metadata": task_metadata, "hf_split": hf_split, "hf_subset": hf_subset, "prompt_type": prompt_type}
-            return self._wrapper.encode(inputs, **where, **kwargs)  # type: ignore[arg-type]
-        texts = [text for batch in inputs for text in batch["text"]]
-        if prompt not in self._prompted:
-            self._prompted[prompt] = self._engine.with_prompt(prompt)
-        return self._prompted[prompt].encode(texts)
+        prompt = found if found is not None else side_prompt(wrapper.model, SIDES.get(side))
+        used[side or "text"] = prompt
+        if engine is None:
+            return by_wrapper(inputs, task_metadata=task_metadata, prompt_type=prompt_type, **options)  # type: ignore[arg-type]
+        if prompt not in prompted:
+            prompted[prompt] = engine.with_prompt(prompt)
+        # How many texts a batch has makes no difference.
+        return prompted[prompt].encode([text for batch in inputs for text in batch["text"]])
 
-    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Return the similarity of each of the first to each of the second, by the encoder's own measure."""
-        return self._wrapper.similarity(embeddings1, embeddings2)
-
-    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Return the similarity of each of the first to its counterpart, by the encoder's own measure."""
-        return self._wrapper.similarity_pairwise(embeddings1, embeddings2)
+    return encode
 
 
 @contextmanager

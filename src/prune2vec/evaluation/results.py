@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import Annotated, Any, Self
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from prune2vec.errors import EvaluationError
-from prune2vec.files import read_json, write_json
-from prune2vec.settings import AS_WRITTEN, Size, read_as
+from prune2vec.settings import AS_WRITTEN, Record, Size, read_as
 
-FORMAT = "prune2vec.results/1"
 METRICS = ("ndcg@10", "mrr@10", "recall@1", "recall@10", "recall@100")
-
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -54,7 +50,7 @@ class TaskScore:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Results:
+class Results(Record):
     """An evaluated encoder.
 
     Attributes:
@@ -70,6 +66,11 @@ class Results:
         environment: Versions of the libraries and the kind of machine.
         seconds: Time per part.
     """
+
+    FORMAT = "prune2vec.results/1"
+    KIND, VERB = "results file", "evaluate"
+    ERROR = EvaluationError
+    COMPUTED = ("score", "score_name", "task_mean")
 
     encoder: Mapping[str, Any]
     size: Mapping[str, int]
@@ -88,23 +89,16 @@ class Results:
         return math.fsum(task.score for task in self.tasks) / len(self.tasks) if self.tasks else None
 
     @property
-    def score(self) -> float:
-        """The one number for comparisons: nDCG@10 on the user's own data, else the average over the tasks.
-
-        Raises:
-            EvaluationError: Neither was evaluated.
-        """
-        value = self.retrieval["metrics"]["ndcg@10"] if self.retrieval else self.task_mean
-        if value is None:
-            raise EvaluationError("these results hold no score: neither own data nor a task was evaluated")
-        return float(value)
+    def score(self) -> float | None:
+        """The one number for comparisons: nDCG@10 on the user's own data, else the average over the tasks; None with neither."""
+        return float(self.retrieval["metrics"]["ndcg@10"]) if self.retrieval else self.task_mean
 
     @property
     def score_name(self) -> str:
         """What ``score`` is, with the counts: an average always says over how many of how many tasks it is."""
         if self.retrieval:
             return f"nDCG@10 {self.retrieval['data'].get('sample', '')}".rstrip()
-        return self._mean_name
+        return self._mean_name if self.tasks else ""
 
     @property
     def _mean_name(self) -> str:
@@ -112,36 +106,9 @@ class Results:
         mean = f"mean of {len(self.tasks)} of {len(self.tasks) + len(self.missing)} tasks"
         return f"{mean}, {sampled} sampled" if sampled else mean
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary."""
-        value = {part.name: getattr(self, part.name) for part in fields(self)}
-        value = {name: dict(part) if isinstance(part, Mapping) else part for name, part in value.items()}
-        value["tasks"] = [asdict(task) for task in self.tasks]
-        scored = bool(self.retrieval or self.tasks)
-        head = {"format": FORMAT, "score": self.score if scored else None, "score_name": self.score_name if scored else ""}
-        return {**head, "task_mean": self.task_mean, **value}
-
-    def save(self, path: Path) -> None:
-        """Write ``results.json``, whole or not at all."""
-        write_json(path, self.to_json())
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a results file.
-
-        Raises:
-            DataError: The file is missing or not JSON.
-            EvaluationError: It is JSON but not a results file of this version.
-        """
-        value = read_json(path)
-        if not isinstance(value, dict) or value.get("format") != FORMAT:
-            raise EvaluationError(f"{path}: not a results file (expected format {FORMAT!r}); make one with prune2vec evaluate")
-        names = [part.name for part in fields(cls)]
-        try:
-            read_as(_ResultsFile, value)
-            return read_as(cls, {name: value[name] for name in names})
-        except ValueError as error:
-            raise EvaluationError(f"{path}: broken results ({error}); make them again with prune2vec evaluate") from error
+    def __post_init__(self) -> None:
+        """Refuse mappings without what a comparison prints."""
+        read_as(_InResults, {part.name: getattr(self, part.name) for part in fields(_InResults)})
 
     def render(self) -> str:
         """Return a short table of text."""
@@ -155,27 +122,21 @@ class Results:
             if side in self.speed:
                 speed = self.speed[side]
                 lines.append(f"  {side:<9} {speed['texts_per_s']:>10,.1f} texts/s {speed['tokens_per_s']:>12,.0f} tokens/s")
-        lines += self._render_retrieval() if self.retrieval else []
-        lines += self._render_tasks() if self.tasks or self.missing else []
-        return "\n".join(lines)
-
-    def _render_retrieval(self) -> list[str]:
-        data = self.retrieval["data"]
-        rows = {"encoder": self.retrieval["metrics"], "BM25": (self.retrieval.get("bm25") or {}).get("metrics")}
-        sample = f" {data['sample']}" if data.get("sample") else ""
-        lines = ["", f"{data['source']}{sample}: {data['queries']:,} queries, {data['documents']:,} documents"]
-        lines.append(f"  {'':<9}" + "".join(f"{name:>12}" for name in METRICS))
-        return lines + [f"  {name:<9}" + "".join(f"{row[m]:>12.4f}" for m in METRICS) for name, row in rows.items() if row]
-
-    def _render_tasks(self) -> list[str]:
-        names = [*(task.name for task in self.tasks), *self.missing]
-        width = max(len(name) for name in names)
-        lines = ["", "MTEB tasks"]
-        lines += [f"  {task.name:<{width}}  {task.score:.4f}  {task.main_score}" for task in self.tasks]
-        lines += [f"  {name:<{width}}  missing  {reason}" for name, reason in self.missing.items()]
+        if self.retrieval:
+            data, bm25 = self.retrieval["data"], self.retrieval.get("bm25") or {}
+            rows = {"encoder": self.retrieval["metrics"], "BM25": bm25.get("metrics")}
+            sample = f" {data['sample']}" if data.get("sample") else ""
+            lines += ["", f"{data['source']}{sample}: {data['queries']:,} queries, {data['documents']:,} documents"]
+            lines.append(f"  {'':<9}" + "".join(f"{name:>12}" for name in METRICS))
+            lines += [f"  {name:<9}" + "".join(f"{row[m]:>12.4f}" for m in METRICS) for name, row in rows.items() if row]
+        if self.tasks or self.missing:
+            width = max(map(len, [*(task.name for task in self.tasks), *self.missing]))
+            lines += ["", "MTEB tasks"]
+            lines += [f"  {task.name:<{width}}  {task.score:.4f}  {task.main_score}" for task in self.tasks]
+            lines += [f"  {name:<{width}}  missing  {reason}" for name, reason in self.missing.items()]
         if self.task_mean is not None:
             lines.append(f"  {self._mean_name}: {self.task_mean:.4f}")
-        return lines
+        return "\n".join(lines)
 
 
 def _all_metrics(found: dict[str, float]) -> dict[str, float]:
@@ -189,7 +150,7 @@ def _all_metrics(found: dict[str, float]) -> dict[str, float]:
 class _Nothing:
     """An empty mapping."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = AS_WRITTEN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,19 +204,13 @@ class _Retrieval(OwnScores):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ResultsFile:
-    """What a results file must have inside its mappings, since it is compared and printed."""
+class _InResults:
+    """What there must be inside the mappings of ``Results``, since it is compared and printed; there may be more."""
 
     encoder: _Encoder
     size: _Size
-    memory: dict[str, Any]
     speed: _Speeds
     retrieval: _Retrieval | _Nothing
-    tasks: list[dict[str, Any]]
-    missing: dict[str, str]
-    settings: dict[str, Any]
-    environment: dict[str, Any]
-    seconds: dict[str, float]
 
 
 def _bytes(count: int) -> str:

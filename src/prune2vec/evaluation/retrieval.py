@@ -1,22 +1,206 @@
-"""Ranking documents for queries, with ties settled; BM25's scores; and the metrics of a ranking (by trec_eval)."""
+"""Retrieval: own data, a sample of it, documents ranked with ties settled, BM25 beside them, and metrics (by trec_eval)."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import random
+from collections.abc import Callable, Container, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from prune2vec.data.beir import Retrieval, is_beir, read_beir, triplets_as_retrieval
+from prune2vec.data.documents import read_documents, same_text
+from prune2vec.data.reader import load_triplets
+from prune2vec.errors import EvaluationError
+from prune2vec.evaluation.evaluate_settings import EvaluateSettings
+from prune2vec.evaluation.evaluated import LoadedEncoder, Side, encode_texts, side_prompt
 from prune2vec.evaluation.results import METRICS
+from prune2vec.files import digest_json
+from prune2vec.models.tokens import token_ids
+
+if TYPE_CHECKING:
+    from mteb.abstasks import AbsTask
 
 TOP_K = 100
+BM25: dict[str, Any] = {"method": "lucene", "k1": 1.5, "b": 0.75}
 _STEPS_PER_UNIT = 1_000_000
 _CELLS = 1 << 24
 
 Ranking = dict[str, list[str]]
+
+
+def load_retrieval(source: Path | str, settings: EvaluateSettings) -> Retrieval:
+    """Read held-out triplets (file, folder or hub dataset) or a BEIR folder, plus the extra corpus of the settings.
+
+    Raises:
+        DataError: It cannot be read.
+        EvaluationError: It holds no query with a relevant document.
+    """
+    if is_beir(Path(source)):
+        retrieval = read_beir(Path(source), settings.split)
+    else:
+        retrieval = triplets_as_retrieval(load_triplets(source, require_negative=False, split=settings.split))
+    qrels = {
+        query: grades
+        for query, grades in retrieval.qrels.items()
+        if query in retrieval.queries and any(grade > 0 for grade in grades.values())
+    }
+    if not qrels or not retrieval.corpus:
+        raise EvaluationError(f"{source} holds no query with a relevant document; expected triplets or a BEIR folder")
+    corpus = dict(retrieval.corpus)
+    if settings.corpus is not None:
+        corpus |= _distractors(settings.corpus, corpus)
+    return Retrieval(queries={query: retrieval.queries[query] for query in qrels}, corpus=corpus, qrels=qrels)
+
+
+def _distractors(path: Path, corpus: Mapping[str, str]) -> dict[str, str]:
+    """Return the documents of ``path`` whose text the corpus does not hold yet, under names it does not use.
+
+    A text that it holds is known under a title too: ``mine`` writes its corpus with the query of each text as its title.
+    """
+    there = {same_text(text) for text in corpus.values()}
+    found: dict[str, str] = {}
+    for document in read_documents(path):
+        text = same_text(document.text)
+        if there.isdisjoint((text, same_text(document.bare) or text)):
+            found.setdefault(text, document.text)
+    numbers = (number for number in itertools.count() if f"extra-{number}" not in corpus)
+    return {f"extra-{number}": text for number, text in zip(numbers, found.values(), strict=False)}
+
+
+def _chosen(
+    settings: EvaluateSettings, queries: Sequence[str], documents: Sequence[str], qrels: Mapping[str, Mapping[str, int]]
+) -> tuple[list[int], list[int]]:
+    """Return the places of the queries and of the documents that are kept, in their order.
+
+    A smaller sample is part of a larger one of the same seed. Scores of a sample are higher than the whole task's, and only
+    comparable with each other.
+    """
+
+    def drawn(places: Sequence[int], count: int | None) -> list[int]:
+        order = list(places)
+        if count is None or count >= len(order):
+            return order
+        random.Random(settings.seed).shuffle(order)
+        return sorted(order[:count])
+
+    kept, most = drawn(range(len(queries)), settings.max_queries), settings.max_documents
+    relevant = {name for place in kept for name, grade in qrels.get(queries[place], {}).items() if grade > 0}
+    needed = [place for place, name in enumerate(documents) if name in relevant]
+    others = [place for place, name in enumerate(documents) if name not in relevant]
+    return kept, sorted([*needed, *drawn(others, None if most is None else max(0, most - len(needed)))])
+
+
+def sampling_note(*, queries: tuple[int, int], documents: tuple[int, int]) -> str:
+    """Return how many are kept of how many, ``(1,000 of 5,183 documents, 50 of 300 queries)``; nothing where all are."""
+    pairs = {"documents": documents, "queries": queries}
+    parts = [f"{kept:,} of {there:,} {what}" for what, (kept, there) in pairs.items() if kept < there]
+    return f"({', '.join(parts)})" if parts else ""
+
+
+def sample_retrieval(retrieval: Retrieval, settings: EvaluateSettings) -> tuple[Retrieval, str]:
+    """Return the sample of a retrieval task, and its note."""
+    if settings.max_queries is None and settings.max_documents is None:
+        return retrieval, ""
+    names, documents = list(retrieval.queries), list(retrieval.corpus)
+    kept, found = _chosen(settings, names, documents, retrieval.qrels)
+    chosen = [names[place] for place in kept]
+    corpus = {documents[place]: retrieval.corpus[documents[place]] for place in found}
+    lost = retrieval.corpus.keys() - corpus.keys()
+    sample = Retrieval(
+        queries={name: retrieval.queries[name] for name in chosen},
+        corpus=corpus,
+        qrels={name: _without(retrieval.qrels[name], lost) for name in chosen},
+    )
+    return sample, sampling_note(queries=(len(kept), len(names)), documents=(len(found), len(documents)))
+
+
+def sample_task(task: AbsTask, settings: EvaluateSettings) -> str:
+    """Cut a loaded MTEB retrieval task down in place and return its note; other tasks stay whole, with an empty note."""
+    from mteb.abstasks import AbsTaskRetrieval
+
+    if not isinstance(task, AbsTaskRetrieval) or (settings.max_queries is None and settings.max_documents is None):
+        return ""
+    task.convert_v1_dataset_format_to_v2(num_proc=None)
+    counts = [(0, 0, 0, 0)]
+    for data in (data for splits in task.dataset.values() for data in splits.values()):
+        # Where each query has candidates of its own to be reranked, there is no corpus to sample from.
+        if data["top_ranked"] is not None:
+            continue
+        qrels, documents = data["relevant_docs"], list(data["corpus"]["id"])
+        judged = {name: place for place, name in enumerate(data["queries"]["id"]) if qrels.get(name)}
+        names = list(judged)
+        kept, found = _chosen(settings, names, documents, qrels)
+        lost = set(documents) - {documents[place] for place in found}
+        data["queries"] = data["queries"].select([judged[names[place]] for place in kept])
+        data["corpus"] = data["corpus"].select(found)
+        data["relevant_docs"] = {names[place]: _without(qrels[names[place]], lost) for place in kept}
+        counts.append((len(kept), len(judged), len(found), len(documents)))
+    some_queries, queries, some_documents, all_documents = map(sum, zip(*counts, strict=True))
+    return sampling_note(queries=(some_queries, queries), documents=(some_documents, all_documents))
+
+
+def _without(grades: Mapping[str, int], lost: Container[str]) -> dict[str, int]:
+    """Drop judgements of documents that were not drawn; of those that the task never had, they stay, as not found."""
+    return {name: grade for name, grade in grades.items() if name not in lost}
+
+
+def self_documents(retrieval: Retrieval) -> dict[int, int]:
+    """Return, for each query that is itself a document (same name, text within its text), the document's index.
+
+    ArguAna and Quora are made so; their query must not find itself. Equal names alone are no sign of it.
+    """
+    index = {name: place for place, name in enumerate(retrieval.corpus)}
+    return {
+        row: index[query]
+        for row, (query, text) in enumerate(retrieval.queries.items())
+        if query in index and query not in retrieval.qrels[query] and text.strip() in retrieval.corpus[query]
+    }
+
+
+def evaluate_retrieval(encoder: LoadedEncoder, retrieval: Retrieval, settings: EvaluateSettings) -> dict[str, float]:
+    """Return the encoder's metrics on ``retrieval``."""
+    queries = encode_texts(encoder, list(retrieval.queries.values()), "queries", batch_size=settings.batch_size)
+    documents = encode_texts(encoder, list(retrieval.corpus.values()), "documents", batch_size=settings.batch_size)
+    return _metrics(retrieval, lambda block: encoder.model.similarity(queries[block], documents), settings)
+
+
+def evaluate_bm25(retrieval: Retrieval, settings: EvaluateSettings) -> dict[str, Any]:
+    """Return BM25's parameters and its metrics on ``retrieval``, through the same ranking and metric code."""
+    index = Bm25(list(retrieval.corpus.values()))
+    texts = list(retrieval.queries.values())
+    metrics = _metrics(retrieval, lambda block: index.scores(texts[block]), settings)
+    return {"parameters": {**BM25, "stopwords": "english", "stemmer": None}, "metrics": metrics}
+
+
+def _metrics(retrieval: Retrieval, score_block: Callable[[slice], Tensor], settings: EvaluateSettings) -> dict[str, float]:
+    ranking = rank_all(
+        list(retrieval.queries), list(retrieval.corpus), score_block, same=self_documents(retrieval), seed=settings.seed
+    )
+    return retrieval_metrics(ranking, retrieval.qrels)
+
+
+def describe_retrieval(encoder: LoadedEncoder, retrieval: Retrieval, *, source: str) -> dict[str, Any]:
+    """Return counts, digest and how many texts the encoder has to truncate."""
+    limit = encoder.model.max_seq_length or 2**31
+
+    def truncated(texts: Mapping[str, str], side: Side) -> int:
+        rows = token_ids(encoder.model.tokenizer, list(texts.values()), prompt=side_prompt(encoder.model, side))
+        return sum(len(row) > limit for row in rows)
+
+    return {
+        "source": source,
+        "digest": digest_json([list(retrieval.queries.items()), list(retrieval.corpus.items()), retrieval.qrels]),
+        "queries": len(retrieval.queries),
+        "documents": len(retrieval.corpus),
+        "truncated_queries": truncated(retrieval.queries, "queries"),
+        "truncated_documents": truncated(retrieval.corpus, "documents"),
+    }
 
 
 def tie_order(count: int, *, seed: int) -> Tensor:
@@ -94,32 +278,25 @@ def retrieval_metrics(ranking: Ranking, qrels: Mapping[str, Mapping[str, int]]) 
     judged = {query: dict(grades) for query, grades in qrels.items()}
     whole = pytrec_eval.RelevanceEvaluator(judged, {"ndcg_cut.10", "recall.1,10,100"}).evaluate(run)
     first_ten = pytrec_eval.RelevanceEvaluator(judged, {"recip_rank"}).evaluate(top)
-
-    def mean(scores: Mapping[str, Mapping[str, float]], name: str) -> float:
-        return math.fsum(scores.get(query, {}).get(name, 0.0) for query in judged) / len(judged)
-
-    values = [mean(whole, "ndcg_cut_10"), mean(first_ten, "recip_rank")]
-    values += [mean(whole, f"recall_{k}") for k in (1, 10, 100)]
-    return dict(zip(METRICS, values, strict=True))
+    found = [(whole, "ndcg_cut_10"), (first_ten, "recip_rank"), *((whole, f"recall_{k}") for k in (1, 10, 100))]
+    return {
+        metric: math.fsum(scores.get(query, {}).get(name, 0.0) for query in judged) / len(judged)
+        for metric, (scores, name) in zip(METRICS, found, strict=True)
+    }
 
 
 class Bm25:
-    """An index over documents (Lucene's BM25, k1 1.5, b 0.75, English stop words, no stemming)."""
+    """An index over documents: Lucene's BM25, English stop words, no stemming."""
 
     def __init__(self, documents: Sequence[str]) -> None:
         import bm25s
 
-        self._index = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
+        self._index = bm25s.BM25(**BM25)
         self._size = len(documents)
         tokens = bm25s.tokenize(list(documents), stopwords="english", show_progress=False, return_ids=False)
         self._empty = not any(tokens)
         if not self._empty:
             self._index.index(tokens, show_progress=False)
-
-    def describe(self) -> dict[str, Any]:
-        """Return the parameters, to be stored beside the scores."""
-        index = self._index
-        return {"method": index.method, "k1": index.k1, "b": index.b, "stopwords": "english", "stemmer": None}
 
     def scores(self, queries: Sequence[str]) -> Tensor:
         """Return the scores, (queries, documents); ``-inf`` where no word of the query is in the document."""

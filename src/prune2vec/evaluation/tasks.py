@@ -166,11 +166,7 @@ def _one_task(name: str) -> Task:
 
 @functools.cache
 def mteb_task_names() -> frozenset[str]:
-    """Return the names of all text tasks that mteb knows.
-
-    Raises:
-        MissingExtra: mteb is not installed.
-    """
+    """Return the names of all text tasks that mteb knows."""
     mteb = import_extra("mteb")
     return frozenset(task.metadata.name for task in mteb.get_tasks(modalities=["text"], exclude_superseded=False))
 

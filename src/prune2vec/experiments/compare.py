@@ -9,7 +9,7 @@ from prune2vec.errors import DataError, PlanError
 from prune2vec.evaluation.results import Results
 from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
 from prune2vec.experiments.report import comparison_html
-from prune2vec.experiments.run_folder import PLAN, RESULTS, SLIM_PLAN
+from prune2vec.experiments.stage_runner import PLAN, RESULTS, SLIM_PLAN
 from prune2vec.files import write_json, write_text
 from prune2vec.outputs import COMPARISON, own_folder
 from prune2vec.paths import check_target
@@ -54,9 +54,6 @@ def find_results(paths: Sequence[Path]) -> dict[str, Path]:
     """Return a short, distinct name for each results file that ``paths`` lead to, in their order.
 
     A path may be a results file, a folder that holds ``results.json``, or a folder whose folders do (a run).
-
-    Raises:
-        DataError: A path does not exist or leads to no results.
     """
     files: dict[Path, None] = {}
     for path in paths:

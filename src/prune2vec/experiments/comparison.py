@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import compress
 from typing import Any
 
@@ -17,12 +17,7 @@ _TITLES = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@1": "R@1", "recall@
 
 @dataclass(frozen=True)
 class TextTable:
-    """Cells as they are shown; the first column is text, the others are numbers.
-
-    Attributes:
-        header: Column titles.
-        rows: Cells, one tuple per row, as many as there are titles.
-    """
+    """Cells as they are shown, a row as many as there are titles; the first column is text, the others are numbers."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -112,13 +107,12 @@ class ResultRow:
     @property
     def texts_per_s(self) -> float | None:
         """Documents encoded per second."""
-        speed = self.results.speed.get("documents") or {}
-        return speed.get("texts_per_s")
+        return (self.results.speed.get("documents") or {}).get("texts_per_s")
 
     @property
     def score(self) -> float | None:
         """The one number for comparisons, if anything was scored."""
-        return self.results.score if self.results.retrieval or self.results.tasks else None
+        return self.results.score
 
     @property
     def measured_on(self) -> tuple[str | None, frozenset[str]]:
@@ -149,13 +143,11 @@ class ResultRow:
 class Comparison:
     """Rows in the order they were given, and what a reader must know before comparing them.
 
-    Attributes:
-        rows: The encoders; the first is what the others are compared with.
-        notes: Why some of the numbers may not be comparable, one sentence each.
+    The notes say why some of the numbers may not be comparable, one sentence each.
     """
 
     rows: tuple[ResultRow, ...]
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @property
     def bm25(self) -> Mapping[str, float]:
@@ -172,27 +164,28 @@ class Comparison:
 
     def summary(self) -> TextTable:
         """Return the main table: size, speed, scores and the difference from the first row."""
-        rows = [self._cells(row) for row in self.rows]
+        first, rows = self.rows[0], []
+        for row in self.rows:
+            speed, base = row.texts_per_s, first.texts_per_s
+            gap = self.difference(row) if row is not first else None
+            cells = {
+                "variant": f"{row.name} (= {row.same_as})" if row.same_as else row.name,
+                "layers": ", ".join(filter(None, (row.layers, row.inside))),
+                "parameters": f"{row.params / 1e6:,.1f} M",
+                "share": f"{100 * row.params / first.params:.0f} %",
+                "docs/s": f"{speed:,.1f}" if speed is not None else "",
+                "speed-up": f"{speed / base:.1f}x" if row is not first and speed is not None and base else "",
+                **self._score_cells(row.results.retrieval.get("metrics", {}), score=row.score, difference=gap),
+                "tasks' mean": _score(row.results.task_mean) if row.results.retrieval else "",
+            }
+            rows.append(cells)
         if self.bm25:
-            gap = self.bm25[METRICS[0]] - (self.rows[0].score or 0.0)
+            gap = self.bm25[METRICS[0]] - (first.score or 0.0)
             rows.append({"variant": "BM25", **self._score_cells(self.bm25, score=None, difference=gap)})
         header = tuple(rows[0])
-        return TextTable(header, tuple(tuple(row.get(title, "") for title in header) for row in rows)).without_empty_columns()
-
-    def _cells(self, row: ResultRow) -> dict[str, str]:
-        first, speed = self.rows[0], row.texts_per_s
-        base = first.texts_per_s
-        gap = self.difference(row) if row is not first else None
-        return {
-            "variant": f"{row.name} (= {row.same_as})" if row.same_as else row.name,
-            "layers": ", ".join(filter(None, (row.layers, row.inside))),
-            "parameters": f"{row.params / 1e6:,.1f} M",
-            "share": f"{100 * row.params / first.params:.0f} %",
-            "docs/s": f"{speed:,.1f}" if speed is not None else "",
-            "speed-up": f"{speed / base:.1f}x" if row is not first and speed is not None and base else "",
-            **self._score_cells(row.results.retrieval.get("metrics", {}), score=row.score, difference=gap),
-            "tasks' mean": _score(row.results.task_mean) if row.results.retrieval else "",
-        }
+        return TextTable(
+            header, tuple(tuple(cells.get(title, "") for title in header) for cells in rows)
+        ).without_empty_columns()
 
     def difference(self, row: ResultRow) -> float | None:
         """Return how much more a row scores than the first; None where the two were not measured on the same thing."""

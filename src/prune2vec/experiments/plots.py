@@ -1,4 +1,7 @@
-"""Pictures of a profile and of a run: matplotlib's object interface, no global state, the same bytes every time."""
+"""Pictures of a profile and of a run: matplotlib's object interface, no global state, the same bytes every time.
+
+Beside the picture of redundancy, which attention, MLP or block changes the residual stream least, stands its table.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune2vec.errors import ConfigError
-from prune2vec.files import write_bytes, write_text
+from prune2vec.files import write_bytes
+from prune2vec.models.kept import KINDS
+from prune2vec.profiling.profile import Profile, Redundancy, rank_correlation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from prune2vec.profiling.profile import Profile
 
 _INK = "#1f2933"
 _FAINT = "#9aa5b1"
@@ -45,6 +48,12 @@ _STYLE: Any = {
     "text.color": _INK,
     "legend.frameon": False,
 }
+_SECTIONS = ("redundancy", "redundancy-plain")
+_NAMES = {"attention": "attention", "mlp": "MLP", "block": "block"}
+_MARKED = 8
+_COLOURS = "YlGnBu"
+# Values closer to zero than this are drawn as it: a dropped or silent sub-layer has none at all.
+_LEAST = 1e-9
 _Z95 = 1.96
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -74,13 +83,18 @@ def styled_figure(width: float, height: float, **grid: Any) -> Iterator[tuple[Fi
         yield figure, figure.subplots(**grid)
 
 
-def plot_profile(profile: Profile, picks: Mapping[str, int], path: Path) -> Path:
-    """Write the layer-loss curve of ``profile`` with the depths ``picks`` (name to depth) marked.
+def drawn(figure: Figure, kind: str = "svg") -> bytes:
+    """Return a figure as SVG or PNG, the same bytes every time."""
+    buffer = io.BytesIO()
+    if kind == "svg":
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    else:
+        figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})
+    return buffer.getvalue()
 
-    Args:
-        profile: A measured model.
-        picks: Names of plans and the depth each keeps.
-        path: A ``.svg`` or ``.png`` file.
+
+def plot_profile(profile: Profile, picks: Mapping[str, int], path: Path) -> Path:
+    """Write the layer-loss curve of ``profile`` as ``.svg`` or ``.png``, with the depths ``picks`` (name to depth) marked.
 
     Raises:
         ConfigError: ``path`` has another suffix.
@@ -89,19 +103,14 @@ def plot_profile(profile: Profile, picks: Mapping[str, int], path: Path) -> Path
     if path.suffix not in (".svg", ".png"):
         raise ConfigError(f"cannot draw {path.name}; expected a file ending in .svg or .png")
     with _profile_figure(profile, picks) as figure:
-        if path.suffix == ".svg":
-            write_text(path, svg_text(figure))
-        else:
-            drawn = io.BytesIO()
-            figure.savefig(drawn, format="png", dpi=160, metadata={"Software": None})
-            write_bytes(path, drawn.getvalue())
+        write_bytes(path, drawn(figure, path.suffix[1:]))
     return path
 
 
 def profile_svg(profile: Profile, picks: Mapping[str, int]) -> str:
     """Return the picture of ``plot_profile`` as SVG text."""
     with _profile_figure(profile, picks) as figure:
-        return svg_text(figure)
+        return drawn(figure).decode()
 
 
 @contextmanager
@@ -161,11 +170,7 @@ def _mark_picks(picks: Mapping[str, int], loss: Sequence[float], top: Axes, bott
 
 
 def training_svg(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Return the training curves as SVG text.
-
-    Args:
-        curves: Name of the variant to its ``(step, loss)`` points; the order decides the colours.
-    """
+    """Return the training curves, ``(step, loss)`` points by variant, as SVG text; their order decides the colours."""
     with styled_figure(8.2, 3.4) as (figure, axes):
         for position, (name, points) in enumerate(curves.items()):
             if points:
@@ -177,7 +182,7 @@ def training_svg(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
         axes.set_ylabel("training loss")
         whole_ticks(axes)
         axes.legend(loc="upper right", ncols=4)
-        return svg_text(figure)
+        return drawn(figure).decode()
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
@@ -192,17 +197,25 @@ def _smoothed(values: Sequence[float]) -> list[float]:
 
 
 def score_svg(points: Sequence[Point], *, metric: str, baseline: tuple[str, float] | None = None) -> str:
-    """Return score against parameters as SVG text.
+    """Return score against parameters as SVG text; the order of the points decides their colours.
 
-    Args:
-        points: One per variant, in the order that decides the colours.
-        metric: What the score is, for the axis.
-        baseline: Name and score of a method without parameters (BM25), drawn as a line.
+    ``metric`` says what the score is; ``baseline`` is the name and score of a method without parameters (BM25), drawn as a line.
     """
     with styled_figure(8.2, 3.6) as (figure, axes):
         ascending = sorted(points, key=lambda point: point.params)
         axes.plot([p.params / 1e6 for p in ascending], [p.score for p in ascending], color=_FAINT, linewidth=1.0, zorder=1)
-        _label_points(axes, points)
+        widest = max(point.params for point in points)
+        above, last = True, float("-inf")
+        for point in ascending:
+            color = color_of(points.index(point))
+            at = (point.params / 1e6, point.score)
+            # The label goes below where the one to the left is near.
+            above = not above if point.params - last < 0.2 * widest else True
+            last = point.params
+            axes.scatter(*at, s=70, color=color, edgecolor="white", zorder=3)
+            shift, anchor = ((0, 9), "bottom") if above else ((0, -10), "top")
+            text = f"{point.name}  {point.score:.3f}"
+            axes.annotate(text, at, shift, textcoords="offset points", ha="center", va=anchor, color=color)
         if baseline is not None:
             axes.axhline(baseline[1], color=_FAINT, linewidth=1.2, linestyle=(0, (5, 3)), zorder=0)
             text, at = f"{baseline[0]}  {baseline[1]:.3f}", (1.0, baseline[1])
@@ -211,30 +224,7 @@ def score_svg(points: Sequence[Point], *, metric: str, baseline: tuple[str, floa
         axes.margins(x=0.14, y=0.28)
         axes.set_xlabel("parameters, millions")
         axes.set_ylabel(metric)
-        return svg_text(figure)
-
-
-def _label_points(axes: Axes, points: Sequence[Point]) -> None:
-    """Draw the points with name and score; the label goes below where the one to the left is near."""
-    widest = max(point.params for point in points)
-    above, last = True, float("-inf")
-    for point in sorted(points, key=lambda point: point.params):
-        color = color_of(points.index(point))
-        at = (point.params / 1e6, point.score)
-        above = not above if point.params - last < 0.2 * widest else True
-        last = point.params
-        axes.scatter(*at, s=70, color=color, edgecolor="white", zorder=3)
-        shift, anchor = ((0, 9), "bottom") if above else ((0, -10), "top")
-        text = f"{point.name}  {point.score:.3f}"
-        axes.annotate(text, at, shift, textcoords="offset points", ha="center", va=anchor, color=color)
-
-
-def svg_text(figure: Figure) -> str:
-    """Return a figure as SVG, the same bytes every time."""
-    buffer = io.StringIO()
-    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    figure.savefig(buffer, format="svg", metadata=nothing)
-    return buffer.getvalue()
+        return drawn(figure).decode()
 
 
 def inline_svg(svg: str, *, prefix: str, label: str) -> str:
@@ -267,3 +257,110 @@ def sparkline(values: Sequence[float]) -> str:
         for value in values
     )
     return "".join(" " if bar is None else _BARS[bar] for bar in bars)
+
+
+def redundancies(profile: Profile) -> dict[str, Redundancy]:
+    """Return what was measured of redundancy, by the texts it was measured on (``retrieval``, ``plain``).
+
+    Raises:
+        ProfileError: A section is broken, for this and the functions below.
+    """
+    found = [Redundancy.from_json(profile.sections[name]) for name in _SECTIONS if name in profile.sections]
+    return {one.texts: one for one in found}
+
+
+def plot_redundancy(profile: Profile, path: Path) -> Path | None:
+    """Write the heat map of ``profile`` as SVG and return its path; None when no redundancy was measured."""
+    if not redundancies(profile):
+        return None
+    write_bytes(path, redundancy_svg(profile).encode())
+    return path
+
+
+def redundancy_svg(profile: Profile) -> str:
+    """Return the heat map as SVG text: layers along x, one row a kind of sub-layer and kind of text, ranks of the least."""
+    found = redundancies(profile)
+    # Rows of one kind of sub-layer stand together.
+    rows = [
+        (_NAMES[kind] + (f", {texts}" if len(found) > 1 or texts != "retrieval" else ""), one.row(kind), one.order(kind))
+        for kind in KINDS
+        for texts, one in found.items()
+    ]
+    with styled_figure(8.2, 1.2 + 0.42 * len(rows)) as (figure, axes):
+        _draw(rows, axes)
+        axes.set_xlabel(f"layer; 1 to {marked(profile.shape.num_layers)}: the least important of each row", labelpad=6)
+        return drawn(figure).decode()
+
+
+def marked(layers: int) -> int:
+    """Return how many of the least important sub-layers are shown: eight, or half of those of a small model."""
+    return max(1, min(_MARKED, layers // 2))
+
+
+def caption(profile: Profile) -> str:
+    """Return what the heat map shows, in words; with both kinds of text, how far their orders agree."""
+    found = redundancies(profile)
+    about = "Importance of each sub-layer: 1 - cosine of the residual stream before and after it, mean over tokens"
+    counts = " and ".join(f"{one.tokens:,} tokens of {texts} text" for texts, one in found.items())
+    agree = _agreement(found)
+    return f"{about} ({counts})." + (f" Rank correlation of plain with retrieval text: {agree}." if agree else "")
+
+
+def redundancy_table(profile: Profile) -> list[str]:
+    """Return lines for a terminal: the least important sub-layers of each kind, the least first."""
+    found = redundancies(profile)
+    lines = []
+    for texts, one in found.items():
+        lines.append(f"least important on {texts} text, as layer (1 - cosine), least first:")
+        for kind in KINDS:
+            least = one.order(kind)[: marked(len(one.row(kind)))]
+            lines.append(f"  {_NAMES[kind]:<10}" + "  ".join(f"{layer} ({one.row(kind)[layer]:.2g})" for layer in least))
+    agree = _agreement(found)
+    return [*lines, f"rank correlation of plain with retrieval text: {agree}"] if agree else lines
+
+
+def _agreement(found: Mapping[str, Redundancy]) -> str:
+    """Return Spearman's correlation by kind of sub-layer, in words; empty unless both kinds of text were measured."""
+    if len(found) < 2:
+        return ""
+    first, second = found.values()
+    values = {_NAMES[kind]: rank_correlation(first.row(kind), second.row(kind)) for kind in KINDS}
+    return ", ".join(f"{name} {'undefined' if value is None else f'{value:.2f}'}" for name, value in values.items())
+
+
+def _draw(rows: Sequence[tuple[str, Sequence[float], Sequence[int]]], axes: Axes) -> None:
+    """Draw rows of label, values and layers from the least important; the least are numbered."""
+    from matplotlib.colors import LogNorm
+
+    values = [[max(value, _LEAST) for value in row] for _, row, _ in rows]
+    every = [value for row in values for value in row]
+    low, high = min(every), max(every)
+    # One value alone has no scale.
+    norm = LogNorm(vmin=low, vmax=high if high > low else 2 * low)
+    layers = len(values[0])
+    mesh = axes.pcolormesh(
+        [layer - 0.5 for layer in range(layers + 1)],
+        [row - 0.5 for row in range(len(rows) + 1)],
+        values,
+        cmap=_COLOURS,
+        norm=norm,
+        edgecolors="white",
+        linewidth=0.8,
+    )
+    axes.grid(visible=False)
+    axes.invert_yaxis()
+    axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
+    axes.tick_params(axis="y", length=0)
+    axes.spines[:].set_visible(False)
+    whole_ticks(axes)
+    axes.set_xlim(-0.5, layers - 0.5)
+    bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02, aspect=12)
+    bar.set_label("1 - cosine")
+    bar.outline.set_visible(False)
+    if bar.solids is not None:
+        # matplotlib draws a bar of many colours as an image inside the SVG.
+        bar.solids.set_rasterized(False)
+    for place, (row, (_, _, order)) in enumerate(zip(values, rows, strict=True)):
+        for rank, layer in enumerate(order[: marked(layers)], start=1):
+            colour = "white" if norm(row[layer]) > 0.6 else _INK
+            axes.text(layer, place, str(rank), ha="center", va="center", fontsize=7.5, fontweight="bold", color=colour)

@@ -1,19 +1,22 @@
-"""The recipe of the main job: which model, which texts, which cuts, how to train and what to measure."""
+"""The recipe of the main job: which model, which texts, which cuts, how to train and what to measure; and a commented one."""
 
 from __future__ import annotations
 
 import copy
+import json
 import os
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
+import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from prune2vec.errors import ConfigError
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.experiments.recipe_variant import KEEP_ALL, RecipeVariant, missing_sections, remedy, wrong
-from prune2vec.experiments.yaml_file import OWN_MESSAGE, Location, dump_yaml, read_yaml, underscored
+from prune2vec.experiments.yaml_file import OWN_MESSAGE, Location, dashed, dump_yaml, read_yaml, underscored
 from prune2vec.models.text_settings import PAPER_POOLING, TextOptions
 from prune2vec.paths import as_path, closest, looks_local
 from prune2vec.profiling.profile_settings import ProfileSettings
@@ -38,13 +41,25 @@ _PATHS: tuple[tuple[str, ...], ...] = (
 _NAMES: tuple[tuple[str, ...], ...] = (("model",), ("data", "train"), ("data", "dev"), ("data", "profile"))
 
 
-def _as_list(value: Any) -> Any:
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, (str, Path)) else value
+_WIDTH = 110
+# Given once at the top, or decided by the run itself.
+_HIDDEN = (*ABOUT_MODEL, "restart")
+_HEAD = """\
+# A recipe for prune2vec: profile a model, choose cuts, then prune, train and evaluate each.
+#
+#     prune2vec run recipe.yaml -o runs/first
+#
+# Every setting is here with its default; what you delete keeps its default. Relative paths start from this file's
+# folder. A run skips what has not changed, so the same command goes on after an interruption or an edit.
+"""
+
+S = TypeVar("S", ProfileSettings, PruneSettings, SlimSettings)
 
 
-Sources = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
+Sources = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: () if value is None else (value,) if isinstance(value, str | Path) else value),
+]
 
 
 class Mine(Settings):
@@ -95,18 +110,6 @@ class Evaluation(EvaluateSettings):
     mirror: str | None = None
     """Folder with offline copies of MTEB tasks."""
 
-    def settings(self) -> EvaluateSettings:
-        """Return the part that is not about where the data is."""
-        return EvaluateSettings(**{name: getattr(self, name) for name in EvaluateSettings.model_fields})
-
-
-def _default_variants() -> tuple[RecipeVariant, ...]:
-    return (
-        RecipeVariant(name="full", method=KEEP_ALL),
-        RecipeVariant(name="large", method="l3prune", parameters={"variant": "large"}),
-        RecipeVariant(name="small", method="l3prune", parameters={"variant": "small"}),
-    )
-
 
 class Recipe(Settings):
     """The main job: profile a model, make plans from the profile, then prune, train and evaluate each plan's encoder."""
@@ -121,7 +124,14 @@ class Recipe(Settings):
     """Where the texts come from."""
     profile: ProfileSettings = Field(default_factory=ProfileSettings)
     """How the layer-loss profile is measured."""
-    variants: tuple[RecipeVariant, ...] = Field(default_factory=_default_variants, min_length=1)
+    variants: tuple[RecipeVariant, ...] = Field(
+        default_factory=lambda: (
+            RecipeVariant(name="full", method=KEEP_ALL),
+            RecipeVariant(name="large", method="l3prune", parameters={"variant": "large"}),
+            RecipeVariant(name="small", method="l3prune", parameters={"variant": "small"}),
+        ),
+        min_length=1,
+    )
     """The cuts to build and compare; the first is the one that the others are compared with."""
     prune: PruneSettings = Field(default_factory=PruneSettings)
     """How the cut model becomes a text encoder."""
@@ -179,20 +189,9 @@ class Recipe(Settings):
             if (found := variant.slim_conflict(self.profile, self.train)) is not None:
                 raise wrong(f"variant {variant.name!r}: give {found[0]} once, in {found[1]}, not in slim", "variants")
 
-    def slim_settings(self, variant: RecipeVariant) -> SlimSettings:
-        """Return how a variant is slimmed, with the other stages' settings and the model's filled in."""
-        return variant.slim_settings(self.train, **self._about_model())
-
-    def profile_settings(self) -> ProfileSettings:
-        """Return the profile's settings with the model's revision and trust filled in."""
-        return self.profile.model_copy(update=self._about_model())
-
-    def prune_settings(self) -> PruneSettings:
-        """Return the pruning settings with the model's revision and trust filled in."""
-        return self.prune.model_copy(update=self._about_model())
-
-    def _about_model(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ABOUT_MODEL}
+    def of_model(self, settings: S) -> S:
+        """Return a stage's settings with the model's revision and trust filled in."""
+        return settings.model_copy(update={name: getattr(self, name) for name in ABOUT_MODEL})
 
     def to_yaml(self) -> str:
         """Return the recipe with every setting spelled out, as YAML."""
@@ -211,18 +210,14 @@ class Recipe(Settings):
 
     @classmethod
     def of(cls, values: Mapping[str, Any], *, where: str = "recipe") -> Self:
-        """Validate a recipe given as a mapping; relative paths in it are relative to the current folder.
-
-        Raises:
-            ConfigError: As ``load``.
-        """
+        """Validate a recipe given as a mapping; relative paths in it are relative to the current folder."""
         return cls._checked(underscored(values), where=lambda location: where, base=Path.cwd())
 
     @classmethod
     def _checked(cls, values: Mapping[str, Any], *, where: Callable[[Location], str], base: Path) -> Self:
-        recipe = cls._located(values, where)
-        resolved = absolute_paths(recipe.model_dump(mode="json"), base=base, where=where)
-        return cls._located(resolved, where)
+        # Paths are looked for only once all else is right.
+        valid = cls._located(values, where)
+        return cls._located(absolute_paths(valid.model_dump(mode="json"), base=base, where=where), where)
 
     @classmethod
     def _located(cls, values: Mapping[str, Any], where: Callable[[Location], str]) -> Self:
@@ -238,29 +233,21 @@ class Recipe(Settings):
 
 
 def absolute_paths(values: Mapping[str, Any], *, base: Path, where: Callable[[Location], str]) -> dict[str, Any]:
-    """Return a recipe's values with every local path made absolute.
-
-    Args:
-        values: A valid recipe as plain values.
-        base: Folder that relative paths start from.
-        where: Gives the place of a key, for messages.
-
-    Raises:
-        ConfigError: A local path is not there; the message names the closest one beside it.
-    """
+    """Return a valid recipe's values with every local path made absolute, from ``base``; ``where`` gives a key's place."""
     changed = copy.deepcopy(dict(values))
     words = {DOCSTRINGS, *_BUILT_IN_MODELS, *(variant["name"] for variant in changed["variants"])}
     for location in (*_PATHS, *_NAMES):
+        *sections, key = location
         holder: Any = changed
-        for part in location[:-1]:
+        for part in sections:
             holder = (holder or {}).get(part)
-        found = (holder or {}).get(location[-1])
-
-        def absolute(name: str, location: tuple[str, ...] = location) -> str:
-            return name if name in words else _absolute(name, base, place=where(location), only_local=location in _PATHS)
-
-        if found:
-            holder[location[-1]] = [absolute(name) for name in found] if isinstance(found, list) else absolute(found)
+        found = (holder or {}).get(key)
+        names = found if isinstance(found, list) else [found] if found else []
+        for number, name in enumerate(names):
+            if name not in words:
+                names[number] = _absolute(name, base, place=where(location), only_local=location in _PATHS)
+        if names:
+            holder[key] = names if isinstance(found, list) else names[0]
     return changed
 
 
@@ -275,3 +262,41 @@ def _absolute(name: str, base: Path, *, place: str, only_local: bool) -> str:
         hint = closest(path) or "; relative paths start from the recipe's folder"
         raise ConfigError(f"{place}: {path} does not exist{hint}")
     return name
+
+
+def init_recipe() -> str:
+    """Return a valid, commented recipe that holds every default."""
+    return "\n".join([_HEAD, *_settings(Recipe(), indent="", skip=())]) + "\n"
+
+
+def _settings(settings: Settings, *, indent: str, skip: tuple[str, ...]) -> list[str]:
+    lines: list[str] = []
+    fields = type(settings).model_fields
+    own = type(settings).__annotations__
+    for name in sorted(set(fields) - set(skip), key=lambda name: (name not in own, list(fields).index(name))):
+        lines += _comment(fields[name].description or "", indent)
+        lines += _value(name.replace("_", "-"), getattr(settings, name), indent)
+        lines += [""] if not indent else []
+    return lines
+
+
+def _value(key: str, value: Any, indent: str) -> list[str]:
+    if isinstance(value, Settings):
+        return [f"{indent}{key}:", *_settings(value, indent=indent + "  ", skip=_HIDDEN)]
+    if value and isinstance(value, tuple) and isinstance(value[0], RecipeVariant):
+        about = [_comment(f"{name}: {field.description}", "  ") for name, field in RecipeVariant.model_fields.items()]
+        shown = [f"{indent}  - {_flow(one.model_dump(mode='json', exclude_unset=True))}" for one in value]
+        return [f"{indent}{key}:", *(line for lines in about for line in lines), *shown]
+    return [f"{indent}{key}: {_flow(list(value) if isinstance(value, tuple) else value)}"]
+
+
+def _comment(text: str, indent: str) -> list[str]:
+    start = f"{indent}# "
+    return textwrap.wrap(" ".join(text.split()), _WIDTH, initial_indent=start, subsequent_indent=start, break_on_hyphens=False)
+
+
+def _flow(value: Any) -> str:
+    if isinstance(value, str) and not value.isprintable():
+        return json.dumps(value)
+    text = yaml.safe_dump(dashed(value), default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000)
+    return text.removesuffix("\n").removesuffix("\n...")

@@ -9,7 +9,7 @@ from pydantic import Field, field_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from prune2vec.errors import ConfigError, did_you_mean
-from prune2vec.experiments.run_folder import wrong_folder_name
+from prune2vec.experiments.stage_runner import wrong_folder_name
 from prune2vec.experiments.yaml_file import OWN_MESSAGE
 from prune2vec.models.text_settings import TextOptions
 from prune2vec.planning.planner import Budget
@@ -83,11 +83,7 @@ class RecipeVariant(Settings):
             )
 
     def sections(self) -> tuple[str, ...]:
-        """Return what the method needs of the profile beside the layer-loss.
-
-        Raises:
-            ConfigError: The method has no such parameter, or a value does not fit.
-        """
+        """Return what the method needs of the profile beside the layer-loss."""
         from prune2vec.planning.planner import planners
 
         return () if self.method == KEEP_ALL else planners.get(self.method).build(self.parameters, where=self.method).needs()
@@ -103,10 +99,10 @@ class RecipeVariant(Settings):
                 return name, section
         return None
 
-    def slim_settings(self, train: TrainSettings | None, **about_model: Any) -> SlimSettings:
-        """Return ``slim``, or the defaults, with what training and the model decide; what a text is comes with the plan."""
+    def slim_settings(self, train: TrainSettings | None) -> SlimSettings:
+        """Return ``slim``, or the defaults, with what training decides; what a text is comes with the plan."""
         from_train = {name: getattr(train, name) for name in _FROM_TRAIN} if train is not None else {}
-        return (self.slim or SlimSettings()).model_copy(update={**from_train, **about_model})
+        return (self.slim or SlimSettings()).model_copy(update=from_train)
 
     @field_serializer("slim")
     def _slim_without_others(self, slim: SlimSettings | None) -> dict[str, Any] | None:
@@ -116,12 +112,9 @@ class RecipeVariant(Settings):
 
 def missing_sections(profile: ProfileSettings, needed: Iterable[str]) -> tuple[str, ...]:
     """Return those of ``needed`` that a profile with these settings would not have."""
-    there = profile.scorers
-
-    def is_measured(name: str) -> bool:
-        return name in there or (ALL in there and (name != PLAIN or profile.plain is not None))
-
-    return tuple(name for name in dict.fromkeys(needed) if not is_measured(name))
+    all_but = {PLAIN} if profile.plain is None else set()
+    whole = ALL in profile.scorers
+    return tuple(name for name in dict.fromkeys(needed) if name not in profile.scorers and not (whole and name not in all_but))
 
 
 def remedy(profile: ProfileSettings, missing: Iterable[str]) -> str:

@@ -11,9 +11,20 @@ from typing import Any
 
 from prune2vec.errors import markdown, shown_lines
 from prune2vec.experiments.answers import Answer
-from prune2vec.experiments.comparison import Comparison, ResultRow
-from prune2vec.experiments.heatmap import caption, plot_redundancy, redundancies, redundancy_svg
-from prune2vec.experiments.plots import Point, color_of, inline_svg, plot_profile, profile_svg, score_svg, training_svg
+from prune2vec.experiments.comparison import Comparison
+from prune2vec.experiments.plots import (
+    Point,
+    caption,
+    color_of,
+    inline_svg,
+    plot_profile,
+    plot_redundancy,
+    profile_svg,
+    redundancies,
+    redundancy_svg,
+    score_svg,
+    training_svg,
+)
 from prune2vec.files import write_text
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.planning.plan_view import cut_summary, plan_figures
@@ -59,11 +70,7 @@ class ReportData:
 
 
 def write_report(data: ReportData, folder: Path) -> None:
-    """Write ``profile.svg``, ``profile.png``, ``report.md`` and ``report.html``; ``redundancy.svg`` too if it was measured.
-
-    Raises:
-        CheckpointError: The folder cannot be written.
-    """
+    """Write ``profile.svg``, ``profile.png``, ``report.md`` and ``report.html``; ``redundancy.svg`` too if it was measured."""
     for suffix in (".svg", ".png"):
         plot_profile(data.profile, data.picks, folder / f"profile{suffix}")
     plot_redundancy(data.profile, folder / "redundancy.svg")
@@ -73,21 +80,22 @@ def write_report(data: ReportData, folder: Path) -> None:
 
 def headline(comparison: Comparison | None) -> list[str]:
     """Return one sentence for each row after the first: what it weighs, how fast it is and what it loses."""
-    return [_sentence(row, comparison) for row in comparison.rows[1:]] if comparison is not None else []
-
-
-def _sentence(row: ResultRow, comparison: Comparison) -> str:
-    first, difference = comparison.rows[0], comparison.difference(row)
-    if row.same_as:
-        return f"{row.name} keeps the same as {row.same_as}, so it is the same encoder."
-    layers = f"{row.layers} layers{f' ({row.inside})' if row.inside else ''}"
-    kept = f"{row.name} keeps {layers}" if row.layers else row.name
-    parts = [f"{kept}: {100 * row.params / first.params:.0f} % of {first.name}'s parameters"]
-    if row.texts_per_s is not None and first.texts_per_s:
-        parts.append(f"{row.texts_per_s / first.texts_per_s:.1f} times its speed")
-    if row.score is not None and difference is not None:
-        parts.append(f"{comparison.score_name} {row.score:.3f} ({difference:+.3f})")
-    return ", ".join(parts) + "."
+    if comparison is None:
+        return []
+    first, *others = comparison.rows
+    sentences = []
+    for row in others:
+        difference = comparison.difference(row)
+        layers = f"{row.layers} layers{f' ({row.inside})' if row.inside else ''}"
+        kept = f"{row.name} keeps {layers}" if row.layers else row.name
+        parts = [f"{kept}: {100 * row.params / first.params:.0f} % of {first.name}'s parameters"]
+        if row.texts_per_s is not None and first.texts_per_s:
+            parts.append(f"{row.texts_per_s / first.texts_per_s:.1f} times its speed")
+        if row.score is not None and difference is not None:
+            parts.append(f"{comparison.score_name} {row.score:.3f} ({difference:+.3f})")
+        same = f"{row.name} keeps the same as {row.same_as}, so it is the same encoder"
+        sentences.append(f"{same if row.same_as else ', '.join(parts)}.")
+    return sentences
 
 
 def report_markdown(data: ReportData) -> str:

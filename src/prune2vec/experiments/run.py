@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,27 @@ from prune2vec.experiments.answers import Answer, load_answers
 from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
 from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.report import ReportData
-from prune2vec.experiments.run_folder import ANSWERS, MANIFEST, PROFILE, RECIPE, REPORT, RESULTS, STAMPS
-from prune2vec.experiments.stage_runner import Step
+from prune2vec.experiments.stage_runner import ANSWERS, MANIFEST, PROFILE, RECIPE, REPORT, RESULTS, STAMPS, Step
 from prune2vec.experiments.stages import Stages
 from prune2vec.experiments.variant_run import VariantRun
-from prune2vec.files import write_json
+from prune2vec.files import write_json, write_text
 from prune2vec.machine import describe
 from prune2vec.outputs import RUN, check_kind, clear_all_partials, own_folder
 from prune2vec.profiling.profile import Profile
+from prune2vec.progress import say
 from prune2vec.public import public
-from prune2vec.training.train_settings import check_tracker
+from prune2vec.training.train_settings import TrainSettings, check_tracker
 
 _FORMAT = "prune2vec.manifest/1"
+_DEMO = """\
+The demo of prune2vec, with SmolLM2-135M-Instruct and the docstrings of the Python packages installed here:
+  1. mine (summary line, rest of the docstring, hard negative) triplets; hold out whole packages
+  2. profile: the contrastive loss of all 30 depths on {tuples} triplets
+  3. plan: full keeps all layers; large and small are the two depths that L3Prune picks
+  4. prune and train each for {steps} steps of {batch} triplets, and evaluate it on the packages held out
+  5. answer {queries} questions with the small encoder
+It takes 10 to 20 minutes on 2 cores, up to 6 GB of memory and 3 GB of disk in {folder}.
+Stop it whenever you like: the same command resumes where it was."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +156,7 @@ def _finish(run: VariantRun) -> Report:
         manifest=facts,
         recipe=run.recipe.to_yaml(),
     )
-    run.write_recipe()
+    write_text(folder / RECIPE, data.recipe)
     write_json(folder / MANIFEST, facts)
     run.stages.report(data, folder)
     return Report(folder=folder, steps=tuple(run.runner.steps), comparison=comparison, answers=answers)
@@ -163,7 +173,7 @@ def _manifest(run: VariantRun, profile: Profile) -> dict[str, Any]:
         "format": _FORMAT,
         "model": dict(profile.model),
         "recipe": recipe,
-        "data": run.sources.known(),
+        "data": dict(sorted(run.sources.items())),
         "seeds": dict(_seeds(recipe)),
         "plans": {name: {"digest": plan.digest, "layers": len(plan.keep_layers)} for name, plan in run.plans.items()},
         "same_layers_as": run.same_cut_as,
@@ -182,3 +192,22 @@ def _seeds(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, i
             yield from _seeds(value, f"{prefix}{key}.")
         elif key == "seed":
             yield f"{prefix}{key}", value
+
+
+def demo_recipe() -> Recipe:
+    """Return the recipe of the demo: the main job on the default model and the docstrings of the packages installed here."""
+    with as_file(files("prune2vec.experiments").joinpath("demo.yaml")) as path:
+        return Recipe.load(path)
+
+
+def run_demo(output: Path | str = "runs/demo", *, stages: Stages | None = None) -> Report:
+    """Run the demo in the folder ``output``; says first what it will do and how long it takes.
+
+    Raises:
+        Prune2vecError: A stage failed, for example because the default model is neither installed nor available.
+    """
+    recipe = demo_recipe()
+    train, profile = recipe.train or TrainSettings(), recipe.profile
+    tuples, queries = profile.groups * profile.group_size, len(recipe.queries)
+    say(_DEMO.format(tuples=tuples, steps=train.steps, batch=train.batch_size, queries=queries, folder=output))
+    return run_recipe(recipe, output, stages=stages)

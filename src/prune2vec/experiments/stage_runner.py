@@ -7,6 +7,8 @@ its output still equals the listing. Killed in between, it is done again and giv
 
 from __future__ import annotations
 
+import gc
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,11 +18,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prune2vec.errors import DataError
-from prune2vec.experiments.run_folder import STAMPS
 from prune2vec.files import digest_json, fingerprint, read_json, write_json
 from prune2vec.outputs import OwnFolder, remove_folder
 from prune2vec.progress import say
 
+# The names of what a run writes into its folder, beside the folders of its variants.
+RECIPE, PROFILE, ANSWERS, DATA, STAMPS = "recipe.yaml", "profile.json", "answers.json", "data", "stamps"
+MANIFEST = "manifest.json"
+REPORT = (MANIFEST, "profile.svg", "profile.png", "redundancy.svg", "report.md", "report.html")
+PLAN, SLIM_PLAN, RESULTS = "plan.json", "slim-plan.json", "results.json"
+CHECKPOINT, ENCODER = "checkpoint", "encoder"
+_TAKEN = {RECIPE, PROFILE, ANSWERS, DATA, STAMPS, *REPORT, PLAN, SLIM_PLAN, RESULTS}
+# Windows opens a device under these names, whatever comes after a dot, and drops a dot at the end.
+_UNUSABLE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*\.", re.IGNORECASE)
+_LONGEST = 100
 _FORMAT = "prune2vec.stamp/1"
 
 Outcome = Literal["done", "skipped", "reused", "would run"]
@@ -32,11 +43,11 @@ class StageRecord:
     """What a finished stage leaves behind.
 
     Attributes:
-        stage: Name of the stage: ``"large.train"``.
+        stage: Its name: ``"large.train"``.
         key: Digest of ``inputs``.
         inputs: Everything that the output depends on.
-        output: Listing of the output: file name to ``[bytes, digest]``.
-        seconds: How long the stage took; for a stage that was interrupted and resumed, its last part.
+        output: File name to ``[bytes, digest]``.
+        seconds: How long it took; if it was interrupted and resumed, its last part.
         finished: When, in UTC.
     """
 
@@ -105,16 +116,10 @@ class Step:
 
 
 class StageRunner:
-    """The stages of a run in one folder.
+    """The stages of a run in one folder; what happened so far is in ``steps``, the record of each that is done in ``records``.
 
-    Args:
-        folder: Folder of the run.
-        own: The same folder, held to be written; None for a dry run: find out what would be done, and do nothing.
-        before: Called before the first stage that is not skipped.
-
-    Attributes:
-        steps: What happened so far.
-        records: Record of each stage that is done, by name.
+    ``own`` is the folder held to be written, or None for a dry run: find out what would be done, and do nothing. ``before`` is
+    called before the first stage that is not skipped.
     """
 
     def __init__(self, folder: Path, own: OwnFolder | None, *, before: Callable[[], object] | None = None) -> None:
@@ -126,7 +131,9 @@ class StageRunner:
         self._version = package_version()
 
     def do(self, name: str, action: Callable[[Path], object], *, output: str, inputs: Mapping[str, Any]) -> str | None:
-        """Make ``output`` by ``action``, unless it is there and was made from the same inputs.
+        """Make ``output`` by ``action``, unless it is there and was made from the same inputs; return its digest.
+
+        In a dry run the digest is None where the stage would run.
 
         Args:
             name: Name of the stage.
@@ -134,9 +141,6 @@ class StageRunner:
             output: Where, relative to the folder of the run.
             inputs: JSON-ready settings and digests that the output depends on; a None among them stands for the output of
                 a stage that a dry run has not done.
-
-        Returns:
-            Digest of the output; None in a dry run in which the stage would run.
 
         Raises:
             CheckpointError: The output is there and is not ours, or was changed since.
@@ -162,6 +166,8 @@ class StageRunner:
             say(f"{name} ...")
             begin = time.monotonic()
             action(path)
+            # The next stage loads a model of its own.
+            gc.collect()
             seconds = time.monotonic() - begin
             finished = datetime.now(UTC).isoformat(timespec="seconds")
             made = listing(path)
@@ -187,34 +193,34 @@ class StageRunner:
         return self.folder / STAMPS / f"{name}.json"
 
 
-class SourceDigests:
+def wrong_folder_name(name: str) -> str | None:
+    """Return why a variant's folder cannot have this name beside the run's own files; None where it can."""
+    if name.lower() in _TAKEN:
+        return "the run keeps its own files under that name; choose another"
+    if _UNUSABLE.fullmatch(name):
+        return "that is no name for a folder on every system; choose another"
+    if len(name) > _LONGEST:
+        return f"the name has {len(name)} characters; choose one of at most {_LONGEST}"
+    return None
+
+
+class SourceDigests(dict[str, str | None]):
     """Digests of the files, folders and names that a run reads, each taken once.
 
-    What exists as a path is digested by its contents; anything else is a name on the hub and stands for itself.
+    What exists as a path is digested by its contents; anything else is a name on the hub and stands for itself. The digest of
+    what the run itself makes is set, as None when a dry run has not made it.
     """
 
-    def __init__(self) -> None:
-        self._known: dict[str, str | None] = {}
-
-    def set(self, source: str, digest: str | None) -> None:
-        """Give the digest of a source that the run itself makes; None when a dry run has not made it."""
-        self._known[source] = digest
-
-    def of(self, source: str) -> str | None:
-        """Return the digest of ``source``; None only where ``set`` said so."""
-        if source not in self._known:
-            path = Path(source)
-            self._known[source] = digest_json(listing(path)) if path.exists() else f"hub:{source}"
-        return self._known[source]
+    def __missing__(self, source: str) -> str | None:
+        """Take the digest of a source on first use."""
+        path = Path(source)
+        self[source] = digest_json(listing(path)) if path.exists() else f"hub:{source}"
+        return self[source]
 
     def together(self, sources: Sequence[str]) -> str | None:
         """Return one digest of several sources; None if one of them is not made yet."""
-        each = [self.of(source) for source in sources]
+        each = [self[source] for source in sources]
         return None if None in each else digest_json(each)
-
-    def known(self) -> dict[str, str | None]:
-        """Return every digest taken so far, by source."""
-        return dict(sorted(self._known.items()))
 
 
 def installed_packages() -> str:

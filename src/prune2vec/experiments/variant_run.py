@@ -8,8 +8,20 @@ from typing import TypeVar
 from prune2vec.errors import ConfigError
 from prune2vec.experiments.recipe import DOCSTRINGS, Evaluation, Recipe
 from prune2vec.experiments.recipe_variant import RecipeVariant
-from prune2vec.experiments.run_folder import ANSWERS, CHECKPOINT, DATA, ENCODER, PLAN, PROFILE, RECIPE, RESULTS, SLIM_PLAN
-from prune2vec.experiments.stage_runner import SourceDigests, StageRunner, installed_packages
+from prune2vec.experiments.stage_runner import (
+    ANSWERS,
+    CHECKPOINT,
+    DATA,
+    ENCODER,
+    PLAN,
+    PROFILE,
+    RECIPE,
+    RESULTS,
+    SLIM_PLAN,
+    SourceDigests,
+    StageRunner,
+    installed_packages,
+)
 from prune2vec.experiments.stages import Stages
 from prune2vec.files import digest_json, write_bytes, write_text
 from prune2vec.outputs import OwnFolder, remove_folder
@@ -30,9 +42,6 @@ class VariantRun:
     """The stages of one recipe in one folder.
 
     Attributes:
-        recipe: The recipe.
-        folder: Folder of the run.
-        stages: What does the work.
         runner: Does the stages, and has their records.
         sources: Digests of what was read.
         plans: Plan of each variant, its width decided; in a dry run only those that are there and stay.
@@ -77,11 +86,7 @@ class VariantRun:
         self.stages.check(self.recipe)
         if self.runner.own is not None:
             with self.runner.own.writing(RECIPE):
-                self.write_recipe()
-
-    def write_recipe(self) -> None:
-        """Write the recipe with every setting spelled out."""
-        write_text(self.folder / RECIPE, self.recipe.to_yaml())
+                write_text(self.folder / RECIPE, self.recipe.to_yaml())
 
     def encoder_folder(self, name: str) -> Path:
         """Return the folder of a variant's finished encoder."""
@@ -97,14 +102,14 @@ class VariantRun:
         settings = self.recipe.data.mine
         if settings is None:
             return
-        found = installed_packages() if settings.source == DOCSTRINGS else self.sources.of(settings.source)
+        found = installed_packages() if settings.source == DOCSTRINGS else self.sources[settings.source]
         inputs = {"settings": settings.model_dump(mode="json"), "source": found}
         self.runner.do("mine", lambda path: self.stages.mine(settings, path), output=DATA, inputs=inputs)
         # What follows depends on the texts alone, not on whatever else was written down beside them.
         record = self.runner.records.get("mine")
         for name in (_TRAIN, _DEV, _CORPUS):
             digest = digest_json(record.output.get(name, "none")) if record is not None else None
-            self.sources.set(str(self.folder / DATA / name), digest)
+            self.sources[str(self.folder / DATA / name)] = digest
 
     def _texts(self, mined: str) -> list[str]:
         """Return the texts to train on, or those held out: mined ones, or the recipe's own."""
@@ -115,16 +120,16 @@ class VariantRun:
         return [self.recipe.data.dev] if self.recipe.data.dev is not None else []
 
     def _profile(self) -> str | None:
-        model, settings = self.recipe.model, self.recipe.profile_settings()
+        model, settings = self.recipe.model, self.recipe.of_model(self.recipe.profile)
         texts = list(self.recipe.data.profile) or self._texts(_TRAIN)
         return self.runner.do(
             "profile",
             lambda path: self.stages.profile(model, texts, settings, path),
             output=PROFILE,
             inputs={
-                "model": self.sources.of(self.recipe.model),
+                "model": self.sources[self.recipe.model],
                 "texts": self.sources.together(texts),
-                "plain": self.sources.of(str(settings.plain)) if settings.plain is not None else "none",
+                "plain": self.sources[str(settings.plain)] if settings.plain is not None else "none",
                 "settings": settings.model_dump(mode="json"),
             },
         )
@@ -154,7 +159,7 @@ class VariantRun:
                 WorkFolder.beside(slimmed).remove()
             return plan
         model, texts, depth_file = self.recipe.model, self._texts(_TRAIN), self.folder / name / PLAN
-        settings = self._at_commit(name, self.recipe.slim_settings(variant))
+        settings = self._at_commit(name, self.recipe.of_model(variant.slim_settings(self.recipe.train)))
         # Another interval between checkpoints, or another device, is no reason to rank again.
         cut = settings.model_dump(mode="json", include={"width_cut", "max_params", "floor", "multiple", "uniform"})
         scores = scores_beside(self.folder / name / SLIM_PLAN, settings.importance)
@@ -172,7 +177,7 @@ class VariantRun:
             slim,
             output=f"{name}/{SLIM_PLAN}",
             inputs={
-                "model": self.sources.of(self.recipe.model),
+                "model": self.sources[self.recipe.model],
                 "plan": plan,
                 "texts": self.sources.together(texts),
                 "settings": {**importances.identity(settings), **cut},
@@ -198,13 +203,13 @@ class VariantRun:
                 write_text(self.folder / name / RESULTS, results)
 
     def _prune(self, name: str, plan: str | None) -> str | None:
-        model, settings = self.recipe.model, self._at_commit(name, self.recipe.prune_settings())
+        model, settings = self.recipe.model, self._at_commit(name, self.recipe.of_model(self.recipe.prune))
         depth_file, slimmed = self.folder / name / PLAN, self.folder / name / SLIM_PLAN
         return self.runner.do(
             f"{name}.prune",
             lambda path: self.stages.prune(model, slimmed if slimmed.exists() else depth_file, settings, path),
             output=f"{name}/{CHECKPOINT}",
-            inputs={"model": self.sources.of(self.recipe.model), "plan": plan, "settings": settings.model_dump(mode="json")},
+            inputs={"model": self.sources[self.recipe.model], "plan": plan, "settings": settings.model_dump(mode="json")},
         )
 
     def _at_commit(self, name: str, settings: S) -> S:
@@ -230,7 +235,7 @@ class VariantRun:
         if not teacher:
             return settings, "none"
         if teacher not in {variant.name for variant in self.recipe.variants}:
-            return settings, self.sources.of(teacher)
+            return settings, self.sources[teacher]
         if teacher == name:
             return settings.model_copy(update={"distil_from": None}), "none"
         if teacher not in self._encoders:
@@ -257,7 +262,7 @@ class VariantRun:
             "answer",
             lambda path: self.stages.answer(self.encoder_folder(str(name)), texts, queries, path),
             output=ANSWERS,
-            inputs={"queries": list(queries), "encoder": encoder, "texts": self.sources.of(texts)},
+            inputs={"queries": list(queries), "encoder": encoder, "texts": self.sources[texts]},
         )
 
 

@@ -37,31 +37,26 @@ _Loader.yaml_implicit_resolvers = {
 
 @dataclass(frozen=True)
 class YamlFile:
-    """A YAML file that holds a mapping.
-
-    Attributes:
-        path: Where it was read from.
-        values: The mapping; dashes in keys became underscores.
-    """
+    """A YAML file that holds a mapping; dashes in the keys of ``values`` became underscores."""
 
     path: Path
     values: Mapping[str, Any]
     _root: yaml.MappingNode
 
-    def line_of(self, location: Location) -> int:
-        """Return the 1-based line of the key (or list item) at ``location``, or of the nearest one above it."""
+    def where(self, location: Location) -> str:
+        """Return ``file:line`` of the key (or list item) at ``location``, or of the nearest one above it."""
         node: yaml.Node = self._root
         line = node.start_mark.line
         for part in location:
-            found = _child(node, part)
-            if found is None:
+            inside: dict[str, tuple[int, yaml.Node]] = {}
+            if isinstance(node, yaml.MappingNode):
+                inside = {_key_name(key): (key.start_mark.line, value) for key, value in node.value}
+            elif isinstance(node, yaml.SequenceNode):
+                inside = {str(number): (item.start_mark.line, item) for number, item in enumerate(node.value)}
+            if str(part) not in inside:
                 break
-            line, node = found
-        return line + 1
-
-    def where(self, location: Location) -> str:
-        """Return ``file:line`` of ``location``."""
-        return f"{self.path}:{self.line_of(location)}"
+            line, node = inside[str(part)]
+        return f"{self.path}:{line + 1}"
 
 
 def read_yaml(path: Path) -> YamlFile:
@@ -94,14 +89,9 @@ def _parse(text: str, path: Path) -> YamlFile:
     root = yaml.compose(text, Loader=_Loader)
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"{path}: expected keys and values; see prune2vec init for an example")
-    _refuse_bombs(root, path)
-    _refuse_repeated(root, path)
-    return YamlFile(path, underscored(yaml.load(text, Loader=_Loader)), root)
-
-
-def _refuse_bombs(root: yaml.Node, path: Path) -> None:
-    """Refuse what is too large or too deep with its aliases written out: an alias may hold itself, or a thousand others."""
-    waiting, seen = [(root, 0)], 0
+    # An alias may hold itself, or a thousand others.
+    waiting: list[tuple[yaml.Node, int]] = [(root, 0)]
+    seen = 0
     while waiting:
         node, depth = waiting.pop()
         seen += 1
@@ -109,25 +99,21 @@ def _refuse_bombs(root: yaml.Node, path: Path) -> None:
             what = f"more than {_DEEPEST} levels deep" if depth > _DEEPEST else f"more than {_MOST:,} values"
             raise ConfigError(f"{path}:{node.start_mark.line + 1}: {what} with its aliases written out; write less")
         if isinstance(node, yaml.MappingNode):
+            _refuse_repeated(node, path)
             waiting += [(one, depth + 1) for pair in node.value for one in pair]
         elif isinstance(node, yaml.SequenceNode):
             waiting += [(one, depth + 1) for one in node.value]
+    return YamlFile(path, underscored(yaml.load(text, Loader=_Loader)), root)
 
 
-def _refuse_repeated(node: yaml.Node, path: Path) -> None:
+def _refuse_repeated(node: yaml.MappingNode, path: Path) -> None:
     """Refuse a key given twice: YAML would silently take the last one."""
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_repeated(item, path)
-    if not isinstance(node, yaml.MappingNode):
-        return
-    seen: dict[str, int] = {}
-    for key, value in node.value:
-        name = _key_name(key)
-        if name in seen:
-            raise ConfigError(f"{path}:{key.start_mark.line + 1}: key {name!r} was already given in line {seen[name] + 1}")
-        seen[name] = key.start_mark.line
-        _refuse_repeated(value, path)
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        line, name = key.start_mark.line + 1, _key_name(key)
+        if name in lines:
+            raise ConfigError(f"{path}:{line}: key {name!r} was already given in line {lines[name]}")
+        lines[name] = line
 
 
 def underscored(value: Any) -> Any:
@@ -146,16 +132,6 @@ def dashed(value: Any) -> Any:
 
 def _key_name(node: yaml.Node) -> str:
     return str(node.value).replace("-", "_") if isinstance(node, yaml.ScalarNode) else repr(node)
-
-
-def _child(node: yaml.Node, part: int | str) -> tuple[int, yaml.Node] | None:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            if _key_name(key) == str(part):
-                return key.start_mark.line, value
-    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-        return node.value[part].start_mark.line, node.value[part]
-    return None
 
 
 def dump_yaml(value: Mapping[str, Any]) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from prune2vec.cli.outcome import Outcome
-from prune2vec.cli.verb import verb
+from prune2vec.cli.verb import Outcome, verb
 
 if TYPE_CHECKING:
     from prune2vec.models.cache import KeptCopy

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath
-from prune2vec.cli.outcome import Outcome, check_encoder, would
-from prune2vec.cli.verb import verb
+from prune2vec.cli.verb import Printable, check_encoder, verb, would
 
 if TYPE_CHECKING:
     from prune2vec.encoding.encode_settings import EncodeSettings
@@ -33,39 +32,34 @@ prune2vec encode encoder/ corpus.jsonl.gz -o vectors/ --ray 8
     metavar="N",
     help="Encode N shards on Ray, here or on the cluster of RAY_ADDRESS; auto: those of OUTPUT, or one a GPU.",
 )
-def encode(encoder: Path, corpus: Path, *, output: Path, ray: str | None, settings: EncodeSettings, dry_run: bool) -> Outcome:
+def encode(encoder: Path, corpus: Path, *, output: Path, ray: str | None, settings: EncodeSettings, dry_run: bool) -> Printable:
     """Encode every text of CORPUS.
 
     CORPUS is .jsonl, .csv, .txt (one text a line), each also packed as .gz, .parquet or .arrow, of any size. The vectors are written
     in parts of (id, vector); the same command resumes after an interruption.
     """
-    counted = ray is not None and ray != "auto"
-    if counted and not re.fullmatch("[1-9][0-9]{0,5}", str(ray)):
+    if ray not in (None, "auto") and not re.fullmatch("[1-9][0-9]{0,5}", str(ray)):
         raise click.BadParameter(
             f"{str(ray)[:40]!r}: expected a number of shards from 1 to 999,999, or auto", param_hint="--ray"
         )
-    shards = int(str(ray)) if counted else ray
+    shards = int(ray) if ray not in (None, "auto") else ray
     if dry_run:
         from prune2vec.encoding.corpus import Corpus
         from prune2vec.encoding.store import check_shards, check_vector_folder, shard_folder
 
         check_encoder(encoder)
         shard, count = settings.shard_of
+        if shards != "auto":
+            check_shards(output, int(shards or count))
         if shards is None:
-            check_shards(output, count)
             check_vector_folder(shard_folder(output, shard, count))
-        elif isinstance(shards, int):
-            check_shards(output, shards)
-        source = Corpus(path=corpus, text_column=settings.text_column, id_column=settings.id_column)
-        source.check_filled()
-        return would(f"encode {corpus}", reads=[encoder, corpus], writes=output, settings=settings.model_dump(mode="json"))
+        Corpus(path=corpus, text_column=settings.text_column, id_column=settings.id_column).check_filled()
+        return would(f"encode {corpus}", reads=[encoder, corpus], writes=output, settings=settings)
     from prune2vec.encoding.encode import encode_corpus
     from prune2vec.encoding.ray_shards import encode_on_ray
     from prune2vec.machine import keep_freed_memory
 
     keep_freed_memory()
     if shards is not None:
-        spread = encode_on_ray(encoder, corpus, output, shards=shards, settings=settings)
-        return Outcome(spread.render(), spread.to_json())
-    done = encode_corpus(encoder, corpus, output, settings=settings)
-    return Outcome(done.render(), done.to_json())
+        return encode_on_ray(encoder, corpus, output, shards=shards, settings=settings)
+    return encode_corpus(encoder, corpus, output, settings=settings)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath, SourceName
-from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.verb import verb
+from prune2vec.cli.verb import Printable, verb, would
 
 if TYPE_CHECKING:
     from prune2vec.evaluation.evaluate_settings import EvaluateSettings
@@ -43,7 +42,7 @@ def evaluate(
     output: Path | None,
     settings: EvaluateSettings,
     dry_run: bool,
-) -> Outcome:
+) -> Printable:
     """Measure quality, speed and size of ENCODER."""
     if data is None and tasks is None:
         raise click.UsageError("nothing to evaluate on: give --data or --tasks")
@@ -54,10 +53,9 @@ def evaluate(
 
             resolve_tasks(names, mirror)
         reads = [encoder, *filter(None, [data, tasks, mirror])]
-        return would(f"evaluate {encoder}", reads=reads, writes=output, settings=settings.model_dump(mode="json"))
+        return would(f"evaluate {encoder}", reads=reads, writes=output, settings=settings)
     from prune2vec.evaluation.evaluate import evaluate_encoder
     from prune2vec.machine import keep_freed_memory
 
     keep_freed_memory()
-    results = evaluate_encoder(encoder, data=data, tasks=names, mirror=mirror, output=output, settings=settings)
-    return Outcome(results.render(), results.to_json())
+    return evaluate_encoder(encoder, data=data, tasks=names, mirror=mirror, output=output, settings=settings)

@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from prune2vec.cli.options import ExistingPath, OutputPath
-from prune2vec.cli.outcome import Outcome, check_encoder, would
-from prune2vec.cli.verb import verb
+from prune2vec.cli.verb import Printable, check_encoder, verb, would
 
 EXAMPLE = """
 prune2vec export encoder/ --target vllm -o encoder-vllm/
@@ -20,7 +19,7 @@ prune2vec export encoder/ --target onnx -o encoder-onnx/
 @click.argument("encoder", type=ExistingPath())
 @click.option("--target", required=True, help="The runtime: vllm or onnx.")
 @click.option("-o", "--output", type=OutputPath(folder=True), required=True, help="Folder to write.")
-def export(encoder: Path, *, target: str, output: Path, dry_run: bool) -> Outcome:
+def export(encoder: Path, *, target: str, output: Path, dry_run: bool) -> Printable:
     """Write ENCODER in the form of another runtime.
 
     vllm: blocks without attention or MLP, and MLPs of different widths, of Llama-like encoders. Pooling mean, cls or lasttoken.
@@ -35,5 +34,4 @@ def export(encoder: Path, *, target: str, output: Path, dry_run: bool) -> Outcom
         return would(f"export {encoder} to {target}", reads=[encoder], writes=output)
     from prune2vec.exporting.export import export_encoder
 
-    done = export_encoder(encoder, target=target, output=output)
-    return Outcome(done.render(), done.to_json())
+    return export_encoder(encoder, target=target, output=output)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from prune2vec.cli.outcome import Outcome
-from prune2vec.cli.verb import verb
+from prune2vec.cli.verb import Outcome, verb
 from prune2vec.registry import Registry
 
 

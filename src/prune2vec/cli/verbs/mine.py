@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from prune2vec.cli.options import OptionGroup, OutputPath, SourceName
-from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.verb import verb
+from prune2vec.cli.verb import Outcome, Printable, verb, would
 from prune2vec.outputs import TEXTS, check_ours
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ prune2vec mine negatives train.jsonl.gz --model encoder/ -o hard.jsonl.gz --nega
     "--model", type=SourceName("encoder"), required=True, help="The encoder that looks for them, as a rule the full one."
 )
 @click.option("-o", "--output", type=OutputPath(folder=False), required=True, help="File to write, .jsonl or .jsonl.gz.")
-def mine_negatives(data: str, *, model: str, output: Path, settings: MiningSettings, dry_run: bool) -> Outcome:
+def mine_negatives(data: str, *, model: str, output: Path, settings: MiningSettings, dry_run: bool) -> Printable:
     """Find hard negatives for the (query, positive) rows of DATA with an encoder.
 
     They are documents of the same data set that the encoder ranks high for the query and that are not its answer. What
@@ -80,8 +79,7 @@ def mine_negatives(data: str, *, model: str, output: Path, settings: MiningSetti
     """
     if dry_run:
         reads = [data, model]
-        return would(f"mine negatives for {data}", reads=reads, writes=output, settings=settings.model_dump(mode="json"))
+        return would(f"mine negatives for {data}", reads=reads, writes=output, settings=settings)
     from prune2vec.training.mine_negatives import mine_negatives as mine
 
-    mined = mine(data, model, output, settings=settings)
-    return Outcome(mined.render(), mined.to_json())
+    return mine(data, model, output, settings=settings)

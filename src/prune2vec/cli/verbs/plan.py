@@ -3,29 +3,51 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import click
 
 from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath
-from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.verb import verb
+from prune2vec.cli.verb import Outcome, verb, would
 
 if TYPE_CHECKING:
-    from prune2vec.planning.planner import Budget
+    from pydantic.fields import FieldInfo
+
     from prune2vec.settings import Settings
 
 
-def _parameters() -> type[Settings]:
-    from prune2vec.cli.planner_options import planner_parameters
+def planner_parameters() -> type[Settings]:
+    """Return a settings class with every parameter of every planner; none is required here.
 
-    return planner_parameters()
+    Where planners disagree on a parameter's type it is a word, which the planner that is chosen reads.
+    """
+    from collections import defaultdict
+    from fractions import Fraction
 
+    from pydantic import Field, create_model
 
-def _budget() -> type[Budget]:
-    from prune2vec.planning.planner import Budget
+    from prune2vec.planning.planner import planners
+    from prune2vec.planning.shares import share_text
+    from prune2vec.settings import Settings
 
-    return Budget
+    def described(method: str, field: FieldInfo) -> str:
+        default = share_text(field.default) if isinstance(field.default, Fraction) else field.default
+        unless = "" if field.is_required() or default is None else f" ({default} unless given)"
+        meant = " ".join((field.description or "").split())
+        return f"For {method}{unless}{f': {meant}' if meant else '.'}"
+
+    users: dict[str, list[tuple[str, FieldInfo]]] = defaultdict(list)
+    for method in planners:
+        for name, field in planners.get(method).model_fields.items():
+            users[name].append((method, field))
+    fields: dict[str, Any] = {}
+    for name, found in sorted(users.items()):
+        kinds: list[Any] = [
+            Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation for _, field in found
+        ]
+        kind = kinds[0] if all(one == kinds[0] for one in kinds) else str
+        fields[name] = (kind | None, Field(None, description=" ".join(described(*user) for user in found)))
+    return cast(type[Settings], create_model("PlannerParameters", __base__=Settings, **fields))
 
 
 EXAMPLE = """
@@ -39,7 +61,10 @@ prune2vec plan show plan.json
 
 @verb(
     example=EXAMPLE,
-    sections=[OptionGroup("parameters", "Parameters of the methods", _parameters), OptionGroup("budget", "Budget", _budget)],
+    sections=[
+        OptionGroup("parameters", "Parameters of the methods", planner_parameters),
+        OptionGroup("budget", "Budget", "prune2vec.planning.planner:Budget"),
+    ],
 )
 @click.argument("profile", type=ExistingPath())
 @click.option("--method", default="l3prune", show_default=True, help="How to choose; `prune2vec methods` lists them.")

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from prune2vec.cli.options import OptionGroup, OutputPath, SourceName
-from prune2vec.cli.outcome import Outcome, check_model, check_texts, would
-from prune2vec.cli.verb import verb
+from prune2vec.cli.verb import Outcome, check_model, check_texts, verb, would
 
 if TYPE_CHECKING:
-    from prune2vec.profiling.profile import Profile
     from prune2vec.profiling.profile_settings import ProfileSettings
 
 OPTIONS = OptionGroup(
@@ -48,9 +46,8 @@ def profile(model: str, *, texts: str, output: Path, settings: ProfileSettings, 
         check_model(model)
         check_texts(texts)
         scorer_names(settings)
-        return would(f"profile {model}", reads=[model, texts], writes=output, settings=settings.model_dump(mode="json"))
-    from prune2vec.experiments.heatmap import plot_redundancy
-    from prune2vec.experiments.plots import plot_profile
+        return would(f"profile {model}", reads=[model, texts], writes=output, settings=settings)
+    from prune2vec.experiments.plots import plot_profile, plot_redundancy, redundancy_table, sparkline
     from prune2vec.machine import keep_freed_memory
     from prune2vec.planning.planner import make_plan
 
@@ -63,19 +60,12 @@ def profile(model: str, *, texts: str, output: Path, settings: ProfileSettings, 
     pictures = [plot_profile(result, picks, output.with_suffix(".svg"))]
     heat_map = plot_redundancy(result, output.with_suffix(".redundancy.svg"))
     pictures += [heat_map] if heat_map is not None else []
-    return Outcome(_render(result, picks, [output, *pictures]), {"output": str(output), "picks": picks, **result.to_json()})
-
-
-def _render(profile: Profile, picks: dict[str, int], written: list[Path]) -> str:
-    from prune2vec.experiments.heatmap import redundancy_table
-    from prune2vec.experiments.plots import sparkline
-
-    curve = profile.layer_loss
-    last = "full" if profile.depths == profile.shape.num_layers else "end"
-    lines = [f"layer loss, depth 1 to {profile.depths}: {sparkline(curve.loss)}"]
+    curve, last = result.layer_loss, "full" if result.depths == layers else "end"
+    lines = [f"layer loss, depth 1 to {result.depths}: {sparkline(curve.loss)}"]
     lines += [
         f"{name:<6} depth {depth:>3}   loss {curve.loss[depth - 1]:.4f} ± {curve.std_error[depth - 1]:.4f}"
         f"   accuracy@1 {curve.accuracy[depth - 1]:.3f}"
-        for name, depth in {**picks, last: profile.depths}.items()
+        for name, depth in {**picks, last: result.depths}.items()
     ]
-    return "\n".join([*lines, *redundancy_table(profile), *map(str, written)])
+    text = "\n".join([*lines, *redundancy_table(result), *map(str, [output, *pictures])])
+    return Outcome(text, {"output": str(output), "picks": picks, **result.to_json()})

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath, SourceName
-from prune2vec.cli.outcome import Outcome, check_model, would
-from prune2vec.cli.verb import verb
+from prune2vec.cli.verb import Outcome, check_model, verb, would
 from prune2vec.outputs import ENCODER, check_ours
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def prune(model: str, plan: Path, *, output: Path, settings: PruneSettings, dry_
     if dry_run:
         check_ours(output, ENCODER)
         check_model(model)
-        return would(action, reads=[model, plan], writes=output, settings=settings.model_dump(mode="json"))
+        return would(action, reads=[model, plan], writes=output, settings=settings)
     from prune2vec.pruning.prune import prune_model
 
     folder = prune_model(model, loaded, output, settings=settings)

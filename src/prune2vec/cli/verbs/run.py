@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from prune2vec.cli.options import ExistingPath, OutputPath
-from prune2vec.cli.outcome import Outcome, would
-from prune2vec.cli.verb import verb
+from prune2vec.cli.verb import Outcome, Printable, verb, would
 from prune2vec.errors import CheckpointError
 from prune2vec.files import write_text
 from prune2vec.outputs import COMPARISON, check_kind
@@ -16,24 +15,22 @@ from prune2vec.outputs import COMPARISON, check_kind
 
 @verb(example="prune2vec demo -o runs/demo")
 @click.option("-o", "--output", type=OutputPath(folder=True), default="runs/demo", show_default=True, help="Folder of the run.")
-def demo(*, output: Path, dry_run: bool) -> Outcome:
+def demo(*, output: Path, dry_run: bool) -> Printable:
     """Show the whole chain on the default model and mined text.
 
     The model is SmolLM2-135M-Instruct; the text, the docstrings of the installed Python packages.
 
     Takes up to 20 minutes on 2 cores and 6 GB of memory; the same command resumes after an interruption.
     """
-    from prune2vec.experiments.demo import demo_recipe, run_demo
-    from prune2vec.experiments.run import run_recipe
+    from prune2vec.experiments.run import demo_recipe, run_demo, run_recipe
 
-    report = run_recipe(demo_recipe(), output, dry_run=True) if dry_run else run_demo(output)
-    return Outcome(report.render(), report.to_json())
+    return run_recipe(demo_recipe(), output, dry_run=True) if dry_run else run_demo(output)
 
 
 @verb(example="prune2vec init -o recipe.yaml\nprune2vec run recipe.yaml -o runs/first")
 @click.argument("recipe", type=ExistingPath())
 @click.option("-o", "--output", type=OutputPath(folder=True), required=True, help="Folder of the run.")
-def run(recipe: Path, *, output: Path, dry_run: bool) -> Outcome:
+def run(recipe: Path, *, output: Path, dry_run: bool) -> Printable:
     """Do all that RECIPE says, from profile to comparison.
 
     Every variant is planned, pruned, trained and evaluated, and all are compared at the end.
@@ -42,8 +39,7 @@ def run(recipe: Path, *, output: Path, dry_run: bool) -> Outcome:
     """
     from prune2vec.experiments.run import run_recipe
 
-    report = run_recipe(recipe, output, dry_run=dry_run)
-    return Outcome(report.render(), report.to_json())
+    return run_recipe(recipe, output, dry_run=dry_run)
 
 
 @verb(example="prune2vec init -o recipe.yaml")
@@ -55,7 +51,7 @@ def init(*, output: Path, force: bool, dry_run: bool) -> Outcome:
         raise CheckpointError(f"{output} is there already; give --force to replace it, or another name with -o")
     if dry_run:
         return would("write a recipe", reads=[], writes=output)
-    from prune2vec.experiments.recipe_template import init_recipe
+    from prune2vec.experiments.recipe import init_recipe
 
     write_text(output, init_recipe())
     return Outcome(f"{output}\nedit it, then: prune2vec run {output} -o runs/first", {"output": str(output)})
@@ -64,7 +60,7 @@ def init(*, output: Path, force: bool, dry_run: bool) -> Outcome:
 @verb(example="prune2vec compare full.json small.json\nprune2vec compare runs/*/results.json -o report/")
 @click.argument("results", type=ExistingPath(), nargs=-1, required=True)
 @click.option("-o", "--output", type=OutputPath(folder=True), help="Folder for the table and the page; default: only print.")
-def compare(results: tuple[Path, ...], *, output: Path | None, dry_run: bool) -> Outcome:
+def compare(results: tuple[Path, ...], *, output: Path | None, dry_run: bool) -> Printable:
     """Put RESULTS side by side.
 
     The first is what the others are compared with.
@@ -75,5 +71,4 @@ def compare(results: tuple[Path, ...], *, output: Path | None, dry_run: bool) ->
         return would(f"compare {len(results)} results", reads=results, writes=output)
     from prune2vec.experiments.compare import compare_results
 
-    comparison = compare_results(results, output=output)
-    return Outcome(comparison.render(), comparison.to_json())
+    return compare_results(results, output=output)

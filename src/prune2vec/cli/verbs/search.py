@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from prune2vec.cli.options import ExistingPath, OptionGroup, SourceName
-from prune2vec.cli.outcome import Outcome
-from prune2vec.cli.verb import verb
+from prune2vec.cli.verb import Printable, verb
 
 if TYPE_CHECKING:
     from prune2vec.encoding.encode_settings import SearchSettings
@@ -44,7 +43,7 @@ def search(
     encoder: str | None,
     corpus: Path | None,
     settings: SearchSettings,
-) -> Outcome:
+) -> Printable:
     """Find the texts nearest to each QUERY in VECTORS, the folder that encode wrote.
 
     Every vector is compared, and memory does not grow with their number.
@@ -54,5 +53,4 @@ def search(
     from prune2vec.encoding.search import read_queries, search_vectors
 
     asked = [*query, *(read_queries(queries) if queries is not None else [])]
-    found = search_vectors(vectors, asked, k=k, encoder=encoder, corpus=corpus, settings=settings)
-    return Outcome(found.render(), found.to_json())
+    return search_vectors(vectors, asked, k=k, encoder=encoder, corpus=corpus, settings=settings)

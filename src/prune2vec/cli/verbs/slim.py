@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath, SourceName
-from prune2vec.cli.outcome import Outcome, check_model, check_texts, would
-from prune2vec.cli.verb import verb
+from prune2vec.cli.verb import Outcome, check_model, check_texts, verb, would
 
 if TYPE_CHECKING:
     from prune2vec.training.slim_settings import SlimSettings
@@ -56,7 +55,7 @@ def slim(
             check_texts(texts)
         action = f"slim the MLPs of {len(loaded.kept.mlps)} layers of {model}"
         reads = [model, plan, *(one for one in (texts, scores) if one is not None)]
-        return would(action, reads=reads, writes=output, settings=settings.model_dump(mode="json"))
+        return would(action, reads=reads, writes=output, settings=settings)
     from prune2vec.training.slim import slim_plan
     from prune2vec.training.width_decision import render_slim, slim_figures
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath, SourceName
-from prune2vec.cli.outcome import Outcome, check_encoder, check_texts, would
-from prune2vec.cli.verb import verb
+from prune2vec.cli.verb import Printable, check_encoder, check_texts, verb, would
 from prune2vec.outputs import ENCODER, check_kind
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ prune2vec train small/ --data scored.jsonl.gz -o encoder/ --preset effir
 @click.argument("checkpoint", type=ExistingPath())
 @click.option("--data", type=SourceName("path"), required=True, help="Triplets: a file, a folder of files or a hub dataset.")
 @click.option("-o", "--output", type=OutputPath(folder=True), required=True, help="Folder to write.")
-def train(checkpoint: Path, *, data: str, output: Path, settings: TrainSettings, dry_run: bool) -> Outcome:
+def train(checkpoint: Path, *, data: str, output: Path, settings: TrainSettings, dry_run: bool) -> Printable:
     """Train the encoder in CHECKPOINT on triplets.
 
     Adapters are merged before the encoder is saved. The same command resumes after an interruption.
@@ -50,8 +49,7 @@ def train(checkpoint: Path, *, data: str, output: Path, settings: TrainSettings,
         check_trainable(checkpoint)
         check_texts(data)
         check_tracker(settings.report_to)
-        return would(f"train {checkpoint}", reads=[checkpoint, data], writes=output, settings=settings.model_dump(mode="json"))
+        return would(f"train {checkpoint}", reads=[checkpoint, data], writes=output, settings=settings)
     from prune2vec.training.train import train_encoder
 
-    result = train_encoder(checkpoint, data, output, settings=settings)
-    return Outcome(result.render(), result.to_json())
+    return train_encoder(checkpoint, data, output, settings=settings)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from prune2vec.cli.environment import LOGGERS, prepare_environment
+from prune2vec.cli.app import LOGGERS, prepare_environment
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,14 @@ from prune2vec.data.beir import Retrieval
 from prune2vec.errors import DataError, EvaluationError
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.evaluation.evaluated import LoadedEncoder
-from prune2vec.evaluation.own_data import describe_retrieval, evaluate_bm25, evaluate_retrieval, load_retrieval, self_documents
 from prune2vec.evaluation.results import METRICS
+from prune2vec.evaluation.retrieval import (
+    describe_retrieval,
+    evaluate_bm25,
+    evaluate_retrieval,
+    load_retrieval,
+    self_documents,
+)
 from tests.evaluation.helpers import QUICK, write_rows
 
 SETTINGS = EvaluateSettings(**QUICK)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from prune2vec.errors import CheckpointError, ProfileError
-from prune2vec.experiments.heatmap import caption, marked, plot_redundancy, redundancy_svg, redundancy_table
+from prune2vec.experiments.plots import caption, marked, plot_redundancy, redundancy_svg, redundancy_table
 from prune2vec.profiling.profile import Profile
 from tests.experiments.small import profile_of
 

@@ -13,7 +13,7 @@ from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.evaluation.evaluated import LoadedEncoder
 from prune2vec.evaluation.mteb_runner import run_task, task_data
 from prune2vec.evaluation.results import TaskScore
-from prune2vec.evaluation.sampling import Sampling, sample_retrieval, sampling_note
+from prune2vec.evaluation.retrieval import sample_retrieval, sampling_note
 from prune2vec.evaluation.tasks import PINNED
 from tests.evaluation.helpers import QUICK
 
@@ -25,7 +25,7 @@ WHOLE = Retrieval(
 
 
 def test_all_relevant_documents_of_the_kept_queries_stay() -> None:
-    sample, note = sample_retrieval(WHOLE, Sampling(queries=5, documents=30))
+    sample, note = sample_retrieval(WHOLE, EvaluateSettings(max_queries=5, max_documents=30))
     assert note == "(30 of 100 documents, 5 of 20 queries)"
     assert (len(sample.queries), len(sample.corpus)) == (5, 30)
     for query in sample.queries:
@@ -40,14 +40,14 @@ def test_all_relevant_documents_of_the_kept_queries_stay() -> None:
 
 
 def test_relevant_documents_are_kept_beyond_the_limit() -> None:
-    sample, note = sample_retrieval(WHOLE, Sampling(documents=1))
+    sample, note = sample_retrieval(WHOLE, EvaluateSettings(max_documents=1))
     assert sample.corpus.keys() == {f"d{number}" for number in (*range(20), *range(50, 70))}
     assert note == "(40 of 100 documents)"
 
 
 def test_the_seed_decides_and_smaller_samples_lie_in_larger_ones() -> None:
     def kept(seed: int, queries: int, documents: int) -> tuple[set[str], set[str]]:
-        sample, _ = sample_retrieval(WHOLE, Sampling(queries=queries, documents=documents, seed=seed))
+        sample, _ = sample_retrieval(WHOLE, EvaluateSettings(max_queries=queries, max_documents=documents, seed=seed))
         return set(sample.queries), set(sample.corpus)
 
     assert kept(1, 8, 50) == kept(1, 8, 50) != kept(2, 8, 50)
@@ -56,7 +56,11 @@ def test_the_seed_decides_and_smaller_samples_lie_in_larger_ones() -> None:
 
 
 def test_what_is_whole_is_left_alone() -> None:
-    for sampling in (Sampling(), Sampling(queries=20, documents=100), Sampling(queries=999, documents=999)):
+    for sampling in (
+        EvaluateSettings(),
+        EvaluateSettings(max_queries=20, max_documents=100),
+        EvaluateSettings(max_queries=999, max_documents=999),
+    ):
         assert sample_retrieval(WHOLE, sampling) == (WHOLE, "")
 
 
@@ -65,10 +69,10 @@ def test_notes() -> None:
     assert sampling_note(queries=(50, 300), documents=(10, 10)) == "(50 of 300 queries)"
 
 
-def run(encoder: LoadedEncoder, name: str, mirror: Path, sampling: Sampling | None) -> TaskScore:
+def run(encoder: LoadedEncoder, name: str, mirror: Path, settings: EvaluateSettings) -> TaskScore:
     task = PINNED[name]
     prompts = {"query": "", "document": ""} if task.type == "Retrieval" else {"text": ""}
-    return run_task(encoder, task, data=task_data(task, mirror), prompts=prompts, batch_size=8, sampling=sampling)
+    return run_task(encoder, task, data=task_data(task, mirror), prompts=prompts, settings=settings)
 
 
 def test_mteb_searches_the_sample_and_its_name_says_so(encoder: LoadedEncoder, mirror: Path) -> None:
@@ -81,7 +85,7 @@ def test_mteb_searches_the_sample_and_its_name_says_so(encoder: LoadedEncoder, m
 
     encoder.model.encode_document = spy  # type: ignore[method-assign]
     try:
-        score = run(replace(encoder, engine=None), "SciFact", mirror, Sampling(documents=3))
+        score = run(replace(encoder, engine=None), "SciFact", mirror, EvaluateSettings(max_documents=3))
     finally:
         del encoder.model.encode_document
     (documents,) = seen
@@ -90,14 +94,15 @@ def test_mteb_searches_the_sample_and_its_name_says_so(encoder: LoadedEncoder, m
     assert {"the quick brown fox", "birds sing in spring"} <= set(documents)
     assert score.score == 1.0
     assert (
-        run(encoder, "SciFact", mirror, Sampling(queries=1, documents=1)).name == "SciFact (1 of 4 documents, 1 of 2 queries)"
+        run(encoder, "SciFact", mirror, EvaluateSettings(max_queries=1, max_documents=1)).name
+        == "SciFact (1 of 4 documents, 1 of 2 queries)"
     )
-    assert run(encoder, "SciFact", mirror, Sampling(documents=4)).name == "SciFact"
+    assert run(encoder, "SciFact", mirror, EvaluateSettings(max_documents=4)).name == "SciFact"
 
 
 def test_other_tasks_of_mteb_stay_whole(encoder: LoadedEncoder, mirror: Path) -> None:
-    score = run(encoder, "STSBenchmark", mirror, Sampling(queries=1, documents=1))
-    assert score == run_like(score, run(encoder, "STSBenchmark", mirror, None))
+    score = run(encoder, "STSBenchmark", mirror, EvaluateSettings(max_queries=1, max_documents=1))
+    assert score == run_like(score, run(encoder, "STSBenchmark", mirror, EvaluateSettings()))
 
 
 def run_like(score: TaskScore, other: TaskScore) -> TaskScore:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from prune2vec.encoding.precision import Precision, ranges_of
+from prune2vec.encoding.store import Precision, ranges_of
 
 
 @pytest.mark.parametrize("offset", [0.0, -3.0, 1000.0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from prune2vec.cli.options import OptionGroup, options_from
-from prune2vec.cli.planner_options import planner_parameters
+from prune2vec.cli.verbs.plan import planner_parameters
 from prune2vec.planning.planner import Planner, planners
 
 

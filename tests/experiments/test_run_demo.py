@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from prune2vec.experiments.demo import demo_recipe, run_demo
+from prune2vec.experiments.run import demo_recipe, run_demo
 from prune2vec.progress import set_enabled
 from tests.experiments.small import SmallStages
 
@@ -22,7 +22,7 @@ def test_recipe_is_what_the_demo_promises() -> None:
 def test_says_first_what_it_will_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     set_enabled(True)
     small = SmallStages()
-    report = run_demo(tmp_path / "demo", stages=small.stages())
+    report = run_demo(tmp_path / "demo", stages=small)
     told = capsys.readouterr().err
     assert "minutes" in told.partition("mine ...")[0]
     assert "640 triplets" in told
