@@ -16,10 +16,9 @@ from transformers import PreTrainedModel
 
 from prune2vec.amounts import readable_bytes
 from prune2vec.errors import ConfigError
-from prune2vec.forward.batches import Batch, make_batches
+from prune2vec.forward.batches import Batch, make_batches, packing_obstacle
 from prune2vec.forward.memory_plan import bytes_per_token, tokens_per_pass
 from prune2vec.forward.packed import packable
-from prune2vec.forward.packing import packing_obstacle
 from prune2vec.machine import memory_in_use
 from prune2vec.models.cut import cut_model
 from prune2vec.models.families import Family, block_list

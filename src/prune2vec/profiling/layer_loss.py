@@ -11,8 +11,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from prune2vec.forward.backbone import Backbone
-from prune2vec.forward.depths import PooledDepths
+from prune2vec.forward.backbone import Backbone, PooledDepths
 from prune2vec.models.kept import Kept
 from prune2vec.models.text_settings import TextSettings
 from prune2vec.models.tokens import distinct
