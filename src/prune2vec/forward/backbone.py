@@ -188,12 +188,7 @@ Sink = Callable[[tuple[int, ...], Sequence[int], Tensor], None]
 class PooledDepths(Observer):
     """Pools what the model cut to its first k blocks returns: the final norm applied to block k's output.
 
-    Only one block's states are alive at a time beside the pooled vectors.
-
-    Args:
-        backbone: The model.
-        pooling: Name of a registered pooling.
-        sink: Gets the vectors of each batch.
+    Only one block's states are alive at a time beside the pooled vectors, which the ``sink`` gets batch by batch.
     """
 
     def __init__(self, backbone: Backbone, pooling: str, sink: Sink) -> None:

@@ -31,14 +31,7 @@ _ROUNDED_TOLERANCE = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Some of the rows, as the model is called with them.
-
-    Attributes:
-        places: Their numbers among all rows.
-        rows: The rows themselves.
-        inputs: What the model is called with.
-        packed: Whether they are laid end to end.
-    """
+    """Some of the rows, their ``places`` among all rows, and the ``inputs`` that the model is called with."""
 
     places: Sequence[int]
     rows: Sequence[TokenRow]

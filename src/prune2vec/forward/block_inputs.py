@@ -29,12 +29,7 @@ _REMEDY = "hold the whole model in memory instead (--stream off)"
 
 @dataclass(frozen=True)
 class BlockInputs:
-    """What a block is called with beside the states.
-
-    Attributes:
-        args: The positional arguments after the states.
-        kwargs: The named ones.
-    """
+    """What a block is called with beside the states, which come before ``args``."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -158,15 +153,7 @@ def _equal_one(tensor: Tensor, held: list[Tensor]) -> Tensor:
 def probe_model(
     model: PreTrainedModel, family: Family, files: BlockFiles, layers: Sequence[int], *, trust_remote_code: bool = False
 ) -> PreTrainedModel:
-    """Return the model of these blocks of ``model``, which has no values, with the values from its files.
-
-    Args:
-        model: The model without values.
-        family: Where its blocks are.
-        files: Its files.
-        layers: The blocks, ascending.
-        trust_remote_code: Run model code that came with the checkpoint.
-    """
+    """Return the model of these blocks (ascending) of ``model``, which has no values, with the values from its files."""
     changes = {
         "vocab_size": min(_VOCABULARY, model.config.vocab_size),
         # They would be beyond the small vocabulary, and stand for nothing here.

@@ -44,12 +44,8 @@ class TrainingJob:
 
     Attributes:
         base: Folder of the encoder that is trained.
-        output: Folder that is written in the end.
         work: Where checkpoints and curves go.
-        data: What it is trained on.
         dev: Held-out tables, if any.
-        settings: How.
-        device: Where.
         dtype: Of the multiplications: ``float32`` or ``bfloat16``.
         identity: What must be the same for a checkpoint to be resumed.
     """
@@ -106,7 +102,7 @@ def fit(
     """Train from the start, or from a checkpoint, to the last step; the last checkpoint holds the result.
 
     Args:
-        job: What to do.
+        job: The run.
         encoder: The encoder of ``job.base``, on its device, with what is trained chosen; it is changed.
         resume: The checkpoint to resume from.
         callbacks: Called before ours.

@@ -96,13 +96,7 @@ def load_context(
 ) -> ImportanceContext:
     """Read what a plan of full widths keeps of a model, as an encoder that treats texts as ``prune`` would.
 
-    Args:
-        model: Hub id, folder, GGUF file or ``smollm2``: the model the plan was made for.
-        plan: What is kept.
-        settings: Dtype and device.
-        identity: What the scores depend on.
-        output: The plan that is to be written.
-        callbacks: More callbacks for an importance that trains.
+    ``identity``, ``output`` and ``callbacks`` are those of the context.
 
     Raises:
         PlanError: The plan is for another model, or the model's neurons are not known.
@@ -134,13 +128,7 @@ def load_context(
 
 
 def encoder_around(model: PreTrainedModel, text: PreparedText, *, device: torch.device) -> SentenceTransformer:
-    """Return an encoder whose weights are those of ``model``, not a copy, as ``prune`` would write it; blocks may be uneven.
-
-    Args:
-        model: A base model.
-        text: How texts reach it, and how its states become a vector.
-        device: Where the model is moved to.
-    """
+    """Return an encoder whose weights are those of ``model``, not a copy, as ``prune`` would write it; blocks may be uneven."""
     settings = text.settings
 
     class InMemory(Transformer):
@@ -163,10 +151,7 @@ def encoder_around(model: PreTrainedModel, text: PreparedText, *, device: torch.
 def batches(context: ImportanceContext, triplets: Sequence[Triplet], settings: SlimSettings) -> Iterator[Columns]:
     """Yield the tokenised columns of ``settings.batches`` batches: queries, positives, hard negatives.
 
-    Args:
-        context: Its encoder tokenises, on its device.
-        triplets: All rows; each dataset is shuffled and cut into batches, and those are drawn from.
-        settings: How many batches of how many rows, and the seed of the draw.
+    Each data set is shuffled and cut into batches, and those are drawn from.
 
     Raises:
         DataError: There are no rows, too few for a batch, or one has no hard negative though the settings want some.

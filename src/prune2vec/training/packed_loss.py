@@ -85,12 +85,7 @@ class PackedTransformer:
 
 
 class PackedLoss(nn.Module):
-    """A loss whose encoders compute each distinct text of a batch once.
-
-    Args:
-        loss: Any loss over columns of texts.
-        passes: The token models of its encoders.
-    """
+    """Any loss over columns of texts, whose encoders' token models (``passes``) compute each distinct text of a batch once."""
 
     def __init__(self, loss: nn.Module, passes: Sequence[PackedTransformer]) -> None:
         super().__init__()
@@ -208,14 +203,10 @@ def choose_checkpointing(
 
 
 def activation_bytes_per_token(encoder: SentenceTransformer, features: Mapping[str, Any], *, padded: bool = True) -> float:
-    """Return what autograd keeps for the backward pass, per token, in a training pass over a few rows.
+    """Return what autograd keeps for the backward pass, per token, in a training pass over a few rows of a tokenised column.
 
-    Weights that it keeps do not count, as they are there anyhow, and tensors that share their memory count once.
-
-    Args:
-        encoder: As it will be trained.
-        features: A tokenised column.
-        padded: Whether padding is computed, and so counts as tokens.
+    Weights that it keeps do not count, as they are there anyhow, and tensors that share their memory count once. Padding
+    counts as tokens if it is computed (``padded``).
     """
     weights = {parameter.untyped_storage().data_ptr() for parameter in encoder.parameters()}
     kept: dict[int, int] = {}

@@ -164,11 +164,7 @@ def say_loss(
 ) -> tuple[float, float]:
     """Say, and return, the mean contrastive loss on some batches with all neurons and with those that stay, untrained.
 
-    Args:
-        context: The cut model.
-        triplets: The rows that batches are drawn from.
-        settings: How they are drawn, and the scale of the loss.
-        neurons: By layer, the neurons that stay; layers that keep all are left out.
+    ``neurons`` are those that stay, by layer; layers that keep all are left out.
     """
     few = settings.model_copy(update={"batches": min(settings.batches, _LOSS_BATCHES)})
     gates = Gates(context)

@@ -31,13 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Prompting:
-    """What stands before the texts of a triplet.
-
-    Attributes:
-        instructions: Chosen by triplet; None leaves the prompts that the encoder was saved with.
-        text_format: How an instruction and a text are joined.
-        saved: The encoder's own prompts for queries and documents.
-    """
+    """What stands before the texts of a triplet: an instruction, or, if there is none, the encoder's ``saved`` prompts."""
 
     instructions: Instructions | None
     text_format: PromptTemplate

@@ -59,11 +59,7 @@ class DeciLM:
 
 
 def to_decilm(model: PreTrainedModel, *, max_length: int) -> DeciLM:
-    """Return a model as a DeciLM checkpoint.
-
-    Args:
-        model: The encoder's base model.
-        max_length: Longest text in tokens; a sliding window that is no shorter changes nothing.
+    """Return a model as a DeciLM checkpoint; a sliding window no shorter than ``max_length`` tokens changes nothing.
 
     Raises:
         CheckpointError: The layout would compute the model differently, has no place for one of its tensors, or needs one

@@ -124,13 +124,7 @@ class PenalisedLoss(nn.Module):
 
 
 class GateWatch(TrainerCallback):
-    """Writes down how far the gates are open, at intervals.
-
-    Args:
-        gates: The gates.
-        file: JSON-lines file to add to.
-        every: Steps between two lines.
-    """
+    """Adds a line on how far the gates are open to a JSON-lines file, ``every`` so many steps."""
 
     def __init__(self, gates: Gates, file: Path, *, every: int) -> None:
         self._gates = gates
@@ -138,7 +132,7 @@ class GateWatch(TrainerCallback):
         self._every = every
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Add a line after every so many steps and after the last."""
+        """Add a line, after the last step too."""
         if state.global_step % self._every and state.global_step < state.max_steps:
             return
         found = self._gates.statistics()
