@@ -113,7 +113,8 @@ def _slimmed(
     }
     file = scores_beside(target, chosen.importance)
     clear_partials(file)
-    found = context = None
+    found: NeuronScores | None = None
+    context: ImportanceContext | None = None
     try:
         found = NeuronScores.load(file) if file.exists() else None
     except DataError as error:
