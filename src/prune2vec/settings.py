@@ -133,8 +133,9 @@ def adapter(kind: Any) -> TypeAdapter[Any]:
 class Record:
     """Base of the frozen dataclasses that one verb writes as JSON and another one reads.
 
-    ``FORMAT`` is the file's format and version, ``KIND`` what it is called, ``VERB`` the verb that makes it where that is not
-    called so too, ``ERROR`` what a broken file raises, and ``COMPUTED`` names properties that are written for readers; a file that says otherwise is broken.
+    ``FORMAT`` is the file's format and version, ``KIND`` what it is called, ``VERB`` the verb that makes it where that has
+    another name, ``ERROR`` what a broken file raises, and ``COMPUTED`` names properties that are written for readers; a file
+    that says otherwise is broken.
     """
 
     FORMAT: ClassVar[str]

@@ -9,8 +9,7 @@ import torch
 
 from prune2vec.errors import ProfileError
 from prune2vec.forward import runner as resident
-from prune2vec.forward.backbone import Backbone, load_backbone
-from prune2vec.forward.depths import PooledDepths
+from prune2vec.forward.backbone import Backbone, PooledDepths, load_backbone
 from prune2vec.forward.memory_plan import bytes_per_token
 from prune2vec.forward.pooling import pool, poolings
 from prune2vec.forward.runner import ObservedRun

@@ -10,9 +10,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prune2vec.forward.batches import token_states
+from prune2vec.forward.batches import packing_obstacle, token_states
 from prune2vec.forward.packed import packable
-from prune2vec.forward.packing import packing_obstacle
 from tests.tiny import FAMILIES, VOCAB, tiny_model
 
 # Lengths 16 to 18 lie around the window of the families that have one.

@@ -9,9 +9,8 @@ import pytest
 
 from prune2vec.errors import ConfigError, ProfileError
 from prune2vec.forward import runner as resident
-from prune2vec.forward.backbone import load_backbone
+from prune2vec.forward.backbone import PooledDepths, load_backbone
 from prune2vec.forward.batches import Batch
-from prune2vec.forward.depths import PooledDepths
 from prune2vec.forward.memory_plan import bytes_per_token
 from prune2vec.forward.runner import ObservedRun, Observer
 from prune2vec.models.tokens import TokenRow, length_batches

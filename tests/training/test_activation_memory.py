@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from prune2vec.machine import free_memory_bytes
 from prune2vec.pruning.encoder import load_encoder
-from prune2vec.training.activation_memory import activation_bytes_per_token, choose_checkpointing
-from prune2vec.training.adapters import add_lora, base_model, freeze_below
+from prune2vec.training.adapters import add_lora, base_model, choose_trained
 from prune2vec.training.objective import build_loss
-from prune2vec.training.packed_loss import without_padding
+from prune2vec.training.packed_loss import activation_bytes_per_token, choose_checkpointing, without_padding
 from prune2vec.training.train_settings import TrainSettings
 from tests.training.encoders import save_tiny_encoder
 from tests.training.test_packed_loss import assert_equal_steps, columns, made, stepped
@@ -65,16 +64,16 @@ def test_deeper_models_keep_more_and_the_measure_changes_nothing(encoder: Senten
 def test_asked_for_or_not_needed(encoder: SentenceTransformer, asked: str, expected: bool) -> None:
     largest = [encoder.preprocess(["the fox jumps"] * 4)] * 3
     choice = choose_checkpointing(encoder, asked, largest, rows=4)  # type: ignore[arg-type]
-    assert choice.on is is_on(encoder) is expected
+    assert choice["on"] is is_on(encoder) is expected
     if asked == "auto":
         per_token = activation_bytes_per_token(encoder, largest[0])
-        assert choice.activation_bytes == round(per_token * 3 * 4 * largest[0]["input_ids"].shape[1])
+        assert choice["activation_bytes"] == round(per_token * 3 * 4 * largest[0]["input_ids"].shape[1])
 
 
 def test_auto_switches_on_when_activations_do_not_fit(encoder: SentenceTransformer) -> None:
     largest = [encoder.preprocess(["the fox jumps"] * 4)] * 3
     rows = free_memory_bytes(encoder.device) // 1000
-    assert choose_checkpointing(encoder, "auto", largest, rows=rows).on
+    assert choose_checkpointing(encoder, "auto", largest, rows=rows)["on"]
     assert is_on(encoder)
 
 
@@ -85,7 +84,7 @@ def test_without_padding_only_real_tokens_count(encoder: SentenceTransformer) ->
     with without_padding(loss, [encoder], "on", max_length=64):
         choice = choose_checkpointing(encoder, "auto", [column] * 3, rows=2, padded=False)
         per_token = activation_bytes_per_token(encoder, column, padded=False)
-    assert choice.activation_bytes == round(per_token * 3 * (lengths[-1] + lengths[-2]))
+    assert choice["activation_bytes"] == round(per_token * 3 * (lengths[-1] + lengths[-2]))
     # The states of padding are not kept: per real token it comes to no more than per padded one before.
     assert per_token == pytest.approx(activation_bytes_per_token(encoder, column), rel=0.2)
 
@@ -111,7 +110,7 @@ def test_recomputing_draws_no_frozen_layer_into_the_backward_pass(tmp_path: Path
     for asked in ("off", "on"):
         deep = made(folder, method=method, train_top=1) if method == "lora" else made(folder, method=method)
         if method == "full":
-            freeze_below(deep, 1)
+            choose_trained(deep, TrainSettings(method="full", train_top=1))
         needs = need_gradients(base_model(deep).layers)
         loss = build_loss(deep, TrainSettings(scale=20))
         with without_padding(loss, [deep], packing, max_length=64) as (chosen, _):  # type: ignore[arg-type]

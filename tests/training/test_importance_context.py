@@ -41,7 +41,7 @@ def test_weights_are_the_models_own(tmp_path: Path) -> None:
     context = load_context(str(model), full, SlimSettings(**QUICK), identity={}, output=tmp_path / "slim.json")
     assert list(context.blocks) == [0, 1, 4], "layer 2 has no MLP, layer 3 is not kept"
     assert context.encoder.max_seq_length == 32
-    assert not any(parameter.requires_grad for parameter in context.model.parameters())
+    assert not any(parameter.requires_grad for parameter in context.encoder.transformers_model.parameters())
     whole = AutoModel.from_pretrained(model).layers
     for layer, block in context.blocks.items():
         assert torch.equal(block.mlp.up_proj.weight, whole[layer].mlp.up_proj.weight)

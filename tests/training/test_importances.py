@@ -32,7 +32,7 @@ def small(**changes: Any) -> SlimSettings:
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "opt", "gemma2"])
 def test_importance(tmp_path: Path, name: str, family: str) -> None:
     context = tiny_context(tmp_path, family, **FEW)
-    before = {key: tensor.clone() for key, tensor in context.model.state_dict().items()}
+    before = {key: tensor.clone() for key, tensor in context.encoder.transformers_model.state_dict().items()}
     scores = importances.get(name)(context, rows(24), small())
     assert list(scores) == [0, 1, 4], "the MLPs that stay, by original layer"
     for layer, score in scores.items():
@@ -41,9 +41,9 @@ def test_importance(tmp_path: Path, name: str, family: str) -> None:
         assert score.shape == (context.width(layer),)
         assert torch.isfinite(score).all()
         assert score.unique().numel() > 1
-    after = context.model.state_dict()
+    after = context.encoder.transformers_model.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in {*before, *after}), "the model is as it was"
-    assert not any(parameter.requires_grad for parameter in context.model.parameters())
+    assert not any(parameter.requires_grad for parameter in context.encoder.transformers_model.parameters())
     fresh = tiny_context(tmp_path, family, **FEW, output=tmp_path / "again.json")
     again = importances.get(name)(fresh, rows(24), small())
     assert all(torch.equal(scores[layer], again[layer]) for layer in scores), "the same seed gives the same scores"
@@ -180,7 +180,9 @@ def test_gates_move_in_a_bf16_model(tmp_path: Path) -> None:
     moved = torch.cat([(score - 1).abs() for score in scores.values()])
     # Six AdamW steps of 1e-2 that mostly agree; none could leave 1 in bf16 steps of less than 0.004.
     assert moved.median() > 0.01
-    assert {tensor.dtype for tensor in context.model.state_dict().values() if tensor.is_floating_point()} == {torch.bfloat16}
+    assert {
+        tensor.dtype for tensor in context.encoder.transformers_model.state_dict().values() if tensor.is_floating_point()
+    } == {torch.bfloat16}
 
 
 def test_sizes_that_differ_from_layer_to_layer_are_compared_within_layers() -> None:

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from prune2vec.models.cut import cut_model
 from prune2vec.planning.plan import PruningPlan
-from prune2vec.training.calibration import Columns, batches
-from prune2vec.training.importance_context import ImportanceContext
+from prune2vec.training.importance_context import Columns, ImportanceContext, batches
 from prune2vec.training.importances.learnt_gates import Gates, PenalisedLoss
 from prune2vec.training.slim_settings import SlimSettings
 from tests.models.silence import plan_of
@@ -26,7 +25,7 @@ IDS = torch.randint(3, 384, (2, 24), generator=torch.Generator().manual_seed(0))
 
 def states(context: ImportanceContext) -> Tensor:
     with torch.inference_mode():
-        found: Tensor = context.model(input_ids=IDS, use_cache=False)[0]
+        found: Tensor = context.encoder.transformers_model(input_ids=IDS, use_cache=False)[0]
     return found
 
 
@@ -52,11 +51,11 @@ def test_open_gates_change_no_bit_and_closed_ones_are_the_sliced_model(tmp_path:
     closed = states(context)
     gates.remove()
     assert torch.equal(states(context), before), "removing the gates gives the model back"
-    assert not any("gate" in name.rpartition(".")[2] for name, _ in context.model.named_parameters())
+    assert not any("gate" in name.rpartition(".")[2] for name, _ in context.encoder.transformers_model.named_parameters())
     assert (closed - before).abs().max() > 1e-3
 
     sliced = cut_whole(tmp_path, plan, family, neurons)
-    assert len(sliced.state_dict()) == len(context.model.state_dict())
+    assert len(sliced.state_dict()) == len(context.encoder.transformers_model.state_dict())
     with torch.inference_mode():
         torch.testing.assert_close(sliced(input_ids=IDS, use_cache=False)[0], closed, atol=1e-5, rtol=1e-5)
 
@@ -83,7 +82,7 @@ def in_float64(model: nn.Module) -> None:
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "opt"])
 def test_gradients_are_those_of_finite_differences(tmp_path: Path, family: str) -> None:
     context = tiny_context(tmp_path, family)
-    in_float64(context.model)
+    in_float64(context.encoder.transformers_model)
     gates = Gates(context, penalty=1e-2, sharpness=5.0)
     gates.install(context.encoder)
     assert {gate.dtype for gate in gates.values.values()} == {torch.float64}
@@ -132,7 +131,11 @@ def test_gates_of_a_bf16_model_are_fp32_and_see_small_steps(tmp_path: Path) -> N
             gate.add_(3e-3)  # 1 to a gate in bf16, whose next number is 1.0078.
     assert states(context).dtype == torch.bfloat16
     assert not torch.equal(states(context), before)
-    assert all(parameter.grad is None for name, parameter in context.model.named_parameters() if not name.endswith(".gate"))
+    assert all(
+        parameter.grad is None
+        for name, parameter in context.encoder.transformers_model.named_parameters()
+        if not name.endswith(".gate")
+    )
 
 
 def test_penalty_is_the_papers(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from prune2vec.planning.plan import PruningPlan
 from prune2vec.pruning.encoder import load_encoder
 from prune2vec.pruning.prune import prune_model
 from prune2vec.resume import WorkFolder, read_lines
-from prune2vec.training.calibration import batches
+from prune2vec.training.importance_context import batches
 from prune2vec.training.importances.learnt_gates import STATISTICS
 from prune2vec.training.objective import build_loss
 from prune2vec.training.slim import say_loss, slim_plan
@@ -359,11 +359,11 @@ def test_more_worthless_neurons_than_are_cut_are_mentioned(tiny: Tiny, capsys: p
 def test_it_is_the_loss_of_the_model_with_zeroed_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings, texts = SlimSettings(**QUICK), rows(40)
     context = tiny_context(tmp_path)
-    state = {name: tensor.clone() for name, tensor in context.model.state_dict().items()}
+    state = {name: tensor.clone() for name, tensor in context.encoder.transformers_model.state_dict().items()}
     stay = {0: (1, 5, 47), 4: tuple(range(10))}
     before, after = say_loss(context, texts, settings, stay)
     assert f"{before:.4f} with all neurons, {after:.4f} without" in capsys.readouterr().err
-    assert {name: tensor.tolist() for name, tensor in context.model.state_dict().items()} == {
+    assert {name: tensor.tolist() for name, tensor in context.encoder.transformers_model.state_dict().items()} == {
         name: tensor.tolist() for name, tensor in state.items()
     }
 

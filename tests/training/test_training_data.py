@@ -23,13 +23,14 @@ from prune2vec.training.objective import build_loss
 from prune2vec.training.train import prepare
 from prune2vec.training.train_settings import TrainSettings
 from prune2vec.training.training_data import (
-    BatchPlan,
     BatchStats,
     NotingCollator,
     Prompting,
     by_prompt,
     check_rows,
     choose_negatives,
+    largest_batch,
+    plan_batches,
     trained_text,
     training_data,
 )
@@ -163,30 +164,30 @@ def test_a_row_without_scores_is_named_where_they_are_learnt(broken: Triplet, fo
     check_rows([row(2), broken], TrainSettings(hard_negatives=2))
 
 
-def planned(small: Path, tmp_path: Path, data: list[Triplet], **settings: Any) -> tuple[BatchPlan, TrainingJob]:
+def planned(
+    small: Path, tmp_path: Path, data: list[Triplet], **settings: Any
+) -> tuple[list[tuple[str, list[Triplet]]], TrainingJob]:
     chosen = TrainSettings(dtype="float32", device="cpu", batch_size=8, **settings)
     encoder, job = prepare(small, data, tmp_path / "encoder", chosen)
     collator = NotingCollator.of(encoder, job.data.prompts)
     trainer = make_trainer(job, encoder, build_loss(encoder, chosen), collator)
-    return BatchPlan(job.data, trainer, chosen.steps), job
+    return plan_batches(job.data, trainer, chosen.steps), job
 
 
 def test_one_table_a_batch_and_no_text_twice(small: Path, tmp_path: Path) -> None:
     anchors = [
         Triplet(anchor=f"a{n % 20}", positive=f"p{n}", negatives=(f"p{(n + 1) % 48}",), dataset="same") for n in range(48)
     ]
-    plan, job = planned(small, tmp_path, [*anchors, *rows(24, "two")], steps=20)
-    everything = [row for table in job.data.tables.values() for row in table.rows]
-    for batch in plan.batches:
-        found = [everything[index] for index in batch]
+    batches, _ = planned(small, tmp_path, [*anchors, *rows(24, "two")], steps=20)
+    for name, found in batches:
         assert len(found) == 8
-        assert len({row.dataset for row in found}) == 1
+        assert {row.dataset for row in found} == {name}
         texts = Counter(text for row in found for text in set(row.texts))
         assert max(texts.values()) == 1
     # Two epochs of 6 + 3 batches, and two more.
-    assert Counter(everything[batch[0]].dataset for batch in plan.batches[:9]) == {"same": 6, "two": 3}
-    assert plan.batches[:9] != plan.batches[9:18]
-    assert plan.counts() == Counter(everything[batch[0]].dataset for batch in plan.batches)
+    assert Counter(name for name, _ in batches[:9]) == {"same": 6, "two": 3}
+    assert len(batches) == 20
+    assert batches[:9] != batches[9:18]
 
 
 def test_repeated_texts_that_leave_no_batch_are_an_error(small: Path, tmp_path: Path) -> None:
@@ -197,9 +198,9 @@ def test_repeated_texts_that_leave_no_batch_are_an_error(small: Path, tmp_path: 
 
 def test_largest_batch_is_the_one_with_the_longest_texts(small: Path, tmp_path: Path) -> None:
     long = [Triplet(anchor="q" * 40, positive=f"a long one {n} " * 3, negatives=(f"n {n}",), dataset="two") for n in range(1)]
-    plan, job = planned(small, tmp_path, [*rows(24, "one"), *rows(23, "two"), *long], steps=6)
+    batches, job = planned(small, tmp_path, [*rows(24, "one"), *rows(23, "two"), *long], steps=6)
     encoder, _ = prepare(small, rows(24), tmp_path / "other", job.settings)
-    columns = plan.largest(encoder)
+    columns = largest_batch(batches, job.data, encoder)
     widths = [column["input_ids"].shape for column in columns]
     assert len(widths) == 3
     assert widths[1] == (8, len(encoder.tokenizer(long[0].positive)["input_ids"]))
@@ -207,9 +208,9 @@ def test_largest_batch_is_the_one_with_the_longest_texts(small: Path, tmp_path: 
 
 def test_rows_may_have_different_numbers_of_negatives(small: Path, tmp_path: Path) -> None:
     uneven = [*rows(8, "one", negatives=1), *rows(8, "one", negatives=3, start=8)]
-    plan, job = planned(small, tmp_path, uneven, steps=2, hard_negatives=2)
+    batches, job = planned(small, tmp_path, uneven, steps=2, hard_negatives=2)
     encoder, _ = prepare(small, uneven, tmp_path / "other", job.settings)
-    assert [len(column["input_ids"]) for column in plan.largest(encoder)] == [8] * 4
+    assert [len(column["input_ids"]) for column in largest_batch(batches, job.data, encoder)] == [8] * 4
 
 
 PROMPTS = {"one": {"anchor": "find: ", "positive": ""}}

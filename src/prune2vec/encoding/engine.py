@@ -24,10 +24,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from prune2vec.errors import EncodingError, did_you_mean
-from prune2vec.forward.batches import Batch, make_batches
+from prune2vec.forward.batches import Batch, make_batches, packing_obstacle
 from prune2vec.forward.memory_plan import tokens_per_pass
 from prune2vec.forward.packed import BOUNDS, packable
-from prune2vec.forward.packing import packing_obstacle
 from prune2vec.models.rope import forget_longest_text
 from prune2vec.models.selftest import is_causal
 from prune2vec.models.tokens import TokenRow, distinct, token_ids

@@ -19,14 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What an export has made.
-
-    Attributes:
-        folder: Where it is.
-        target: Name of the target.
-        parity: How well it agrees with the encoder; None where only the structure could be checked.
-        notes: What the user must know, one line each.
-    """
+    """What an export has made; ``parity`` is None where only the structure could be checked, ``notes`` are one line each."""
 
     folder: Path
     target: str
@@ -89,14 +82,7 @@ def prepared(target: str, output: Path) -> Target:
 
 
 def write_export(form: Target, encoder: SentenceTransformer, *, target: str, output: Path, name: str) -> Exported:
-    """Write an encoder in memory, in the dtype that it is loaded in.
-
-    Args:
-        form: What ``prepared`` returned.
-        encoder: Transformer, Pooling and, as a rule, Normalize, on the CPU.
-        target: Name of the form.
-        output: Folder to write.
-        name: What to call the encoder in the README.
+    """Write an encoder in memory (on the CPU) in the dtype that it is loaded in; the README calls it ``name``.
 
     Raises:
         CheckpointError: The target's form cannot express the encoder, or the result differs from it.

@@ -31,11 +31,7 @@ _ONE_FILE_BYTES = 1_500_000_000
 
 
 class EncoderGraph(nn.Module):
-    """Transformer, pooling and normalisation in fp32.
-
-    Args:
-        parts: The encoder.
-    """
+    """Transformer, pooling and normalisation in fp32."""
 
     def __init__(self, parts: EncoderParts) -> None:
         super().__init__()
@@ -140,13 +136,9 @@ class OnnxEncoder:
     def encode(
         self, texts: Sequence[str], *, prompt: str = "", prompt_tokens: int = 0, batch_size: int = 32
     ) -> NDArray[np.float32]:
-        """Return the (text, dim) vectors.
+        """Return the (text, dim) vectors of texts behind a prompt.
 
-        Args:
-            texts: The texts.
-            prompt: Put before each.
-            prompt_tokens: So many leading tokens are not pooled, if the graph can leave tokens out.
-            batch_size: Texts in one call.
+        Its ``prompt_tokens`` leading tokens are not pooled, if the graph can leave tokens out.
         """
         vectors: list[NDArray[np.float32]] = []
         for start in range(0, len(texts), batch_size):

@@ -22,13 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSource:
-    """The encoder to export.
-
-    Attributes:
-        name: What to call it in the written README.
-        encoder: The encoder, on the CPU, in eval mode.
-        parts: The same, taken apart.
-    """
+    """The encoder to export, on the CPU and in eval mode, the same taken apart, and what the README calls it."""
 
     name: str
     encoder: SentenceTransformer
@@ -36,10 +30,7 @@ class ExportSource:
 
     @property
     def leaves_out_prompts(self) -> bool:
-        """Whether there is a prompt whose tokens must be kept out of the pooling.
-
-        For the last token it makes no difference.
-        """
+        """Whether there is a prompt whose tokens must be kept out of the pooling; for the last token it makes no difference."""
         return not self.parts.include_prompt and any(self.parts.prompts.values()) and self.parts.pooling != "lasttoken"
 
 

@@ -1,23 +1,27 @@
-"""A model that texts can be run through: loaded once, its structure understood and checked."""
+"""A model that texts can be run through: loaded once, its structure understood and checked; and all its depths in one pass."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prune2vec.errors import ConfigError, UnsupportedModel, reason_of
+from prune2vec.errors import ConfigError, ProfileError, UnsupportedModel, reason_of
+from prune2vec.forward.batches import Batch
 from prune2vec.forward.memory_plan import bytes_per_token, parameter_bytes
-from prune2vec.forward.runner import InMemoryRunner
+from prune2vec.forward.pooling import poolings
+from prune2vec.forward.runner import InMemoryRunner, Observer
 from prune2vec.forward.streaming import StreamingRunner
 from prune2vec.machine import free_memory_bytes, memory_in_use, pick_device, pick_dtype
 from prune2vec.models.block_files import BlockFiles, built_on_meta
-from prune2vec.models.families import Family
+from prune2vec.models.families import Family, final_modules
 from prune2vec.models.load import (
     context_length,
     embedding_rows,
@@ -31,6 +35,7 @@ from prune2vec.models.measured_shape import measure_shape
 from prune2vec.models.selftest import check_sub_layers, self_test
 from prune2vec.models.shape import ModelShape
 from prune2vec.models.source import ModelSource, resolve_source
+from prune2vec.models.sublayer_states import states_of
 from prune2vec.models.sublayers import SubLayers
 from prune2vec.models.tensor_check import check_tensors
 from prune2vec.models.weight_files import WeightFiles, fingerprint
@@ -71,7 +76,7 @@ class Backbone:
     @cached_property
     def runner(self) -> InMemoryRunner | StreamingRunner:
         """The way texts run through the model; one for all, as it keeps what it found out about the model."""
-        return self.stream or InMemoryRunner(self.model, self.family, pad_id_of(self.tokenizer), self.memory)
+        return self.stream or InMemoryRunner(self.model, self.family, self.tokenizer.pad_token_id or 0, self.memory)
 
     @property
     def device(self) -> torch.device:
@@ -90,12 +95,6 @@ class Backbone:
     def identity(self) -> dict[str, str | None]:
         """Return what profiles and plans store of the model."""
         return {"name": self.source.name, "revision": self.source.revision, "fingerprint": self.fingerprint}
-
-
-def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the id that rows are filled up with; it is never looked at."""
-    pad = tokenizer.pad_token_id
-    return int(pad) if pad is not None else 0
 
 
 def load_backbone(
@@ -138,7 +137,9 @@ def load_backbone(
     streamed = None
     allowed = memory if memory is not None else memory_in_use(place) + free_memory_bytes(place)
     with explained(source, "the model of its config.json does not run"), _memory_explained(source):
-        if stream == "on" or (stream == "auto" and not _fits(model, family, allowed - memory_in_use(place))):
+        # With batches of ordinary size.
+        needed = parameter_bytes(model, model.dtype) + _BATCH_TOKENS * bytes_per_token(model, family)
+        if stream == "on" or (stream == "auto" and needed > allowed - memory_in_use(place)):
             if getattr(config, "quantization_config", None) is not None:
                 # Its tensors are no plain numbers: read one by one they would be taken for the weights.
                 raise UnsupportedModel(
@@ -147,7 +148,7 @@ def load_backbone(
                 )
             model = built_on_meta(config, chosen, place, trust_remote_code=trust_remote_code)
             blocks = BlockFiles(model, family, files, dtype=chosen, device=place)
-            streamed = StreamingRunner(model, family, blocks, pad_id_of(tokenizer), allowed, trust_remote_code, depth)
+            streamed = StreamingRunner(model, family, blocks, tokenizer.pad_token_id or 0, allowed, trust_remote_code, depth)
             streamed.self_test()
         else:
             model = load_model(source, config, chosen, place, trust_remote_code)
@@ -180,6 +181,54 @@ def _memory_explained(source: ModelSource) -> Iterator[None]:
         raise
 
 
-def _fits(model: PreTrainedModel, family: Family, free: int) -> bool:
-    """Return whether a model, known without its values, runs in ``free`` bytes with batches of ordinary size."""
-    return parameter_bytes(model, model.dtype) + _BATCH_TOKENS * bytes_per_token(model, family) <= free
+Sink = Callable[[tuple[int, ...], Sequence[int], Tensor], None]
+"""Takes layers, numbers of rows, and their pooled vectors (layer, row, dim) in fp32 on the model's device."""
+
+
+class PooledDepths(Observer):
+    """Pools what the model cut to its first k blocks returns: the final norm applied to block k's output.
+
+    Only one block's states are alive at a time beside the pooled vectors, which the ``sink`` gets batch by batch.
+    """
+
+    def __init__(self, backbone: Backbone, pooling: str, sink: Sink) -> None:
+        self._backbone = backbone
+        self._finals = final_modules(backbone.model, backbone.family)
+        self._weigh = poolings.get(pooling)
+        self._sink = sink
+        self._seen: dict[int, Tensor] = {}
+
+    def begin(self, batch: Batch) -> None:
+        """Weigh the tokens of the batch."""
+        self._batch = batch
+        self._pool = batch.pooler(self._weigh)
+
+    def hooks(self, layer: int, block: nn.Module) -> list[RemovableHandle]:
+        """Pool a block's output."""
+
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            states = states_of(output)
+            for final in self._finals:
+                states = final(states)
+            self._seen[layer] = self._pool(states)
+
+        return [block.register_forward_hook(hook)]
+
+    def end(self) -> None:
+        """Hand the batch's vectors on.
+
+        Raises:
+            ProfileError: A vector is NaN or infinite; the message names depth, text and dtype.
+        """
+        seen, self._seen = self._seen, {}
+        vectors = torch.stack(list(seen.values()))
+        # One number tells of all; which one it was is looked for only then.
+        if not torch.isfinite(vectors.sum()) and len(bad := (~torch.isfinite(vectors).all(dim=2)).nonzero()):
+            place, row = bad[0].tolist()
+            dtype = str(self._backbone.model.dtype).removeprefix("torch.")
+            text = str(self._backbone.tokenizer.decode(list(self._batch.rows[row].ids[:12]))).replace("\n", " ")
+            raise ProfileError(
+                f"NaN or infinity at depth {list(seen)[place] + 1} of {self._backbone.shape.num_layers} in {dtype} for the text "
+                f"{text!r}...; use --dtype float32, or check the weights"
+            )
+        self._sink(tuple(seen), self._batch.places, vectors)

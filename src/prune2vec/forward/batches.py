@@ -1,6 +1,7 @@
 """Token rows run forward through a model: ordered by length, and laid side by side with padding or end to end without.
 
-Profiling, encoding, evaluation and training all run their rows through ``make_batches`` and ``Batch.run``.
+Profiling, encoding, evaluation and training all run their rows through ``make_batches`` and ``Batch.run``. Whether a model can
+take rows laid end to end is found out on the model itself, by computing a few both ways.
 """
 
 from __future__ import annotations
@@ -16,22 +17,21 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from prune2vec.forward.packed import PACKED, holding, packed_inputs
+from prune2vec.errors import reason_of
+from prune2vec.forward.packed import ATTENTION, PACKED, TOLD, holding, packable, packed_inputs
 from prune2vec.forward.pooling import PoolingFn, pool
 from prune2vec.models.rope import length_kind
 from prune2vec.models.tokens import TokenRow, length_batches
 
+_PROBE_LENGTHS = (7, 3, 7, 5)
+# Of the states' spread over the tokens, so that a dimension that is large everywhere hides nothing.
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
+_ROUNDED_TOLERANCE = 0.05
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Some of the rows, as the model is called with them.
-
-    Attributes:
-        places: Their numbers among all rows.
-        rows: The rows themselves.
-        inputs: What the model is called with.
-        packed: Whether they are laid end to end.
-    """
+    """Some of the rows, their ``places`` among all rows, and the ``inputs`` that the model is called with."""
 
     places: Sequence[int]
     rows: Sequence[TokenRow]
@@ -163,3 +163,57 @@ def token_states(
     begins = dict(zip(order, accumulate((len(rows[place]) for place in order), initial=0), strict=False))
     back = [begins[place] + token for place, row in enumerate(rows) for token in range(len(row))]
     return states.index_select(0, torch.tensor(back, device=states.device))
+
+
+def packing_obstacle(model: PreTrainedModel, *, max_length: int = 512, room: int | None = None) -> str:
+    """Return why a model cannot take packed rows of up to ``max_length`` tokens; empty when it can.
+
+    A few random rows are computed packed and one at a time, a long one among them where attention has a shorter window.
+
+    Args:
+        model: A base model.
+        max_length: Tokens of the longest row to come.
+        room: Tokens that a forward pass has memory for; None for any number.
+    """
+    attention, chunk = model.config._attn_implementation, getattr(model.config, "attention_chunk_size", None)
+    if attention not in ("sdpa", ATTENTION):
+        return f"its attention is {attention}, which has no kernel for packed rows"
+    if chunk and chunk < max_length:
+        return f"its attention looks at chunks of {chunk} tokens, for which packed rows have no kernel"
+    window = getattr(model.config, "sliding_window", None)
+    window = window if window and window < max_length else None
+    # The longest length twice: a mask that spans both rows would show.
+    lengths = [*_PROBE_LENGTHS, *([window + 3] * 2 if window is not None else [])]
+    generator = torch.Generator().manual_seed(0)
+    high = max(2, int(model.get_input_embeddings().num_embeddings))  # type: ignore[arg-type]
+    rows = [torch.randint(1, high, (length,), generator=generator).tolist() for length in lengths]
+    if room is not None and sum(map(len, rows)) > room:
+        return "the memory that may be used does not hold the rows that it is checked with"
+    was_training = model.training
+    model.eval()
+    try:
+        return _difference(model, rows, window)
+    except Exception as error:
+        # A model may bring code of its own, so anything may come; a fault that is not packing's shows with padding too.
+        return f"packed rows fail in it ({reason_of(error)})"
+    finally:
+        model.train(was_training)
+
+
+def _difference(model: PreTrainedModel, rows: list[list[int]], window: int | None) -> str:
+    told: set[int] = set()
+    with torch.no_grad(), holding(TOLD, told):
+        alone = [model(input_ids=torch.tensor([row], device=model.device), use_cache=False)[0][0] for row in rows]
+        with packable(model):
+            # A model that keeps its own attention would still get it right, with a mask over all rows together.
+            if model.config._attn_implementation != ATTENTION:
+                return "its class does not let its attention be replaced"
+            found = token_states(model, rows).float()
+    # A window that is in the mask alone would be lost; few tokens of the rows are beyond it, so their states hardly tell.
+    if window is not None and window not in told:
+        return f"its attention is not told of its window of {window} tokens"
+    expected = torch.cat(alone).float()
+    share = float((found - expected).norm() / (expected - expected.mean(dim=0)).norm())
+    if not share <= _TOLERANCE.get(model.dtype, _ROUNDED_TOLERANCE):
+        return f"packed rows come out otherwise than alone (by {share:.1e} of the states' spread)"
+    return ""

@@ -1,7 +1,8 @@
 """What a model does before its first block, and what it gives to each block beside the states.
 
 Position embeddings, masks and kinds of attention differ by family and by layer, so nothing here copies a forward pass:
-the model's own runs, with blocks that note what they are called with and compute nothing.
+the model's own runs, with blocks that note what they are called with and compute nothing. Whether its blocks do alone what they
+do within it is tested on a small model of real blocks: the first and the last one, and a few token ids.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
 
 from prune2vec.errors import UnsupportedModel
+from prune2vec.models.block_files import BlockFiles, built_on_meta, embedding_path
+from prune2vec.models.families import Family, block_list
+from prune2vec.models.layers import block_of, cut_config
+from prune2vec.models.selftest import block_states, close, random_ids, self_test
 from prune2vec.models.sublayer_states import states_of
 
+_VOCABULARY = 64  # Of the probe.
 _REMEDY = "hold the whole model in memory instead (--stream off)"
 
 
 @dataclass(frozen=True)
 class BlockInputs:
-    """What a block is called with beside the states.
-
-    Attributes:
-        args: The positional arguments after the states.
-        kwargs: The named ones.
-    """
+    """What a block is called with beside the states, which come before ``args``."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -147,3 +148,46 @@ def _equal_one(tensor: Tensor, held: list[Tensor]) -> Tensor:
                 return begin
     held.append(tensor)
     return tensor
+
+
+def probe_model(
+    model: PreTrainedModel, family: Family, files: BlockFiles, layers: Sequence[int], *, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """Return the model of these blocks (ascending) of ``model``, which has no values, with the values from its files."""
+    changes = {
+        "vocab_size": min(_VOCABULARY, model.config.vocab_size),
+        # They would be beyond the small vocabulary, and stand for nothing here.
+        **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id")),
+    }
+    config = cut_config(model.config, layers, changes=changes)
+    probe = built_on_meta(config, files.dtype, files.device, trust_remote_code=trust_remote_code)
+    embeddings = f"{embedding_path(probe)}.weight"
+    rows = torch.arange(changes["vocab_size"])
+    state = {}
+    for name in probe.state_dict():
+        place = block_of(name, family.blocks)
+        begin = f"{family.blocks}.{place}."
+        original = name if place is None else f"{family.blocks}.{layers[place]}.{name.removeprefix(begin)}"
+        state[name] = files.take(original, rows=rows if name == embeddings else None)
+    probe.load_state_dict(state, strict=True, assign=True)
+    return probe
+
+
+@torch.inference_mode()
+def check_probe(probe: PreTrainedModel, family: Family) -> None:
+    """Check that the model is understood, and that its blocks do alone what they do within it.
+
+    Raises:
+        UnsupportedModel: One of the two does not hold.
+    """
+    self_test(probe, family)
+    ids = random_ids(probe)
+    expected, _ = block_states(probe, family, ids)
+    blocks = block_list(probe, family)
+    states, calls = block_inputs(probe, blocks, {"input_ids": ids})
+    for layer, (block, call) in enumerate(zip(blocks, calls, strict=True)):
+        states = call.run(block, states)
+        if not close(states, expected[layer]):
+            raise UnsupportedModel(
+                f"{probe.config.model_type} cannot be streamed: a block alone does not compute what it computes in the model; {_REMEDY}"
+            )

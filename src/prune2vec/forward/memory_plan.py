@@ -19,8 +19,8 @@ class MemoryPlan:
 
     Attributes:
         prefetch: Whether the next block is read while this one computes.
-        token_budget: Padded tokens that a batch may hold.
-        states_in_memory: Whether the hidden states of all rows stay in memory.
+        token_budget: Tokens that a batch may hold, padding included.
+        states_in_memory: Whether the hidden states of all rows stay there.
     """
 
     prefetch: bool
@@ -60,6 +60,27 @@ def plan_memory(
     for_batch = max(left - whole_states, left // 2) if whole_states < left else left
     budget = max(longest, min(token_budget, for_batch // per_token))
     return MemoryPlan(prefetch=prefetch, token_budget=budget, states_in_memory=whole_states + per_token * budget <= left)
+
+
+def tokens_that_fit(*, memory: int, in_use: int, per_token: int, longest: int) -> int:
+    """Return how many tokens a forward pass of a model in memory has room for.
+
+    Args:
+        memory: Bytes that may be used in all.
+        in_use: Bytes in use already, the model's among them.
+        per_token: Bytes that a batch needs for each of its tokens.
+        longest: Tokens of the longest row.
+
+    Raises:
+        ConfigError: Not even the longest row fits.
+    """
+    least = in_use + per_token * longest
+    if memory < least:
+        raise ConfigError(
+            f"memory is {readable_bytes(memory)}, but the model is in memory already and the longest text needs "
+            f"{readable_bytes(least)} in all ({readable_bytes(in_use)} in use); give more memory, or --stream on"
+        )
+    return (memory - in_use) // per_token
 
 
 def tokens_per_pass(device: torch.device, *, packed: bool, training: bool = False) -> int:

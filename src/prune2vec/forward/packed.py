@@ -100,18 +100,13 @@ def _attention(
     if told is not None and window is not None:
         told.add(window)
     outputs = []
-    for run, q, k, v in parts:
+    for (length, count), *states in parts:
         # Without a mask the kernel takes its own causal path, which is the fast one.
-        band = _band(run[0], window, query.device)
-        found, _ = sdpa_attention_forward(module, _rows(q, run), _rows(k, run), _rows(v, run), band, **kwargs)
+        band = _band(length, window, query.device)
+        rows = [part[0].unflatten(1, (count, length)).transpose(0, 1) for part in states]
+        found, _ = sdpa_attention_forward(module, *rows, band, **kwargs)
         outputs.append(found.flatten(0, 1))
     return torch.cat(outputs)[None], None
-
-
-def _rows(states: Float[Tensor, "1 head token dim"], run: Run) -> Float[Tensor, "row head length dim"]:
-    length, count = run
-    rows: Tensor = states[0].unflatten(1, (count, length)).transpose(0, 1)
-    return rows
 
 
 def _band(length: int, window: int | None, device: torch.device) -> Tensor | None:

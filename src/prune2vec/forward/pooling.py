@@ -39,7 +39,8 @@ def weightedmean(pooled: Int[Tensor, "batch seq"], attended: Int[Tensor, "batch 
 
     Without a prompt that is ``w_i = i / (m (m + 1) / 2)`` for m tokens.
     """
-    return _by_rank(attended.cumsum(dim=1) * pooled)
+    rank = attended.cumsum(dim=1) * pooled
+    return rank.float() / rank.sum(dim=1, keepdim=True).clamp(min=1).float()
 
 
 def weightedmean_paper(pooled: Int[Tensor, "batch seq"], attended: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq"]:
@@ -47,11 +48,7 @@ def weightedmean_paper(pooled: Int[Tensor, "batch seq"], attended: Int[Tensor, "
 
     Equal to ``weightedmean`` when everything is pooled.
     """
-    return _by_rank(pooled.cumsum(dim=1) * pooled)
-
-
-def _by_rank(rank: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq"]:
-    return rank.float() / rank.sum(dim=1, keepdim=True).clamp(min=1).float()
+    return weightedmean(pooled, pooled)
 
 
 def lasttoken(pooled: Int[Tensor, "batch seq"], attended: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq"]:

@@ -14,12 +14,10 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from prune2vec.errors import ConfigError
-from prune2vec.forward.batches import Batch, make_batches
-from prune2vec.forward.memory_plan import bytes_per_token, tokens_per_pass
+from prune2vec.forward.batches import Batch, make_batches, packing_obstacle
+from prune2vec.forward.memory_plan import bytes_per_token, tokens_per_pass, tokens_that_fit
 from prune2vec.forward.packed import packable
-from prune2vec.forward.packing import packing_obstacle
-from prune2vec.machine import memory_in_use, readable_bytes
+from prune2vec.machine import memory_in_use
 from prune2vec.models.cut import cut_model
 from prune2vec.models.families import Family, block_list
 from prune2vec.models.kept import Kept
@@ -52,12 +50,7 @@ class Observer(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ObservedRun:
-    """All rows through the model or a cut of it, and who observes.
-
-    Attributes:
-        observers: Who observes.
-        kept: What stays of the model; None for everything. Layers are numbered anew from 0 for the observers.
-    """
+    """All rows through the model, or what is ``kept`` of it, with its layers numbered anew from 0 for the observers."""
 
     observers: Sequence[Observer]
     kept: Kept | None = None
@@ -129,8 +122,15 @@ class InMemoryRunner:
             ConfigError: The longest row does not fit into what the model leaves of the memory that may be used.
         """
         longest = max((len(row.ids) for row in rows), default=1)
-        fits = self._tokens_that_fit(longest)
-        packed = len(rows) > 1 and not self._obstacle(longest, fits)
+        fits, place = None, self.model.device.type
+        if self.memory is not None:
+            per_token = bytes_per_token(self.model, self.family)
+            fits = tokens_that_fit(memory=self.memory, in_use=self._in_use, per_token=per_token, longest=longest)
+        if len(rows) > 1 and longest not in self._obstacles:
+            self._obstacles[longest] = (
+                packing_obstacle(self.model, max_length=longest, room=fits) if place == "cpu" else f"it computes on {place}"
+            )
+        packed = len(rows) > 1 and not self._obstacles[longest]
         budget = token_budget or tokens_per_pass(self.model.device, packed=packed)
         budget = budget if fits is None else min(budget, fits)
         for run in runs:
@@ -151,28 +151,7 @@ class InMemoryRunner:
         obstacle = next(filter(None, self._obstacles.values()), None)
         return {"packing": {"packed": bool(self._obstacles) and obstacle is None, "obstacle": obstacle}}
 
-    def _obstacle(self, longest: int, fits: int | None) -> str:
-        if longest not in self._obstacles:
-            place = self.model.device.type
-            self._obstacles[longest] = (
-                packing_obstacle(self.model, max_length=longest, room=fits) if place == "cpu" else f"it computes on {place}"
-            )
-        return self._obstacles[longest]
-
     @cached_property
     def _in_use(self) -> int:
         """Bytes in use before the first run: what a run frees is there for the next, whether the process keeps it or not."""
         return memory_in_use(self.model.device)
-
-    def _tokens_that_fit(self, longest: int) -> int | None:
-        """Return the tokens that a forward pass has memory for; None without a limit."""
-        if self.memory is None:
-            return None
-        per_token = bytes_per_token(self.model, self.family)
-        least = self._in_use + per_token * longest
-        if self.memory < least:
-            raise ConfigError(
-                f"memory is {readable_bytes(self.memory)}, but the model is in memory already and the longest text needs "
-                f"{readable_bytes(least)} in all ({readable_bytes(self._in_use)} in use); give more memory, or --stream on"
-            )
-        return (self.memory - self._in_use) // per_token

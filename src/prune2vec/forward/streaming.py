@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from prune2vec.errors import ConfigError, UnsupportedModel
 from prune2vec.files import explained_os_errors
 from prune2vec.forward.batches import Batch, make_batches
-from prune2vec.forward.block_inputs import BlockInputs, block_inputs
+from prune2vec.forward.block_inputs import BlockInputs, block_inputs, check_probe, probe_model
 from prune2vec.forward.memory_plan import (
     MemoryPlan,
     bytes_per_token,
@@ -30,7 +30,6 @@ from prune2vec.forward.memory_plan import (
     tokens_per_pass,
 )
 from prune2vec.forward.runner import ObservedRun
-from prune2vec.forward.streaming_selftest import check_probe, probe_model
 from prune2vec.machine import free_memory_bytes, memory_in_use, readable_bytes
 from prune2vec.models.block_files import BlockFiles, embedding_path, materialized, with_embeddings
 from prune2vec.models.block_layout import sub_layers_of

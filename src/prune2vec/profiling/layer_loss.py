@@ -13,8 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize, pdist
 
-from prune2vec.forward.backbone import Backbone
-from prune2vec.forward.depths import PooledDepths
+from prune2vec.forward.backbone import Backbone, PooledDepths
 from prune2vec.models.kept import Kept
 from prune2vec.models.text_settings import TextSettings
 from prune2vec.models.tokens import distinct

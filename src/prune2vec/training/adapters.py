@@ -35,7 +35,7 @@ def base_model(encoder: SentenceTransformer) -> PreTrainedModel:
 
 
 def choose_trained(encoder: SentenceTransformer, settings: TrainSettings) -> None:
-    """Put adapters into an encoder, or freeze what is not to be trained; the settings are checked against the model here.
+    """Put adapters into an encoder, or leave only its last blocks to train; the settings are checked against the model here.
 
     Raises:
         ConfigError: They do not fit the model.
@@ -45,7 +45,11 @@ def choose_trained(encoder: SentenceTransformer, settings: TrainSettings) -> Non
         with quiet_transformers():
             add_lora(encoder, settings)
     elif settings.train_top is not None:
-        freeze_below(encoder, settings.train_top)
+        model = base_model(encoder)
+        _, trained = _split_blocks(model, settings.train_top)
+        model.requires_grad_(False)
+        for module in (*trained, *final_modules(model, find_family(model, model.config))):
+            module.requires_grad_(True)
 
 
 def add_lora(encoder: SentenceTransformer, settings: TrainSettings) -> None:
@@ -113,19 +117,6 @@ def _split_blocks(model: PreTrainedModel, top: int) -> tuple[list[nn.Module], li
     if top > len(blocks):
         raise ConfigError(f"train_top {top} is more than the encoder's {len(blocks)} layers; leave it out to train all")
     return blocks[:-top], blocks[-top:]
-
-
-def freeze_below(encoder: SentenceTransformer, top: int) -> None:
-    """Leave only the last ``top`` blocks of an encoder to train, and what comes after them.
-
-    Raises:
-        ConfigError: There are fewer blocks.
-    """
-    model = base_model(encoder)
-    _, trained = _split_blocks(model, top)
-    model.requires_grad_(False)
-    for module in (*trained, *final_modules(model, find_family(model, model.config))):
-        module.requires_grad_(True)
 
 
 def restore_adapter(encoder: SentenceTransformer, checkpoint: Path) -> None:

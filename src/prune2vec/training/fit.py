@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,12 +26,11 @@ from prune2vec.models.quiet import quiet_transformers
 from prune2vec.progress import progress
 from prune2vec.pruning.encoder import check_finite, load_encoder
 from prune2vec.resume import WorkFolder, step_of
-from prune2vec.training.activation_memory import choose_checkpointing
 from prune2vec.training.monitor import TrainingMonitor
 from prune2vec.training.objective import build_loss, pooled_in_fp32
-from prune2vec.training.packed_loss import without_padding
+from prune2vec.training.packed_loss import choose_checkpointing, without_padding
 from prune2vec.training.train_settings import TrainSettings
-from prune2vec.training.training_data import BatchPlan, NotingCollator, TrainingData, TrainingTable
+from prune2vec.training.training_data import NotingCollator, TrainingData, TrainingTable, largest_batch, plan_batches
 
 _EPOCHS = 3  # Of the paper's schedule.
 _LESS_MEMORY = "set gradient_checkpointing to on, lower batch_size or max_length, or use cached with a small mini_batch_size"
@@ -44,33 +44,21 @@ class TrainingJob:
 
     Attributes:
         base: Folder of the encoder that is trained.
-        output: Folder that is written in the end.
-        data: What it is trained on.
+        work: Where checkpoints and curves go.
         dev: Held-out tables, if any.
-        settings: How.
-        device: Where.
-        dtype: Of the multiplications.
+        dtype: Of the multiplications: ``float32`` or ``bfloat16``.
         identity: What must be the same for a checkpoint to be resumed.
     """
 
     base: Path
     output: Path
+    work: WorkFolder
     data: TrainingData
     dev: dict[str, TrainingTable]
     settings: TrainSettings
     device: torch.device
-    dtype: torch.dtype
+    dtype: str
     identity: dict[str, Any]
-
-    @property
-    def work(self) -> WorkFolder:
-        """Where checkpoints and curves go."""
-        return WorkFolder.beside(self.output)
-
-    @property
-    def dtype_name(self) -> str:
-        """The dtype's name."""
-        return str(self.dtype).removeprefix("torch.")
 
 
 class TrainableModule(Protocol):
@@ -114,7 +102,7 @@ def fit(
     """Train from the start, or from a checkpoint, to the last step; the last checkpoint holds the result.
 
     Args:
-        job: What to do.
+        job: The run.
         encoder: The encoder of ``job.base``, on its device, with what is trained chosen; it is changed.
         resume: The checkpoint to resume from.
         callbacks: Called before ours.
@@ -131,7 +119,7 @@ def fit(
             part.install(encoder)
         teacher = None
         if settings.distil_from is not None:
-            teacher = load_encoder(settings.distil_from, device=str(job.device), dtype=job.dtype_name)
+            teacher = load_encoder(settings.distil_from, device=str(job.device), dtype=job.dtype)
             check_finite(teacher, settings.distil_from)
         loss = build_loss(encoder, settings, teacher)
         loss = loss if part is None else part.loss(loss)
@@ -139,25 +127,25 @@ def fit(
         with without_padding(loss, encoders, settings.packing, max_length=settings.max_length) as (loss, packing):
             collator = NotingCollator.of(encoder, job.data.prompts)
             trainer = make_trainer(job, encoder, loss, collator, part)
-            plan = BatchPlan(job.data, trainer, settings.steps)
-            padded = not packing["packed"]
-            asked = settings.gradient_checkpointing
+            batches = plan_batches(job.data, trainer, settings.steps)
+            padded, asked = not packing["packed"], settings.gradient_checkpointing
             checkpointing = choose_checkpointing(
                 encoder,
                 asked,
-                plan.largest(encoder, padded=padded) if asked == "auto" else [],
+                largest_batch(batches, job.data, encoder, padded=padded) if asked == "auto" else [],
                 rows=min(settings.batch_size, settings.mini_batch_size) if settings.cached else settings.batch_size,
                 padded=padded,
             )
-            notes = {"gradient_checkpointing": asdict(checkpointing), "packing": packing}
-            job.work.note({"batches": plan.counts(), **notes})
+            counts = Counter(name for name, _ in batches)
+            notes = {"gradient_checkpointing": checkpointing, "packing": packing}
+            job.work.note({"batches": {name: counts[name] for name in job.data.tables}, **notes})
             with progress("training", settings.steps, done=step_of(resume) if resume else 0) as advance:
                 watch = TrainingMonitor(
                     job.work,
                     notes=collator.notes,
                     advance=advance,
                     resumed=resume if settings.method == "lora" and part is None else None,
-                    dtype=job.dtype_name,
+                    dtype=job.dtype,
                 )
                 for callback in (*callbacks, watch):
                     trainer.add_callback(callback)
@@ -199,7 +187,7 @@ def make_trainer(
         seed=settings.seed,
         use_cpu=job.device.type == "cpu",
         # Adapters are fp32 beside a bf16 base; full weights stay fp32 and are multiplied in bf16.
-        bf16=settings.method == "full" and job.dtype is torch.bfloat16,
+        bf16=settings.method == "full" and job.dtype == "bfloat16",
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_steps=settings.save_every,

@@ -1,8 +1,10 @@
-"""What an importance is measured on: the cut model as an encoder, with all neurons of the MLPs that stayed."""
+"""What an importance is measured on: the cut model as an encoder, batches of texts, and the activations of neurons on them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,10 +13,12 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-from torch import nn
+from sentence_transformers.util import batch_to_device
+from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.pytorch_utils import Conv1D
 
+from prune2vec.data.triplet import Triplet
 from prune2vec.errors import PlanError
 from prune2vec.machine import pick_device, pick_dtype
 from prune2vec.models.block_layout import sub_layers_of
@@ -23,10 +27,14 @@ from prune2vec.models.prepared_text import PreparedText
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.sublayers import Neurons, mlp_width
 from prune2vec.planning.plan import PruningPlan
+from prune2vec.progress import progress, say
 from prune2vec.pruning.portable import write_tokenizer
 from prune2vec.pruning.prune import open_model
 from prune2vec.pruning.read_kept import read_kept
 from prune2vec.training.slim_settings import SlimSettings
+from prune2vec.training.training_data import training_data
+
+Columns = list[dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +65,6 @@ class ImportanceContext:
     callbacks: Sequence[TrainerCallback] = ()
     notes: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def model(self) -> PreTrainedModel:
-        """The base model inside the encoder."""
-        model = self.encoder.transformers_model
-        assert model is not None
-        return model
-
     def note(self, **facts: Any) -> None:
         """Keep JSON-ready facts about the scores; they are stored with the scores and in the plan."""
         self.notes.update(facts)
@@ -77,16 +78,8 @@ class ImportanceContext:
         """Return the number of neurons of a layer's MLP."""
         return mlp_width(self.blocks[layer], self.neurons)
 
-    def columns(self, layer: int) -> torch.Tensor:
-        """Return the weights from each neuron to the stream, (hidden, neuron), in fp32 on the CPU."""
-        return self._out_by_in(layer, self.neurons.out)
-
-    def rows(self, layer: int) -> list[torch.Tensor]:
-        """Return the weights from the stream to each neuron, one (neuron, hidden) matrix a projection, in fp32 on the CPU."""
-        found = [self._out_by_in(layer, path) for path in self.neurons.into]
-        return list(found[0].chunk(2)) if self.neurons.halves else found
-
-    def _out_by_in(self, layer: int, path: str) -> torch.Tensor:
+    def weights(self, layer: int, path: str) -> Tensor:
+        """Return the weights of a linear layer of a block, (output, input), in fp32 on the CPU."""
         module = self.blocks[layer].get_submodule(path)
         weight = module.get_parameter("weight").detach().float().cpu()
         return weight.T if isinstance(module, Conv1D) else weight
@@ -103,13 +96,7 @@ def load_context(
 ) -> ImportanceContext:
     """Read what a plan of full widths keeps of a model, as an encoder that treats texts as ``prune`` would.
 
-    Args:
-        model: Hub id, folder, GGUF file or ``smollm2``: the model the plan was made for.
-        plan: What is kept.
-        settings: Dtype and device.
-        identity: What the scores depend on.
-        output: The plan that is to be written.
-        callbacks: More callbacks for an importance that trains.
+    ``identity``, ``output`` and ``callbacks`` are those of the context.
 
     Raises:
         PlanError: The plan is for another model, or the model's neurons are not known.
@@ -141,13 +128,7 @@ def load_context(
 
 
 def encoder_around(model: PreTrainedModel, text: PreparedText, *, device: torch.device) -> SentenceTransformer:
-    """Return an encoder whose weights are those of ``model``, not a copy, as ``prune`` would write it; blocks may be uneven.
-
-    Args:
-        model: A base model.
-        text: How texts reach it, and how its states become a vector.
-        device: Where the model is moved to.
-    """
+    """Return an encoder whose weights are those of ``model``, not a copy, as ``prune`` would write it; blocks may be uneven."""
     settings = text.settings
 
     class InMemory(Transformer):
@@ -165,3 +146,69 @@ def encoder_around(model: PreTrainedModel, text: PreparedText, *, device: torch.
     dimension = getattr(model.config, "word_embed_proj_dim", None) or model.config.hidden_size
     pooling = Pooling(dimension, pooling_mode=settings.pooling, include_prompt=settings.include_prompt)
     return SentenceTransformer(modules=[transformer, pooling, Normalize()], device=str(device))
+
+
+def batches(context: ImportanceContext, triplets: Sequence[Triplet], settings: SlimSettings) -> Iterator[Columns]:
+    """Yield the tokenised columns of ``settings.batches`` batches: queries, positives, hard negatives.
+
+    Each data set is shuffled and cut into batches, and those are drawn from.
+
+    Raises:
+        DataError: There are no rows, too few for a batch, or one has no hard negative though the settings want some.
+    """
+    data = training_data(triplets, context.text, settings.for_training(), quiet=True)
+    generator = random.Random(settings.seed)
+    size = settings.batch_size
+    found = []
+    for name, table in data.tables.items():
+        rows = list(table.rows)
+        generator.shuffle(rows)
+        found += [(name, rows[start : start + size]) for start in range(0, len(rows) - size + 1, size)]
+    if len(found) < settings.batches:
+        say(f"the texts give {len(found)} batches of {size} rows instead of {settings.batches}")
+    drawn = generator.sample(found, min(len(found), settings.batches))
+    with progress("measuring neurons", total=len(drawn)) as advance:
+        for name, rows in drawn:
+            texts = zip(*(data.texts_of(row) for row in rows), strict=True)
+            prompts = data.prompts[name]
+            yield [
+                batch_to_device(dict(context.encoder.preprocess(list(column), prompt=prompts[key])), context.device)
+                for key, column in zip(data.columns, texts, strict=True)
+            ]
+            advance(1)
+
+
+def for_each_activation(context: ImportanceContext, batches: Iterator[Columns], observe: Callable[[int, Tensor], None]) -> None:
+    """Call ``observe(layer, activations)`` with what the neurons of each MLP give for each column of texts.
+
+    Activations are (token, neuron) in the model's dtype, tokens of padding left out.
+    """
+    mask: list[Tensor] = []
+
+    def hook(layer: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def look(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            observe(layer, args[0].flatten(end_dim=-2)[mask[0]])
+
+        return look
+
+    handles = [out.register_forward_pre_hook(hook(layer)) for layer, out in context.outs()]
+    try:
+        with torch.inference_mode(), evaluating(context):
+            for columns in batches:
+                for features in columns:
+                    mask[:] = [features["attention_mask"].flatten().bool()]
+                    context.encoder(features)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def evaluating(context: ImportanceContext) -> Iterator[None]:
+    """Switch dropout off."""
+    was_training = context.encoder.training
+    context.encoder.eval()
+    try:
+        yield
+    finally:
+        context.encoder.train(was_training)

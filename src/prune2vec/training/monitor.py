@@ -27,8 +27,8 @@ class TrainingMonitor(TrainerCallback):
         work: Where curve and checkpoints are kept.
         notes: The collator's notes on the batches, oldest first.
         advance: Told of each step done.
-        resumed: The checkpoint the run resumes from, when its adapter must be restored.
-        dtype: Of the multiplications, for messages.
+        resumed: The checkpoint whose adapter must be restored.
+        dtype: For messages.
     """
 
     def __init__(

@@ -4,13 +4,14 @@ The losses stay sentence-transformers' and ask their encoder for one column at a
 model beforehand which columns will come, so that the first one asked for computes the distinct texts of all; equal texts
 share one state, and so, where there is dropout, one draw. GradCache asks for parts of columns, which are computed as they
 come. Pooling and all that follows is the encoder's own, on states laid end to end.
+
+Whether the activations of a run fit into memory is measured on the model itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from itertools import accumulate, chain
 from typing import Any, Literal
 
@@ -20,10 +21,10 @@ from sentence_transformers.base.losses.merged_forward import column_merging_disa
 from torch import Tensor, nn
 
 from prune2vec.errors import ConfigError
-from prune2vec.forward.batches import token_states
+from prune2vec.forward.batches import packing_obstacle, token_states
 from prune2vec.forward.memory_plan import tokens_per_pass
 from prune2vec.forward.packed import BOUNDS, packable, row_bounds
-from prune2vec.forward.packing import packing_obstacle
+from prune2vec.machine import free_memory_bytes
 from prune2vec.models.rope import forget_longest_text
 from prune2vec.models.tokens import distinct, longest_first
 from prune2vec.training.adapters import base_model
@@ -32,25 +33,9 @@ Features = dict[str, Any]
 Row = tuple[int, ...]
 Packing = Literal["auto", "on", "off"]
 
-
-class DistinctStates:
-    """Final token states of rows, each distinct one computed once.
-
-    Args:
-        rows: Token ids of all rows that will be asked for.
-        compute: Returns the states of given rows end to end, (tokens, dim); called once, longest row first.
-    """
-
-    def __init__(self, rows: Iterable[Row], compute: Callable[[Sequence[Row]], Tensor]) -> None:
-        found, _ = distinct(rows)
-        found = [found[place] for place in longest_first([len(row) for row in found])]
-        self._begins = dict(zip(found, accumulate(map(len, found), initial=0), strict=False))
-        self._states = compute(found)
-
-    def of(self, rows: Sequence[Row]) -> Tensor:
-        """Return the states of ``rows`` end to end, (tokens, dim)."""
-        places = chain.from_iterable(range(self._begins[row], self._begins[row] + len(row)) for row in rows)
-        return self._states.index_select(0, torch.tensor(list(places), device=self._states.device))
+# Of the free memory, for the activations of the largest batch; they are measured on a few rows.
+_SHARE = 0.6
+_SAMPLE_ROWS = 2
 
 
 class PackedTransformer:
@@ -63,44 +48,44 @@ class PackedTransformer:
     """
 
     def __init__(self, encoder: SentenceTransformer, *, packs: bool, token_budget: int | None = None) -> None:
-        self._transformer: Any = encoder[0]
-        self._plain = self._transformer.forward
-        forget_longest_text(base_model(encoder))
-        budget = token_budget or tokens_per_pass(encoder.device, packed=packs, training=True)
-        self._compute = partial(token_states, base_model(encoder), token_budget=budget, packed=packs)
-        self._columns: dict[int, list[Row]] = {}
-        self._states: DistinctStates | None = None
+        transformer: Any = encoder[0]
+        self._plain = transformer.forward
+        self._model = base_model(encoder)
+        forget_longest_text(self._model)
+        self._budget = token_budget or tokens_per_pass(encoder.device, packed=packs, training=True)
+        self._packs = packs
+        self._states: tuple[dict[Row, int], Tensor] | None = None
+        self.expected: dict[int, list[Row]] = {}
+        """By the address of a column's token ids, its rows: the first column asked for computes the texts of all."""
 
-    @contextmanager
-    def expecting(self, columns: Iterable[Features]) -> Iterator[None]:
-        """Compute the texts of all ``columns`` when the first of them is asked for, while the context is open."""
-        texts = [column for column in columns if _is_text(column)]
-        self._columns = {id(column["input_ids"]): _rows(column) for column in texts}
-        try:
-            yield
-        finally:
-            self._columns, self._states = {}, None
+    def forget(self) -> None:
+        """Let go of the columns that were expected, and of their states."""
+        self.expected, self._states = {}, None
+
+    def _computed(self, rows: Iterable[Row]) -> tuple[dict[Row, int], Tensor]:
+        """Return the states of all distinct rows end to end, (tokens, dim), longest row first, and where each begins."""
+        found, _ = distinct(rows)
+        found = [found[place] for place in longest_first([len(row) for row in found])]
+        begins = dict(zip(found, accumulate(map(len, found), initial=0), strict=False))
+        return begins, token_states(self._model, found, token_budget=self._budget, packed=self._packs)
 
     def __call__(self, features: Features, **kwargs: Any) -> Features:
         """Return ``features`` with the states of their tokens end to end, and where each text begins."""
         if not _is_text(features):
             return dict(self._plain(features, **kwargs))
-        rows = self._columns.get(id(features["input_ids"]))
+        rows = self.expected.get(id(features["input_ids"]))
         if rows is None:
             rows = _rows(features)
-            states = DistinctStates(rows, self._compute)
+            begins, states = self._computed(rows)
         else:
-            states = self._states = self._states or DistinctStates(chain(*self._columns.values()), self._compute)
-        return {**features, "token_embeddings": states.of(rows)[None], BOUNDS: row_bounds(rows, features["input_ids"].device)}
+            begins, states = self._states = self._states or self._computed(chain(*self.expected.values()))
+        places = chain.from_iterable(range(begins[row], begins[row] + len(row)) for row in rows)
+        found = states.index_select(0, torch.tensor(list(places), device=states.device))
+        return {**features, "token_embeddings": found[None], BOUNDS: row_bounds(rows, features["input_ids"].device)}
 
 
 class PackedLoss(nn.Module):
-    """A loss whose encoders compute each distinct text of a batch once.
-
-    Args:
-        loss: Any loss over columns of texts.
-        passes: The token models of its encoders.
-    """
+    """Any loss over columns of texts, whose encoders' token models (``passes``) compute each distinct text of a batch once."""
 
     def __init__(self, loss: nn.Module, passes: Sequence[PackedTransformer]) -> None:
         super().__init__()
@@ -110,11 +95,15 @@ class PackedLoss(nn.Module):
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None) -> Any:
         """Return what the loss returns."""
         columns = list(sentence_features)
-        with ExitStack() as stack:
+        rows = {id(column["input_ids"]): _rows(column) for column in columns if _is_text(column)}
+        try:
             for one in self._passes:
-                stack.enter_context(one.expecting(columns))
-            stack.enter_context(column_merging_disabled())
-            return self.loss(columns, labels)
+                one.expected = rows
+            with column_merging_disabled():
+                return self.loss(columns, labels)
+        finally:
+            for one in self._passes:
+                one.forget()
 
 
 @contextmanager
@@ -169,3 +158,74 @@ def _is_text(features: Features) -> bool:
 def _rows(features: Features) -> list[Row]:
     ids, mask = features["input_ids"].tolist(), features["attention_mask"].tolist()
     return [tuple(token for token, seen in zip(*row, strict=True) if seen) for row in zip(ids, mask, strict=True)]
+
+
+def choose_checkpointing(
+    encoder: SentenceTransformer,
+    asked: Literal["auto", "on", "off"],
+    largest: Sequence[Mapping[str, Any]],
+    *,
+    rows: int,
+    padded: bool = True,
+) -> dict[str, Any]:
+    """Decide on gradient checkpointing, and switch it on if it is wanted or needed.
+
+    Args:
+        encoder: With its adapters.
+        asked: ``auto`` needs it when the activations would take more than 60 % of the free memory.
+        largest: The tokenised columns of the run's largest batch.
+        rows: Rows of it that are in memory at a time.
+        padded: Whether padding is computed too.
+
+    Returns:
+        Whether it is ``on``, and for ``auto`` the ``activation_bytes`` of the largest batch without it, and the ``free_bytes``
+        at the start; else None.
+    """
+    choice: dict[str, Any] = {"on": asked == "on", "activation_bytes": None, "free_bytes": None}
+    if asked == "auto":
+        if padded:
+            tokens = sum(int(column["input_ids"].shape[1]) * rows for column in largest)
+        else:
+            lengths = (column["attention_mask"].sum(dim=1) for column in largest)
+            tokens = sum(int(found.sort(descending=True).values[:rows].sum()) for found in lengths)
+        needed = round(activation_bytes_per_token(encoder, largest[-1], padded=padded) * tokens)
+        free = free_memory_bytes(encoder.device)
+        choice = {"on": needed > _SHARE * free, "activation_bytes": needed, "free_bytes": free}
+    if choice["on"]:
+        model = base_model(encoder)
+        # The newer name; the older one warns.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+        # Only reentrant checkpoints need it; it would draw frozen layers below the trained ones into the backward pass.
+        if not model.get_input_embeddings().weight.requires_grad:
+            model.disable_input_require_grads()
+    return choice
+
+
+def activation_bytes_per_token(encoder: SentenceTransformer, features: Mapping[str, Any], *, padded: bool = True) -> float:
+    """Return what autograd keeps for the backward pass, per token, in a training pass over a few rows of a tokenised column.
+
+    Weights that it keeps do not count, as they are there anyhow, and tensors that share their memory count once. Padding
+    counts as tokens if it is computed (``padded``).
+    """
+    weights = {parameter.untyped_storage().data_ptr() for parameter in encoder.parameters()}
+    kept: dict[int, int] = {}
+    alive: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)  # So that no address is used twice.
+        return tensor
+
+    sample = {
+        key: value[:_SAMPLE_ROWS].to(encoder.device) if isinstance(value, Tensor) else value for key, value in features.items()
+    }
+    tokens = sample["input_ids"].numel() if padded else int(sample["attention_mask"].sum())
+    was_training = encoder.training
+    devices = [encoder.device] if encoder.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        encoder.train()(sample)
+    encoder.train(was_training)
+    return sum(kept.values()) / tokens

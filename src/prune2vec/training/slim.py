@@ -20,14 +20,13 @@ from prune2vec.planning.plan import PruningPlan
 from prune2vec.progress import say
 from prune2vec.public import public
 from prune2vec.resume import WorkFolder, differences
-from prune2vec.training.calibration import batches, evaluating
 from prune2vec.training.fit import isolated_randomness
-from prune2vec.training.importance_context import ImportanceContext, load_context
+from prune2vec.training.importance_context import ImportanceContext, batches, evaluating, load_context
 from prune2vec.training.importances.learnt_gates import Gates
 from prune2vec.training.neuron_importance import TEXTS, importances
 from prune2vec.training.objective import build_loss, pooled_in_fp32
 from prune2vec.training.slim_settings import SlimSettings
-from prune2vec.training.training_data import Prompting, by_prompt, check_rows, training_data
+from prune2vec.training.training_data import Prompting, training_data
 from prune2vec.training.width_decision import NeuronScores, NumpyScores, check_slim, decided, full, scores_beside
 
 if TYPE_CHECKING:
@@ -75,13 +74,17 @@ def slim_plan(
     chosen = chosen.model_copy(update={"max_length": given.text.max_length})
     target = check_target(Path(output), folder=False).absolute()
     check_slim(given, chosen, texts=texts is not None, scores=scores is not None)
-    if scores is not None:
-        made = decided(given, _given_scores(Path(scores), given), chosen)
-        with locked(target):
-            made.save(target)
-        return made
+    found = NeuronScores.load(Path(scores)) if scores is not None else None
+    if found is not None:
+        about = _about(given)
+        changed = differences(about, {key: found.identity.get(key) for key in about})
+        if changed:
+            raise PlanError(
+                f"{scores}: these scores are for something else than the plan keeps ({changed}); score again with texts"
+            )
+        _check_shapes(found.scores, given, by=str(scores))
     with locked(target):
-        made = _slimmed(str(model), given, texts, target, chosen, callbacks)
+        made = decided(given, found, chosen) if found else _slimmed(str(model), given, texts, target, chosen, callbacks)
         made.save(target)
     return made
 
@@ -99,6 +102,7 @@ def _slimmed(
     if texts is not None and looks_at_texts:
         triplets = load_triplets(texts, require_negative=chosen.hard_negatives > 0)
     device = pick_device(chosen.device)
+    how = chosen.for_training()
     identity = {
         **_about(plan),
         "settings": importances.identity(chosen),
@@ -109,11 +113,21 @@ def _slimmed(
     }
     file = scores_beside(target, chosen.importance)
     clear_partials(file)
-    found = _saved_scores(file, identity)
-    context = None
-    if found is None:
+    found: NeuronScores | None = None
+    context: ImportanceContext | None = None
+    try:
+        found = NeuronScores.load(file) if file.exists() else None
+    except DataError as error:
+        say(f"{error}; the neurons are scored again")
+    if found is not None and found.identity == identity:
+        say(f"{file.name} holds the scores of this model, these texts and settings; nothing is measured again")
+    else:
         if looks_at_texts:
-            _check_texts(triplets, plan, chosen)
+            # Triplets that give no batch are refused before a model is loaded. What stands around every text alike tells no
+            # two rows apart.
+            text = plan.text
+            asked = None if text.instruction == SAVED else Instructions.parse(text.instruction, symmetric=text.symmetric)
+            training_data(triplets, Prompting(instructions=asked, text_format=PromptTemplate(), saved=("", "")), how)
         with isolated_randomness(chosen.seed):
             context = load_context(model, full(plan), chosen, identity=identity, output=target, callbacks=callbacks)
             measured = importances.get(chosen.importance)(context, triplets, chosen)
@@ -128,39 +142,6 @@ def _slimmed(
     if context is not None and triplets:
         say_loss(context, triplets, chosen, made.neurons)
     return made
-
-
-def _check_texts(triplets: Sequence[Triplet], plan: PruningPlan, settings: SlimSettings) -> None:
-    """Refuse, before a model is loaded, triplets that give no batch."""
-    text, chosen = plan.text, settings.for_training()
-    instructions = None if text.instruction == SAVED else Instructions.parse(text.instruction, symmetric=text.symmetric)
-    # What stands around every text alike tells no two rows apart.
-    prompting = Prompting(instructions=instructions, text_format=PromptTemplate(), saved=("", ""))
-    if all(len(table.rows) < chosen.batch_size for table in by_prompt(triplets, prompting).values()):
-        training_data(triplets, prompting, chosen)
-    check_rows(triplets, chosen)
-
-
-def _saved_scores(file: Path, identity: Mapping[str, Any]) -> NeuronScores | None:
-    """Return the scores in a file if they are of this model, these texts and settings."""
-    try:
-        found = NeuronScores.load(file) if file.exists() else None
-    except DataError as error:
-        say(f"{error}; the neurons are scored again")
-        return None
-    if found is None or found.identity != identity:
-        return None
-    say(f"{file.name} holds the scores of this model, these texts and settings; nothing is measured again")
-    return found
-
-
-def _given_scores(file: Path, plan: PruningPlan) -> NeuronScores:
-    found = NeuronScores.load(file)
-    changed = differences(_about(plan), {key: found.identity.get(key) for key in _about(plan)})
-    if changed:
-        raise PlanError(f"{file}: these scores are for something else than the plan keeps ({changed}); score again with texts")
-    _check_shapes(found.scores, plan, by=str(file))
-    return found
 
 
 def _check_shapes(scores: NumpyScores, plan: PruningPlan, *, by: str) -> None:
@@ -184,11 +165,7 @@ def say_loss(
 ) -> tuple[float, float]:
     """Say, and return, the mean contrastive loss on some batches with all neurons and with those that stay, untrained.
 
-    Args:
-        context: The cut model.
-        triplets: The rows that batches are drawn from.
-        settings: How they are drawn, and the scale of the loss.
-        neurons: By layer, the neurons that stay; layers that keep all are left out.
+    ``neurons`` are those that stay, by layer; layers that keep all are left out.
     """
     few = settings.model_copy(update={"batches": min(settings.batches, _LOSS_BATCHES)})
     gates = Gates(context)

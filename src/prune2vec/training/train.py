@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from prune2vec.models.quiet import quiet_transformers
 from prune2vec.outputs import ENCODER, check_kind, check_ours, locked
 from prune2vec.pruning.encoder import RECORD, check_finite, check_writable, load_encoder, read_record, save_encoder
 from prune2vec.public import public
-from prune2vec.resume import differences, read_lines, step_of
+from prune2vec.resume import WorkFolder, differences, read_lines, step_of
 from prune2vec.training.adapters import base_model, choose_trained, embed, load_weights, merge_adapter
 from prune2vec.training.fit import TrainingJob, fit, isolated_randomness
 from prune2vec.training.train_settings import TrainSettings, check_tracker
@@ -136,10 +135,9 @@ def prepare(base: Path, data: Texts, output: Path, settings: TrainSettings) -> t
     """
     triplets = load_triplets(data, require_negative=settings.hard_negatives > 0)
     device = pick_device(settings.device)
-    dtype = pick_dtype(settings.dtype, device)
+    dtype = str(pick_dtype(settings.dtype, device)).removeprefix("torch.")
     # Weights that are trained are fp32; a frozen base can be bf16.
-    weights = dtype if settings.method == "lora" else torch.float32
-    encoder = load_encoder(base, device=str(device), dtype=str(weights).removeprefix("torch."))
+    encoder = load_encoder(base, device=str(device), dtype=dtype if settings.method == "lora" else "float32")
     check_writable(encoder)
     check_finite(encoder, base)
     encoder.max_seq_length = min(settings.max_length, encoder.max_seq_length or settings.max_length)
@@ -152,7 +150,7 @@ def prepare(base: Path, data: Texts, output: Path, settings: TrainSettings) -> t
     prompts = found.prompts
     identity = {
         "settings": settings.identity(),
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": dtype,
         "device": device.type,
         "base": digest_tree(base),
         "data": found.digest,
@@ -160,7 +158,15 @@ def prepare(base: Path, data: Texts, output: Path, settings: TrainSettings) -> t
         "teacher": digest_tree(settings.distil_from) if settings.distil_from is not None else None,
     }
     job = TrainingJob(
-        base=base, output=output, data=found, dev=dev, settings=settings, device=device, dtype=dtype, identity=identity
+        base=base,
+        output=output,
+        work=WorkFolder.beside(output),
+        data=found,
+        dev=dev,
+        settings=settings,
+        device=device,
+        dtype=dtype,
+        identity=identity,
     )
     return encoder, job
 
@@ -193,7 +199,18 @@ def finish(job: TrainingJob) -> dict[str, Any]:
     """
     with job.work.left_on_failure(), quiet_transformers():
         encoder = load_encoder(job.base, device=str(job.device), dtype="float32")
-        merge = _apply(job, encoder)
+        checkpoint = job.work.checkpoint(job.settings.steps)
+        probe = [text for table in job.data.tables.values() for row in table.rows[:_PROBE_ROWS] for text in row.texts[:2]]
+        difference = None
+        if job.settings.method == "lora":
+            difference = merge_adapter(encoder, checkpoint, probe)
+        else:
+            load_weights(base_model(encoder), checkpoint)
+        exact = embed(encoder, probe)
+        config = read_json(job.base / "config.json")
+        stored = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+        encoder.to(getattr(torch, stored, torch.float32))
+        merge = {"max_difference": difference, "rounding": float(np.abs(embed(encoder, probe) - exact).max())}
         # The instruction is saved with the encoder if there was a single one; the E5 set's differ by task and stay the caller's.
         used = {(table.query_prompt, table.document_prompt) for table in job.data.tables.values()}
         if len(used) == 1:
@@ -208,22 +225,6 @@ def finish(job: TrainingJob) -> dict[str, Any]:
         save_encoder(encoder, job.output, record={**about, "train": record}, extra=texts)
     job.work.remove()
     return record
-
-
-def _apply(job: TrainingJob, encoder: SentenceTransformer) -> dict[str, float | None]:
-    """Give ``encoder`` the trained weights in the dtype they are stored in; return what that changed."""
-    checkpoint = job.work.checkpoint(job.settings.steps)
-    probe = [text for table in job.data.tables.values() for row in islice(table.rows, _PROBE_ROWS) for text in row.texts[:2]]
-    difference = None
-    if job.settings.method == "lora":
-        difference = merge_adapter(encoder, checkpoint, probe)
-    else:
-        load_weights(base_model(encoder), checkpoint)
-    exact = embed(encoder, probe)
-    config = read_json(job.base / "config.json")
-    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
-    encoder.to(getattr(torch, stored, torch.float32))
-    return {"max_difference": difference, "rounding": float(np.abs(embed(encoder, probe) - exact).max())}
 
 
 def _record(job: TrainingJob, merge: dict[str, float | None]) -> dict[str, Any]:
@@ -254,6 +255,6 @@ def _record(job: TrainingJob, merge: dict[str, float | None]) -> dict[str, Any]:
         "gradient_checkpointing": notes["gradient_checkpointing"],
         "packing": notes.get("packing"),
         "device": str(job.device),
-        "dtype": job.dtype_name,
+        "dtype": job.dtype,
         "machine": describe(),
     }

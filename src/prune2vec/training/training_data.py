@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import random
-from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, islice
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,8 @@ from prune2vec.data.instructions import Instructions
 from prune2vec.data.triplet import Triplet, digest_texts
 from prune2vec.errors import CheckpointError, ConfigError, DataError
 from prune2vec.models.prepared_text import PreparedText, saved_prompts
-from prune2vec.models.text_settings import SAVED, PromptTemplate
+from prune2vec.models.text_settings import E5, SAVED, PromptTemplate
+from prune2vec.models.tokens import token_ids
 from prune2vec.progress import say
 from prune2vec.pruning.encoder import RECORD, read_record
 from prune2vec.training.train_settings import TrainSettings
@@ -31,13 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Prompting:
-    """What stands before the texts of a triplet.
-
-    Attributes:
-        instructions: Chosen by triplet; None leaves the prompts that the encoder was saved with.
-        text_format: How an instruction and a text are joined.
-        saved: The encoder's own prompts for queries and documents.
-    """
+    """What stands before the texts of a triplet: an instruction, or, if there is none, the encoder's ``saved`` prompts."""
 
     instructions: Instructions | None
     text_format: PromptTemplate
@@ -49,9 +43,9 @@ class Prompting:
         record = read_record(checkpoint)
         stored, text = record.get("text_format"), trained_text(record, settings)
         asked, symmetric = settings.instruction, settings.symmetric
-        if asked == SAVED and _is_e5(text):
+        if asked == SAVED and str(text.get("instruction")).strip().lower() == E5:
             # An encoder's folder holds one prompt for all queries; these are one a data set.
-            asked, symmetric = "e5", text.get("symmetric")
+            asked, symmetric = E5, text.get("symmetric")
         return cls(
             instructions=None if asked == SAVED else Instructions.parse(asked, symmetric),
             text_format=PromptTemplate.from_json(stored) if stored else PromptTemplate(),
@@ -79,13 +73,8 @@ def trained_text(record: Mapping[str, Any], settings: TrainSettings) -> dict[str
     if settings.instruction != SAVED:
         used = {"instruction": settings.instruction, "symmetric": settings.symmetric}
         return {**text, **used, "prompts": {}, "default_prompt": None}
-    if _is_e5(text) and settings.symmetric:
-        return {**text, "symmetric": settings.symmetric}
-    return dict(text)
-
-
-def _is_e5(text: Mapping[str, Any]) -> bool:
-    return str(text.get("instruction")).strip().lower() == "e5"
+    is_e5 = str(text.get("instruction")).strip().lower() == E5
+    return {**text, "symmetric": settings.symmetric} if is_e5 and settings.symmetric else dict(text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,29 +92,19 @@ class TrainingData:
 
     Attributes:
         tables: By name; a data set with two instructions becomes two tables, NAME and NAME#2.
+        columns: Those of every table: the anchor first, then the documents, the positive first.
+        prompts: What stands before the texts, by table and column (empty prompts too: they make the trainer name its tables).
         left_out: Tables with fewer rows than a batch, and how many rows they have.
         digest: SHA-256 of all texts, those left out too.
         settings: How many hard negatives a row has and how they are chosen, and whether teacher scores go with them.
     """
 
     tables: Mapping[str, TrainingTable]
+    columns: tuple[str, ...]
+    prompts: dict[str, dict[str, str]]
     left_out: Mapping[str, int]
     digest: str
     settings: TrainSettings
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns of every table: the anchor first, then the documents, the positive first."""
-        return ("anchor", "positive", *(f"negative_{number + 1}" for number in range(self.settings.hard_negatives)))
-
-    @property
-    def prompts(self) -> dict[str, dict[str, str]]:
-        """What stands before the texts, by table and column (empty prompts too: they make the trainer name its tables)."""
-        documents = self.columns[1:]
-        return {
-            name: {"anchor": table.query_prompt, **dict.fromkeys(documents, table.document_prompt)}
-            for name, table in self.tables.items()
-        }
 
     def texts_of(self, row: Triplet) -> tuple[str, ...]:
         """Return a row's texts by column: the anchor, the positive and the chosen hard negatives."""
@@ -135,20 +114,20 @@ class TrainingData:
         """Return the tables as Hugging Face datasets, in memory; teacher scores, if learnt, in the column ``label``."""
         from datasets import Dataset, DatasetDict
 
-        def columns_of(row: Triplet) -> dict[str, Any]:
-            columns: dict[str, Any] = dict(zip(self.columns, self.texts_of(row), strict=True))
+        made = DatasetDict()
+        for name, table in self.tables.items():
+            rows: list[dict[str, Any]] = [dict(zip(self.columns, self.texts_of(row), strict=True)) for row in table.rows]
             if self.settings.distil == "data":
-                chosen = choose_negatives(row, self.settings)
-                columns["label"] = [row.scores[0], *(row.scores[1 + number] for number in chosen)]
-            return columns
-
-        return DatasetDict(
-            {name: Dataset.from_list([columns_of(row) for row in table.rows]) for name, table in self.tables.items()}
-        )
+                for columns, row in zip(rows, table.rows, strict=True):
+                    columns["label"] = [row.scores[0], *(row.scores[1 + n] for n in choose_negatives(row, self.settings))]
+            made[name] = Dataset.from_list(rows)
+        return made
 
 
-def training_data(triplets: Sequence[Triplet], prompting: Prompting | PreparedText, settings: TrainSettings) -> TrainingData:
-    """Sort triplets into tables that can each fill a batch.
+def training_data(
+    triplets: Sequence[Triplet], prompting: Prompting | PreparedText, settings: TrainSettings, *, quiet: bool = False
+) -> TrainingData:
+    """Sort triplets into tables that can each fill a batch; unless ``quiet``, say which cannot.
 
     Raises:
         DataError: There is no row, a row has no negative or teacher score though the settings want one, or no table fills a
@@ -160,11 +139,18 @@ def training_data(triplets: Sequence[Triplet], prompting: Prompting | PreparedTe
     if not large:
         found = ", ".join(f"{name} has {count}" for name, count in small.items()) or "there are none"
         raise DataError(f"no data set has the {settings.batch_size} rows of one batch ({found}); add rows or lower batch_size")
-    if small:
+    if small and not quiet:
         named = ", ".join(f"{name} ({count})" for name, count in small.items())
         say(f"left out, because they cannot fill a batch of {settings.batch_size} rows: {named}")
     check_rows(triplets, settings)
-    return TrainingData(tables=large, left_out=small, digest=digest_texts(triplets), settings=settings)
+    columns = ("anchor", "positive", *(f"negative_{number + 1}" for number in range(settings.hard_negatives)))
+    prompts = {
+        name: {"anchor": table.query_prompt, **dict.fromkeys(columns[1:], table.document_prompt)}
+        for name, table in large.items()
+    }
+    return TrainingData(
+        tables=large, columns=columns, prompts=prompts, left_out=small, digest=digest_texts(triplets), settings=settings
+    )
 
 
 def by_prompt(triplets: Sequence[Triplet], prompting: Prompting | PreparedText) -> dict[str, TrainingTable]:
@@ -212,10 +198,10 @@ def check_room(encoder: SentenceTransformer, tables: Mapping[str, TrainingTable]
     for name, table in tables.items():
         for prompt in filter(None, (table.query_prompt, table.document_prompt)):
             # Special tokens count: they stay when a text is cut.
-            count = len(encoder.tokenizer(prompt, truncation=False, verbose=False)["input_ids"])
-            if limit is not None and count >= limit:
+            (ids,) = token_ids(encoder.tokenizer, [prompt])
+            if limit is not None and len(ids) >= limit:
                 raise ConfigError(
-                    f"{name}: the instruction has {count} tokens of max_length {limit}, which leaves none for texts; "
+                    f"{name}: the instruction has {len(ids)} tokens of max_length {limit}, which leaves none for texts; "
                     "raise max_length"
                 )
 
@@ -225,93 +211,61 @@ def choose_negatives(row: Triplet, settings: TrainSettings) -> list[int]:
 
     A draw depends on the seed and the row alone, not on its place, so that a resumed run trains on the same texts.
     """
-    count, there = settings.hard_negatives, len(row.negatives)
-    if settings.negative_sampling == "first" or not count:
-        return [number % there for number in range(count)]
+    wanted, there = settings.hard_negatives, len(row.negatives)
+    if settings.negative_sampling == "first" or not wanted:
+        return [number % there for number in range(wanted)]
     draw = random.Random(f"{settings.seed}\n{row.anchor}\n{row.positive}")
-    return [*range(there)] * (count // there) + draw.sample(range(there), count % there)
+    return [*range(there)] * (wanted // there) + draw.sample(range(there), wanted % there)
 
 
-class BatchPlan:
-    """The batches of a whole run, in order: the trainer's own samplers, run ahead, so that a shortage shows at once.
-
-    Args:
-        data: The tables.
-        trainer: Its samplers choose the batches.
-        steps: How many batches.
+def plan_batches(data: TrainingData, trainer: SentenceTransformerTrainer, steps: int) -> list[tuple[str, list[Triplet]]]:
+    """Return table and rows of every batch of a run: the trainer's own samplers, run ahead, so that a shortage shows at once.
 
     Raises:
         DataError: A table holds too many equal texts to fill its batches without repeating one within a batch.
     """
+    sampler: Any = trainer.get_train_dataloader().batch_sampler
+    # The rows are numbered through all tables.
+    numbered = [(name, row) for name, table in data.tables.items() for row in table.rows]
+    batches: list[tuple[str, list[Triplet]]] = []
+    for epoch in count():
+        sampler.set_epoch(epoch)
+        wanted = min(len(sampler), steps - len(batches))
+        drawn = [(numbered[batch[0]][0], [numbered[row][1] for row in batch]) for batch in islice(sampler, wanted)]
+        if len(drawn) < wanted:
+            counts, size = Counter(name for name, _ in drawn), trainer.args.train_batch_size
+            full = {name: len(table.rows) // size for name, table in data.tables.items()}
+            worst = max(full, key=lambda name: (full[name] - counts[name]) / full[name])
+            raise DataError(
+                f"{worst}: {len(data.tables[worst].rows)} rows give {counts[worst]} batches of {size} in which no text comes "
+                f"twice, expected {full[worst]}; lower batch_size or remove repeated texts"
+            )
+        batches += drawn
+        if len(batches) >= steps:
+            break
+    return batches
 
-    def __init__(self, data: TrainingData, trainer: SentenceTransformerTrainer, steps: int) -> None:
-        self._data = data
-        self._names = list(data.tables)
-        self._starts = [0, *accumulate(len(table.rows) for table in data.tables.values())]
-        self.batches: list[list[int]] = []
-        sampler: Any = trainer.get_train_dataloader().batch_sampler
-        epoch = 0
-        while len(self.batches) < steps:
-            sampler.set_epoch(epoch)
-            wanted = min(len(sampler), steps - len(self.batches))
-            drawn = list(islice(sampler, wanted))
-            if len(drawn) < wanted:
-                raise self._shortage(drawn, trainer.args.train_batch_size)
-            self.batches += drawn
-            epoch += 1
 
-    def _shortage(self, drawn: list[list[int]], size: int) -> DataError:
-        counts = Counter(self._names[self._place(batch)] for batch in drawn)
-        full = {name: len(table.rows) // size for name, table in self._data.tables.items()}
-        worst = max(full, key=lambda name: (full[name] - counts[name]) / full[name])
-        return DataError(
-            f"{worst}: {len(self._data.tables[worst].rows)} rows give {counts[worst]} batches of {size} in which no text comes "
-            f"twice, expected {full[worst]}; lower batch_size or remove repeated texts"
-        )
+def largest_batch(
+    batches: Sequence[tuple[str, list[Triplet]]], data: TrainingData, encoder: SentenceTransformer, *, padded: bool = True
+) -> list[Mapping[str, Any]]:
+    """Return the tokenised columns of the largest batch by characters; ``padded`` up to its longest texts, or all together."""
 
-    def _place(self, batch: list[int]) -> int:
-        """Return the number of the table that a batch is of; its rows are numbered through all tables."""
-        return bisect_right(self._starts, batch[0]) - 1
+    def size(batch: tuple[str, list[Triplet]]) -> int:
+        texts = [data.texts_of(row) for row in batch[1]]
+        if padded:
+            # The batch is padded to its longest anchor and its longest document.
+            return max(len(row[0]) for row in texts) + max(len(text) for row in texts for text in row[1:])
+        return sum(len(text) for row in texts for text in set(row))
 
-    def counts(self) -> dict[str, int]:
-        """Return how many batches each table gives."""
-        found = Counter(map(self._place, self.batches))
-        return {name: found[place] for place, name in enumerate(self._names)}
-
-    def largest(self, encoder: SentenceTransformer, *, padded: bool = True) -> list[Mapping[str, Any]]:
-        """Return the tokenised columns of the largest batch, by characters.
-
-        Args:
-            encoder: Tokenises them.
-            padded: Whether the longest texts decide, or all texts together.
-        """
-        most, name, largest = -1, "", list[tuple[str, ...]]()
-        for batch in self.batches:
-            place = self._place(batch)
-            rows = self._data.tables[self._names[place]].rows
-            texts = [self._data.texts_of(rows[index - self._starts[place]]) for index in batch]
-            if padded:
-                # The batch is padded to its longest anchor and its longest document.
-                size = max(len(row[0]) for row in texts) + max(len(text) for row in texts for text in row[1:])
-            else:
-                size = sum(len(text) for row in texts for text in set(row))
-            if size > most:
-                most, name, largest = size, self._names[place], texts
-        prompts = self._data.prompts[name]
-        columns = zip(self._data.columns, zip(*largest, strict=True), strict=True)
-        return [encoder.preprocess(list(column), prompt=prompts[key]) for key, column in columns]
+    name, rows = max(batches, key=size)
+    columns = zip(data.columns, zip(*map(data.texts_of, rows), strict=True), strict=True)
+    return [encoder.preprocess(list(column), prompt=data.prompts[name][key]) for key, column in columns]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchStats:
-    """What one batch holds.
-
-    Attributes:
-        dataset: The table its rows come from.
-        tokens: Tokens without padding.
-        texts: Texts in it.
-        cut: Those that were longer than the limit.
-    """
+    """What one batch holds: rows of which table, tokens without padding, texts, and those that were longer than the limit."""
 
     dataset: str
     tokens: int

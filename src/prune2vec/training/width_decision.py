@@ -1,8 +1,14 @@
-"""From scores to a plan: their file, how many neurons go, whether that is what was asked for, and the plan that results."""
+"""Which neurons stay, from their scores: the scores' file, how many go, whether that is what was asked for, and the new plan.
+
+Of each MLP its best neurons stay, so all that must be settled is how many. Neurons are ordered by score; among equal scores the
+one in the deeper layer goes first, and within a layer the one with the higher number.
+"""
 
 from __future__ import annotations
 
+import bisect
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -22,10 +28,102 @@ from prune2vec.planning.shares import share_text
 from prune2vec.progress import say
 from prune2vec.training.neuron_importance import TEXTS, importances
 from prune2vec.training.slim_settings import SlimSettings
-from prune2vec.training.width import WidthRule, choose_neurons, choose_widths, count_of, fewest_left, most_taken, smallest_cut
 
 FORMAT = "prune2vec.scores/2"
-NumpyScores = Mapping[int, NDArray[np.float32]]
+NumpyScores = Mapping[int, NDArray[np.floating]]
+Widths = dict[int, int]
+
+
+def choose_widths(scores: NumpyScores, settings: SlimSettings, *, cut: int) -> Widths:
+    """Return how many neurons of each MLP stay when the ``cut`` lowest of all together go.
+
+    Without a multiple and without ``uniform`` exactly ``cut`` go. With a multiple each width is rounded up; ``uniform`` takes
+    the multiple that is nearest to the mean width (the larger of two equally near).
+
+    Args:
+        scores: By layer, (neuron,) finite numbers.
+        settings: Their floor, multiple and ``uniform``.
+        cut: Neurons to cut, of all MLPs together.
+
+    Raises:
+        PlanError: Scores are missing or not finite, or the floor keeps too many neurons for such a cut.
+    """
+    full, least = _limits(scores, settings)
+    most = sum(full.values()) - sum(least.values())
+    if not 0 <= cut <= most:
+        raise PlanError(
+            f"{cut} of {sum(full.values())} neurons cannot be cut: with at least {min(least.values())} left in each of "
+            f"{len(full)} MLPs at most {most} can; cut less or lower the floor"
+        )
+    multiple = settings.multiple
+    if settings.uniform:
+        # The multiple, or the whole width, that is nearest to the mean.
+        mean = Fraction(sum(full.values()) - cut, len(full))
+        below = math.floor(mean / multiple) * multiple
+        above = min(below + multiple, *full.values())
+        nearest = below if below and mean - below < above - mean else above
+        kept = dict.fromkeys(full, max(nearest, *least.values()))
+    else:
+        # The ``least`` best of each layer stay whatever they score.
+        open_to_cut = []
+        for layer, values in scores.items():
+            worst = _worst_first(values)[: full[layer] - least[layer]]
+            open_to_cut.append(np.stack([values[worst], np.full(len(worst), -layer), -worst]))
+        score, minus_layer, minus_neuron = np.concatenate(open_to_cut, axis=1)
+        gone = minus_layer[np.lexsort((minus_neuron, minus_layer, score))[:cut]]
+        kept = {layer: width - int(np.count_nonzero(gone == -layer)) for layer, width in full.items()}
+    return {layer: min(width, math.ceil(Fraction(kept[layer], multiple)) * multiple) for layer, width in full.items()}
+
+
+def _limits(scores: NumpyScores, settings: SlimSettings) -> tuple[Widths, Widths]:
+    """Return the width of every MLP, and how many of its neurons must stay."""
+    if not scores:
+        raise PlanError("there is no MLP whose neurons could be cut")
+    for layer, values in scores.items():
+        if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+            raise PlanError(f"layer {layer}: expected one finite score a neuron, got shape {values.shape} with NaN or infinity")
+    full, floor = {layer: len(values) for layer, values in scores.items()}, settings.floor
+    return full, {layer: min(width, max(1, math.ceil(floor * width if floor < 1 else floor))) for layer, width in full.items()}
+
+
+def smallest_cut(scores: NumpyScores, settings: SlimSettings, *, at_least: int) -> int:
+    """Return the smallest ``cut`` that takes ``at_least`` neurons away after all rounding; ``most_taken`` is the most there is."""
+    full, least = _limits(scores, settings)
+    cuts = range(sum(full.values()) - sum(least.values()) + 1)
+    return bisect.bisect_left(cuts, at_least, key=lambda cut: _taken(scores, settings, cut))
+
+
+def most_taken(scores: NumpyScores, settings: SlimSettings) -> int:
+    """Return how many neurons really go when as many are cut as the rules for widths allow; the same for all scores."""
+    full, least = _limits(scores, settings)
+    return _taken(scores, settings, sum(full.values()) - sum(least.values()))
+
+
+def _taken(scores: NumpyScores, settings: SlimSettings, cut: int) -> int:
+    return sum(map(len, scores.values())) - sum(choose_widths(scores, settings, cut=cut).values())
+
+
+def fewest_left(scores: NumpyScores, settings: SlimSettings, *, cut: int) -> int:
+    """Return a number of neurons that stay at least, of all MLPs together, whatever the scores are; exact if ``uniform``."""
+    if settings.uniform:
+        return sum(choose_widths(scores, settings, cut=cut).values())
+    full = [len(values) for values in scores.values()]
+    # Each width is a multiple of it, or a full one, so that their sum is a multiple of what divides all of these.
+    step = math.gcd(settings.multiple, *full)
+    return math.ceil(Fraction(sum(full) - cut, step)) * step
+
+
+def choose_neurons(scores: NumpyScores, widths: Widths) -> dict[int, tuple[int, ...]]:
+    """Return the best neurons of each MLP that becomes narrower, ascending; those that keep all are left out."""
+    return {
+        layer: tuple(sorted(_worst_first(scores[layer])[-width:].tolist()))
+        for layer, width in sorted(widths.items())
+        if width < len(scores[layer])
+    }
+
+
+def _worst_first(values: NDArray[np.floating]) -> NDArray[np.intp]:
+    return np.lexsort((-np.arange(len(values)), values))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +199,7 @@ def check_slim(plan: PruningPlan, settings: SlimSettings, *, texts: bool, scores
     blank = {layer: np.zeros(plan.shape.mlp_width[layer], dtype=np.float32) for layer in plan.kept.mlps}
     _widths(plan, blank, settings)
     if settings.max_params is None:
-        left = fewest_left(blank, _rule(settings), cut=_asked(plan, blank, settings))
+        left = fewest_left(blank, settings, cut=_asked(plan, blank, settings))
         _check_left(plan, settings, left=left, total=sum(map(len, blank.values())))
     if needs_texts and not texts and not scores:
         raise DataError(f"importance {settings.importance!r} looks at texts and got none; give triplets (--texts)")
@@ -115,7 +213,8 @@ def decided(plan: PruningPlan, found: NeuronScores, settings: SlimSettings) -> P
     """
     widths = _widths(plan, found.scores, settings)
     total, left = sum(map(len, found.scores.values())), sum(widths.values())
-    _check_left(plan, settings, left=left, total=total)
+    if settings.max_params is None:
+        _check_left(plan, settings, left=left, total=total)
     wanted, cut = _asked(plan, found.scores, settings), total - left
     if 2 * cut < wanted:
         say(f"{cut} neurons go, under half of the {wanted} that were asked for: the rules for the widths keep the others")
@@ -141,10 +240,6 @@ def decided(plan: PruningPlan, found: NeuronScores, settings: SlimSettings) -> P
     )
 
 
-def _rule(settings: SlimSettings) -> WidthRule:
-    return WidthRule(floor=settings.floor, multiple=settings.multiple, uniform=settings.uniform)
-
-
 def _share(plan: PruningPlan, settings: SlimSettings) -> Fraction:
     return plan.width_cut if settings.width_cut is None else settings.width_cut
 
@@ -152,31 +247,29 @@ def _share(plan: PruningPlan, settings: SlimSettings) -> Fraction:
 def _asked(plan: PruningPlan, scores: NumpyScores, settings: SlimSettings) -> int:
     """Return how many neurons are to go, before any rounding of widths."""
     if settings.max_params is None:
-        return count_of(_share(plan, settings), scores)
+        return math.floor(_share(plan, settings) * sum(map(len, scores.values())))
     kept = full(plan).kept
     over = plan.shape.params(kept) - settings.max_params
     # Rounded up: a neuron too many, rather than a parameter.
     return max(0, -(-over // plan.shape.neuron_params[kept.mlps[0]]))
 
 
-def _widths(plan: PruningPlan, scores: NumpyScores, settings: SlimSettings) -> dict[int, int]:
-    rule, asked = _rule(settings), _asked(plan, scores, settings)
+def _widths(plan: PruningPlan, scores: NumpyScores, settings: SlimSettings) -> Widths:
+    asked = _asked(plan, scores, settings)
     if settings.max_params is None:
-        return choose_widths(scores, rule, cut=asked)
-    most, kept = most_taken(scores, rule), full(plan).kept
+        return choose_widths(scores, settings, cut=asked)
+    most, kept = most_taken(scores, settings), full(plan).kept
     if asked > most:
         least = plan.shape.params(kept) - most * plan.shape.neuron_params[kept.mlps[0]]
         raise PlanError(
             f"at least {least:,} parameters stay, which is over {settings.max_params:,}: the rules for the widths let {most:,} of "
             f"{sum(map(len, scores.values())):,} neurons go; drop more layers or sub-layers first, or lower floor or multiple"
         )
-    return choose_widths(scores, rule, cut=smallest_cut(scores, rule, at_least=asked))
+    return choose_widths(scores, settings, cut=smallest_cut(scores, settings, at_least=asked))
 
 
 def _check_left(plan: PruningPlan, settings: SlimSettings, *, left: int, total: int) -> None:
     """Refuse a cut by a share that cuts nothing, or that breaks the limits that the plan was made for."""
-    if settings.max_params is not None:
-        return
     share = _share(plan, settings)
     if share and left == total:
         raise PlanError(

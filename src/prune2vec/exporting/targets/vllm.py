@@ -1,19 +1,182 @@
-"""vLLM: a folder that its ``DeciLMForCausalLM`` loads, dropped sub-layers and uneven widths included."""
+"""vLLM: a folder that its ``DeciLMForCausalLM`` loads, dropped sub-layers and uneven widths included.
+
+A DeciLM block is a Llama block (RMSNorm, rotary attention, gated SiLU MLP) whose attention or MLP may be missing and
+whose MLP may have a width of its own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prune2vec.errors import CheckpointError, markdown
 from prune2vec.exporting.target import ExportSource, Written, targets
 from prune2vec.files import read_json, write_json, write_text
 
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from prune2vec.models.block_layout import Layout
+
 _NOT_RUN = "only names and shapes of the tensors were checked here; compare a few vectors once vLLM serves the folder"
 _ZEROED = "block {0} has no attention, which vLLM needs in the first block: it is written with zeros and costs its time"
 _CODE_LINE = "which only gives the blocks' entries in config.json the form that vLLM expects."
 _EVEN = "all blocks are alike: vLLM also loads the encoder's own folder, without --trust-remote-code"
+MODEL_TYPES = ("llama", "mistral", "qwen2")
+"""Model types whose blocks are Llama's, the biases of the projections aside."""
+_ROPE_TYPES = ("default", "linear", "llama3")
+_SAME = (
+    "vocab_size",
+    "hidden_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "hidden_act",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "rope_parameters",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeciLM:
+    """A checkpoint in memory.
+
+    Attributes:
+        config: Content of config.json.
+        tensors: The weights, under the names of a causal LM; there is no LM head.
+        zeroed: Number of the block whose missing attention is written as zeros, because vLLM's code needs one there.
+    """
+
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    zeroed: int | None = None
+
+
+def to_decilm(model: PreTrainedModel, *, max_length: int) -> DeciLM:
+    """Return a model as a DeciLM checkpoint; a sliding window no shorter than ``max_length`` tokens changes nothing.
+
+    Raises:
+        CheckpointError: The layout would compute the model differently, has no place for one of its tensors, or needs one
+            that it lacks.
+    """
+    import torch
+
+    from prune2vec.models.block_layout import layout_of
+
+    layout = layout_of(model)
+    reason = _inexpressible(model.config, layout, max_length)
+    if reason is not None:
+        raise CheckpointError(f"vLLM's DeciLM layout cannot express this encoder: {reason}")
+    tensors = {f"model.{name}": tensor.detach() for name, tensor in model.state_dict().items()}
+    # vLLM's block starts the residual stream in its attention: an MLP before the first attention finds none.
+    first = next(number for number, block in enumerate(layout) if block.attention or block.mlp)
+    zeroed = None if layout[first].attention else first
+    config = _config(model.config, layout, zeroed)
+    expected = expected_shapes(config)
+    if zeroed is not None:
+        parts = tuple(f"model.layers.{zeroed}.{part}." for part in ("self_attn", "input_layernorm"))
+        tensors |= {name: torch.zeros(shape, dtype=model.dtype) for name, shape in expected.items() if name.startswith(parts)}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        raise CheckpointError(
+            f"vLLM's DeciLM layout cannot express this encoder: {name} has shape {found.get(name, 'none (it is missing)')}, "
+            f"the layout has {expected.get(name, 'no place for it')} ({len(wrong)} such tensors)"
+        )
+    return DeciLM(config=config, tensors=tensors, zeroed=zeroed)
+
+
+def _inexpressible(config: Any, layout: Layout, max_length: int) -> str | None:
+    """Return what the layout would compute differently, or None."""
+    if config.model_type not in MODEL_TYPES:
+        return f"its model type is {config.model_type}, whose blocks are not Llama's; expected one of {', '.join(MODEL_TYPES)}"
+    if getattr(config, "is_causal", True) is False or getattr(config, "use_bidirectional_attention", False):
+        return "its attention is bidirectional, the layout's is causal"
+    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    if window is not None and (kinds is None or "sliding_attention" in kinds) and window < max_length:
+        return f"its attention sees {window} tokens back, fewer than the longest text ({max_length} tokens)"
+    rope = getattr(config, "rope_parameters", None) or {}
+    if (kind := rope.get("rope_type", "default")) not in _ROPE_TYPES:
+        return f"its rotary embedding is of type {kind!r}; expected one of {', '.join(_ROPE_TYPES)}"
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        return "it rotates only a part of each head"
+    if config.hidden_act != "silu":
+        return f"its MLPs use {config.hidden_act}; expected silu"
+    if not any(block.attention for block in layout):
+        return "no block has attention, and vLLM takes the number of key-value heads from one that has"
+    return None
+
+
+def _config(config: Any, layout: Layout, zeroed: int | None) -> dict[str, Any]:
+    from prune2vec.pruning.portable import legacy_rope_entries
+
+    group = config.num_attention_heads // config.num_key_value_heads
+    blocks = []
+    for number, block in enumerate(layout):
+        attention = {"no_op": False, "n_heads_in_group": group} if block.attention or number == zeroed else {"no_op": True}
+        ffn = {"no_op": False, "intermediate_size": block.width} if block.mlp else {"no_op": True}
+        blocks.append({"attention": attention, "ffn": ffn})
+    entries = {name: value for name in _SAME if (value := getattr(config, name, None)) is not None}
+    dtype = str(config.dtype).removeprefix("torch.")
+    return {
+        "architectures": ["DeciLMForCausalLM"],
+        "model_type": "nemotron-nas",
+        "auto_map": {"AutoConfig": "configuration_decilm.DeciLMConfig"},
+        **entries,
+        **legacy_rope_entries(entries),
+        "head_dim": getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        "num_hidden_layers": len(layout),
+        # Nothing reads this one; the widths are the blocks'.
+        "intermediate_size": max((block.width or 1 for block in layout), default=1),
+        "attention_bias": bool(getattr(config, "attention_bias", False)),
+        "mlp_bias": bool(getattr(config, "mlp_bias", False)),
+        # Qwen2 has biases on query, key and value, and none on the output.
+        **({"qkv_bias": True} if config.model_type == "qwen2" else {}),
+        # There is no LM head to load.
+        "tie_word_embeddings": True,
+        "dtype": dtype,
+        "torch_dtype": dtype,
+        "block_configs": blocks,
+    }
+
+
+def expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of every tensor that vLLM makes for such a config."""
+    hidden, head = config["hidden_size"], config["head_dim"]
+    queries = config["num_attention_heads"] * head
+    with_bias, mlp_bias = config.get("qkv_bias", config["attention_bias"]), config["mlp_bias"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (config["vocab_size"], hidden),
+        "model.norm.weight": (hidden,),
+    }
+    for number, block in enumerate(config["block_configs"]):
+        prefix = f"model.layers.{number}"
+        linears: list[tuple[str, int, int, bool]] = []
+        if not block["attention"]["no_op"]:
+            keys = queries // block["attention"]["n_heads_in_group"]
+            shapes[f"{prefix}.input_layernorm.weight"] = (hidden,)
+            linears += [
+                (f"self_attn.{name}_proj", width, hidden, with_bias)
+                for name, width in zip("qkv", (queries, keys, keys), strict=True)
+            ]
+            linears += [("self_attn.o_proj", hidden, queries, config["attention_bias"])]
+        if not block["ffn"]["no_op"]:
+            width = block["ffn"]["intermediate_size"]
+            shapes[f"{prefix}.post_attention_layernorm.weight"] = (hidden,)
+            linears += [(f"mlp.{name}_proj", width, hidden, mlp_bias) for name in ("gate", "up")]
+            linears += [("mlp.down_proj", hidden, width, mlp_bias)]
+        for path, outputs, inputs, bias in linears:
+            shapes[f"{prefix}.{path}.weight"] = (outputs, inputs)
+            if bias:
+                shapes[f"{prefix}.{path}.bias"] = (outputs,)
+    return shapes
 
 
 @targets.register("vllm")
@@ -38,7 +201,6 @@ class VllmTarget:
         """
         from huggingface_hub import save_torch_state_dict
 
-        from prune2vec.exporting.decilm import to_decilm
         from prune2vec.forward.pooling import IN_VLLM
         from prune2vec.models.block_layout import is_even, layout_of
         from prune2vec.pruning.portable import write_modules, write_tokenizer

@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from prune2vec.data.triplet import Triplet
 from prune2vec.progress import say
-from prune2vec.resume import append_line, cut_back, read_lines, step_of
+from prune2vec.resume import WorkFolder, append_line, cut_back, read_lines, step_of
 from prune2vec.training.fit import TrainingJob, fit
 from prune2vec.training.importance_context import ImportanceContext
 from prune2vec.training.neuron_importance import LOSS, STEPS, TEXTS, importances
@@ -124,13 +124,7 @@ class PenalisedLoss(nn.Module):
 
 
 class GateWatch(TrainerCallback):
-    """Writes down how far the gates are open, at intervals.
-
-    Args:
-        gates: The gates.
-        file: JSON-lines file to add to.
-        every: Steps between two lines.
-    """
+    """Adds a line on how far the gates are open to a JSON-lines file, ``every`` so many steps."""
 
     def __init__(self, gates: Gates, file: Path, *, every: int) -> None:
         self._gates = gates
@@ -138,7 +132,7 @@ class GateWatch(TrainerCallback):
         self._every = every
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Add a line after every so many steps and after the last."""
+        """Add a line, after the last step too."""
         if state.global_step % self._every and state.global_step < state.max_steps:
             return
         found = self._gates.statistics()
@@ -160,11 +154,12 @@ def gates(context: ImportanceContext, triplets: Sequence[Triplet], settings: Sli
     job = TrainingJob(
         base=context.output.parent,
         output=context.output,
-        data=training_data(triplets, context.text, chosen),
+        work=WorkFolder.beside(context.output),
+        data=training_data(triplets, context.text, chosen, quiet=True),
         dev={},
         settings=chosen,
         device=context.device,
-        dtype=context.dtype,
+        dtype=str(context.dtype).removeprefix("torch."),
         identity=context.identity,
     )
     learnt = Gates(context, penalty=settings.gate_penalty, sharpness=settings.gate_sharpness)

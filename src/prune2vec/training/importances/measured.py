@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from prune2vec.data.triplet import Triplet
-from prune2vec.training.calibration import batches, evaluating, for_each_activation
-from prune2vec.training.importance_context import ImportanceContext
+from prune2vec.training.importance_context import ImportanceContext, batches, evaluating, for_each_activation
 from prune2vec.training.importances.learnt_gates import Gates
 from prune2vec.training.neuron_importance import BATCHES, LOSS, TEXTS, importances
 from prune2vec.training.objective import build_loss, pooled_in_fp32
@@ -25,8 +24,9 @@ def magnitude(context: ImportanceContext, triplets: Sequence[Triplet], settings:
     """
     scores = {}
     for layer in context.blocks:
-        score = context.columns(layer).norm(dim=0)
-        for rows in context.rows(layer):
+        score = context.weights(layer, context.neurons.out).norm(dim=0)
+        into = [context.weights(layer, path) for path in context.neurons.into]
+        for rows in into[0].chunk(2) if context.neurons.halves else into:
             score = score * rows.norm(dim=1)
         scores[layer] = score
     return scores
@@ -61,7 +61,8 @@ def wanda(context: ImportanceContext, triplets: Sequence[Triplet], settings: Sli
         squares[layer] += activations.float().square().sum(dim=0).cpu()
 
     for_each_activation(context, batches(context, triplets, settings), observe)
-    return {layer: (found.sqrt() * context.columns(layer).abs().sum(dim=0)).float() for layer, found in squares.items()}
+    columns = {layer: context.weights(layer, context.neurons.out) for layer in squares}
+    return {layer: (found.sqrt() * columns[layer].abs().sum(dim=0)).float() for layer, found in squares.items()}
 
 
 @importances.register("taylor", reads=(TEXTS, BATCHES, LOSS))

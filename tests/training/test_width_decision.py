@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,12 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prune2vec.errors import PlanError
-from prune2vec.training.width import (
-    Scores,
-    WidthRule,
+from prune2vec.training.slim_settings import SlimSettings
+from prune2vec.training.width_decision import (
+    NumpyScores,
     choose_neurons,
     choose_widths,
-    count_of,
     fewest_left,
     most_taken,
     smallest_cut,
@@ -34,29 +34,37 @@ EQUAL = st.tuples(st.integers(1, 5), st.integers(1, 12), st.integers(0, 2**16)).
 SHARE = st.fractions(0, 1).filter(lambda share: share < 1)
 
 
-def order(scores: Scores) -> list[tuple[float, int, int]]:
+def rules(**given: Any) -> SlimSettings:
+    """Settings whose values are not checked: a floor of 0 cannot be asked for."""
+    return SlimSettings().model_copy(update=given)
+
+
+def count_of(share: Fraction, scores: NumpyScores) -> int:
+    return math.floor(share * total(scores))
+
+
+def order(scores: NumpyScores) -> list[tuple[float, int, int]]:
     """All neurons, first to go first: the rule in words, as a sort key."""
     return sorted((float(value), -layer, -neuron) for layer, values in scores.items() for neuron, value in enumerate(values))
 
 
-def stay(scores: Scores, widths: dict[int, int]) -> dict[int, set[int]]:
+def stay(scores: NumpyScores, widths: dict[int, int]) -> dict[int, set[int]]:
     chosen = choose_neurons(scores, widths)
     return {layer: set(chosen.get(layer, range(len(values)))) for layer, values in scores.items()}
 
 
-def total(scores: Scores) -> int:
+def total(scores: NumpyScores) -> int:
     return sum(map(len, scores.values()))
 
 
 @given(SCORES, SHARE)
-def test_exactly_the_floor_of_the_share_goes_and_it_is_the_lowest(scores: Scores, share: Fraction) -> None:
+def test_exactly_the_floor_of_the_share_goes_and_it_is_the_lowest(scores: NumpyScores, share: Fraction) -> None:
     cut = count_of(share, scores)
-    assert cut == math.floor(share * total(scores))
     if cut > total(scores) - len(scores):
         with pytest.raises(PlanError, match="cannot be cut"):
-            choose_widths(scores, WidthRule(), cut=cut)
+            choose_widths(scores, rules(), cut=cut)
         return
-    widths = choose_widths(scores, WidthRule(), cut=cut)
+    widths = choose_widths(scores, rules(), cut=cut)
     assert total(scores) - sum(widths.values()) == cut
     kept = stay(scores, widths)
     assert all(len(kept[layer]) == widths[layer] >= 1 for layer in scores)
@@ -71,20 +79,23 @@ def test_exactly_the_floor_of_the_share_goes_and_it_is_the_lowest(scores: Scores
 
 
 @given(SCORES, SHARE, st.one_of(st.integers(1, 6).map(Fraction), SHARE), st.integers(1, 5))
-def test_floor_and_multiple_hold(scores: Scores, share: Fraction, floor: Fraction, multiple: int) -> None:
-    rule = WidthRule(floor=floor, multiple=multiple)
+def test_floor_and_multiple_hold(scores: NumpyScores, share: Fraction, floor: Fraction, multiple: int) -> None:
+    rule = rules(floor=floor, multiple=multiple)
     cut = count_of(share, scores)
+    least = {
+        layer: min(len(values), max(1, math.ceil(floor * len(values)) if floor < 1 else int(floor)))
+        for layer, values in scores.items()
+    }
     try:
         widths = choose_widths(scores, rule, cut=cut)
     except PlanError:
-        assert cut > sum(len(values) - rule.least(len(values)) for values in scores.values())
+        assert cut > total(scores) - sum(least.values())
         return
-    plain = choose_widths(scores, WidthRule(floor=floor), cut=cut)
+    plain = choose_widths(scores, rules(floor=floor), cut=cut)
     assert total(scores) - sum(plain.values()) == cut
     for layer, values in scores.items():
         width = len(values)
-        wanted = max(1, math.ceil(floor * width) if floor < 1 else int(floor))
-        assert widths[layer] >= min(width, wanted)
+        assert widths[layer] >= least[layer]
         assert widths[layer] % multiple == 0 or widths[layer] == width
         assert 0 <= widths[layer] - plain[layer] < multiple
         # The best of each layer stay.
@@ -93,8 +104,8 @@ def test_floor_and_multiple_hold(scores: Scores, share: Fraction, floor: Fractio
 
 
 @given(EQUAL, SHARE, st.integers(1, 5))
-def test_uniform_takes_the_nearest_multiple(scores: Scores, share: Fraction, multiple: int) -> None:
-    rule = WidthRule(uniform=True, multiple=multiple)
+def test_uniform_takes_the_nearest_multiple(scores: NumpyScores, share: Fraction, multiple: int) -> None:
+    rule = rules(uniform=True, multiple=multiple)
     cut = count_of(share, scores)
     full = len(next(iter(scores.values())))
     if cut > total(scores) - len(scores):
@@ -108,8 +119,8 @@ def test_uniform_takes_the_nearest_multiple(scores: Scores, share: Fraction, mul
 
 
 @given(EQUAL, st.integers(0, 60), st.booleans(), st.integers(1, 4))
-def test_smallest_cut_is_the_smallest(scores: Scores, at_least: int, uniform: bool, multiple: int) -> None:
-    rule = WidthRule(uniform=uniform, multiple=multiple)
+def test_smallest_cut_is_the_smallest(scores: NumpyScores, at_least: int, uniform: bool, multiple: int) -> None:
+    rule = rules(uniform=uniform, multiple=multiple)
 
     def taken(cut: int) -> int:
         return total(scores) - sum(choose_widths(scores, rule, cut=cut).values())
@@ -122,40 +133,40 @@ def test_smallest_cut_is_the_smallest(scores: Scores, at_least: int, uniform: bo
 
 
 @given(SCORES, SHARE, st.integers(1, 5))
-def test_fewer_never_stay_than_the_fewest(scores: Scores, share: Fraction, multiple: int) -> None:
-    rule, cut = WidthRule(multiple=multiple), min(count_of(share, scores), total(scores) - len(scores))
+def test_fewer_never_stay_than_the_fewest(scores: NumpyScores, share: Fraction, multiple: int) -> None:
+    rule, cut = rules(multiple=multiple), min(count_of(share, scores), total(scores) - len(scores))
     left = fewest_left(scores, rule, cut=cut)
     assert total(scores) - cut <= left <= sum(choose_widths(scores, rule, cut=cut).values())
 
 
 def test_the_fewest_that_stay_by_hand() -> None:
     blank = {layer: np.zeros(48) for layer in range(3)}
-    assert fewest_left(blank, WidthRule(), cut=43) == 101
-    assert fewest_left(blank, WidthRule(multiple=16), cut=43) == 112
-    assert fewest_left(blank, WidthRule(multiple=20), cut=43) == 104, "widths of 20, 40 and 48: all multiples of 4"
-    assert fewest_left(blank, WidthRule(uniform=True), cut=43) == 102
+    assert fewest_left(blank, rules(), cut=43) == 101
+    assert fewest_left(blank, rules(multiple=16), cut=43) == 112
+    assert fewest_left(blank, rules(multiple=20), cut=43) == 104, "widths of 20, 40 and 48: all multiples of 4"
+    assert fewest_left(blank, rules(uniform=True), cut=43) == 102
 
 
 def test_among_equals_the_deeper_layer_and_the_higher_number_go_first() -> None:
     scores = {layer: np.ones(4, dtype=np.float32) for layer in (0, 3)}
-    assert choose_neurons(scores, choose_widths(scores, WidthRule(), cut=2)) == {3: (0, 1)}
-    assert choose_neurons(scores, choose_widths(scores, WidthRule(), cut=4)) == {0: (0, 1, 2), 3: (0,)}
+    assert choose_neurons(scores, choose_widths(scores, rules(), cut=2)) == {3: (0, 1)}
+    assert choose_neurons(scores, choose_widths(scores, rules(), cut=4)) == {0: (0, 1, 2), 3: (0,)}
 
 
 def test_layers_that_keep_all_are_left_out() -> None:
     scores = {0: np.arange(4.0), 1: np.arange(4.0) + 10}
-    assert choose_neurons(scores, choose_widths(scores, WidthRule(), cut=2)) == {0: (2, 3)}
-    assert choose_neurons(scores, choose_widths(scores, WidthRule(), cut=0)) == {}
+    assert choose_neurons(scores, choose_widths(scores, rules(), cut=2)) == {0: (2, 3)}
+    assert choose_neurons(scores, choose_widths(scores, rules(), cut=0)) == {}
 
 
 @pytest.mark.parametrize("values", [np.array([1.0, np.nan]), np.array([np.inf, 0.0]), np.ones((2, 2)), np.array([])])
 def test_scores_that_cannot_be_ordered_are_refused(values: np.ndarray) -> None:
     with pytest.raises(PlanError, match="layer 1: expected one finite score a neuron"):
-        choose_widths({0: np.ones(2), 1: values}, WidthRule(), cut=1)
+        choose_widths({0: np.ones(2), 1: values}, rules(), cut=1)
 
 
 def test_nothing_to_cut_is_refused() -> None:
     with pytest.raises(PlanError, match="no MLP"):
-        choose_widths({}, WidthRule(), cut=0)
+        choose_widths({}, rules(), cut=0)
     with pytest.raises(PlanError, match=r"3 of 4 neurons cannot be cut: with at least 1 left in each of 2 MLPs at most 2 can"):
-        choose_widths({0: np.ones(2), 1: np.ones(2)}, WidthRule(), cut=3)
+        choose_widths({0: np.ones(2), 1: np.ones(2)}, rules(), cut=3)
