@@ -18,6 +18,7 @@ _COMPLETE = "complete.json"
 _NOTES = "notes.json"
 # What an identity holds as a digest, and how people call it.
 _DIGESTS = {
+    "encoder": "encoder",
     "data": "training texts",
     "base": "checkpoint to train",
     "teacher": "encoder to distil from",

@@ -144,7 +144,6 @@ def _opened(folder: Path, encoder: Path | str, engine: Engine, source: Corpus, s
         changed = differences(
             {key: value for key, value in store.identity.items() if key != "corpus"},
             {key: value for key, value in identity.items() if key != "corpus"},
-            digests={"encoder": "encoder"},
         )
         if changed:
             raise EncodingError(f"{folder} holds vectors made otherwise ({changed}); give another output")

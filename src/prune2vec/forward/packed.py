@@ -103,8 +103,8 @@ def _attention(
     for (length, count), *states in parts:
         # Without a mask the kernel takes its own causal path, which is the fast one.
         band = _band(length, window, query.device)
-        rows = [part[0].unflatten(1, (count, length)).transpose(0, 1) for part in states]
-        found, _ = sdpa_attention_forward(module, *rows, band, **kwargs)
+        q, k, v = (part[0].unflatten(1, (count, length)).transpose(0, 1) for part in states)
+        found, _ = sdpa_attention_forward(module, q, k, v, band, **kwargs)
         outputs.append(found.flatten(0, 1))
     return torch.cat(outputs)[None], None
 

@@ -13,6 +13,7 @@ from prune2vec.cli.verb import Outcome, verb, would
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
+    from prune2vec.planning.planner import Budget
     from prune2vec.settings import Settings
 
 
