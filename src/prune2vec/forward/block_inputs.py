@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
 
 from prune2vec.errors import UnsupportedModel
-from prune2vec.models.sublayer_states import states_of
+from prune2vec.models.families import states_of
 
 _REMEDY = "hold the whole model in memory instead (--stream off)"
 

@@ -14,8 +14,7 @@ from prune2vec.forward.backbone import Backbone
 from prune2vec.forward.batches import Batch
 from prune2vec.forward.pooling import poolings
 from prune2vec.forward.runner import Observer
-from prune2vec.models.families import final_modules
-from prune2vec.models.sublayer_states import states_of
+from prune2vec.models.families import final_modules, states_of
 
 Sink = Callable[[tuple[int, ...], Sequence[int], Tensor], None]
 """Takes layers, numbers of rows, and their pooled vectors (layer, row, dim) in fp32 on the model's device."""

@@ -16,7 +16,7 @@ from prune2vec.models.text_settings import TextSettings, WrittenText
 from prune2vec.records import Record
 from prune2vec.settings import AS_WRITTEN
 
-MeasuredShape = Annotated[ModelShape, AfterValidator(lambda shape: ModelShape.from_json(shape.to_json(), where="shape"))]
+MeasuredShape = Annotated[ModelShape, AfterValidator(ModelShape.checked)]
 """A model's shape in a file, whose sizes must fit each other too."""
 _ROWS = ("loss", "std_error", "accuracy", "alignment", "uniformity")
 
