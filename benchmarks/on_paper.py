@@ -9,8 +9,7 @@ from random_model import Sizes, total_bytes
 from transformers import AutoModel
 
 from prune2vec.models.families import find_family
-from prune2vec.models.measured_shape import measure_shape
-from prune2vec.models.shape import ModelShape
+from prune2vec.models.shape import ModelShape, measure_shape
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 from transformers import PretrainedConfig, PreTrainedModel
 
 from prune2vec.errors import CheckpointError
-from prune2vec.models.uneven import load_uneven, read_uneven, uneven_config, uneven_layout
+from prune2vec.models.block_layout import load_uneven, read_uneven, uneven_config, uneven_layout
 
 _CONFIG = "config.json"
 

@@ -8,7 +8,7 @@ from prune2vec.evaluation.results import METRICS, TaskScore
 from prune2vec.experiments.comparison import Comparison, ResultRow, TextTable, comparison_of
 from prune2vec.experiments.report import headline
 from prune2vec.planning.plan import PruningPlan
-from prune2vec.pruning.card import record_of
+from prune2vec.pruning.portable import record_of
 from tests.experiments.small import METRICS_OF_BM25, profile_of, results_of
 
 

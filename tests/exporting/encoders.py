@@ -17,7 +17,7 @@ from prune2vec.exporting.target import targets
 from prune2vec.models.cut import cut_model
 from prune2vec.models.families import find_family
 from prune2vec.models.kept import Kept
-from prune2vec.models.measured_shape import measure_shape
+from prune2vec.models.shape import measure_shape
 from prune2vec.planning.plan import PruningPlan
 from tests.models.silence import plan_of
 from tests.tiny import tiny_model, tiny_tokenizer

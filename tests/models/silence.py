@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from prune2vec.models.block_layout import sub_layers_of
 from prune2vec.models.families import block_list, find_family
 from prune2vec.models.kept import Kept
-from prune2vec.models.measured_shape import measure_shape
+from prune2vec.models.shape import measure_shape
 from prune2vec.planning.plan import PruningPlan
 
 

@@ -11,11 +11,10 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from prune2vec.errors import PlanError, UnsupportedModel
 from prune2vec.models.block_layout import is_even, layout_of, per_layer_config, read_layout
-from prune2vec.models.cut import cut_model
+from prune2vec.models.cut import cut_model, reference_cut
 from prune2vec.models.families import find_family
 from prune2vec.models.kept import Kept
-from prune2vec.models.layers import reference_cut
-from prune2vec.models.measured_shape import measure_shape
+from prune2vec.models.shape import measure_shape
 from prune2vec.planning.plan import PruningPlan
 from tests.models.silence import plan_of, silenced
 from tests.tiny import FAMILIES, tiny_model

@@ -158,7 +158,7 @@ def test_a_failed_conversion_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("prune2vec.models.gguf._pieces", fail)
+        patch.setattr("prune2vec.models.gguf._TensorPart.pieces", fail)
         with pytest.raises(Prune2vecError, match="No space left"):
             converted(tmp_path / "tiny.gguf")
     assert not (tmp_path / "cache").exists()

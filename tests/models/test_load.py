@@ -89,7 +89,7 @@ def test_a_dtype_that_is_no_number_format(tmp_path: Path, dtype: object) -> None
     folder = save_tiny(tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "dtype": dtype}))
-    with pytest.raises(ModelError, match=r"m: config\.json: dtype is [^\n]{1,60}; expected a number format such as bfloat16$"):
+    with pytest.raises(ModelError, match=r"m: config\.json: dtype is [^\n]{1,60}; expected a dtype such as bfloat16$"):
         load_backbone(str(folder), device="cpu")
 
 

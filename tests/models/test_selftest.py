@@ -5,9 +5,8 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from prune2vec.errors import UnsupportedModel
-from prune2vec.models.families import Family, find_family
+from prune2vec.models.families import Family, SubLayers, find_family
 from prune2vec.models.selftest import check_sub_layers, is_causal, self_test
-from prune2vec.models.sublayers import SubLayers
 from tests.tiny import FAMILIES, tiny_model
 
 

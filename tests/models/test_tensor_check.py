@@ -12,10 +12,8 @@ from torch import Tensor
 from prune2vec.errors import Prune2vecError
 from prune2vec.forward.backbone import load_backbone
 from prune2vec.models import load as load_module
-from prune2vec.models.source import resolve_source
-from prune2vec.models.uneven import misfit
-from prune2vec.pruning.read_kept import read_kept
-from tests.pruning.plans import plan_for
+from prune2vec.models.tensor_check import misfit
+from tests.pruning.plans import kept_of, plan_for
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 
 Tensors = dict[str, Tensor]
@@ -30,7 +28,7 @@ def refusals(folder: Path, spoil: Callable[[], None]) -> set[str]:
             load_backbone(str(folder), dtype="float32", device="cpu", stream=stream)  # type: ignore[arg-type]
         said.add(str(caught.value))
     with pytest.raises(Prune2vecError) as caught:
-        read_kept(resolve_source(str(folder)), plan)
+        kept_of(folder, plan)
     return {*said, str(caught.value)}
 
 
@@ -90,7 +88,7 @@ def test_heads_and_tables_beside_the_model_are_no_matter(tmp_path: Path) -> None
     for stream in ("off", "on"):
         found = load_backbone(str(folder), dtype="float32", device="cpu", stream=stream)  # type: ignore[arg-type]
         assert found.model.state_dict().keys() == expected.keys()
-    read_kept(resolve_source(str(folder)), plan_for(folder, range(3)))
+    kept_of(folder, plan_for(folder, range(3)))
 
 
 def test_a_tensor_under_two_names_is_refused(tmp_path: Path) -> None:
@@ -199,10 +197,10 @@ HARMLESS = [
 def test_what_is_harmless_is_so_for_every_reader(tmp_path: Path, family: str, name: str, value: Tensor) -> None:
     folder = save_tiny(tmp_path / "m", family)
     file, plan = folder / "model.safetensors", plan_for(folder, range(3))
-    expected = read_kept(resolve_source(str(folder)), plan).model.state_dict()
+    expected = kept_of(folder, plan).model.state_dict()
     save_file({**load_file(file), name: value}, file, metadata={"format": "pt"})
     load_backbone(str(folder), dtype="float32", device="cpu")
-    found = read_kept(resolve_source(str(folder)), plan).model.state_dict()
+    found = kept_of(folder, plan).model.state_dict()
     assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
     model = tiny_model(family)
     info = {"missing_keys": set(), "mismatched_keys": set(), "unexpected_keys": {name}}

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prune2vec.errors import DataError
-from prune2vec.models.end_of_text import with_suffix
+from prune2vec.models.prepared_text import with_suffix
 from prune2vec.models.tokens import distinct, length_batches, longest_first, token_ids, tokenise, tokenise_text_alone
 from tests.tiny import tiny_tokenizer
 

@@ -198,9 +198,9 @@ def _text(**changes: Any) -> dict[str, Any]:
         ({"neurons": [1]}, PlanError, "broken plan"),
         ({"shape": None}, PlanError, "broken plan (shape: input should be "),
         (
-            {"shape": {**made_shape(4).to_json(), "block_params": [1]}},
+            {"shape": {**dataclasses.asdict(made_shape(4)), "block_params": [1]}},
             PlanError,
-            "shape: broken model shape (4 layers but 1 block sizes)",
+            "broken plan (shape: broken model shape (4 layers but 1 block sizes)); make it again",
         ),
         ({"keep_layers": [0, 1.9]}, PlanError, "broken plan (keep_layers.1: input should be a valid integer, got 1.9)"),
         ({"keep_layers": [0, True]}, PlanError, "broken plan (keep_layers.1: input should be a valid integer, got true)"),

@@ -7,8 +7,10 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from prune2vec.forward.backbone import load_backbone
+from prune2vec.models.load import load_config, skeleton_of
+from prune2vec.models.source import resolve_source
 from prune2vec.planning.plan import PruningPlan
-from prune2vec.pruning.prune import prune_model
+from prune2vec.pruning.prune import KeptModel, OpenedModel, prune_model, read_kept
 
 
 def plan_for(
@@ -29,6 +31,13 @@ def plan_for(
         neurons={layer: tuple(stay) for layer, stay in (neurons or {}).items()},
         method="depth",
     )
+
+
+def kept_of(model: Path, plan: PruningPlan) -> KeptModel:
+    """Read what a plan keeps of a folder, whether or not the plan was made for it."""
+    source = resolve_source(str(model))
+    config = load_config(source)
+    return read_kept(OpenedModel(source, config, *skeleton_of(source, config), text=None), plan)  # type: ignore[arg-type]
 
 
 def check_reads(model: Path, plan: PruningPlan, kept: Mapping[str, str]) -> None:

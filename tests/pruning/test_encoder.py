@@ -97,6 +97,6 @@ def test_a_hub_id_without_an_encoder_is_one_line(monkeypatch: pytest.MonkeyPatch
         response = SimpleNamespace(headers={}, request=None)
         raise RepositoryNotFoundError("404 Client Error.", response=cast("Any", response))
 
-    monkeypatch.setattr("sentence_transformers.util.load_file_path", not_found)
-    with pytest.raises(CheckpointError, match=r"^cannot fetch modules\.json of the encoder nobody/typo: 404 Client Error"):
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", not_found)
+    with pytest.raises(CheckpointError, match=r"^the hub has no model 'nobody/typo', or it is private: check the name"):
         load_encoder("nobody/typo")

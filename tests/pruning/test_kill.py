@@ -17,7 +17,7 @@ from tests.tiny import save_tiny
 CODE = (
     "import sys; from pathlib import Path\n"
     "import sentence_transformers\n"
-    "from prune2vec.pruning import prune_model\n"
+    "from prune2vec.pruning.prune import prune_model\n"
     "print('ready', flush=True)\n"
     "prune_model(sys.argv[1], sys.argv[2], Path(sys.argv[3]), max_length=128)"
 )

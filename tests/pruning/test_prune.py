@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from prune2vec.errors import CheckpointError, ConfigError, PlanError, UnsupportedModel
 from prune2vec.files import digest_tree
 from prune2vec.forward.pooling import pool, poolings
-from prune2vec.models import sublayers
+from prune2vec.models import families
 from prune2vec.models.block_layout import sub_layers_of
 from prune2vec.models.cut import cut_model
 from prune2vec.models.families import block_list, find_family
@@ -254,6 +254,6 @@ def test_a_wrong_record_of_sub_layers_is_found(monkeypatch: pytest.MonkeyPatch) 
     """A norm that serves attention, recorded as the MLP's: dropping the MLP would change what attention sees."""
     model = tiny_model("llama")
     wrong = replace(sub_layers_of(model), mlp_norms=("input_layernorm", "post_attention_layernorm"))
-    monkeypatch.setitem(sublayers._SUB_LAYERS, "llama", wrong)
+    monkeypatch.setitem(families._SUB_LAYERS, "llama", wrong)
     with pytest.raises(UnsupportedModel, match="without its MLP differs"):
         check_sub_layers_apart(cut_model(model, Kept.of(range(4), drop_mlp=[1])))

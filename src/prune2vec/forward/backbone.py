@@ -21,7 +21,7 @@ from prune2vec.forward.runner import InMemoryRunner, Observer
 from prune2vec.forward.streaming import StreamingRunner
 from prune2vec.machine import free_memory_bytes, memory_in_use, pick_device, pick_dtype
 from prune2vec.models.block_files import BlockFiles, built_on_meta
-from prune2vec.models.families import Family, final_modules
+from prune2vec.models.families import Family, SubLayers, final_modules, states_of
 from prune2vec.models.load import (
     context_length,
     embedding_rows,
@@ -31,12 +31,9 @@ from prune2vec.models.load import (
     load_tokenizer,
     skeleton_of,
 )
-from prune2vec.models.measured_shape import measure_shape
 from prune2vec.models.selftest import check_sub_layers, self_test
-from prune2vec.models.shape import ModelShape
+from prune2vec.models.shape import ModelShape, measure_shape
 from prune2vec.models.source import ModelSource, resolve_source
-from prune2vec.models.sublayer_states import states_of
-from prune2vec.models.sublayers import SubLayers
 from prune2vec.models.tensor_check import check_tensors
 from prune2vec.models.weight_files import WeightFiles, fingerprint
 

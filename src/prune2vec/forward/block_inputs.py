@@ -18,10 +18,9 @@ from transformers import PreTrainedModel
 
 from prune2vec.errors import UnsupportedModel
 from prune2vec.models.block_files import BlockFiles, built_on_meta, embedding_path
-from prune2vec.models.families import Family, block_list
-from prune2vec.models.layers import block_of, cut_config
+from prune2vec.models.cut import cut_config
+from prune2vec.models.families import Family, block_list, in_block, states_of
 from prune2vec.models.selftest import block_states, close, random_ids, self_test
-from prune2vec.models.sublayer_states import states_of
 
 _VOCABULARY = 64  # Of the probe.
 _REMEDY = "hold the whole model in memory instead (--stream off)"
@@ -165,9 +164,8 @@ def probe_model(
     rows = torch.arange(changes["vocab_size"])
     state = {}
     for name in probe.state_dict():
-        place = block_of(name, family.blocks)
-        begin = f"{family.blocks}.{place}."
-        original = name if place is None else f"{family.blocks}.{layers[place]}.{name.removeprefix(begin)}"
+        place = in_block(name, family.blocks)
+        original = name if place is None else f"{family.blocks}.{layers[place[0]]}.{place[1]}"
         state[name] = files.take(original, rows=rows if name == embeddings else None)
     probe.load_state_dict(state, strict=True, assign=True)
     return probe

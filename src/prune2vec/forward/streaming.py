@@ -33,10 +33,9 @@ from prune2vec.forward.runner import ObservedRun
 from prune2vec.machine import free_memory_bytes, memory_in_use, readable_bytes
 from prune2vec.models.block_files import BlockFiles, embedding_path, materialized, with_embeddings
 from prune2vec.models.block_layout import sub_layers_of
-from prune2vec.models.families import Family, block_list
+from prune2vec.models.families import Family, SubLayers, block_list
 from prune2vec.models.rope import forget_longest_text, length_kind
 from prune2vec.models.selftest import TOKENS, check_sub_layers
-from prune2vec.models.sublayers import SubLayers
 from prune2vec.models.tokens import TokenRow, length_batches
 from prune2vec.progress import Advance
 

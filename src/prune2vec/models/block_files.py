@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from prune2vec.errors import UnsupportedModel
-from prune2vec.models.families import Family
-from prune2vec.models.layers import block_of
+from prune2vec.models.families import Family, in_block
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.tensor_check import check_tensors
 from prune2vec.models.weight_files import WeightFiles
@@ -24,12 +23,15 @@ BlockState = dict[str, Tensor]
 """A block's tensors by their names within it."""
 
 
+@torch.no_grad()
 def built_on_meta(config: Any, dtype: torch.dtype, device: torch.device, *, trust_remote_code: bool = False) -> PreTrainedModel:
     """Return the base model of ``config`` with parameters on the meta device and real buffers on ``device``."""
     with init_empty_weights(include_buffers=False), quiet_transformers():
         model: PreTrainedModel = AutoModel.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
-    _fill_buffers(model)
     for module in model.modules():
+        if any(True for _ in module.named_buffers(recurse=False)):
+            # Computes tables (positions, frequencies) as loading does: in float32, and then rounded.
+            model._init_weights(module)
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = buffer.to(device)
         # Some rotary modules keep the unscaled frequencies as a plain attribute next to the buffer.
@@ -40,23 +42,8 @@ def built_on_meta(config: Any, dtype: torch.dtype, device: torch.device, *, trus
     return model
 
 
-@torch.no_grad()
-def _fill_buffers(model: PreTrainedModel) -> None:
-    """Compute tables (positions, frequencies) as loading does: in float32, and then rounded."""
-    for module in model.modules():
-        if any(True for _ in module.named_buffers(recurse=False)):
-            model._init_weights(module)
-
-
 class BlockFiles:
-    """The files of a model, by the names that its class gives to their tensors.
-
-    Args:
-        model: The model without values.
-        family: Where its blocks are.
-        files: Its files.
-        dtype: Number format that tensors are converted to as they are read.
-        device: Where they go.
+    """The files of a model without values, by the names that its class gives to their tensors, as dtype and on device.
 
     Raises:
         ModelError: The files do not hold exactly the tensors of the class.
@@ -78,12 +65,11 @@ class BlockFiles:
         self._of_block: dict[int, dict[str, str]] = {}
         self.outside: list[str] = []
         for name in self.stored:
-            layer = block_of(name, family.blocks)
-            if layer is None:
+            place = in_block(name, family.blocks)
+            if place is None:
                 self.outside.append(name)
             else:
-                within = name.removeprefix(f"{family.blocks}.{layer}.")
-                self._of_block.setdefault(layer, {})[within] = name
+                self._of_block.setdefault(place[0], {})[place[1]] = name
         # Reading goes on beside the computation, so copies to a GPU have a stream of their own.
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
 
@@ -108,34 +94,20 @@ class BlockFiles:
     def blocks(self, layers: Sequence[int], *, prefetch: bool) -> Iterator[tuple[int, BlockState]]:
         """Yield the blocks one by one; the tensors are let go when the next one is asked for.
 
-        Args:
-            layers: Their numbers.
-            prefetch: Read the next one in a thread meanwhile, so that two are in memory.
+        With ``prefetch`` the next one is read in a thread meanwhile, so that two are in memory.
         """
-        if not prefetch:
-            for layer in layers:
-                state = self.block(layer)
-                yield layer, state
-                state.clear()
-            return
         with ThreadPoolExecutor(1, thread_name_prefix="prune2vec-read") as reader:
-            ahead: list[Future[BlockState]] = [reader.submit(self.block, layer) for layer in layers[:1]]
+            ahead = reader.submit(self.block, layers[0]) if prefetch and layers else None
             for layer, following in zip(layers, [*layers[1:], None], strict=True):
-                state = ahead.pop().result()
-                if following is not None:
-                    ahead.append(reader.submit(self.block, following))
+                state = ahead.result() if ahead is not None else self.block(layer)
+                ahead = reader.submit(self.block, following) if prefetch and following is not None else None
                 yield layer, state
                 state.clear()
 
 
 @contextmanager
 def materialized(module: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True) -> Iterator[None]:
-    """Lend a module without values these tensors, under their names in it, while the context is open.
-
-    Args:
-        module: The module.
-        state: The tensors; all that it has, if ``strict``.
-        strict: Refuse to leave some without values.
+    """Lend a module without values these tensors, under their names in it, while the context is open: all, if ``strict``.
 
     Raises:
         RuntimeError: From ``load_state_dict``, when a tensor of its is missing, left over, or of another shape.
@@ -157,12 +129,9 @@ def embedding_path(model: PreTrainedModel) -> str:
 
 @contextmanager
 def with_embeddings(model: PreTrainedModel, files: BlockFiles, ids: Int[Tensor, " id"]) -> Iterator[None]:
-    """Let the model look up the token embeddings of ``ids`` while the context is open; no others are read.
+    """Let a model without values look up the token embeddings of ``ids`` while the context is open; no others are read.
 
-    Args:
-        model: A model without values.
-        files: Its files.
-        ids: The token ids that will be looked up, each once, ascending.
+    ``ids`` are ascending, each once.
     """
     embedding, path = model.get_input_embeddings(), embedding_path(model)
     weight, padding = embedding.weight, getattr(embedding, "padding_idx", None)

@@ -1,36 +1,38 @@
-"""Blocks that are not all alike: which sub-layers each has and how wide its MLP is, on modules and in ``config.json``.
+"""Blocks that are not all alike: which sub-layers each has and how wide its MLP is, on modules, on disk and while loading.
 
 ``per_layer_config`` is transformers' own entry for this (5.20 on). Stock classes follow it for what they know themselves
-(Gemma 4's ``head_dim``), none for what is written here: ``skip``, and the width of an MLP.
+(Gemma 4's ``head_dim``), none for what is written here: ``skip``, and the width of an MLP. Given the stock config alone they
+would build whole blocks and fill what no file holds with random numbers, so the written config is one that they refuse, and the
+structure is built here before any weight is loaded.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.pytorch_utils import Conv1D
 
 from prune2vec.errors import CheckpointError
-from prune2vec.models.families import block_list, find_family
-from prune2vec.models.sublayers import Neurons, SubLayers, find_sub_layers, mlp_width
+from prune2vec.models.families import Neurons, SubLayers, block_list, find_family, find_sub_layers, mlp_width, num_layers
+from prune2vec.models.kept import ATTENTION, MLP
+from prune2vec.models.tensor_check import misfit
 
-ATTENTION, MLP = "attention", "mlp"
+_ENTRY = "per_layer_config"
+# Before the model type where the width has no config entry that could make stock classes refuse the folder.
+_UNKNOWN_TYPE = "uneven-"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockLayout:
-    """One block.
-
-    Attributes:
-        attention: Whether it has attention.
-        mlp: Whether it has an MLP.
-        width: Neurons of that MLP; None where it has none, or they are not known.
-    """
+    """Whether a block has attention and an MLP, and the neurons of that MLP (None where it has none, or they are not known)."""
 
     attention: bool = True
     mlp: bool = True
@@ -38,15 +40,7 @@ class BlockLayout:
 
 
 Layout = tuple[BlockLayout, ...]
-
-
-class NoAttention(nn.Module):
-    """Stands where attention was dropped: adds nothing to the residual stream."""
-
-    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
-        """Return a zero (a scalar, which adds to states of any shape) and no attention weights."""
-        states: Tensor = args[0] if args else kwargs["hidden_states"]
-        return states.new_zeros(()), None
+"""One entry a block; where a function takes or returns one, empty stands for stock blocks."""
 
 
 class NoMlp(nn.Module):
@@ -55,6 +49,15 @@ class NoMlp(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Return a zero (a scalar, which adds to states of any shape)."""
         return hidden_states.new_zeros(())
+
+
+class NoAttention(nn.Module):
+    """Stands where attention was dropped: adds nothing to the residual stream."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        """Return a zero, as ``NoMlp`` does, and no attention weights."""
+        states: Tensor = args[0] if args else kwargs["hidden_states"]
+        return states.new_zeros(()), None
 
 
 def is_even(layout: Layout) -> bool:
@@ -70,47 +73,37 @@ def sub_layers_of(model: PreTrainedModel) -> SubLayers:
     """
     family = find_family(model, model.config)
     blocks = block_list(model, family)
-    whole = [block for block in blocks if not _is_dropped(block, family.mlp[0])] or [blocks[0]]
+    whole = [block for block in blocks if not isinstance(block.get_submodule(family.mlp[0]), NoMlp)] or [blocks[0]]
     found = [find_sub_layers(block, family, model.config) for block in whole]
     # Dense blocks among mixtures of experts have no neurons in common with them.
     return found[0] if all(parts.neurons for parts in found) else replace(found[0], neurons=None)
 
 
-def layout_of(model: PreTrainedModel, parts: SubLayers | None = None) -> Layout:
+def layout_of(model: PreTrainedModel) -> Layout:
     """Return the layout of a model as it stands.
 
     Raises:
-        UnsupportedModel: The parts of its blocks are not known, and none were given.
+        UnsupportedModel: The parts of its blocks are not known.
     """
-    parts = parts or sub_layers_of(model)
-    return tuple(_block_layout(block, parts) for block in block_list(model, find_family(model, model.config)))
-
-
-def _block_layout(block: nn.Module, parts: SubLayers) -> BlockLayout:
-    mlp = not _is_dropped(block, parts.mlp[0])
-    width = mlp_width(block, parts.neurons) if mlp and parts.neurons is not None else None
-    return BlockLayout(attention=not _is_dropped(block, parts.attention), mlp=mlp, width=width)
-
-
-def _is_dropped(block: nn.Module, path: str) -> bool:
-    return isinstance(block.get_submodule(path), NoAttention | NoMlp)
+    parts, layout = sub_layers_of(model), []
+    for block in block_list(model, find_family(model, model.config)):
+        attention = not isinstance(block.get_submodule(parts.attention), NoAttention)
+        mlp = not isinstance(block.get_submodule(parts.mlp[0]), NoMlp)
+        width = mlp_width(block, parts.neurons) if mlp and parts.neurons is not None else None
+        layout.append(BlockLayout(attention=attention, mlp=mlp, width=width))
+    return tuple(layout)
 
 
 def apply_layout(model: PreTrainedModel, layout: Layout) -> None:
-    """Give freshly built blocks the structure of ``layout``, in place; the values of narrowed matrices are not kept.
-
-    Args:
-        model: A model of stock blocks, on the meta device as a rule.
-        layout: One entry a block.
-    """
+    """Give freshly built stock blocks the structure of ``layout``, in place; values of narrowed matrices are not kept."""
     parts = sub_layers_of(model)
     for block, wanted in zip(block_list(model, find_family(model, model.config)), layout, strict=True):
         if not wanted.attention:
             _replace(block, parts.attention, NoAttention())
-            _without_norms(block, parts.attention_norms)
+            _pass_on(block, parts.attention_norms)
         if not wanted.mlp:
             _replace(block, parts.mlp[0], NoMlp())
-            _without_norms(block, (*parts.mlp[1:], *parts.mlp_norms))
+            _pass_on(block, (*parts.mlp[1:], *parts.mlp_norms))
         elif wanted.width is not None and parts.neurons is not None:
             _narrow(block, parts.neurons, wanted.width)
 
@@ -120,31 +113,30 @@ def _replace(block: nn.Module, path: str, module: nn.Module) -> None:
     setattr(block.get_submodule(parent), name, module)
 
 
-def _without_norms(block: nn.Module, paths: Sequence[str]) -> None:
+def _pass_on(block: nn.Module, paths: Sequence[str]) -> None:
     """Let modules around a dropped sub-layer pass on what they get."""
     for path in paths:
         _replace(block, path, nn.Identity())
 
 
 def _narrow(block: nn.Module, neurons: Neurons, width: int) -> None:
+    """Put uninitialised linear layers of another width in place of an MLP's."""
     if mlp_width(block, neurons) == width:
         return
-    for path in neurons.into:
-        module = block.get_submodule(path)
-        _replace(block, path, _resized(module, outputs=2 * width if neurons.halves else width))
-    _replace(block, neurons.out, _resized(block.get_submodule(neurons.out), inputs=width))
-
-
-def _resized(module: nn.Module, *, inputs: int | None = None, outputs: int | None = None) -> nn.Module:
-    """Return an uninitialised linear layer like ``module`` with other sizes."""
-    weight = module.get_parameter("weight")
-    with torch.device("meta"):
-        if isinstance(module, Conv1D):
-            fresh: nn.Module = Conv1D(outputs or weight.shape[1], inputs or weight.shape[0])
+    for path in (*neurons.into, neurons.out):
+        module: Any = block.get_submodule(path)
+        weight = module.weight
+        inputs, outputs = weight.shape if isinstance(module, Conv1D) else weight.shape[::-1]
+        if path == neurons.out:
+            inputs = width
         else:
-            bias = getattr(module, "bias", None) is not None
-            fresh = nn.Linear(inputs or weight.shape[1], outputs or weight.shape[0], bias=bias)
-    return fresh.to(dtype=weight.dtype).to_empty(device=weight.device)
+            outputs = 2 * width if neurons.halves else width
+        with torch.device("meta"):
+            if isinstance(module, Conv1D):
+                fresh: nn.Module = Conv1D(outputs, inputs)
+            else:
+                fresh = nn.Linear(inputs, outputs, bias=module.bias is not None)
+        _replace(block, path, fresh.to(dtype=weight.dtype).to_empty(device=weight.device))
 
 
 def per_layer_config(layout: Layout, config_key: str) -> dict[str, dict[str, Any]]:
@@ -183,3 +175,109 @@ def read_layout(entries: Mapping[str, Mapping[str, Any]], config_key: str, count
             )
         by_block[int(number)] = BlockLayout(attention=ATTENTION not in skip, mlp=MLP not in skip, width=width)
     return tuple(by_block.get(number, BlockLayout()) for number in range(count))
+
+
+def uneven_layout(model: PreTrainedModel) -> Layout:
+    """Return the layout of a model that the stock class does not build from its config; empty where it does.
+
+    Raises:
+        CheckpointError: It has other tensors than its class, though its blocks are whole.
+        UnsupportedModel: The parts of its blocks are not known.
+    """
+    config = copy.deepcopy(model.config)
+    config.dtype = model.dtype  # Saving leaves it as a word, which classes with an activation of their own (xIELU) refuse.
+    with torch.device("meta"):
+        stock = type(model)(config)
+    expected = {name: tensor.shape for name, tensor in stock.state_dict().items()}
+    found = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if expected == found:
+        return ()
+    layout = layout_of(model)
+    if is_even(layout):
+        name = min(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+        raise CheckpointError(
+            f"tensor {name} is not as the config of this {type(model).__name__} says; merge adapters and undo other changes first"
+        )
+    return layout
+
+
+def uneven_config(entries: Mapping[str, Any], model: PreTrainedModel, layout: Layout) -> dict[str, Any]:
+    """Return the ``config.json`` of an uneven model: the stock ``entries``, made so that stock classes refuse them.
+
+    The layout is in ``per_layer_config``. The width outside of it is one that no block has: transformers 5.20 and newer
+    refuse to read it, and older releases find tensors of other shapes.
+    """
+    neurons = sub_layers_of(model).neurons
+    if neurons is None:
+        return {
+            **entries,
+            _ENTRY: per_layer_config(layout, ""),
+            "model_type": f"{_UNKNOWN_TYPE}{str(entries['model_type']).removeprefix(_UNKNOWN_TYPE)}",
+        }
+    taken = {block.width for block in layout}
+    width = next(number for number in count(1) if number not in taken)
+    return {**entries, _ENTRY: per_layer_config(layout, neurons.config_key), neurons.config_key: width}
+
+
+def read_uneven(entries: Mapping[str, Any], **changes: Any) -> tuple[Any, Layout]:
+    """Return the stock config behind what ``uneven_config`` wrote (some entries changed), with the largest width, and the layout.
+
+    Raises:
+        CheckpointError: It describes no uneven model of a known type.
+    """
+    stock = copy.deepcopy(dict(entries))
+    blocks = stock.pop(_ENTRY, None)
+    kind = str(stock.get("model_type")).removeprefix(_UNKNOWN_TYPE)
+    if not isinstance(blocks, Mapping) or not all(isinstance(block, Mapping) for block in blocks.values()):
+        raise CheckpointError(f"config.json has no {_ENTRY} with one entry a layer; this is no uneven model of prune2vec")
+    if kind not in CONFIG_MAPPING:
+        raise CheckpointError(f"model_type {kind!r} is unknown to the installed transformers, or comes with code of its own")
+    keys = {key for block in blocks.values() for key in block} - {"skip"}
+    key = keys.pop() if len(keys) == 1 else ""
+    if key:
+        # What is no number is refused by read_layout, in words.
+        stock[key] = max((block[key] for block in blocks.values() if isinstance(block.get(key), int)), default=1)
+    config = CONFIG_MAPPING[kind].from_dict({**stock, "model_type": kind}, **changes)
+    return config, read_layout(blocks, key, num_layers(config))
+
+
+def load_with_layout(
+    model_class: type[PreTrainedModel], layout: Layout, location: str | None, **kwargs: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Run ``from_pretrained`` of a base model class that builds the structure of ``layout`` before any weight is loaded.
+
+    Dtype, device, shards and buffers are thus exactly what transformers makes of a stock model. ``location`` is None with
+    ``state_dict``.
+
+    Returns:
+        The model, and transformers' account of missing, unexpected and mismatched tensors.
+    """
+
+    def build(self: PreTrainedModel, config: Any, *args: Any, **more: Any) -> None:
+        model_class.__init__(self, config, *args, **more)
+        if layout:
+            apply_layout(self, layout)
+
+    shaped: Any = type(model_class.__name__, (model_class,), {"__init__": build, "__module__": model_class.__module__})
+    loaded: tuple[PreTrainedModel, dict[str, Any]] = shaped.from_pretrained(location, output_loading_info=True, **kwargs)
+    loaded[0].__class__ = model_class
+    return loaded
+
+
+def load_uneven(location: str, config: Any, layout: Layout, **kwargs: Any) -> PreTrainedModel:
+    """Load an uneven model from a folder or hub id, every tensor of it and no other; ``config`` is the stock one behind it.
+
+    Raises:
+        CheckpointError: A tensor is missing, left over or of another shape; its name is told.
+    """
+    with torch.device("meta"):
+        model_class = type(AutoModel.from_config(config))
+    # Mismatches are collected instead of raised, so that they are told in one line.
+    model, info = load_with_layout(
+        model_class, layout, location, **{**kwargs, "config": config, "ignore_mismatched_sizes": True}
+    )
+    wrong = misfit(info, model)
+    if wrong:
+        raise CheckpointError(f"{location} {wrong}; its weights do not fit the structure that its config.json tells")
+    model.eval()
+    return model

@@ -28,14 +28,7 @@ _HALF_WRITTEN = re.compile(r"\..+-[0-9a-f]{16}-v\d+\.partial-(old-)?\d+")
 
 @dataclass(frozen=True, kw_only=True)
 class KeptCopy:
-    """A converted model in the cache.
-
-    Attributes:
-        folder: Where it lies.
-        source: Name of the file it was made from.
-        size: Bytes of its files.
-        made: When it was made, in UTC.
-    """
+    """A converted model in the cache: the file it was made from, its size in bytes, and when it was made, in UTC."""
 
     folder: Path
     source: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import reprlib
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -78,9 +77,11 @@ class TokenizerForm(FileForm):
 
 
 class OwnForm(FileForm):
-    """``prune2vec.json``, as far as another reader than ``train`` needs it."""
+    """``prune2vec.json``."""
 
     text: dict[str, Any] | None = None
+    text_format: dict[str, Any] = {}
+    train: dict[str, Any] | None = None
 
 
 class RouterForm(FileForm):
@@ -89,43 +90,56 @@ class RouterForm(FileForm):
     types: dict[str, str] | None = None
 
 
-def check_form(file: object, content: Any, form: Any) -> None:
-    """Compare what a JSON file holds with its form.
+def read_form(source: ModelSource, file: str, form: Any) -> Any:
+    """Return what one of a model's JSON files holds, compared with its form; None where the model has no such file.
 
     Raises:
         CheckpointError: A value has the wrong type or size; its key is named.
+        DataError: It is no JSON.
+        ModelError: It cannot be fetched.
     """
+    try:
+        path = source.fetch(file.lstrip("/"))
+    except FileNotFoundError:
+        return None
+    content = read_json(path)
     try:
         TypeAdapter(form).validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         key = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
-        raise CheckpointError(f"{file}: {key}{first['msg']}, got {reprlib.repr(first['input'])}") from error
+        raise CheckpointError(f"{path}: {key}{first['msg']}, got {reprlib.repr(first['input'])}") from error
+    return content
 
 
-def pooling_names(file: object, content: dict[str, Any]) -> list[str]:
-    """Return the poolings of a pooling's file, from the entry of newer releases or the flags of older ones.
+def read_pooling(source: ModelSource, folder: str) -> tuple[dict[str, Any], list[str]] | None:
+    """Return a pooling's file and the poolings that it names, in the entry of newer releases or the flags of older ones.
+
+    None where there is no such file.
 
     Raises:
         CheckpointError: It names none.
     """
+    file = f"{folder}/config.json"
+    content = read_form(source, file, PoolingForm)
+    if content is None:
+        return None
     named = content.get("pooling_mode")
     if named and isinstance(named, str | list):
         # What is no pooling is refused by sentence-transformers, in words.
-        return [named] if isinstance(named, str) else list(map(str, named))
+        return content, [named] if isinstance(named, str) else list(map(str, named))
     flags = [key for key in PoolingForm.model_fields if key.startswith(_FLAG) and content.get(key)]
     if not named and not flags:
-        raise CheckpointError(f"{file} names no pooling; expected pooling_mode, or one pooling_mode_... that is true")
-    return flags
+        raise CheckpointError(
+            f"{source.name}/{file} names no pooling; expected pooling_mode, or one pooling_mode_... that is true"
+        )
+    return content, flags
 
 
 def encoder_text_settings(source: ModelSource, tokenizer: PreTrainedTokenizerBase, *, context: int) -> TextSettings | None:
     """Return the text settings of a sentence-transformers folder or hub id; None for a plain language model.
 
-    Args:
-        source: The model.
-        tokenizer: Its tokeniser, whose own limit counts where the encoder states none.
-        context: Most tokens that the model's positions allow.
+    The tokeniser's own limit, and the most tokens that the model's positions allow (``context``), count where it states none.
 
     Raises:
         UnsupportedModel: The encoder does something with texts or vectors that a cut would lose: a Dense head, two
@@ -134,55 +148,45 @@ def encoder_text_settings(source: ModelSource, tokenizer: PreTrainedTokenizerBas
         DataError: One of its files is not JSON.
         ModelError: One of its files cannot be fetched.
     """
-    modules = _read(source, "modules.json", list[ModuleForm])
+    modules = read_form(source, "modules.json", list[ModuleForm])
     if modules is None:
         return None
     kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
-    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+    normalize = kinds == ["Transformer", "Pooling", "Normalize"]
+    if not normalize and kinds != ["Transformer", "Pooling"]:
         raise UnsupportedModel(
             f"{source.name} is an encoder of {', '.join(kinds) or 'no module'}; a cut keeps Transformer, Pooling and Normalize alone, and "
             "would lose the rest: cut the language model that it was made from"
         )
-    file = f"{modules[1]['path']}/config.json"
-    pooling = _read(source, file, PoolingForm)
-    if pooling is None:
-        raise CheckpointError(f"{source.name}: {file} is missing, though modules.json names it; fetch the encoder again")
-    modes = pooling_names(f"{source.name}: {file}", pooling)
-    modes = [mode.removeprefix(_FLAG).removesuffix(_FLAG_END) for mode in modes]
+    found = read_pooling(source, modules[1]["path"])
+    if found is None:
+        raise CheckpointError(
+            f"{source.name}: {modules[1]['path']}/config.json is missing, though modules.json names it; fetch the encoder again"
+        )
+    pooling, modes = found[0], [mode.removeprefix(_FLAG).removesuffix(_FLAG_END) for mode in found[1]]
     if len(modes) != 1 or modes[0] not in _POOLINGS:
         raise UnsupportedModel(
             f"{source.name} pools by {' and '.join(modes) or pooling['pooling_mode']}; expected one of {', '.join(_POOLINGS)}"
         )
-    transformer = _read(source, "sentence_bert_config.json", TextsForm) or {}
-    whole = _read(source, "config_sentence_transformers.json", EncoderForm) or {}
-    # sentence-transformers has these two in every encoder, and takes them for queries and documents whatever else is there.
-    prompts = {"query": "", "document": "", **{name: prompt or "" for name, prompt in whole.get("prompts", {}).items()}}
-    _check_kept(source, transformer, whole, prompts, normalize=len(kinds) > 2)
-    own = _read(source, RECORD, OwnForm) or {}
-    text = own.get("text") or {}
-    told: dict[str, Any] = {"prompts": prompts, "default_prompt": whole.get("default_prompt_name")}
-    if text.get("instruction") == E5 and text.get("wrapper", "none") == "none":
-        # One instruction a data set stands in no prompt.
-        told = {name: text[name] for name in ("instruction", "symmetric", "separator") if name in text}
+    transformer = read_form(source, "sentence_bert_config.json", TextsForm) or {}
+    if transformer.get("do_lower_case"):
+        raise UnsupportedModel(f"{source.name} lowers the case of texts (do_lower_case), which a cut would not keep")
     return TextSettings.build(
         {
             "pooling": modes[0],
             "instruction": SAVED,
             "max_length": transformer.get("max_seq_length") or min(tokenizer.model_max_length, context),
-            "normalize": len(kinds) > 2,
+            "normalize": normalize,
             "include_prompt": pooling.get("include_prompt", True),
-            **told,
+            **_prompts(source, normalize=normalize),
         },
         where=f"{source.name}: its sentence-transformers files",
     )
 
 
-def _check_kept(
-    source: ModelSource, transformer: dict[str, Any], whole: dict[str, Any], prompts: dict[str, str], *, normalize: bool
-) -> None:
-    """Refuse what the written encoder would not have, or could not be loaded with."""
-    if transformer.get("do_lower_case"):
-        raise UnsupportedModel(f"{source.name} lowers the case of texts (do_lower_case), which a cut would not keep")
+def _prompts(source: ModelSource, *, normalize: bool) -> dict[str, Any]:
+    """Return an encoder's prompts, or the instruction by data set that ``prune2vec.json`` tells of."""
+    whole = read_form(source, "config_sentence_transformers.json", EncoderForm) or {}
     if whole.get("truncate_dim"):
         raise UnsupportedModel(
             f"{source.name} shortens its vectors (truncate_dim), which a cut would not keep; take that key out"
@@ -193,20 +197,16 @@ def _check_kept(
             f"{source.name} compares vectors by {whole['similarity_fn_name']} (similarity_fn_name), and a cut would compare them by "
             "cosine; take that key out if that is meant"
         )
+    # sentence-transformers has these two in every encoder, and takes them for queries and documents whatever else is there.
+    prompts = {"query": "", "document": "", **{name: prompt or "" for name, prompt in whole.get("prompts", {}).items()}}
     default = whole.get("default_prompt_name")
     if default is not None and default not in prompts:
         raise CheckpointError(
             f"{source.name}: config_sentence_transformers.json: default_prompt_name is {default!r}, which is none of its prompts "
-            f"({', '.join(prompts) or 'there are none'})"
+            f"({', '.join(prompts)})"
         )
-
-
-def _read(source: ModelSource, file: str, form: Any) -> Any:
-    """Return a file's JSON, checked; None where the model has no such file."""
-    try:
-        path: Path = source.fetch(file)
-    except FileNotFoundError:
-        return None
-    content = read_json(path)
-    check_form(path, content, form)
-    return content
+    text = (read_form(source, RECORD, OwnForm) or {}).get("text") or {}
+    if text.get("instruction") == E5 and text.get("wrapper", "none") == "none":
+        # One instruction a data set stands in no prompt.
+        return {name: text[name] for name in ("instruction", "symmetric", "separator") if name in text}
+    return {"prompts": prompts, "default_prompt": default}

@@ -1,28 +1,20 @@
-"""Where a decoder keeps its blocks, final norm and sub-layers, and which config entries belong to single layers.
+"""Where a decoder keeps its blocks and final norm, and what in a block can go by itself: attention, MLP and neurons.
 
 One generic path serves every architecture: a family is a record here, and a model without one is inferred from the
-structure of its modules. Either way the result is only trusted after the self-test of ``backbone.selftest``.
+structure of its modules. Either way the result is only trusted after the tests of ``selftest``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.pytorch_utils import Conv1D
 
 from prune2vec.errors import UnsupportedModel
-
-# Lists with one entry a layer, over all families; they are cut by the kept layers.
-PER_LAYER_LISTS = frozenset(
-    {"layer_types", "no_rope_layers", "mlp_layer_types", "attention_layers", "layers_block_type", "block_types"}
-)
-# Lists of layer numbers; they are filtered and renumbered.
-LAYER_NUMBER_LISTS = frozenset({"mlp_only_layers", "moe_layers"})
-# Integers that mean "so many leading layers"; they become the number of kept layers among those.
-LEADING_COUNTS = frozenset({"max_window_layers", "first_k_dense_replace"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +51,6 @@ _FAMILIES: dict[str, Family] = {
 _FINAL_NAMES = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f", "final_norm")
 _ATTENTION_NAMES = ("self_attn", "attn", "attention", "self_attention")
 _MLP_NAMES = ("mlp", "ffn", "feed_forward")
-
-
-def known_families() -> tuple[str, ...]:
-    """Return the model types that have a record, sorted."""
-    return tuple(sorted(_FAMILIES))
 
 
 def num_layers(config: Any) -> int:
@@ -130,71 +117,152 @@ def block_list(model: nn.Module, family: Family) -> nn.ModuleList:
 
 def final_modules(model: nn.Module, family: Family) -> list[nn.Module]:
     """Return what the model applies after its last block, in order (``final_norm`` in the papers)."""
-    found = []
-    for path in family.final:
-        parent, _, name = path.rpartition(".")
-        module = getattr(model.get_submodule(parent), name, None)
-        if module is not None:
-            found.append(module)
+    places = [path.rpartition(".") for path in family.final]
+    found = [getattr(model.get_submodule(parent), name, None) for parent, _, name in places]
+    return [module for module in found if module is not None]
+
+
+def in_block(name: str, blocks: str) -> tuple[int, str] | None:
+    """Return the block number in a tensor's name, and its name within the block; None for one outside of the blocks."""
+    match = re.search(rf"(?:^|\.){re.escape(blocks)}\.(\d+)\.(.*)", name)
+    return (int(match[1]), match[2]) if match else None
+
+
+def states_of(output: Any) -> Tensor:
+    """Return the states (batch, seq, dim) in what a block or a sub-layer returns: some families add other things to them."""
+    states: Tensor = output[0] if isinstance(output, tuple) else output
+    return states
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neurons:
+    """Where an MLP keeps its neurons; paths are relative to a block.
+
+    Attributes:
+        into: Linear layers with one output a neuron.
+        out: The linear layer whose inputs are the neurons' activations.
+        halves: ``into`` is a single layer that holds gate and up one after the other (Phi-3).
+        config_key: The config entry with their number.
+    """
+
+    into: tuple[str, ...]
+    out: str
+    halves: bool = False
+    config_key: str = "intermediate_size"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubLayers:
+    """The parts of a block; paths are relative to it.
+
+    Attributes:
+        attention: Attention module.
+        attention_norms: Norms that serve attention alone and go with it.
+        mlp: Modules of the MLP, in the order in which they are applied.
+        mlp_norms: Norms that serve the MLP alone and go with it.
+        between: Module whose input is the stream between attention and MLP; None where both read the block's input.
+        neurons: The neurons of the MLP; None where they are unknown (a mixture of experts).
+    """
+
+    attention: str
+    attention_norms: tuple[str, ...]
+    mlp: tuple[str, ...]
+    mlp_norms: tuple[str, ...]
+    between: str | None
+    neurons: Neurons | None
+
+
+_GATED = Neurons(into=("mlp.gate_proj", "mlp.up_proj"), out="mlp.down_proj")
+_FUSED = Neurons(into=("mlp.gate_up_proj",), out="mlp.down_proj", halves=True)
+_LLAMA = SubLayers(
+    attention="self_attn",
+    attention_norms=("input_layernorm",),
+    mlp=("mlp",),
+    mlp_norms=("post_attention_layernorm",),
+    between="post_attention_layernorm",
+    neurons=_GATED,
+)
+_NORMS_AROUND = replace(  # gemma2 and gemma3: a norm before and a norm after each sub-layer
+    _LLAMA,
+    attention_norms=("input_layernorm", "post_attention_layernorm"),
+    mlp_norms=("pre_feedforward_layernorm", "post_feedforward_layernorm"),
+    between="pre_feedforward_layernorm",
+)
+_NORMS_AFTER = replace(  # olmo2: norms only after
+    _LLAMA, attention_norms=("post_attention_layernorm",), mlp_norms=("post_feedforward_layernorm",), between="mlp"
+)
+_SUB_LAYERS: dict[str, SubLayers] = {
+    "phi3": replace(_LLAMA, neurons=_FUSED),
+    "gpt2": SubLayers(
+        attention="attn",
+        attention_norms=("ln_1",),
+        mlp=("mlp",),
+        mlp_norms=("ln_2",),
+        between="ln_2",
+        neurons=Neurons(into=("mlp.c_fc",), out="mlp.c_proj", config_key="n_inner"),
+    ),
+    "gpt_neox": replace(
+        _LLAMA,
+        attention="attention",
+        neurons=Neurons(into=("mlp.dense_h_to_4h",), out="mlp.dense_4h_to_h"),
+    ),
+    # One norm serves both sub-layers, so it stays while either does.
+    "phi": replace(_LLAMA, attention_norms=(), mlp_norms=(), between=None, neurons=Neurons(into=("mlp.fc1",), out="mlp.fc2")),
+    "opt": SubLayers(
+        attention="self_attn",
+        attention_norms=("self_attn_layer_norm",),
+        mlp=("fc1", "activation_fn", "fc2"),
+        mlp_norms=("final_layer_norm",),
+        between="final_layer_norm",
+        neurons=Neurons(into=("fc1",), out="fc2", config_key="ffn_dim"),
+    ),
+}
+WIDTH_KEYS = frozenset({_GATED.config_key, *(parts.neurons.config_key for parts in _SUB_LAYERS.values() if parts.neurons)})
+"""The config entries that give the number of an MLP's neurons."""
+
+
+def find_sub_layers(block: nn.Module, family: Family, config: Any) -> SubLayers:
+    """Return the parts of ``block``, from the record of its architecture or, where it has none, from its modules.
+
+    Raises:
+        UnsupportedModel: They are not known, or nothing can be taken out of such a block by itself.
+    """
+    if getattr(config, "do_layer_norm_before", True) is False:
+        raise UnsupportedModel(
+            f"{config.model_type} with do_layer_norm_before=False norms the residual stream itself: no sub-layer can be taken out"
+        )
+    if config.model_type == "minimax":
+        raise UnsupportedModel("minimax adds each sub-layer to the normed residual stream: no sub-layer can be taken out")
+    found = _SUB_LAYERS.get(config.model_type) or _infer_sub_layers(block, family, config)
+    if getattr(config, "use_parallel_residual", False):
+        found = replace(found, between=None)
+    if found.neurons is not None and not _has_nothing_but_neurons(block, found.mlp, found.neurons):
+        found = replace(found, neurons=None)
     return found
 
 
-def cut_config_entries(entries: dict[str, Any], keep: Sequence[int], count: int) -> dict[str, Any]:
-    """Return the config entries that change when only blocks ``keep`` of ``count`` stay (the layer count aside).
-
-    Args:
-        entries: The config as a dictionary.
-        keep: Kept blocks, 0-based, ascending.
-        count: Number of blocks before the cut.
-
-    Raises:
-        UnsupportedModel: A list has one entry a layer but no record says that it belongs to the layers.
-    """
-    changed = {}
-    step = entries.get("decoder_sparse_step") or 1
-    if step > 1:  # Every so many layers have experts, counted from the first; said one by one, the cut can say it too.
-        dense = {*(entries.get("mlp_only_layers") or ()), *(layer for layer in range(count) if (layer + 1) % step)}
-        entries = {**entries, "mlp_only_layers": sorted(dense)}
-        changed["decoder_sparse_step"] = 1
-    for name, value in entries.items():
-        rule = _CUT.get(name)
-        if rule is not None and value is not None:
-            changed[name] = rule(name, value, keep, count)
-        elif isinstance(value, (list, tuple)) and len(value) == count > 1 and name not in _NOT_PER_LAYER:
-            raise UnsupportedModel(
-                f"config entry {name!r} has {count} values, one a layer by its length, and it is not known how to cut it"
-            )
-    return changed
+def _infer_sub_layers(block: nn.Module, family: Family, config: Any) -> SubLayers:
+    norms = {name for name, _ in block.named_children() if "norm" in name}
+    for layout in (_LLAMA, _NORMS_AROUND, _NORMS_AFTER):
+        if norms == {*layout.attention_norms, *layout.mlp_norms}:
+            return replace(layout, attention=family.attention, mlp=family.mlp)
+    raise UnsupportedModel(
+        f"{config.model_type}: which norms belong to attention and which to the MLP is not known (found {', '.join(sorted(norms))}); "
+        "cut whole layers of it"
+    )
 
 
-# A model cut to three layers may well have three end-of-text tokens.
-_NOT_PER_LAYER = frozenset({"architectures", "keys_to_ignore_at_inference", "bos_token_id", "eos_token_id", "pad_token_id"})
+def _has_nothing_but_neurons(block: nn.Module, mlp: tuple[str, ...], neurons: Neurons) -> bool:
+    """Return whether an MLP is those linear layers and no more: a norm over the neurons ties them to each other."""
+    layers = (*neurons.into, neurons.out)
+    modules = dict(block.named_modules())
+    if not all(isinstance(modules.get(path), nn.Linear | Conv1D) for path in layers):
+        return False
+    own = {f"{path}.{leaf}" for path in layers for leaf in ("weight", "bias")}
+    return {f"{path}.{name}" for path in mlp for name, _ in modules[path].named_parameters()} <= own
 
 
-def _cut_list(name: str, values: Sequence[Any], keep: Sequence[int], count: int) -> list[Any]:
-    if not isinstance(values, (list, tuple)) or len(values) != count:
-        found = len(values) if isinstance(values, (list, tuple)) else values
-        raise UnsupportedModel(f"config entry {name!r} has {found} values for {count} layers")
-    return [values[layer] for layer in keep]
-
-
-def _renumber(name: str, layers: Sequence[int], keep: Sequence[int], count: int) -> list[int]:
-    return [new for new, old in enumerate(keep) if old in layers]
-
-
-def _count_leading(name: str, leading: int, keep: Sequence[int], count: int) -> int:
-    return sum(layer < leading for layer in keep)
-
-
-def _cut_run_lengths(name: str, runs: Sequence[Any], keep: Sequence[int], count: int) -> list[Any]:
-    """Cut GPT-Neo's attention kinds in run-length form: ``[[["global", "local"], 12]]``."""
-    kinds = [kind for pattern, times in runs for kind in list(pattern) * times]
-    return [[[kind], 1] for kind in _cut_list(name, kinds, keep, count)]
-
-
-_CUT: dict[str, Callable[[str, Any, Sequence[int], int], Any]] = {
-    **dict.fromkeys(PER_LAYER_LISTS, _cut_list),
-    **dict.fromkeys(LAYER_NUMBER_LISTS, _renumber),
-    **dict.fromkeys(LEADING_COUNTS, _count_leading),
-    "attention_types": _cut_run_lengths,
-}
+def mlp_width(block: nn.Module, neurons: Neurons) -> int:
+    """Return the number of neurons of a block's MLP."""
+    out = block.get_submodule(neurons.out)
+    return int(out.weight.shape[0] if isinstance(out, Conv1D) else out.in_features)  # type: ignore[arg-type]

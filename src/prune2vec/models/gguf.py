@@ -37,7 +37,7 @@ Values = np.ndarray[Any, Any]
 def converted(path: Path) -> Path:
     """Return the folder of the safetensors copy of a GGUF file, made on first use and found by the file's digest.
 
-    Tensors keep the file's number format; quantised ones become bfloat16, vectors float32.
+    Tensors keep the file's dtype; quantised ones become bfloat16, vectors float32.
 
     Raises:
         CheckpointError: The copy cannot be written.
@@ -55,14 +55,10 @@ def converted(path: Path) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class _TensorPart:
-    """A tensor of the copy and what it is made of.
+    """A tensor of the copy, its dtype as safetensors calls it, and the file's tensors that it is made of.
 
-    Attributes:
-        name: Its name in the model.
-        shape: Its sizes.
-        dtype: Its number format as safetensors calls it.
-        sources: The file's tensors; two are joined along their second dimension.
-        change: What undoes llama.cpp's changes to the values or their order; None where they are as they were.
+    Two are joined along their second dimension. ``change`` undoes llama.cpp's changes to the values or their order; None where
+    they are as they were.
     """
 
     name: str
@@ -75,6 +71,14 @@ class _TensorPart:
     def nbytes(self) -> int:
         return prod(self.shape) * _WIDTHS[self.dtype]
 
+    def pieces(self, file: GGUFFile) -> Iterator[Values]:
+        if self.change is not None:
+            yield self.change(file.values(self.sources[0]))
+        elif len(self.sources) == 1:
+            yield from file.pieces(self.sources[0])
+        else:
+            yield from (np.concatenate(both, axis=1) for both in zip(*map(file.pieces, self.sources), strict=True))
+
 
 def _convert(path: Path, folder: Path, digest: str) -> None:
     from prune2vec.models.gguf_config import config_of
@@ -82,7 +86,13 @@ def _convert(path: Path, folder: Path, digest: str) -> None:
     from prune2vec.models.quiet import quiet_transformers
 
     file = GGUFFile.open(path)
-    _check_kind(file)
+    kind, count = file.metadata.get("general.type", "model"), file.metadata.get("split.count", 0)
+    if kind != "model":
+        raise ModelError(f"{path.name} holds no model (general.type is {kind!r}); give the model's own file or folder")
+    if count not in (0, 1):
+        raise ModelError(
+            f"{path.name} is one of {count} parts; join them first (llama-gguf-split --merge), and give the whole file"
+        )
     with quiet_transformers():
         config = config_of(file)
         tokenizer, repairs = tokenizer_of(file, config.vocab_size)
@@ -108,16 +118,6 @@ def _convert(path: Path, folder: Path, digest: str) -> None:
             "files": sorted([RECORD, *(written.name for written in stage.iterdir())]),
         }
         write_json(stage / RECORD, record)
-
-
-def _check_kind(file: GGUFFile) -> None:
-    kind, count = file.metadata.get("general.type", "model"), file.metadata.get("split.count", 0)
-    if kind != "model":
-        raise ModelError(f"{file.path.name} holds no model (general.type is {kind!r}); give the model's own file or folder")
-    if count not in (0, 1):
-        raise ModelError(
-            f"{file.path.name} is one of {count} parts; join them first (llama-gguf-split --merge), and give the whole file"
-        )
 
 
 def _parts(file: GGUFFile, config: PretrainedConfig) -> list[_TensorPart]:
@@ -235,17 +235,7 @@ def _write(path: Path, file: GGUFFile, parts: list[_TensorPart], advance: Advanc
     with path.open("wb") as out:
         out.write(len(text).to_bytes(8, "little") + text)
         for part in parts:
-            for piece in _pieces(file, part):
+            for piece in part.pieces(file):
                 values = torch.from_numpy(np.ascontiguousarray(piece)).to(formats[part.dtype])
                 out.write(values.view(torch.uint8).numpy().data)
             advance(part.nbytes)
-
-
-def _pieces(file: GGUFFile, part: _TensorPart) -> Iterator[Values]:
-    if part.change is not None:
-        (source,) = part.sources
-        yield part.change(file.values(source))
-    elif len(part.sources) == 1:
-        yield from file.pieces(part.sources[0])
-    else:
-        yield from (np.concatenate(both, axis=1) for both in zip(*map(file.pieces, part.sources), strict=True))

@@ -30,7 +30,7 @@ class StoredTensor:
     Attributes:
         name: Its name in the file.
         shape: Its sizes, rows first as in torch.
-        kind: Its number format: ``F32``, ``F16``, ``BF16``, ``Q4_1``, ...
+        kind: Its dtype: ``F32``, ``F16``, ``BF16``, ``Q4_1``, ...
         offset: First byte, from the start of the file.
         row_bytes: Bytes of one run along the last dimension.
     """
@@ -49,13 +49,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class GGUFFile:
-    """A GGUF file whose header was read and fits the file.
-
-    Attributes:
-        path: The file.
-        metadata: All its keys and values.
-        tensors: Its tensors by name.
-    """
+    """A GGUF file whose header was read and fits the file: its metadata, and its tensors by name."""
 
     path: Path
     metadata: dict[str, Any]
@@ -95,30 +89,25 @@ class GGUFFile:
         Raises:
             ModelError: As in ``values``.
         """
-        rows = tensor.shape[0] if len(tensor.shape) > 1 else 1
-        width, step = tensor.nbytes // rows, max(1, _PIECE * rows // prod(tensor.shape))
-        for start in range(0, min(rows, limit or rows), step):
-            count = min(step, min(rows, limit or rows) - start)
-            raw = np.fromfile(self.path, np.uint8, count * width, offset=tensor.offset + start * width)
-            yield self._unpacked(raw, tensor).reshape(-1, *tensor.shape[1:])
-
-    def _unpacked(self, raw: np.ndarray[Any, Any], tensor: StoredTensor) -> np.ndarray[Any, Any]:
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
 
-        kind = GGMLQuantizationType[tensor.kind]
+        rows = tensor.shape[0] if len(tensor.shape) > 1 else 1
+        width, step = tensor.nbytes // rows, max(1, _PIECE * rows // prod(tensor.shape))
         plain = {"F32": np.float32, "F16": np.float16}.get(tensor.kind)
-        packed = raw.view(plain) if plain is not None else raw.reshape(-1, tensor.row_bytes)
-        try:
-            with np.errstate(over="ignore", invalid="ignore"):
-                values: np.ndarray[Any, Any] = dequantize(packed, kind)
-        except (NotImplementedError, ValueError) as error:
-            raise ModelError(f"{self.path.name}: tensor {tensor.name} is of type {tensor.kind}: {reason_of(error)}") from error
-        if not np.isfinite(values).all():
-            raise ModelError(
-                f"{self.path.name}: tensor {tensor.name} holds NaN or an infinity; fetch or convert the file again"
-            )
-        return values
+        where = f"{self.path.name}: tensor {tensor.name}"
+        for start in range(0, min(rows, limit or rows), step):
+            count = min(step, min(rows, limit or rows) - start)
+            raw = np.fromfile(self.path, np.uint8, count * width, offset=tensor.offset + start * width)
+            packed = raw.view(plain) if plain is not None else raw.reshape(-1, tensor.row_bytes)
+            try:
+                with np.errstate(over="ignore", invalid="ignore"):
+                    values: np.ndarray[Any, Any] = dequantize(packed, GGMLQuantizationType[tensor.kind])
+            except (NotImplementedError, ValueError) as error:
+                raise ModelError(f"{where} is of type {tensor.kind}: {reason_of(error)}") from error
+            if not np.isfinite(values).all():
+                raise ModelError(f"{where} holds NaN or an infinity; fetch or convert the file again")
+            yield values.reshape(-1, *tensor.shape[1:])
 
 
 class _Header:
@@ -134,7 +123,7 @@ class _Header:
         version, tensors, keys = self._take("IQQ")
         if version not in _VERSIONS:
             raise ValueError(f"version {version} of the format, or of another byte order; versions 2 and 3 are read")
-        metadata = self._named(keys, self._entry, "key")
+        metadata = self._named(keys, self._value, "key")
         entries = self._named(tensors, self._tensor_entry, "tensor")
         return metadata, self._placed(entries, metadata.get("general.alignment", 32))
 
@@ -156,14 +145,11 @@ class _Header:
 
     def _text(self) -> str:
         (length,) = self._take("Q")
-        if length > len(self._content):
-            raise ValueError(f"it ends at byte {len(self._content)}, inside its header")
-        return bytes(self._take(f"{length}s")[0]).decode("utf-8")
+        # A longer one cannot be written as a format.
+        return bytes(self._take(f"{min(length, len(self._content))}s")[0]).decode("utf-8")
 
-    def _entry(self) -> Any:
-        return self._value(self._take("I")[0])
-
-    def _value(self, kind: int) -> Any:
+    def _value(self, kind: int | None = None) -> Any:
+        kind = self._take("I")[0] if kind is None else kind
         if kind in _SCALARS:
             return self._take(_SCALARS[kind])[0]
         if kind == _TEXT:
@@ -175,35 +161,32 @@ class _Header:
             raise ValueError("a list of lists in its header")
         if count > len(self._content):
             raise ValueError(f"a list of {count} values in its header, which is longer than the file")
-        return (
-            list(self._take(f"{count}{_SCALARS[inner]}")) if inner in _SCALARS else [self._value(inner) for _ in range(count)]
-        )
+        if inner in _SCALARS:
+            return list(self._take(f"{count}{_SCALARS[inner]}"))
+        return [self._value(inner) for _ in range(count)]
 
     def _tensor_entry(self) -> tuple[tuple[int, ...], int, int]:
         (dimensions,) = self._take("I")
         if not 1 <= dimensions <= _MOST_DIMENSIONS:
             raise ValueError(f"a tensor of {dimensions} dimensions in its header")
         shape = self._take(f"{dimensions}Q")
-        kind, offset = self._take("IQ")
-        return tuple(reversed(shape)), kind, offset
+        return (shape[::-1], *self._take("IQ"))
 
     def _placed(self, entries: dict[str, tuple[tuple[int, ...], int, int]], alignment: Any) -> dict[str, StoredTensor]:
         """Check that the tensors follow each other as the format wants it, within the file."""
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise ValueError(f"general.alignment is {alignment!r}, expected a power of two")
-        tensors, begin = {}, -(-self._at // alignment) * alignment
-        expected = 0
+        tensors, begin, expected, end = {}, -(-self._at // alignment) * alignment, 0, len(self._content)
         for name, (shape, kind, offset) in entries.items():
             if offset != expected:
                 raise ValueError(f"tensor {name} is said to be at {offset}, expected {expected}")
             tensors[name] = tensor = _stored(name, shape, kind, begin + offset)
-            if tensor.offset + tensor.nbytes > len(self._content):
-                raise ValueError(f"it is cut off in tensor {name}: {len(self._content)} bytes, {name} ends at "
-                                 f"{tensor.offset + tensor.nbytes}")  # fmt: skip
+            if tensor.offset + tensor.nbytes > end:
+                raise ValueError(f"it is cut off in tensor {name}: {end} bytes, {name} ends at {tensor.offset + tensor.nbytes}")
             expected += -(-tensor.nbytes // alignment) * alignment
         # Bytes that were put in move all values behind them, and only the end of the file tells.
-        if len(self._content) > begin + expected:
-            raise ValueError(f"its last tensor ends at byte {begin + expected}, and it has {len(self._content)}")
+        if end > begin + expected:
+            raise ValueError(f"its last tensor ends at byte {begin + expected}, and it has {end}")
         return tensors
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
@@ -15,6 +14,7 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import (
 
 from prune2vec.errors import ModelError, reason_of
 from prune2vec.models.gguf_file import GGUFFile
+from prune2vec.models.tokens import without_added
 
 # Text that a tokeniser must give back unchanged.
 _ROUND_TRIPS = ("Hello, world!", "a  b   c", "in  2024,   365 days", "naïve café — 東京\n\tdef f(x):\n        return 42")
@@ -27,15 +27,12 @@ _WHOLE_WORDS = ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixt
 _COMPOSED = ("qwen2", "qwen35")
 # Keys that are understood, beside ids of single tokens, which change nothing.
 _KEYS = (*GGUF_TOKENIZER_MAPPING["tokenizer"], *GGUF_TOKENIZER_MAPPING["tokenizer_config"], "ggml.token_type_count")
+_ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 _OFF = ("ggml.add_sep_token", "ggml.remove_extra_whitespaces", "ggml.normalizer.lowercase")
 
 
 def tokenizer_of(file: GGUFFile, rows: int) -> tuple[PreTrainedTokenizerFast, list[str]]:
-    """Return a file's tokeniser and what had to be restored in it.
-
-    Args:
-        file: The GGUF file.
-        rows: Rows of its token embeddings.
+    """Return the tokeniser of a file whose token embeddings have ``rows`` rows, and what had to be restored in it.
 
     Raises:
         ModelError: What the file says of its tokeniser is not understood, or the tokeniser made of it does otherwise.
@@ -48,7 +45,14 @@ def tokenizer_of(file: GGUFFile, rows: int) -> tuple[PreTrainedTokenizerFast, li
             f"{file.path.name}: its tokeniser has {len(tokens)} tokens, its embeddings {rows} rows; convert it again"
         )
     backend, repairs = _backend(file, said)
-    special = {f"{role}_token": _token(file, said, key) for role, key in _ROLES.items()}
+    special: dict[str, str | None] = {}
+    for role, key in _ROLES.items():
+        number = said.get(f"ggml.{key}_token_id")
+        if number is not None and not (isinstance(number, int) and 0 <= number < len(tokens)):
+            raise ModelError(
+                f"{file.path.name}: tokenizer.ggml.{key}_token_id is {number!r}, expected one of {len(tokens)} tokens"
+            )
+        special[f"{role}_token"] = None if number is None else str(tokens[number])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         **{**special, "pad_token": special["pad_token"] or special["eos_token"]},
@@ -61,9 +65,6 @@ def tokenizer_of(file: GGUFFile, rows: int) -> tuple[PreTrainedTokenizerFast, li
     _frame(tokenizer, file, said)
     _check(tokenizer, file, said)
     return tokenizer, [*repairs, "model_max_length and padding side set"]
-
-
-_ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 
 
 def _check_keys(file: GGUFFile, said: dict[str, Any]) -> None:
@@ -91,7 +92,9 @@ def _backend(file: GGUFFile, said: dict[str, Any]) -> tuple[Tokenizer, list[str]
         )
     wanted = {name: said[key] for key, name in GGUF_TOKENIZER_MAPPING["tokenizer"].items() if key in said}
     try:
-        backend = _without_additions(convert_gguf_tokenizer(file.architecture, wanted)[0], len(said["ggml.tokens"]))
+        backend, _ = convert_gguf_tokenizer(file.architecture, wanted)
+        # transformers' classes add tokens to every vocabulary (<|endoftext|>), whose ids have no row.
+        backend = without_added(backend, lambda number: number < len(said["ggml.tokens"]))
     except Exception as error:  # The tokenizers library raises bare exceptions.
         raise ModelError(f"{file.path.name}: no tokeniser can be made of its metadata: {reason_of(error)}") from error
     if pre in _SINGLE_DIGITS:
@@ -106,24 +109,6 @@ def _backend(file: GGUFFile, said: dict[str, Any]) -> tuple[Tokenizer, list[str]
         backend.normalizer = normalizers.NFC()
         repairs.append("characters composed (NFC)")
     return backend, repairs
-
-
-def _without_additions(backend: Tokenizer, count: int) -> Tokenizer:
-    """Take out the tokens that transformers' classes add to every vocabulary (``<|endoftext|>``), whose ids have no row."""
-    state = json.loads(backend.to_str())
-    state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < count]
-    return Tokenizer.from_str(json.dumps(state))
-
-
-def _token(file: GGUFFile, said: dict[str, Any], role: str) -> str | None:
-    number, tokens = said.get(f"ggml.{role}_token_id"), said["ggml.tokens"]
-    if number is None:
-        return None
-    if not isinstance(number, int) or not 0 <= number < len(tokens):
-        raise ModelError(
-            f"{file.path.name}: tokenizer.ggml.{role}_token_id is {number!r}, expected one of {len(tokens)} tokens"
-        )
-    return str(tokens[number])
 
 
 def _frame(tokenizer: PreTrainedTokenizerFast, file: GGUFFile, said: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Self
 
-KINDS = ("attention", "mlp", "block")
+ATTENTION, MLP, BLOCK = KINDS = ("attention", "mlp", "block")
 """What can be dropped of a layer."""
 
 

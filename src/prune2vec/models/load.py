@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prune2vec.errors import ModelError, Prune2vecError, UnsupportedModel, reason_of
-from prune2vec.models.families import Family, find_family, num_layers
+from prune2vec.models.families import WIDTH_KEYS, Family, find_family, num_layers
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.source import ModelSource
-from prune2vec.models.sublayers import WIDTH_KEYS
 from prune2vec.models.tensor_check import check_loaded
-from prune2vec.models.weight_files import WeightFiles
-from prune2vec.progress import say
+from prune2vec.models.tokens import without_added
+from prune2vec.models.weight_files import WeightFiles, check_depth
 
-# More are compared with the weights before transformers makes anything of each of them.
-_FEW_LAYERS = 1000
-_NUMBER = re.compile(r"\.(\d+)\.")
 # Tokens that stand around texts.
 _ROLES = ("bos_token", "eos_token", "pad_token", "sep_token", "cls_token")
 
 
 @contextmanager
 def explained(source: ModelSource, what: str) -> Iterator[None]:
-    """Turn whatever a library raises over a model's files into one line.
+    """Turn whatever a library raises over a model's files into one line: what cannot be done, with the file that tells how.
 
     They are checked by use: values of a wrong type, sign or size surface as any kind of error, anywhere.
-
-    Args:
-        source: The model.
-        what: What cannot be done, with the file that tells how.
 
     Raises:
         ModelError: In place of every error that is not our own.
@@ -53,13 +42,7 @@ def explained(source: ModelSource, what: str) -> Iterator[None]:
 def skeleton_of(
     source: ModelSource, config: Any, dtype: torch.dtype | None = None, *, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, Family]:
-    """Return the base model of a config without values, and its family.
-
-    Args:
-        source: The model.
-        config: Its config.
-        dtype: Number format of the parameters; None for the config's.
-        trust_remote_code: Run model code that comes with the checkpoint.
+    """Return the base model of a config without values (of the config's dtype unless another is given), and its family.
 
     Raises:
         ModelError: The config makes no model.
@@ -86,15 +69,18 @@ def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
         entries = source.entries("config.json")
     except FileNotFoundError as error:
         raise ModelError(f"{source.name} has no config.json") from error
-    if _was_cut(entries.get("per_layer_config")):
+    # Some models have entries of their own there (Gemma 4's head_dim).
+    blocks = entries.get("per_layer_config")
+    of_blocks = [block for block in blocks.values() if isinstance(block, dict)] if isinstance(blocks, dict) else []
+    if any({"skip", *WIDTH_KEYS} & set(block) for block in of_blocks):
         raise ModelError(f"{source.name} was already cut inside its blocks; cut the original model instead")
-    _check_depth(source, entries)
+    check_depth(source.name, entries, lambda: WeightFiles.find(source).file_of)
     with explained(source, "cannot read config.json"):
         config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=trust_remote_code)
         num_layers(config)
         dtype = config.dtype
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ModelError(f"{source.name}: config.json: dtype is {str(dtype)[:40]}; expected a number format such as bfloat16")
+        raise ModelError(f"{source.name}: config.json: dtype is {str(dtype)[:40]}; expected a dtype such as bfloat16")
     of_layers = config.to_dict().get("per_layer_config") or {}
     if of_layers:
         names = ", ".join(sorted({name for entry in of_layers.values() for name in entry}))
@@ -104,34 +90,10 @@ def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
     return config
 
 
-def _check_depth(source: ModelSource, entries: Mapping[str, Any]) -> None:
-    """Refuse more layers than the weights hold before anything is made of each of them: a billion would never end."""
-    for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
-        told = entries.get(key)
-        if isinstance(told, (int, float)) and told > _FEW_LAYERS:
-            held = 1 + max(
-                (int(found[1]) for name in WeightFiles.find(source).file_of if (found := _NUMBER.search(name))), default=0
-            )
-            if told > held:
-                raise ModelError(
-                    f"{source.name}: config.json tells of {told} layers ({key}), but the weights hold {held}; one of the two is of "
-                    "another model"
-                )
-
-
-def _was_cut(blocks: Any) -> bool:
-    """Return whether ``per_layer_config`` tells of cut blocks; some models have one of their own (Gemma 4's ``head_dim``)."""
-    entries = blocks.values() if isinstance(blocks, Mapping) else ()
-    return any(set(entry) & {"skip", *WIDTH_KEYS} for entry in entries if isinstance(entry, Mapping))
-
-
 def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False, rows: int | None = None) -> PreTrainedTokenizerBase:
     """Return a model's tokeniser, padding on the right.
 
-    Args:
-        source: The model.
-        trust_remote_code: Run tokeniser code that comes with the checkpoint.
-        rows: Token embeddings of the model; None for as many as the tokeniser has tokens.
+    ``rows`` are the token embeddings of the model; None for as many as the tokeniser has tokens.
 
     Raises:
         ModelError: There is none, it is broken, or it makes tokens that have no embedding.
@@ -147,7 +109,8 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False, rows
             raise ModelError(f"{source.name}: {type(tokenizer).__name__} is not a text tokeniser")
         tokenizer("Hello, world 12")
         check_numbers(tokenizer, source.name)
-        check_tokens(tokenizer, source.name, rows)
+        if rows is not None:
+            _check_tokens(tokenizer, source.name, rows)
     return tokenizer
 
 
@@ -168,7 +131,7 @@ def check_numbers(tokenizer: PreTrainedTokenizerBase, who: str) -> None:
             )
 
 
-def check_tokens(tokenizer: PreTrainedTokenizerBase, who: str, rows: int | None) -> None:
+def _check_tokens(tokenizer: PreTrainedTokenizerBase, who: str, rows: int) -> None:
     """Refuse a tokeniser whose texts may hold tokens that the model has no embedding of.
 
     Special tokens that stand around no text (Gemma 3's place of an image, an unknown token that transformers adds) are taken
@@ -177,7 +140,7 @@ def check_tokens(tokenizer: PreTrainedTokenizerBase, who: str, rows: int | None)
     Raises:
         ModelError: There is such a token; the first one is named.
     """
-    beyond = {number: token for token, number in tokenizer.get_vocab().items() if rows is not None and number >= rows}
+    beyond = {number: token for token, number in tokenizer.get_vocab().items() if number >= rows}
     if not beyond:
         return
     roles = {getattr(tokenizer, role, None) for role in _ROLES}
@@ -188,9 +151,7 @@ def check_tokens(tokenizer: PreTrainedTokenizerBase, who: str, rows: int | None)
                 f"{who}: the tokeniser has {max(beyond) + 1} tokens, but the model {rows} embeddings; token {token!r} ({number}) has "
                 "none: take the tokeniser that the model was trained with"
             )
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
-    content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] not in beyond]
-    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(content))
+    tokenizer._tokenizer = without_added(tokenizer.backend_tokenizer, lambda number: number not in beyond)
     for role in ("unk_token", "mask_token"):
         if getattr(tokenizer, role, None) in beyond.values():
             setattr(tokenizer, role, None)
@@ -224,10 +185,3 @@ def load_model(
 def context_length(config: Any) -> int:
     """Return the most tokens a model's positions allow."""
     return int(getattr(config, "max_position_embeddings", 0) or 2048)
-
-
-def within_context(max_length: int, context: int) -> int:
-    """Return the longest text in tokens that is both wanted and possible; says so when they differ."""
-    if max_length > context:
-        say(f"texts are cut at {context} tokens instead of {max_length}: the model has no positions beyond")
-    return min(max_length, context)

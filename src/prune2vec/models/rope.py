@@ -17,9 +17,6 @@ def length_kind(model: PreTrainedModel) -> LengthKind:
     transformers takes the frequencies of a pass from its longest text. With longrope there are two sets, one for texts
     within the positions that the model was first trained with and one for longer ones; with dynamic scaling each length
     beyond has its own (see ``forget_longest_text``).
-
-    Args:
-        model: A base model.
     """
     entries = rope_entries(model.config)
     positions = int(getattr(model.config, "max_position_embeddings", 0) or 0)

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import pairwise
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from prune2vec.errors import UnsupportedModel, reason_of
 from prune2vec.models.block_layout import sub_layers_of
 from prune2vec.models.cut import cut_model
-from prune2vec.models.families import Family, block_list, final_modules
-from prune2vec.models.kept import Kept
-from prune2vec.models.sublayer_states import ATTENTION, BLOCK, MLP, states_of, sub_layer_states
-from prune2vec.models.sublayers import SubLayers
+from prune2vec.models.families import Family, SubLayers, block_list, final_modules, states_of
+from prune2vec.models.kept import ATTENTION, BLOCK, MLP, Kept
+from prune2vec.models.sublayer_states import sub_layer_states
 
 Outputs = dict[tuple[int, str], tuple[Tensor, Tensor]]
 """The stream before and after a sub-layer, by block number and kind."""
@@ -28,22 +22,37 @@ TOKENS = _ROWS * _LENGTH
 _REMEDY = "its parts are not understood, so cut whole layers of it"
 
 
+@torch.inference_mode()
 def self_test(model: PreTrainedModel, family: Family) -> None:
     """Check on a few random tokens that the model is causal and that ``final_norm(block k)`` is the k-layer model.
 
     Raises:
         UnsupportedModel: One of the two does not hold; the message says where.
     """
-    ids = random_ids(model)
-    with torch.inference_mode():
-        states, output = block_states(model, family, ids)
-        if states[0].shape[:2] != ids.shape:
+    ids, kind = random_ids(model), model.config.model_type
+    states, output = block_states(model, family, ids)
+    if states[0].shape[:2] != ids.shape:
+        raise UnsupportedModel(
+            f"{kind} cannot be cut: its blocks pass on {list(states[0].shape)} for {list(ids.shape)} tokens, "
+            "several states a token instead of one"
+        )
+    others, _ = block_states(model, family, _with_another_end(model, ids))
+    for layer, (before, after) in enumerate(zip(states, others, strict=True)):
+        if not close(before[:, :-1], after[:, :-1]):
+            raise UnsupportedModel(f"{kind} is not a decoder-only model: at layer {layer} an early token sees a later one")
+    for depth in sorted({1, (len(states) + 1) // 2, len(states)}):
+        expected = states[depth - 1]
+        for final in final_modules(model, family):
+            expected = final(expected)
+        whole = depth == len(states)
+        cut = output if whole else cut_model(model, range(depth), share=True)(input_ids=ids, use_cache=False)[0]
+        if not close(expected, cut):
             raise UnsupportedModel(
-                f"{model.config.model_type} cannot be cut: its blocks pass on {list(states[0].shape)} for {list(ids.shape)} tokens, "
-                "several states a token instead of one"
+                f"{kind}: the final norm on block {depth} of {len(states)} differs by {_difference(expected, cut)} from the "
+                f"model cut to {depth} layers; its structure is not understood"
             )
-        _check_causal(model, family, ids, states)
-        _check_depths(model, family, ids, states, output)
+    if len({state.shape for state in states}) > 1:
+        raise UnsupportedModel(f"{kind}: its blocks return states of different shapes")
 
 
 @torch.inference_mode()
@@ -54,7 +63,7 @@ def is_causal(model: PreTrainedModel) -> bool:
     """
     ids = random_ids(model)
     one, two = (model(input_ids=x, use_cache=False)[0][:, :-1].float() for x in (ids, _with_another_end(model, ids)))
-    # Rows of one shape are computed alike in any number format, so the two differ by next to nothing.
+    # Rows of one shape are computed alike in any dtype, so the two differ by next to nothing.
     return bool(torch.allclose(one, two, rtol=1e-4, atol=1e-4 * one.abs().max().item(), equal_nan=True))
 
 
@@ -87,45 +96,35 @@ def check_sub_layers(model: PreTrainedModel, family: Family) -> SubLayers:
 
 
 def _check_block(model: PreTrainedModel, family: Family, parts: SubLayers, ids: Tensor, layer: int, whole: Outputs) -> None:
-    after_attention = whole[layer, ATTENTION][1]
-    every = tuple(range(len(block_list(model, family))))
-    name = f"{model.config.model_type}: block {layer}"
-    empty = cut_model(model, Kept(layers=every, drop_attention=(layer,), drop_mlp=(layer,)), share=True)
-    before, after = _sub_layer_outputs(empty, family, parts, ids)[layer, BLOCK]
+    name, after_attention = f"{model.config.model_type}: block {layer}", whole[layer, ATTENTION][1]
+
+    def without(*gone: str) -> PreTrainedModel:
+        every = tuple(range(len(block_list(model, family))))
+        attention, mlp = ((layer,) if kind in gone else () for kind in (ATTENTION, MLP))
+        return cut_model(model, Kept(layers=every, drop_attention=attention, drop_mlp=mlp), share=True)
+
+    before, after = _sub_layer_outputs(without(ATTENTION, MLP), family, parts, ids)[layer, BLOCK]
     if not torch.allclose(before, after, rtol=0, atol=0, equal_nan=True):
         raise UnsupportedModel(f"{name} without attention and MLP changes its input; {_REMEDY}")
-    no_mlp = cut_model(model, Kept(layers=every, drop_mlp=(layer,)), share=True)
-    _, without = _sub_layer_outputs(no_mlp, family, parts, ids)[layer, BLOCK]
-    if not close(without, after_attention):
-        difference = (without - after_attention).abs().max().item()
+    _, after = _sub_layer_outputs(without(MLP), family, parts, ids)[layer, BLOCK]
+    if not close(after, after_attention):
         raise UnsupportedModel(
-            f"{name} without its MLP differs by {difference:.2g} from the stream after its attention; {_REMEDY}"
+            f"{name} without its MLP differs by {_difference(after, after_attention)} from the stream after its attention; {_REMEDY}"
         )
     # Given what attention left, the rest of the block must do what it did; where both read the same input, it is the MLP alone.
-    parallel = parts.between is None
-    expected = whole[layer, MLP][1] if parallel else whole[layer, BLOCK][1]
-    no_attention = cut_model(model, Kept(layers=every, drop_attention=(layer,)), share=True)
-    with _given(block_list(no_attention, family)[layer], None if parallel else after_attention):
-        _, rest = _sub_layer_outputs(no_attention, family, parts, ids)[layer, BLOCK]
-    if not close(rest, expected):
-        difference = (rest - expected).abs().max().item()
-        raise UnsupportedModel(f"{name} without its attention differs by {difference:.2g} from its MLP's part; {_REMEDY}")
-
-
-@contextmanager
-def _given(block: nn.Module, states: Tensor | None) -> Iterator[None]:
-    """Let a block get these states instead of its input, unless None, while the context is open."""
-
-    def give(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if states is None:
-            return None
-        return ((states, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": states})
-
-    handle = block.register_forward_pre_hook(give, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
+    expected, rest = whole[layer, MLP if parts.between is None else BLOCK][1], without(ATTENTION)
+    if parts.between is not None:
+        block_list(rest, family)[layer].register_forward_pre_hook(
+            lambda module, args, kwargs: (
+                ((after_attention, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": after_attention})
+            ),
+            with_kwargs=True,
+        )
+    _, after = _sub_layer_outputs(rest, family, parts, ids)[layer, BLOCK]
+    if not close(after, expected):
+        raise UnsupportedModel(
+            f"{name} without its attention differs by {_difference(after, expected)} from its MLP's part; {_REMEDY}"
+        )
 
 
 def _sub_layer_outputs(model: PreTrainedModel, family: Family, parts: SubLayers, ids: Tensor) -> Outputs:
@@ -137,6 +136,10 @@ def _sub_layer_outputs(model: PreTrainedModel, family: Family, parts: SubLayers,
     with sub_layer_states(model, family, parts, see):
         model(input_ids=ids, use_cache=False)
     return seen
+
+
+def _difference(one: Tensor, other: Tensor) -> str:
+    return f"{(one - other).abs().max().item():.2g}"
 
 
 def random_ids(model: PreTrainedModel) -> Tensor:
@@ -165,34 +168,6 @@ def block_states(model: PreTrainedModel, family: Family, ids: Tensor) -> tuple[l
         for handle in handles:
             handle.remove()
     return states, output
-
-
-def _check_causal(model: PreTrainedModel, family: Family, ids: Tensor, states: list[Tensor]) -> None:
-    others, _ = block_states(model, family, _with_another_end(model, ids))
-    for layer, (before, after) in enumerate(zip(states, others, strict=True)):
-        if not close(before[:, :-1], after[:, :-1]):
-            raise UnsupportedModel(
-                f"{model.config.model_type} is not a decoder-only model: at layer {layer} an early token sees a later one"
-            )
-
-
-def _check_depths(model: PreTrainedModel, family: Family, ids: Tensor, states: list[Tensor], output: Tensor) -> None:
-    finals = final_modules(model, family)
-    depths = sorted({1, (len(states) + 1) // 2, len(states)})
-    for depth in depths:
-        expected = states[depth - 1]
-        for final in finals:
-            expected = final(expected)
-        whole = depth == len(states)
-        cut = output if whole else cut_model(model, range(depth), share=True)(input_ids=ids, use_cache=False)[0]
-        if not close(expected, cut):
-            difference = (expected - cut).abs().max().item()
-            raise UnsupportedModel(
-                f"{model.config.model_type}: the final norm on block {depth} of {len(states)} differs by {difference:.2g} from the "
-                f"model cut to {depth} layers; its structure is not understood"
-            )
-    if not all(a.shape == b.shape for a, b in pairwise(states)):
-        raise UnsupportedModel(f"{model.config.model_type}: its blocks return states of different shapes")
 
 
 def close(a: Tensor, b: Tensor) -> bool:

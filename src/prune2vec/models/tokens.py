@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from prune2vec.errors import DataError, ModelError
@@ -38,12 +40,7 @@ def token_ids(
 ) -> list[list[int]]:
     """Return the token ids of every text behind a prompt, as the tokeniser gives them.
 
-    Args:
-        tokenizer: The model's.
-        texts: The texts.
-        prompt: Literal text before each of them.
-        max_length: Most tokens of a row, special ones included; None cuts none.
-        special: Whether the tokeniser puts its special tokens around a text.
+    A row has at most ``max_length`` tokens, special ones included; ``special`` puts the tokeniser's own around each text.
     """
     if not texts:
         return []
@@ -85,6 +82,24 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     return ids[:-1] if ids[-1] in tokenizer.all_special_ids else ids
 
 
+def fast(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Return the tokeniser if it is a fast one, which knows where in a text a token stands.
+
+    Raises:
+        ModelError: It is a slow one.
+    """
+    if tokenizer.is_fast:
+        return tokenizer
+    raise ModelError(f"{type(tokenizer).__name__} has no character offsets; convert it to a fast tokeniser (tokenizer.json)")
+
+
+def without_added(backend: Tokenizer, keep: Callable[[int], bool]) -> Tokenizer:
+    """Return a tokeniser of the tokenizers library without those of its added tokens whose ids are not to be kept."""
+    state = json.loads(backend.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if keep(token["id"])]
+    return Tokenizer.from_str(json.dumps(state))
+
+
 def tokenise_text_alone(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]], *, suffix: str = "", max_length: int
 ) -> list[TokenRow]:
@@ -93,20 +108,13 @@ def tokenise_text_alone(
     The boundary between what is pooled and what is not is found by character offsets, so a token that straddles it
     counts as text. A text that is too long loses its end, never its prompt, suffix or end-of-text token.
 
-    Args:
-        tokenizer: The model's.
-        texts: What stands before each text, and the text.
-        suffix: Literal text behind every text; pooled, as in L3Prune.
-        max_length: Most tokens of a row.
+    ``suffix`` is put behind every text; it is pooled, as in L3Prune.
 
     Raises:
         DataError: Prompt and suffix alone are longer than ``max_length``, or a text has no tokens at all.
         ModelError: The tokeniser is a slow one without character offsets.
     """
-    if not tokenizer.is_fast:
-        raise ModelError(
-            f"{type(tokenizer).__name__} has no character offsets; convert it to a fast tokeniser (tokenizer.json)"
-        )
+    fast(tokenizer)
     if not texts:
         return []
     wholes = [before + text + suffix for before, text in texts]
@@ -115,22 +123,19 @@ def tokenise_text_alone(
     )
     rows = []
     for ids, offsets, (before, _), whole in zip(encoded["input_ids"], encoded["offset_mapping"], texts, wholes, strict=True):
-        rows.append(_row(ids, offsets, (len(before), len(whole) - len(suffix)), max_length))
+        first, last = len(before), len(whole) - len(suffix)
+        text = [place for place, (begin, end) in enumerate(offsets) if end > first and begin < last and end > begin]
+        if not text:
+            raise DataError("a text has no tokens to pool (it is empty or only characters that the tokeniser drops)")
+        start, stop = text[0], text[-1] + 1
+        room = max_length - start - (len(ids) - stop)
+        if room < 1:
+            raise DataError(f"prompt and ending fill all {max_length} tokens; raise max_length or shorten the instruction")
+        if stop - start > room:
+            rows.append(TokenRow((*ids[: start + room], *ids[stop:]), start, truncated=True))
+        else:
+            rows.append(TokenRow(tuple(ids), start))
     return rows
-
-
-def _row(ids: list[int], offsets: list[tuple[int, int]], ends: tuple[int, int], max_length: int) -> TokenRow:
-    """Cut one row to length; ``ends`` are the character positions where the text begins and ends."""
-    text = [place for place, (begin, end) in enumerate(offsets) if end > ends[0] and begin < ends[1] and end > begin]
-    if not text:
-        raise DataError("a text has no tokens to pool (it is empty or only characters that the tokeniser drops)")
-    start, stop = text[0], text[-1] + 1
-    room = max_length - start - (len(ids) - stop)
-    if room < 1:
-        raise DataError(f"prompt and ending fill all {max_length} tokens; raise max_length or shorten the instruction")
-    if stop - start <= room:
-        return TokenRow(tuple(ids), start)
-    return TokenRow((*ids[: start + room], *ids[stop:]), start, truncated=True)
 
 
 def distinct(rows: Iterable[Row]) -> tuple[list[Row], list[int]]:
@@ -152,15 +157,10 @@ def length_batches(
     packed: bool = False,
     kind: Callable[[int], Hashable] = lambda length: None,
 ) -> list[list[int]]:
-    """Group row numbers into batches of similar length, longest first, each at most ``token_budget`` tokens.
+    """Group row numbers by length, in tokens, into batches, longest first; a row longer than the budget makes a batch of its own.
 
-    A single row longer than the budget makes a batch of its own.
-
-    Args:
-        lengths: Tokens of each row.
-        token_budget: Most tokens of a batch, padding to its longest row included.
-        packed: Count no padding: rows are laid end to end.
-        kind: The kind of a row by its length; rows of two kinds do not share a batch. Long rows are of one, short ones of another.
+    A batch has at most ``token_budget`` tokens, with padding to its longest row unless rows are ``packed`` end to end. Rows of
+    two kinds do not share a batch; ``kind`` tells them by the length.
     """
     batches: list[list[int]] = []
     width = held = 0

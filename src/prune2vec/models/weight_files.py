@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
@@ -17,12 +18,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from prune2vec.errors import CheckpointError
+from prune2vec.errors import CheckpointError, ModelError
 from prune2vec.models.source import ModelSource, NotCached
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+# More are compared with the weights before transformers makes anything of each of them.
+_FEW_LAYERS = 1000
 _SAMPLES = 16
 # What the files of a model may hold beside the base model.
 HARMLESS = re.compile(
@@ -34,11 +38,15 @@ HARMLESS = re.compile(
 _SAMPLE_BYTES = 1 << 16
 
 
+class NoSafetensors(CheckpointError):
+    """A model without safetensors files, or none of them is cached while the hub cannot be reached."""
+
+
 class TensorEntry(NamedTuple):
     """What a file's header says of one tensor."""
 
     dtype: str
-    """safetensors' name of the number format: ``F32``, ``BF16``, ..."""
+    """safetensors' name of the dtype: ``F32``, ``BF16``, ..."""
     shape: tuple[int, ...]
 
 
@@ -59,27 +67,42 @@ class WeightFiles:
     bytes_read: int = 0
 
     @classmethod
-    def find(cls, source: ModelSource) -> WeightFiles:
-        """List a model's tensors as transformers would: from the header of its single file, else from its index.
+    def find(cls, source: ModelSource, folder: str = "") -> WeightFiles:
+        """List the tensors of a model, or of one in a folder of it, as transformers would: from its single file, else its index.
 
         Raises:
-            CheckpointError: There are no safetensors files, or the index is broken.
+            CheckpointError: There are no safetensors files (``NoSafetensors``), or the index is broken.
         """
+        inside = f"{folder}/" if folder else ""
         try:
-            return cls(source, dict.fromkeys(header(source.fetch(_SINGLE)), _SINGLE))
+            return cls(source, dict.fromkeys(header(source.fetch(inside + _SINGLE)), inside + _SINGLE))
         except FileNotFoundError:
             pass
         try:
-            file_of = source.entries(_INDEX).get("weight_map")
+            file_of = source.entries(inside + _INDEX).get("weight_map")
         except NotCached as error:
-            raise CheckpointError(f"{source.name}: no {_SINGLE} in the local cache, and the hub cannot be reached") from error
+            raise NoSafetensors(f"{source.name}: no {_SINGLE} in the local cache, and the hub cannot be reached") from error
         except FileNotFoundError as error:
-            raise CheckpointError(_why_none(source)) from error
+            pickles = [name for name in _PICKLES if source.has(inside + name)]
+            raise NoSafetensors(
+                f"{source.name} has only pickled weights ({pickles[0]}); convert them to safetensors first (save_pretrained does)"
+                if pickles
+                else f"{source.name} has no {_SINGLE} and no {_INDEX}"
+            ) from error
         if not isinstance(file_of, dict) or not file_of or not all(isinstance(file, str) and file for file in file_of.values()):
             raise CheckpointError(
                 f"{source.name}: weight_map of {_INDEX} is broken; expected the name of a file for each tensor"
             )
-        return cls(source, file_of)
+        return cls(source, {name: inside + file for name, file in file_of.items()})
+
+    def check_whole(self) -> None:
+        """Open every file.
+
+        Raises:
+            CheckpointError: One is missing or damaged.
+        """
+        for file in dict.fromkeys(self.file_of.values()):
+            header(self._fetch(file))
 
     def table(self, names: Iterable[str]) -> dict[str, TensorEntry]:
         """Return format and shape of tensors from the headers of the files that hold them.
@@ -114,19 +137,10 @@ class WeightFiles:
                     self.bytes_read += tensor.nbytes
                     yield name, tensor
 
-    def take(
-        self,
-        name: str,
-        dtype: torch.dtype | None = None,
-        *,
-        rows: Tensor | None = None,
-    ) -> Tensor:
-        """Return one tensor, or some rows of it, in memory of its own; nothing of its file stays mapped.
+    def take(self, name: str, dtype: torch.dtype | None = None, *, rows: Tensor | None = None) -> Tensor:
+        """Return one tensor, or some rows of it (ascending), in memory of its own; nothing of its file stays mapped.
 
-        Args:
-            name: Its name in the files.
-            dtype: Number format that floating-point tensors are converted to; None for the stored one.
-            rows: Numbers of the rows, ascending; None for all.
+        Floating-point tensors are converted to ``dtype``.
 
         Raises:
             CheckpointError: The file is missing or damaged.
@@ -166,6 +180,25 @@ class WeightFiles:
         return weights.most_common(1)[0][0]
 
 
+def check_depth(who: str, entries: Mapping[str, Any], names: Callable[[], Iterable[str]]) -> None:
+    """Refuse a ``config.json`` of more layers than the weights hold, before one of a billion is made.
+
+    Raises:
+        ModelError: There are more; a few are left to ``check_tensors``.
+    """
+    for key in _DEPTH_KEYS:
+        told = entries.get(key)
+        if isinstance(told, (int, float)) and told > _FEW_LAYERS and told > (held := layers_in(names())):
+            raise ModelError(
+                f"{who}: config.json tells of {told} layers ({key}), but the weights hold {held}; one of the two is of another model"
+            )
+
+
+def layers_in(names: Iterable[str]) -> int:
+    """Return how many numbered blocks tensors of these names belong to."""
+    return 1 + max((int(found[1]) for name in names if (found := re.search(r"(?:^|\.)(\d+)\.", name))), default=-1)
+
+
 def header(path: Path) -> dict[str, TensorEntry]:
     """Return the entries of a safetensors file without reading any tensor; the file is checked to be whole.
 
@@ -195,39 +228,19 @@ def fingerprint(source: ModelSource) -> str:
     config = source.entries("config.json")
     config.pop("transformers_version", None)
     file_of = WeightFiles.find(source).file_of
-    sizes = {file: _size(source, file) for file in sorted(set(file_of.values()))}
-    digest.update(json.dumps([config, file_of, sizes], sort_keys=True).encode())
-    for chunk in _samples(source.fetch(file_of[_embedding(file_of)])):
-        digest.update(chunk)
-    return f"sha256:{digest.hexdigest()[:32]}"
-
-
-def _embedding(names: Iterable[str]) -> str:
-    """Return the name of the token embeddings, as far as names tell: outside numbered blocks, and not the LM head."""
-    outside = [name for name in names if not re.search(r"\.\d+\.", name) and not name.startswith(("lm_head", "embed_out"))]
-    return min(outside or names, key=lambda name: (not re.search("embed|wte", name), name))
-
-
-def _size(source: ModelSource, file: str) -> int | None:
-    try:
-        return source.fetch(file).stat().st_size
-    except FileNotFoundError:
-        return None
-
-
-def _samples(path: Path) -> Iterator[bytes]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        for part in range(_SAMPLES):
-            file.seek(max(0, size - _SAMPLE_BYTES) * part // (_SAMPLES - 1))
-            yield file.read(_SAMPLE_BYTES)
-
-
-def _why_none(source: ModelSource) -> str:
-    for name in _PICKLES:
+    sizes: dict[str, int | None] = {}
+    for file in sorted(set(file_of.values())):
         try:
-            source.fetch(name)
+            sizes[file] = source.fetch(file).stat().st_size
         except FileNotFoundError:
-            continue
-        return f"{source.name} has only pickled weights ({name}); convert them to safetensors first (save_pretrained does)"
-    return f"{source.name} has no {_SINGLE} and no {_INDEX}"
+            sizes[file] = None
+    digest.update(json.dumps([config, file_of, sizes], sort_keys=True).encode())
+    # The token embeddings, as far as names tell: outside of numbered blocks, and not the LM head.
+    outside = [name for name in file_of if not re.search(r"\.\d+\.", name) and not name.startswith(("lm_head", "embed_out"))]
+    embeddings = min(outside or file_of, key=lambda name: (not re.search("embed|wte", name), name))
+    with source.fetch(file_of[embeddings]).open("rb") as opened:
+        size = os.fstat(opened.fileno()).st_size
+        for part in range(_SAMPLES):
+            opened.seek(max(0, size - _SAMPLE_BYTES) * part // (_SAMPLES - 1))
+            digest.update(opened.read(_SAMPLE_BYTES))
+    return f"sha256:{digest.hexdigest()[:32]}"

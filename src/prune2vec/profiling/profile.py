@@ -17,7 +17,7 @@ from prune2vec.models.shape import ModelShape
 from prune2vec.models.text_settings import TextSettings, WrittenText
 from prune2vec.settings import AS_WRITTEN, Record, Size, read_as
 
-MeasuredShape = Annotated[ModelShape, AfterValidator(lambda shape: ModelShape.from_json(shape.to_json(), where="shape"))]
+MeasuredShape = Annotated[ModelShape, AfterValidator(ModelShape.checked)]
 """A model's shape in a file, whose sizes must fit each other too."""
 
 

@@ -21,11 +21,9 @@ from prune2vec.models.encoder_text import RECORD as RECORD
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.outputs import ENCODER, staged_folder
 from prune2vec.paths import closest
-from prune2vec.pruning.card import model_card
-from prune2vec.pruning.encoder_check import check_can_be_written, check_files, check_fits_together, encoder_file
-from prune2vec.pruning.float32 import computing_in_float32
-from prune2vec.pruning.parity import PROBE_TEXTS, Parity, compare_vectors, probe_prompts
-from prune2vec.pruning.portable import UNEVEN_MODULE, EncoderParts, write_portable, write_tokenizer
+from prune2vec.pruning.encoder_check import check_can_be_written, check_files, check_fits_together
+from prune2vec.pruning.parity import PROBE_TEXTS, Parity, compare_vectors, computing_in_float32, probe_prompts
+from prune2vec.pruning.portable import UNEVEN_MODULE, EncoderParts, model_card, write_portable, write_tokenizer
 from prune2vec.public import public
 
 if TYPE_CHECKING:
@@ -57,7 +55,9 @@ def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto
     place = pick_device(device)
     check_is_encoder(folder)
     with quiet_transformers():
-        check_files(str(folder))
+        kinds = [str(module["type"]) for module in check_files(str(folder))]
+    # Modules are our uneven one and stock ones after it that load no model of their own.
+    ours = kinds[:1] == [UNEVEN_MODULE] and all(_HARMLESS.fullmatch(kind) for kind in kinds[1:])
     # Our module's class alone is trusted, whatever else the folder makes sentence-transformers build.
     distrust = {"trust_remote_code": False}
     try:
@@ -65,7 +65,7 @@ def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto
             encoder = SentenceTransformer(
                 str(folder),
                 device=str(place),
-                trust_remote_code=_is_ours(folder),
+                trust_remote_code=ours,
                 model_kwargs={"dtype": pick_dtype(dtype, place), **distrust},
                 processor_kwargs=dict(distrust),
                 config_kwargs=dict(distrust),
@@ -96,13 +96,6 @@ def check_is_encoder(folder: str | Path) -> None:
         raise CheckpointError(f"no encoder at {folder}{hint}")
 
 
-def _is_ours(folder: str | Path) -> bool:
-    """Return whether an encoder's modules are our uneven one and stock ones after it that load no model of their own."""
-    file = encoder_file(str(folder), "modules.json")
-    kinds = [str(module["type"]) for module in read_json(file)] if file is not None else []
-    return kinds[:1] == [UNEVEN_MODULE] and all(_HARMLESS.fullmatch(kind) for kind in kinds[1:])
-
-
 def read_record(folder: str | Path) -> dict[str, Any]:
     """Return what ``prune2vec.json`` says of an encoder, without its format mark; empty for folders made elsewhere."""
     path = Path(folder) / RECORD
@@ -120,9 +113,11 @@ def save_encoder(
 ) -> Parity:
     """Write an encoder portably, reload it, compare the vectors, and only then put it in place.
 
+    An older encoder that prune2vec wrote there is replaced at the last moment.
+
     Args:
         encoder: Transformer, Pooling and, as a rule, Normalize.
-        folder: Where to write; an older encoder that prune2vec wrote there is replaced at the last moment.
+        folder: Where to write.
         record: What ``prune2vec.json`` is to say of where the encoder comes from.
         extra: Further text files by name.
 

@@ -1,15 +1,20 @@
-"""The texts on which a written encoder must agree with the one in memory, and the record of how well it does."""
+"""How a written encoder is compared with the one in memory: the texts, fp32 in little memory, and the record of the result."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from prune2vec.errors import CheckpointError
+from prune2vec.models.families import block_list, find_family
 
 # Short and long, code, digits after blanks, several scripts, trailing white space: where tokenisers and masks go wrong.
 PROBE_TEXTS: tuple[str, ...] = (
@@ -23,8 +28,8 @@ PROBE_TEXTS: tuple[str, ...] = (
     "Vectors of similar texts point the same way. " * 12,
     "One long passage, longer than any encoder reads. " * 120,
 )
-FLOAT32_TOLERANCE = 1e-4
-LOW_PRECISION_TOLERANCE = 3e-2
+_FLOAT32_TOLERANCE = 1e-4
+_LOW_PRECISION_TOLERANCE = 3e-2
 
 
 def probe_prompts(prompts: Mapping[str, str]) -> list[str]:
@@ -81,9 +86,75 @@ def compare_vectors(
         min_cosine=float(cosine.min()),
     )
     scale = max(1.0, float(np.abs(reference).max()))
-    allowed = scale * (FLOAT32_TOLERANCE if dtype == "float32" else LOW_PRECISION_TOLERANCE)
+    allowed = scale * (_FLOAT32_TOLERANCE if dtype == "float32" else _LOW_PRECISION_TOLERANCE)
     if parity.max_difference > allowed:
         raise CheckpointError(
             f"the written encoder differs from {named} by {parity.max_difference:.2g} (allowed: {allowed:.0e}); nothing was kept"
         )
     return parity
+
+
+@contextmanager
+def computing_in_float32(model: PreTrainedModel) -> Iterator[None]:
+    """Let a model compute in fp32 while the context is open, as ``model.float()`` would, in little more memory than it has.
+
+    Halves convert to fp32 exactly, so the results are those of the converted model. A block's weights are converted while
+    it runs, of the embeddings only the rows that are looked up. The weights are again what they were afterwards.
+    """
+    halves = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.dtype in (torch.bfloat16, torch.float16)]
+    if not halves:
+        yield
+        return
+    widened = _Widened(model.get_input_embeddings())
+    modules = (widened.embeddings, *block_list(model, find_family(model, model.config)))
+    apart = {id(parameter) for module in modules for parameter in module.parameters()}
+    rest = [tensor for tensor in halves if id(tensor) not in apart]
+    handles = []
+    for module in modules:
+        handles.append(module.register_forward_pre_hook(widened.before))
+        # Whether the module returns or fails.
+        handles.append(module.register_forward_hook(widened.after, always_call=True))
+    try:
+        widened.convert(rest)
+        yield
+    finally:
+        widened.restore(rest)
+        for handle in handles:
+            handle.remove()
+
+
+class _Widened:
+    """Tensors that are fp32 for a while, with what they hold otherwise; ``before`` and ``after`` are hooks."""
+
+    def __init__(self, embeddings: Any) -> None:
+        self.embeddings = embeddings
+        self._padding = getattr(embeddings, "padding_idx", None)
+        self._stored: dict[Tensor, Tensor] = {}
+
+    def convert(self, tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            self._stored[tensor] = tensor.data
+            tensor.data = tensor.data.float()
+
+    def restore(self, tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            if tensor in self._stored:
+                tensor.data = self._stored.pop(tensor)
+
+    def before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        weights = list(module.parameters())
+        if module is not self.embeddings or not args or len(weights) != 1 or not isinstance(args[0], Tensor):
+            self.convert(weights)
+            return args
+        # Only the rows that are looked up; the ids are numbered anew among them.
+        rows, numbers = args[0].unique(return_inverse=True)
+        self._stored[weights[0]] = weights[0].data
+        weights[0].data = weights[0].data[rows].float()
+        # It concerns gradients only, but its range is checked.
+        self.embeddings.padding_idx = None  # type: ignore[assignment]
+        return (numbers, *args[1:])
+
+    def after(self, module: nn.Module, *call: Any) -> None:
+        if module is self.embeddings:
+            self.embeddings.padding_idx = self._padding  # type: ignore[assignment]
+        self.restore(module.parameters())

@@ -1,40 +1,46 @@
-"""``prune``: model and plan in, encoder folder out."""
+"""``prune``: model and plan in, encoder folder out; only the tensors that stay are read from the model's files."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from prune2vec.errors import CheckpointError, PlanError
+from prune2vec.errors import CheckpointError, ConfigError, PlanError, UnsupportedModel
 from prune2vec.files import json_text
 from prune2vec.forward.pooling import pool, poolings
-from prune2vec.models.block_layout import layout_of
-from prune2vec.models.families import find_family
-from prune2vec.models.layers import assemble, cut_config, reference_cut, renamed
-from prune2vec.models.load import context_length, embedding_rows, load_config, load_tokenizer, skeleton_of
-from prune2vec.models.prepared_text import PreparedText, check_servable, prepare_text
+from prune2vec.models.block_layout import layout_of, load_with_layout
+from prune2vec.models.cut import Cut, assemble, cut_config, reference_cut
+from prune2vec.models.families import Family, find_family, in_block
+from prune2vec.models.kept import Kept
+from prune2vec.models.load import context_length, embedding_rows, explained, load_config, load_tokenizer, skeleton_of
+from prune2vec.models.prepared_text import PreparedText, prepare_text
+from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.selftest import check_sub_layers
 from prune2vec.models.source import ModelSource, resolve_source
+from prune2vec.models.tensor_check import base_names, check_tensors
+from prune2vec.models.text_settings import PAPER_POOLING
 from prune2vec.models.tokens import prompt_ids
-from prune2vec.models.weight_files import fingerprint
+from prune2vec.models.weight_files import WeightFiles, fingerprint
 from prune2vec.outputs import ENCODER, check_ours, locked
 from prune2vec.planning.plan import PruningPlan
-from prune2vec.progress import say
-from prune2vec.pruning.card import describe_cut, record_of
+from prune2vec.progress import progress, say
 from prune2vec.pruning.encoder import write_checked
-from prune2vec.pruning.float32 import computing_in_float32
-from prune2vec.pruning.parity import PROBE_TEXTS, probe_prompts
-from prune2vec.pruning.portable import EncoderParts
+from prune2vec.pruning.parity import PROBE_TEXTS, computing_in_float32, probe_prompts
+from prune2vec.pruning.portable import EncoderParts, describe_cut, record_of
 from prune2vec.pruning.prune_settings import PruneSettings
-from prune2vec.pruning.read_kept import KeptModel, check_fits, read_kept, round_weights
 from prune2vec.public import public
+
+_DIFFERENCES = ("missing_keys", "unexpected_keys", "mismatched_keys")
+_PIECE = 1 << 22  # values
 
 
 @public("prune", "model", "plan", "output", settings=PruneSettings)
@@ -69,41 +75,35 @@ def prune_model(
     """
     chosen = PruneSettings.chosen(settings, overrides, where="prune")
     what = (plan if isinstance(plan, PruningPlan) else PruningPlan.load(Path(plan))).with_text(chosen)
-    with locked(Path(output)):
-        check_ours(Path(output), ENCODER)
-        return _pruned(str(model), what, Path(output), chosen)
-
-
-def _pruned(model: str, what: PruningPlan, output: Path, chosen: PruneSettings) -> Path:
-    trust = chosen.trust_remote_code
-    opened = open_model(model, what, revision=chosen.revision, trust_remote_code=trust)
-    folder = opened.source.folder
-    if folder is not None and folder.resolve() == output.resolve():
-        raise CheckpointError(f"cannot write {output}: it is the model that is pruned; name another folder")
-    kept = read_kept(opened.source, what, trust_remote_code=trust)
-    if what.drop_attention or what.drop_mlp:
-        check_sub_layers_apart(kept.model)
-    parts = _parts(kept, what, opened.text)
-    reference = _reference_vectors(kept, parts, what)
-    rounded = ""
-    if chosen.dtype != "auto" and round_weights(kept.model, getattr(torch, chosen.dtype)):
-        exact, reference = reference, _reference_vectors(kept, parts, what)
-        rounded = f"; vectors differ by {np.abs(exact - reference).max():.1g} from the model's own weights"
-    parity = write_checked(
-        parts,
-        output,
-        reference,
-        named="the original with the rest deleted",
-        extra={"plan.json": json_text(what.to_json())},
-        release=True,
-    )
-    files = kept.files
+    target = Path(output)
+    with locked(target):
+        check_ours(target, ENCODER)
+        opened = open_model(str(model), what, revision=chosen.revision, trust_remote_code=chosen.trust_remote_code)
+        folder = opened.source.folder
+        if folder is not None and folder.resolve() == target.resolve():
+            raise CheckpointError(f"cannot write {target}: it is the model that is pruned; name another folder")
+        kept, files = read_kept(opened, what)
+        if what.drop_attention or what.drop_mlp:
+            check_sub_layers_apart(kept)
+        parts = _parts(kept, files, what, opened.text)
+        reference, rounded = _reference_vectors(parts, opened.config, what), ""
+        if chosen.dtype != "auto" and round_weights(kept, getattr(torch, chosen.dtype)):
+            exact, reference = reference, _reference_vectors(parts, opened.config, what)
+            rounded = f"; vectors differ by {np.abs(exact - reference).max():.1g} from the model's own weights"
+        parity = write_checked(
+            parts,
+            target,
+            reference,
+            named="the original with the rest deleted",
+            extra={"plan.json": json_text(what.to_json())},
+            release=True,
+        )
     say(
-        f"{output}: {'; '.join(describe_cut(record_of(what)))}; read {files.bytes_read / 1e6:,.0f} MB from "
+        f"{target}: {'; '.join(describe_cut(record_of(what)))}; read {files.bytes_read / 1e6:,.0f} MB from "
         f"{len(files.opened)} of {len(set(files.file_of.values()))} files; "
-        f"{str(kept.model.dtype).removeprefix('torch.')}{rounded}; largest difference {parity.max_difference:.1g}"
+        f"{str(kept.dtype).removeprefix('torch.')}{rounded}; largest difference {parity.max_difference:.1g}"
     )
-    return output
+    return target
 
 
 class OpenedModel(NamedTuple):
@@ -111,27 +111,32 @@ class OpenedModel(NamedTuple):
 
     source: ModelSource
     config: Any
+    skeleton: PreTrainedModel
+    family: Family
     text: PreparedText
 
 
 def open_model(model: str, plan: PruningPlan, *, revision: str | None, trust_remote_code: bool) -> OpenedModel:
-    """Find the model that a plan was made for, and make the plan's text settings ready for its tokeniser.
-
-    Args:
-        model: Hub id, folder, GGUF file or ``smollm2``.
-        plan: What is to be kept of it.
-        revision: Branch, tag or commit; None for the plan's.
-        trust_remote_code: Run code that comes with the checkpoint.
+    """Find the model that a plan was made for (at the plan's revision by default), and make the text settings ready for it.
 
     Raises:
-        ConfigError: The text settings do not fit the tokeniser.
+        ConfigError: The text settings do not fit the tokeniser, or no encoder's folder can hold them.
         ModelError: The model cannot be found or understood, or its tokeniser makes tokens that have no embedding.
         PlanError: The plan is for another model.
     """
-    check_servable(plan.text)
+    if plan.text.pooling == PAPER_POOLING:
+        raise ConfigError(
+            f"the plan was measured with {PAPER_POOLING}, which no runtime pools by; give --pooling weightedmean, the nearest "
+            "that is served, or mean or lasttoken, or measure with one of them"
+        )
     source = resolve_source(model, revision=revision or plan.model.get("revision"))
     config = load_config(source, trust_remote_code=trust_remote_code)
-    check_fits(plan, config)
+    layers = getattr(config, "num_hidden_layers", None)
+    if (config.model_type, layers) != (plan.shape.model_type, plan.num_layers):
+        raise PlanError(
+            f"the plan is for a {plan.shape.model_type} of {plan.num_layers} layers ({plan.model.get('name')}), but this model is a "
+            f"{config.model_type} of {layers}; make one for it with prune2vec profile and plan"
+        )
     found = fingerprint(source)
     if plan.model.get("fingerprint") != found:
         raise PlanError(
@@ -139,18 +144,108 @@ def open_model(model: str, plan: PruningPlan, *, revision: str | None, trust_rem
             f"same shape ({found}); make a plan for it with prune2vec profile and plan"
         )
     # Tokens without an embedding leave the tokeniser before a copy of it is made that ends texts by itself.
-    skeleton, _ = skeleton_of(source, config, trust_remote_code=trust_remote_code)
+    skeleton, family = skeleton_of(source, config, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code, rows=embedding_rows(skeleton))
-    return OpenedModel(source, config, prepare_text(plan.text, tokenizer, context=context_length(config)))
+    return OpenedModel(source, config, skeleton, family, prepare_text(plan.text, tokenizer, context=context_length(config)))
+
+
+class KeptModel(NamedTuple):
+    """A cut model as read from disk (eval mode, the dtype of most of its tensors), and the account of what was read."""
+
+    model: PreTrainedModel
+    files: WeightFiles
+
+
+def read_kept(opened: OpenedModel, plan: PruningPlan) -> KeptModel:
+    """Read what ``plan`` keeps; files that hold none of it are never opened nor downloaded.
+
+    Matrices are narrowed one by one as they are read, so that memory holds little more than the cut model.
+
+    Raises:
+        PlanError: The plan's width is not decided yet.
+        CheckpointError: A tensor is missing, damaged, or holds NaN or infinity.
+        UnsupportedModel: The architecture is not understood, or the weights are quantised.
+    """
+    source, config, skeleton, family = opened[:4]
+    if getattr(config, "quantization_config", None) is not None:
+        raise UnsupportedModel(f"{source.name} is quantised; convert it to plain weights first")
+    files = WeightFiles.find(source)
+    cut = Cut.of(plan.kept, skeleton, plan.neurons)
+    found = check_tensors(skeleton, family, files, wanted=lambda name: cut.rename(name) is not None)
+    # In another form than the class has it, transformers converts the tensors as it loads them under their stored names.
+    names = {stored: name for name, stored in found.items()} if found is not None else _of_backbone(files.file_of, skeleton)
+    kept = {stored: new for stored, name in names.items() if (new := cut.rename(name)) is not None}
+    state: dict[str, Tensor] = {}
+    values: Counter[torch.dtype] = Counter()
+    with progress("reading kept layers", total=len(kept)) as advance:
+        for name, tensor in files.read(kept):
+            state[kept[name]] = part = cut.take(name, tensor)
+            if part.is_floating_point() and not _is_finite(part):
+                layer, _ = in_block(name, cut.blocks) or (None, "")
+                place = f"layer {layer}" if layer is not None else "outside the layers"
+                raise CheckpointError(
+                    f"tensor {name} ({place}) holds NaN or infinity; the weights are damaged, fetch or train them again"
+                )
+            values[part.dtype] += part.numel() * part.is_floating_point()
+            advance(1)
+    with explained(source, "cannot build its cut"), quiet_transformers():
+        model, info = load_with_layout(
+            type(skeleton),
+            cut.layout,
+            None,
+            config=cut.config(config),
+            state_dict=state,
+            dtype=values.most_common(1)[0][0],
+            ignore_mismatched_sizes=True,
+        )
+    other = sorted(name if isinstance(name, str) else name[0] for key in _DIFFERENCES for name in info[key])
+    if other:
+        # check_tensors found every kept tensor in its shape, so it is the cut class that has others.
+        raise UnsupportedModel(
+            f"{source.name} cannot be cut to layers {list(cut.kept.layers)}: its config tells kinds of layers (dense, mixture of "
+            f"experts) by their place, so the cut would have {other[0]} of another kind; keep other layers"
+        )
+    return KeptModel(model.eval(), files)
+
+
+def _of_backbone(stored: Iterable[str], skeleton: PreTrainedModel) -> dict[str, str]:
+    """Return the tensors that belong to the base model: those under its prefix, or all when the file has no prefix."""
+    names = list(base_names(skeleton, stored))
+    prefix = f"{skeleton.base_model_prefix}."
+    children = {name for name, _ in skeleton.named_children()}
+    under = [name for name in names if name.startswith(prefix)]
+    # An OPT base model has a child called "decoder", its causal LM a prefix "model."; a prefix can also be a child's name.
+    if under and skeleton.base_model_prefix not in children:
+        return {name: name for name in under}
+    return {name: name for name in names if name.partition(".")[0] in children}
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Return whether all values are finite; in pieces, as the check of a whole embedding would take its size three times."""
+    rows = max(1, _PIECE * len(tensor) // max(1, tensor.numel())) if tensor.ndim else 1
+    return all(bool(torch.isfinite(piece).all()) for piece in (tensor.split(rows) if tensor.ndim else (tensor,)))
+
+
+def round_weights(model: PreTrainedModel, dtype: torch.dtype) -> bool:
+    """Convert a model's parameters in place; return whether any was of another dtype.
+
+    Raises:
+        CheckpointError: A finite value is beyond ``dtype``.
+    """
+    others = [(name, parameter) for name, parameter in model.named_parameters() if parameter.dtype != dtype]
+    for name, parameter in others:
+        parameter.data = parameter.data.to(dtype)
+        if not _is_finite(parameter.data):
+            raise CheckpointError(
+                f"tensor {name} holds values beyond {str(dtype).removeprefix('torch.')}; write bfloat16 or float32"
+            )
+    return bool(others)
 
 
 def check_sub_layers_apart(model: PreTrainedModel) -> None:
     """Check on two blocks that still have both sub-layers that each can go by itself; with fewer there is nothing to check.
 
     Everything that a plan needs was read, and no more: the whole model is never there. Its blocks are all built alike.
-
-    Args:
-        model: A cut model, in memory.
 
     Raises:
         UnsupportedModel: A sub-layer does not go as the record of the architecture says.
@@ -161,20 +256,18 @@ def check_sub_layers_apart(model: PreTrainedModel) -> None:
         return
     pair = (whole[0], whole[-1])
     family = find_family(model, model.config)
-    state = {
-        new: tensor for name, tensor in model.state_dict().items() if (new := renamed(name, family.blocks, pair)) is not None
-    }
-    config = cut_config(model.config, pair)
-    small = assemble(type(model), config, state, buffers_from=model, layout=tuple(layout[number] for number in pair))
+    cut = Cut(kept=Kept(layers=pair), blocks=family.blocks)
+    state = {new: tensor for name, tensor in model.state_dict().items() if (new := cut.rename(name)) is not None}
+    small = assemble(model, cut_config(model.config, pair), state, tuple(layout[number] for number in pair))
     check_sub_layers(small, family)
 
 
-def _parts(kept: KeptModel, plan: PruningPlan, text: PreparedText) -> EncoderParts:
+def _parts(model: PreTrainedModel, files: WeightFiles, plan: PruningPlan, text: PreparedText) -> EncoderParts:
     settings = text.settings
     if text.instructions is not None and text.instructions.kind == "e5":
         say("instruction e5 has words for each data set, so the encoder's folder gets no prompt; train uses them by itself")
     return EncoderParts(
-        model=kept.model,
+        model=model,
         tokenizer=text.tokenizer,
         pooling=settings.pooling,
         max_length=settings.max_length,
@@ -189,17 +282,17 @@ def _parts(kept: KeptModel, plan: PruningPlan, text: PreparedText) -> EncoderPar
             "text": settings.to_json(),
             "text_format": text.layout.to_json(),
             "plan": record_of(plan),
-            "read": {"bytes": kept.files.bytes_read, "files": list(kept.files.opened)},
+            "read": {"bytes": files.bytes_read, "files": list(files.opened)},
             "train": None,
         },
     )
 
 
-def _reference_vectors(kept: KeptModel, parts: EncoderParts, plan: PruningPlan) -> NDArray[np.float32]:
+def _reference_vectors(parts: EncoderParts, original_config: Any, plan: PruningPlan) -> NDArray[np.float32]:
     """Return the probe vectors by another path than the encoder's: original architecture, one text at a time, our pooling."""
     # Not the written layout: a uniform width is in the written config, and the reference is built from the original one.
-    layout = () if plan.kept.whole_blocks else layout_of(kept.model)
-    model: PreTrainedModel = reference_cut(kept.model, kept.original_config, plan.keep_layers, layout)
+    layout = () if plan.kept.whole_blocks else layout_of(parts.model)
+    model = reference_cut(parts.model, original_config, plan.keep_layers, layout)
     weigh, vectors = poolings.get(parts.pooling), []
     with computing_in_float32(model), torch.inference_mode():
         for prompt, text in itertools.product(probe_prompts(parts.prompts), PROBE_TEXTS):

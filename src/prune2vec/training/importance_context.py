@@ -22,15 +22,13 @@ from prune2vec.data.triplet import Triplet
 from prune2vec.errors import PlanError
 from prune2vec.machine import pick_device, pick_dtype
 from prune2vec.models.block_layout import sub_layers_of
-from prune2vec.models.families import block_list, find_family
+from prune2vec.models.families import Neurons, block_list, find_family, mlp_width
 from prune2vec.models.prepared_text import PreparedText
 from prune2vec.models.quiet import quiet_transformers
-from prune2vec.models.sublayers import Neurons, mlp_width
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.progress import progress, say
 from prune2vec.pruning.portable import write_tokenizer
-from prune2vec.pruning.prune import open_model
-from prune2vec.pruning.read_kept import read_kept
+from prune2vec.pruning.prune import open_model, read_kept
 from prune2vec.training.slim_settings import SlimSettings
 from prune2vec.training.training_data import training_data
 
@@ -103,10 +101,9 @@ def load_context(
         ModelError: The model cannot be found or understood.
         CheckpointError: Tensors are missing or damaged.
     """
-    trust = settings.trust_remote_code
-    source, config, text = open_model(model, plan, revision=settings.revision, trust_remote_code=trust)
+    opened = open_model(model, plan, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
     device = pick_device(settings.device)
-    kept = read_kept(source, plan, trust_remote_code=trust).model
+    kept, config, text = read_kept(opened, plan).model, opened.config, opened.text
     neurons = sub_layers_of(kept).neurons
     if neurons is None:
         raise PlanError(f"{config.model_type}: the neurons of its MLPs are not known, so its width cannot be cut")

@@ -31,7 +31,7 @@ def prune(model: str, plan: Path, *, output: Path, settings: PruneSettings, dry_
     """
     from prune2vec.files import read_json
     from prune2vec.planning.plan import PruningPlan
-    from prune2vec.pruning.card import describe_cut, record_of
+    from prune2vec.pruning.portable import describe_cut, record_of
 
     loaded = PruningPlan.load(plan)
     action = f"prune {model} to {', '.join(describe_cut(record_of(loaded)))}"

@@ -8,9 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prune2vec.errors import UnsupportedModel
-from prune2vec.models.source import resolve_source
-from prune2vec.pruning import read_kept as kept
-from tests.pruning.plans import plan_for
+from prune2vec.pruning import prune as kept
+from tests.pruning.plans import kept_of, plan_for
 from tests.tiny import save_tiny
 
 
@@ -32,8 +31,8 @@ def test_quantised_weights_are_one_line(tmp_path: Path) -> None:
     name = "model.layers.1.mlp.up_proj.weight"
     save_file({**stored, name: stored[name].to(torch.float8_e4m3fn)}, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UnsupportedModel, match=r"up_proj\.weight is stored in F8_E4M3.*convert it to plain weights"):
-        kept.read_kept(resolve_source(str(folder)), plan)
+        kept_of(folder, plan)
     entries = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**entries, "quantization_config": {"quant_method": "fp8"}}))
     with pytest.raises(UnsupportedModel, match="is quantised; convert it to plain weights first"):
-        kept.read_kept(resolve_source(str(folder)), plan)
+        kept_of(folder, plan)

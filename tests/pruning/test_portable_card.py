@@ -11,9 +11,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prune2vec.pruning.card import describe_cut, model_card
 from prune2vec.pruning.parity import Parity
-from prune2vec.pruning.portable import EncoderParts
+from prune2vec.pruning.portable import EncoderParts, describe_cut, model_card
 
 COMMIT = "0" * 40
 FIXED = {

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from prune2vec.errors import CheckpointError
-from prune2vec.models.block_layout import layout_of
+from prune2vec.models.block_layout import layout_of, load_uneven, load_with_layout, read_uneven, uneven_config, uneven_layout
 from prune2vec.models.cut import cut_model
 from prune2vec.models.kept import Kept
-from prune2vec.models.uneven import load_uneven, load_with_layout, read_uneven, uneven_config, uneven_layout
 from tests.models.silence import plan_of
 from tests.tiny import FAMILIES, tiny_model
 

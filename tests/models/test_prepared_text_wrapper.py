@@ -1,7 +1,7 @@
 import pytest
 
 from prune2vec.errors import ConfigError, ModelError
-from prune2vec.models.end_of_text import chat_template
+from prune2vec.models.prepared_text import chat_template
 from tests.tiny import tiny_tokenizer
 
 TEMPLATE = "{{ bos_token }}{% for m in messages %}<|user|>\n{{ m['content'] }}</s>\n{% endfor %}"

@@ -11,8 +11,7 @@ from safetensors.torch import load_file
 
 from prune2vec.models.families import block_list, find_family
 from prune2vec.pruning.encoder import load_encoder
-from prune2vec.pruning.float32 import computing_in_float32
-from prune2vec.pruning.parity import PROBE_TEXTS
+from prune2vec.pruning.parity import PROBE_TEXTS, computing_in_float32
 from prune2vec.pruning.prune import prune_model
 from tests.pruning.plans import plan_for
 from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer

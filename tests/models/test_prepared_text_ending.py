@@ -7,7 +7,7 @@ from tokenizers import processors
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from prune2vec.errors import ConfigError, ModelError
-from prune2vec.models.end_of_text import end_with_eos, own_ending, with_suffix
+from prune2vec.models.prepared_text import end_with_eos, own_ending, with_suffix
 from prune2vec.models.text_settings import PromptTemplate
 from prune2vec.models.tokens import prompt_ids, tokenise
 from tests.tiny import tiny_tokenizer

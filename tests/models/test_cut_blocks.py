@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from transformers import AutoModel
 
 from prune2vec.errors import PlanError
-from prune2vec.models.cut import cut_model
-from prune2vec.models.families import block_list, find_family
-from prune2vec.models.layers import block_of, cut_config, reference_cut, renamed
+from prune2vec.models.cut import Cut, cut_config, cut_model, reference_cut
+from prune2vec.models.families import block_list, find_family, in_block
+from prune2vec.models.kept import Kept
 from tests.tiny import FAMILIES, VOCAB, tiny_model
 
 KEEPS = ([0], [0, 1, 2], [0, 2, 4], [1, 3])
@@ -99,7 +99,8 @@ def test_per_layer_lists_follow_the_layers() -> None:
 def test_names_after_the_cut(keep: set[int], layer: int, blocks: str) -> None:
     order = sorted(keep)
     name = f"model.{blocks}.{layer}.mlp.weight"
-    assert block_of(name, blocks) == layer
+    assert in_block(name, blocks) == (layer, "mlp.weight")
+    cut = Cut(kept=Kept(layers=tuple(order)), blocks=blocks)
     expected = f"model.{blocks}.{order.index(layer)}.mlp.weight" if layer in keep else None
-    assert renamed(name, blocks, order) == expected
-    assert renamed("model.norm.weight", blocks, order) == "model.norm.weight"
+    assert cut.rename(name) == expected
+    assert cut.rename("model.norm.weight") == "model.norm.weight"
