@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-_LIBRARIES = ("prune2vec", "torch", "transformers", "sentence-transformers", "tokenizers", "peft", "mteb")
+# What a measurement may depend on.
+_LIBRARIES = (
+    *("prune2vec", "torch", "transformers", "sentence-transformers", "tokenizers", "peft", "mteb", "numpy"),
+    *("datasets", "pytrec-eval-terrier", "bm25s", "scikit-learn"),
+)
 
 
 def pick_device(device: str = "auto") -> torch.device:

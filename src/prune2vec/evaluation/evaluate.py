@@ -5,9 +5,8 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,6 @@ from prune2vec.paths import check_target
 from prune2vec.progress import progress, say
 from prune2vec.public import public
 from prune2vec.settings import read_as
-
-_LIBRARIES = ("datasets", "pytrec-eval-terrier", "bm25s", "scikit-learn", "numpy")
 
 
 @public("evaluate", "encoder", "data", "mirror", "output", settings=EvaluateSettings)
@@ -107,7 +104,7 @@ def evaluate_encoder(
         tasks=tuple(scores),
         missing=missing,
         settings=settings.model_dump(mode="json"),
-        environment=environment(),
+        environment=describe(),
         seconds=seconds,
     )
     if file is not None:
@@ -152,16 +149,6 @@ def _one_score(encoder: LoadedEncoder, task: Task, settings: EvaluateSettings, p
     return read_as(TaskScore, score)
 
 
-def environment() -> dict[str, Any]:
-    """Return the kind of machine and the versions of everything that a score may depend on."""
-    found = describe()
-    versions = dict(found["versions"])
-    for name in _LIBRARIES:
-        with suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    return {**found, "versions": versions}
-
-
 class Parts:
     """A hidden folder beside the output that holds finished parts until the whole is written, so that a killed run resumes.
 
@@ -175,7 +162,7 @@ class Parts:
             mode="json", include={"batch_size", "max_length", "seed", "bm25", "max_queries", "max_documents"}
         )
         made = {"encoder": encoder.digest, "dtype": encoder.dtype, "device": encoder.model.device.type}
-        self._base = {**how, **made, "versions": environment()["versions"]}
+        self._base = {**how, **made, "versions": describe()["versions"]}
 
     def get(self, key: Mapping[str, Any], compute: Callable[[], dict[str, Any]], kind: Any = dict[str, Any]) -> dict[str, Any]:
         """Return the part stored under ``key``, a record of ``kind``, or compute and store it."""

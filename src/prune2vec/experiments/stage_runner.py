@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, distributions, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Literal
 
 from prune2vec.errors import DataError
 from prune2vec.files import digest_json, fingerprint, read_json, write_json
+from prune2vec.machine import installed_version
 from prune2vec.outputs import OwnFolder, remove_folder
 from prune2vec.progress import say
 
@@ -128,7 +129,7 @@ class StageRunner:
         self._before = before
         self.steps: list[Step] = []
         self.records: dict[str, StageRecord] = {}
-        self._version = package_version()
+        self._version = installed_version("prune2vec") or "unknown"
 
     def do(self, name: str, action: Callable[[Path], object], *, output: str, inputs: Mapping[str, Any]) -> str | None:
         """Make ``output`` by ``action``, unless it is there and was made from the same inputs; return its digest.
@@ -226,11 +227,3 @@ class SourceDigests(dict[str, str | None]):
 def installed_packages() -> str:
     """Return a digest of the names and versions of all installed Python packages."""
     return digest_json(sorted({f"{one.name}=={one.version}" for one in distributions()}))
-
-
-def package_version() -> str:
-    """Return the version of prune2vec; ``"unknown"`` when it runs from a folder without having been installed."""
-    try:
-        return version("prune2vec")
-    except PackageNotFoundError:
-        return "unknown"

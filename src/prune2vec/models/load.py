@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -98,9 +98,11 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False, rows
     Raises:
         ModelError: There is none, it is broken, or it makes tokens that have no embedding.
     """
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        with suppress(FileNotFoundError):
-            source.entries(file)
+    content: dict[str, Any] = {}
+    with suppress(FileNotFoundError):
+        source.entries("tokenizer_config.json")
+    with suppress(FileNotFoundError):
+        content = source.entries("tokenizer.json")
     with explained(source, "cannot load the tokeniser (tokenizer.json, tokenizer_config.json)"):
         tokenizer = AutoTokenizer.from_pretrained(
             source.location, revision=source.revision, trust_remote_code=trust_remote_code, padding_side="right"
@@ -108,20 +110,22 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False, rows
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise ModelError(f"{source.name}: {type(tokenizer).__name__} is not a text tokeniser")
         tokenizer("Hello, world 12")
-        check_numbers(tokenizer, source.name)
+        # From the file: older releases of transformers make a tokeniser anew of it, without one of the two.
+        check_numbers(content.get("model", {}).get("vocab"), source.name)
         if rows is not None:
             _check_tokens(tokenizer, source.name, rows)
     return tokenizer
 
 
-def check_numbers(tokenizer: PreTrainedTokenizerBase, who: str) -> None:
-    """Refuse a fast tokeniser two of whose tokens have one number: a copy of it would lose one of them, by chance which.
+def check_numbers(vocabulary: Any, who: str) -> None:
+    """Refuse a vocabulary two of whose tokens have one number: a copy of it would lose one of them, by chance which.
+
+    What is no mapping of tokens to numbers, such as a list of pieces, has no such tokens.
 
     Raises:
         ModelError: There are two such tokens.
     """
-    vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False) if tokenizer.is_fast else {}
-    if len(set(vocabulary.values())) == len(vocabulary):
+    if not isinstance(vocabulary, Mapping) or len(set(vocabulary.values())) == len(vocabulary):
         return
     first: dict[int, str] = {}
     for token, number in sorted(vocabulary.items()):

@@ -223,7 +223,7 @@ def check_fits_together(encoder: SentenceTransformer, name: str) -> None:
     modules: list[Any] = list(encoder)
     model, tokenizer = getattr(modules[0], "auto_model", None), getattr(modules[0], "tokenizer", None)
     if model is not None and tokenizer is not None:
-        check_numbers(tokenizer, name)
+        check_numbers(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False) if tokenizer.is_fast else None, name)
         # Tokens that were added to the vocabulary may never come up in a text; an engine refuses a text that has one.
         rows, entries = int(model.get_input_embeddings().weight.shape[0]), int(tokenizer.vocab_size)
         if entries > rows:
