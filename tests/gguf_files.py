@@ -169,7 +169,7 @@ def write_gguf(
         model: The model.
         said: Metadata to change; None leaves a key out. Keys that begin with a dot belong to the architecture.
         tensors: Tensors to change or to add; None leaves one out.
-        kind: The number format of a tensor; None for that of its array.
+        kind: The dtype of a tensor; None for that of its array.
     """
     model = model or tiny_of(arch)
     writer = gguf.GGUFWriter(path, arch)

@@ -72,10 +72,10 @@ class WorkFolder:
         record = self.folder / IDENTITY_FILE
         if not record.exists() and any(self.folder.glob("[!.]*")):
             raise TrainingError(f"{self.folder} is needed for the run and holds something else; move it away")
-        changed = differences(read_json(record), identity) if record.exists() else "it is new"
-        if changed and record.exists() and not restart:
+        changed = differences(read_json(record), identity) if record.exists() else ""
+        if changed and not restart:
             raise TrainingError(f"an unfinished run at this output differs ({changed}); go back to that or set restart")
-        if changed:
+        if changed or not record.exists():
             self.remove()
             write_json(record, identity)
         newest = self._newest()

@@ -136,7 +136,7 @@ def test_long_texts_are_cut_counted_and_told_once(small: Path, tmp_path: Path, c
 
 def table(count: int) -> TrainingData:
     one = TrainingTable(rows=rows(count), query_prompt="", document_prompt="")
-    return TrainingData(tables={"one": one}, columns=(), prompts={}, left_out={}, digest="", settings=TrainSettings())
+    return TrainingData(tables={"one": one}, left_out={}, digest="", settings=TrainSettings())
 
 
 def test_linear_schedule_is_the_papers_line_over_three_epochs(small: Path, tmp_path: Path) -> None:

@@ -60,20 +60,17 @@ class _Path(click.ParamType[Any]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Turn the word into a path, or refuse it."""
         try:
-            path = as_path(value, to_write=self.to_write)
+            return as_path(value, to_write=self.to_write)
         except ConfigError as error:
             self.fail(str(error), param, ctx)
-        return self._checked(path, str(value))
-
-    def _checked(self, path: Path, word: str) -> Any:
-        raise NotImplementedError
 
 
 class ExistingPath(_Path):
     """A file or folder that must be there."""
 
-    def _checked(self, path: Path, word: str) -> Path:
-        return must_exist(path)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path if it exists."""
+        return must_exist(super().convert(value, param, ctx))
 
 
 class SourceName(_Path):
@@ -82,7 +79,9 @@ class SourceName(_Path):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def _checked(self, path: Path, word: str) -> str:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name, checked if it can only be a path."""
+        path, word = super().convert(value, param, ctx), str(value)
         if looks_local(word) or os.path.exists(path):
             must_exist(path)
         # ./docstrings is a folder, docstrings a name: only the home folder is put in its place.
@@ -98,8 +97,9 @@ class OutputPath(_Path):
         self._folder = folder
         self.name = "folder" if folder else "file"
 
-    def _checked(self, path: Path, word: str) -> Path:
-        return check_target(path, folder=self._folder)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path if it can be written."""
+        return check_target(super().convert(value, param, ctx), folder=self._folder)
 
 
 _LIMITS = {"ge": ("min", False), "gt": ("min", True), "le": ("max", False), "lt": ("max", True)}

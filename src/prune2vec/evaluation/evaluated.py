@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 Side = Literal["queries", "documents"]
 SIDES: dict[str | None, Side] = {"query": "queries", "document": "documents"}
 """The sides by mteb's name of them."""
-# Texts that are tokenised and sorted together; 16 batches where the batch size is given.
-_WINDOW, _BATCHES_PER_STEP = 4096, 16
+# Texts between two steps of the progress shown; 16 batches where the batch size is given.
+_WINDOW, _BATCHES_PER_STEP = 512, 16
 _PROBE = ["one short text", "and another one, which is a little longer than the first"]
 # Distance of two vectors of a probe text by their length: rounding of fp32, and of pooling in less than that.
 _SAME, _SAME_ROUNDED = 1e-4, 0.2

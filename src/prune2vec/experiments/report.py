@@ -85,6 +85,9 @@ def headline(comparison: Comparison | None) -> list[str]:
     first, *others = comparison.rows
     sentences = []
     for row in others:
+        if row.same_as:
+            sentences.append(f"{row.name} keeps the same as {row.same_as}, so it is the same encoder.")
+            continue
         difference = comparison.difference(row)
         layers = f"{row.layers} layers{f' ({row.inside})' if row.inside else ''}"
         kept = f"{row.name} keeps {layers}" if row.layers else row.name
@@ -93,8 +96,7 @@ def headline(comparison: Comparison | None) -> list[str]:
             parts.append(f"{row.texts_per_s / first.texts_per_s:.1f} times its speed")
         if row.score is not None and difference is not None:
             parts.append(f"{comparison.score_name} {row.score:.3f} ({difference:+.3f})")
-        same = f"{row.name} keeps the same as {row.same_as}, so it is the same encoder"
-        sentences.append(f"{same if row.same_as else ', '.join(parts)}.")
+        sentences.append(f"{', '.join(parts)}.")
     return sentences
 
 

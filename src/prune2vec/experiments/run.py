@@ -25,7 +25,7 @@ from prune2vec.outputs import RUN, check_kind, clear_all_partials, own_folder
 from prune2vec.profiling.profile import Profile
 from prune2vec.progress import say
 from prune2vec.public import public
-from prune2vec.training.train_settings import TrainSettings, check_tracker
+from prune2vec.training.train_settings import check_tracker
 
 _FORMAT = "prune2vec.manifest/1"
 _DEMO = """\
@@ -207,7 +207,8 @@ def run_demo(output: Path | str = "runs/demo", *, stages: Stages | None = None) 
         Prune2vecError: A stage failed, for example because the default model is neither installed nor available.
     """
     recipe = demo_recipe()
-    train, profile = recipe.train or TrainSettings(), recipe.profile
+    train, profile = recipe.train, recipe.profile
+    assert train is not None
     tuples, queries = profile.groups * profile.group_size, len(recipe.queries)
     say(_DEMO.format(tuples=tuples, steps=train.steps, batch=train.batch_size, queries=queries, folder=output))
     return run_recipe(recipe, output, stages=stages)

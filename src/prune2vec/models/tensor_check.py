@@ -52,16 +52,19 @@ def check_tensors(
     for name, stored in read.items():
         if table[stored].dtype not in _PLAIN and expected[name].is_floating_point():
             raise UnsupportedModel(_quantised(who, f"{stored} is stored in {table[stored].dtype}"))
-    if not other_form:
-        return found
-    # No conversion adds values, and all would be allocated.
-    told, held = sum(tensor.numel() for tensor in expected.values()), files.table(files.file_of) if wanted is None else None
-    if held is not None and told > (values := sum(prod(entry.shape) for entry in held.values())):
+    if other_form and wanted is None:
+        _check_size(files, kind, sum(tensor.numel() for tensor in expected.values()))
+    return None if other_form else found
+
+
+def _check_size(files: WeightFiles, kind: str, told: int) -> None:
+    """Refuse a model that has more values than its files: no conversion adds any, and all would be allocated."""
+    held = sum(prod(entry.shape) for entry in files.table(files.file_of).values())
+    if told > held:
         raise ModelError(
-            f"{who}: config.json tells of a {kind} of {told:,} values, but the weights hold {values:,}; one of the two is of "
-            "another model"
+            f"{files.source.name}: config.json tells of a {kind} of {told:,} values, but the weights hold {held:,}; one of the two is "
+            "of another model"
         )
-    return None
 
 
 def _matched(model: PreTrainedModel, family: Family, files: WeightFiles) -> tuple[dict[str, str], list[str]]:

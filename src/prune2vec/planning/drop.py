@@ -18,7 +18,7 @@ from prune2vec.models.kept import Kept
 from prune2vec.planning.depth_rules import ALL, FirstLayers, depth_of
 from prune2vec.planning.planner import FitsBudget, Picked, Planner, planners
 from prune2vec.planning.shares import amount_text, count_of
-from prune2vec.profiling.profile import Profile, Redundancy, most_redundant_first
+from prune2vec.profiling.profile import Profile, Redundancy
 
 ONE_SHOT, ITERATIVE = "one-shot", "iterative"
 SECTIONS = {ONE_SHOT: "redundancy", "plain": "redundancy-plain", ITERATIVE: "redundancy-iterative"}
@@ -211,7 +211,7 @@ def ranked(profile: Profile, order: str, kind: str, depth: int) -> tuple[int, ..
         ProfileError: The order's section was not measured, or is broken.
     """
     if order != ITERATIVE:
-        layers = most_redundant_first(dict(enumerate(_importance(profile, order).row(kind))))
+        layers = _importance(profile, order).order(kind)
     else:
         total, found = profile.shape.num_layers, profile.section(SECTIONS[order]).get(kind)
         where = f"{SECTIONS[order]}: {kind}"

@@ -90,10 +90,7 @@ def _source_of(encoder: str) -> ModelSource:
 
 
 def _check_modules(source: ModelSource, modules: list[dict[str, Any]]) -> None:
-    """Refuse modules that could not follow each other, as each takes what those before it make, and names no folder can have.
-
-    Modules that are not sentence-transformers' own may make anything.
-    """
+    """Refuse names that modules cannot have, and modules that could not follow each other."""
     at, names = f"{source.name}/modules.json", [module["name"] for module in modules]
     if len(set(names)) < len(names):
         raise CheckpointError(f"{at}: two modules have one name ({', '.join(names)})")
@@ -102,19 +99,25 @@ def _check_modules(source: ModelSource, modules: list[dict[str, Any]]) -> None:
             as_path(module["path"] or ".")
         except ConfigError as error:
             raise CheckpointError(f"{at}: path: {error}; fetch it again") from error
+    # Others than sentence-transformers' own may make anything.
+    stock = all(module["type"].startswith(_STOCK) for module in modules)
+    if stock and not _can_follow(source, modules):
+        kinds = [module["type"].rpartition(".")[2] for module in modules]
+        raise CheckpointError(
+            f"{at}: its modules are {', '.join(kinds) or 'none'}; expected Transformer, then Pooling, and perhaps Normalize: "
+            "fetch it again, or make it again with prune2vec prune"
+        )
+
+
+def _can_follow(source: ModelSource, modules: list[dict[str, Any]]) -> bool:
+    """Return whether each of sentence-transformers' own modules gets what it takes from those before it."""
     kinds = [module["type"].rpartition(".")[2] for module in modules]
-    if not all(module["type"].startswith(_STOCK) for module in modules):
-        return
-    if kinds and kinds[0] not in _NOT_FIRST:
-        texts = read_form(source, f"{modules[0]['path']}/sentence_bert_config.json", TextsForm) or {}
-        before_normalize = kinds[: kinds.index("Normalize")] if "Normalize" in kinds else kinds
-        makes_vectors = kinds[0] not in _WRITABLE[0] or texts.get("module_output_name") == "sentence_embedding"
-        if makes_vectors or "Pooling" in before_normalize:
-            return
-    raise CheckpointError(
-        f"{at}: its modules are {', '.join(kinds) or 'none'}; expected Transformer, then Pooling, and perhaps Normalize: "
-        "fetch it again, or make it again with prune2vec prune"
-    )
+    if not kinds or kinds[0] in _NOT_FIRST:
+        return False
+    texts = read_form(source, f"{modules[0]['path']}/sentence_bert_config.json", TextsForm) or {}
+    makes_vectors = kinds[0] not in _WRITABLE[0] or texts.get("module_output_name") == "sentence_embedding"
+    before_normalize = kinds[: kinds.index("Normalize")] if "Normalize" in kinds else kinds
+    return makes_vectors or "Pooling" in before_normalize
 
 
 def check_can_be_written(kinds: Sequence[str], poolings: Sequence[str], truncate_dim: int | None) -> None:

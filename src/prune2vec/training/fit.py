@@ -44,7 +44,6 @@ class TrainingJob:
 
     Attributes:
         base: Folder of the encoder that is trained.
-        work: Where checkpoints and curves go.
         dev: Held-out tables, if any.
         dtype: Of the multiplications: ``float32`` or ``bfloat16``.
         identity: What must be the same for a checkpoint to be resumed.
@@ -52,13 +51,17 @@ class TrainingJob:
 
     base: Path
     output: Path
-    work: WorkFolder
     data: TrainingData
     dev: dict[str, TrainingTable]
     settings: TrainSettings
     device: torch.device
     dtype: str
     identity: dict[str, Any]
+
+    @property
+    def work(self) -> WorkFolder:
+        """Where checkpoints and curves go."""
+        return WorkFolder.beside(self.output)
 
 
 class TrainableModule(Protocol):

@@ -84,7 +84,11 @@ def slim_plan(
             )
         _check_shapes(found.scores, given, by=str(scores))
     with locked(target):
-        made = decided(given, found, chosen) if found else _slimmed(str(model), given, texts, target, chosen, callbacks)
+        made = (
+            decided(given, found, chosen)
+            if found is not None
+            else _slimmed(str(model), given, texts, target, chosen, callbacks)
+        )
         made.save(target)
     return made
 

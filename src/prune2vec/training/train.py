@@ -21,7 +21,7 @@ from prune2vec.models.quiet import quiet_transformers
 from prune2vec.outputs import ENCODER, check_kind, check_ours, locked
 from prune2vec.pruning.encoder import RECORD, check_finite, check_writable, load_encoder, read_record, save_encoder
 from prune2vec.public import public
-from prune2vec.resume import WorkFolder, differences, read_lines, step_of
+from prune2vec.resume import differences, read_lines, step_of
 from prune2vec.training.adapters import base_model, choose_trained, embed, load_weights, merge_adapter
 from prune2vec.training.fit import TrainingJob, fit, isolated_randomness
 from prune2vec.training.train_settings import TrainSettings, check_tracker
@@ -160,7 +160,6 @@ def prepare(base: Path, data: Texts, output: Path, settings: TrainSettings) -> t
     job = TrainingJob(
         base=base,
         output=output,
-        work=WorkFolder.beside(output),
         data=found,
         dev=dev,
         settings=settings,

@@ -92,19 +92,29 @@ class TrainingData:
 
     Attributes:
         tables: By name; a data set with two instructions becomes two tables, NAME and NAME#2.
-        columns: Those of every table: the anchor first, then the documents, the positive first.
-        prompts: What stands before the texts, by table and column (empty prompts too: they make the trainer name its tables).
         left_out: Tables with fewer rows than a batch, and how many rows they have.
         digest: SHA-256 of all texts, those left out too.
         settings: How many hard negatives a row has and how they are chosen, and whether teacher scores go with them.
     """
 
     tables: Mapping[str, TrainingTable]
-    columns: tuple[str, ...]
-    prompts: dict[str, dict[str, str]]
     left_out: Mapping[str, int]
     digest: str
     settings: TrainSettings
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of every table: the anchor first, then the documents, the positive first."""
+        return ("anchor", "positive", *(f"negative_{number + 1}" for number in range(self.settings.hard_negatives)))
+
+    @property
+    def prompts(self) -> dict[str, dict[str, str]]:
+        """What stands before the texts, by table and column (empty prompts too: they make the trainer name its tables)."""
+        documents = self.columns[1:]
+        return {
+            name: {"anchor": table.query_prompt, **dict.fromkeys(documents, table.document_prompt)}
+            for name, table in self.tables.items()
+        }
 
     def texts_of(self, row: Triplet) -> tuple[str, ...]:
         """Return a row's texts by column: the anchor, the positive and the chosen hard negatives."""
@@ -114,9 +124,9 @@ class TrainingData:
         """Return the tables as Hugging Face datasets, in memory; teacher scores, if learnt, in the column ``label``."""
         from datasets import Dataset, DatasetDict
 
-        made = DatasetDict()
+        made, keys = DatasetDict(), self.columns
         for name, table in self.tables.items():
-            rows: list[dict[str, Any]] = [dict(zip(self.columns, self.texts_of(row), strict=True)) for row in table.rows]
+            rows: list[dict[str, Any]] = [dict(zip(keys, self.texts_of(row), strict=True)) for row in table.rows]
             if self.settings.distil == "data":
                 for columns, row in zip(rows, table.rows, strict=True):
                     columns["label"] = [row.scores[0], *(row.scores[1 + n] for n in choose_negatives(row, self.settings))]
@@ -143,14 +153,7 @@ def training_data(
         named = ", ".join(f"{name} ({count})" for name, count in small.items())
         say(f"left out, because they cannot fill a batch of {settings.batch_size} rows: {named}")
     check_rows(triplets, settings)
-    columns = ("anchor", "positive", *(f"negative_{number + 1}" for number in range(settings.hard_negatives)))
-    prompts = {
-        name: {"anchor": table.query_prompt, **dict.fromkeys(columns[1:], table.document_prompt)}
-        for name, table in large.items()
-    }
-    return TrainingData(
-        tables=large, columns=columns, prompts=prompts, left_out=small, digest=digest_texts(triplets), settings=settings
-    )
+    return TrainingData(tables=large, left_out=small, digest=digest_texts(triplets), settings=settings)
 
 
 def by_prompt(triplets: Sequence[Triplet], prompting: Prompting | PreparedText) -> dict[str, TrainingTable]:

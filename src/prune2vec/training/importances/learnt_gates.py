@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from prune2vec.data.triplet import Triplet
 from prune2vec.progress import say
-from prune2vec.resume import WorkFolder, append_line, cut_back, read_lines, step_of
+from prune2vec.resume import append_line, cut_back, read_lines, step_of
 from prune2vec.training.fit import TrainingJob, fit
 from prune2vec.training.importance_context import ImportanceContext
 from prune2vec.training.neuron_importance import LOSS, STEPS, TEXTS, importances
@@ -154,7 +154,6 @@ def gates(context: ImportanceContext, triplets: Sequence[Triplet], settings: Sli
     job = TrainingJob(
         base=context.output.parent,
         output=context.output,
-        work=WorkFolder.beside(context.output),
         data=training_data(triplets, context.text, chosen, quiet=True),
         dev={},
         settings=chosen,
