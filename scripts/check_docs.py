@@ -18,12 +18,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shlex
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +38,8 @@ ROOT = Path(__file__).parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from prune2vec.cli.app import VERBS, program  # noqa: E402
+from prune2vec.cli.app import VERBS, prepare_environment, program  # noqa: E402
+from prune2vec.cli.app import main as run_verb  # noqa: E402
 from prune2vec.cli.verbs.methods import methods  # noqa: E402
 from prune2vec.files import read_json  # noqa: E402
 from scripts import demo_record  # noqa: E402
@@ -42,6 +48,13 @@ _FENCE = re.compile(r"^```(?P<language>\w*)\s*$")
 _RUN = re.compile(r"^<!-- run\b(?P<changes>.*)-->\s*$")
 _GENERATED = re.compile(r"(?P<open><!-- (?P<what>methods|demo) -->\n).*?(?P<close><!-- /(?P=what) -->)", re.DOTALL)
 _RUN_LIMIT_S = 600
+_CLIENT = """#!{python} -IS
+import os, socket, sys
+with socket.socket(socket.AF_UNIX) as connection:
+    connection.connect({at!r})
+    socket.send_fds(connection, ["\\0".join([os.getcwd(), *sys.argv[1:]]).encode()], [0, 1, 2])
+    sys.exit(int(connection.recv(16)))
+"""
 
 
 @dataclass(frozen=True)
@@ -149,6 +162,9 @@ def parse_faults(pages: Sequence[Path]) -> list[str]:
 
 def run_faults(pages: Sequence[Path]) -> list[str]:
     """Run the blocks marked so, page by page, and return one message for every one that fails."""
+    # What all verbs import, once: what is run is forked from here.
+    from prune2vec import encode, evaluate, prune, train  # noqa: F401
+
     found = []
     for page in pages:
         marked = [block for block in blocks(page) if block.changes is not None]
@@ -188,13 +204,62 @@ def _run(block: Block, folder: Path) -> str | None:
         if old not in code:
             return f"{where}: the run comment replaces {old!r}, which the block does not hold"
         code = code.replace(old, new)
-    shell = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
     print(f"running {where}", flush=True)
+    with tempfile.TemporaryFile("w+") as said:
+        if block.language == "bash":
+            status = _in_bash(code, folder, said.fileno())
+        else:
+            status = _forked(lambda: exec(code, {}), folder, [said.fileno()] * 3)
+        said.seek(0)
+        return f"{where}: exit {status}\n{said.read()}" if status else None
+
+
+def _in_bash(code: str, folder: Path, said: int) -> int:
+    """Run a block of bash, whose ``prune2vec`` commands are forks of this process, which has imported what they need already."""
+    with tempfile.TemporaryDirectory(prefix="check-docs-bin-") as found, socket.socket(socket.AF_UNIX) as listener:
+        client, at = Path(found, "prune2vec"), str(Path(found, "socket"))
+        client.write_text(_CLIENT.format(python=sys.executable, at=at), encoding="utf-8")
+        client.chmod(0o755)
+        listener.bind(at)
+        listener.listen()
+        listener.settimeout(0.05)
+        path = f"{found}{os.pathsep}{os.environ['PATH']}"
+        shell = ["bash", "-euo", "pipefail", "-c", code]
+        with subprocess.Popen(shell, cwd=folder, stdout=said, stderr=said, env={**os.environ, "PATH": path}) as running:
+            while running.poll() is None:
+                with suppress(TimeoutError):
+                    connection, _ = listener.accept()
+                    with connection:
+                        asked, streams, _, _ = socket.recv_fds(connection, 2**16, 3)
+                        cwd, *words = asked.decode().split("\0")
+                        status = _forked(lambda words=words: sys.exit(run_verb(words)), Path(cwd), streams)
+                        connection.sendall(str(status).encode())
+                        for stream in streams:
+                            os.close(stream)
+        return running.returncode
+
+
+def _forked(work: Callable[[], object], folder: Path, streams: Sequence[int]) -> int:
+    """Do a piece of work in a fork of this process, in ``folder`` and with these standard streams; return its exit status."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = 1
     try:
-        done = subprocess.run([*shell, code], cwd=folder, capture_output=True, text=True, timeout=_RUN_LIMIT_S, check=False)
-    except subprocess.TimeoutExpired:
-        return f"{where}: still running after {_RUN_LIMIT_S} s"
-    return f"{where}: exit {done.returncode}\n{done.stdout}{done.stderr}" if done.returncode else None
+        signal.alarm(_RUN_LIMIT_S)
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+        os.chdir(folder)
+        work()
+        status = 0
+    except SystemExit as request:
+        status = int(request.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def methods_table() -> str:
@@ -258,6 +323,9 @@ def stale(pages: Sequence[Path], root: Path, *, fix: bool) -> list[str]:
 def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
     """Check (or fix) the pages and return the exit code."""
     assert __doc__ is not None
+    prepare_environment()
+    # A fork of a process whose OpenMP threads have begun to work would wait for them without end.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--fix", action="store_true", help="write the generated parts")
     parser.add_argument("--no-run", action="store_true", help="do not run the marked blocks")
