@@ -120,7 +120,7 @@ def test_an_extra_that_is_not_there_is_named(cli: Cli, monkeypatch: pytest.Monke
             raise PackageNotFoundError(name)
         return version(name)
 
-    monkeypatch.setattr("prune2vec.cli.app.version", only_ours)
+    monkeypatch.setattr("importlib.metadata.version", only_ours)
     out = cli("--version", "--verbose").out
     assert re.search(r"^mteb not installed; pip install 'prune2vec\[eval\]' \(tested: ", out, re.MULTILINE)
     assert re.search(r"^torch not installed; pip install 'prune2vec' \(tested: ", out, re.MULTILINE)

@@ -14,7 +14,6 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, requires, version
 from typing import NoReturn
 
 import click
@@ -108,6 +107,9 @@ _CONTEXT = {
 
 def versions() -> str:
     """Return one line a package that prune2vec needs: its version, or that it is not there, and the range that was tested."""
+    # A third of what the program imports before it knows its verb.
+    from importlib.metadata import PackageNotFoundError, requires, version
+
     system = f"{platform.system()} {platform.machine()}"
     lines = [f"prune2vec {version('prune2vec')}", f"python {platform.python_version()} ({system})"]
     for line in requires("prune2vec") or ():
