@@ -115,7 +115,9 @@ def test_every_verb_by_itself(tmp_path: Path) -> None:
 
 def outcome(folder: Path) -> dict[str, object]:
     """Return what must be equal between a run that was killed and one that was not."""
-    found: dict[str, object] = {"profile": json.loads((folder / "profile.json").read_text())["layer_loss"]}
+    measured = json.loads((folder / "profile.json").read_text())["layer_loss"]
+    assert np.isfinite(measured["loss"]).all()
+    found: dict[str, object] = {"profile": measured}
     for name in ("tiny", "small"):
         found[f"{name} plan"] = json.loads((folder / name / "plan.json").read_text())["keep_layers"]
         retrieval = json.loads((folder / name / "results.json").read_text())["retrieval"]
@@ -132,7 +134,7 @@ def kill_at_random(recipe: Path, output: Path, seed: int) -> int:
             command("run", recipe, "-o", output), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
         )
         try:
-            _, errors = process.communicate(timeout=generator.uniform(4, 14) if kills < 6 else None)
+            _, errors = process.communicate(timeout=generator.uniform(8, 30) if kills < 4 else None)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
@@ -146,6 +148,9 @@ def test_a_run_killed_at_random_ends_the_same(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE)
     run("run", recipe, "-o", tmp_path / "whole")
+    report = (tmp_path / "whole" / "report.html").read_text()
+    assert "<svg" in report
+    assert 'src="http' not in report, "it must open without a network"
     kills = kill_at_random(recipe, tmp_path / "killed", seed=0)
     assert kills >= 2
     whole, killed = outcome(tmp_path / "whole"), outcome(tmp_path / "killed")
@@ -156,16 +161,6 @@ def test_a_run_killed_at_random_ends_the_same(tmp_path: Path) -> None:
     begin = time.monotonic()
     run("run", recipe, "-o", tmp_path / "killed")
     assert time.monotonic() - begin < 30, "nothing had changed, yet stages ran again"
-
-
-def test_the_report_opens_without_a_network(tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(RECIPE.replace("steps: 12", "steps: 2").replace("save-every: 3", "save-every: 2"))
-    run("run", recipe, "-o", tmp_path / "run")
-    report = (tmp_path / "run" / "report.html").read_text()
-    assert 'src="http' not in report
-    assert "<svg" in report
-    assert np.isfinite(json.loads((tmp_path / "run" / "profile.json").read_text())["layer_loss"]["loss"]).all()
 
 
 def test_effir_inside_the_blocks(tmp_path: Path) -> None:
