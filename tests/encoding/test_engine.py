@@ -17,7 +17,7 @@ from prune2vec.errors import EncodingError
 from prune2vec.pruning.encoder import load_encoder
 from prune2vec.pruning.prune import prune_model
 from tests.pruning.plans import plan_for
-from tests.tiny import FAMILIES, save_tiny
+from tests.tiny import CAUSAL, FAMILIES, save_tiny
 
 WORDS = [
     "the",
@@ -55,7 +55,8 @@ def encoder(folder: Path, family: str = "llama", *, bos: bool = False, **setting
 def test_every_family(tmp_path: Path, family: str) -> None:
     stock, some = encoder(tmp_path, family, bos=True), texts(40)[2:]
     engine = Engine(stock, token_budget=200)
-    assert engine.is_causal
+    assert engine.is_causal == (family in CAUSAL)
+    assert engine.packs == (family not in ("gemma2", "mpnet"))
     np.testing.assert_allclose(engine.encode(some), stock.encode(some, batch_size=7), atol=1e-5, rtol=0)
 
 
@@ -127,10 +128,9 @@ def test_leading_dimensions_are_normalised_again(tmp_path: Path) -> None:
 def test_a_model_that_looks_ahead_gets_its_mask(tmp_path: Path) -> None:
     stock, some = encoder(tmp_path, bos=True), texts(30)[2:]
     stock[0].auto_model.config.is_causal = False
-    for block in stock[0].auto_model.layers:
-        block.self_attn.is_causal = False
+    stock[0].auto_model.set_attn_implementation("eager")
     engine = Engine(stock)
-    assert not engine.is_causal
+    assert not engine.is_causal and not engine.packs
     np.testing.assert_allclose(engine.encode(some), stock.encode(some), atol=1e-5, rtol=0)
 
 

@@ -15,7 +15,7 @@ from prune2vec.errors import MissingExtra
 from prune2vec.exporting.export import Exported, prepared, write_export
 from prune2vec.exporting.target import targets
 from prune2vec.models.cut import cut_model
-from prune2vec.models.families import find_family
+from prune2vec.models.families import find_family, without_head
 from prune2vec.models.kept import Kept
 from prune2vec.models.shape import measure_shape
 from prune2vec.planning.plan import PruningPlan
@@ -60,6 +60,7 @@ def tiny_encoder(
     tiny_model(family, seed, **changes).to(dtype).save_pretrained(bare)
     tiny_tokenizer(bos=bos).save_pretrained(bare)
     transformer = Transformer(str(bare), max_seq_length=max_length, model_kwargs={"dtype": dtype})
+    without_head(transformer.auto_model)
     end = [Normalize()] if normalize else []
     modules = [transformer, Pooling(32, pooling_mode=pooling, include_prompt=include_prompt), *end]
     return SentenceTransformer(modules=modules, prompts=prompts, device="cpu").eval()

@@ -20,6 +20,7 @@ from prune2vec.exporting.onnx_graph import OnnxEncoder
 from prune2vec.exporting.targets import onnx as target
 from prune2vec.models.kept import Kept
 from tests.exporting.encoders import INSTRUCTION, TEXTS, cut_encoder, export_loaded, plan_for, tiny_encoder
+from tests.tiny import BIDIRECTIONAL
 
 onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed")
 pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
@@ -78,13 +79,15 @@ def test_without_prompts_or_normalisation_two_inputs_are_enough(tmp_path: Path, 
     np.testing.assert_allclose(alone, written.encode(TEXTS), atol=1e-5, rtol=0)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "family", ["mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "phi3", "opt", "olmo2"]
-)
+SLOW = ["mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "phi3", "opt", "olmo2"]
+SLOW += [*BIDIRECTIONAL, "roberta", "mpnet", "distilbert"]
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert", *(pytest.param(family, marks=pytest.mark.slow) for family in SLOW)])
 def test_other_families(tmp_path: Path, family: str) -> None:
-    layers = {"n_layer": 3} if family == "gpt2" else {"num_hidden_layers": 3}
-    encoder = tiny_encoder(tmp_path, family, prompts=INSTRUCTION, **layers)
+    layers = {{"gpt2": "n_layer", "distilbert": "n_layers"}.get(family, "num_hidden_layers"): 3}
+    pooling = "cls" if family in ("bert", "modernbert", "roberta") else "mean"
+    encoder = tiny_encoder(tmp_path, family, prompts=INSTRUCTION, pooling=pooling, **layers)
     cut_encoder(encoder, plan_for(encoder, ALL, {2: 11}))
     done = export_loaded(encoder, target="onnx", output=tmp_path / "out")
     assert done.parity is not None and done.parity.max_difference < 1e-4
@@ -101,7 +104,7 @@ def test_a_graph_that_differs_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 
 def test_other_poolings_are_refused(tmp_path: Path) -> None:
     encoder = tiny_encoder(tmp_path, pooling="max", num_hidden_layers=1)
-    with pytest.raises(CheckpointError, match="cannot pool by max; expected one of mean"):
+    with pytest.raises(CheckpointError, match="cannot pool by max; expected one of cls, mean"):
         export_loaded(encoder, target="onnx", output=tmp_path / "out")
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from prune2vec.forward.batches import Batch, make_batches, packing_obstacle
-from prune2vec.forward.packed import ATTENTION
+from prune2vec.forward.batches import Batch, make_batches, packing_obstacle, token_states
+from prune2vec.forward.packed import ATTENTION, packable
 from prune2vec.forward.pooling import poolings
 from prune2vec.models.tokens import TokenRow
 from tests.tiny import VOCAB, tiny_model
@@ -121,30 +121,40 @@ def test_a_state_that_is_large_everywhere_hides_no_leak() -> None:
     assert packing_obstacle(model).startswith("packed rows come out otherwise than alone (by ")
 
 
-def test_a_window_that_attention_is_not_told_of_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mask_that_is_lost_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("mistral")
-    monkeypatch.setattr("prune2vec.forward.packed._band", lambda *args: None)
+    monkeypatch.setattr("prune2vec.forward.packed._mask_of", lambda *args: (None, {}))
     assert packing_obstacle(model, max_length=16) == ""
-    assert packing_obstacle(model, max_length=64) != ""
+    assert packing_obstacle(model, max_length=64).startswith("packed rows come out otherwise than alone (by ")
 
 
-def test_a_window_that_is_in_the_mask_alone_is_found_out() -> None:
+def test_a_window_that_attention_is_not_told_of_is_in_the_mask() -> None:
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16}
     heads = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
     experts = {"num_experts": 2, "num_experts_per_tok": 1}
-    window = {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 0}
+    window = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}
     config = AutoConfig.for_model("qwen2_moe", vocab_size=VOCAB, **sizes, **heads, **experts, **window)
-    model = AutoModel.from_config(config).eval().bfloat16()
+    compare_packed(AutoModel.from_config(config).eval())
+
+
+def test_attention_to_chunks_is_in_the_mask() -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "intermediate_size_mlp": 48, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 2, "attention_chunk_size": 8}
+    config = AutoConfig.for_model("llama4_text", vocab_size=VOCAB, **sizes, **heads)
+    assert config.layer_types[0] == "chunked_attention"
+    compare_packed(AutoModel.from_config(config).eval())
+
+
+def compare_packed(model: PreTrainedModel) -> None:
+    """Compare packed rows shorter and longer than 8 tokens, which a window or a chunk holds, with rows alone."""
     assert packing_obstacle(model, max_length=64) == ""
-    assert packing_obstacle(model, max_length=65) == "its attention is not told of its window of 64 tokens"
-
-
-def test_attention_to_chunks_is_not_packed() -> None:
-    model = tiny_model("llama")
-    model.config.attention_chunk_size = 16
-    assert packing_obstacle(model, max_length=16) == ""
-    assert packing_obstacle(model, max_length=17).startswith("its attention looks at chunks of 16 tokens")
+    rows = [list(range(3, 3 + length)) for length in (30, 9, 8, 30, 3)]
+    with torch.no_grad():
+        alone = torch.cat([model(input_ids=torch.tensor([row]), use_cache=False)[0][0] for row in rows])
+        with packable(model):
+            torch.testing.assert_close(token_states(model, rows), alone, atol=1e-5, rtol=1e-5)
 
 
 def test_the_probe_keeps_to_the_memory() -> None:

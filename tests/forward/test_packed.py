@@ -17,7 +17,10 @@ from tests.tiny import FAMILIES, VOCAB, tiny_model
 # Lengths 16 to 18 lie around the window of the families that have one.
 LENGTHS = (5, 18, 1, 18, 16, 5, 30, 2, 17)
 NO_DROPOUT = {"opt": {"dropout": 0.0}, "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}}
-PACKS = sorted(set(FAMILIES) - {"gemma2"})
+for bert in ("bert", "roberta", "xlm-roberta"):
+    NO_DROPOUT[bert] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+NO_DROPOUT["distilbert"] = {"dropout": 0.0, "attention_dropout": 0.0}
+PACKS = sorted(set(FAMILIES) - {"gemma2", "mpnet"})
 
 
 def made_rows(*lengths: int, seed: int = 0) -> list[list[int]]:
@@ -32,7 +35,7 @@ def alone(model: PreTrainedModel, rows: list[list[int]]) -> Tensor:
 def adapted(family: str) -> PreTrainedModel:
     """Return a tiny model with random adapters and nothing else to train."""
     model = tiny_model(family, **NO_DROPOUT.get(family, {}))
-    targets = ["q_proj", "down_proj", "c_attn", "query_key_value", "fc2", "qkv_proj"]
+    targets = ["q_proj", "down_proj", "c_attn", "query_key_value", "fc2", "qkv_proj", "query", "dense", "q_lin", "Wqkv"]
     config = LoraConfig(r=2, target_modules=targets, fan_in_fan_out=family == "gpt2")
     inject_adapter_in_model(config, model)
     generator = torch.Generator().manual_seed(1)

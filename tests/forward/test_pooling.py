@@ -49,6 +49,7 @@ HAND = {
     "weightedmean": [0, 0, 3 / 12, 4 / 12, 5 / 12, 0],
     "weightedmean-paper": [0, 0, 1 / 6, 2 / 6, 3 / 6, 0],
     "lasttoken": [0, 0, 0, 0, 1, 0],
+    "cls": [0, 0, 1, 0, 0, 0],
 }
 
 
@@ -64,6 +65,7 @@ def test_a_pooled_vector_by_hand() -> None:
     # The last token is attended to and not pooled.
     attended = torch.tensor([[1, 1, 1, 1]])
     expected = {"mean": [0.5, 1.5], "weightedmean": [2 / 5, 9 / 5], "weightedmean-paper": [1 / 3, 2.0], "lasttoken": [0.0, 3.0]}
+    expected["cls"] = [1.0, 0.0]
     for name, vector in expected.items():
         torch.testing.assert_close(pool(states, poolings.get(name)(pooled, attended)), torch.tensor([vector]))
 

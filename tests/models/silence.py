@@ -32,18 +32,33 @@ def _silent(module: object, args: object, output: Any) -> Any:
     return (torch.zeros_like(output[0]), *output[1:]) if isinstance(output, tuple) else torch.zeros_like(output)
 
 
+def _passed_by(module: object, args: tuple[Any, ...], output: Any) -> Any:
+    """Return what a module with its input added to it was given: its first argument, or the one that is added."""
+    return (args[0], *output[1:]) if isinstance(output, tuple) else args[-1]
+
+
 @contextmanager
 def silenced(model: PreTrainedModel, plan: PruningPlan) -> Iterator[None]:
     """Make the dropped parts of the whole model add nothing, by hooks on what each sub-layer does last."""
     parts = sub_layers_of(model)
     blocks = block_list(model, find_family(model, model.config))
     handles = []
+    normed_sums = {"attention": "sa_layer_norm", "ffn": "output_layer_norm"} if model.config.model_type == "distilbert" else {}
+
+    def silence(block: torch.nn.Module, path: str, norms: tuple[str, ...]) -> None:
+        if parts.adds_input:
+            handles.append(block.get_submodule(path).register_forward_hook(_passed_by))
+            return
+        handles.append(_last(block, path, norms).register_forward_hook(_silent))
+        if path in normed_sums:
+            handles.append(block.get_submodule(normed_sums[path]).register_forward_hook(_passed_by))
+
     for layer, block in enumerate(blocks):
         gone = layer not in plan.keep_layers
         if gone or layer in plan.drop_attention:
-            handles.append(_last(block, parts.attention, parts.attention_norms).register_forward_hook(_silent))
+            silence(block, parts.attention, parts.attention_norms)
         if gone or layer in plan.drop_mlp:
-            handles.append(_last(block, parts.mlp[-1], parts.mlp_norms).register_forward_hook(_silent))
+            silence(block, parts.mlp[-1], parts.mlp_norms)
         if layer in plan.neurons:
             out = block.get_submodule(parts.neurons.out)
             alive = torch.zeros(plan.shape.mlp_width[layer])

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from prune2vec.errors import PlanError, UnsupportedModel
 from prune2vec.models.block_layout import is_even, layout_of, per_layer_config, read_layout
 from prune2vec.models.cut import cut_model, reference_cut
-from prune2vec.models.families import find_family
+from prune2vec.models.families import find_family, without_head
 from prune2vec.models.kept import Kept
 from prune2vec.models.shape import measure_shape
 from prune2vec.planning.plan import PruningPlan
@@ -26,6 +26,8 @@ def random_cut(model: PreTrainedModel, seed: int) -> PruningPlan:
     draw = random.Random(seed)
     layers = sorted(draw.sample(range(5), draw.randint(3, 5)))
     attention, mlp = draw.sample(layers, 1), draw.sample(layers, draw.randint(1, 2))
+    if find_family(model, model.config).first_stays:
+        layers, mlp = sorted({0, *layers}), [layer for layer in mlp if layer]
     kept = Kept.of(layers, drop_attention=attention, drop_mlp=mlp)
     width = measure_shape(model, find_family(model, model.config), bytes_per_param=4).mlp_width[0]
     neurons = {
@@ -65,7 +67,7 @@ def test_equal_widths_give_a_stock_config(family: str) -> None:
     plan = plan_of(model, Kept.of(range(4)), {layer: tuple(range(layer, layer + 20)) for layer in range(4)})
     cut = cut_model(model, plan.kept, plan.neurons)
     assert is_even(layout_of(cut))
-    stock = type(model)(cut.config)
+    stock = without_head(type(model)(cut.config))
     stock.load_state_dict(cut.state_dict(), strict=True)
     stock.eval()
     with silenced(model, plan), torch.inference_mode():

@@ -15,12 +15,20 @@ from tests.tiny import FAMILIES, VOCAB, tiny_model
 KEEPS = ([0], [0, 1, 2], [0, 2, 4], [1, 3])
 
 
+CUTS = [
+    pytest.param(keep, family, id=f"{family}-{keep}")
+    for family in FAMILIES
+    for keep in KEEPS
+    # Its first layer is built otherwise than all others.
+    if keep[0] == 0 or family != "modernbert"
+]
+
+
 def random_ids() -> torch.Tensor:
     return torch.randint(4, VOCAB, (2, 24), generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("keep", KEEPS, ids=str)
+@pytest.mark.parametrize(("keep", "family"), CUTS)
 def test_cut_equals_the_model_whose_other_blocks_are_skipped(family: str, keep: list[int]) -> None:
     """The independent reference: the whole model, where a dropped block returns its input unchanged."""
     model, ids = tiny_model(family), random_ids()
@@ -42,8 +50,7 @@ def _input_of(args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor], o
     return (states, *output[1:]) if isinstance(output, tuple) else states
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("keep", KEEPS, ids=str)
+@pytest.mark.parametrize(("keep", "family"), CUTS)
 def test_the_reference_of_prune_is_the_cut_model(family: str, keep: list[int]) -> None:
     model, ids = tiny_model(family), random_ids()
     cut = cut_model(model, keep)
@@ -104,3 +111,17 @@ def test_names_after_the_cut(keep: set[int], layer: int, blocks: str) -> None:
     expected = f"model.{blocks}.{order.index(layer)}.mlp.weight" if layer in keep else None
     assert cut.rename(name) == expected
     assert cut.rename("model.norm.weight") == "model.norm.weight"
+
+
+def test_a_first_layer_that_is_built_otherwise_must_stay() -> None:
+    with pytest.raises(
+        PlanError, match=r"^cannot keep layers \[1, 3\]: modernbert builds its first layer otherwise than all others;"
+    ):
+        cut_model(tiny_model("modernbert"), [1, 3])
+
+
+def test_the_layers_of_modernbert_keep_their_kind() -> None:
+    model = tiny_model("modernbert")
+    assert model.config.layer_types == ["full_attention", *(["sliding_attention"] * 2), "full_attention", "sliding_attention"]
+    cut = cut_model(model, [0, 2, 3])
+    assert cut.config.layer_types == ["full_attention", "sliding_attention", "full_attention"]

@@ -10,7 +10,15 @@ from transformers import AutoConfig, AutoModel
 
 from prune2vec.errors import UnsupportedModel
 from prune2vec.models.cut import LAYER_NUMBER_LISTS, PER_LAYER_LISTS, cut_config_entries
-from prune2vec.models.families import _FAMILIES, block_list, final_modules, find_family, num_layers
+from prune2vec.models.families import (
+    _FAMILIES,
+    block_list,
+    final_modules,
+    find_family,
+    find_sub_layers,
+    num_layers,
+    padding_position,
+)
 from tests.tiny import FAMILIES, tiny_config, tiny_model
 
 LAYERS = 5
@@ -40,12 +48,12 @@ def unknown_model(family: str, **changes: Any) -> Any:
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_every_family_of_the_tests_has_a_record_that_fits(family: str) -> None:
-    assert family in _FAMILIES
     model = tiny_model(family)
+    assert model.config.model_type in _FAMILIES
     found = find_family(model, model.config)
     blocks = block_list(model, found)
     assert num_layers(model.config) == len(blocks) == LAYERS
-    assert final_modules(model, found)
+    assert bool(final_modules(model, found)) == bool(found.final)
     for block in blocks:
         block.get_submodule(found.attention)
         for part in found.mlp:
@@ -53,13 +61,13 @@ def test_every_family_of_the_tests_has_a_record_that_fits(family: str) -> None:
 
 
 def test_every_record_has_a_tiny_model() -> None:
-    assert set(_FAMILIES) == set(FAMILIES)
+    assert set(_FAMILIES) == {family.partition("+")[0] for family in FAMILIES}
 
 
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"opt"}))
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"opt", "modernbert"}))
 def test_a_record_says_what_would_have_been_inferred(family: str) -> None:
     model = tiny_model(family)
-    # OPT's MLP is spread over the block, which no inference sees.
+    # OPT's MLP is spread over the block, and ModernBERT's first block is another, which no inference sees.
     anonymous = SimpleNamespace(**{**vars(model.config), "model_type": "nameless", "num_hidden_layers": LAYERS})
     assert find_family(model, anonymous) == find_family(model, model.config)
 
@@ -110,25 +118,34 @@ def test_inference_looks_below_the_top_and_not_inside_blocks() -> None:
     [
         (Wrapped(layers=4), "homemade: expected one list of 3 blocks, found none"),
         (Wrapped(twin=True), "homemade: expected one list of 3 blocks, found decoder.blocks, memory"),
-        (Wrapped(norms=()), r"homemade: final norms \[\], attention \['attn'\]"),
         (Wrapped(norms=("norm", "ln_f")), r"homemade: final norms \['decoder.norm', 'decoder.ln_f'\]"),
     ],
 )
 def test_what_cannot_be_inferred_is_refused_with_the_reason(model: nn.Module, message: str) -> None:
-    with pytest.raises(UnsupportedModel, match=rf"^{message}[^\n]*prune2vec cuts decoder-only language models[^\n]*$"):
+    with pytest.raises(UnsupportedModel, match=rf"^{message}[^\n]*prune2vec cuts models of one stack of blocks[^\n]*$"):
         find_family(model, config_of())
 
 
-def test_an_encoder_is_refused() -> None:
-    model = unknown_model("bert")
-    with pytest.raises(UnsupportedModel, match=r"^bert is an encoder: each token sees those after it; prune2vec cuts [^\n]+$"):
-        num_layers(model.config)
+@pytest.mark.parametrize("family", ["electra", "camembert", "ernie"])
+def test_encoders_like_bert_are_inferred(family: str) -> None:
+    model = unknown_model(family)
+    found = find_family(model, model.config)
+    assert found == find_family(tiny_model("bert"), tiny_config("bert"))
+    parts = find_sub_layers(block_list(model, found)[0], found, model.config)
+    assert parts == find_sub_layers(tiny_model("bert").encoder.layer[0], found, tiny_config("bert"))
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"), [("bert", None), ("roberta", 0), ("xlm-roberta", 1), ("mpnet", 1), ("llama", None)]
+)
+def test_where_positions_begin(family: str, expected: int | None) -> None:
+    assert padding_position(tiny_model(family)) == expected
 
 
 @pytest.mark.parametrize("family", ["t5", "bart", "whisper"])
 def test_encoder_decoders_are_refused(family: str) -> None:
     with pytest.raises(
-        UnsupportedModel, match=rf"^{family} is an encoder-decoder; prune2vec cuts decoder-only language models [^\n]+$"
+        UnsupportedModel, match=rf"^{family} is an encoder-decoder; prune2vec cuts models of one stack of blocks[^\n]+$"
     ):
         num_layers(AutoConfig.for_model(family))
 

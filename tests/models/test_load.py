@@ -3,11 +3,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
 from prune2vec.errors import CheckpointError, ModelError, UnsupportedModel
 from prune2vec.forward.backbone import load_backbone
-from tests.tiny import FAMILIES, save_tiny, tiny_model, tiny_tokenizer
+from tests.tiny import FAMILIES, save_tiny, tiny_config, tiny_model, tiny_tokenizer
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -42,15 +43,32 @@ def test_an_unknown_family_is_inferred(tmp_path: Path) -> None:
     assert backbone.shape.num_layers == 3
 
 
-def test_encoder_is_refused(tmp_path: Path) -> None:
-    config = AutoConfig.for_model(
-        "bert", hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=32, vocab_size=384
-    )
-    AutoModel.from_config(config).save_pretrained(tmp_path / "m")
-    tiny_tokenizer().save_pretrained(tmp_path / "m")
-    with pytest.raises(UnsupportedModel) as caught:
-        load_backbone(str(tmp_path / "m"), device="cpu")
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize("family", ["bert", "roberta", "mpnet"])
+@pytest.mark.parametrize("pooler", [True, False])
+def test_an_encoder_loads_with_and_without_its_pooler(tmp_path: Path, family: str, pooler: bool) -> None:
+    model = AutoModel.from_config(tiny_config(family), add_pooling_layer=pooler)
+    assert (model.pooler is not None) == pooler
+    model.save_pretrained(tmp_path / "m")
+    tiny_tokenizer(ends=True).save_pretrained(tmp_path / "m")
+    for stream in ("off", "on"):
+        backbone = load_backbone(str(tmp_path / "m"), device="cpu", dtype="float32", stream=stream)
+        assert backbone.model.pooler is None and not backbone.shape.causal
+        assert backbone.max_length == {"bert": 256, "roberta": 255, "mpnet": 254}[family]
+
+
+def test_names_of_older_files_are_read(tmp_path: Path) -> None:
+    model = tiny_model("bert", causal_lm=True)
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer(ends=True).save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    older = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): state[name]
+        for name in state
+    }
+    assert older.keys() != state.keys()
+    save_file(older, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded = load_backbone(str(tmp_path), device="cpu", dtype="float32").model.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model.bert.state_dict().items())
 
 
 def test_encoder_decoder_is_refused(tmp_path: Path) -> None:

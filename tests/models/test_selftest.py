@@ -2,43 +2,51 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel
 
 from prune2vec.errors import UnsupportedModel
-from prune2vec.models.families import Family, SubLayers, find_family
+from prune2vec.models.families import Family, SubLayers, final_modules, find_family
 from prune2vec.models.selftest import check_sub_layers, is_causal, self_test
-from tests.tiny import FAMILIES, tiny_model
+from tests.tiny import CAUSAL, FAMILIES, tiny_model
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_passes(family: str) -> None:
+def test_every_family_passes_and_its_direction_is_found_out(family: str) -> None:
     model = tiny_model(family)
-    self_test(model, find_family(model, model.config))
-    assert is_causal(model)
+    assert self_test(model, find_family(model, model.config)) == is_causal(model) == (family in CAUSAL)
+
+
+@pytest.mark.parametrize("family", ["llama", "llama+bidirectional", "modernbert"])
+def test_a_dimension_that_is_large_everywhere_hides_no_direction(family: str) -> None:
+    model = tiny_model(family).bfloat16()
+    (final,) = final_modules(model, find_family(model, model.config))
+    with torch.no_grad():
+        final.register_forward_hook(lambda module, args, output: output + 1000 * torch.eye(32, dtype=output.dtype)[3])
+    assert is_causal(model) == (family in CAUSAL)
+
+
+def test_a_class_that_follows_the_config_with_a_mask_alone_is_refused() -> None:
+    model = tiny_model("llama", is_causal=False)
+    for layer in model.layers:
+        # As in classes that hand nothing on to the kernel.
+        layer.self_attn.register_forward_pre_hook(
+            lambda module, args, kwargs: (args, {**kwargs, "is_causal": True}), with_kwargs=True
+        )
+    with pytest.raises(
+        UnsupportedModel, match=r"^llama: with an attention mask its tokens see those after them, and without one"
+    ):
+        is_causal(model)
 
 
 def test_wrong_final_norm_is_found() -> None:
     model = tiny_model("llama")
-    with pytest.raises(UnsupportedModel, match="final norm on block 1 of 5"):
+    with pytest.raises(UnsupportedModel, match="block 1 of 5 differs by"):
         self_test(model, Family(final=()))
 
 
-def test_bidirectional_model_is_refused() -> None:
-    config = AutoConfig.for_model(
-        "bert", hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=32, vocab_size=64
-    )
-    torch.manual_seed(0)
-    model = AutoModel.from_config(config).eval()
-    assert not is_causal(model)
-    with pytest.raises(UnsupportedModel, match="not a decoder-only model: at layer 0"):
-        self_test(model, Family(blocks="encoder.layer", final=()))
-
-
-def test_causal_family_switched_to_bidirectional_is_refused() -> None:
-    model = tiny_model("llama", is_causal=False)
-    for block in model.layers:
-        block.self_attn.is_causal = False
-    with pytest.raises(UnsupportedModel, match="an early token sees a later one"):
+def test_a_block_that_is_not_the_readout_of_a_model_without_final_norm_is_found() -> None:
+    model = tiny_model("bert")
+    model.encoder.register_forward_hook(lambda module, args, output: setattr(output, "last_hidden_state", output[0] * 2))
+    with pytest.raises(UnsupportedModel, match=r"^bert: block 5 of 5 differs by"):
         self_test(model, find_family(model, model.config))
 
 

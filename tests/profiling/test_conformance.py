@@ -13,7 +13,7 @@ from prune2vec.profiling.measure import measured, scorers
 from prune2vec.profiling.profile_settings import ProfileSettings
 from prune2vec.profiling.token_groups import TokenGroup
 from tests.profiling.test_layer_loss import random_groups
-from tests.tiny import save_tiny
+from tests.tiny import ENCODERS, save_tiny
 
 
 def numbers(value: Any, place: str = "") -> Iterator[tuple[str, float]]:
@@ -37,7 +37,7 @@ def section_of(backbone: Backbone, name: str, groups: list[TokenGroup], settings
 
 
 @pytest.mark.parametrize("name", scorers.names())
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "phi", "opt"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "phi", "opt", "gemma3_text+bidirectional", *ENCODERS])
 def test_scorer(tmp_path: Path, name: str, family: str) -> None:
     folder, groups = str(save_tiny(tmp_path / "m", family)), random_groups()
     backbone = load_backbone(folder, dtype="float32", device="cpu")

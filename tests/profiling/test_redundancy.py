@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import gelu
 
 from prune2vec.errors import ConfigError, ProfileError, UnsupportedModel
 from prune2vec.forward.backbone import Backbone, load_backbone
@@ -94,6 +95,23 @@ def phi(block: Any, attend: Attend, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x + attention, x, x + attention + block.mlp(normed)
 
 
+def bert(block: Any, attend: Attend, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Attention adds its input and norms the sum by itself; dropped, it leaves x."""
+    middle, out = attend(x), block.output
+    return middle, middle, out.LayerNorm(middle + out.dense(gelu(block.intermediate.dense(middle))))
+
+
+def distilbert(block: Any, attend: Attend, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    middle = block.sa_layer_norm(x + attend(x))
+    return middle, middle, block.output_layer_norm(middle + block.ffn.lin2(gelu(block.ffn.lin1(middle))))
+
+
+def modernbert(block: Any, attend: Attend, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    middle = x + attend(block.attn_norm(x))
+    active, gate = block.mlp.Wi(block.mlp_norm(middle)).chunk(2, dim=-1)
+    return middle, middle, middle + block.mlp.Wo(gelu(active) * gate)
+
+
 ARITHMETIC: dict[str, Blocks] = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "smollm3"), pre_norm),
     **dict.fromkeys(("gemma2", "gemma3_text"), norms_around),
@@ -104,6 +122,11 @@ ARITHMETIC: dict[str, Blocks] = {
     "gpt_neox sequential": pre_norm,
     "phi": phi,
     "opt": opt,
+    **dict.fromkeys(("llama+bidirectional", "mistral+bidirectional"), pre_norm),
+    "gemma3_text+bidirectional": norms_around,
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "mpnet"), bert),
+    "distilbert": distilbert,
+    "modernbert": modernbert,
 }
 PARALLEL = (neox_parallel, phi)
 CHANGES: dict[str, dict[str, Any]] = {
@@ -303,7 +326,7 @@ def kept_without(kind: str, gone: list[int]) -> Kept:
     return Kept.of(layers, drop_attention=gone if kind == "attention" else (), drop_mlp=gone if kind == "mlp" else ())
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "phi", "olmo2", "opt"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi", "olmo2", "opt", "bert", "modernbert"])
 def test_each_round_takes_the_least_important_of_what_is_left(tmp_path: Path, family: str) -> None:
     backbone, groups = tiny_backbone(tmp_path, family), random_groups()
     section = section_of(backbone, "redundancy-iterative", groups, ProfileSettings(rounds=4), [])
@@ -312,7 +335,9 @@ def test_each_round_takes_the_least_important_of_what_is_left(tmp_path: Path, fa
         for _ in range(4):
             with silenced(backbone.model, plan_of(backbone.model, kept_without(kind, gone), {})):
                 row = redundancy(backbone, distinct_rows(groups)).row(kind)
-            gone.append(min(EVERY - set(gone), key=lambda layer: row[layer]))
+            # ModernBERT's first block must stay.
+            stays = {0} if kind == "block" and family == "modernbert" else set()
+            gone.append(min(EVERY - {*gone, *stays}, key=lambda layer: row[layer]))
         assert section[kind] == gone
 
 

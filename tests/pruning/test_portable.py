@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from prune2vec.pruning.portable import legacy_rope_entries
 from prune2vec.pruning.prune import prune_model
@@ -106,4 +106,21 @@ def test_every_rotary_family_states_its_base_frequency(tmp_path: Path, family: s
     model = save_tiny(tmp_path / "m", family)
     out = prune_model(str(model), plan_for(model, [0]), tmp_path / "out", max_length=64)
     config = json.loads((out / "config.json").read_text())
-    assert ("rope_theta" in config) == bool(config.get("rope_parameters"))
+    stated = "rope_theta" in config or {"global_rope_theta", "local_rope_theta"} <= config.keys()
+    assert stated == bool(config.get("rope_parameters"))
+
+
+@pytest.mark.parametrize(
+    ("keep", "number"),
+    [([0, 1, 2, 3, 4], 3), ([0, 3], 1), ([0, 2, 3], 2), ([0, 1, 3, 4], 2), ([0, 1, 2, 4], 4), ([0, 3, 4], 0)],
+)
+def test_the_pattern_of_modernbert_is_told_to_older_releases(tmp_path: Path, keep: list[int], number: int) -> None:
+    model = save_tiny(tmp_path / "m", "modernbert")
+    out = prune_model(str(model), plan_for(model, keep), tmp_path / "out", max_length=64)
+    config = json.loads((out / "config.json").read_text())
+    assert config["global_attn_every_n_layers"] == number
+    if number:
+        assert [layer % number == 0 for layer in range(len(keep))] == [
+            kind == "full_attention" for kind in config["layer_types"]
+        ]
+    assert config["layer_types"] == AutoConfig.from_pretrained(out).layer_types

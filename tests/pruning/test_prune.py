@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from prune2vec.errors import CheckpointError, ConfigError, PlanError, UnsupportedModel
 from prune2vec.files import digest_tree
@@ -35,13 +35,13 @@ from tests.tiny import FAMILIES, save_tiny, tiny_model, tiny_tokenizer
 
 def truncated_original(model: Path, depth: int, pooling: str) -> np.ndarray:
     """Encode the probe texts with the whole original, whose blocks beyond ``depth`` pass their input through."""
-    whole = AutoModelForCausalLM.from_pretrained(model).base_model.eval()
+    whole = AutoModel.from_pretrained(model).eval()
     for block in list(block_list(whole, find_family(whole, whole.config)))[depth:]:
         block.register_forward_hook(_pass_through, with_kwargs=True)
     # Not tiny_tokenizer(): transformers gives some architectures the pre-tokeniser of their own.
     tokenizer, vectors = AutoTokenizer.from_pretrained(model), []
     for text in PROBE_TEXTS:
-        ids = torch.tensor([tokenizer(text)["input_ids"][:128]])
+        ids = torch.tensor([tokenizer(text, truncation=True, max_length=128)["input_ids"]])
         ones = torch.ones_like(ids)
         with torch.inference_mode():
             states = whole(input_ids=ids, use_cache=False).last_hidden_state

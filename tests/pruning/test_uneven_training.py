@@ -19,7 +19,7 @@ from tests.training.encoders import rows
 TEXTS = ["quick fox", "the lazy dog in the morning light", "12  34"]
 
 
-@pytest.mark.parametrize("family", ["llama", "phi3", "gemma3_text", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", "phi3", "gemma3_text", "gpt2", "bert", "modernbert"])
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_trained_merged_saved_and_reloaded(tmp_path: Path, family: str, method: str) -> None:
     base = cut_tiny(tmp_path, family, attention=True, widths="uneven")
@@ -29,7 +29,8 @@ def test_trained_merged_saved_and_reloaded(tmp_path: Path, family: str, method: 
     )
     before, after = load_file(base / "model.safetensors"), load_file(output / "model.safetensors")
     assert {name: tensor.shape for name, tensor in before.items()} == {name: tensor.shape for name, tensor in after.items()}
-    narrow = [name for name, tensor in before.items() if "0.mlp" in name and tensor.ndim == 2]
+    inside = ("0.mlp", "0.intermediate", "0.output")
+    narrow = [name for name, tensor in before.items() if any(part in name for part in inside) and tensor.ndim == 2]
     assert all({20, 40} & set(before[name].shape) for name in narrow)
     assert not any(torch.equal(before[name], after[name]) for name in narrow)
     first = load_encoder(base, device="cpu", dtype="float32")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer
 
 from prune2vec.forward.pooling import pool, poolings
 from prune2vec.planning.plan import PruningPlan
@@ -35,11 +35,11 @@ def uneven_plan(model: Path, mlp: bool, attention: bool, widths: str) -> Pruning
 
 def silenced_original(model: Path, plan: PruningPlan, pooling: str = "weightedmean", longest: int = 128) -> np.ndarray:
     """Encode the probe texts one by one with the whole original, whose dropped parts are silent, in fp32."""
-    whole = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).base_model.eval()
+    whole = AutoModel.from_pretrained(model, dtype=torch.float32).eval()
     tokenizer, vectors = AutoTokenizer.from_pretrained(model), []
     with silenced(whole, plan), torch.inference_mode():
         for text in PROBE_TEXTS:
-            ids = torch.tensor([tokenizer(text)["input_ids"][:longest]])
+            ids = torch.tensor([tokenizer(text, truncation=True, max_length=longest)["input_ids"]])
             ones = torch.ones_like(ids)
             states = whole(input_ids=ids, use_cache=False).last_hidden_state
             vectors.append(pool(states, poolings.get(pooling)(ones, ones)))

@@ -30,7 +30,7 @@ def adapted(folder: Path, dtype: str = "float32", **settings: object) -> Sentenc
     return encoder
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "phi3", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "phi3", "gpt2", "bert", "modernbert"])
 def test_every_linear_layer_of_every_block_gets_an_fp32_adapter(tmp_path: Path, family: str) -> None:
     encoder = adapted(save_tiny_encoder(tmp_path / "small", family), "bfloat16")
     trained = {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
@@ -39,8 +39,9 @@ def test_every_linear_layer_of_every_block_gets_an_fp32_adapter(tmp_path: Path, 
     assert {dict(encoder.named_parameters())[name].dtype for name in trained} == {torch.float32}
     rest = {parameter.dtype for name, parameter in encoder.named_parameters() if name not in trained}
     assert rest == {torch.bfloat16}
-    # q, k, v, o, gate, up, down; phi3 and gpt2 fuse some of them.
-    assert len(trained) == 2 * 2 * {"llama": 7, "qwen3": 7, "phi3": 4, "gpt2": 4}[family]
+    # q, k, v, o, gate, up, down; some fuse some of them, and BERT has no gate.
+    modules = {"llama": 7, "qwen3": 7, "phi3": 4, "gpt2": 4, "bert": 6, "modernbert": 4}
+    assert len(trained) == 2 * 2 * modules[family]
 
 
 def test_target_modules_can_be_named(small: Path) -> None:
@@ -112,7 +113,7 @@ def test_embeddings_that_are_named_lie_below_every_top(small: Path) -> None:
     assert top == {name for name in whole if "layers.1." in name} != set()
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "bert", "modernbert"])
 def test_merged_equals_unmerged_and_is_stock(tmp_path: Path, family: str) -> None:
     folder = save_tiny_encoder(tmp_path / "small", family)
     encoder = adapted(folder)

@@ -29,7 +29,7 @@ def small(**changes: Any) -> SlimSettings:
 
 
 @pytest.mark.parametrize("name", importances.names())
-@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "opt", "gemma2"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "opt", "gemma2", "bert", "modernbert"])
 def test_importance(tmp_path: Path, name: str, family: str) -> None:
     context = tiny_context(tmp_path, family, **FEW)
     before = {key: tensor.clone() for key, tensor in context.encoder.transformers_model.state_dict().items()}
@@ -138,7 +138,7 @@ def texts_one_by_one(context: ImportanceContext, triplets: list[Triplet]) -> dic
     return {layer: torch.cat([one.flatten(end_dim=-2) for one in found]).double() for layer, found in seen.items()}
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "opt"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "opt", "bert", "modernbert"])
 def test_activation_and_wanda_by_hand(tmp_path: Path, family: str) -> None:
     context = tiny_context(tmp_path, family)
     found = texts_one_by_one(context, rows(24))  # Three batches of eight are all rows, in whatever order.
@@ -152,7 +152,7 @@ def test_activation_and_wanda_by_hand(tmp_path: Path, family: str) -> None:
         torch.testing.assert_close(sums[layer].double(), (weights * norms).sum(dim=0), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "opt"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "opt", "bert", "modernbert"])
 def test_taylor_is_weight_times_gradient_and_activation_times_gradient(tmp_path: Path, family: str) -> None:
     context = tiny_context(tmp_path, family)
     data = rows(8)  # One batch, so that its order does not matter.

@@ -98,7 +98,7 @@ class Engine:
     @cached_property
     def packs(self) -> bool:
         """Whether texts are laid end to end: on a CPU alone, as each length is a call of the attention kernel."""
-        if self._model.device.type != "cpu" or not self.is_causal or not isinstance(self.encoder[1], Pooling):
+        if self._model.device.type != "cpu" or not isinstance(self.encoder[1], Pooling):
             return False
         return not packing_obstacle(self._model, max_length=self.encoder.max_seq_length or sys.maxsize)
 

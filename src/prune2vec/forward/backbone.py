@@ -45,7 +45,7 @@ _BATCH_TOKENS = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A loaded decoder without its LM head, whose structure is known and tested.
+    """A loaded base model (no LM head, no pooler), whose structure is known and tested.
 
     Attributes:
         model: The base model, in eval mode.
@@ -73,7 +73,8 @@ class Backbone:
     @cached_property
     def runner(self) -> InMemoryRunner | StreamingRunner:
         """The way texts run through the model; one for all, as it keeps what it found out about the model."""
-        return self.stream or InMemoryRunner(self.model, self.family, self.tokenizer.pad_token_id or 0, self.memory)
+        pad_id, causal = self.tokenizer.pad_token_id or 0, self.shape.causal
+        return self.stream or InMemoryRunner(self.model, self.family, pad_id, self.memory, causal)
 
     @property
     def device(self) -> torch.device:
@@ -105,7 +106,7 @@ def load_backbone(
     memory: int | None = None,
     depth: int | None = None,
 ) -> Backbone:
-    """Load a decoder-only LM as a backbone (its LM head is never built) and self-test it.
+    """Load a language model or an encoder as a backbone (neither LM head nor pooler is built) and self-test it.
 
     Args:
         name: Hub id, folder, GGUF file or ``smollm2``.
@@ -121,7 +122,7 @@ def load_backbone(
     Raises:
         ConfigError: The memory does not hold the model, or one block of it where it is streamed.
         ModelError: It cannot be found or loaded.
-        UnsupportedModel: It is not a decoder-only LM with a block list that can be cut, or cannot be streamed.
+        UnsupportedModel: It has no block list that can be cut, or cannot be streamed.
     """
     source = resolve_source(name, revision=revision)
     config = load_config(source, trust_remote_code=trust_remote_code)
@@ -146,18 +147,18 @@ def load_backbone(
             model = built_on_meta(config, chosen, place, trust_remote_code=trust_remote_code)
             blocks = BlockFiles(model, family, files, dtype=chosen, device=place)
             streamed = StreamingRunner(model, family, blocks, tokenizer.pad_token_id or 0, allowed, trust_remote_code, depth)
-            streamed.self_test()
+            causal = streamed.self_test()
         else:
             model = load_model(source, config, chosen, place, trust_remote_code)
-            self_test(model, family)
+            causal = self_test(model, family)
     return Backbone(
         model=model,
         tokenizer=tokenizer,
         family=family,
-        shape=measure_shape(model, family, bytes_per_param=files.stored_bytes_per_param()),
+        shape=measure_shape(model, family, bytes_per_param=files.stored_bytes_per_param(), causal=causal),
         source=source,
         fingerprint=fingerprint(source),
-        max_length=context_length(config),
+        max_length=context_length(model),
         stream=streamed,
         memory=memory,
     )
@@ -183,7 +184,7 @@ Sink = Callable[[tuple[int, ...], Sequence[int], Tensor], None]
 
 
 class PooledDepths(Observer):
-    """Pools what the model cut to its first k blocks returns: the final norm applied to block k's output.
+    """Pools what the model cut to its first k blocks returns: the final norm, if there is one, applied to block k's output.
 
     Only one block's states are alive at a time beside the pooled vectors, which the ``sink`` gets batch by batch.
     """

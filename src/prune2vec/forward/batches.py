@@ -18,8 +18,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from prune2vec.errors import reason_of
-from prune2vec.forward.packed import ATTENTION, PACKED, TOLD, holding, packable, packed_inputs
+from prune2vec.forward.packed import ATTENTION, PACKED, holding, packable, packed_inputs
 from prune2vec.forward.pooling import PoolingFn, pool
+from prune2vec.models.families import padding_position
 from prune2vec.models.rope import length_kind
 from prune2vec.models.tokens import TokenRow, length_batches
 
@@ -60,7 +61,7 @@ class Batch:
 
     def run(self, model: PreTrainedModel) -> Float[Tensor, "batch position dim"]:
         """Return the model's final states; for rows laid end to end it must be within ``packable``."""
-        with holding(PACKED, self.packed):
+        with holding(PACKED, self.inputs["max_length_q"] if self.packed else 0):
             states: Tensor = model(**self.inputs, use_cache=False)[0]
         return states
 
@@ -90,7 +91,7 @@ def make_batches(
     *,
     token_budget: int,
     packed: bool = False,
-    masked: bool = False,
+    masked: bool | None = False,
     pad_id: int = 0,
     window: int | None = None,
     device: torch.device | None = None,
@@ -105,20 +106,28 @@ def make_batches(
         rows: The rows; one may be empty.
         token_budget: Most tokens of a batch, padding included; a longer row makes a batch of its own.
         packed: Lay rows end to end, without padding.
-        masked: Pass a mask of the real tokens, for a model that looks at what comes after a token.
+        masked: Pass a mask of the real tokens, for a model that looks at what comes after a token. With None only rows of one
+            length share a batch instead, so that such a model needs no mask.
         pad_id: What shorter rows are filled up with.
         window: Rows that are ordered together; None orders all of them.
         device: Where the model computes; None asks the model.
     """
-    kind, device, window = length_kind(model), device or model.device, window or max(1, len(rows))
+    kind = equal_lengths if masked is None else length_kind(model)
+    device, window = device or model.device, window or max(1, len(rows))
+    padding = padding_position(model) if packed else None
     for begin in range(0, len(rows), window):
         lengths = [len(row.ids) for row in rows[begin : begin + window]]
         for part in length_batches(lengths, token_budget=token_budget, packed=packed, kind=kind):
             places = [begin + place for place in part]
             chosen = [rows[place] for place in places]
             ids = [row.ids for row in chosen]
-            inputs = packed_inputs(ids, device) if packed else _padded_inputs(ids, pad_id, device, masked=masked)
+            inputs = packed_inputs(ids, device, padding) if packed else _padded_inputs(ids, pad_id, device, masked=bool(masked))
             yield Batch(places=places, rows=chosen, inputs=inputs, packed=packed)
+
+
+def equal_lengths(length: int) -> int:
+    """Return what tells the kind of a row by its number of tokens where only equal ones may share a batch."""
+    return length
 
 
 def _padded_inputs(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device, *, masked: bool) -> dict[str, Tensor]:
@@ -168,22 +177,19 @@ def token_states(
 def packing_obstacle(model: PreTrainedModel, *, max_length: int = 512, room: int | None = None) -> str:
     """Return why a model cannot take packed rows of up to ``max_length`` tokens; empty when it can.
 
-    A few random rows are computed packed and one at a time, a long one among them where attention has a shorter window.
+    A few random rows are computed packed and one at a time, long ones among them where attention has a shorter window.
 
     Args:
         model: A base model.
         max_length: Tokens of the longest row to come.
         room: Tokens that a forward pass has memory for; None for any number.
     """
-    attention, chunk = model.config._attn_implementation, getattr(model.config, "attention_chunk_size", None)
+    attention = model.config._attn_implementation
     if attention not in ("sdpa", ATTENTION):
         return f"its attention is {attention}, which has no kernel for packed rows"
-    if chunk and chunk < max_length:
-        return f"its attention looks at chunks of {chunk} tokens, for which packed rows have no kernel"
-    window = getattr(model.config, "sliding_window", None)
-    window = window if window and window < max_length else None
+    windows = (getattr(model.config, name, None) for name in ("sliding_window", "attention_chunk_size"))
     # The longest length twice: a mask that spans both rows would show.
-    lengths = [*_PROBE_LENGTHS, *([window + 3] * 2 if window is not None else [])]
+    lengths = [*_PROBE_LENGTHS, *(window + 3 for window in windows if window and window < max_length for _ in range(2))]
     generator = torch.Generator().manual_seed(0)
     high = max(2, int(model.get_input_embeddings().num_embeddings))  # type: ignore[arg-type]
     rows = [torch.randint(1, high, (length,), generator=generator).tolist() for length in lengths]
@@ -192,7 +198,7 @@ def packing_obstacle(model: PreTrainedModel, *, max_length: int = 512, room: int
     was_training = model.training
     model.eval()
     try:
-        return _difference(model, rows, window)
+        return _difference(model, rows)
     except Exception as error:
         # A model may bring code of its own, so anything may come; a fault that is not packing's shows with padding too.
         return f"packed rows fail in it ({reason_of(error)})"
@@ -200,18 +206,14 @@ def packing_obstacle(model: PreTrainedModel, *, max_length: int = 512, room: int
         model.train(was_training)
 
 
-def _difference(model: PreTrainedModel, rows: list[list[int]], window: int | None) -> str:
-    told: set[int] = set()
-    with torch.no_grad(), holding(TOLD, told):
+def _difference(model: PreTrainedModel, rows: list[list[int]]) -> str:
+    with torch.no_grad():
         alone = [model(input_ids=torch.tensor([row], device=model.device), use_cache=False)[0][0] for row in rows]
         with packable(model):
             # A model that keeps its own attention would still get it right, with a mask over all rows together.
             if model.config._attn_implementation != ATTENTION:
                 return "its class does not let its attention be replaced"
             found = token_states(model, rows).float()
-    # A window that is in the mask alone would be lost; few tokens of the rows are beyond it, so their states hardly tell.
-    if window is not None and window not in told:
-        return f"its attention is not told of its window of {window} tokens"
     expected = torch.cat(alone).float()
     share = float((found - expected).norm() / (expected - expected.mean(dim=0)).norm())
     if not share <= _TOLERANCE.get(model.dtype, _ROUNDED_TOLERANCE):

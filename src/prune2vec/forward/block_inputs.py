@@ -153,15 +153,15 @@ def probe_model(
     model: PreTrainedModel, family: Family, files: BlockFiles, layers: Sequence[int], *, trust_remote_code: bool = False
 ) -> PreTrainedModel:
     """Return the model of these blocks (ascending) of ``model``, which has no values, with the values from its files."""
-    changes = {
-        "vocab_size": min(_VOCABULARY, model.config.vocab_size),
-        # They would be beyond the small vocabulary, and stand for nothing here.
-        **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id")),
-    }
+    vocabulary = min(_VOCABULARY, model.config.vocab_size)
+    special = {name: getattr(model.config, name, None) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    # Beyond the small vocabulary they would be refused; below it RoBERTa's padding is where positions begin.
+    below = {name: value if isinstance(value, int) and value < vocabulary else None for name, value in special.items()}
+    changes = {"vocab_size": vocabulary, **below}
     config = cut_config(model.config, layers, changes=changes)
     probe = built_on_meta(config, files.dtype, files.device, trust_remote_code=trust_remote_code)
     embeddings = f"{embedding_path(probe)}.weight"
-    rows = torch.arange(changes["vocab_size"])
+    rows = torch.arange(vocabulary)
     state = {}
     for name in probe.state_dict():
         place = in_block(name, family.blocks)
@@ -172,13 +172,13 @@ def probe_model(
 
 
 @torch.inference_mode()
-def check_probe(probe: PreTrainedModel, family: Family) -> None:
-    """Check that the model is understood, and that its blocks do alone what they do within it.
+def check_probe(probe: PreTrainedModel, family: Family) -> bool:
+    """Check that the model is understood, and that its blocks do alone what they do within it; return whether it is causal.
 
     Raises:
         UnsupportedModel: One of the two does not hold.
     """
-    self_test(probe, family)
+    causal = self_test(probe, family)
     ids = random_ids(probe)
     expected, _ = block_states(probe, family, ids)
     blocks = block_list(probe, family)
@@ -189,3 +189,4 @@ def check_probe(probe: PreTrainedModel, family: Family) -> None:
             raise UnsupportedModel(
                 f"{probe.config.model_type} cannot be streamed: a block alone does not compute what it computes in the model; {_REMEDY}"
             )
+    return causal

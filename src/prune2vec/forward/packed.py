@@ -1,8 +1,10 @@
-"""Token rows of different lengths laid end to end in one forward pass, without padding and without a mask.
+"""Token rows of different lengths laid end to end in one forward pass, without padding.
 
 Norms, MLPs and projections look at one token at a time and need not know where a row ends; attention does. transformers
 passes the row boundaries down to the attention function, and the one registered here cuts queries, keys and values there:
-rows of equal length, which lie side by side, share a call of the ordinary kernel.
+rows of equal length, which lie side by side, share a call of the ordinary kernel. Which tokens of its row a token sees is as
+transformers makes the mask of the longest row: that of a shorter one is the beginning of it, as positions alone decide. It
+is seldom needed, as the kernel has its own ways for all tokens before and for all tokens.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from itertools import accumulate, chain, groupby
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -28,10 +30,10 @@ BOUNDS = "cu_seq_lens_q"
 under another name for keys."""
 
 # transformers makes the mask before it calls any attention, with nothing to tell it that rows are laid end to end.
-PACKED = ContextVar("packed", default=False)
-"""Whether the rows of the forward pass under way are laid end to end."""
-TOLD: ContextVar[set[int] | None] = ContextVar("windows that attention was told of", default=None)
-"""Gets the sizes of the attention windows of packed forward passes; None where nobody asks."""
+PACKED = ContextVar("packed", default=0)
+"""Tokens of the longest row of the forward pass under way, where its rows are laid end to end, longest first; else 0."""
+# What a mask carries: up to which length of a row it shows all tokens before, and up to which all tokens.
+_WHOLE = "_prune2vec_whole"
 T = TypeVar("T")
 
 
@@ -49,14 +51,22 @@ def packable(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def packed_inputs(rows: Sequence[Sequence[int]], device: torch.device) -> dict[str, Any]:
-    """Return what a model is called with for rows laid end to end, equal lengths side by side."""
+def packed_inputs(rows: Sequence[Sequence[int]], device: torch.device, padding: int | None = None) -> dict[str, Any]:
+    """Return what a model is called with for rows laid end to end, longest first; ``padding`` is its ``padding_position``."""
     lengths = [len(row) for row in rows]
     runs = tuple((length, len(list(same))) for length, same in groupby(lengths))
-    positions = torch.cat([torch.arange(length, device=device).repeat(count) for length, count in runs])
     bounds = row_bounds(rows, device)
+    ids = torch.tensor(list(chain.from_iterable(rows)), device=device)
+    if padding is None:
+        positions = torch.cat([torch.arange(length, device=device).repeat(count) for length, count in runs])
+    else:
+        counted = (ids != padding).long()
+        before = torch.cat([counted.new_zeros(1), counted.cumsum(0)])
+        positions = (before[1:] - before[bounds[:-1]].repeat_interleave(bounds.diff())) * counted + padding
     return {
-        "input_ids": torch.tensor([list(chain.from_iterable(rows))], device=device),
+        "input_ids": ids[None],
+        # All of them real; without it transformers looks for rows in the positions, and makes a mask to part them.
+        "attention_mask": torch.ones_like(ids)[None],
         "position_ids": positions[None],
         BOUNDS: bounds,
         "cu_seq_lens_k": bounds,
@@ -96,30 +106,43 @@ def _attention(
     # Split, not sliced: the backward pass of a slice fills a tensor of the whole length with zeros, once a slice.
     sizes = [length * count for length, count in packed_runs]
     parts = zip(packed_runs, *(states.split(sizes, dim=2) for states in (query, key, value)), strict=True)
-    window, told = kwargs.get("sliding_window"), TOLD.get()
-    if told is not None and window is not None:
-        told.add(window)
     outputs = []
     for (length, count), *states in parts:
-        # Without a mask the kernel takes its own causal path, which is the fast one.
-        band = _band(length, window, query.device)
         q, k, v = (part[0].unflatten(1, (count, length)).transpose(0, 1) for part in states)
-        found, _ = sdpa_attention_forward(module, q, k, v, band, **kwargs)
+        mask, told = _mask_of(attention_mask, length)
+        found, _ = sdpa_attention_forward(module, q, k, v, mask, **{**kwargs, **told})
         outputs.append(found.flatten(0, 1))
     return torch.cat(outputs)[None], None
 
 
-def _band(length: int, window: int | None, device: torch.device) -> Tensor | None:
-    """Return the mask of causal attention to the last ``window`` tokens; None where a row is no longer than that."""
-    if window is None or length <= window:
-        return None
-    ones = torch.ones(1, 1, length, length, dtype=torch.bool, device=device)
-    return ones.tril().triu(1 - window)
+def _mask_of(mask: Tensor | None, length: int) -> tuple[Tensor | None, dict[str, bool]]:
+    """Return the mask of a row, and what the kernel is told where it needs none, which is faster."""
+    if mask is None:
+        return None, {}
+    before, everywhere = getattr(mask, _WHOLE, (0, 0))
+    if length <= max(before, everywhere):
+        return None, {"is_causal": length <= before}
+    return mask[..., :length, :length], {}
 
 
 def _mask(*args: Any, **kwargs: Any) -> Any:
-    """Make no mask for packed rows, and transformers' own for padded batches."""
-    return None if PACKED.get() else sdpa_mask(*args, **kwargs)
+    """Make transformers' own mask: for padded batches, or for the longest of packed rows alone."""
+    longest = PACKED.get()
+    if not longest:
+        return sdpa_mask(*args, **kwargs)
+    alone = {"batch_size": 1, "q_length": longest, "kv_length": longest, "q_offset": 0, "kv_offset": 0, "attention_mask": None}
+    mask = sdpa_mask(*args, **{**kwargs, **alone})
+    if mask is not None:
+        ones = torch.ones_like(mask[0, 0])
+        setattr(mask, _WHOLE, (_equal_until(mask[0, 0], ones.tril()), _equal_until(mask[0, 0], ones)))
+    return mask
+
+
+def _equal_until(mask: Bool[Tensor, "token token"], other: Bool[Tensor, "token token"]) -> int:
+    """Return the length of the longest row for which the beginnings of the two masks are equal."""
+    differs = mask != other
+    first = (differs.tril().any(dim=1) | differs.triu().any(dim=0)).nonzero()
+    return int(first[0]) if len(first) else len(mask)
 
 
 AttentionInterface.register(ATTENTION, _attention)

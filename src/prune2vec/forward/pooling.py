@@ -58,6 +58,12 @@ def lasttoken(pooled: Int[Tensor, "batch seq"], attended: Int[Tensor, "batch seq
     return torch.zeros(pooled.shape, device=pooled.device).scatter_(1, last, 1.0) * pooled
 
 
+def cls(pooled: Int[Tensor, "batch seq"], attended: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq"]:
+    """Take the first pooled token alone: the first of the text, or behind a prompt that is left out (as in sentence-transformers 6)."""
+    first = pooled.argmax(dim=1, keepdim=True)
+    return torch.zeros(pooled.shape, device=pooled.device).scatter_(1, first, 1.0) * pooled
+
+
 @dataclass(frozen=True, kw_only=True)
 class PoolingMethod:
     """A pooling, and who knows it by what name.
@@ -79,7 +85,7 @@ _EVERYWHERE = "sentence-transformers, Infinity, TEI, vLLM and llama.cpp."
 _WEIGHTED = "sentence-transformers and Infinity. TEI, vLLM and llama.cpp have no weighted mean and refuse it or pool otherwise."
 
 POOLINGS: Mapping[str, PoolingMethod] = {
-    "cls": PoolingMethod(flag="pooling_mode_cls_token", vllm=True),
+    "cls": PoolingMethod(weights=cls, flag="pooling_mode_cls_token", vllm=True, served=_EVERYWHERE),
     "mean": PoolingMethod(weights=mean, flag="pooling_mode_mean_tokens", vllm=True, served=_EVERYWHERE),
     "max": PoolingMethod(flag="pooling_mode_max_tokens"),
     "mean_sqrt_len_tokens": PoolingMethod(flag="pooling_mode_mean_sqrt_len_tokens"),

@@ -94,12 +94,14 @@ class InMemoryRunner:
         family: Where its blocks are.
         pad_id: Token id that rows are filled up with.
         memory: Bytes that may be in use in all, on the GPU where the model is there; batches shrink to fit. None: no limit.
+        causal: Whether no token sees those after it, so that padding needs no mask.
     """
 
     model: PreTrainedModel
     family: Family
     pad_id: int
     memory: int | None = None
+    causal: bool = True
     _obstacles: dict[int, str] = field(default_factory=dict, init=False, repr=False)
 
     def run(
@@ -140,7 +142,13 @@ class InMemoryRunner:
             window = max(1, _WINDOW_BYTES // (4 * len(blocks) * self.model.config.hidden_size))
             with run.hooked(blocks), packable(model) if packed else nullcontext(), torch.inference_mode():
                 for batch in make_batches(
-                    self.model, rows, token_budget=budget, packed=packed, pad_id=self.pad_id, window=window
+                    self.model,
+                    rows,
+                    token_budget=budget,
+                    packed=packed,
+                    masked=not self.causal,
+                    pad_id=self.pad_id,
+                    window=window,
                 ):
                     with run.observing(batch):
                         batch.run(model)

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from prune2vec.errors import ConfigError, UnsupportedModel
 from prune2vec.files import explained_os_errors
-from prune2vec.forward.batches import Batch, make_batches
+from prune2vec.forward.batches import Batch, equal_lengths, make_batches
 from prune2vec.forward.block_inputs import BlockInputs, block_inputs, check_probe, probe_model
 from prune2vec.forward.memory_plan import (
     MemoryPlan,
@@ -145,17 +145,21 @@ class StreamingRunner:
             setattr(self.model.get_submodule(owner), leaf, nn.Parameter(self.files.take(name), requires_grad=False))
         self._before_blocks = [name for name in self.files.outside if name not in finals]
         self._parts: SubLayers | Exception
+        self._causal = True
 
     @property
     def device(self) -> torch.device:
         """Where the blocks compute."""
         return self.files.device
 
-    def self_test(self) -> None:
+    def self_test(self) -> bool:
         """Test the first and the last block as a model of their own, as the whole one is tested when it is in memory.
 
         Where two blocks do not fit into memory, each of them is a model of its own. The parts of the blocks are tested at
         once too, so that no block is read a second time for them.
+
+        Returns:
+            Whether no token sees those after it.
 
         Raises:
             ConfigError: Not even one block fits into the memory that may be used.
@@ -166,7 +170,7 @@ class StreamingRunner:
         together = self._plan([TOKENS], 1, TOKENS).prefetch or len(ends) == 1
         for layers in [ends] if together else [[layer] for layer in ends]:
             probe = probe_model(self.model, self.family, self.files, layers, trust_remote_code=self.trust_remote_code)
-            check_probe(probe, self.family)
+            self._causal &= check_probe(probe, self.family)
             if together:
                 try:
                     check_sub_layers(probe, self.family)
@@ -180,6 +184,7 @@ class StreamingRunner:
             self._parts = ConfigError(
                 f"memory is {readable_bytes(self.memory)}, but the parts of blocks are tested on two blocks at once; give more memory"
             )
+        return self._causal
 
     def sub_layers(self) -> SubLayers:
         """Return the parts of the blocks, as ``self_test`` checked them on the first and the last one.
@@ -206,8 +211,12 @@ class StreamingRunner:
             ConfigError: Not even one block and the longest row fit into the memory that may be used.
         """
         plan = self._plan([len(row.ids) for row in rows], len(runs), token_budget or tokens_per_pass(self.device, packed=False))
-        # All batches at once: each of them comes back for every block.
-        batches = list(make_batches(self.model, rows, token_budget=plan.token_budget, pad_id=self.pad_id, device=self.device))
+        # All batches at once: each of them comes back for every block. Where tokens see those after them, padding would need a
+        # mask for each of them, as large as the states of long rows.
+        budget, masked = plan.token_budget, False if self._causal else None
+        batches = list(
+            make_batches(self.model, rows, token_budget=budget, masked=masked, pad_id=self.pad_id, device=self.device)
+        )
         # By layer of the whole model: its number in the run's model, and the block.
         blocks: list[dict[int, tuple[int, nn.Module]]] = []
         for run in runs:
@@ -290,7 +299,8 @@ class StreamingRunner:
 
     def _plan(self, lengths: Sequence[int], variants: int, token_budget: int) -> MemoryPlan:
         dtype = self.files.dtype
-        batches = length_batches(lengths, token_budget=token_budget, kind=length_kind(self.model))
+        kind = length_kind(self.model) if self._causal else equal_lengths
+        batches = length_batches(lengths, token_budget=token_budget, kind=kind)
         return plan_memory(
             memory=self.memory,
             # Kernels have buffers of their own, and an allocator does not give all back.

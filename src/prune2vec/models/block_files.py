@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from prune2vec.errors import UnsupportedModel
-from prune2vec.models.families import Family, in_block
+from prune2vec.models.families import Family, in_block, without_head
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.tensor_check import check_tensors
 from prune2vec.models.weight_files import WeightFiles
@@ -28,7 +28,7 @@ def built_on_meta(config: Any, dtype: torch.dtype, device: torch.device, *, trus
     """Return the base model of ``config`` with parameters on the meta device and real buffers on ``device``."""
     with init_empty_weights(include_buffers=False), quiet_transformers():
         model: PreTrainedModel = AutoModel.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
-    for module in model.modules():
+    for module in without_head(model).modules():
         if any(True for _ in module.named_buffers(recurse=False)):
             # Computes tables (positions, frequencies) as loading does: in float32, and then rounded.
             model._init_weights(module)

@@ -21,7 +21,16 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.pytorch_utils import Conv1D
 
 from prune2vec.errors import CheckpointError
-from prune2vec.models.families import Neurons, SubLayers, block_list, find_family, find_sub_layers, mlp_width, num_layers
+from prune2vec.models.families import (
+    Neurons,
+    SubLayers,
+    block_list,
+    find_family,
+    find_sub_layers,
+    mlp_width,
+    num_layers,
+    without_head,
+)
 from prune2vec.models.kept import ATTENTION, MLP
 from prune2vec.models.tensor_check import misfit
 
@@ -51,6 +60,14 @@ class NoMlp(nn.Module):
         return hidden_states.new_zeros(())
 
 
+class NoMlpOfInput(NoMlp):
+    """Stands where an MLP was dropped whose modules add its input: the last of them returns that, whatever came of the others."""
+
+    def forward(self, hidden_states: Tensor, input_tensor: Tensor | None = None) -> Tensor:
+        """Return the input of the MLP."""
+        return hidden_states if input_tensor is None else input_tensor
+
+
 class NoAttention(nn.Module):
     """Stands where attention was dropped: adds nothing to the residual stream."""
 
@@ -58,6 +75,15 @@ class NoAttention(nn.Module):
         """Return a zero, as ``NoMlp`` does, and no attention weights."""
         states: Tensor = args[0] if args else kwargs["hidden_states"]
         return states.new_zeros(()), None
+
+
+class NoAttentionOfInput(NoAttention):
+    """Stands where attention was dropped that adds its input itself: returns that."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        """Return the input of the attention, and no attention weights."""
+        states: Tensor = args[0] if args else kwargs["hidden_states"]
+        return states, None
 
 
 def is_even(layout: Layout) -> bool:
@@ -99,9 +125,12 @@ def apply_layout(model: PreTrainedModel, layout: Layout) -> None:
     parts = sub_layers_of(model)
     for block, wanted in zip(block_list(model, find_family(model, model.config)), layout, strict=True):
         if not wanted.attention:
-            _replace(block, parts.attention, NoAttention())
+            _replace(block, parts.attention, NoAttentionOfInput() if parts.adds_input else NoAttention())
             _pass_on(block, parts.attention_norms)
-        if not wanted.mlp:
+        if not wanted.mlp and parts.adds_input:
+            for path in parts.mlp:
+                _replace(block, path, NoMlpOfInput())
+        elif not wanted.mlp:
             _replace(block, parts.mlp[0], NoMlp())
             _pass_on(block, (*parts.mlp[1:], *parts.mlp_norms))
         elif wanted.width is not None and parts.neurons is not None:
@@ -187,7 +216,7 @@ def uneven_layout(model: PreTrainedModel) -> Layout:
     config = copy.deepcopy(model.config)
     config.dtype = model.dtype  # Saving leaves it as a word, which classes with an activation of their own (xIELU) refuse.
     with torch.device("meta"):
-        stock = type(model)(config)
+        stock = without_head(type(model)(config))
     expected = {name: tensor.shape for name, tensor in stock.state_dict().items()}
     found = {name: tensor.shape for name, tensor in model.state_dict().items()}
     if expected == found:
@@ -255,6 +284,7 @@ def load_with_layout(
 
     def build(self: PreTrainedModel, config: Any, *args: Any, **more: Any) -> None:
         model_class.__init__(self, config, *args, **more)
+        without_head(self)
         if layout:
             apply_layout(self, layout)
 

@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from prune2vec.errors import PlanError, UnsupportedModel
 from prune2vec.models.block_layout import BlockLayout, Layout, apply_layout, is_even, sub_layers_of
-from prune2vec.models.families import SubLayers, block_list, find_family, in_block, mlp_width, num_layers
+from prune2vec.models.families import SubLayers, block_list, find_family, in_block, mlp_width, num_layers, without_head
 from prune2vec.models.kept import Kept
 
 # Lists with one entry a layer, over all families; they are cut by the kept layers.
@@ -133,6 +133,11 @@ class Cut:
         family = find_family(model, model.config)
         blocks = block_list(model, family)
         check_keep(kept.layers, len(blocks))
+        if family.first_stays and kept.layers[0] != 0:
+            raise PlanError(
+                f"cannot keep layers {list(kept.layers)}: {model.config.model_type} builds its first layer otherwise than all others; "
+                "keep layer 0 too"
+            )
         if kept.width_cut:
             raise PlanError(
                 f"the plan is to cut {float(kept.width_cut):.1%} of the neurons, but not which; run prune2vec slim first"
@@ -229,7 +234,7 @@ def assemble(like: PreTrainedModel, config: Any, state: Mapping[str, Tensor], la
         RuntimeError: From ``load_state_dict``, when ``state`` lacks a tensor or has one too many.
     """
     with torch.device("meta"):
-        model = type(like)(config)
+        model = without_head(type(like)(config))
     return _filled(model, like, state, layout)
 
 
@@ -265,7 +270,7 @@ def reference_cut(model: PreTrainedModel, original_config: Any, keep: Sequence[i
     has, where that is not all.
     """
     with torch.device("meta"):
-        whole = type(model)(original_config)
+        whole = without_head(type(model)(original_config))
     family = find_family(whole, original_config)
     parent, _, leaf = family.blocks.rpartition(".")
     setattr(whole.get_submodule(parent), leaf, nn.ModuleList(block_list(whole, family)[layer] for layer in keep))

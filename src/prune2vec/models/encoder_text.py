@@ -163,7 +163,7 @@ def encoder_text_settings(source: ModelSource, tokenizer: PreTrainedTokenizerBas
         raise CheckpointError(
             f"{source.name}: {modules[1]['path']}/config.json is missing, though modules.json names it; fetch the encoder again"
         )
-    pooling, modes = found[0], [mode.removeprefix(_FLAG).removesuffix(_FLAG_END) for mode in found[1]]
+    pooling, modes = found[0], [mode.removeprefix(_FLAG).removesuffix(_FLAG_END).removesuffix("_token") for mode in found[1]]
     if len(modes) != 1 or modes[0] not in _POOLINGS:
         raise UnsupportedModel(
             f"{source.name} pools by {' and '.join(modes) or pooling['pooling_mode']}; expected one of {', '.join(_POOLINGS)}"

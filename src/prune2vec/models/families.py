@@ -1,4 +1,4 @@
-"""Where a decoder keeps its blocks and final norm, and what in a block can go by itself: attention, MLP and neurons.
+"""Where a model keeps its blocks and final norm, and what in a block can go by itself: attention, MLP and neurons.
 
 One generic path serves every architecture: a family is a record here, and a model without one is inferred from the
 structure of its modules. Either way the result is only trusted after the tests of ``selftest``.
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from prune2vec.errors import UnsupportedModel
@@ -23,19 +23,25 @@ class Family:
 
     Attributes:
         blocks: Path of the block list inside the base model.
-        final: Paths of what is applied after the last block, in order; absent modules are skipped.
+        final: Paths of what is applied after the last block, in order; absent modules are skipped. Empty where the last
+            block's output is the model's (BERT).
         attention: Attention sub-layer.
         mlp: MLP sub-layer, one module or the modules that make it up.
+        first_stays: Whether the class builds its first block otherwise than all others, so that no other can take its place
+            (ModernBERT's has no norm before its attention).
     """
 
     blocks: str = "layers"
     final: tuple[str, ...] = ("norm",)
     attention: str = "self_attn"
     mlp: tuple[str, ...] = ("mlp",)
+    first_stays: bool = False
 
 
-_SUPPORTED = "prune2vec cuts decoder-only language models (Llama, Qwen, Gemma, GPT-2 and the like)"
+_SUPPORTED = "prune2vec cuts models of one stack of blocks: decoders (Llama, Qwen, Gemma, GPT-2, ...) and encoders (BERT, ModernBERT, ...)"
 _LLAMA_LIKE = Family()
+_TWO_PARTS = ("intermediate", "output")
+_BERT_LIKE = Family(blocks="encoder.layer", final=(), attention="attention", mlp=_TWO_PARTS)
 _FAMILIES: dict[str, Family] = {
     **dict.fromkeys(
         ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "olmo2", "smollm3", "granite"),
@@ -47,14 +53,17 @@ _FAMILIES: dict[str, Family] = {
     "opt": Family(
         blocks="decoder.layers", final=("decoder.final_layer_norm", "decoder.project_out"), mlp=("fc1", "activation_fn", "fc2")
     ),
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "mpnet"), _BERT_LIKE),
+    "distilbert": Family(blocks="transformer.layer", final=(), attention="attention", mlp=("ffn",)),
+    "modernbert": Family(final=("final_norm",), attention="attn", first_stays=True),
 }
 _FINAL_NAMES = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f", "final_norm")
 _ATTENTION_NAMES = ("self_attn", "attn", "attention", "self_attention")
-_MLP_NAMES = ("mlp", "ffn", "feed_forward")
+_MLP_NAMES = (("mlp",), ("ffn",), ("feed_forward",), _TWO_PARTS)
 
 
 def num_layers(config: Any) -> int:
-    """Return the number of decoder blocks a config declares.
+    """Return the number of blocks a config declares.
 
     Raises:
         UnsupportedModel: The config belongs to an encoder-decoder or a multi-part model, or declares no layers.
@@ -68,8 +77,6 @@ def num_layers(config: Any) -> int:
         raise UnsupportedModel(
             f"{kind} cannot be cut: it keeps its language model in {parts[0]}; save that part as a model of its own"
         )
-    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
-        raise UnsupportedModel(f"{kind} is an encoder: each token sees those after it; {_SUPPORTED}")
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise UnsupportedModel(f"{kind} cannot be cut: num_hidden_layers is {count!r}, expected a whole number from 1 on")
     return count
@@ -79,7 +86,7 @@ def find_family(model: nn.Module, config: Any) -> Family:
     """Return the record of the model's architecture, or one inferred from its modules.
 
     Raises:
-        UnsupportedModel: No module list with one entry a layer, no final norm or no sub-layers were found.
+        UnsupportedModel: No module list with one entry a layer, several final norms or no sub-layers were found.
     """
     known = _FAMILIES.get(config.model_type)
     return known if known is not None else _infer(model, config)
@@ -98,13 +105,13 @@ def _infer(model: nn.Module, config: Any) -> Family:
     finals = tuple(f"{parent}.{name}".lstrip(".") for name in _FINAL_NAMES if hasattr(owner, name))
     block = model.get_submodule(blocks)[0]  # type: ignore[index]
     attention = [name for name in _ATTENTION_NAMES if hasattr(block, name)]
-    mlp = [name for name in _MLP_NAMES if hasattr(block, name)]
-    if len(finals) != 1 or not attention or not mlp:
+    mlp = [names for names in _MLP_NAMES if all(hasattr(block, name) for name in names)]
+    if len(finals) > 1 or not attention or not mlp:
         raise UnsupportedModel(
-            f"{config.model_type}: final norms {list(finals)}, attention {attention}, MLP {mlp} in block 0 of {blocks}; "
-            f"one of each is needed; {_SUPPORTED}"
+            f"{config.model_type}: final norms {list(finals)}, attention {attention}, MLP {list(map(list, mlp))} in block 0 of {blocks}; "
+            f"attention, MLP and one final norm at most are needed; {_SUPPORTED}"
         )
-    return Family(blocks=blocks, final=finals, attention=attention[0], mlp=(mlp[0],))
+    return Family(blocks=blocks, final=finals, attention=attention[0], mlp=mlp[0])
 
 
 def block_list(model: nn.Module, family: Family) -> nn.ModuleList:
@@ -120,6 +127,22 @@ def final_modules(model: nn.Module, family: Family) -> list[nn.Module]:
     places = [path.rpartition(".") for path in family.final]
     found = [getattr(model.get_submodule(parent), name, None) for parent, _, name in places]
     return [module for module in found if module is not None]
+
+
+def without_head(model: PreTrainedModel) -> PreTrainedModel:
+    """Take what follows the last block for another use out of a base model, in place: BERT's pooler, which no text passes."""
+    if isinstance(getattr(model, "pooler", None), nn.Module):
+        model.pooler = None  # type: ignore[assignment]
+    return model
+
+
+def padding_position(model: nn.Module) -> int | None:
+    """Return the id of the padding token from which positions count on, as in RoBERTa; None where they count from 0.
+
+    There a token's position is that id plus its number among the tokens that are no padding, from 1 on.
+    """
+    tables = [module for name, module in model.named_modules() if name.rpartition(".")[2] == "position_embeddings"]
+    return next((int(table.padding_idx) for table in tables if getattr(table, "padding_idx", None) is not None), None)  # type: ignore[arg-type]
 
 
 def in_block(name: str, blocks: str) -> tuple[int, str] | None:
@@ -143,12 +166,14 @@ class Neurons:
         out: The linear layer whose inputs are the neurons' activations.
         halves: ``into`` is a single layer that holds gate and up one after the other (Phi-3).
         config_key: The config entry with their number.
+        beside: Modules within the MLP's that tell no neuron from another (BERT's norm after it).
     """
 
     into: tuple[str, ...]
     out: str
     halves: bool = False
     config_key: str = "intermediate_size"
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +187,8 @@ class SubLayers:
         mlp_norms: Norms that serve the MLP alone and go with it.
         between: Module whose input is the stream between attention and MLP; None where both read the block's input.
         neurons: The neurons of the MLP; None where they are unknown (a mixture of experts).
+        adds_input: Whether the modules of both add their input and norm the sum themselves (BERT). Where one is dropped its
+            norm goes with it, so that what is left of the block is what it has between the two.
     """
 
     attention: str
@@ -170,6 +197,7 @@ class SubLayers:
     mlp_norms: tuple[str, ...]
     between: str | None
     neurons: Neurons | None
+    adds_input: bool = False
 
 
 _GATED = Neurons(into=("mlp.gate_proj", "mlp.up_proj"), out="mlp.down_proj")
@@ -191,7 +219,34 @@ _NORMS_AROUND = replace(  # gemma2 and gemma3: a norm before and a norm after ea
 _NORMS_AFTER = replace(  # olmo2: norms only after
     _LLAMA, attention_norms=("post_attention_layernorm",), mlp_norms=("post_feedforward_layernorm",), between="mlp"
 )
+_NORM_INSIDE = SubLayers(
+    attention="attention",
+    attention_norms=(),
+    mlp=_TWO_PARTS,
+    mlp_norms=(),
+    between="intermediate",
+    neurons=Neurons(into=("intermediate.dense",), out="output.dense", beside=("output.LayerNorm",)),
+    adds_input=True,
+)
 _SUB_LAYERS: dict[str, SubLayers] = {
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "mpnet"), _NORM_INSIDE),
+    # Norms of the sums, which go with what is added.
+    "distilbert": SubLayers(
+        attention="attention",
+        attention_norms=("sa_layer_norm",),
+        mlp=("ffn",),
+        mlp_norms=("output_layer_norm",),
+        between="ffn",
+        neurons=Neurons(into=("ffn.lin1",), out="ffn.lin2", config_key="hidden_dim"),
+    ),
+    "modernbert": SubLayers(
+        attention="attn",
+        attention_norms=("attn_norm",),
+        mlp=("mlp",),
+        mlp_norms=("mlp_norm",),
+        between="mlp_norm",
+        neurons=Neurons(into=("mlp.Wi",), out="mlp.Wo", halves=True),
+    ),
     "phi3": replace(_LLAMA, neurons=_FUSED),
     "gpt2": SubLayers(
         attention="attn",
@@ -246,6 +301,8 @@ def _infer_sub_layers(block: nn.Module, family: Family, config: Any) -> SubLayer
     for layout in (_LLAMA, _NORMS_AROUND, _NORMS_AFTER):
         if norms == {*layout.attention_norms, *layout.mlp_norms}:
             return replace(layout, attention=family.attention, mlp=family.mlp)
+    if not norms and family.mlp == _TWO_PARTS:
+        return replace(_NORM_INSIDE, attention=family.attention)
     raise UnsupportedModel(
         f"{config.model_type}: which norms belong to attention and which to the MLP is not known (found {', '.join(sorted(norms))}); "
         "cut whole layers of it"
@@ -258,7 +315,7 @@ def _has_nothing_but_neurons(block: nn.Module, mlp: tuple[str, ...], neurons: Ne
     modules = dict(block.named_modules())
     if not all(isinstance(modules.get(path), nn.Linear | Conv1D) for path in layers):
         return False
-    own = {f"{path}.{leaf}" for path in layers for leaf in ("weight", "bias")}
+    own = {f"{path}.{leaf}" for path in (*layers, *neurons.beside) for leaf in ("weight", "bias")}
     return {f"{path}.{name}" for path in mlp for name, _ in modules[path].named_parameters()} <= own
 
 

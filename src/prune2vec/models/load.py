@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prune2vec.errors import ModelError, Prune2vecError, UnsupportedModel, reason_of
-from prune2vec.models.families import WIDTH_KEYS, Family, find_family, num_layers
+from prune2vec.models.families import WIDTH_KEYS, Family, find_family, num_layers, padding_position, without_head
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.source import ModelSource
 from prune2vec.models.tensor_check import check_loaded
@@ -46,11 +46,11 @@ def skeleton_of(
 
     Raises:
         ModelError: The config makes no model.
-        UnsupportedModel: It is not a decoder-only LM with a block list that can be cut.
+        UnsupportedModel: It has no block list that can be cut.
     """
     with explained(source, "config.json makes no model"), torch.device("meta"), quiet_transformers():
         model = AutoModel.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
-    return model, find_family(model, config)
+    return without_head(model), find_family(model, config)
 
 
 def embedding_rows(model: PreTrainedModel) -> int:
@@ -181,11 +181,12 @@ def load_model(
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    check_loaded(source.name, model, info)
+    check_loaded(source.name, without_head(model), info)
     nn.Module.to(model, device).eval()
     return model  # type: ignore[no-any-return]
 
 
-def context_length(config: Any) -> int:
-    """Return the most tokens a model's positions allow."""
-    return int(getattr(config, "max_position_embeddings", 0) or 2048)
+def context_length(model: PreTrainedModel) -> int:
+    """Return the most tokens a model's positions allow; RoBERTa's first ones are no token's."""
+    padding = padding_position(model)
+    return int(getattr(model.config, "max_position_embeddings", 0) or 2048) - (0 if padding is None else padding + 1)

@@ -23,11 +23,11 @@ _NEURONS = ("mlp_width", "neuron_params", "neuron_matmul_params")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """Sizes of a decoder without its LM head.
+    """Sizes of a base model, without LM head or pooler.
 
     Attributes:
         model_type: The architecture's name in ``config.json``.
-        num_layers: Number of decoder blocks.
+        num_layers: Number of blocks.
         hidden_size: Width of the residual stream.
         attention_width: Query heads times head width (what one attention score pass multiplies).
         embedding_params: Token (and learned position) embeddings, counted once; an LM head never counts.
@@ -42,6 +42,8 @@ class ModelShape:
         mlp_width: Neurons of each block's MLP; empty when not known.
         neuron_params: Parameters of one neuron in each block.
         neuron_matmul_params: The part of them that multiplies every token.
+        causal: Whether no token sees those after it, as in every model of earlier profiles.
+        first_stays: Whether the first layer is built otherwise than all others and must stay.
     """
 
     __pydantic_config__ = AS_WRITTEN
@@ -62,6 +64,8 @@ class ModelShape:
     mlp_width: tuple[Size, ...] = ()
     neuron_params: tuple[Size, ...] = ()
     neuron_matmul_params: tuple[Size, ...] = ()
+    causal: bool = True
+    first_stays: bool = False
 
     @property
     def knows_sub_layers(self) -> bool:
@@ -87,7 +91,7 @@ class ModelShape:
         return round(self.params(range(self.num_layers)) * kept / self.num_layers)
 
     def flops_per_token(self, keep: Iterable[int] | Kept, *, length: int = 512) -> int:
-        """Return forward FLOPs per token at sequence length ``length``: 2 per matrix weight, plus causal attention.
+        """Return forward FLOPs per token at sequence length ``length``: 2 per matrix weight, plus attention to all it sees.
 
         Raises:
             PlanError: As ``params``.
@@ -95,7 +99,8 @@ class ModelShape:
         kept = Kept.whole(keep)
         matrices = 2 * self._sum(kept, self.block_matmul_params, "matmul_params")
         # Scores and their weighted sum: 2 * 2 * attended tokens * width; a causal token attends to half on average.
-        return matrices + len(kept.attentions) * 2 * (length + 1) * self.attention_width
+        attended = (length + 1) if self.causal else 2 * length
+        return matrices + len(kept.attentions) * 2 * attended * self.attention_width
 
     def memory_bytes(self, keep: Iterable[int] | Kept, *, batch_tokens: int = 16384) -> int:
         """Estimate the bytes that encoding needs: the weights, and about eight live activations of a batch."""
@@ -112,6 +117,18 @@ class ModelShape:
         if (kept.width_cut or kept.widths) and not self.knows_neurons:
             raise PlanError(f"{self.model_type}: the neurons of its MLPs are not known, so its width cannot be cut")
 
+    def check_first(self, kept: Kept) -> None:
+        """Refuse a cut that takes away a first layer whose place no other can take.
+
+        Raises:
+            PlanError: It does.
+        """
+        if self.first_stays and kept.layers[0] != 0:
+            raise PlanError(
+                f"cannot keep layers {list(kept.layers)}: {self.model_type} builds its first layer otherwise than all others; keep "
+                "layer 0 too"
+            )
+
     def _sum(self, kept: Kept, of_blocks: tuple[int, ...], kind: str) -> int:
         """Add up the kept blocks' counts of a kind, without the sub-layers and neurons that go."""
         self.check_can_drop(kept)
@@ -119,7 +136,7 @@ class ModelShape:
         total -= sum(getattr(self, f"attention_{kind}")[layer] for layer in kept.drop_attention)
         total -= sum(getattr(self, f"mlp_{kind}")[layer] for layer in kept.drop_mlp)
         if kept.mlps and (kept.widths or kept.width_cut):
-            # Every block of a decoder has the same MLP, so it does not matter here which neurons go.
+            # Every block has the same MLP, so it does not matter here which neurons go.
             size: int = getattr(self, f"neuron_{kind}")[kept.mlps[0]]
             total -= kept.cut_neurons(self.mlp_width) * size
         return total
@@ -140,8 +157,11 @@ class ModelShape:
         return self
 
 
-def measure_shape(model: PreTrainedModel, family: Family, *, bytes_per_param: int) -> ModelShape:
-    """Count a model's parameters by part, shared ones once; sub-layers and neurons are left out where they are not known."""
+def measure_shape(model: PreTrainedModel, family: Family, *, bytes_per_param: int, causal: bool = True) -> ModelShape:
+    """Count a model's parameters by part, shared ones once; sub-layers and neurons are left out where they are not known.
+
+    ``causal`` is what ``self_test`` found.
+    """
     from prune2vec.models.families import block_list, final_modules
 
     blocks, finals, config = list(block_list(model, family)), final_modules(model, family), model.config
@@ -159,6 +179,8 @@ def measure_shape(model: PreTrainedModel, family: Family, *, bytes_per_param: in
         block_matmul_params=tuple(map(_count_matrices, blocks)),
         final_params=final,
         bytes_per_param=bytes_per_param,
+        causal=causal,
+        first_stays=family.first_stays,
         **_part_sizes(model, blocks),
     )
 

@@ -103,13 +103,13 @@ def check_loaded(who: str, model: PreTrainedModel, info: Mapping[str, Any]) -> N
     Raises:
         ModelError: A tensor is missing, left over or of another shape.
     """
-    ignored = _ignored(model)
+    ignored, told = _ignored(model), model.state_dict().keys()
     # Beside quantised weights lie scales that only some kernels read.
     unexpected = [] if getattr(model.config, "quantization_config", None) is not None else info["unexpected_keys"]
     refuse(
         who,
         model.config.model_type,
-        missing=info["missing_keys"],
+        missing=[name for name in info["missing_keys"] if name in told],
         extra=[name for name in unexpected if not ignored.search(name.removeprefix(f"{model.base_model_prefix}."))],
         shapes={name: (tuple(found), tuple(told)) for name, found, told in info["mismatched_keys"]},
     )

@@ -13,10 +13,11 @@ from prune2vec.errors import DataError
 from prune2vec.settings import Settings
 
 PAPER_POOLING = "weightedmean-paper"
+CLS = "cls"
 E5, SAVED = "e5", "saved"
 _WORDS = ("none", E5, "effir", SAVED)
 
-Pooling = Literal["weightedmean", "mean", "lasttoken", "weightedmean-paper"]
+Pooling = Literal["weightedmean", "mean", "lasttoken", "cls", "weightedmean-paper"]
 AppendEos = Literal["auto", "on", "off"]
 Wrapper = Literal["none", "chat"]
 
@@ -61,6 +62,9 @@ class TextSettings(Settings):
         words = [f"{name} {value!r} instead of {getattr(self, name)!r}" for name, value in changed.items()]
         if changed.get("instruction", SAVED) != SAVED:
             changed |= {"prompts": {}, "default_prompt": None}
+        if changed.get("pooling") == CLS:
+            # Behind a prompt that is left out, runtimes take different tokens for the first.
+            changed |= {"include_prompt": True}
         return self.model_copy(update=changed), words
 
     def to_json(self) -> dict[str, Any]:
@@ -84,9 +88,10 @@ class TextOptions(Settings):
     """The text settings as options of a verb; what is not given stays as the plan or the model has it."""
 
     pooling: Pooling | None = None
-    """From token states to one vector: weightedmean, mean or lasttoken. TEI, vLLM and llama.cpp serve mean and lasttoken
-    alone. weightedmean-paper leaves BOS out and restarts the weights after a prompt, as L3Prune's code does: for profiles
-    only, as no runtime pools so. Unset: as the plan has it, or an encoder given as MODEL, else weightedmean."""
+    """From token states to one vector: weightedmean, mean, lasttoken or, for bidirectional models, cls (the first token). TEI,
+    vLLM and llama.cpp do not serve weightedmean. weightedmean-paper leaves BOS out and restarts the weights after a prompt, as
+    L3Prune's code does: for profiles only, as no runtime pools so. Unset: as the plan has it, or an encoder given as MODEL,
+    else weightedmean for causal models and mean for bidirectional ones."""
     append_eos: AppendEos | None = None
     """End every text with the model's EOS token, however it is cut; auto does so for lasttoken, which then pools it, unless
     the tokeniser ends texts by itself. Unset: as the plan has it, else auto."""

@@ -220,7 +220,8 @@ def ranked(profile: Profile, order: str, kind: str, depth: int) -> tuple[int, ..
         if len(set(found)) != len(found):
             raise ProfileError(f"{where}: a layer is there twice in {list(found)}; measure it again")
         layers = tuple(found)
-    return tuple(layer for layer in layers if layer < depth)
+    stays = {0} if kind == "block" and profile.shape.first_stays else set()
+    return tuple(layer for layer in layers if layer < depth and layer not in stays)
 
 
 def least_important(profile: Profile, order: str, kind: str, among: tuple[int, ...], count: int) -> tuple[int, ...]:

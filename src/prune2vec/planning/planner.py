@@ -123,6 +123,7 @@ def make_plan(
     planner = planners.get(method).build(parameters, where=f"planner {method!r}")
     picked = planner.pick(measured, lambda kept: not limits.exceeded(measured.shape, kept))
     settled = {name: value for name, value in {**planner.model_dump(), **picked.resolved}.items() if value is not None}
+    measured.shape.check_first(picked.kept)
     over = limits.exceeded(measured.shape, picked.kept)
     if over:
         given = ", ".join(f"{name} {value}" for name, value in settled.items())

@@ -12,14 +12,14 @@ from typing import Any
 
 from prune2vec.data.reader import Texts, load_triplets
 from prune2vec.data.triplet import digest_texts
-from prune2vec.errors import UnsupportedModel
+from prune2vec.errors import ConfigError, UnsupportedModel
 from prune2vec.forward.backbone import Backbone, load_backbone
 from prune2vec.forward.runner import ObservedRun, Observer
 from prune2vec.machine import describe
 from prune2vec.models.encoder_text import encoder_text_settings
 from prune2vec.models.kept import Kept
-from prune2vec.models.prepared_text import prepare_text
-from prune2vec.models.text_settings import TextOptions, TextSettings
+from prune2vec.models.prepared_text import PreparedText, prepare_text
+from prune2vec.models.text_settings import CLS, TextOptions, TextSettings
 from prune2vec.models.tokens import TokenRow, distinct
 from prune2vec.paths import check_target
 from prune2vec.profiling.profile import LayerLoss, Profile
@@ -114,11 +114,7 @@ def profile_model(
         depth=chosen.max_depth,
         **chosen.model_dump(include={"revision", "dtype", "device", "trust_remote_code", "stream", "memory"}),
     )
-    own = encoder_text_settings(backbone.source, backbone.tokenizer, context=backbone.max_length)
-    decided, changed = (own or TextSettings()).overridden(chosen)
-    if own is not None and changed:
-        say(f"not as the encoder {backbone.source.name} does it: {'; '.join(changed)}")
-    text = prepare_text(decided, backbone.tokenizer, context=backbone.max_length)
+    text = _text_for(backbone, chosen)
     # Scorers read the pooling as decided, and no depth beyond the model's.
     depth = chosen.max_depth if chosen.max_depth and chosen.max_depth < backbone.shape.num_layers else None
     chosen = chosen.model_copy(update={"pooling": text.settings.pooling, "max_depth": depth})
@@ -154,6 +150,19 @@ def profile_model(
     if target is not None:
         result.save(target)
     return result
+
+
+def _text_for(backbone: Backbone, chosen: ProfileSettings) -> PreparedText:
+    """Return how texts reach the model: as an encoder that is given as the model has it, or as suits one that is not."""
+    own = encoder_text_settings(backbone.source, backbone.tokenizer, context=backbone.max_length)
+    # The later a token, the more it has seen: so it is in causal models alone.
+    usual = TextSettings() if backbone.shape.causal else TextSettings(pooling="mean")
+    decided, changed = (own or usual).overridden(chosen)
+    if decided.pooling == CLS and backbone.shape.causal:
+        raise ConfigError(f"{CLS} pools the first token, which sees no other one in a causal model; give another pooling")
+    if own is not None and changed:
+        say(f"not as the encoder {backbone.source.name} does it: {'; '.join(changed)}")
+    return prepare_text(decided, backbone.tokenizer, context=backbone.max_length)
 
 
 def scorer_names(settings: ProfileSettings) -> tuple[str, ...]:

@@ -84,7 +84,10 @@ def score_iterative(backbone: Backbone, groups: Sequence[TokenGroup], settings: 
         for kind, importance in zip(KINDS, found, strict=True):
             # The rows of a measurement follow the layers that its cut keeps.
             left = dict(zip(kept[kind].layers, importance.row(kind), strict=True))
-            gone[kind].append(most_redundant_first({layer: left[layer] for layer in left if layer not in gone[kind]})[0])
+            stays = {0} if kind == "block" and backbone.shape.first_stays else set()
+            gone[kind].append(
+                most_redundant_first({layer: left[layer] for layer in left if layer not in {*gone[kind], *stays}})[0]
+            )
     return gone
 
 

@@ -18,6 +18,7 @@ from prune2vec.errors import CheckpointError, Prune2vecError, reason_of
 from prune2vec.files import read_json, write_json, write_text
 from prune2vec.machine import pick_device, pick_dtype
 from prune2vec.models.encoder_text import RECORD as RECORD
+from prune2vec.models.families import without_head
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.outputs import ENCODER, staged_folder
 from prune2vec.paths import closest
@@ -51,6 +52,7 @@ def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto
         ModelError: Two tokens of its tokeniser have one number.
     """
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
 
     place = pick_device(device)
     check_is_encoder(folder)
@@ -76,6 +78,10 @@ def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto
         # Whatever is wrong with a file may surface anywhere in three libraries, as any of their errors, or as a panic.
         raise CheckpointError(f"cannot load the encoder {folder}: {reason_of(error)}") from error
     check_fits_together(encoder, str(folder))
+    modules: list[Any] = list(encoder)
+    if len(modules) > 1 and isinstance(modules[1], Pooling):
+        # No text passes BERT's pooler; where the folder holds none, it is of random numbers.
+        without_head(modules[0].auto_model)
     return encoder
 
 

@@ -92,7 +92,10 @@ def write_portable(parts: EncoderParts, folder: Path) -> None:
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     # The entries that transformers 4 reads, beside those that transformers 5 writes.
-    config.update(legacy_rope_entries(config), architectures=[type(parts.model).__name__])
+    config.update(legacy_rope_entries(config), **legacy_pattern(config), architectures=[type(parts.model).__name__])
+    if config.get("is_causal") is False:
+        # Servers read one or the other.
+        config.setdefault("use_bidirectional_attention", True)
     if "dtype" in config:
         config["torch_dtype"] = config["dtype"]
     # Encoders keep no key-value cache.
@@ -151,9 +154,23 @@ def legacy_rope_entries(config: Mapping[str, Any]) -> dict[str, Any]:
         local = parameters.get("sliding_attention") or {}
         parameters = parameters.get("full_attention") or {}
     entries = {key: parameters[key] for key in ("rope_theta", "partial_rotary_factor") if key in parameters}
+    if "local_attention" in config:  # ModernBERT has names of its own.
+        return {"global_rope_theta": parameters["rope_theta"], "local_rope_theta": local["rope_theta"]}
     if parameters.get("rope_type", "default") != "default":
         entries["rope_scaling"] = {key: value for key, value in parameters.items() if key not in entries}
     return {**entries, "rope_local_base_freq": local["rope_theta"]} if "rope_theta" in local else entries
+
+
+def legacy_pattern(config: Mapping[str, Any]) -> dict[str, int]:
+    """Return how transformers 4 and servers tell the layers of ModernBERT that see all tokens: every so many, from the first on.
+
+    Where no number says it there is 0, by which they fail instead of taking other layers.
+    """
+    if "local_attention" not in config:
+        return {}
+    local = [kind == "sliding_attention" for kind in config["layer_types"]]
+    numbers = (number for number in range(1, len(local) + 1) if local == [bool(layer % number) for layer in range(len(local))])
+    return {"global_attn_every_n_layers": next(numbers, 0)}
 
 
 def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_length: int) -> None:
@@ -231,7 +248,7 @@ def model_card(parts: EncoderParts, parity: Parity, *, name: str) -> str:
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {markdown(name)}",
         f"A text encoder of {params / 1e6:.1f} M parameters cut from "
-        f"{markdown(model.get('name') or 'a decoder-only language model')} with prune2vec.",
+        f"{markdown(model.get('name') or 'a larger model')} with prune2vec.",
         f"## Use\n\n{_UNEVEN if uneven else ''}"
         "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
         f'encoder = SentenceTransformer("path/to/this/folder"{", trust_remote_code=True" if uneven else ""})\n'

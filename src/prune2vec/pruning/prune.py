@@ -24,10 +24,10 @@ from prune2vec.models.kept import Kept
 from prune2vec.models.load import context_length, embedding_rows, explained, load_config, load_tokenizer, skeleton_of
 from prune2vec.models.prepared_text import PreparedText, prepare_text
 from prune2vec.models.quiet import quiet_transformers
-from prune2vec.models.selftest import check_sub_layers
+from prune2vec.models.selftest import check_sub_layers, is_causal
 from prune2vec.models.source import ModelSource, resolve_source
 from prune2vec.models.tensor_check import base_names, check_tensors
-from prune2vec.models.text_settings import PAPER_POOLING
+from prune2vec.models.text_settings import CLS, PAPER_POOLING
 from prune2vec.models.tokens import prompt_ids
 from prune2vec.models.weight_files import WeightFiles, fingerprint
 from prune2vec.outputs import ENCODER, check_ours, locked
@@ -82,10 +82,20 @@ def prune_model(
         folder = opened.source.folder
         if folder is not None and folder.resolve() == target.resolve():
             raise CheckpointError(f"cannot write {target}: it is the model that is pruned; name another folder")
+        if chosen.attention == "bidirectional":
+            opened = opened._replace(config=_bidirectional(opened.config))
+        elif what.text.pooling == CLS and what.shape.causal:
+            raise ConfigError(f"{CLS} pools the first token, which sees no other one in a causal model; give another pooling")
         kept, files = read_kept(opened, what)
+        attention = "causal" if is_causal(kept) else "bidirectional"
+        if chosen.attention == "bidirectional" != attention:
+            raise UnsupportedModel(
+                f"{opened.config.model_type} stays causal, whatever its config says: changing a last token left the states of those "
+                "before it as they were; leave out attention"
+            )
         if what.drop_attention or what.drop_mlp:
             check_sub_layers_apart(kept)
-        parts = _parts(kept, files, what, opened.text)
+        parts = _parts(kept, files, what, opened.text, attention=attention)
         reference, rounded = _reference_vectors(parts, opened.config, what), ""
         if chosen.dtype != "auto" and round_weights(kept, getattr(torch, chosen.dtype)):
             exact, reference = reference, _reference_vectors(parts, opened.config, what)
@@ -146,7 +156,7 @@ def open_model(model: str, plan: PruningPlan, *, revision: str | None, trust_rem
     # Tokens without an embedding leave the tokeniser before a copy of it is made that ends texts by itself.
     skeleton, family = skeleton_of(source, config, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code, rows=embedding_rows(skeleton))
-    return OpenedModel(source, config, skeleton, family, prepare_text(plan.text, tokenizer, context=context_length(config)))
+    return OpenedModel(source, config, skeleton, family, prepare_text(plan.text, tokenizer, context=context_length(skeleton)))
 
 
 class KeptModel(NamedTuple):
@@ -252,17 +262,34 @@ def check_sub_layers_apart(model: PreTrainedModel) -> None:
     """
     layout = layout_of(model)
     whole = [number for number, block in enumerate(layout) if block.attention and block.mlp]
-    if len(whole) < 2:
+    family = find_family(model, model.config)
+    if len(whole) < 2 or (family.first_stays and whole[0] != 0):
         return
     pair = (whole[0], whole[-1])
-    family = find_family(model, model.config)
     cut = Cut(kept=Kept(layers=pair), blocks=family.blocks)
     state = {new: tensor for name, tensor in model.state_dict().items() if (new := cut.rename(name)) is not None}
     small = assemble(model, cut_config(model.config, pair), state, tuple(layout[number] for number in pair))
     check_sub_layers(small, family)
 
 
-def _parts(model: PreTrainedModel, files: WeightFiles, plan: PruningPlan, text: PreparedText) -> EncoderParts:
+def _bidirectional(config: Any) -> Any:
+    """Return a config whose tokens see those after them, by the switch that its class has, or else by transformers' own.
+
+    Gemma 3's halves the windows, so that they are as wide as before; with both switches on it would take wider ones.
+    """
+    told = config.to_dict()
+    switch: dict[str, bool] = {"is_causal": False}
+    if "use_bidirectional_attention" in told:
+        switch = {"use_bidirectional_attention": True}
+    # Already so, its windows are halved already.
+    changed = config if told.items() >= switch.items() else type(config).from_dict({**told, **switch})
+    changed._attn_implementation = config._attn_implementation
+    return changed
+
+
+def _parts(
+    model: PreTrainedModel, files: WeightFiles, plan: PruningPlan, text: PreparedText, *, attention: str
+) -> EncoderParts:
     settings = text.settings
     if text.instructions is not None and text.instructions.kind == "e5":
         say("instruction e5 has words for each data set, so the encoder's folder gets no prompt; train uses them by itself")
@@ -282,6 +309,7 @@ def _parts(model: PreTrainedModel, files: WeightFiles, plan: PruningPlan, text: 
             "text": settings.to_json(),
             "text_format": text.layout.to_json(),
             "plan": record_of(plan),
+            "attention": attention,
             "read": {"bytes": files.bytes_read, "files": list(files.opened)},
             "train": None,
         },

@@ -12,6 +12,9 @@ class PruneSettings(TextOptions):
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Dtype of the written weights; auto keeps the model's."""
+    attention: Literal["kept", "bidirectional"] = "kept"
+    """Which tokens a token sees: as in the model (kept), or those after it too (bidirectional), where the model's class can; such
+    an encoder has to be trained before it is of use."""
     revision: str | None = None
     """Branch, tag or commit of a hub model; unset: the commit that the plan was made for."""
     trust_remote_code: bool = False
