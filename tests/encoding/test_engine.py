@@ -18,6 +18,7 @@ from prune2vec.pruning.encoder import load_encoder
 from prune2vec.pruning.prune import prune_model
 from tests.pruning.plans import plan_for
 from tests.tiny import CAUSAL, FAMILIES, save_tiny
+from tests.tiny_encoders import TINY_ENCODERS
 
 WORDS = [
     "the",
@@ -170,6 +171,25 @@ def test_fewer_dimensions_of_the_encoder_itself_are_not_normalised_again(tmp_pat
     stock.truncate_dim = 8
     assert Engine(stock).encode(some).shape == (8, 8)
     np.testing.assert_allclose(Engine(stock).encode(some), stock.encode(some), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", TINY_ENCODERS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_encoders_with_heads_and_prompts_of_their_own(tmp_path: Path, kind: str, dtype: str) -> None:
+    stock, some = load_encoder(TINY_ENCODERS[kind].save(tmp_path / "m"), device="cpu", dtype=dtype), texts(30)[2:]
+    default = stock.prompts.get(stock.default_prompt_name or "", "")
+    for prompt in dict.fromkeys([default, *stock.prompts.values()]):
+        expected = stock.encode(some, prompt=prompt)
+        found = Engine(stock).with_prompt(prompt).encode(some)
+        if dtype == "float32":
+            np.testing.assert_allclose(found, expected, atol=1e-5 * max(1, np.abs(expected).max()), rtol=0)
+        cosine = (found * expected).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
+        assert cosine.min() > 0.98
+
+
+def test_only_what_is_normalised_at_the_end_is_normalised_again(tmp_path: Path) -> None:
+    stock, some = load_encoder(TINY_ENCODERS["shortened"].save(tmp_path / "m"), device="cpu", dtype="float32"), texts(6)[2:]
+    np.testing.assert_allclose(Engine(stock, dimensions=8).encode(some), stock.encode(some, truncate_dim=8), atol=1e-5, rtol=0)
 
 
 def test_a_chat_template_is_refused(tmp_path: Path) -> None:

@@ -19,8 +19,10 @@ from prune2vec.exporting.export import export_encoder
 from prune2vec.exporting.onnx_graph import OnnxEncoder
 from prune2vec.exporting.targets import onnx as target
 from prune2vec.models.kept import Kept
+from prune2vec.pruning.encoder import load_encoder
 from tests.exporting.encoders import INSTRUCTION, TEXTS, cut_encoder, export_loaded, plan_for, tiny_encoder
 from tests.tiny import BIDIRECTIONAL
+from tests.tiny_encoders import TINY_ENCODERS
 
 onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed")
 pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
@@ -56,6 +58,21 @@ def test_uneven_encoders_with_prompts_and_the_readmes_example(tmp_path: Path, po
     about = json.loads((tmp_path / "out" / "export.json").read_text())
     assert ("pooling_mask" in about["inputs"]) == (pooling != "lasttoken")
     assert about["parity"]["max_difference"] == done.parity.max_difference
+
+
+@pytest.mark.parametrize("kind", ["embeddinggemma", "shortened", "lower", "residual"])
+def test_heads_and_poolings_are_in_the_graph(tmp_path: Path, kind: str) -> None:
+    folder = TINY_ENCODERS[kind].save(tmp_path / "m")
+    done = export_encoder(folder, target="onnx", output=tmp_path / "out")
+    encoder = load_encoder(folder, device="cpu", dtype="float32")
+    expected = encoder.encode(TEXTS, show_progress_bar=False)
+    found = OnnxEncoder(tmp_path / "out", max_length=int(encoder.max_seq_length or 0)).encode(TEXTS)
+    assert found.shape == expected.shape and done.parity is not None
+    np.testing.assert_allclose(found, expected, atol=1e-5 * max(1, np.abs(expected).max()), rtol=0)
+    about = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert [head["kind"] for head in about["heads"]] == [
+        type(module).__name__ for module in list(encoder)[2 : len(encoder) - about["normalize"]]
+    ]
 
 
 def test_without_prompts_or_normalisation_two_inputs_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from prune2vec.exporting.export import export_encoder
 from prune2vec.models.kept import Kept
 from tests.exporting.decilm_reference import encode
 from tests.exporting.encoders import INSTRUCTION, TEXTS, cut_encoder, export_loaded, plan_for, random_plan, tiny_encoder
+from tests.tiny_encoders import NORMALIZE, TINY_ENCODERS
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -179,3 +181,15 @@ def test_the_weights_keep_their_number_format(tmp_path: Path) -> None:
     export_encoder(tmp_path / "encoder", target="vllm", output=tmp_path / "out")
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+
+
+def test_what_stands_behind_the_pooling_is_refused(tmp_path: Path) -> None:
+    encoder = replace(TINY_ENCODERS["embeddinggemma"], family="llama").save(tmp_path / "m")
+    with pytest.raises(
+        CheckpointError, match=r"has Dense 32 -> 96, Dense 96 -> 32 behind its pooling, for which the form has no"
+    ):
+        export_encoder(encoder, target="vllm", output=tmp_path / "out")
+    encoder = replace(TINY_ENCODERS["embeddinggemma"], family="llama", heads=[NORMALIZE], truncate_dim=8).save(tmp_path / "cut")
+    with pytest.raises(CheckpointError, match=r"a cut to 8 dimensions \(truncate_dim\) behind its pooling"):
+        export_encoder(encoder, target="vllm", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

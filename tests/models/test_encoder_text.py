@@ -37,10 +37,12 @@ def settings_of(folder: Path, **files: Any) -> TextSettings | None:
         "modules.json": files.get("modules", modules),
         POOLING: files.get("pooling", {"pooling_mode": "lasttoken"}),
         WHOLE: files.get("whole", {"prompts": {"query": "q: "}, "default_prompt_name": "query"}),
+        "sentence_bert_config.json": files.get("texts"),
+        "README.md": files.get("card"),
     }
     for name, content in contents.items():
         if content is not None:
-            (folder / name).write_text(json.dumps(content))
+            (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
     return encoder_text_settings(resolve_source(str(folder)), tiny_tokenizer(), context=64)
 
 
@@ -101,8 +103,13 @@ def test_older_names_of_a_pooling(tmp_path: Path, pooling: dict[str, Any]) -> No
         ({"pooling": {"pooling_mode": ["mean", "lasttoken"]}}, UnsupportedModel, "pools by mean and lasttoken"),
         ({"whole": {"prompts": ["a"]}}, CheckpointError, "prompts: .*got .'a'."),
         ({"whole": {"prompts": {}, "default_prompt_name": "x"}}, CheckpointError, "'x', which is none of its prompts"),
-        ({"whole": {"truncate_dim": 8}}, UnsupportedModel, "truncate_dim"),
-        ({"whole": {"similarity_fn_name": "euclidean"}}, UnsupportedModel, "compares vectors by euclidean"),
+        ({"whole": {"truncate_dim": 0}}, CheckpointError, "truncate_dim: Input should be greater than 0"),
+        ({"whole": {"similarity_fn_name": "maxsim"}}, CheckpointError, "similarity_fn_name: .*got 'maxsim'"),
+        ({"whole": {"model_type": "SparseEncoder"}}, UnsupportedModel, "is a SparseEncoder, whose scores are no vectors"),
+        ({"texts": {"query_length": 32}}, UnsupportedModel, "says query_length 32, which changes texts or states"),
+        ({"texts": {"modality_config": {"text": {}, "message": {}}}}, UnsupportedModel, "says modality_config"),
+        ({"texts": {"config_args": {"is_causal": False}}}, UnsupportedModel, "says config_args: is_causal False"),
+        ({"texts": {"processor_kwargs": {"add_eos_token": True}}}, UnsupportedModel, "processor_kwargs: add_eos_token True"),
         ({"modules": [3]}, CheckpointError, "modules.json: 0: "),
     ],
 )
@@ -110,3 +117,52 @@ def test_broken_files_are_one_line(tmp_path: Path, files: dict[str, Any], error:
     with pytest.raises(error, match=match) as caught:
         settings_of(tmp_path / "m", **files)
     assert "\n" not in str(caught.value)
+
+
+def test_vectors_are_cut_and_compared_as_the_files_say(tmp_path: Path) -> None:
+    found = settings_of(tmp_path / "m", whole={"truncate_dim": 8, "similarity_fn_name": "euclidean"})
+    assert found is not None
+    assert (found.truncate_dim, found.similarity, found.normalize, found.append_eos) == (8, "euclidean", True, "off")
+
+
+@pytest.mark.parametrize(
+    ("texts", "length"),
+    [
+        ({"max_seq_length": 32}, 32),
+        ({"max_seq_length": 32, "tokenizer_args": {"model_max_length": 16, "padding_side": "left"}}, 16),
+        ({"model_args": {"attn_implementation": "eager"}}, 64),
+    ],
+)
+def test_what_is_handed_on_to_transformers_counts_where_it_changes_texts(
+    tmp_path: Path, texts: dict[str, Any], length: int
+) -> None:
+    found = settings_of(tmp_path / "m", texts=texts)
+    assert found is not None and found.max_length == length
+
+
+def test_the_file_on_texts_may_have_its_older_name(tmp_path: Path) -> None:
+    settings_of(tmp_path / "m")
+    (tmp_path / "m" / "sentence_roberta_config.json").write_text('{"max_seq_length": 40, "do_lower_case": true}')
+    found = encoder_text_settings(resolve_source(str(tmp_path / "m")), tiny_tokenizer(), context=64)
+    assert found is not None
+    assert (found.max_length, found.lower_case) == (40, True)
+
+
+def test_a_tokeniser_that_cuts_beginnings_is_refused(tmp_path: Path) -> None:
+    settings_of(tmp_path / "m")
+    tokenizer = tiny_tokenizer()
+    tokenizer.truncation_side = "left"
+    with pytest.raises(UnsupportedModel, match="cuts long texts at their beginning"):
+        encoder_text_settings(resolve_source(str(tmp_path / "m")), tokenizer, context=64)
+
+
+def test_dimensions_that_a_card_tells(tmp_path: Path) -> None:
+    card = 'Some words.\n```json\n{\n    "loss": "MatryoshkaLoss",\n    "matryoshka_dims": [\n        32,\n        16\n    ]\n}\n```\n'
+    found = settings_of(tmp_path / "m", card=card)
+    assert found is not None and found.matryoshka_dims == (32, 16)
+    other = settings_of(tmp_path / "other", card="Vectors may be cut to 512 or 256 dimensions.")
+    assert other is not None and other.matryoshka_dims == ()
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    (tmp_path / "other" / "config.json").write_text(json.dumps({**config, "matryoshka_dimensions": [8, 24]}))
+    again = encoder_text_settings(resolve_source(str(tmp_path / "other")), tiny_tokenizer(), context=64)
+    assert again is not None and again.matryoshka_dims == (24, 8)

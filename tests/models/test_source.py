@@ -1,10 +1,15 @@
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from peft import LoraConfig, TaskType
+from sentence_transformers import SentenceTransformer
 
 from prune2vec.errors import ConfigError, ModelError
 from prune2vec.models.source import resolve_source
 from tests.tiny import save_tiny
+from tests.tiny_encoders import TINY_ENCODERS
 
 
 def fake_hub(cache: Path, repo: str, commit: str, files: dict[str, bytes]) -> None:
@@ -85,6 +90,27 @@ def test_an_adapter_is_refused_with_how_to_merge_it(tmp_path: Path, beside_weigh
         ModelError, match=r"holds an adapter \(adapter_config\.json\); merge it [^\n]*merge_and_unload\(\)[^\n]*$"
     ):
         resolve_source(str(folder))
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_the_command_merges_an_encoder_with_an_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = SentenceTransformer(str(TINY_ENCODERS["embeddinggemma"].save(tmp_path / "m")), device="cpu")
+    encoder.add_adapter(LoraConfig(task_type=TaskType.FEATURE_EXTRACTION, target_modules="all-linear", init_lora_weights=False))
+    encoder.save_pretrained(str(tmp_path / "adapted"), create_model_card=False)
+    with pytest.raises(ModelError, match="its other files beside it") as caught:
+        resolve_source(str(tmp_path / "adapted"))
+    told = re.search(r'python -c "(.*)"', str(caught.value))
+    assert told is not None
+    monkeypatch.chdir(tmp_path)
+    exec(told[1], {})
+    for file in (tmp_path / "adapted").rglob("*"):
+        if file.is_file() and not file.name.startswith("adapter_"):
+            target = tmp_path / "merged" / file.relative_to(tmp_path / "adapted")
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes(target.read_bytes() if target.exists() else file.read_bytes())
+    resolve_source(str(tmp_path / "merged"))
+    merged = SentenceTransformer(str(tmp_path / "merged"), device="cpu")
+    np.testing.assert_allclose(merged.encode(["a fox"]), encoder.encode(["a fox"]), atol=1e-5)
 
 
 @pytest.mark.parametrize(

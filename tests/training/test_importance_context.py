@@ -5,15 +5,22 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
+from prune2vec.planning.planner import make_plan
+from prune2vec.profiling.measure import profile_model
 from prune2vec.pruning.encoder import load_encoder
 from prune2vec.pruning.prune import prune_model
 from prune2vec.training.importance_context import load_context
+from prune2vec.training.slim import slim_plan
 from prune2vec.training.slim_settings import SlimSettings
+from tests.tiny_encoders import TINY_ENCODERS
 from tests.training.contexts import QUICK, tiny_plan
+from tests.training.encoders import rows
 
 TEXTS = ["one text", "another, longer text with 12 words", "x"]
 
@@ -45,3 +52,20 @@ def test_weights_are_the_models_own(tmp_path: Path) -> None:
     whole = AutoModel.from_pretrained(model).layers
     for layer, block in context.blocks.items():
         assert torch.equal(block.mlp.up_proj.weight, whole[layer].mlp.up_proj.weight)
+
+
+def test_an_encoder_is_scored_behind_its_heads(tmp_path: Path) -> None:
+    """The context is the encoder that ``prune`` writes, heads and prompts included, and only its neurons can be trained."""
+    model = TINY_ENCODERS["embeddinggemma"].save(tmp_path / "m")
+    profile = profile_model(str(model), rows(8), groups=1, group_size=8, dtype="float32", device="cpu")
+    plan = make_plan(profile, method="depth", depth=3)
+    chosen = SlimSettings(**QUICK)
+    context = load_context(str(model), plan, chosen, identity={}, output=tmp_path / "slim.json")
+    pruned = SentenceTransformer(str(prune_model(str(model), plan, tmp_path / "out")), device="cpu")
+    for prompt in ("", "task: search | query: "):
+        expected = pruned.encode(["a fox", "the lazy dog"], prompt=prompt)
+        np.testing.assert_allclose(context.encoder.encode(["a fox", "the lazy dog"], prompt=prompt), expected, atol=1e-5)
+    assert not any(parameter.requires_grad for parameter in context.encoder.parameters())
+    how = {key: value for key, value in QUICK.items() if key != "max_length"}
+    made = slim_plan(str(model), plan, rows(16), output=tmp_path / "slim.json", importance="taylor", width_cut="25%", **how)
+    assert made.neurons and made.text == plan.text

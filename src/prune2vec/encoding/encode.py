@@ -124,7 +124,7 @@ def _opened(folder: Path, encoder: Path | str, engine: Engine, source: Corpus, s
     """
     path, loaded = Path(encoder), engine.encoder
     head, size = source.head()
-    normalises = any(isinstance(module, Normalize) for module in loaded)
+    normalises = isinstance(list(loaded)[-1], Normalize)
     identity = {
         "encoder": digest_tree(path) if path.is_dir() else str(encoder),
         "corpus": {"bytes": size, "head_sha256": hashlib.sha256(head).hexdigest()},

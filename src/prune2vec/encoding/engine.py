@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from prune2vec.errors import EncodingError, did_you_mean
@@ -79,11 +79,13 @@ class Engine:
         self._transformer = transformer
         self._model = self._transformer.auto_model
         self._tokenizer = self._transformer.tokenizer
+        # What is pooled is fp32, and so is all that follows; sentence-transformers has the heads in the model's dtype.
+        self._behind = [copy.deepcopy(module).float() if _is_rounded(module) else module for module in list(encoder)[1:]]
         self._rows = int(self._model.get_input_embeddings().weight.shape[0])
         self.is_causal = is_causal(self._model)
         forget_longest_text(self._model)
         self._token_budget = token_budget
-        self._normalises_again = dimensions is not None and any(isinstance(module, Normalize) for module in encoder)
+        self._normalises_again = dimensions is not None and isinstance(list(encoder)[-1], Normalize)
         default = encoder.prompts.get(encoder.default_prompt_name) if encoder.default_prompt_name else ""
         self._take_prompt((default if prompt is None else prompt) or "")
 
@@ -181,7 +183,7 @@ class Engine:
             features |= {"attention_mask": batch.real.long(), "input_ids": batch.inputs["input_ids"]}
         if self._prompt_length is not None:
             features["prompt_length"] = self._prompt_length
-        for module in list(self.encoder)[1:]:
+        for module in self._behind:
             features = module(features)
         found: Tensor = features["sentence_embedding"][:, : self.dimension]
         found = normalize(found, dim=1) if self._normalises_again else found
@@ -191,6 +193,10 @@ class Engine:
             text = self._tokenizer.decode(list(batch.rows[bad[0]].ids)[:12])
             raise EncodingError(f"NaN or infinity in the vector of {text!r}...; encode with --dtype float32")
         return vectors
+
+
+def _is_rounded(module: nn.Module) -> bool:
+    return any(parameter.dtype in (torch.bfloat16, torch.float16) for parameter in module.parameters())
 
 
 def prompted_engine(

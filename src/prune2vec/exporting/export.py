@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from prune2vec.exporting.target import ExportSource, Target, targets
 from prune2vec.files import write_json, write_text
+from prune2vec.models.heads import head_record
 from prune2vec.outputs import EXPORT, check_ours, locked, staged_folder
 from prune2vec.pruning.encoder import check_is_encoder, load_encoder, parts_of
 from prune2vec.pruning.parity import Parity
@@ -99,7 +100,9 @@ def write_export(form: Target, encoder: SentenceTransformer, *, target: str, out
             "dim": encoder.get_embedding_dimension(),
             "max_length": parts.max_length,
             "pooling": parts.pooling,
+            "heads": [head_record(head).model_dump(mode="json") for head in parts.heads],
             "normalize": parts.normalize,
+            "similarity": parts.similarity,
             **written.usage,
             **{key: value for key, value in made.to_json().items() if key in ("parity", "notes")},
         }

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from prune2vec.errors import CheckpointError, reason_of
 from prune2vec.forward.pooling import pool, poolings
+from prune2vec.models.heads import read_out
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.pruning.portable import EncoderParts
 
@@ -31,13 +32,14 @@ _ONE_FILE_BYTES = 1_500_000_000
 
 
 class EncoderGraph(nn.Module):
-    """Transformer, pooling and normalisation in fp32."""
+    """Transformer, pooling, heads and normalisation in fp32."""
 
     def __init__(self, parts: EncoderParts) -> None:
         super().__init__()
         self.model = parts.model
+        self.heads = nn.ModuleList(parts.heads)
         self._weigh = poolings.get(parts.pooling)
-        self._normalize = parts.normalize
+        self._parts = parts
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, pooling_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return (batch, dim) vectors of texts and the (batch, seq, dim) states of tokens.
@@ -49,8 +51,13 @@ class EncoderGraph(nn.Module):
         """
         states = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0].float()
         pooled = attention_mask if pooling_mask is None else pooling_mask
-        vectors = pool(states, self._weigh(pooled, attention_mask))
-        return (nn.functional.normalize(vectors, dim=1) if self._normalize else vectors), states
+        vectors = read_out(
+            pool(states, self._weigh(pooled, attention_mask)),
+            list(self.heads),
+            normalize=self._parts.normalize,
+            truncate_dim=self._parts.truncate_dim,
+        )
+        return vectors, states
 
 
 def input_names(*, with_pooling_mask: bool) -> tuple[str, ...]:

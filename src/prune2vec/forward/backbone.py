@@ -21,7 +21,9 @@ from prune2vec.forward.runner import InMemoryRunner, Observer
 from prune2vec.forward.streaming import StreamingRunner
 from prune2vec.machine import free_memory_bytes, memory_in_use, pick_device, pick_dtype
 from prune2vec.models.block_files import BlockFiles, built_on_meta
+from prune2vec.models.encoder_text import encoder_text_settings
 from prune2vec.models.families import Family, SubLayers, final_modules, states_of
+from prune2vec.models.heads import in_fp32, load_heads, read_out, state_width
 from prune2vec.models.load import (
     context_length,
     embedding_rows,
@@ -35,6 +37,8 @@ from prune2vec.models.selftest import check_sub_layers, self_test
 from prune2vec.models.shape import ModelShape, measure_shape
 from prune2vec.models.source import ModelSource, resolve_source
 from prune2vec.models.tensor_check import check_tensors
+from prune2vec.models.text_settings import TextSettings
+from prune2vec.models.tokens import lower_casing
 from prune2vec.models.weight_files import WeightFiles, fingerprint
 
 Stream = Literal["auto", "on", "off"]
@@ -58,6 +62,8 @@ class Backbone:
         stream: How its blocks are read one by one; None when ``model`` holds them all. With it, only what comes after the
             last block has values in ``model``.
         memory: Bytes that may be in use in all; None for no limit.
+        own_text: The text settings of an encoder; None for a language model.
+        heads: The modules behind an encoder's pooling, in fp32 on the model's device.
     """
 
     model: PreTrainedModel
@@ -69,6 +75,8 @@ class Backbone:
     max_length: int
     stream: StreamingRunner | None = None
     memory: int | None = None
+    own_text: TextSettings | None = None
+    heads: tuple[nn.Module, ...] = ()
 
     @cached_property
     def runner(self) -> InMemoryRunner | StreamingRunner:
@@ -122,16 +130,19 @@ def load_backbone(
     Raises:
         ConfigError: The memory does not hold the model, or one block of it where it is streamed.
         ModelError: It cannot be found or loaded.
-        UnsupportedModel: It has no block list that can be cut, or cannot be streamed.
+        UnsupportedModel: It has no block list that can be cut, cannot be streamed, or is an encoder with something that a cut
+            would lose.
     """
     source = resolve_source(name, revision=revision)
     config = load_config(source, trust_remote_code=trust_remote_code)
+    heads = load_heads(source, width=state_width(config))
     place = pick_device(device)
     chosen = pick_dtype(dtype, place)
     files = WeightFiles.find(source)
     model, family = skeleton_of(source, config, chosen, trust_remote_code=trust_remote_code)
     check_tensors(model, family, files)
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code, rows=embedding_rows(model))
+    own_text = encoder_text_settings(source, tokenizer, context=context_length(model), heads=heads)
     streamed = None
     allowed = memory if memory is not None else memory_in_use(place) + free_memory_bytes(place)
     with explained(source, "the model of its config.json does not run"), _memory_explained(source):
@@ -153,14 +164,16 @@ def load_backbone(
             causal = self_test(model, family)
     return Backbone(
         model=model,
-        tokenizer=tokenizer,
+        tokenizer=lower_casing(tokenizer) if own_text is not None and own_text.lower_case else tokenizer,
         family=family,
-        shape=measure_shape(model, family, bytes_per_param=files.stored_bytes_per_param(), causal=causal),
+        shape=measure_shape(model, family, bytes_per_param=files.stored_bytes_per_param(), causal=causal, heads=heads),
         source=source,
         fingerprint=fingerprint(source),
         max_length=context_length(model),
         stream=streamed,
         memory=memory,
+        own_text=own_text,
+        heads=tuple(head.to(place) for head in in_fp32(heads)),
     )
 
 
@@ -184,7 +197,8 @@ Sink = Callable[[tuple[int, ...], Sequence[int], Tensor], None]
 
 
 class PooledDepths(Observer):
-    """Pools what the model cut to its first k blocks returns: the final norm, if there is one, applied to block k's output.
+    """Reads out what the model cut to its first k blocks returns: the final norm, if there is one, applied to block k's output,
+    then pooled, and taken through an encoder's heads.
 
     Only one block's states are alive at a time beside the pooled vectors, which the ``sink`` gets batch by batch.
     """
@@ -220,6 +234,10 @@ class PooledDepths(Observer):
         """
         seen, self._seen = self._seen, {}
         vectors = torch.stack(list(seen.values()))
+        own = self._backbone.own_text
+        if own is not None:
+            flat = read_out(vectors.flatten(0, 1), self._backbone.heads, truncate_dim=own.truncate_dim)
+            vectors = flat.unflatten(0, vectors.shape[:2])
         # One number tells of all; which one it was is looked for only then.
         if not torch.isfinite(vectors.sum()) and len(bad := (~torch.isfinite(vectors).all(dim=2)).nonzero()):
             place, row = bad[0].tolist()

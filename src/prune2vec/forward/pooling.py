@@ -1,7 +1,7 @@
 """Poolings: one record each, with its weights and its names in other software.
 
-A pooled vector is ``sum_i w_i h_i``; as all poolings here are linear in the token states, one matrix product serves
-them all. To add one: a function from masks to weights here, and its record under sentence-transformers' name for it.
+A pooled vector is ``sum_i w_i h_i``: all poolings here but the maximum are linear in the token states, and one matrix product
+serves them. To add one: a function from masks to weights here, and its record under sentence-transformers' name for it.
 """
 
 from __future__ import annotations
@@ -10,16 +10,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prune2vec.registry import Registry
 
-PoolingFn = Callable[[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]], Float[Tensor, "batch seq"]]
+Weights = Float[Tensor, "batch seq"] | Bool[Tensor, "batch seq"]
+PoolingFn = Callable[[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]], Weights]
 
 
-def pool(states: Float[Tensor, "batch seq dim"], weights: Float[Tensor, "batch seq"]) -> Float[Tensor, "batch dim"]:
-    """Return ``sum_i weights[:, i] * states[:, i]`` in fp32, whatever the dtype of the states."""
+def pool(states: Float[Tensor, "batch seq dim"], weights: Weights) -> Float[Tensor, "batch dim"]:
+    """Return ``sum_i weights[:, i] * states[:, i]`` in fp32, whatever the dtype of the states.
+
+    Weights that are true or false mark the states of which the largest value of each dimension is taken.
+    """
+    if weights.dtype == torch.bool:
+        return states.float().masked_fill(~weights.unsqueeze(2), float("-inf")).amax(dim=1)
     return torch.bmm(weights.float().unsqueeze(1), states.float()).squeeze(1)
 
 
@@ -32,6 +38,17 @@ def mean(pooled: Int[Tensor, "batch seq"], attended: Int[Tensor, "batch seq"]) -
     """
     mask = pooled.float()
     return mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def mean_sqrt_len_tokens(pooled: Int[Tensor, "batch seq"], attended: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq"]:
+    """Weigh each of m pooled tokens by ``1 / sqrt(m)``, so that a long text's vector is longer."""
+    mask = pooled.float()
+    return mask / mask.sum(dim=1, keepdim=True).clamp(min=1).sqrt()
+
+
+def largest(pooled: Int[Tensor, "batch seq"], attended: Int[Tensor, "batch seq"]) -> Bool[Tensor, "batch seq"]:
+    """Mark the pooled tokens, to take the largest value of each dimension."""
+    return pooled.bool()
 
 
 def weightedmean(pooled: Int[Tensor, "batch seq"], attended: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq"]:
@@ -87,8 +104,8 @@ _WEIGHTED = "sentence-transformers and Infinity. TEI, vLLM and llama.cpp have no
 POOLINGS: Mapping[str, PoolingMethod] = {
     "cls": PoolingMethod(weights=cls, flag="pooling_mode_cls_token", vllm=True, served=_EVERYWHERE),
     "mean": PoolingMethod(weights=mean, flag="pooling_mode_mean_tokens", vllm=True, served=_EVERYWHERE),
-    "max": PoolingMethod(flag="pooling_mode_max_tokens"),
-    "mean_sqrt_len_tokens": PoolingMethod(flag="pooling_mode_mean_sqrt_len_tokens"),
+    "max": PoolingMethod(weights=largest, flag="pooling_mode_max_tokens"),
+    "mean_sqrt_len_tokens": PoolingMethod(weights=mean_sqrt_len_tokens, flag="pooling_mode_mean_sqrt_len_tokens"),
     "weightedmean": PoolingMethod(weights=weightedmean, flag="pooling_mode_weightedmean_tokens", served=_WEIGHTED),
     "weightedmean-paper": PoolingMethod(weights=weightedmean_paper),
     "lasttoken": PoolingMethod(weights=lasttoken, flag="pooling_mode_lasttoken", vllm=True, served=_EVERYWHERE),

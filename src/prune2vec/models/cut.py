@@ -28,7 +28,12 @@ LAYER_NUMBER_LISTS = frozenset({"mlp_only_layers", "moe_layers"})
 # Integers that mean "so many leading layers"; they become the number of kept layers among those.
 _LEADING_COUNTS = frozenset({"max_window_layers", "first_k_dense_replace"})
 # A model cut to three layers may well have three end-of-text tokens.
-_NOT_PER_LAYER = frozenset({"architectures", "keys_to_ignore_at_inference", "bos_token_id", "eos_token_id", "pad_token_id"})
+_NOT_PER_LAYER = frozenset(
+    {
+        *("architectures", "keys_to_ignore_at_inference", "bos_token_id", "eos_token_id", "pad_token_id"),
+        "matryoshka_dimensions",
+    }
+)
 
 
 def cut_config_entries(entries: dict[str, Any], keep: Sequence[int], count: int) -> dict[str, Any]:

@@ -1,202 +1,128 @@
-"""The small files of a sentence-transformers encoder: their forms, and the text settings of one that is given as the model."""
+"""The text settings of an encoder that is given as the model: all that its files say of texts and vectors, or a refusal."""
 
 from __future__ import annotations
 
+import re
 import reprlib
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from prune2vec.errors import CheckpointError, UnsupportedModel
-from prune2vec.files import read_json
+from prune2vec.errors import CheckpointError, ModelError, UnsupportedModel
+from prune2vec.models.encoder_files import RECORD, TEXTS, EncoderForm, OwnForm, read_form, read_pooling, read_texts
+from prune2vec.models.heads import NORMALIZE, encoder_modules, head_record, kind_of
 from prune2vec.models.source import ModelSource
 from prune2vec.models.text_settings import E5, PAPER_POOLING, SAVED, Pooling, TextSettings
 
 _POOLINGS = tuple(name for name in get_args(Pooling) if name != PAPER_POOLING)
-RECORD = "prune2vec.json"
-_FLAG, _FLAG_END = "pooling_mode_", "_tokens"
-# Beyond any text; a model that reads so many tokens has no use for a limit.
-_Count = Annotated[int, Field(gt=0, lt=1 << 31)]
+# Entries of sentence_bert_config.json, and the one value besides none under which texts become tokens and tokens states in the
+# plain way.
+_PLAIN = {
+    "transformer_task": "feature-extraction",
+    "module_output_name": "token_embeddings",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+    "processing_kwargs": None,
+    "tokenizer_name_or_path": None,
+    "query_length": None,
+    "document_length": None,
+    "query_expansion": None,
+}
+# What it hands on to transformers, and of that what changes no vector.
+_HANDED_ON = ("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs", "config_args", "config_kwargs")
+_HARMLESS = {
+    *("attn_implementation", "dtype", "torch_dtype", "use_safetensors", "low_cpu_mem_usage", "device_map", "add_pooling_layer"),
+    *("padding_side", "use_fast", "model_max_length", "trust_remote_code"),
+}
+_DIMS = re.compile(r'"matryoshka_dims": *\[([\d,\s]*)\]')
 
 
-class FileForm(BaseModel):
-    """What sentence-transformers and transformers understand of a file; other keys pass."""
-
-    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
-
-
-class ModuleForm(FileForm):
-    """One module of ``modules.json``."""
-
-    type: str
-    path: str
-    name: str
-
-
-class TextsForm(FileForm):
-    """``sentence_bert_config.json``."""
-
-    max_seq_length: _Count | None = None
-    do_lower_case: bool = False
-    model_args: dict[str, Any] = {}
-    tokenizer_args: dict[str, Any] = {}
-    config_args: dict[str, Any] = {}
-
-
-class EncoderForm(FileForm):
-    """``config_sentence_transformers.json``."""
-
-    prompts: dict[str, str | None] = {}
-    default_prompt_name: str | None = None
-    similarity_fn_name: Literal["cosine", "dot", "euclidean", "manhattan"] | None = None
-    truncate_dim: _Count | None = None
-
-
-class PoolingForm(FileForm):
-    """A pooling's ``config.json``."""
-
-    word_embedding_dimension: _Count | None = None
-    embedding_dimension: _Count | None = None
-    pooling_mode: Any = None
-    pooling_mode_cls_token: bool = False
-    pooling_mode_max_tokens: bool = False
-    pooling_mode_mean_tokens: bool = False
-    pooling_mode_mean_sqrt_len_tokens: bool = False
-    pooling_mode_weightedmean_tokens: bool = False
-    pooling_mode_lasttoken: bool = False
-    include_prompt: bool = True
-
-
-class TokenizerForm(FileForm):
-    """``tokenizer_config.json``."""
-
-    model_max_length: Annotated[float, Field(gt=0)] | None = None
-    padding_side: Literal["left", "right"] = "right"
-    truncation_side: Literal["left", "right"] = "right"
-
-
-class OwnForm(FileForm):
-    """``prune2vec.json``."""
-
-    text: dict[str, Any] | None = None
-    text_format: dict[str, Any] = {}
-    train: dict[str, Any] | None = None
-
-
-class RouterForm(FileForm):
-    """``router_config.json``: the type of each module by its folder."""
-
-    types: dict[str, str] | None = None
-
-
-def read_form(source: ModelSource, file: str, form: Any) -> Any:
-    """Return what one of a model's JSON files holds, compared with its form; None where the model has no such file.
-
-    Raises:
-        CheckpointError: A value has the wrong type or size; its key is named.
-        DataError: It is no JSON.
-        ModelError: It cannot be fetched.
-    """
-    try:
-        path = source.fetch(file.lstrip("/"))
-    except FileNotFoundError:
-        return None
-    content = read_json(path)
-    try:
-        TypeAdapter(form).validate_python(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
-        raise CheckpointError(f"{path}: {key}{first['msg']}, got {reprlib.repr(first['input'])}") from error
-    return content
-
-
-def read_pooling(source: ModelSource, folder: str) -> tuple[dict[str, Any], list[str]] | None:
-    """Return a pooling's file and the poolings that it names, in the entry of newer releases or the flags of older ones.
-
-    None where there is no such file.
-
-    Raises:
-        CheckpointError: It names none.
-    """
-    file = f"{folder}/config.json"
-    content = read_form(source, file, PoolingForm)
-    if content is None:
-        return None
-    named = content.get("pooling_mode")
-    if named and isinstance(named, str | list):
-        # What is no pooling is refused by sentence-transformers, in words.
-        return content, [named] if isinstance(named, str) else list(map(str, named))
-    flags = [key for key in PoolingForm.model_fields if key.startswith(_FLAG) and content.get(key)]
-    if not named and not flags:
-        raise CheckpointError(
-            f"{source.name}/{file} names no pooling; expected pooling_mode, or one pooling_mode_... that is true"
-        )
-    return content, flags
-
-
-def encoder_text_settings(source: ModelSource, tokenizer: PreTrainedTokenizerBase, *, context: int) -> TextSettings | None:
+def encoder_text_settings(
+    source: ModelSource, tokenizer: PreTrainedTokenizerBase, *, context: int, heads: Sequence[nn.Module] = ()
+) -> TextSettings | None:
     """Return the text settings of a sentence-transformers folder or hub id; None for a plain language model.
 
     The tokeniser's own limit, and the most tokens that the model's positions allow (``context``), count where it states none.
+    ``heads`` are the encoder's, loaded.
 
     Raises:
-        UnsupportedModel: The encoder does something with texts or vectors that a cut would lose: a Dense head, two
-            poolings at once, lower case, shortened vectors, another similarity than cosine.
+        UnsupportedModel: The encoder does something with texts or vectors that a cut would lose: two poolings at once, a
+            chat template, another length for queries, texts cut at their beginning, a module of another kind.
         CheckpointError: One of its files is missing or broken.
         DataError: One of its files is not JSON.
         ModelError: One of its files cannot be fetched.
     """
-    modules = read_form(source, "modules.json", list[ModuleForm])
+    modules = encoder_modules(source)
     if modules is None:
         return None
-    kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
-    normalize = kinds == ["Transformer", "Pooling", "Normalize"]
-    if not normalize and kinds != ["Transformer", "Pooling"]:
-        raise UnsupportedModel(
-            f"{source.name} is an encoder of {', '.join(kinds) or 'no module'}; a cut keeps Transformer, Pooling and Normalize alone, and "
-            "would lose the rest: cut the language model that it was made from"
-        )
     found = read_pooling(source, modules[1]["path"])
     if found is None:
         raise CheckpointError(
             f"{source.name}: {modules[1]['path']}/config.json is missing, though modules.json names it; fetch the encoder again"
         )
-    pooling, modes = found[0], [mode.removeprefix(_FLAG).removesuffix(_FLAG_END).removesuffix("_token") for mode in found[1]]
+    pooling, modes = found[0], [_pooling_name(mode) for mode in found[1]]
     if len(modes) != 1 or modes[0] not in _POOLINGS:
         raise UnsupportedModel(
             f"{source.name} pools by {' and '.join(modes) or pooling['pooling_mode']}; expected one of {', '.join(_POOLINGS)}"
         )
-    transformer = read_form(source, "sentence_bert_config.json", TextsForm) or {}
-    if transformer.get("do_lower_case"):
-        raise UnsupportedModel(f"{source.name} lowers the case of texts (do_lower_case), which a cut would not keep")
+    texts = read_texts(source)
+    _check_plain(source, texts, tokenizer)
+    handed = [texts[name] for name in ("tokenizer_args", "processor_kwargs") if name in texts]
+    limits = [entries["model_max_length"] for entries in handed if entries.get("model_max_length")]
+    normalize = kind_of(modules[-1]) == NORMALIZE
     return TextSettings.build(
         {
             "pooling": modes[0],
+            # How a text ends is the tokeniser's business: an encoder that pools the last token may have been trained without EOS.
+            "append_eos": "off",
             "instruction": SAVED,
-            "max_length": transformer.get("max_seq_length") or min(tokenizer.model_max_length, context),
+            "max_length": (limits or [texts.get("max_seq_length")])[0] or min(tokenizer.model_max_length, context),
             "normalize": normalize,
             "include_prompt": pooling.get("include_prompt", True),
-            **_prompts(source, normalize=normalize),
+            "lower_case": texts.get("do_lower_case", False),
+            "heads": [head_record(head) for head in heads],
+            "matryoshka_dims": matryoshka_dims(source),
+            **_whole(source),
         },
         where=f"{source.name}: its sentence-transformers files",
     )
 
 
-def _prompts(source: ModelSource, *, normalize: bool) -> dict[str, Any]:
-    """Return an encoder's prompts, or the instruction by data set that ``prune2vec.json`` tells of."""
+def _pooling_name(mode: str) -> str:
+    """Return our name of a pooling by its entry, or its flag, in a pooling's file; of one that we do not know, its own."""
+    bare = mode.removeprefix("pooling_mode_")
+    return next((name for name in _POOLINGS if bare in (name, f"{name}_token", f"{name}_tokens")), bare)
+
+
+def _check_plain(source: ModelSource, texts: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse what sentence-transformers would do to texts beyond a prompt, a limit and lower case."""
+    handed = {
+        f"{name}: {key}": value for name in _HANDED_ON for key, value in texts.get(name, {}).items() if key not in _HARMLESS
+    }
+    odd = {key: texts[key] for key, plain in _PLAIN.items() if texts.get(key) and texts[key] != plain} | handed
+    for key, value in odd.items():
+        raise UnsupportedModel(
+            f"{source.name}: {TEXTS} says {key} {reprlib.repr(value)}, which changes texts or states in a way that a cut would not "
+            "keep; take that key out if it changes nothing"
+        )
+    if tokenizer.truncation_side != "right":
+        raise UnsupportedModel(
+            f"{source.name} cuts long texts at their beginning (truncation_side in tokenizer_config.json), and a cut of it would cut "
+            "their end; set it to right"
+        )
+
+
+def _whole(source: ModelSource) -> dict[str, Any]:
+    """Return what an encoder's file on the whole says: prompts, or the instruction by data set of ``prune2vec.json``; vectors."""
     whole = read_form(source, "config_sentence_transformers.json", EncoderForm) or {}
-    if whole.get("truncate_dim"):
+    kind = whole.get("model_type", "SentenceTransformer")
+    if kind != "SentenceTransformer":
         raise UnsupportedModel(
-            f"{source.name} shortens its vectors (truncate_dim), which a cut would not keep; take that key out"
+            f"{source.name} is a {kind}, whose scores are no vectors of texts; expected a SentenceTransformer"
         )
-    # Of normalised vectors the dot product is the cosine.
-    if whole.get("similarity_fn_name") not in (None, "cosine", *(["dot"] if normalize else [])):
-        raise UnsupportedModel(
-            f"{source.name} compares vectors by {whole['similarity_fn_name']} (similarity_fn_name), and a cut would compare them by "
-            "cosine; take that key out if that is meant"
-        )
+    vectors = {"truncate_dim": whole.get("truncate_dim"), "similarity": whole.get("similarity_fn_name") or "cosine"}
     # sentence-transformers has these two in every encoder, and takes them for queries and documents whatever else is there.
     prompts = {"query": "", "document": "", **{name: prompt or "" for name, prompt in whole.get("prompts", {}).items()}}
     default = whole.get("default_prompt_name")
@@ -208,5 +134,21 @@ def _prompts(source: ModelSource, *, normalize: bool) -> dict[str, Any]:
     text = (read_form(source, RECORD, OwnForm) or {}).get("text") or {}
     if text.get("instruction") == E5 and text.get("wrapper", "none") == "none":
         # One instruction a data set stands in no prompt.
-        return {name: text[name] for name in ("instruction", "symmetric", "separator") if name in text}
-    return {"prompts": prompts, "default_prompt": default}
+        return {**vectors, **{name: text[name] for name in ("instruction", "symmetric", "separator") if name in text}}
+    return {**vectors, "prompts": prompts, "default_prompt": default}
+
+
+def matryoshka_dims(source: ModelSource) -> tuple[int, ...]:
+    """Return the dimensions to which a model's card or config says that its vectors can be cut, largest first; none unless told.
+
+    A card tells them in the settings of sentence-transformers' MatryoshkaLoss, a config as ``matryoshka_dimensions``.
+    """
+    told: list[Any] = []
+    with suppress(FileNotFoundError, ModelError):
+        # A card that cannot be fetched tells nothing.
+        for found in _DIMS.findall(source.fetch("README.md").read_text(encoding="utf-8", errors="replace")):
+            told += map(int, re.findall(r"\d+", found))
+    with suppress(FileNotFoundError):
+        config = source.entries("config.json").get("matryoshka_dimensions")
+        told += config if isinstance(config, list) else []
+    return tuple(sorted({dim for dim in told if type(dim) is int and dim > 0}, reverse=True))

@@ -15,7 +15,7 @@ from prune2vec.data.instructions import E5_TEXTS, Instructions
 from prune2vec.data.triplet import Triplet
 from prune2vec.errors import ConfigError, ModelError
 from prune2vec.models.text_settings import E5, PAPER_POOLING, SAVED, PromptTemplate, TextSettings
-from prune2vec.models.tokens import fast, prompt_ids
+from prune2vec.models.tokens import fast, lower_casing, prompt_ids
 from prune2vec.progress import say
 
 # Beginnings of texts: a prompt's last token merges with one of these if with any.
@@ -91,6 +91,7 @@ def prepare_text(settings: TextSettings, tokenizer: PreTrainedTokenizerBase, *, 
     if settings.max_length > context:
         say(f"texts are cut at {context} tokens instead of {settings.max_length}: the model has no positions beyond")
     chosen = settings.model_copy(update={"max_length": min(settings.max_length, context)})
+    tokenizer = lower_casing(tokenizer) if chosen.lower_case else tokenizer
     layout = chat_template(tokenizer, wrapper=chosen.wrapper, separator=chosen.separator)
     saved = chosen.instruction == SAVED
     if saved and layout.prefix:
@@ -105,7 +106,8 @@ def prepare_text(settings: TextSettings, tokenizer: PreTrainedTokenizerBase, *, 
     if chosen.pooling != PAPER_POOLING:
         tokenizer = with_suffix(tokenizer, layout.suffix)
     made = PreparedText(settings=chosen, tokenizer=tokenizer, layout=layout, instructions=instructions)
-    if chosen.pooling != PAPER_POOLING and not chosen.include_prompt:
+    # An encoder's own prompts may well merge with its texts: what it leaves out then is left out here too.
+    if chosen.pooling != PAPER_POOLING and not chosen.include_prompt and instructions is not None:
         by_data_set = E5_TEXTS if chosen.instruction == E5 else ()
         prompts = [*made.prompts.values(), *(layout.before(text) for text in by_data_set)]
         _check_prompts(dict.fromkeys(prompts), tokenizer, pooling=chosen.pooling)

@@ -33,7 +33,7 @@ class ModelShape:
         embedding_params: Token (and learned position) embeddings, counted once; an LM head never counts.
         block_params: Parameters of each block, first block first.
         block_matmul_params: The part of them that multiplies every token (matrices; no norms or biases).
-        final_params: Everything after the last block (final norm, output projection).
+        final_params: Everything after the last block (final norm, output projection, an encoder's heads).
         bytes_per_param: Width of the stored weights: 2 for bf16 and fp16, 4 for fp32.
         attention_params: Parameters that go with each block's attention, its norms included; empty when not known.
         attention_matmul_params: The part of them that multiplies every token.
@@ -157,10 +157,12 @@ class ModelShape:
         return self
 
 
-def measure_shape(model: PreTrainedModel, family: Family, *, bytes_per_param: int, causal: bool = True) -> ModelShape:
+def measure_shape(
+    model: PreTrainedModel, family: Family, *, bytes_per_param: int, causal: bool = True, heads: Iterable[nn.Module] = ()
+) -> ModelShape:
     """Count a model's parameters by part, shared ones once; sub-layers and neurons are left out where they are not known.
 
-    ``causal`` is what ``self_test`` found.
+    ``causal`` is what ``self_test`` found, ``heads`` are those of an encoder.
     """
     from prune2vec.models.families import block_list, final_modules
 
@@ -168,16 +170,16 @@ def measure_shape(model: PreTrainedModel, family: Family, *, bytes_per_param: in
     final = sum(map(_count, finals))
     per_block = tuple(map(_count, blocks))
     projections: list[Any] = [module.out_features for module in finals if hasattr(module, "out_features")]
-    heads = config.num_attention_heads
+    count = config.num_attention_heads
     return ModelShape(
         model_type=config.model_type,
         num_layers=len(blocks),
         hidden_size=int(projections[-1] if projections else config.hidden_size),
-        attention_width=heads * (getattr(config, "head_dim", None) or config.hidden_size // heads),
+        attention_width=count * (getattr(config, "head_dim", None) or config.hidden_size // count),
         embedding_params=_count(model) - sum(per_block) - final,
         block_params=per_block,
         block_matmul_params=tuple(map(_count_matrices, blocks)),
-        final_params=final,
+        final_params=final + sum(map(_count, heads)),
         bytes_per_param=bytes_per_param,
         causal=causal,
         first_stays=family.first_stays,

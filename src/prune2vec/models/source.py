@@ -145,7 +145,7 @@ def _from_file(name: str, path: Path) -> ModelSource:
 
 def _from_folder(name: str, path: Path) -> ModelSource:
     if (path / _ADAPTER).is_file():
-        raise ModelError(_merge_first(path))
+        raise ModelError(_merge_first(path, encoder=(path / "modules.json").is_file()))
     if (path / "config.json").is_file():
         return ModelSource(name=name, location=str(path.resolve()))
     ggufs = sorted(path.glob("*.gguf"))
@@ -155,12 +155,13 @@ def _from_folder(name: str, path: Path) -> ModelSource:
     raise ModelError(f"{path} is not a model folder: it has {found}")
 
 
-def _merge_first(where: object) -> str:
+def _merge_first(where: object, *, encoder: bool) -> str:
     """Return how to make a model of an adapter, alone or beside its base: loaders would read one of the two, or both."""
+    kind, others = ("FeatureExtraction", "its other files") if encoder else ("CausalLM", "the tokeniser's files")
     return (
         f'{where} holds an adapter ({_ADAPTER}); merge it into its base model first: python -c "from peft import '
-        f"AutoPeftModelForCausalLM as Model; Model.from_pretrained('{where}').merge_and_unload().save_pretrained('merged')\", "
-        "put the tokeniser's files beside it, and give that folder"
+        f"AutoPeftModelFor{kind} as Model; Model.from_pretrained('{where}').merge_and_unload().save_pretrained('merged')\", "
+        f"put {others} beside it, and give that folder"
     )
 
 
@@ -176,7 +177,7 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
     # The hub cache keeps files under snapshots/<commit>/, which pins the revision without another request.
     source = ModelSource(name=name, location=name, revision=config.parent.name)
     if source.has(_ADAPTER):
-        raise ModelError(_merge_first(name))
+        raise ModelError(_merge_first(name, encoder=source.has("modules.json")))
     return source
 
 

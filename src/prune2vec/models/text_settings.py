@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from prune2vec.data.instructions import Symmetric
 from prune2vec.errors import DataError
@@ -16,10 +16,13 @@ PAPER_POOLING = "weightedmean-paper"
 CLS = "cls"
 E5, SAVED = "e5", "saved"
 _WORDS = ("none", E5, "effir", SAVED)
+# Settings that only an encoder given as the model has, and that files of language models leave out.
+_OF_ENCODERS = ("lower_case", "heads", "truncate_dim", "similarity", "matryoshka_dims")
 
-Pooling = Literal["weightedmean", "mean", "lasttoken", "cls", "weightedmean-paper"]
+Pooling = Literal["weightedmean", "mean", "lasttoken", "cls", "max", "mean_sqrt_len_tokens", "weightedmean-paper"]
 AppendEos = Literal["auto", "on", "off"]
 Wrapper = Literal["none", "chat"]
+Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 
 
 def _one_spelling(instruction: str) -> str:
@@ -31,6 +34,20 @@ def _one_spelling(instruction: str) -> str:
 Instruction = Annotated[str, AfterValidator(_one_spelling)]
 
 
+class Head(Settings):
+    """One of an encoder's modules behind the pooling, by which it is known again.
+
+    Attributes:
+        kind: sentence-transformers' name of its class.
+        config: Its own settings, such as ``in_features``, under sentence-transformers' names.
+        digest: SHA-256 of its weights; empty where it has none.
+    """
+
+    kind: Literal["Dense", "LayerNorm", "Dropout", "Normalize"]
+    config: Mapping[str, bool | int | float | str] = Field(default_factory=dict)
+    digest: str = ""
+
+
 class TextSettings(Settings):
     """The text settings of a profile, a plan and an encoder, every one decided; ``TextOptions`` says what they mean.
 
@@ -38,6 +55,11 @@ class TextSettings(Settings):
         include_prompt: Whether the tokens of a prompt are pooled.
         prompts: Prompts by name that an encoder given as the model brought along; they count where instruction is ``saved``.
         default_prompt: Which of them applies when none is asked for.
+        lower_case: Whether the encoder given as the model lowers the case of its texts.
+        heads: Its modules behind the pooling, in order; the L2 normalisation at the end is ``normalize``.
+        truncate_dim: So many leading dimensions of a vector count; None for all of them.
+        similarity: How two vectors are compared.
+        matryoshka_dims: Dimensions to which its card says that its vectors can be cut.
     """
 
     pooling: Pooling = "weightedmean"
@@ -51,6 +73,11 @@ class TextSettings(Settings):
     include_prompt: bool = False
     prompts: Mapping[str, str] = Field(default_factory=dict)
     default_prompt: str | None = None
+    lower_case: bool = False
+    heads: tuple[Head, ...] = ()
+    truncate_dim: int | None = Field(None, ge=1, le=2**31)
+    similarity: Similarity = "cosine"
+    matryoshka_dims: tuple[int, ...] = ()
 
     def overridden(self, options: TextOptions) -> tuple[Self, list[str]]:
         """Return the settings with what ``options`` set in its place, and in words what that changed.
@@ -60,12 +87,29 @@ class TextSettings(Settings):
         given = {name: getattr(options, name) for name in TextOptions.model_fields}
         changed = {name: value for name, value in given.items() if value not in (None, getattr(self, name))}
         words = [f"{name} {value!r} instead of {getattr(self, name)!r}" for name, value in changed.items()]
+        if "pooling" in changed and self.heads:
+            words.append(
+                f"its heads ({', '.join(head.kind for head in self.heads)}) were trained behind {self.pooling} pooling"
+            )
         if changed.get("instruction", SAVED) != SAVED:
             changed |= {"prompts": {}, "default_prompt": None}
         if changed.get("pooling") == CLS:
             # Behind a prompt that is left out, runtimes take different tokens for the first.
             changed |= {"include_prompt": True}
         return self.model_copy(update=changed), words
+
+    @field_validator("heads", "matryoshka_dims", mode="before")
+    @classmethod
+    def _as_tuple(cls, value: Any) -> Any:
+        """Take the lists of a file, which is read strictly."""
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what no encoder brought, so that the records of language models are those of earlier releases."""
+        found: dict[str, Any] = written(self)
+        unset = {name for name in _OF_ENCODERS if getattr(self, name) == TextSettings.model_fields[name].default}
+        return {name: value for name, value in found.items() if name not in unset}
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
@@ -74,7 +118,8 @@ class TextSettings(Settings):
 
 def _whole(text: Any) -> Any:
     """Refuse text settings of a file that leave one out: defaults are for callers, as in every record."""
-    absent = [name for name in TextSettings.model_fields if name not in text] if isinstance(text, Mapping) else []
+    needed = [name for name in TextSettings.model_fields if name not in _OF_ENCODERS]
+    absent = [name for name in needed if name not in text] if isinstance(text, Mapping) else []
     if absent:
         raise ValueError(f"{absent[0]} is missing")
     return text
@@ -88,10 +133,10 @@ class TextOptions(Settings):
     """The text settings as options of a verb; what is not given stays as the plan or the model has it."""
 
     pooling: Pooling | None = None
-    """From token states to one vector: weightedmean, mean, lasttoken or, for bidirectional models, cls (the first token). TEI,
-    vLLM and llama.cpp do not serve weightedmean. weightedmean-paper leaves BOS out and restarts the weights after a prompt, as
-    L3Prune's code does: for profiles only, as no runtime pools so. Unset: as the plan has it, or an encoder given as MODEL,
-    else weightedmean for causal models and mean for bidirectional ones."""
+    """From token states to one vector: weightedmean, mean, lasttoken, max, mean_sqrt_len_tokens or, for bidirectional models, cls
+    (the first token). TEI, vLLM and llama.cpp serve mean, lasttoken and cls alone. weightedmean-paper leaves BOS out and restarts
+    the weights after a prompt, as L3Prune's code does: for profiles only, as no runtime pools so. Unset: as the plan has it, or an
+    encoder given as MODEL, else weightedmean for causal models and mean for bidirectional ones."""
     append_eos: AppendEos | None = None
     """End every text with the model's EOS token, however it is cut; auto does so for lasttoken, which then pools it, unless
     the tokeniser ends texts by itself. Unset: as the plan has it, else auto."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -98,6 +99,25 @@ def without_added(backend: Tokenizer, keep: Callable[[int], bool]) -> Tokenizer:
     state = json.loads(backend.to_str())
     state["added_tokens"] = [token for token in state["added_tokens"] if keep(token["id"])]
     return Tokenizer.from_str(json.dumps(state))
+
+
+def lower_casing(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Return a tokeniser that lowers the case of texts first, as sentence-transformers makes of one with ``do_lower_case``.
+
+    One that does so already is returned as it is.
+
+    Raises:
+        ModelError: It is a slow one.
+    """
+    state = json.loads(fast(tokenizer).backend_tokenizer.to_str())
+    normalizer = state["normalizer"]
+    steps = [] if normalizer is None else normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
+    if any(step["type"] == "Lowercase" for step in steps):
+        return tokenizer
+    state["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *steps]}
+    other = copy.deepcopy(tokenizer)
+    other._tokenizer = Tokenizer.from_str(json.dumps(state))
+    return other
 
 
 def tokenise_text_alone(

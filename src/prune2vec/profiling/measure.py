@@ -16,7 +16,6 @@ from prune2vec.errors import ConfigError, UnsupportedModel
 from prune2vec.forward.backbone import Backbone, load_backbone
 from prune2vec.forward.runner import ObservedRun, Observer
 from prune2vec.machine import describe
-from prune2vec.models.encoder_text import encoder_text_settings
 from prune2vec.models.kept import Kept
 from prune2vec.models.prepared_text import PreparedText, prepare_text
 from prune2vec.models.text_settings import CLS, TextOptions, TextSettings
@@ -87,7 +86,7 @@ def profile_model(
     """Measure what each depth of a model is worth for embeddings (L3Prune, section 3), and what other scorers tell of it.
 
     Args:
-        model: Hub id, folder, GGUF file or ``smollm2``.
+        model: Hub id, folder, GGUF file or ``smollm2``: a language model, or an encoder, which is read out as it is.
         texts: Triplets, or a file, a folder, a hub data set, or several.
         settings: How to measure; defaults are the paper's.
         output: Where to write ``profile.json``; nowhere when None.
@@ -154,7 +153,7 @@ def profile_model(
 
 def _text_for(backbone: Backbone, chosen: ProfileSettings) -> PreparedText:
     """Return how texts reach the model: as an encoder that is given as the model has it, or as suits one that is not."""
-    own = encoder_text_settings(backbone.source, backbone.tokenizer, context=backbone.max_length)
+    own = backbone.own_text
     # The later a token, the more it has seen: so it is in causal models alone.
     usual = TextSettings() if backbone.shape.causal else TextSettings(pooling="mean")
     decided, changed = (own or usual).overridden(chosen)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -12,17 +13,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from transformers import AutoTokenizer
 
 from prune2vec.errors import CheckpointError, Prune2vecError, reason_of
 from prune2vec.files import read_json, write_json, write_text
 from prune2vec.machine import pick_device, pick_dtype
-from prune2vec.models.encoder_text import RECORD as RECORD
+from prune2vec.models.encoder_files import RECORD as RECORD
 from prune2vec.models.families import without_head
+from prune2vec.models.heads import HEADS, NORMALIZE, load_heads, state_width
 from prune2vec.models.quiet import quiet_transformers
+from prune2vec.models.tokens import lower_casing
 from prune2vec.outputs import ENCODER, staged_folder
 from prune2vec.paths import closest
-from prune2vec.pruning.encoder_check import check_can_be_written, check_files, check_fits_together
+from prune2vec.pruning.encoder_check import check_can_be_written, check_files, check_fits_together, source_of
 from prune2vec.pruning.parity import PROBE_TEXTS, Parity, compare_vectors, computing_in_float32, probe_prompts
 from prune2vec.pruning.portable import UNEVEN_MODULE, EncoderParts, model_card, write_portable, write_tokenizer
 from prune2vec.public import public
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 _SHORT = PROBE_TEXTS[:2]
-_HARMLESS = re.compile(r"sentence_transformers\..*\b(Pooling|Normalize)")
+_HARMLESS = re.compile(rf"sentence_transformers\..*\b(Pooling|{'|'.join(HEADS)})")
 
 
 @public("load", "folder")
@@ -116,16 +120,18 @@ def save_encoder(
     *,
     record: Mapping[str, Any] | None = None,
     extra: Mapping[str, str] | None = None,
+    heads: Sequence[nn.Module] | None = None,
 ) -> Parity:
     """Write an encoder portably, reload it, compare the vectors, and only then put it in place.
 
     An older encoder that prune2vec wrote there is replaced at the last moment.
 
     Args:
-        encoder: Transformer, Pooling and, as a rule, Normalize.
+        encoder: Transformer, Pooling, any heads and, as a rule, Normalize.
         folder: Where to write.
         record: What ``prune2vec.json`` is to say of where the encoder comes from.
         extra: Further text files by name.
+        heads: The encoder's heads in the dtypes in which they are to be stored; None takes them as they are.
 
     Returns:
         How well the reloaded encoder agrees with the one in memory (also written to ``parity.json``).
@@ -134,6 +140,7 @@ def save_encoder(
         CheckpointError: It cannot be written, or the reloaded encoder differs; nothing is left behind.
     """
     parts = parts_of(encoder, record or {})
+    parts = parts if heads is None else replace(parts, heads=tuple(heads))
     dtype = str(next(encoder.parameters()).dtype).removeprefix("torch.")
     return write_checked(parts, folder, encode_probe(encoder), named="the encoder in memory", dtype=dtype, extra=extra)
 
@@ -174,6 +181,10 @@ def write_checked(
         halves = dtype == "float32" and stored in ("bfloat16", "float16")
         reloaded = load_encoder(stage, device=device, dtype=stored if halves else dtype)
         first: Any = reloaded[0]
+        if halves and parts.heads:
+            # sentence-transformers rounded them to the model's dtype.
+            for place, head in enumerate(load_heads(source_of(str(stage)), width=state_width(parts.model.config)), start=2):
+                reloaded[place] = head.float().to(device)
         with computing_in_float32(first.auto_model) if halves else nullcontext():
             vectors = encode_probe(reloaded)
         parity = compare_vectors(reference, vectors, named=named, dtype=dtype)
@@ -218,6 +229,7 @@ def check_writable(encoder: SentenceTransformer) -> None:
     with TemporaryDirectory() as folder:
         write_tokenizer(parts.tokenizer, Path(folder), max_length=parts.max_length)
         written = AutoTokenizer.from_pretrained(folder)
+    written = lower_casing(written) if parts.lower_case else written
     for prompt in probe_prompts(parts.prompts):
         found = encoder.preprocess(list(PROBE_TEXTS), prompt=prompt or None)
         rows = [ids[mask.bool()].tolist() for ids, mask in zip(found["input_ids"], found["attention_mask"], strict=True)]
@@ -230,15 +242,17 @@ def check_writable(encoder: SentenceTransformer) -> None:
 
 
 def parts_of(encoder: SentenceTransformer, record: Mapping[str, Any]) -> EncoderParts:
-    """Take a Transformer, Pooling(, Normalize) encoder apart.
+    """Take an encoder of Transformer, Pooling and heads apart.
 
     Raises:
-        CheckpointError: It has other modules or unmerged adapters, pools in several ways at once, or cuts its vectors.
+        CheckpointError: It has other modules or unmerged adapters, or pools in several ways at once.
     """
     modules: list[Any] = list(encoder)
     pooling = getattr(modules[1], "pooling_mode", "") if modules[1:] else ""
     poolings = [pooling] if isinstance(pooling, str) else list(pooling)
-    check_can_be_written([type(module).__name__ for module in modules], poolings, encoder.truncate_dim)
+    kinds = [type(module).__name__ for module in modules]
+    check_can_be_written(kinds, poolings)
+    normalize = kinds[-1] == NORMALIZE
     if getattr(modules[0].auto_model, "_hf_peft_config_loaded", False):
         raise CheckpointError("the encoder has adapters beside its weights; merge adapters first, then save")
     return EncoderParts(
@@ -248,8 +262,11 @@ def parts_of(encoder: SentenceTransformer, record: Mapping[str, Any]) -> Encoder
         max_length=int(encoder.max_seq_length or 512),
         prompts={name: prompt or "" for name, prompt in encoder.prompts.items()},
         default_prompt=encoder.default_prompt_name,
-        normalize=len(modules) > 2,
+        normalize=normalize,
         include_prompt=bool(modules[1].include_prompt),
+        lower_case=bool(getattr(modules[0], "do_lower_case", False)),
+        heads=tuple(modules[2 : len(modules) - normalize]),
+        truncate_dim=encoder.truncate_dim,
         similarity=str(encoder.similarity_fn_name),
         record=record,
     )

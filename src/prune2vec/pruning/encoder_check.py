@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
 
 from prune2vec.errors import CheckpointError, ConfigError, ModelError, reason_of
-from prune2vec.models.encoder_text import (
+from prune2vec.models.encoder_files import (
     RECORD,
+    TEXTS,
+    DenseForm,
     EncoderForm,
     ModuleForm,
     OwnForm,
@@ -24,7 +26,9 @@ from prune2vec.models.encoder_text import (
     TokenizerForm,
     read_form,
     read_pooling,
+    read_texts,
 )
+from prune2vec.models.heads import HEADS, check_activation, check_widths
 from prune2vec.models.load import check_numbers
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.rope import rope_entries
@@ -38,11 +42,11 @@ from prune2vec.progress import say
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-_WRITABLE = (("Transformer", "UnevenTransformer"), ("Pooling",), ("Normalize",))
+_WRITABLE = (("Transformer", "UnevenTransformer"), ("Pooling",), tuple(HEADS))
 _STOCK = ("sentence_transformers.", "prune2vec.")
 _NOT_FIRST = ("Pooling", "WeightedLayerPooling", "Normalize", "Dense", "Dropout", "LayerNorm")
 _FORMS: dict[str, Any] = {
-    "sentence_bert_config.json": TextsForm,
+    TEXTS: TextsForm,
     "config_sentence_transformers.json": EncoderForm,
     "tokenizer_config.json": TokenizerForm,
     "special_tokens_map.json": dict[str, Any],
@@ -62,7 +66,7 @@ def check_files(encoder: str) -> list[dict[str, Any]]:
             another shape.
         DataError: One is no JSON.
     """
-    source = _source_of(encoder)
+    source = source_of(encoder)
     try:
         modules: list[dict[str, Any]] | None = read_form(source, "modules.json", list[ModuleForm])
         for name, form in _FORMS.items():
@@ -76,6 +80,8 @@ def check_files(encoder: str) -> list[dict[str, Any]]:
         for kind, path in _with_routes(source, modules):
             if kind.endswith(".Pooling"):
                 read_pooling(source, path)
+            if kind.startswith(_STOCK) and kind.endswith(".Dense"):
+                check_activation(read_form(source, f"{path}/config.json", DenseForm) or {}, f"{source.name}/{path}")
             # The uneven one compares its tensors itself.
             if kind.endswith("Transformer"):
                 _check_weights(source, path, compare=kind.endswith(".Transformer"))
@@ -84,7 +90,8 @@ def check_files(encoder: str) -> list[dict[str, Any]]:
     return modules
 
 
-def _source_of(encoder: str) -> ModelSource:
+def source_of(encoder: str) -> ModelSource:
+    """Return where the files of an encoder are, a folder or a hub id."""
     on_hub = not os.path.isdir(encoder) and HUB_ID.fullmatch(encoder)
     return ModelSource(name=encoder, location=encoder, revision="main" if on_hub else None)
 
@@ -104,7 +111,7 @@ def _check_modules(source: ModelSource, modules: list[dict[str, Any]]) -> None:
     if stock and not _can_follow(source, modules):
         kinds = [module["type"].rpartition(".")[2] for module in modules]
         raise CheckpointError(
-            f"{at}: its modules are {', '.join(kinds) or 'none'}; expected Transformer, then Pooling, and perhaps Normalize: "
+            f"{at}: its modules are {', '.join(kinds) or 'none'}; expected Transformer, then Pooling, and perhaps heads: "
             "fetch it again, or make it again with prune2vec prune"
         )
 
@@ -114,44 +121,37 @@ def _can_follow(source: ModelSource, modules: list[dict[str, Any]]) -> bool:
     kinds = [module["type"].rpartition(".")[2] for module in modules]
     if not kinds or kinds[0] in _NOT_FIRST:
         return False
-    texts = read_form(source, f"{modules[0]['path']}/sentence_bert_config.json", TextsForm) or {}
+    texts = read_texts(source, modules[0]["path"])
     makes_vectors = kinds[0] not in _WRITABLE[0] or texts.get("module_output_name") == "sentence_embedding"
     before_normalize = kinds[: kinds.index("Normalize")] if "Normalize" in kinds else kinds
     return makes_vectors or "Pooling" in before_normalize
 
 
-def check_can_be_written(kinds: Sequence[str], poolings: Sequence[str], truncate_dim: int | None) -> None:
+def check_can_be_written(kinds: Sequence[str], poolings: Sequence[str]) -> None:
     """Refuse an encoder of these classes of modules that ``save_encoder`` cannot write; training asks before its first step.
 
     Raises:
-        CheckpointError: It has other modules than Transformer, Pooling and perhaps Normalize, pools in several ways side by side,
-            or cuts its vectors, which other runtimes would not do.
+        CheckpointError: It has other modules than Transformer, Pooling and heads, or pools in several ways side by side.
     """
     others = [kind for place, kind in enumerate(kinds) if kind not in _WRITABLE[min(place, 2)]]
     if others or len(kinds) < 2:
         what = f"{others[0]} is another ({', '.join(kinds)})" if others else f"there is {', '.join(kinds)} alone"
-        raise CheckpointError(f"encoders of Transformer, Pooling and Normalize can be written, and {what}")
+        raise CheckpointError(f"encoders of Transformer, Pooling and then {', '.join(HEADS)} can be written, and {what}")
     if len(poolings) > 1:
         raise CheckpointError(f"can write one pooling; this encoder has {', '.join(poolings)}")
-    if truncate_dim is not None:
-        raise CheckpointError(
-            f"this encoder cuts its vectors to {truncate_dim} dimensions (truncate_dim), which other runtimes do not do; take the "
-            "entry out of its config_sentence_transformers.json, and cut the vectors that it gives then"
-        )
 
 
 def check_trainable(folder: Path) -> None:
     """Check an encoder's files, and that what is trained of it can be written; nothing is loaded.
 
     Raises:
-        CheckpointError: The files do not fit each other, or it has modules, poolings or a cut that cannot be written.
+        CheckpointError: The files do not fit each other, or it has modules or poolings that cannot be written.
         DataError: A file of it is no JSON.
     """
-    modules, source = check_files(str(folder)), _source_of(str(folder))
+    modules, source = check_files(str(folder)), source_of(str(folder))
     pooling = read_pooling(source, modules[1]["path"]) if modules[1:] else None
-    settings = read_form(source, "config_sentence_transformers.json", EncoderForm) or {}
     kinds = [module["type"].rpartition(".")[2] for module in modules]
-    check_can_be_written(kinds, pooling[1] if pooling is not None else [], settings.get("truncate_dim"))
+    check_can_be_written(kinds, pooling[1] if pooling is not None else [])
 
 
 def _with_routes(source: ModelSource, modules: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
@@ -206,7 +206,7 @@ def _check_weights(source: ModelSource, folder: str, *, compare: bool) -> None:
         told, held = getattr(config, "num_hidden_layers", None), layers_in(names)
         counts = f" (it says {told} layers, they hold {held})" if told != held and held else ""
         raise CheckpointError(f"{at} {wrong}; its weights do not fit the structure that its config.json tells{counts}")
-    texts = read_form(source, f"{folder}/sentence_bert_config.json", TextsForm) or {}
+    texts = read_texts(source, folder)
     limit, positions = texts.get("max_seq_length"), getattr(model.config, "max_position_embeddings", None)
     # Scaled rotary embeddings reach further than the positions that some configs tell.
     factor = max([1.0, *(float(entry.get("factor") or 1) for entry in rope_entries(model.config))])
@@ -235,6 +235,8 @@ def check_fits_together(encoder: SentenceTransformer, name: str) -> None:
         width = modules[0].get_embedding_dimension()
         if pooled not in (None, width):
             raise CheckpointError(f"{name}: its pooling is for states of {pooled} dimensions, and its model's have {width}")
+        if pooled is not None:
+            check_widths(modules[2:], modules[1].get_embedding_dimension(), name)
     changed = changed_files(Path(name), suffix=".json")
     if changed:
         say(f"{name}: {', '.join(changed)} changed since prune2vec wrote and compared this encoder; its vectors may differ")

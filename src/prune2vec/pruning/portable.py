@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from tokenizers import Tokenizer
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prune2vec.errors import ConfigError, markdown
 from prune2vec.files import write_json
 from prune2vec.forward.pooling import IN_FOLDERS, PoolingMethod, pooling_flags
 from prune2vec.models.block_layout import Layout, uneven_config, uneven_layout
+from prune2vec.models.heads import NORMALIZE, head_words, state_width, write_head
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.source import HUB_ID
 
@@ -54,6 +56,9 @@ class EncoderParts:
         default_prompt: Which prompt applies when none is asked for.
         normalize: Whether vectors are L2-normalised.
         include_prompt: Whether the tokens of a prompt are pooled with the others.
+        lower_case: Whether texts are lowered in case: its tokeniser does so, and sentence-transformers is told.
+        heads: Modules behind the pooling, in order; the normalisation of ``normalize`` comes after them.
+        truncate_dim: So many leading dimensions of a vector are given; None for all.
         similarity: sentence-transformers' name of how two vectors are compared.
         record: What ``prune2vec.json`` says of where the encoder comes from.
     """
@@ -66,6 +71,9 @@ class EncoderParts:
     default_prompt: str | None = None
     normalize: bool = True
     include_prompt: bool = False
+    lower_case: bool = False
+    heads: tuple[nn.Module, ...] = ()
+    truncate_dim: int | None = None
     similarity: str = "cosine"
     record: Mapping[str, Any] = field(default_factory=dict)
 
@@ -104,8 +112,6 @@ def write_portable(parts: EncoderParts, folder: Path) -> None:
     write_tokenizer(parts.tokenizer, folder, max_length=parts.max_length)
     first = UNEVEN_MODULE if parts.layout else f"{_MODULES}.Transformer"
     write_modules(parts, folder, first=first, include_prompt=parts.include_prompt)
-    if parts.normalize:
-        (folder / "2_Normalize").mkdir()
     libraries = {"sentence_transformers": "sentence-transformers", "transformers": "transformers", "pytorch": "torch"}
     settings = {
         "model_type": "SentenceTransformer",
@@ -113,6 +119,7 @@ def write_portable(parts: EncoderParts, folder: Path) -> None:
         "prompts": dict(parts.prompts),
         "default_prompt_name": parts.default_prompt,
         "similarity_fn_name": parts.similarity,
+        **({"truncate_dim": parts.truncate_dim} if parts.truncate_dim is not None else {}),
     }
     write_json(folder / "config_sentence_transformers.json", settings)
     write_json(folder / "prune2vec.json", {"format": "prune2vec.encoder/1", **parts.record})
@@ -126,20 +133,23 @@ def write_modules(
     include_prompt: bool = True,
     poolings: Mapping[str, PoolingMethod] = IN_FOLDERS,
 ) -> None:
-    """Write the files that name an encoder's modules, its longest text and its pooling into an existing folder.
+    """Write what names an encoder's modules, its longest text and its pooling, and its heads, into an existing folder.
 
     ``first`` is the type of the module that holds the model; ``poolings`` are those that the folder's reader knows.
     """
-    modules = [("", first), ("1_Pooling", f"{_MODULES}.Pooling")] + [("2_Normalize", f"{_MODULES}.Normalize")] * parts.normalize
+    kinds = ["Pooling", *(type(head).__name__ for head in parts.heads), *([NORMALIZE] if parts.normalize else [])]
+    modules = [("", first), *((f"{place}_{kind}", f"{_MODULES}.{kind}") for place, kind in enumerate(kinds, start=1))]
     write_json(
         folder / "modules.json",
         [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(modules)],
     )
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": parts.max_length, "do_lower_case": False})
-    config = parts.model.config
-    dimension = getattr(config, "word_embed_proj_dim", None) or config.hidden_size
+    for (path, _), head in zip(modules[2:], parts.heads, strict=False):
+        write_head(head, folder / path)
+    if parts.normalize:
+        (folder / modules[-1][0]).mkdir()
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": parts.max_length, "do_lower_case": parts.lower_case})
     flags = pooling_flags(parts.pooling, poolings)
-    pooling = {"word_embedding_dimension": dimension, **flags, "include_prompt": include_prompt}
+    pooling = {"word_embedding_dimension": state_width(parts.model.config), **flags, "include_prompt": include_prompt}
     write_json(folder / "1_Pooling" / "config.json", pooling)
 
 
@@ -185,9 +195,13 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_len
     roles = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
     tokens = {role: str(token) for role in roles if (token := getattr(tokenizer, role, None)) is not None}
     tokens.setdefault("pad_token", tokens.get("eos_token", "<pad>"))
+    # sentence-transformers asks whether a prompt ends with a special token; those without a role are some too.
+    there = tokenizer.get_vocab()
+    others = [token for token in tokenizer.all_special_tokens if token in there and token not in tokens.values()]
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **tokens,
+        **({"additional_special_tokens": others} if others else {}),
         "model_max_length": max_length,
         # Older releases hand token types to every model that takes them, and GPT-2 adds their embeddings.
         "model_input_names": ["input_ids", "attention_mask"],
@@ -239,8 +253,7 @@ def model_card(parts: EncoderParts, parity: Parity, *, name: str) -> str:
     }
     if model.get("revision") and "/" in base and HUB_ID.fullmatch(base):
         head["base_model"] = base
-    params = sum(parameter.numel() for parameter in parts.model.parameters())
-    served = "sentence-transformers with prune2vec." if uneven else IN_FOLDERS[parts.pooling].served
+    params = sum(parameter.numel() for part in (parts.model, *parts.heads) for parameter in part.parameters())
     training, train = "None after the cut: these are the base model's own weights.", parts.record.get("train")
     if train:
         training = _bullets(f"{key}: {value}" for key, value in train.items() if isinstance(value, (str, int, float, bool)))
@@ -254,8 +267,8 @@ def model_card(parts: EncoderParts, parity: Parity, *, name: str) -> str:
         f'encoder = SentenceTransformer("path/to/this/folder"{", trust_remote_code=True" if uneven else ""})\n'
         'queries = encoder.encode_query(["what to look for"])\ndocuments = encoder.encode_document(["where to look"])\n'
         "scores = encoder.similarity(queries, documents)\n```\n\n"
-        f"Pooling: {parts.pooling}; longest text: {parts.max_length} tokens; prompts: {markdown(dict(parts.prompts))}. "
-        f"Served by: {served}",
+        f"Pooling: {parts.pooling}{_behind(parts)}; longest text: {parts.max_length} tokens; prompts: "
+        f"{markdown(dict(parts.prompts))}. Served by: {_served(parts)}",
         f"## Pruning\n\n{_pruning(parts.record)}",
         f"## Training\n\n{training}",
         f"## Check\n\nReloaded with {'the class of prune2vec' if uneven else 'stock classes'} and compared with "
@@ -263,6 +276,29 @@ def model_card(parts: EncoderParts, parity: Parity, *, name: str) -> str:
         f"largest difference {parity.max_difference:.2g}, smallest cosine {parity.min_cosine:.6f}.",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _behind(parts: EncoderParts) -> str:
+    """Return in words what is done to a vector after the pooling and how it is compared, where that is not the usual."""
+    dims = (parts.record.get("text") or {}).get("matryoshka_dims")
+    words = [
+        f"then {head_words(parts.heads)}" if parts.heads else "",
+        f"cut to {parts.truncate_dim} dimensions" if parts.truncate_dim is not None else "",
+        f"compared by {parts.similarity}" if parts.similarity != "cosine" else "",
+        # In the words of sentence-transformers' cards, where it is looked for.
+        f'trained to be cut: `"matryoshka_dims": {list(dims)}`' if dims else "",
+    ]
+    return "".join(f"; {word}" for word in words if word)
+
+
+def _served(parts: EncoderParts) -> str:
+    if parts.layout:
+        return "sentence-transformers with prune2vec."
+    if parts.heads or parts.truncate_dim is not None:
+        return (
+            "sentence-transformers and Infinity. Other servers may leave out what stands behind the pooling: compare vectors."
+        )
+    return IN_FOLDERS[parts.pooling].served
 
 
 def _pruning(record: Mapping[str, Any]) -> str:

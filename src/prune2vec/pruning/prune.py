@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prune2vec.errors import CheckpointError, ConfigError, PlanError, UnsupportedModel
@@ -20,6 +20,7 @@ from prune2vec.forward.pooling import pool, poolings
 from prune2vec.models.block_layout import layout_of, load_with_layout
 from prune2vec.models.cut import Cut, assemble, cut_config, reference_cut
 from prune2vec.models.families import Family, find_family, in_block
+from prune2vec.models.heads import head_record, head_words, in_fp32, load_heads, read_out, state_width
 from prune2vec.models.kept import Kept
 from prune2vec.models.load import context_length, embedding_rows, explained, load_config, load_tokenizer, skeleton_of
 from prune2vec.models.prepared_text import PreparedText, prepare_text
@@ -59,7 +60,7 @@ def prune_model(
     folder loads with prune2vec installed and ``trust_remote_code=True``; otherwise it is a stock one.
 
     Args:
-        model: Hub id, folder, GGUF file or ``smollm2``: the model the plan was made for.
+        model: Hub id, folder, GGUF file or ``smollm2``: the model the plan was made for, a language model or an encoder.
         plan: A plan, or the path of one.
         output: Folder to write.
         settings: How the encoder pools and formats texts, where not as the plan was measured.
@@ -95,9 +96,11 @@ def prune_model(
             )
         if what.drop_attention or what.drop_mlp:
             check_sub_layers_apart(kept)
-        parts = _parts(kept, files, what, opened.text, attention=attention)
+        parts = _parts(kept, files, what, opened, attention=attention)
         reference, rounded = _reference_vectors(parts, opened.config, what), ""
-        if chosen.dtype != "auto" and round_weights(kept, getattr(torch, chosen.dtype)):
+        if chosen.dtype != "auto" and any(
+            [round_weights(part, getattr(torch, chosen.dtype)) for part in (kept, *opened.heads)]
+        ):
             exact, reference = reference, _reference_vectors(parts, opened.config, what)
             rounded = f"; vectors differ by {np.abs(exact - reference).max():.1g} from the model's own weights"
         parity = write_checked(
@@ -117,13 +120,14 @@ def prune_model(
 
 
 class OpenedModel(NamedTuple):
-    """The model of a plan, of whose weights nothing has been read, and the plan's text settings ready for it."""
+    """The model of a plan, of whose weights only an encoder's heads have been read, and the plan's text settings ready for it."""
 
     source: ModelSource
     config: Any
     skeleton: PreTrainedModel
     family: Family
     text: PreparedText
+    heads: tuple[nn.Module, ...] = ()
 
 
 def open_model(model: str, plan: PruningPlan, *, revision: str | None, trust_remote_code: bool) -> OpenedModel:
@@ -132,7 +136,7 @@ def open_model(model: str, plan: PruningPlan, *, revision: str | None, trust_rem
     Raises:
         ConfigError: The text settings do not fit the tokeniser, or no encoder's folder can hold them.
         ModelError: The model cannot be found or understood, or its tokeniser makes tokens that have no embedding.
-        PlanError: The plan is for another model.
+        PlanError: The plan is for another model, or an encoder with other heads.
     """
     if plan.text.pooling == PAPER_POOLING:
         raise ConfigError(
@@ -153,10 +157,18 @@ def open_model(model: str, plan: PruningPlan, *, revision: str | None, trust_rem
             f"the plan was made for {plan.model.get('name')} ({plan.model.get('fingerprint')}), but {source.name} is another model of the "
             f"same shape ({found}); make a plan for it with prune2vec profile and plan"
         )
+    heads = load_heads(source, width=state_width(config))
+    if tuple(map(head_record, heads)) != plan.text.heads:
+        told = ", ".join(head.kind for head in plan.text.heads)
+        raise PlanError(
+            f"the plan was measured with {told or 'no modules'} behind the pooling, and {source.name} has "
+            f"{head_words(heads) or 'none'}{' with other weights' if told and heads else ''}; give the encoder that was profiled"
+        )
     # Tokens without an embedding leave the tokeniser before a copy of it is made that ends texts by itself.
     skeleton, family = skeleton_of(source, config, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code, rows=embedding_rows(skeleton))
-    return OpenedModel(source, config, skeleton, family, prepare_text(plan.text, tokenizer, context=context_length(skeleton)))
+    text = prepare_text(plan.text, tokenizer, context=context_length(skeleton))
+    return OpenedModel(source, config, skeleton, family, text, heads)
 
 
 class KeptModel(NamedTuple):
@@ -236,7 +248,7 @@ def _is_finite(tensor: Tensor) -> bool:
     return all(bool(torch.isfinite(piece).all()) for piece in (tensor.split(rows) if tensor.ndim else (tensor,)))
 
 
-def round_weights(model: PreTrainedModel, dtype: torch.dtype) -> bool:
+def round_weights(model: nn.Module, dtype: torch.dtype) -> bool:
     """Convert a model's parameters in place; return whether any was of another dtype.
 
     Raises:
@@ -288,8 +300,9 @@ def _bidirectional(config: Any) -> Any:
 
 
 def _parts(
-    model: PreTrainedModel, files: WeightFiles, plan: PruningPlan, text: PreparedText, *, attention: str
+    model: PreTrainedModel, files: WeightFiles, plan: PruningPlan, opened: OpenedModel, *, attention: str
 ) -> EncoderParts:
+    text = opened.text
     settings = text.settings
     if text.instructions is not None and text.instructions.kind == "e5":
         say("instruction e5 has words for each data set, so the encoder's folder gets no prompt; train uses them by itself")
@@ -302,6 +315,10 @@ def _parts(
         default_prompt=text.default_prompt,
         normalize=settings.normalize,
         include_prompt=settings.include_prompt,
+        lower_case=settings.lower_case,
+        heads=opened.heads,
+        truncate_dim=settings.truncate_dim,
+        similarity=settings.similarity,
         record={
             "model": dict(plan.model),
             "keep_layers": list(plan.keep_layers),
@@ -329,7 +346,5 @@ def _reference_vectors(parts: EncoderParts, original_config: Any, plan: PruningP
             pooled = attended.clone()
             pooled[:, : 0 if parts.include_prompt else len(prompt_ids(parts.tokenizer, prompt))] = 0
             vectors.append(pool(model(input_ids=ids, use_cache=False)[0], weigh(pooled, attended)))
-    stacked = torch.cat(vectors)
-    if parts.normalize:
-        stacked = torch.nn.functional.normalize(stacked, dim=1)
-    return np.asarray(stacked.numpy(), dtype=np.float32)
+        found = read_out(torch.cat(vectors), in_fp32(parts.heads), normalize=parts.normalize, truncate_dim=parts.truncate_dim)
+    return np.asarray(found.numpy(), dtype=np.float32)

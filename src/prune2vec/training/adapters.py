@@ -18,7 +18,9 @@ from transformers.pytorch_utils import Conv1D
 
 from prune2vec.errors import ConfigError, TrainingError, did_you_mean, reason_of
 from prune2vec.models.families import block_list, final_modules, find_family
+from prune2vec.models.heads import head_words
 from prune2vec.models.quiet import quiet_transformers
+from prune2vec.progress import say
 from prune2vec.training.train_settings import TrainSettings
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -34,8 +36,15 @@ def base_model(encoder: SentenceTransformer) -> PreTrainedModel:
     return model
 
 
+def heads_of(encoder: SentenceTransformer) -> list[nn.Module]:
+    """Return the modules behind an encoder's pooling, its normalisation included."""
+    return list(encoder)[2:]
+
+
 def choose_trained(encoder: SentenceTransformer, settings: TrainSettings) -> None:
     """Put adapters into an encoder, or leave only its last blocks to train; the settings are checked against the model here.
+
+    Adapters are for the model alone: the heads behind the pooling are frozen beside them, and trained without them.
 
     Raises:
         ConfigError: They do not fit the model.
@@ -44,6 +53,11 @@ def choose_trained(encoder: SentenceTransformer, settings: TrainSettings) -> Non
     if settings.method == "lora":
         with quiet_transformers():
             add_lora(encoder, settings)
+        frozen = [head for head in heads_of(encoder) if any(True for _ in head.parameters())]
+        for head in frozen:
+            head.requires_grad_(False)
+        if frozen:
+            say(f"adapters train the model alone, {head_words(frozen)} stays as it is; method full trains it too")
     elif settings.train_top is not None:
         model = base_model(encoder)
         _, trained = _split_blocks(model, settings.train_top)
@@ -152,19 +166,22 @@ def merge_adapter(encoder: SentenceTransformer, checkpoint: Path, probe: Sequenc
     return difference
 
 
-def load_weights(model: nn.Module, checkpoint: Path) -> None:
-    """Load a checkpoint's full weights into ``model``, all of them.
+def load_weights(encoder: SentenceTransformer, checkpoint: Path) -> None:
+    """Load a checkpoint's full weights into an encoder, all of them.
 
     Raises:
         TrainingError: A tensor is missing or has another shape.
     """
-    state: dict[str, torch.Tensor] = {}
-    for file in sorted(checkpoint.glob("model*.safetensors")):
-        state |= load_file(file)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise TrainingError(f"{checkpoint} does not fit its model ({reason_of(error)}); train again with restart") from error
+    heads = enumerate(heads_of(encoder), start=2)
+    parts = [(base_model(encoder), checkpoint), *((head, checkpoint / f"{n}_{type(head).__name__}") for n, head in heads)]
+    for part, folder in parts:
+        state: dict[str, torch.Tensor] = {}
+        for file in sorted(folder.glob("model*.safetensors")):
+            state |= load_file(file)
+        try:
+            part.load_state_dict(state)
+        except RuntimeError as error:
+            raise TrainingError(f"{folder} does not fit its model ({reason_of(error)}); train again with restart") from error
 
 
 def embed(encoder: SentenceTransformer, texts: Sequence[str]) -> np.ndarray:

@@ -23,6 +23,7 @@ from prune2vec.errors import PlanError
 from prune2vec.machine import pick_device, pick_dtype
 from prune2vec.models.block_layout import sub_layers_of
 from prune2vec.models.families import Neurons, block_list, find_family, mlp_width
+from prune2vec.models.heads import state_width
 from prune2vec.models.prepared_text import PreparedText
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.planning.plan import PruningPlan
@@ -108,8 +109,8 @@ def load_context(
     if neurons is None:
         raise PlanError(f"{config.model_type}: the neurons of its MLPs are not known, so its width cannot be cut")
     dtype = pick_dtype(settings.dtype, device)
-    nn.Module.to(kept, dtype=dtype).requires_grad_(False)
-    encoder = encoder_around(kept, text, device=device)
+    nn.Module.to(kept, dtype=dtype)
+    encoder = encoder_around(kept, text, opened.heads, device=device).requires_grad_(False)
     blocks = zip(plan.keep_layers, block_list(kept, find_family(kept, config)), strict=True)
     return ImportanceContext(
         encoder=encoder.eval(),
@@ -124,7 +125,9 @@ def load_context(
     )
 
 
-def encoder_around(model: PreTrainedModel, text: PreparedText, *, device: torch.device) -> SentenceTransformer:
+def encoder_around(
+    model: PreTrainedModel, text: PreparedText, heads: Sequence[nn.Module] = (), *, device: torch.device
+) -> SentenceTransformer:
     """Return an encoder whose weights are those of ``model``, not a copy, as ``prune`` would write it; blocks may be uneven."""
     settings = text.settings
 
@@ -139,10 +142,9 @@ def encoder_around(model: PreTrainedModel, text: PreparedText, *, device: torch.
 
     with TemporaryDirectory() as folder, quiet_transformers():
         write_tokenizer(text.tokenizer, Path(folder), max_length=settings.max_length)
-        transformer = InMemory(folder, max_seq_length=settings.max_length)
-    dimension = getattr(model.config, "word_embed_proj_dim", None) or model.config.hidden_size
-    pooling = Pooling(dimension, pooling_mode=settings.pooling, include_prompt=settings.include_prompt)
-    return SentenceTransformer(modules=[transformer, pooling, Normalize()], device=str(device))
+        transformer = InMemory(folder, max_seq_length=settings.max_length, do_lower_case=settings.lower_case)
+    pooling = Pooling(state_width(model.config), pooling_mode=settings.pooling, include_prompt=settings.include_prompt)
+    return SentenceTransformer(modules=[transformer, pooling, *heads, Normalize()], device=str(device))
 
 
 def batches(context: ImportanceContext, triplets: Sequence[Triplet], settings: SlimSettings) -> Iterator[Columns]:

@@ -20,6 +20,7 @@ from sentence_transformers.util import pairwise_cos_sim
 from torch import Tensor, nn
 
 from prune2vec.errors import ConfigError
+from prune2vec.training.adapters import heads_of
 from prune2vec.training.train_settings import TrainSettings
 
 Features = dict[str, Any]
@@ -31,9 +32,9 @@ def build_loss(encoder: SentenceTransformer, settings: TrainSettings, teacher: S
     Raises:
         ConfigError: A Matryoshka dimension exceeds the encoder's, or the teacher does not fit.
     """
-    dimension = int(encoder.get_embedding_dimension() or 0)
+    dimension = full_width(encoder)
     if teacher is not None:
-        theirs = teacher.get_embedding_dimension()
+        theirs = full_width(teacher)
         if settings.distil == "embeddings" and dimension != theirs:
             raise ConfigError(f"distil_from: its embeddings have {theirs} dimensions, these {dimension}; set distil to scores")
         if teacher.tokenizer.get_vocab() != encoder.tokenizer.get_vocab():
@@ -59,6 +60,12 @@ def build_loss(encoder: SentenceTransformer, settings: TrainSettings, teacher: S
         dims = sorted({dimension, *settings.matryoshka_dims}, reverse=True)
         loss = MatryoshkaLoss(encoder, loss, matryoshka_dims=dims)
     return loss
+
+
+def full_width(encoder: SentenceTransformer) -> int:
+    """Return the dimensions of what a forward pass gives, which ``truncate_dim`` does not cut."""
+    with encoder.truncate_embeddings(None):
+        return int(encoder.get_embedding_dimension() or 0)
 
 
 class DistilledLoss(nn.Module):
@@ -107,14 +114,19 @@ class DistilledLoss(nn.Module):
 
 @contextmanager
 def pooled_in_fp32(encoder: SentenceTransformer) -> Iterator[None]:
-    """Widen token states to fp32 before they are pooled, so that pooling, normalising and loss never round to bf16."""
+    """Widen token states to fp32 before they are pooled, so that pooling, heads, normalising and loss never round to bf16."""
 
     def widen(module: nn.Module, args: object, output: Any) -> Any:
         output["token_embeddings"] = output["token_embeddings"].float()
         return output
 
     handle = encoder[0].register_forward_hook(widen)
+    dtypes = [(head, next(head.parameters()).dtype) for head in heads_of(encoder) if any(True for _ in head.parameters())]
     try:
+        for head, _ in dtypes:
+            head.float()
         yield
     finally:
         handle.remove()
+        for head, dtype in dtypes:
+            head.to(dtype)

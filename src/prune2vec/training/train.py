@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,19 +12,25 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+from torch import nn
 from transformers import TrainerCallback
 
 from prune2vec.data.reader import Texts, load_triplets
 from prune2vec.errors import TrainingError
 from prune2vec.files import digest_json, digest_tree, read_json
 from prune2vec.machine import describe, pick_device, pick_dtype
+from prune2vec.models.encoder_text import matryoshka_dims
+from prune2vec.models.heads import head_record, load_heads, state_width
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.outputs import ENCODER, check_kind, check_ours, locked
+from prune2vec.progress import say
 from prune2vec.pruning.encoder import RECORD, check_finite, check_writable, load_encoder, read_record, save_encoder
+from prune2vec.pruning.encoder_check import source_of
 from prune2vec.public import public
 from prune2vec.resume import differences, read_lines, step_of
-from prune2vec.training.adapters import base_model, choose_trained, embed, load_weights, merge_adapter
+from prune2vec.training.adapters import base_model, choose_trained, embed, heads_of, load_weights, merge_adapter
 from prune2vec.training.fit import TrainingJob, fit, isolated_randomness
+from prune2vec.training.objective import full_width
 from prune2vec.training.train_settings import TrainSettings, check_tracker
 from prune2vec.training.training_data import Prompting, by_prompt, check_room, trained_text, training_data
 
@@ -139,8 +146,11 @@ def prepare(base: Path, data: Texts, output: Path, settings: TrainSettings) -> t
     # Weights that are trained are fp32; a frozen base can be bf16.
     encoder = load_encoder(base, device=str(device), dtype=dtype if settings.method == "lora" else "float32")
     check_writable(encoder)
+    # What the end needs of them is refused now.
+    load_heads(source_of(str(base)), width=state_width(base_model(encoder).config))
     check_finite(encoder, base)
     encoder.max_seq_length = min(settings.max_length, encoder.max_seq_length or settings.max_length)
+    _say_what_is_cut(encoder, base, settings)
     prompting = Prompting.of(base, encoder, settings)
     found = training_data(triplets, prompting, settings)
     held_out = load_triplets(settings.dev, require_negative=False, split="validation") if settings.dev is not None else []
@@ -168,6 +178,17 @@ def prepare(base: Path, data: Texts, output: Path, settings: TrainSettings) -> t
         identity=identity,
     )
     return encoder, job
+
+
+def _say_what_is_cut(encoder: SentenceTransformer, base: Path, settings: TrainSettings) -> None:
+    """Say to which dimensions the encoder's vectors are cut, or may be by its card, that are not trained for."""
+    known = {*matryoshka_dims(source_of(str(base))), encoder.truncate_dim or full_width(encoder)}
+    missing = sorted(known - {full_width(encoder), *settings.matryoshka_dims})
+    if missing:
+        dims = ",".join(map(str, missing))
+        say(
+            f"this encoder's vectors are meant to be cut to {dims} dimensions too; give matryoshka_dims {dims} to train for that"
+        )
 
 
 def _finished(job: TrainingJob) -> dict[str, Any] | None:
@@ -204,8 +225,9 @@ def finish(job: TrainingJob) -> dict[str, Any]:
         if job.settings.method == "lora":
             difference = merge_adapter(encoder, checkpoint, probe)
         else:
-            load_weights(base_model(encoder), checkpoint)
+            load_weights(encoder, checkpoint)
         exact = embed(encoder, probe)
+        heads = _stored_heads(job.base, encoder)
         config = read_json(job.base / "config.json")
         stored = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
         encoder.to(getattr(torch, stored, torch.float32))
@@ -217,13 +239,37 @@ def finish(job: TrainingJob) -> dict[str, Any]:
             encoder.prompts = {**encoder.prompts, "query": query, "document": document}
         about = read_record(job.base)
         if "text" in about:
-            about["text"] = trained_text(about, job.settings)
+            about["text"] = _trained_vectors(trained_text(about, job.settings), heads, encoder, job.settings)
         record = _record(job, merge)
         kept = [file for file in (job.work.curve, job.work.dev, job.base / "plan.json") if file.exists()]
         texts = {file.name: file.read_text(encoding="utf-8") for file in kept}
-        save_encoder(encoder, job.output, record={**about, "train": record}, extra=texts)
+        save_encoder(encoder, job.output, record={**about, "train": record}, extra=texts, heads=heads)
     job.work.remove()
     return record
+
+
+def _stored_heads(base: Path, encoder: SentenceTransformer) -> list[nn.Module]:
+    """Round an encoder's heads, each to the dtype in which ``base`` stores it, and return copies in those dtypes."""
+    model = base_model(encoder)
+    stored = load_heads(source_of(str(base)), width=state_width(model.config))
+    heads = []
+    for head, before in zip(heads_of(encoder), stored, strict=False):
+        rounded = copy.deepcopy(head)
+        for mine, copied, kept in zip(head.parameters(), rounded.parameters(), before.parameters(), strict=True):
+            copied.data = copied.data.to(kept.dtype)
+            mine.data.copy_(copied.data)
+        heads.append(rounded)
+    return heads
+
+
+def _trained_vectors(
+    text: dict[str, Any], heads: Sequence[nn.Module], encoder: SentenceTransformer, settings: TrainSettings
+) -> dict[str, Any]:
+    """Return text settings with the heads as they are now, and with those dimensions that were trained for."""
+    now = {"heads": [head_record(head).model_dump(mode="json") for head in heads]} if heads else {}
+    dims = {"matryoshka_dims": sorted({full_width(encoder), *settings.matryoshka_dims}, reverse=True)}
+    text = {key: value for key, value in text.items() if key != "matryoshka_dims"}
+    return {**text, **now, **(dims if settings.matryoshka_dims else {})}
 
 
 def _record(job: TrainingJob, merge: dict[str, float | None]) -> dict[str, Any]:

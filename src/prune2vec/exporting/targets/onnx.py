@@ -19,7 +19,7 @@ _BATCH_SIZES = (1, 2, 3, 4)
 
 @targets.register("onnx")
 class OnnxTarget:
-    """One fp32 ONNX graph, pooling and normalisation included, for encoders of any family."""
+    """One fp32 ONNX graph, pooling, heads and normalisation included, for encoders of any family."""
 
     def prepare(self) -> None:
         """Look whether the ONNX packages are there.
@@ -125,6 +125,8 @@ print(encode(["where to look", "another text"]).shape)
 
 
 def _readme(source: ExportSource, usage: Mapping[str, Any], parity: Parity, *, has_data: bool) -> str:
+    from prune2vec.models.heads import head_words
+
     parts = source.parts
     mask = (
         "\n- `pooling_mask`: 1 where a token is pooled. This encoder leaves the tokens of its prompts out of the pooling; "
@@ -132,7 +134,9 @@ def _readme(source: ExportSource, usage: Mapping[str, Any], parity: Parity, *, h
         if "pooling_mask" in usage["inputs"]
         else ""
     )
-    ending = " and L2 normalisation" if parts.normalize else ""
+    heads = f", {head_words(parts.heads)}" if parts.heads else ""
+    cut = f", cut to {parts.truncate_dim} dimensions" if parts.truncate_dim is not None else ""
+    ending = f"{heads}{' and L2 normalisation' if parts.normalize else ''}{cut}"
     sizes = ", ".join(map(str, _BATCH_SIZES))
     data = " The weights are in `onnx/model.onnx.data`: keep it beside the model." if has_data else ""
     prompts = (

@@ -203,6 +203,7 @@ class VllmTarget:
 
         from prune2vec.forward.pooling import IN_VLLM
         from prune2vec.models.block_layout import is_even, layout_of
+        from prune2vec.models.heads import head_words
         from prune2vec.pruning.portable import write_modules, write_tokenizer
 
         parts = source.parts
@@ -216,6 +217,11 @@ class VllmTarget:
             raise CheckpointError(
                 f"vLLM pools a prompt's tokens too; this encoder leaves those of its prompts ({names}) out of its "
                 f"{parts.pooling}: use lasttoken pooling or no prompt, or export it to onnx"
+            )
+        if parts.heads or parts.truncate_dim is not None:
+            what = head_words(parts.heads) if parts.heads else f"a cut to {parts.truncate_dim} dimensions (truncate_dim)"
+            raise CheckpointError(
+                f"this encoder has {what} behind its pooling, for which the form has no place: export it to onnx"
             )
         made = to_decilm(parts.model, max_length=parts.max_length)
         save_torch_state_dict(made.tensors, folder)
