@@ -158,19 +158,25 @@ class TokenVocabulary:
         """Return the tokens that stay whatever is cut.
 
         Special ones, unless there are more than a thousand: then those with a role or in a text. Those that the tokeniser puts
-        around texts, bytes, what the decoder looks for, and all that texts cannot be spelt without. Of other added tokens those that a text has.
+        around texts, bytes, what the decoder looks for, and all that texts cannot be spelt without. Of other added tokens those
+        that a text has.
 
         Args:
             roles: Numbers of tokens with a role (BOS, padding, ...).
             seen: Numbers of the tokens that the texts have.
         """
-        told = {*roles, *self._around()} & self.tokens.keys()
         special = {number for number, token in self._added.items() if token["special"]}
         # One that only matches as a whole word keeps another one from matching where it does not.
-        told |= {number for number, token in self._added.items() if token["single_word"]}
-        used, told = self._added.keys() & set(seen), told | (special if len(special) <= _MANY_SPECIAL else set())
-        # What a decoder turns into a blank it does not find among bytes.
-        return told | used | self._pieces.required() | self._pieces.known(_strings(self._state["decoder"]))
+        whole_words = {number for number, token in self._added.items() if token["single_word"]}
+        return {
+            *({*roles, *self._around()} & self.tokens.keys()),
+            *(special if len(special) <= _MANY_SPECIAL else ()),
+            *(self._added.keys() & set(seen)),
+            *whole_words,
+            *self._pieces.required(),
+            # What a decoder turns into a blank it does not find among bytes.
+            *self._pieces.known(_strings(self._state["decoder"])),
+        }
 
     def spelling(self, seen: Iterable[int]) -> set[int]:
         """Return what spells texts of these tokens where the tokens go, one character a piece; nothing where bytes do that."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, islice
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BeforeValidator, PlainSerializer, model_validator
@@ -15,7 +16,7 @@ from tokenizers import Encoding, Tokenizer
 
 from prune2vec.data.instructions import E5_TEXTS, Instructions
 from prune2vec.data.plain_texts import read_texts
-from prune2vec.errors import ModelError, PlanError
+from prune2vec.errors import ModelError, PlanError, Prune2vecError, reason_of
 from prune2vec.models.source import ModelSource, resolve_source
 from prune2vec.models.text_settings import SAVED, PromptTemplate, TextSettings
 from prune2vec.models.token_kinds import TokenVocabulary, token_numbers
@@ -60,6 +61,15 @@ Tokens = Annotated[
 ]
 
 
+def _read_sources(value: Any) -> Any:
+    if not isinstance(value, str | Path):
+        return value or ()
+    return tuple(filter(None, map(str.strip, str(value).split(","))))
+
+
+Sources = Annotated[tuple[str, ...], BeforeValidator(_read_sources)]
+
+
 class VocabularyOptions(Settings):
     """The vocabulary: which tokens stay. It is cut where texts are given."""
 
@@ -67,9 +77,9 @@ class VocabularyOptions(Settings):
     """Tokens that stay: a number (32k), the share of the texts' tokens that they must cover (99.9%), or all. Unset: with a
     budget on parameters or memory as many as let the method's own cut fit it, but never fewer than cover 99.9%, and the rest is
     cut from the blocks; without one those that cover 99.9%."""
-    texts: str | None = None
-    """Texts on which tokens are counted: documents or triplets (.txt, .jsonl, .csv, .parquet, .md, ...), a folder of them, or a
-    hub data set."""
+    texts: Sources = ()
+    """Texts on which tokens are counted: documents or triplets (.txt, .jsonl, .csv, .parquet, .md, ...), a folder of them, a hub
+    data set, or several of these, separated by commas."""
     text_column: str = "text"
     """Column of the documents' text."""
     model: str | None = None
@@ -77,18 +87,19 @@ class VocabularyOptions(Settings):
 
     @model_validator(mode="after")
     def _has_texts(self) -> Self:
-        if self.vocabulary not in (None, ALL) and self.texts is None:
+        if self.vocabulary not in (None, ALL) and not self.texts:
             raise ValueError("vocabulary: tokens are counted on texts, and none are given; give texts, or vocabulary all")
         return self
 
     @property
     def cuts(self) -> bool:
         """Whether tokens may go."""
-        return self.texts is not None and self.vocabulary != ALL
+        return bool(self.texts) and self.vocabulary != ALL
 
     def parameters(self) -> dict[str, Any]:
         """Return what a plan says of them."""
-        return self.model_dump(include={"vocabulary", "texts"}, exclude_none=True) if self.cuts else {}
+        said = self.model_dump(include={"vocabulary"}, exclude_none=True)
+        return {**said, "texts": ", ".join(self.texts)} if self.cuts else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,8 +199,9 @@ def counted_tokens(options: VocabularyOptions, profile: Profile) -> CountedToken
 
     Raises:
         ModelError: The model cannot be found, or has no ``tokenizer.json``.
-        UnsupportedModel: Its tokeniser is of another kind, or its embeddings are not all that there is of a token.
+        UnsupportedModel: Its tokeniser is of another kind.
         DataError: The texts cannot be read.
+        PlanError: The profile does not tell how many token embeddings there are.
     """
     shape, name = profile.shape, options.model or str(profile.model.get("name"))
     if not shape.token_rows:
@@ -198,13 +210,7 @@ def counted_tokens(options: VocabularyOptions, profile: Profile) -> CountedToken
             "more than one table of them; measure it again, or keep the whole vocabulary (--vocabulary all)"
         )
     source = resolve_source(name, revision=profile.model.get("revision"))
-    try:
-        backend = Tokenizer.from_file(str(source.fetch("tokenizer.json")))
-    except FileNotFoundError as error:
-        raise ModelError(
-            f"{name} has no tokenizer.json, whose vocabulary could be cut; make one: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
-        ) from error
-    tokens = TokenVocabulary(backend, name)
+    tokens = TokenVocabulary(_tokenizer_of(source), name)
     whole, found = _cutting(backend, profile.text.max_length), Counter[int]()
     for _, encoding in _encoded(options, whole, "counting tokens"):
         found.update(encoding.ids)
@@ -219,6 +225,19 @@ def counted_tokens(options: VocabularyOptions, profile: Profile) -> CountedToken
     )
 
 
+def _tokenizer_of(source: ModelSource) -> Tokenizer:
+    file = "tokenizer.json"
+    try:
+        return Tokenizer.from_file(str(source.fetch(file)))
+    except FileNotFoundError as error:
+        advice = "make one: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+        raise ModelError(f"{source.name} has no {file}, whose vocabulary could be cut; {advice}") from error
+    except Prune2vecError:
+        raise
+    except Exception as error:  # The tokenizers library raises bare exceptions.
+        raise ModelError(f"{source.name}: cannot read {file}: {reason_of(error)}") from error
+
+
 def _cutting(backend: Tokenizer, max_length: int) -> Tokenizer:
     """Return a copy that cuts texts at ``max_length`` tokens and pads none."""
     made = Tokenizer.from_str(backend.to_str())
@@ -228,9 +247,8 @@ def _cutting(backend: Tokenizer, max_length: int) -> Tokenizer:
 
 
 def _encoded(options: VocabularyOptions, backend: Tokenizer, what: str) -> Iterator[tuple[str, Encoding]]:
-    assert options.texts is not None
-    say(f"{options.texts}: {what}")
-    texts = read_texts(options.texts, text_column=options.text_column)
+    say(f"{', '.join(options.texts)}: {what}")
+    texts = chain.from_iterable(read_texts(source, text_column=options.text_column) for source in options.texts)
     while some := list(islice(texts, _AT_ONCE)):
         yield from zip(some, backend.encode_batch_fast(some), strict=True)
 

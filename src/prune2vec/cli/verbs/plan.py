@@ -97,7 +97,7 @@ def plan(
     target = None if dry_run else output
     made = make_plan(profile, method=method, budget=budget, vocabulary=vocabulary, output=target, **given)
     if dry_run:
-        return would(f"write the plan\n{render_plan(made)}", reads=[profile, *filter(None, [vocabulary.texts])], writes=output)
+        return would(f"write the plan\n{render_plan(made)}", reads=[profile, *vocabulary.texts], writes=output)
     return Outcome(f"{render_plan(made)}\n{output}", made.to_json())
 
 

@@ -1,0 +1,233 @@
+"""prune with fewer tokens: texts whose tokens all stay have the same tokens and exactly the same vector, in plain libraries."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast
+
+from prune2vec.errors import PlanError, UnsupportedModel
+from prune2vec.models.text_settings import TextSettings
+from prune2vec.planning.plan import PruningPlan
+from prune2vec.planning.planner import make_plan
+from prune2vec.pruning.fewer_tokens import check_padding
+from prune2vec.pruning.prune import prune_model
+from tests.cli.conftest import Cli
+from tests.planning.made import curve_with_minima, made_profile
+from tests.pruning.plans import plan_for
+from tests.tiny import FAMILIES, tiny_model
+from tests.token_samples import KINDS, SPELT_IN_BYTES, TEXTS, random_texts, sample_tokenizer
+
+PAD = 24
+COMMON = ["the other brother and mother stand", "sing in the band", "the lazy dog", "a b c", "12 or 345"]
+
+
+def save_model(folder: Path, kind: str = "byte-level", family: str = "llama", *, ends: bool = True) -> Path:
+    """Write a tiny checkpoint with a tokeniser of a kind, and more embeddings than tokens."""
+    tokenizer = sample_tokenizer(kind, ends=ends)
+    rows = tokenizer.get_vocab_size() + PAD
+    roles = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tiny_model(family, causal_lm=True, vocab_size=rows).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=256, **roles).save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": [2, 4], "sep_token_id": rows + 7}))
+    (folder / "corpus.txt").write_text("\n".join([*COMMON * 3, *(text.replace("\n", " ") for text in TEXTS[:2])]))
+    return folder
+
+
+def cut_plan(model: Path, keep: range, vocabulary: object, **text: Any) -> PruningPlan:
+    """Return a plan of the first layers and of a vocabulary for the corpus beside the model."""
+    plan = plan_for(model, keep)
+    profile = replace(
+        made_profile(curve_with_minima(5, 2, 4)), model=plan.model, shape=plan.shape, text=TextSettings(max_length=128, **text)
+    )
+    options = {"vocabulary": vocabulary, "texts": str(model / "corpus.txt")}
+    return make_plan(profile, method="depth", depth=len(keep), vocabulary=options)
+
+
+def tokens_of(encoder: SentenceTransformer, text: str) -> list[str]:
+    tokenizer: Any = encoder.tokenizer
+    return list(tokenizer.convert_ids_to_tokens(tokenizer(text, truncation=True, max_length=128)["input_ids"]))
+
+
+def check_unchanged(whole: SentenceTransformer, cut: SentenceTransformer, texts: list[str]) -> int:
+    """Compare the texts whose tokens all stay, one by one; return how many they are."""
+    stay, found = set(cut.tokenizer.get_vocab()), 0
+    for text in texts:
+        before, after = tokens_of(whole, text), tokens_of(cut, text)
+        if set(before) <= stay:
+            found += 1
+            assert after == before
+            assert np.array_equal(whole.encode(text), cut.encode(text))
+        assert np.isfinite(cut.encode(text)).all()
+    return found
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[SentenceTransformer, SentenceTransformer, Path]]:
+    """Of each kind an encoder of three layers, one with fewer tokens too, and the latter's folder."""
+    made = {}
+    for kind in KINDS:
+        folder = tmp_path_factory.mktemp(kind)
+        model = save_model(folder / "m", kind)
+        whole = prune_model(str(model), plan_for(model, range(3)), folder / "whole", max_length=128)
+        cut = prune_model(str(model), cut_plan(model, range(3), "90%"), folder / "cut")
+        plain = [SentenceTransformer(str(one), device="cpu") for one in (whole, cut)]
+        made[kind] = (*plain, cut)
+    return made  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_vectors_in_plain_sentence_transformers(pairs: Any, kind: str) -> None:
+    whole, cut, _ = pairs[kind]
+    assert check_unchanged(whole, cut, [*COMMON, *TEXTS]) >= 3
+    if kind in SPELT_IN_BYTES:
+        for text in TEXTS:
+            ids = cut.tokenizer(text)["input_ids"]
+            assert cut.tokenizer.unk_token_id not in ids
+            assert cut.tokenizer.decode(ids, skip_special_tokens=True) == whole.tokenizer.decode(
+                whole.tokenizer(text)["input_ids"], skip_special_tokens=True
+            )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(random_texts(), min_size=1, max_size=4))
+def test_the_same_vectors_of_random_texts(pairs: Any, kind: str, texts: list[str]) -> None:
+    whole, cut, _ = pairs[kind]
+    check_unchanged(whole, cut, [text for text in texts if text.strip()])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_agree_in_every_file(pairs: Any, kind: str) -> None:
+    *_, folder = pairs[kind]
+    config = json.loads((folder / "config.json").read_text())
+    plan = PruningPlan.load(folder / "plan.json")
+    assert plan.vocabulary is not None
+    count = len(plan.vocabulary.kept)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder)
+    numbers = tokenizer.get_vocab()
+    assert sorted(numbers.values()) == list(range(count))
+    assert model.get_input_embeddings().weight.shape[0] == config["vocab_size"] == count
+    assert config["pad_token_id"] == numbers["<pad>"] == tokenizer.pad_token_id
+    assert config["bos_token_id"] == numbers["<s>"] == tokenizer.bos_token_id
+    assert config["eos_token_id"] == [numbers["</s>"], numbers["<|user|>"]]
+    # It was the number of no token.
+    assert config.get("sep_token_id") is None
+    assert tokenizer("a")["input_ids"][0] == numbers["<s>"]
+    record = json.loads((folder / "prune2vec.json").read_text())
+    assert record["plan"]["vocabulary"]["kept"] == count
+    assert f"{count:,} of {plan.shape.token_rows:,} tokens" in (folder / "README.md").read_text()
+
+
+def test_only_the_kept_rows_are_read(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "m")
+    plan = cut_plan(model, range(2), 400)
+    out = prune_model(str(model), plan, tmp_path / "out")
+    assert plan.vocabulary is not None
+    read = json.loads((out / "prune2vec.json").read_text())["read"]["bytes"]
+    assert read == sum(tensor.nbytes for tensor in load_file(out / "model.safetensors").values())
+    before = load_file(model / "model.safetensors")["model.embed_tokens.weight"]
+    after = load_file(out / "model.safetensors")["embed_tokens.weight"]
+    assert after.equal(before[list(plan.vocabulary.kept)])
+    assert plan.shape.params(plan.kept) == sum(parameter.numel() for parameter in AutoModel.from_pretrained(out).parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family(tmp_path: Path, family: str) -> None:
+    model = save_model(tmp_path / "m", family=family)
+    whole = prune_model(str(model), plan_for(model, range(3)), tmp_path / "whole", max_length=128)
+    cut = prune_model(str(model), cut_plan(model, range(3), "90%"), tmp_path / "cut")
+    encoders = [SentenceTransformer(str(one), device="cpu") for one in (whole, cut)]
+    assert len(encoders[1].tokenizer) < len(encoders[0].tokenizer)
+    assert check_unchanged(encoders[0], encoders[1], COMMON) >= 3
+
+
+def test_an_ending_and_a_prompt(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "m", ends=False)
+    options = {"pooling": "lasttoken", "instruction": "sing a song of layers"}
+    plain = replace(plan_for(model, range(3)), text=TextSettings(max_length=128, **options))
+    whole = prune_model(str(model), plain, tmp_path / "whole")
+    cut = prune_model(str(model), cut_plan(model, range(3), "80%", **options), tmp_path / "cut")
+    first, second = (SentenceTransformer(str(one), device="cpu") for one in (whole, cut))
+    assert tokens_of(second, "the band")[-1] == "</s>"
+    for text in COMMON:
+        assert np.array_equal(first.encode_query(text), second.encode_query(text))
+
+
+def test_a_prompt_that_the_plan_did_not_know_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = save_model(tmp_path / "m")
+    prune_model(str(model), cut_plan(model, range(2), "80%"), tmp_path / "cut", instruction="Быстрая")
+    assert "the prompt 'Быстрая\\n' has tokens that do not stay" in capsys.readouterr().err
+
+
+def test_the_chain_of_a_trimmed_encoder(cli: Cli, tmp_path: Path, triplets_file: Path) -> None:
+    save_model(tmp_path / "model")
+    measured = ("--groups", "2", "--group-size", "8", "--max-length", "64", "--dtype", "float32")
+    assert cli("profile", "model", "--texts", triplets_file, *measured, "-o", "profile.json").code == 0
+    planned = cli("plan", "profile.json", "--method", "depth", "--depth", "2", "--vocabulary", "400", "--texts", triplets_file)
+    assert planned.code == 0, planned.err
+    assert "400 of" in planned.out
+    dry = cli("prune", "model", "plan.json", "-o", "small", "--dry-run")
+    assert "2 of 5 layers, 400 of" in dry.out
+    pruned = cli("prune", "model", "plan.json", "-o", "small", "--json")
+    assert pruned.code == 0, pruned.err
+    assert pruned.data["parity"]["max_difference"] <= 1e-6
+    steps = ("--steps", "2", "--batch-size", "4", "--max-length", "64", "--dtype", "float32")
+    trained = cli("train", "small", "--data", triplets_file, "-o", "encoder", *steps, "--json")
+    assert trained.code == 0, trained.err
+    ran = cli("evaluate", "encoder", "--data", triplets_file, "-o", "r.json", "--speed-texts", "4", "--json")
+    assert ran.code == 0, ran.err
+    (tmp_path / "corpus.jsonl").write_text(
+        "".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(TEXTS))
+    )
+    encoded = cli("encode", "encoder", "corpus.jsonl", "-o", "vectors", "--json")
+    assert encoded.code == 0, encoded.err
+    exported = cli("export", "encoder", "--target", "onnx", "-o", "onnx", "--json")
+    assert exported.code == 0, exported.err
+    # And once more: a trimmed encoder is a model like any other.
+    assert cli("profile", "encoder", "--texts", triplets_file, *measured, "-o", "again.json").code == 0
+    again = cli("plan", "again.json", "--method", "depth", "--depth", "1", "--vocabulary", "300", "--texts", triplets_file)
+    assert again.code == 0, again.err
+    last = cli("prune", "encoder", "plan.json", "-o", "smaller", "--json")
+    assert last.code == 0, last.err
+
+
+def test_another_tokeniser_or_a_lost_role_is_refused(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "m")
+    plan = cut_plan(model, range(2), 400)
+    assert plan.vocabulary is not None
+    other = replace(plan, vocabulary=replace(plan.vocabulary, digest="0" * 64))
+    with pytest.raises(PlanError, match="the plan keeps 400 tokens of another tokeniser"):
+        prune_model(str(model), other, tmp_path / "out")
+
+
+def test_padding_that_positions_are_counted_from(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "m")
+    cut = cut_plan(model, range(2), 400).vocabulary
+    assert cut is not None
+    config = AutoConfig.for_model(
+        "roberta",
+        vocab_size=800,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        pad_token_id=1,
+    )
+    roberta = AutoModel.from_config(config)
+    check_padding(roberta, cut)
+    with pytest.raises(UnsupportedModel, match=r"counts positions from the number of its padding token \(1\)"):
+        check_padding(roberta, replace(cut, kept=cut.kept[1:]))
+    # Elsewhere it is a number like any other.
+    check_padding(tiny_model("llama", pad_token_id=2), replace(cut, kept=cut.kept[1:]))
