@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
@@ -72,25 +72,23 @@ def check_unchanged(whole: SentenceTransformer, cut: SentenceTransformer, texts:
     return found
 
 
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[SentenceTransformer, SentenceTransformer, Path]]:
-    """Of each kind an encoder of three layers, one with fewer tokens too, and the latter's folder."""
-    made = {}
-    for kind in KINDS:
-        folder = tmp_path_factory.mktemp(kind)
-        model = save_model(folder / "m", kind)
-        whole = prune_model(str(model), plan_for(model, range(3)), folder / "whole", max_length=128)
-        cut = prune_model(str(model), cut_plan(model, range(3), "90%"), folder / "cut")
-        plain = [SentenceTransformer(str(one), device="cpu") for one in (whole, cut)]
-        made[kind] = (*plain, cut)
-    return made  # type: ignore[return-value]
+Pair = tuple[SentenceTransformer, SentenceTransformer, Path]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_same_vectors_in_plain_sentence_transformers(pairs: Any, kind: str) -> None:
-    whole, cut, _ = pairs[kind]
+@pytest.fixture(scope="module", params=KINDS)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """An encoder of three layers, one with fewer tokens too, and the latter's folder; of each kind of tokeniser."""
+    folder = tmp_path_factory.mktemp(request.param)
+    model = save_model(folder / "m", request.param)
+    whole = prune_model(str(model), plan_for(model, range(3)), folder / "whole", max_length=128)
+    cut = prune_model(str(model), cut_plan(model, range(3), "90%"), folder / request.param)
+    return (SentenceTransformer(str(whole), device="cpu"), SentenceTransformer(str(cut), device="cpu"), cut)
+
+
+def test_the_same_vectors_in_plain_sentence_transformers(pair: Pair) -> None:
+    whole, cut, folder = pair
     assert check_unchanged(whole, cut, [*COMMON, *TEXTS]) >= 3
-    if kind in SPELT_IN_BYTES:
+    if folder.name in SPELT_IN_BYTES:
         for text in TEXTS:
             ids = cut.tokenizer(text)["input_ids"]
             assert cut.tokenizer.unk_token_id not in ids
@@ -99,17 +97,15 @@ def test_the_same_vectors_in_plain_sentence_transformers(pairs: Any, kind: str) 
             )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8)
 @given(texts=st.lists(random_texts(), min_size=1, max_size=4))
-def test_the_same_vectors_of_random_texts(pairs: Any, kind: str, texts: list[str]) -> None:
-    whole, cut, _ = pairs[kind]
+def test_the_same_vectors_of_random_texts(pair: Pair, texts: list[str]) -> None:
+    whole, cut, _ = pair
     check_unchanged(whole, cut, [text for text in texts if text.strip()])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_numbers_agree_in_every_file(pairs: Any, kind: str) -> None:
-    *_, folder = pairs[kind]
+def test_numbers_agree_in_every_file(pair: Pair) -> None:
+    *_, folder = pair
     config = json.loads((folder / "config.json").read_text())
     plan = PruningPlan.load(folder / "plan.json")
     assert plan.vocabulary is not None

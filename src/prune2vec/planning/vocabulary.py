@@ -211,7 +211,7 @@ def counted_tokens(options: VocabularyOptions, profile: Profile) -> CountedToken
         )
     source = resolve_source(name, revision=profile.model.get("revision"))
     tokens = TokenVocabulary(_tokenizer_of(source), name)
-    whole, found = _cutting(backend, profile.text.max_length), Counter[int]()
+    whole, found = _cutting(tokens.backend, profile.text.max_length), Counter[int]()
     for _, encoding in _encoded(options, whole, "counting tokens"):
         found.update(encoding.ids)
     prompts = [number for text in _around(profile.text, source) for number in whole.encode(text, add_special_tokens=False).ids]
