@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
+from pathlib import Path
 
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from tests.tiny import tiny_model
 
 TEXTS = (
     "The quick brown fox jumps over the lazy dog while 12 or 345 birds sing in the morning light of spring.",
@@ -19,8 +23,10 @@ TEXTS = (
     "emoji 😀😃 👩‍👩‍👧 🇨🇭 and 1,000,000.5 numbers; x = {'a': [1, 2, 3]}; a_b.c-d/e\\f",
     "the the the there other another brother mother; in on an and hand sand band stand standing",
 )  # fmt: skip
+COMMON = ["the other brother and mother stand", "sing in the band", "the lazy dog", "a b c", "12 or 345"]
 KINDS = ("byte-level", "byte-fallback", "all-merges", "wordpiece", "unigram", "unigram-bytes")
 SPELT_IN_BYTES = ("byte-level", "byte-fallback", "all-merges", "unigram-bytes")
+_PADDED_ROWS = 24
 _SPECIALS = ["<pad>", "<s>", "</s>", "<unk>", "<|user|>"]
 _BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
@@ -105,3 +111,16 @@ def sample_tokenizer(kind: str, *, ends: bool = True) -> Tokenizer:
             [processors.TemplateProcessing(single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=pair)]
         )
     return made
+
+
+def save_model(folder: Path, kind: str = "byte-level", family: str = "llama", *, ends: bool = True) -> Path:
+    """Write a tiny checkpoint with a tokeniser of a kind, and more embeddings than tokens."""
+    tokenizer = sample_tokenizer(kind, ends=ends)
+    rows = tokenizer.get_vocab_size() + _PADDED_ROWS
+    roles = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tiny_model(family, causal_lm=True, vocab_size=rows).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=256, **roles).save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": [2, 4], "sep_token_id": rows + 7}))
+    (folder / "corpus.txt").write_text("\n".join([*COMMON * 3, *(text.replace("\n", " ") for text in TEXTS[:2])]))
+    return folder

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from prune2vec.errors import PlanError, UnsupportedModel
 from prune2vec.models.text_settings import TextSettings
@@ -21,27 +21,10 @@ from prune2vec.planning.plan import PruningPlan
 from prune2vec.planning.planner import make_plan
 from prune2vec.pruning.fewer_tokens import check_padding
 from prune2vec.pruning.prune import prune_model
-from tests.cli.conftest import Cli
 from tests.planning.made import curve_with_minima, made_profile
 from tests.pruning.plans import plan_for
 from tests.tiny import FAMILIES, tiny_model
-from tests.token_samples import KINDS, SPELT_IN_BYTES, TEXTS, random_texts, sample_tokenizer
-
-PAD = 24
-COMMON = ["the other brother and mother stand", "sing in the band", "the lazy dog", "a b c", "12 or 345"]
-
-
-def save_model(folder: Path, kind: str = "byte-level", family: str = "llama", *, ends: bool = True) -> Path:
-    """Write a tiny checkpoint with a tokeniser of a kind, and more embeddings than tokens."""
-    tokenizer = sample_tokenizer(kind, ends=ends)
-    rows = tokenizer.get_vocab_size() + PAD
-    roles = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    tiny_model(family, causal_lm=True, vocab_size=rows).save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=256, **roles).save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": [2, 4], "sep_token_id": rows + 7}))
-    (folder / "corpus.txt").write_text("\n".join([*COMMON * 3, *(text.replace("\n", " ") for text in TEXTS[:2])]))
-    return folder
+from tests.token_samples import COMMON, KINDS, SPELT_IN_BYTES, TEXTS, random_texts, save_model
 
 
 def cut_plan(model: Path, keep: range, vocabulary: object, **text: Any) -> PruningPlan:
@@ -165,38 +148,6 @@ def test_a_prompt_that_the_plan_did_not_know_is_told(tmp_path: Path, capsys: pyt
     model = save_model(tmp_path / "m")
     prune_model(str(model), cut_plan(model, range(2), "80%"), tmp_path / "cut", instruction="Быстрая")
     assert "the prompt 'Быстрая\\n' has tokens that do not stay" in capsys.readouterr().err
-
-
-def test_the_chain_of_a_trimmed_encoder(cli: Cli, tmp_path: Path, triplets_file: Path) -> None:
-    save_model(tmp_path / "model")
-    measured = ("--groups", "2", "--group-size", "8", "--max-length", "64", "--dtype", "float32")
-    assert cli("profile", "model", "--texts", triplets_file, *measured, "-o", "profile.json").code == 0
-    planned = cli("plan", "profile.json", "--method", "depth", "--depth", "2", "--vocabulary", "400", "--texts", triplets_file)
-    assert planned.code == 0, planned.err
-    assert "400 of" in planned.out
-    dry = cli("prune", "model", "plan.json", "-o", "small", "--dry-run")
-    assert "2 of 5 layers, 400 of" in dry.out
-    pruned = cli("prune", "model", "plan.json", "-o", "small", "--json")
-    assert pruned.code == 0, pruned.err
-    assert pruned.data["parity"]["max_difference"] <= 1e-6
-    steps = ("--steps", "2", "--batch-size", "4", "--max-length", "64", "--dtype", "float32")
-    trained = cli("train", "small", "--data", triplets_file, "-o", "encoder", *steps, "--json")
-    assert trained.code == 0, trained.err
-    ran = cli("evaluate", "encoder", "--data", triplets_file, "-o", "r.json", "--speed-texts", "4", "--json")
-    assert ran.code == 0, ran.err
-    (tmp_path / "corpus.jsonl").write_text(
-        "".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(TEXTS))
-    )
-    encoded = cli("encode", "encoder", "corpus.jsonl", "-o", "vectors", "--json")
-    assert encoded.code == 0, encoded.err
-    exported = cli("export", "encoder", "--target", "onnx", "-o", "onnx", "--json")
-    assert exported.code == 0, exported.err
-    # And once more: a trimmed encoder is a model like any other.
-    assert cli("profile", "encoder", "--texts", triplets_file, *measured, "-o", "again.json").code == 0
-    again = cli("plan", "again.json", "--method", "depth", "--depth", "1", "--vocabulary", "300", "--texts", triplets_file)
-    assert again.code == 0, again.err
-    last = cli("prune", "encoder", "plan.json", "-o", "smaller", "--json")
-    assert last.code == 0, last.err
 
 
 def test_another_tokeniser_or_a_lost_role_is_refused(tmp_path: Path) -> None:
