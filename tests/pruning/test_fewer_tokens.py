@@ -19,6 +19,7 @@ from prune2vec.errors import PlanError, UnsupportedModel
 from prune2vec.models.text_settings import TextSettings
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.planning.planner import make_plan
+from prune2vec.pruning.encoder import load_encoder
 from prune2vec.pruning.fewer_tokens import check_padding
 from prune2vec.pruning.prune import prune_model
 from tests.planning.made import curve_with_minima, made_profile
@@ -130,6 +131,16 @@ def test_every_family(tmp_path: Path, family: str) -> None:
     encoders = [SentenceTransformer(str(one), device="cpu") for one in (whole, cut)]
     assert len(encoders[1].tokenizer) < len(encoders[0].tokenizer)
     assert check_unchanged(encoders[0], encoders[1], COMMON) >= 3
+
+
+def test_with_dropped_sub_layers_and_narrow_mlps(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "m")
+    inside = plan_for(model, range(3), drop_mlp=[1], drop_attention=[2], neurons={0: range(20)})
+    fewer = replace(inside, vocabulary=cut_plan(model, range(3), "90%").vocabulary)
+    whole = load_encoder(prune_model(str(model), inside, tmp_path / "whole", max_length=128), device="cpu", dtype="float32")
+    cut = load_encoder(prune_model(str(model), fewer, tmp_path / "cut", max_length=128), device="cpu", dtype="float32")
+    assert len(cut.tokenizer) < len(whole.tokenizer)
+    assert check_unchanged(whole, cut, COMMON) >= 3
 
 
 def test_an_ending_and_a_prompt(tmp_path: Path) -> None:
