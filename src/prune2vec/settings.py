@@ -135,7 +135,7 @@ class Record:
 
     ``FORMAT`` is the file's format and version, ``KIND`` what it is called, ``VERB`` the verb that makes it where that has
     another name, ``ERROR`` what a broken file raises, and ``COMPUTED`` names properties that are written for readers; a file
-    that says otherwise is broken.
+    that says otherwise is broken. ``LATER`` names fields that files of earlier releases lack: their defaults say what was meant.
     """
 
     FORMAT: ClassVar[str]
@@ -143,6 +143,7 @@ class Record:
     VERB: ClassVar[str] = ""
     ERROR: ClassVar[type[Prune2vecError]]
     COMPUTED: ClassVar[tuple[str, ...]] = ()
+    LATER: ClassVar[tuple[str, ...]] = ()
     __pydantic_config__ = AS_WRITTEN
 
     def to_json(self) -> dict[str, Any]:
@@ -174,8 +175,9 @@ class Record:
             raise cls.ERROR(f"{path}: not a {cls.KIND} (expected format {cls.FORMAT!r}); make one with prune2vec {verb}")
         entries = {key: item for key, item in value.items() if key not in ("format", *cls.COMPUTED)}
         try:
-            # Defaults are for callers: a file has every entry.
-            absent = [field.name for field in dataclasses.fields(cls) if field.name not in entries]  # type: ignore[arg-type]
+            # Other defaults are for callers: a file has every entry.
+            names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+            absent = [name for name in names if name not in (*entries, *cls.LATER)]
             if absent:
                 raise ValueError(f"{absent[0]} is missing")
             found = read_as(cls, entries)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -12,10 +13,11 @@ import pytest
 
 from prune2vec.errors import ConfigError
 from prune2vec.experiments.recipe import Recipe
+from prune2vec.experiments.run import run_recipe
 from prune2vec.experiments.stage_runner import SLIM_PLAN
 from prune2vec.experiments.stages import Stages
 from prune2vec.models.kept import Kept
-from prune2vec.planning.plan import PruningPlan
+from prune2vec.planning.plan import PruningPlan, VocabularyCut
 from prune2vec.planning.planner import Budget, FitsBudget, Picked, Planner, make_plan, planners
 from prune2vec.profiling.profile import Profile
 from prune2vec.training.neuron_importance import importances
@@ -37,8 +39,8 @@ def thin(**slim: Any) -> list[dict[str, Any]]:
 class Cutting(SmallStages):
     """Its planner asks for a share of the neurons of one variant."""
 
-    def plan(self, profile: Path, variant: Any, output: Path) -> None:
-        super().plan(profile, variant, output)
+    def plan(self, profile: Path, variant: Any, texts: Sequence[str], output: Path) -> None:
+        super().plan(profile, variant, texts, output)
         if variant.name == "thin":
             replace(PruningPlan.load(output), width_cut=Fraction(3, 10)).save(output)
 
@@ -68,6 +70,33 @@ def test_only_what_depends_on_the_section_is_done_again(run: Run) -> None:
     assert run(variants=thin(width_cut="50%"))[1] == ["slim thin", *AFTER]
     assert run(variants=[FULL, depth("thin", 6)])[1] == AFTER
     assert not list((run.output / "thin").glob("slim-plan*")), "no plan of an earlier recipe lingers"
+
+
+class Counting(SmallStages):
+    """Its planner keeps so many tokens as the variant says, whatever the texts; and notes what it was given."""
+
+    def plan(self, profile: Path, variant: Any, texts: Sequence[str], output: Path) -> None:
+        super().plan(profile, variant.model_copy(update={"vocabulary": None}), texts, output)
+        if variant.vocabulary is not None:
+            self.calls.append(f"count {', '.join(Path(text).name for text in texts)}")
+            plan = PruningPlan.load(output)
+            kept = VocabularyCut(
+                kept=tuple(range(variant.vocabulary)), digest="", texts=1, changed=0, tokens_before=1, tokens_after=1
+            )
+            replace(plan, shape=replace(plan.shape, token_rows=1000, token_params=8), vocabulary=kept).save(output)
+
+
+def test_tokens_are_counted_on_the_training_texts(run: Run) -> None:
+    variants = [depth("whole", 6), depth("few", 6, vocabulary=500), depth("fewer", 6, vocabulary="0.4k")]
+    _, calls = run(small=Counting(), variants=variants)
+    assert calls.count("count train.jsonl") == 2
+    assert {"prune whole", "prune few", "prune fewer"} <= set(calls), "other tokens are another cut"
+    assert run(small=Counting(), variants=variants)[1] == []
+    values = {**recipe_values(run.folder), "variants": variants}
+    (run.folder / "train.jsonl").write_text("changed\n")
+    again = Counting()
+    run_recipe(values, run.output, stages=again)
+    assert again.calls.count("count train.jsonl") == 2
 
 
 def test_variants_of_other_widths_are_no_twins(run: Run) -> None:

@@ -54,6 +54,13 @@ def test_a_measured_shape_names_its_parts(family: str) -> None:
     assert (shape.model_type, shape.num_layers, shape.hidden_size, shape.attention_width) == (kind, 5, 32, 32)
     assert all(0 < matrices <= whole for matrices, whole in zip(shape.block_matmul_params, shape.block_params, strict=True))
     assert 32 <= shape.final_params <= 64 or (family in ENCODERS and not shape.final_params)
+    assert (shape.token_rows, shape.token_params) == (384, 32)
+
+
+def test_a_second_table_by_token_makes_tokens_unknown() -> None:
+    # Gemma 3n has one; here the model has as many positions as tokens.
+    model = tiny_model("gpt2", n_positions=384)
+    assert measure_shape(model, find_family(model, model.config), bytes_per_param=2).token_rows == 0
 
 
 def random_plan(model: PreTrainedModel, seed: int) -> PruningPlan:
@@ -148,6 +155,16 @@ def test_params_by_hand() -> None:
     assert shape.proportional_params(1) == round(9038 / 4) and shape.proportional_params(4) == 9038
 
 
+def test_fewer_token_embeddings() -> None:
+    shape = replace(made_shape(4), token_rows=100, token_params=40)
+    few = Kept(layers=(0, 1), vocabulary=30)
+    assert shape.params(few) == shape.params((0, 1)) - 70 * 40
+    assert shape.with_tokens(30).params((0, 1)) == shape.params(few)
+    assert shape.with_tokens(None) == shape
+    assert shape.memory_bytes((0, 1)) - shape.memory_bytes(few) == 70 * 40 * shape.bytes_per_param
+    assert shape.flops_per_token(few) == shape.flops_per_token((0, 1))
+
+
 def test_flops_by_hand() -> None:
     # Three tokens of width 32 attend to 1, 2 and 3 tokens: 6 scores and 6 sums of 2 * 32 FLOPs, over three tokens.
     attention = 6 * 2 * (2 * 32) / 3
@@ -178,6 +195,8 @@ def test_json_round_trip() -> None:
         {"num_layers": 4},
         {"attention_params": [1, 2]},
         {"mlp_width": [60]},
+        {"token_rows": 9},
+        {"token_rows": 100, "token_params": 51},
         {"extra": 1},
     ],
 )

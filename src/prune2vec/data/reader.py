@@ -155,6 +155,12 @@ def _columns_of(row: SourceRow, *, require_negative: bool) -> tuple[str, str, tu
     raise DataError(f"{row.where}: column {missing} is missing; found {found}; expected {_EXPECTED}")
 
 
+def holds_triplets(row: SourceRow) -> bool:
+    """Return whether a row has the columns of a triplet, negatives aside."""
+    anchor, positive, _ = _layout(frozenset(row.values))
+    return bool(anchor and positive)
+
+
 @lru_cache(maxsize=256)
 def _layout(columns: frozenset[str]) -> tuple[str, str, tuple[str, ...]]:
     """Return which columns of a file hold the anchor, the positives and the negatives; "" for what is missing."""

@@ -13,6 +13,7 @@ from prune2vec.experiments.stage_runner import wrong_folder_name
 from prune2vec.experiments.yaml_file import OWN_MESSAGE
 from prune2vec.models.text_settings import TextOptions
 from prune2vec.planning.planner import Budget
+from prune2vec.planning.vocabulary import Tokens
 from prune2vec.profiling.profile_settings import ALL, LAYER_LOSS, PLAIN, ProfileSettings
 from prune2vec.settings import Settings
 from prune2vec.training.slim_settings import SlimSettings
@@ -39,6 +40,9 @@ class RecipeVariant(Settings):
     """Parameters of the planner, for l3prune for example {variant: small}."""
     budget: Budget | None = None
     """Limits that the plan must keep: max-params, max-layers, max-memory, min-speedup."""
+    vocabulary: Tokens | None = None
+    """Tokens that stay, counted on the training texts: a number (32k), the share of the texts' tokens that they cover (99.9%), or
+    all. Unset: all."""
     slim: SlimSettings | None = None
     """How the neurons to cut are chosen, for example {width-cut: 30%, importance: gates}; default: gates, where the plan cuts a
     share of them. Texts, what stands around them, pooling and hard negatives are those of the other stages."""

@@ -59,16 +59,17 @@ class Stages:
 
         profile_model(model, list(texts), settings=settings, output=output)
 
-    def plan(self, profile: Path, variant: RecipeVariant, output: Path) -> None:
-        """Write a variant's ``plan.json``."""
+    def plan(self, profile: Path, variant: RecipeVariant, texts: Sequence[str], output: Path) -> None:
+        """Write a variant's ``plan.json``; its tokens are counted on ``texts``."""
         from prune2vec.planning.planner import make_plan
         from prune2vec.profiling.profile import Profile
 
-        if variant.method == KEEP_ALL:
-            make_plan(profile, method="depth", depth=Profile.load(profile).shape.num_layers, output=output)
-            return
+        method, parameters = variant.method, variant.parameters
+        if method == KEEP_ALL:
+            method, parameters = "depth", {"depth": Profile.load(profile).shape.num_layers}
+        vocabulary = None if variant.vocabulary is None else {"vocabulary": variant.vocabulary, "texts": tuple(texts)}
         try:
-            make_plan(profile, method=variant.method, budget=variant.budget, output=output, **variant.parameters)
+            make_plan(profile, method=method, budget=variant.budget, vocabulary=vocabulary, output=output, **parameters)
         except (ConfigError, PlanError) as error:
             raise type(error)(f"variant {variant.name!r}: {error}") from error
 

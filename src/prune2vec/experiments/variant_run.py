@@ -66,7 +66,8 @@ class VariantRun:
         plans = {variant.name: self._slim(variant, self._plan(variant, profile)) for variant in self.recipe.variants}
         first: dict[object, str] = {}
         for name, plan in self.plans.items():
-            cut = plan.keep_layers, plan.drop_attention, plan.drop_mlp, tuple(sorted(plan.neurons.items()))
+            tokens = plan.vocabulary.kept if plan.vocabulary is not None else None
+            cut = plan.keep_layers, plan.drop_attention, plan.drop_mlp, tuple(sorted(plan.neurons.items())), tokens
             if (other := first.setdefault(cut, name)) != name:
                 self.same_cut_as[name] = other
         for name, digest in plans.items():
@@ -135,12 +136,16 @@ class VariantRun:
         )
 
     def _plan(self, variant: RecipeVariant, profile: str | None) -> str | None:
-        output = f"{variant.name}/{PLAN}"
+        output, texts = f"{variant.name}/{PLAN}", self._texts(_TRAIN)
+        # Of a variant that keeps all tokens no text counts, and nothing is said that earlier releases did not say.
+        uncut = variant.vocabulary is None
+        about = variant.model_dump(mode="json", exclude={"slim", *(["vocabulary"] if uncut else [])})
+        counted = {} if uncut else {"texts": self.sources.together(texts)}
         plan = self.runner.do(
             f"{variant.name}.plan",
-            lambda path: self.stages.plan(self.folder / PROFILE, variant, path),
+            lambda path: self.stages.plan(self.folder / PROFILE, variant, texts, path),
             output=output,
-            inputs={"profile": profile, "variant": variant.model_dump(mode="json", exclude={"slim"})},
+            inputs={"profile": profile, "variant": about, **counted},
         )
         if plan is not None:
             self.plans[variant.name] = PruningPlan.load(self.folder / output)

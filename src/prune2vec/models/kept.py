@@ -24,6 +24,7 @@ class Kept:
         drop_mlp: Those of them without MLP, ascending.
         width_cut: Share of the remaining MLPs' neurons that is still to be cut, together.
         widths: Neurons that stay, of the MLPs that are already narrower.
+        vocabulary: Token embeddings that stay; None for all.
     """
 
     layers: tuple[int, ...]
@@ -31,6 +32,7 @@ class Kept:
     drop_mlp: tuple[int, ...] = ()
     width_cut: Fraction = Fraction(0)
     widths: Mapping[int, int] = field(default_factory=dict)
+    vocabulary: int | None = None
 
     @classmethod
     def of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from prune2vec.errors import PlanError, UnsupportedModel
@@ -44,6 +44,8 @@ class ModelShape:
         neuron_matmul_params: The part of them that multiplies every token.
         causal: Whether no token sees those after it, as in every model of earlier profiles.
         first_stays: Whether the first layer is built otherwise than all others and must stay.
+        token_rows: Token embeddings; 0 where they are not known, or not all that there is of a token.
+        token_params: Parameters of one of them.
     """
 
     __pydantic_config__ = AS_WRITTEN
@@ -66,6 +68,8 @@ class ModelShape:
     neuron_matmul_params: tuple[Size, ...] = ()
     causal: bool = True
     first_stays: bool = False
+    token_rows: Size = 0
+    token_params: Size = 0
 
     @property
     def knows_sub_layers(self) -> bool:
@@ -84,7 +88,15 @@ class ModelShape:
             PlanError: Single sub-layers or neurons go, and the model's were not counted.
         """
         kept = Kept.whole(keep)
-        return self.embedding_params + self.final_params + self._sum(kept, self.block_params, "params")
+        outside = self.with_tokens(kept.vocabulary).embedding_params + self.final_params
+        return outside + self._sum(kept, self.block_params, "params")
+
+    def with_tokens(self, count: int | None) -> Self:
+        """Return the sizes of the model with so many token embeddings; None for all that there are."""
+        if count is None:
+            return self
+        gone = (self.token_rows - count) * self.token_params
+        return replace(self, token_rows=count, embedding_params=self.embedding_params - gone)
 
     def proportional_params(self, kept: int) -> int:
         """Return the parameters by the L3Prune paper's convention: the whole times n/N, embeddings shrinking too."""
@@ -154,6 +166,8 @@ class ModelShape:
         sizes |= {len(getattr(self, name)) for name in (*_PARTS, *_NEURONS)} - {0}
         if self.num_layers < 1 or sizes != {self.num_layers}:
             raise ValueError(f"broken model shape ({self.num_layers} layers but {min(sizes)} block sizes)")
+        if bool(self.token_rows) != bool(self.token_params) or self.token_rows * self.token_params > self.embedding_params:
+            raise ValueError(f"broken model shape ({self.token_rows} token embeddings of {self.token_params} parameters)")
         return self
 
 
@@ -171,6 +185,7 @@ def measure_shape(
     per_block = tuple(map(_count, blocks))
     projections: list[Any] = [module.out_features for module in finals if hasattr(module, "out_features")]
     count = config.num_attention_heads
+    sizes: dict[str, Any] = {**_token_sizes(model), **_part_sizes(model, blocks)}
     return ModelShape(
         model_type=config.model_type,
         num_layers=len(blocks),
@@ -183,8 +198,15 @@ def measure_shape(
         bytes_per_param=bytes_per_param,
         causal=causal,
         first_stays=family.first_stays,
-        **_part_sizes(model, blocks),
+        **sizes,
     )
+
+
+def _token_sizes(model: PreTrainedModel) -> dict[str, int]:
+    """Return how many token embeddings there are and their size; nothing where another table has a row a token too."""
+    table: Any = model.get_input_embeddings().weight
+    others = [tensor for tensor in model.parameters() if tensor is not table and len(table) in tensor.shape]
+    return {} if others else {"token_rows": len(table), "token_params": table.shape[1]}
 
 
 def _part_sizes(model: PreTrainedModel, blocks: list[nn.Module]) -> dict[str, tuple[int, ...]]:

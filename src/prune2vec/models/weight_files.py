@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -123,8 +124,10 @@ class WeightFiles:
             found.update(held)
         return found
 
-    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+    def read(self, names: Iterable[str], rows: Mapping[str, Tensor] = MappingProxyType({})) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, tensor) file by file; a file that holds none of ``names`` is never fetched nor opened.
+
+        Of a tensor that ``rows`` names only those rows are read.
 
         Raises:
             CheckpointError: A file is missing or damaged.
@@ -136,6 +139,7 @@ class WeightFiles:
             with self._opened(file) as tensors:
                 for name in inside:
                     tensor = tensors.get_tensor(name)
+                    tensor = tensor[rows[name]] if name in rows else tensor
                     self.bytes_read += tensor.nbytes
                     yield name, tensor
 

@@ -57,8 +57,8 @@ class EffirPlanner(Planner):
                 f"the paper's shape is over the budget: {share_text(kept.width_cut)} of the neurons are cut "
                 f"({share_text(width)} without a budget), and {len(kept.layers)} of {layers} layers stay",
             )
-        size = f"{shape.params(kept):,} of {shape.params(range(shape.num_layers)):,} parameters"
-        notes += (*edge_notes("M", kept.drop_mlp, kept.layers), f"{size}, {speedup_of(shape, kept):.2f}x the speed by FLOPs")
+        size = f"{shape.params(kept):,} parameters, {speedup_of(shape, kept):.2f}x the speed by FLOPs"
+        notes += (*edge_notes("M", kept.drop_mlp, kept.layers), size)
         resolved = {
             "depth": len(kept.layers) if self.depth is None else self.depth,
             "mlps": len(kept.drop_mlp),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, PlainSerializer, PlainValidator
+from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator
 
 from prune2vec.errors import PlanError
 from prune2vec.models.kept import Kept
@@ -16,11 +16,11 @@ from prune2vec.models.text_settings import TextOptions, TextSettings, WrittenTex
 from prune2vec.planning.shares import exact
 from prune2vec.profiling.profile import MeasuredShape
 from prune2vec.progress import say
-from prune2vec.settings import Layer, Record
+from prune2vec.settings import AS_WRITTEN, Layer, Record, Size
 
 
 def _packed(numbers: tuple[int, ...]) -> str:
-    """Write ascending numbers as a bit each, in base64: 14,336 neurons are 2.4 kB."""
+    """Write ascending numbers as a bit each, in base64: 14,336 neurons are 2.4 kB, 262,144 tokens 44 kB."""
     bits = bytearray(numbers[-1] // 8 + 1)
     for number in numbers:
         bits[number // 8] |= 1 << number % 8
@@ -29,14 +29,40 @@ def _packed(numbers: tuple[int, ...]) -> str:
 
 def _unpacked(text: Any) -> Any:
     if not isinstance(text, str):
-        raise ValueError(f"expected neurons in base64, got {text!r}")
+        raise ValueError(f"expected numbers in base64, got {text!r:.60}")
     bits = base64.b64decode(text, validate=True)
     return tuple(8 * place + bit for place, byte in enumerate(bits) for bit in range(8) if byte >> bit & 1)
 
 
-NeuronBits = Annotated[tuple[int, ...], BeforeValidator(_unpacked), PlainSerializer(_packed)]
+NumberBits = Annotated[tuple[int, ...], BeforeValidator(_unpacked), PlainSerializer(_packed)]
 # A person may have written a share as a number.
 ExactShare = Annotated[Fraction, PlainValidator(lambda share: exact(str(share))), PlainSerializer(str)]
+
+
+Count = Annotated[int, Field(ge=1, le=10**18)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocabularyCut:
+    """Which tokens of a model stay, and what that does to the texts that they were counted on.
+
+    Attributes:
+        kept: Numbers of the tokens that stay, ascending.
+        digest: Of these tokens by number, so that another tokeniser's are not taken for them.
+        texts: Texts that were counted, each as long as an encoder reads it.
+        changed: How many of these have a token that goes, so that they are spelt otherwise.
+        tokens_before: Their tokens, those that the tokeniser puts around texts among them.
+        tokens_after: The same with the tokens that stay.
+    """
+
+    __pydantic_config__ = AS_WRITTEN
+
+    kept: NumberBits
+    digest: str
+    texts: Count
+    changed: Size
+    tokens_before: Count
+    tokens_after: Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +77,7 @@ class PruningPlan(Record):
         width_cut: Share of all neurons of the remaining MLPs that is to be cut (EffiR's rho); which ones is decided by
             ``slim``, after which it is 0 and ``neurons`` says which stayed.
         neurons: By block, the neurons that stay in its MLP, 0-based and ascending; blocks that keep all are left out.
+        vocabulary: Which tokens stay; None for all.
         text: The text settings that were measured with; ``prune`` writes them.
         method: Name of the planner.
         parameters: Its parameters and the budget.
@@ -66,13 +93,15 @@ class PruningPlan(Record):
     KIND = "plan"
     ERROR = PlanError
     COMPUTED = ("num_layers",)
+    LATER = ("vocabulary",)
 
     model: Mapping[str, str | None]
     keep_layers: tuple[int, ...]
     drop_attention: tuple[int, ...] = ()
     drop_mlp: tuple[int, ...] = ()
     width_cut: ExactShare = Fraction(0)
-    neurons: Mapping[Layer, NeuronBits] = field(default_factory=dict)
+    neurons: Mapping[Layer, NumberBits] = field(default_factory=dict)
+    vocabulary: VocabularyCut | None = None
     text: WrittenText = field(default_factory=TextSettings)
     method: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -99,6 +128,10 @@ class PruningPlan(Record):
         if self.drop_mlp == keep:
             raise PlanError("the plan drops every MLP; keep at least one, or fewer layers")
         self._check_widths()
+        if self.vocabulary is not None:
+            tokens, rows = self.vocabulary.kept, self.shape.token_rows
+            if not (tokens and _ascends(tokens) and tokens[-1] < rows):
+                raise PlanError(f"the plan keeps impossible tokens; expected some of 0 to {rows - 1}, ascending")
 
     def _check_widths(self) -> None:
         if not 0 <= self.width_cut < 1:
@@ -122,6 +155,7 @@ class PruningPlan(Record):
             drop_mlp=self.drop_mlp,
             width_cut=self.width_cut,
             widths={layer: len(stay) for layer, stay in self.neurons.items()},
+            vocabulary=len(self.vocabulary.kept) if self.vocabulary is not None else None,
         )
 
     @property

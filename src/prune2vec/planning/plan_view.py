@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
+from prune2vec.models.kept import Kept
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.planning.shares import share_text
 
@@ -25,7 +28,8 @@ def plan_figures(plan: PruningPlan, *, length: int = 512) -> dict[str, Any]:
 
     ``params_proportional`` is the L3Prune paper's count, which knows whole layers only. ``neurons`` are those of all MLPs
     together, a cut that is still to be made included; ``mlp_width`` is the narrowest and the widest MLP as it stands in the
-    plan. Both are left out where the model's neurons are not known.
+    plan. Both are left out where the model's neurons are not known. ``params_cut`` says what the parameters that go belong to;
+    ``texts``, of a cut vocabulary, how many of the texts that were counted change, and the tokens of a text.
     """
     whole, kept, shape = tuple(range(plan.num_layers)), plan.kept, plan.shape
     before, after = shape.flops_per_token(whole, length=length), shape.flops_per_token(kept, length=length)
@@ -36,12 +40,22 @@ def plan_figures(plan: PruningPlan, *, length: int = 512) -> dict[str, Any]:
             "neurons": {"before": sum(full), "after": left},
             "mlp_width": {"before": [min(full), max(full)], "after": _extremes(plan)},
         }
+    vocabulary: dict[str, Any] = {}
+    if plan.vocabulary is not None:
+        cut = plan.vocabulary
+        vocabulary = {
+            "tokens": {"before": shape.token_rows, "after": len(cut.kept)},
+            "texts": {"counted": cut.texts, "changed": cut.changed},
+            "tokens_per_text": {"before": cut.tokens_before / cut.texts, "after": cut.tokens_after / cut.texts},
+        }
     return {
         "layers": {"before": plan.num_layers, "after": len(kept.layers)},
         "attention": {"before": plan.num_layers, "after": len(kept.attentions)},
         "mlps": {"before": plan.num_layers, "after": len(kept.mlps)},
         **neurons,
+        **vocabulary,
         "params": {"before": shape.params(whole), "after": shape.params(kept)},
+        "params_cut": _params_cut(plan),
         "params_proportional": {"before": shape.params(whole), "after": shape.proportional_params(len(kept.layers))},
         "flops_per_token": {"before": before, "after": after, "length": length},
         "memory_bytes": {"before": shape.memory_bytes(whole), "after": shape.memory_bytes(kept)},
@@ -49,14 +63,23 @@ def plan_figures(plan: PruningPlan, *, length: int = 512) -> dict[str, Any]:
     }
 
 
+def _params_cut(plan: PruningPlan) -> dict[str, int]:
+    """Return how many parameters go with tokens, with layers, and with what goes inside the layers that stay."""
+    shape, kept = plan.shape, plan.kept
+    layers, inside = Kept(layers=kept.layers), replace(kept, vocabulary=None)
+    sizes = [shape.params(part) for part in (range(plan.num_layers), layers, inside, kept)]
+    return dict(zip(("layers", "inside layers", "vocabulary"), (more - less for more, less in pairwise(sizes)), strict=True))
+
+
 def render_plan(plan: PruningPlan) -> str:
     """Return a plan as a short text table."""
     figures = plan_figures(plan)
     settings = ", ".join(f"{key} {value}" for key, value in plan.parameters.items() if not isinstance(value, Mapping))
-    rows: list[tuple[str, str, Callable[[int], str]]] = [("layers", "layers", str)]
+    rows: list[tuple[str, str, Callable[[Any], str]]] = [("layers", "layers", str)]
     if not plan.kept.whole_blocks:
         rows += [("attention", "attention", str), ("MLPs", "mlps", str)]
         rows += [("neurons of all MLPs", "neurons", _count)] if "neurons" in figures else []
+    rows += [("tokens", "tokens", str), ("tokens a text", "tokens_per_text", "{:.1f}".format)] if "tokens" in figures else []
     rows += [
         ("parameters", "params", _count),
         ("  by the paper's n/N", "params_proportional", _count),
@@ -76,6 +99,9 @@ def render_plan(plan: PruningPlan) -> str:
         share = 100 * pair["after"] / pair["before"]
         lines.append(f"{label:<26}{form(pair['before']):>12}{form(pair['after']):>12}{share:>8.1f}%")
     lines.append(f"{'speed, from FLOPs':<26}{'1.00x':>12}{figures['predicted_speedup']:>11.2f}x")
+    if plan.vocabulary is not None:
+        taken = sorted(figures["params_cut"].items(), key=lambda item: -item[1])
+        lines.append(f"parameters that go: {', '.join(f'{_count(size)} {what}' for what, size in taken if size)}")
     return "\n".join(lines)
 
 
@@ -97,6 +123,10 @@ def _cuts(plan: PruningPlan) -> list[tuple[str, str]]:
         (low, high), full = _extremes(plan), max(plan.shape.mlp_width)
         how = plan.parameters.get("slim", {}).get("ranking", "")
         cuts.append(("width", f"{low:,} to {high:,} of {full:,} neurons an MLP{f', by {how}' if how else ''}"))
+    if plan.vocabulary is not None:
+        cut = plan.vocabulary
+        changed = f"{cut.changed / cut.texts:.2%} of {cut.texts:,} texts change"
+        cuts.append(("tokens", f"{len(cut.kept):,} of {plan.shape.token_rows:,}; {changed}"))
     return cuts
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from prune2vec.errors import PlanError
 from prune2vec.models.kept import Kept
 from prune2vec.models.shape import ModelShape
 from prune2vec.planning.plan import PruningPlan
+from prune2vec.planning.vocabulary import ENOUGH, CountedTokens, VocabularyOptions, counted_tokens
 from prune2vec.profiling.profile import Profile
 from prune2vec.public import public
 from prune2vec.registry import Registry
@@ -102,6 +104,7 @@ def make_plan(
     *,
     method: str = "l3prune",
     budget: Budget | Mapping[str, Any] | None = None,
+    vocabulary: VocabularyOptions | Mapping[str, Any] | None = None,
     output: Path | str | None = None,
     **parameters: Any,
 ) -> PruningPlan:
@@ -111,20 +114,26 @@ def make_plan(
         profile: A profile, or the path of one.
         method: Name of a planner (``prune2vec methods`` lists them).
         budget: Limits; the pick is the best one within them by the profile.
+        vocabulary: Which tokens stay, and the texts on which they are counted; all stay where no texts are given.
         output: Where to write ``plan.json``; nowhere when None.
         **parameters: The planner's own, such as ``variant="small"`` or ``depth=12``.
 
     Raises:
         ConfigError: There is no such planner, it has no such parameter, or a value does not fit.
+        DataError: The texts of the vocabulary cannot be read.
+        ModelError: The model, whose tokeniser counts, cannot be found, or its vocabulary cannot be cut.
         PlanError: The parameters or the budget cannot be met.
     """
     measured = profile if isinstance(profile, Profile) else Profile.load(Path(profile))
     limits = Budget.chosen(budget, {}, where="budget")
     planner = planners.get(method).build(parameters, where=f"planner {method!r}")
-    picked = planner.pick(measured, lambda kept: not limits.exceeded(measured.shape, kept))
+    tokens = VocabularyOptions.chosen(vocabulary, {}, where="vocabulary")
+    counted = counted_tokens(tokens, measured) if tokens.cuts else None
+    stay = None if counted is None else _tokens_within(planner, measured, limits, counted)
+    picked = _pick(planner, measured, limits, None if stay is None else len(stay))
     settled = {name: value for name, value in {**planner.model_dump(), **picked.resolved}.items() if value is not None}
     measured.shape.check_first(picked.kept)
-    over = limits.exceeded(measured.shape, picked.kept)
+    over = limits.exceeded(measured.shape, replace(picked.kept, vocabulary=None if stay is None else len(stay)))
     if over:
         given = ", ".join(f"{name} {value}" for name, value in settled.items())
         raise PlanError(
@@ -137,12 +146,40 @@ def make_plan(
         drop_attention=picked.kept.drop_attention,
         drop_mlp=picked.kept.drop_mlp,
         width_cut=picked.kept.width_cut,
+        vocabulary=None if counted is None or stay is None else counted.cut(stay),
         text=measured.text,
         method=method,
-        parameters={**settled, **limits.model_dump(exclude_none=True)},
+        parameters={**settled, **limits.model_dump(exclude_none=True), **tokens.parameters()},
         notes=picked.notes,
         profile_digest=measured.digest,
     )
     if output is not None:
         plan.save(Path(output))
     return plan
+
+
+def _pick(planner: Planner, profile: Profile, limits: Budget, tokens: int | None) -> Picked:
+    """Return what the planner picks of a model of which so many tokens stay, all for None."""
+    shape = profile.shape.with_tokens(tokens)
+    return planner.pick(replace(profile, shape=shape), lambda kept: not limits.exceeded(shape, kept))
+
+
+def _tokens_within(planner: Planner, profile: Profile, limits: Budget, counted: CountedTokens) -> tuple[int, ...] | None:
+    """Return the tokens that stay: as asked, else as many as let the planner's own pick fit the sizes; None where all do.
+
+    They never cover less than ``ENOUGH`` of the texts' tokens unless that is asked for.
+    """
+    asked = counted.asked()
+    enough = counted.covering(ENOUGH) if asked is None else asked
+    if asked is not None or (limits.max_params is None and limits.max_memory is None):
+        return enough
+    rows, no_sizes = profile.shape.token_rows, limits.model_copy(update={"max_params": None, "max_memory": None})
+    try:
+        free = _pick(planner, profile, no_sizes, None).kept
+    except PlanError:  # It picks by a budget alone.
+        return enough
+    sizes = range(len(enough), rows + 1)
+    fitting = bisect_left(sizes, True, key=lambda size: bool(limits.exceeded(profile.shape, replace(free, vocabulary=size))))
+    if fitting == len(sizes):
+        return None
+    return counted.most(sizes[fitting - 1]) if fitting else enough

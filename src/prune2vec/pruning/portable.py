@@ -217,13 +217,17 @@ def record_of(plan: PruningPlan) -> dict[str, Any]:
     """Return what ``prune2vec.json`` says about the plan; which neurons stayed is in ``plan.json`` beside it."""
     entries = plan.to_json()
     widths = {str(layer): len(stay) for layer, stay in sorted(plan.neurons.items())}
-    return {**{key: entries[key] for key in _FROM_PLAN}, "widths": widths}
+    cut = plan.vocabulary
+    tokens = (
+        None if cut is None else {"kept": len(cut.kept), "of": plan.shape.token_rows, "texts_changed": cut.changed / cut.texts}
+    )
+    return {**{key: entries[key] for key in _FROM_PLAN}, "widths": widths, "vocabulary": tokens}
 
 
 def describe_cut(record: Mapping[str, Any]) -> list[str]:
-    """Return a line on the blocks and, where they are cut too, one on attention, MLPs and widths each.
+    """Return a line on the blocks and, where they are cut too, one on attention, MLPs, widths and tokens each.
 
-    ``record`` is what ``record_of`` returned; older records know whole blocks only.
+    ``record`` is what ``record_of`` returned; older records know whole blocks only, or no tokens.
     """
     lines = [f"{len(record['keep_layers'])} of {record['num_layers']} layers"]
     for what, key in (("attention", "drop_attention"), ("MLP", "drop_mlp")):
@@ -234,6 +238,8 @@ def describe_cut(record: Mapping[str, Any]) -> list[str]:
         low, high = min(widths.values()), max(widths.values())
         size = f"{low}" if low == high else f"{low} to {high}"
         lines.append(f"{size} neurons in the MLP of {_layers(list(widths))}")
+    if tokens := record.get("vocabulary"):
+        lines.append(f"{tokens['kept']:,} of {tokens['of']:,} tokens")
     return lines
 
 

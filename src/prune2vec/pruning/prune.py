@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from prune2vec.errors import CheckpointError, ConfigError, PlanError, UnsupportedModel
 from prune2vec.files import json_text
 from prune2vec.forward.pooling import pool, poolings
+from prune2vec.models.block_files import embedding_path
 from prune2vec.models.block_layout import layout_of, load_with_layout
 from prune2vec.models.cut import Cut, assemble, cut_config, reference_cut
 from prune2vec.models.families import Family, find_family, in_block
@@ -35,6 +36,7 @@ from prune2vec.outputs import ENCODER, check_ours, locked
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.progress import progress, say
 from prune2vec.pruning.encoder import write_checked
+from prune2vec.pruning.fewer_tokens import check_padding, keep_tokens, renumbered_config, tell_prompts
 from prune2vec.pruning.parity import PROBE_TEXTS, computing_in_float32, probe_prompts
 from prune2vec.pruning.portable import EncoderParts, describe_cut, record_of
 from prune2vec.pruning.prune_settings import PruneSettings
@@ -120,7 +122,10 @@ def prune_model(
 
 
 class OpenedModel(NamedTuple):
-    """The model of a plan, of whose weights only an encoder's heads have been read, and the plan's text settings ready for it."""
+    """The model of a plan, of whose weights only an encoder's heads have been read, and the plan's text settings ready for it.
+
+    Config and tokeniser have the plan's tokens; the skeleton is that of the whole model.
+    """
 
     source: ModelSource
     config: Any
@@ -167,7 +172,13 @@ def open_model(model: str, plan: PruningPlan, *, revision: str | None, trust_rem
     # Tokens without an embedding leave the tokeniser before a copy of it is made that ends texts by itself.
     skeleton, family = skeleton_of(source, config, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code, rows=embedding_rows(skeleton))
+    cut, whole = plan.vocabulary, None
+    if cut is not None:
+        check_padding(skeleton, cut)
+        whole, config = keep_tokens(tokenizer, cut, source.name), renumbered_config(config, cut)
     text = prepare_text(plan.text, tokenizer, context=context_length(skeleton))
+    if cut is not None and whole is not None:
+        tell_prompts(whole, cut, text.prompts.values())
     return OpenedModel(source, config, skeleton, family, text, heads)
 
 
@@ -197,10 +208,14 @@ def read_kept(opened: OpenedModel, plan: PruningPlan) -> KeptModel:
     # In another form than the class has it, transformers converts the tensors as it loads them under their stored names.
     names = {stored: name for name, stored in found.items()} if found is not None else _of_backbone(files.file_of, skeleton)
     kept = {stored: new for stored, name in names.items() if (new := cut.rename(name)) is not None}
+    rows: dict[str, Tensor] = {}
+    if plan.vocabulary is not None:
+        table = f"{embedding_path(skeleton)}.weight"
+        rows = {stored: torch.tensor(plan.vocabulary.kept) for stored in kept if f".{stored}".endswith(f".{table}")}
     state: dict[str, Tensor] = {}
     values: Counter[torch.dtype] = Counter()
     with progress("reading kept layers", total=len(kept)) as advance:
-        for name, tensor in files.read(kept):
+        for name, tensor in files.read(kept, rows=rows):
             state[kept[name]] = part = cut.take(name, tensor)
             if part.is_floating_point() and not _is_finite(part):
                 layer, _ = in_block(name, cut.blocks) or (None, "")

@@ -1,4 +1,4 @@
-"""``prune2vec plan``: profile.json -> plan.json; arithmetic only."""
+"""``prune2vec plan``: profile.json -> plan.json; arithmetic only, and where the vocabulary is cut on counts of tokens."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
     from prune2vec.planning.planner import Budget
+    from prune2vec.planning.vocabulary import VocabularyOptions
     from prune2vec.settings import Settings
 
 
@@ -56,6 +57,8 @@ prune2vec plan profile.json --method l3prune --variant large -o plan.json
 prune2vec plan profile.json --method depth --depth 12
 prune2vec plan profile.json --method drop --drop 16M8A
 prune2vec plan profile.json --method effir --max-params 90M
+prune2vec plan profile.json --method depth --depth 12 --vocabulary 16k --texts corpus.jsonl
+prune2vec plan profile.json --method effir --max-params 50M --texts corpus.jsonl
 prune2vec plan show plan.json
 """
 
@@ -65,13 +68,23 @@ prune2vec plan show plan.json
     sections=[
         OptionGroup("parameters", "Parameters of the methods", planner_parameters),
         OptionGroup("budget", "Budget", "prune2vec.planning.planner:Budget"),
+        OptionGroup("vocabulary", "Vocabulary", "prune2vec.planning.vocabulary:VocabularyOptions"),
     ],
 )
 @click.argument("profile", type=ExistingPath())
 @click.option("--method", default="l3prune", show_default=True, help="How to choose; `prune2vec methods` lists them.")
 @click.option("-o", "--output", type=OutputPath(folder=False), default="plan.json", show_default=True, help="File to write.")
-def plan(profile: Path, *, method: str, output: Path, parameters: Settings, budget: Budget, dry_run: bool) -> Outcome:
-    """Choose what to keep: layers, sub-layers, neurons.
+def plan(
+    profile: Path,
+    *,
+    method: str,
+    output: Path,
+    parameters: Settings,
+    budget: Budget,
+    vocabulary: VocabularyOptions,
+    dry_run: bool,
+) -> Outcome:
+    """Choose what to keep: layers, sub-layers, neurons, tokens.
 
     PROFILE is a file made by `prune2vec profile`.
 
@@ -81,9 +94,10 @@ def plan(profile: Path, *, method: str, output: Path, parameters: Settings, budg
     from prune2vec.planning.planner import make_plan
 
     given = parameters.model_dump(exclude_unset=True)
-    made = make_plan(profile, method=method, budget=budget, output=None if dry_run else output, **given)
+    target = None if dry_run else output
+    made = make_plan(profile, method=method, budget=budget, vocabulary=vocabulary, output=target, **given)
     if dry_run:
-        return would(f"write the plan\n{render_plan(made)}", reads=[profile], writes=output)
+        return would(f"write the plan\n{render_plan(made)}", reads=[profile, *vocabulary.texts], writes=output)
     return Outcome(f"{render_plan(made)}\n{output}", made.to_json())
 
 
