@@ -44,9 +44,9 @@ class Stages:
                 raise DataError(f"{texts} holds no triplets")
         if evaluate is not None and evaluate.corpus is not None:
             next(read_documents(Path(evaluate.corpus)), None)
-        for source in data.texts:
-            if next(read_texts(source), None) is None:
-                raise DataError(f"{source} holds no texts")
+        for plain_texts in data.texts:
+            if next(read_texts(plain_texts), None) is None:
+                raise DataError(f"{plain_texts} holds no texts")
         names = {variant.name for variant in recipe.variants}
         for variant in recipe.variants:
             settings = variant.training(train)

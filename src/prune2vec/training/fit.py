@@ -122,9 +122,10 @@ def fit(
             part.install(encoder)
         teacher = job.data.teacher.vectors if job.data.teacher is not None else None
         loss = build_loss(encoder, settings, teacher)
-        projects = isinstance(loss, DistilledLoss) and loss.vectors is not None and loss.vectors.projection is not None
-        if projects:
-            callbacks = [*callbacks, KeptProjection(loss.vectors, job.work, resume)]
+        learnt = loss.vectors if isinstance(loss, DistilledLoss) else None
+        projects = learnt is not None and learnt.projection is not None
+        if learnt is not None and projects:
+            callbacks = [*callbacks, KeptProjection(learnt, job.work, resume)]
         loss = loss if part is None else part.loss(loss)
         with without_padding(loss, [encoder], settings.packing, max_length=settings.max_length) as (loss, packing):
             collator = NotingCollator.of(encoder, job.data.prompts)

@@ -234,7 +234,8 @@ def _matched(known: _Known, ids: Mapping[str, str], place: Path) -> NDArray[np.f
             f"{place} has no vector of {len(missing):,} of {len(ids):,} texts, first {shown(missing[0], _SHOWN)!r}; "
             "encode these too, or give the texts that were encoded"
         )
-    return known.vectors[np.asarray(rows)]
+    vectors: NDArray[np.float32] = known.vectors[np.asarray(rows, dtype=np.int64)]
+    return vectors
 
 
 def _check_finite(vectors: NDArray[np.float32], texts: Sequence[str], place: Path) -> None:
@@ -269,6 +270,7 @@ _Batch = tuple[str, list[str], NDArray[np.float32]]
 def _of_parquet(file: Path) -> Iterator[_Batch]:
     """Yield the key column's name, its values and (row, dim) vectors, some thousand rows at a time."""
     import pyarrow
+    import pyarrow.compute
     import pyarrow.parquet
 
     try:
