@@ -83,8 +83,10 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     return f"; known: {', '.join(known)}" if known else ""
 
 
-RENAMED = {"order": "sampling", "ranking": "importance", "what": "drop"}
+RENAMED = {"order": "sampling", "ranking": "importance", "what": "drop", "distil_from": "teacher"}
 """Keys that settings once had, and what they are called now."""
+RENAMED_VALUES = {"embeddings": "vectors"}
+"""Values that settings once had, and what they are called now."""
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
@@ -93,6 +95,12 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     if RENAMED.get(name) in known:
         return f"unknown key {key!r}; it is called {RENAMED[name]!r} now"
     return f"unknown key {key!r}{did_you_mean(name, known)}"
+
+
+def closest_value(value: object, known: Iterable[str]) -> str:
+    """Return what to write instead of a value that is none of ``known``, if that can be guessed, else what is known."""
+    known, new = tuple(known), RENAMED_VALUES.get(str(value))
+    return f"; it is called {new!r} now" if new in known else did_you_mean(value, known)
 
 
 # C0 and C1 controls (ESC, BEL, CSI, DEL), line and paragraph separators, halves of surrogate pairs, and the marks that change

@@ -21,7 +21,7 @@ _DIGESTS = {
     "encoder": "encoder",
     "data": "training texts",
     "base": "checkpoint to train",
-    "teacher": "encoder to distil from",
+    "teacher": "teacher",
     "prompts": "instructions",
 }
 

@@ -22,7 +22,7 @@ from pydantic import (
     field_validator,
 )
 
-from prune2vec.errors import ConfigError, Prune2vecError, did_you_mean, unknown_key
+from prune2vec.errors import ConfigError, Prune2vecError, closest_value, unknown_key
 from prune2vec.files import digest_json, read_json, write_json
 
 T = TypeVar("T")
@@ -212,7 +212,7 @@ def _explained(error: ValidationError, kind: type[Any], *, as_json: bool = False
         text = json.dumps(came)
         text = text if len(text) <= 60 else f"{text[:60]}..."
         return f"{key or 'the record'}: {said[:1].lower()}{said[1:]}, got {text}"
-    near = did_you_mean(came, re.findall(r"'([^']*)'", context["expected"])) if first["type"] == "literal_error" else ""
+    near = closest_value(came, re.findall(r"'([^']*)'", context["expected"])) if first["type"] == "literal_error" else ""
     return f"{key}: {said}, got {came!r}{near}" if key else said
 
 

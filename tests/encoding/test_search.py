@@ -19,6 +19,7 @@ from tests.cli.conftest import Cli, cli
 from tests.encoding.test_engine import routed, texts
 from tests.pruning.plans import plan_for
 from tests.tiny import save_tiny
+from tests.training.encoders import save_tiny_encoder
 
 TEXTS = texts(80)[3:]
 QUERIES = ["the lazy dog", "birds sing of spring in the morning"]
@@ -100,13 +101,32 @@ def test_a_moved_encoder_is_named(tmp_path: Path, encoder: Path, corpus: Path) -
     shutil.copytree(encoder, tmp_path / "here")
     encode_corpus(tmp_path / "here", corpus, tmp_path / "v", dtype="float32", device="cpu")
     shutil.move(tmp_path / "here", tmp_path / "there")
-    with pytest.raises(EncodingError, match=r"no longer there; name its encoder with --encoder"):
+    with pytest.raises(
+        EncodingError,
+        match=r"it is no longer there\); name the one that made it, .* with --encoder",
+    ):
         search_vectors(tmp_path / "v", "a")
     found = search_vectors(tmp_path / "v", "a", k=1, encoder=tmp_path / "there", device="cpu", dtype="float32")
     assert len(found.hits[0]) == 1
-    (tmp_path / "there" / "README.md").write_text("retrained")
-    with pytest.raises(EncodingError, match="made with another encoder than"):
-        search_vectors(tmp_path / "v", "a", encoder=tmp_path / "there")
+    shutil.move(tmp_path / "there", tmp_path / "here")
+    (tmp_path / "here" / "README.md").write_text("retrained")
+    with pytest.raises(EncodingError, match=r"made with another encoder than .*here is now \(its files differ\)"):
+        search_vectors(tmp_path / "v", "a")
+
+
+def test_another_encoder_of_the_same_dimensions_searches_when_it_is_named(
+    tmp_path: Path, encoder: Path, vectors: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = save_tiny_encoder(tmp_path / "small", seed=5, layers=1)
+    found = search_vectors(vectors, QUERIES, k=3, encoder=small, device="cpu", dtype="float32")
+    assert f"queries by {small}, texts by {encoder}" in capsys.readouterr().err
+    ours, theirs = (load_encoder(folder, device="cpu", dtype="float32") for folder in (small, encoder))
+    scores = ours.encode_query(QUERIES) @ theirs.encode_document(TEXTS).T
+    for hits, row in zip(found.hits, scores, strict=True):
+        assert [hit.score for hit in hits] == pytest.approx(np.sort(row)[::-1][:3].tolist(), abs=1e-5)
+    wide = save_tiny_encoder(tmp_path / "wide", hidden_size=48)
+    with pytest.raises(EncodingError, match=r"wide makes 48 dimensions, and .* has 32; queries and texts must be in one space"):
+        search_vectors(vectors, "a", encoder=wide, device="cpu", dtype="float32")
 
 
 def test_another_corpus_is_refused(tmp_path: Path, vectors: Path, corpus: Path) -> None:

@@ -3,13 +3,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
 
 from prune2vec.errors import ConfigError, EvaluationError
 from prune2vec.evaluation.evaluate import evaluate_encoder
+from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.evaluation.results import Results
+from prune2vec.evaluation.retrieval import load_retrieval, retrieval_metrics, sample_retrieval
 from prune2vec.models.text_settings import PromptTemplate
 from tests.evaluation.helpers import QUICK, save_tiny_encoder
+from tests.training.encoders import save_tiny_encoder as save_wide_encoder
 
 
 def test_own_data_and_tasks_in_one_file(encoder_folder: Path, triplets_file: Path, mirror: Path, tmp_path: Path) -> None:
@@ -68,6 +73,33 @@ def test_an_instruction_is_recorded(encoder_folder: Path, mirror: Path) -> None:
     results = evaluate_encoder(encoder_folder, tasks="STSBenchmark", mirror=mirror, instruction="mteb", **QUICK)
     assert results.tasks[0].prompts == {"text": PromptTemplate().before("Retrieve semantically similar text.")}
     assert results.settings["instruction"] == "mteb"
+
+
+def test_documents_by_another_encoder(encoder_folder: Path, triplets_file: Path, mirror: Path, tmp_path: Path) -> None:
+    big = save_tiny_encoder(tmp_path / "big", seed=7, prompts={"query": "q:\n", "document": "d:\n"})
+    asked = {"data": triplets_file, "tasks": "SciFact,STSBenchmark", "mirror": mirror, "documents_by": big, **QUICK}
+    results = evaluate_encoder(encoder_folder, **asked, output=tmp_path / "results.json")
+    assert Results.load(tmp_path / "results.json").encoder["documents_by"]["path"] == str(big)
+    assert f"{encoder_folder} for the queries, {big} for the documents" in results.render()
+    retrieval, _ = sample_retrieval(load_retrieval(triplets_file, EvaluateSettings()), EvaluateSettings())
+    ours, theirs = (SentenceTransformer(str(folder), device="cpu") for folder in (encoder_folder, big))
+    scores = ours.encode_query(list(retrieval.queries.values())) @ theirs.encode_document(list(retrieval.corpus.values())).T
+    names = list(retrieval.corpus)
+    ranking = {
+        query: [names[place] for place in np.argsort(-row)] for query, row in zip(retrieval.queries, scores, strict=True)
+    }
+    assert results.retrieval["metrics"] == pytest.approx(retrieval_metrics(ranking, retrieval.qrels))
+    scifact, sts = results.tasks
+    assert scifact.prompts == {"query": "", "document": "d:\n"}
+    assert scifact.score < 1, "with one encoder each query finds its own text"
+    alone = evaluate_encoder(encoder_folder, tasks="STSBenchmark", mirror=mirror, **QUICK)
+    assert sts.score == pytest.approx(alone.tasks[0].score), "tasks without documents are the encoder's own"
+
+
+def test_documents_in_another_space_are_refused(encoder_folder: Path, triplets_file: Path, tmp_path: Path) -> None:
+    wide = save_wide_encoder(tmp_path / "wide", hidden_size=48)
+    with pytest.raises(EvaluationError, match=r"documents_by: .*wide makes vectors of 48 dimensions, .*tiny vectors of 32 dim"):
+        evaluate_encoder(encoder_folder, data=triplets_file, documents_by=wide, **QUICK)
 
 
 def test_an_output_folder_gets_a_results_file(encoder_folder: Path, triplets_file: Path, tmp_path: Path) -> None:

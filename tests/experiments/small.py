@@ -144,7 +144,7 @@ class SmallStages(Stages):
                 write_json(stage / "widths.json", {layer: len(stay) for layer, stay in loaded.neurons.items()})
             write_json(stage / "prune2vec.json", {"keep_layers": list(kept), "num_layers": LAYERS})
 
-    def train(self, checkpoint: Path, texts: Sequence[str], settings: Any, output: Path) -> None:
+    def train(self, checkpoint: Path, texts: Sequence[str], settings: Any, output: Path, *, plain: bool = False) -> None:
         """A chain of digests that is kept step by step beside the output, and gone on with."""
         self.calls.append(f"train {output.parent.name}")
         state_file = output.parent / f".{output.name}.training" / "state.json"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,6 +107,7 @@ def test_one_line_with_the_place(recipe_file: Path, text: str, message: str) -> 
         ("data: {}\n", "no training texts"),
         ("data: {train: train.jsonl, mine: {}}\n", "drop either mine or train"),
         ("data:\n  train: train.jsonl\n", r"recipe\.yaml:1: nothing to evaluate on"),
+        ("data: {texts: train.jsonl}\nevaluate: null\n", "no training texts"),
     ],
 )
 def test_data_must_come_from_somewhere(recipe_file: Path, text: str, message: str) -> None:
@@ -141,8 +143,23 @@ def absolute(values: dict[str, object], base: Path) -> dict[str, object]:
 def test_words_are_never_paths(tmp_path: Path) -> None:
     for name in ("smollm2", "docstrings", "full"):
         (tmp_path / name).mkdir()
-    values = {"model": "smollm2", "data": {"mine": {"source": "docstrings"}}, "train": {"distil_from": "full"}}
+    values = {"model": "smollm2", "data": {"mine": {"source": "docstrings"}}, "train": {"teacher": "full"}}
     assert absolute(values, tmp_path) == {"variants": [{"name": "full"}], **values}
+
+
+def test_training_of_a_variant_is_checked_and_its_paths_are_absolute(tmp_path: Path) -> None:
+    def values(**train: Any) -> dict[str, Any]:
+        return recipe_values(tmp_path, variants=[{"name": "x", "method": "full", "train": train}])
+
+    recipe = Recipe.of(values(steps=7, dev=str(tmp_path / "dev.jsonl"), teacher_vectors=str(tmp_path / "to-be")))
+    training = recipe.variants[0].training(recipe.train)
+    assert training is not None and (training.steps, training.teacher_vectors) == (7, str(tmp_path / "to-be"))
+    with pytest.raises(ConfigError, match=r"variant 'x': train: unknown key 'stepps'; did you mean 'steps'"):
+        Recipe.of(values(stepps=7))
+    with pytest.raises(ConfigError, match="unknown key 'distil_from'; it is called 'teacher' now"):
+        Recipe.of(values(distil_from="full"))
+    with pytest.raises(ConfigError, match=r"nowhere\.jsonl does not exist"):
+        Recipe.of(values(dev=str(tmp_path / "nowhere.jsonl")))
 
 
 def test_folder_wins_over_hub_name(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_a_failed_run_leaves_only_what_the_next_goes_on_from(run: Run) -> None:
         ({"model": "empty"}, "empty is not a model folder"),
         ({"data": {"train": "owner/none", "dev": "dev.jsonl"}}, "cannot read owner/none"),
         ({"data": {"train": "train.jsonl", "dev": "owner/none"}}, "cannot read owner/none"),
-        ({"train": {"distil_from": "empty"}}, r"empty is not an encoder: it has no modules\.json"),
+        ({"train": {"teacher": "./empty"}}, r"empty is not an encoder: it has no modules\.json"),
         ({"evaluate": {"tasks": ["SciFcat"]}}, "no task is called 'SciFcat'"),
     ],
 )

@@ -8,22 +8,25 @@ from typing import Any
 
 import pytest
 
+from prune2vec.encoding.store import Store
 from prune2vec.errors import DataError, PlanError
 from prune2vec.experiments.run import Report, run_recipe
 from prune2vec.files import digest_tree
+from prune2vec.pruning.encoder import read_record
 from tests.tiny import save_tiny
+from tests.training.encoders import rows, save_tiny_encoder
 
 WORDS = ("layer", "model", "number", "rows", "reader", "file", "line", "error", "spring", "birds", "light", "dog")
 
 
 def triplets(path: Path, start: int, count: int) -> None:
-    rows = []
+    made = []
     for row in range(start, start + count):
         one, two, three = WORDS[row % 12], WORDS[(row * 5 + 1) % 12], WORDS[(row * 7 + 3) % 12]
-        rows.append(
+        made.append(
             {"anchor": f"the {one} {row}", "positive": f"{one} of {two} {row}", "negative": f"{three} of {two} {row + 500}"}
         )
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    path.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +101,31 @@ def test_edited_training_replaces_the_encoder(recipe: dict[str, Any], first: Rep
     assert outcomes["two.train"] == outcomes["two.evaluate"] == outcomes["answer"] == "done"
     assert digest_tree(first.folder / "two" / "encoder" / "model.safetensors") != before
     assert {step.outcome for step in run_recipe(report.folder / "recipe.yaml", report.folder).steps} == {"skipped"}
+
+
+def test_an_encoder_teaches_its_cuts_from_plain_texts(recipe: dict[str, Any], tmp_path: Path) -> None:
+    model = save_tiny_encoder(tmp_path / "big", layers=5)
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(text for row in rows(12) for text in row.texts), encoding="utf-8")
+    train = {"steps": 2, "batch_size": 4, "dtype": "float32", "method": "full"}
+    variants = [*recipe["variants"], {"name": "one", "method": "depth", "parameters": {"depth": 1}, "train": {"steps": 3}}]
+    changed = {
+        **recipe,
+        "model": str(model),
+        "data": {**recipe["data"], "texts": str(texts)},
+        "train": train,
+        "variants": variants,
+    }
+    report = run_recipe(changed, tmp_path / "run")
+    places = [path.parent for path in (tmp_path / "run" / "teacher-vectors").glob("*/manifest.json")]
+    assert len(places) == 1 and Store.load(places[0]).rows == 36, "encoded once for both"
+    steps = {name: read_record(tmp_path / "run" / name / "encoder")["train"]["steps"] for name in ("two", "one")}
+    assert steps == {"two": 2, "one": 3}
+    assert not (tmp_path / "run" / "full" / "encoder").exists()
+    assert report.comparison is not None
+    table = report.comparison.summary()
+    shares = [row[table.header.index("of teacher")] for row in table.rows]
+    assert shares[0] == "" and all(share.endswith("%") for share in shares[1:3])
+    assert "of teacher" in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+    again = run_recipe(changed, tmp_path / "run")
+    assert {step.outcome for step in again.steps} == {"skipped"}

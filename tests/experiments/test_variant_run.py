@@ -105,19 +105,86 @@ def test_mined_texts_and_queries(run: Run) -> None:
     assert calls[:2] == ["mine", "profile"]
 
 
+class Watched(SmallStages):
+    """Notes how each variant is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[str, Any] = {}
+
+    def train(self, checkpoint: Path, texts: Any, settings: Any, output: Path, *, plain: bool = False) -> None:
+        self.seen[output.parent.name] = settings, list(texts), plain
+        super().train(checkpoint, texts, settings, output)
+
+    def teachers(self) -> dict[str, Any]:
+        return {name: settings.teacher for name, (settings, _, _) in self.seen.items()}
+
+
 def test_teacher_is_an_earlier_variant(run: Run) -> None:
-    seen: dict[str, Any] = {}
-
-    class Watched(SmallStages):
-        def train(self, checkpoint: Path, texts: Any, settings: Any, output: Path) -> None:
-            seen[output.parent.name] = settings.distil_from
-            super().train(checkpoint, texts, settings, output)
-
-    run(small=Watched(), train={"steps": 2, "distil_from": "full"})
-    teacher = run.output / "full" / "encoder"
-    assert seen == {"full": None, "large": teacher, "small": teacher}
+    small = Watched()
+    report, _ = run(small=small, train={"steps": 2, "teacher": "full"})
+    teacher = str(run.output / "full" / "encoder")
+    assert small.teachers() == {"full": None, "large": teacher, "small": teacher}
+    kept = {settings.teacher_vectors for settings, _, _ in small.seen.values()}
+    assert kept == {None, str(run.output / "teacher-vectors")}, "the vectors are kept once, for all variants"
+    assert report.comparison is not None
+    rows = {row.name: row for row in report.comparison.rows}
+    shares = {name: report.comparison.share_of_teacher(row) for name, row in rows.items()}
+    assert shares["full"] is None
+    assert shares["small"] == pytest.approx(rows["small"].results.score / rows["full"].results.score)
+    assert "of teacher" in report.comparison.summary().header
     with pytest.raises(ConfigError, match="'small' comes after 'full'; list the teacher first"):
-        run(train={"steps": 2, "distil_from": "small"})
+        run(train={"steps": 2, "teacher": "small"})
+
+
+def test_plain_texts_are_for_those_with_a_teacher(run: Run) -> None:
+    (run.folder / "plain.txt").write_text("a text\n")
+    values = recipe_values(run.folder)
+    small, data = Watched(), {**values["data"], "texts": str(run.folder / "plain.txt")}
+    run(small=small, data=data, train={"steps": 2, "teacher": "full"})
+    told = {name: ([Path(text).name for text in texts], plain) for name, (_, texts, plain) in small.seen.items()}
+    assert told == {"full": (["train.jsonl"], False), "large": (["plain.txt"], True), "small": (["plain.txt"], True)}
+    assert run(small=Watched(), data=data, train={"steps": 2, "teacher": "full"})[1] == []
+    (run.folder / "plain.txt").write_text("another text\n")
+    _, calls = run(small=Watched(), data=data, train={"steps": 2, "teacher": "full"})
+    assert calls == ["train large", "evaluate large", "train small", "evaluate small"]
+
+
+def test_variants_are_trained_in_their_own_ways(run: Run) -> None:
+    variants = [
+        {"name": "full", "method": "full", "train": None},
+        {"name": "two", "method": "depth", "parameters": {"depth": 2}, "train": {"learning-rate": 0.5}},
+        {"name": "three", "method": "depth", "parameters": {"depth": 3}},
+    ]
+    small = Watched()
+    report, _ = run(small=small, variants=variants, train={"steps": 3, "learning_rate": 0.25})
+    assert {name: (one.steps, one.learning_rate) for name, (one, _, _) in small.seen.items()} == {
+        "two": (3, 0.5),
+        "three": (3, 0.25),
+    }
+    assert not (run.output / "full" / "encoder").exists() and "full" in report.render()
+    variants[1] = {**variants[1], "train": {"learning-rate": 0.125}}
+    _, calls = run(small=Watched(), variants=variants, train={"steps": 3, "learning_rate": 0.25})
+    assert calls == ["train two", "evaluate two"]
+
+
+def test_an_encoder_as_model_teaches_all_but_its_copy(run: Run) -> None:
+    model = run.folder / "model"
+    model.mkdir()
+    (model / "modules.json").write_text("[]")
+    small = Watched()
+    report, _ = run(small=small, model=str(model))
+    assert small.teachers() == {"large": str(model), "small": str(model)}
+    assert not (run.output / "full" / "encoder").exists(), "a copy of the model is not trained to be the model"
+    assert report.comparison is not None
+    assert [row.teacher for row in report.comparison.rows] == [None, "full", "full"]
+    assert f"teacher: {model}" in (run.output / "recipe.yaml").read_text()
+    again = Watched()
+    run_recipe(run.output / "recipe.yaml", run.output, stages=again)
+    assert again.calls == [], "the written recipe says it"
+    other = Watched()
+    run(small=other, model=str(model), train={"steps": 4, "distil": "none"})
+    assert other.teachers() == {"full": None, "large": None, "small": None}
 
 
 def test_commit_that_was_profiled_is_the_one_that_is_cut(run: Run) -> None:

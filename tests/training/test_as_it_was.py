@@ -106,7 +106,7 @@ def test_a_teacher_of_nan_is_named_with_the_text(tmp_path: Path, small: Path) ->
     next(encoder.parameters()).data.fill_(float("nan"))
     encoder.save_pretrained(str(teacher), create_model_card=False)
     with pytest.raises(CheckpointError, match=r"the vectors of .*teacher are not finite, first that of 'a'"):
-        train_encoder(small, rows(16), tmp_path / "out", **QUICK, distil_from=teacher)
+        train_encoder(small, rows(16), tmp_path / "out", **QUICK, teacher=teacher)
     with pytest.raises(CheckpointError, match=r"the vectors of .*teacher are not finite"):
         mine_negatives(rows(16), teacher, tmp_path / "mined.jsonl", device="cpu", dtype="float32")
 

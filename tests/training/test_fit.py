@@ -96,7 +96,7 @@ def test_cached_run_equals_the_plain_one(small: Path, tmp_path: Path, plain: Pat
 
 def test_distillation_logs_both_parts_and_draws_nearer_to_the_teacher(small: Path, tmp_path: Path) -> None:
     teacher = save_tiny_encoder(tmp_path / "full", layers=3)
-    train_encoder(small, DATA, tmp_path / "encoder", **QUICK, distil_from=teacher, distil="embeddings", distil_weight=20)
+    train_encoder(small, DATA, tmp_path / "encoder", **QUICK, teacher=teacher, distil="vectors", distil_weight=20)
     lines = curve(tmp_path / "encoder")
     for line in lines:
         assert line["loss"] == pytest.approx(line["contrastive"] + line["distillation"], abs=2e-3)

@@ -6,14 +6,19 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.losses import DistillKLDivLoss
+from sentence_transformers.util import pairwise_cos_sim
 from torch.nn.functional import cross_entropy, normalize
 
 from prune2vec.errors import ConfigError
 from prune2vec.pruning.encoder import load_encoder
-from prune2vec.training.objective import build_loss, pooled_in_fp32
+from prune2vec.training.objective import build_loss, pooled_in_fp32, similarity_distance
+from prune2vec.training.packed_loss import without_padding
 from prune2vec.training.train_settings import TrainSettings
 from tests.training.encoders import rows, save_tiny_encoder
 
@@ -75,40 +80,106 @@ def test_a_matryoshka_dimension_beyond_the_encoder_is_refused(encoder: SentenceT
         build_loss(encoder, TrainSettings(matryoshka_dims=(64,)))
 
 
+def taught(teacher: SentenceTransformer) -> tuple[NDArray[np.float32], torch.Tensor]:
+    """Return a teacher's vectors of the batch, row by row, and the labels that name them."""
+    vectors = torch.stack(embeddings(teacher), dim=1).detach().numpy()
+    return vectors.reshape(-1, vectors.shape[2]), torch.arange(24).reshape(6, 4)
+
+
 def test_distilling_scores_adds_the_divergence_of_beliefs(encoder: SentenceTransformer, tmp_path: Path) -> None:
     teacher = load_encoder(save_tiny_encoder(tmp_path / "full", seed=1, layers=3), device="cpu", dtype="float32")
-    loss = build_loss(encoder, TrainSettings(distil_from=tmp_path / "full", distil_weight=0.5, hard_negatives=2), teacher)
-    parts = loss(features(encoder), None)
+    vectors, labels = taught(teacher)
+    settings = TrainSettings(teacher="full", distil="scores", distil_weight=0.5, hard_negatives=2)
+    parts = build_loss(encoder, settings, vectors)(features(encoder), labels)
     ours, theirs = ([(50 * (v[0] * d).sum(1)) for d in v[1:]] for v in (embeddings(encoder), embeddings(teacher)))
     student, belief = torch.stack(ours, 1).log_softmax(1), torch.stack(theirs, 1).softmax(1)
     divergence = (belief * (belief.log() - student)).sum(1).mean()
     assert parts["distillation"].item() == pytest.approx(0.5 * divergence.item(), rel=1e-4)
     assert parts["contrastive"].item() == pytest.approx(nll(embeddings(encoder)).item(), abs=1e-5)
-    sum(parts.values()).backward()
-    assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
-def test_distilling_embeddings_is_the_mean_cosine_distance(encoder: SentenceTransformer, tmp_path: Path) -> None:
-    teacher = load_encoder(save_tiny_encoder(tmp_path / "full", seed=1), device="cpu", dtype="float32")
-    loss = build_loss(encoder, TrainSettings(distil_from=tmp_path / "full", distil="embeddings"), teacher)
-    pairs = zip(embeddings(encoder), embeddings(teacher), strict=True)
-    expected = torch.stack([1 - (ours * theirs).sum(1).mean() for ours, theirs in pairs]).mean()
-    assert loss(features(encoder), None)["distillation"].item() == pytest.approx(expected.item(), rel=1e-5)
+@pytest.mark.parametrize("what", ["scores", "vectors", "similarities"])
+def test_an_encoder_teaches_itself_nothing(encoder: SentenceTransformer, what: str) -> None:
+    vectors, labels = taught(encoder)
+    loss = build_loss(encoder, TrainSettings(teacher="full", distil=what), vectors)
+    assert loss(features(encoder), labels)["distillation"].item() == pytest.approx(0, abs=1e-5)
 
 
-def test_an_encoder_teaches_itself_nothing(encoder: SentenceTransformer, small: Path) -> None:
-    teacher = load_encoder(small, device="cpu", dtype="float32")
-    for what in ("scores", "embeddings"):
-        loss = build_loss(encoder, TrainSettings(distil_from=small, distil=what), teacher)  # type: ignore[arg-type]
-        assert loss(features(encoder), None)["distillation"].item() == pytest.approx(0, abs=1e-5)
+def by_hand(ours: list[torch.Tensor], theirs: list[torch.Tensor], distil: str, distance: str) -> torch.Tensor:
+    """Return the distance of texts' vectors, one text at a time."""
+    if distil == "vectors":
+        found = [
+            1 - (a @ b) / (a.norm() * b.norm()) if distance == "cosine" else ((a - b) ** 2).sum()
+            for a, b in zip(ours, theirs, strict=True)
+        ]
+        return torch.stack(found).mean()
+
+    def cosines(vectors: list[torch.Tensor], place: int) -> torch.Tensor:
+        one = vectors[place]
+        return torch.stack([one @ b / (one.norm() * b.norm()) for other, b in enumerate(vectors) if other != place])
+
+    rows = []
+    for place in range(len(ours)):
+        student, teacher = cosines(ours, place), cosines(theirs, place)
+        if distance == "squared":
+            rows.append(((student - teacher) ** 2).mean())
+        else:
+            belief = (20 * teacher).softmax(0)
+            rows.append((belief * (belief.log() - (20 * student).log_softmax(0))).sum())
+    return torch.stack(rows).mean()
 
 
-def test_a_teacher_of_another_size_cannot_teach_embeddings(encoder: SentenceTransformer, tmp_path: Path) -> None:
-    wide = save_tiny_encoder(tmp_path / "wide", hidden_size=48)
-    teacher = load_encoder(wide, device="cpu", dtype="float32")
-    with pytest.raises(ConfigError, match=r"48 dimensions, these 32; set distil to scores"):
-        build_loss(encoder, TrainSettings(distil_from=wide, distil="embeddings"), teacher)
-    build_loss(encoder, TrainSettings(distil_from=wide), teacher)
+@pytest.mark.parametrize("packing", ["on", "off"])
+@pytest.mark.parametrize("dimension", [32, 20])
+@pytest.mark.parametrize(
+    ("distil", "distance"), [("vectors", "cosine"), ("vectors", "squared"), ("similarities", "kl"), ("similarities", "squared")]
+)
+def test_gradients_on_plain_texts_are_those_of_a_plain_loop(
+    encoder: SentenceTransformer, distil: str, distance: str, dimension: int, packing: str
+) -> None:
+    texts = [text for row in BATCH for text in row.texts]
+    teacher = np.random.default_rng(1).normal(size=(len(texts), dimension)).astype(np.float32)
+    loss = build_loss(encoder, TrainSettings(teacher="full", distil=distil, distil_distance=distance), teacher)
+    projection = loss.vectors.projection if loss.vectors is not None else None
+    assert (projection is not None) == (distil == "vectors" and dimension != 32)
+    learnt = {name: parameter for name, parameter in loss.named_parameters() if parameter.requires_grad}
+    for numbers in ([3, 0, 11, 7], [5, 6, 17, 1, 2], [9, 4]):
+        loss.zero_grad()
+        one_by_one = [encoder(dict(encoder.preprocess([texts[number]])))["sentence_embedding"][0] for number in numbers]
+        ours = one_by_one if projection is None else [projection(vector) for vector in one_by_one]
+        expected = by_hand(ours, [torch.from_numpy(teacher[number]) for number in numbers], distil, distance)
+        expected.backward()
+        wanted = {name: parameter.grad.clone() for name, parameter in learnt.items() if parameter.grad is not None}
+        assert len(wanted) == len(learnt)
+        loss.zero_grad()
+        inputs = dict(encoder.preprocess([texts[number] for number in numbers]))
+        with without_padding(loss, [encoder], packing, max_length=64) as (used, _):
+            parts = used([inputs], torch.tensor(numbers)[:, None])
+            assert list(parts) == ["distillation"]
+            parts["distillation"].backward()
+        assert parts["distillation"].item() == pytest.approx(expected.item(), abs=1e-5)
+        for name, parameter in learnt.items():
+            assert parameter.grad is not None
+            assert (parameter.grad - wanted[name]).abs().max() <= 1e-5 * max(1.0, float(wanted[name].abs().max())), name
+
+
+def test_similarities_are_the_librarys_divergence_over_the_other_texts(encoder: SentenceTransformer) -> None:
+    draw = torch.Generator().manual_seed(0)
+    ours, theirs = torch.randn(7, 12, generator=draw), torch.randn(7, 5, generator=draw)
+    columns, documents = ([vectors.roll(-shift, 0) for shift in range(7)] for vectors in (ours, theirs))
+    library = DistillKLDivLoss(encoder, similarity_fct=lambda a, b: 20 * pairwise_cos_sim(a, b))
+    labels = torch.stack([20 * pairwise_cos_sim(documents[0], one) for one in documents[1:]], dim=1)
+    expected = library.compute_loss_from_embeddings(columns, labels)
+    torch.testing.assert_close(similarity_distance(ours, theirs, scale=20), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_projection_starts_the_same_whatever_was_drawn_before(encoder: SentenceTransformer) -> None:
+    starts = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        loss = build_loss(encoder, TrainSettings(teacher="full"), np.ones((3, 20), dtype=np.float32))
+        starts.append(loss.vectors.projection.weight.detach().clone())
+    assert torch.equal(*starts)
 
 
 def test_loss_of_a_bf16_encoder_is_fp32_from_the_pooling_on(small: Path) -> None:

@@ -24,8 +24,14 @@ def test_defaults_are_the_papers() -> None:
     ("values", "message"),
     [
         ({"warmup_steps": 100, "steps": 100}, "warmup_steps 100 must be below steps 100"),
-        ({"distil_from": "full", "cached": True}, "distil_from works with neither cached nor matryoshka_dims"),
-        ({"distil_from": "full", "hard_negatives": 0}, "distil 'scores' compares a row's documents"),
+        ({"teacher": "full", "cached": True}, "teacher works with neither cached nor matryoshka_dims"),
+        ({"teacher_vectors": "v", "matryoshka_dims": [8]}, "teacher_vectors works with neither cached nor matryoshka_dims"),
+        ({"teacher": "full", "distil": "scores", "hard_negatives": 0}, "distil 'scores' compares a row's documents"),
+        ({"distil_from": "full"}, "unknown key 'distil_from'; it is called 'teacher' now"),
+        ({"teacher": "full", "distil": "embeddings"}, "got 'embeddings'; it is called 'vectors' now"),
+        ({"teacher": "full", "distil_distance": "kl"}, "'kl' does not fit distil 'vectors'; give cosine or squared"),
+        ({"teacher": "f", "distil": "similarities", "distil_distance": "cosine"}, "'similarities'; give kl or squared"),
+        ({"teacher": ""}, "teacher: String should have at least 1 character"),
         ({"batch_size": 1}, "batch_size: Input should be greater than or equal to 2, got 1"),
         ({"matryoshka_dims": [0]}, "matryoshka_dims.0"),
         ({"methud": "lora"}, "unknown key 'methud'; did you mean 'method'"),
@@ -80,9 +86,15 @@ def test_what_is_set_explicitly_stays() -> None:
 
 
 def test_an_encoder_as_teacher_replaces_the_rows_scores() -> None:
-    assert TrainSettings(preset="effir", distil_from=Path("full")).distil == "scores"
-    with pytest.raises(ConfigError, match="distil 'data' and distil_from exclude each other"):
-        TrainSettings.build({"preset": "effir", "distil": "data", "distil_from": "full"}, where="train()")
+    assert TrainSettings(preset="effir", teacher=Path("full")).distil == "vectors"
+    assert TrainSettings(preset="effir", teacher_vectors="made").distil == "vectors"
+    with pytest.raises(ConfigError, match="distil 'data' and teacher exclude each other"):
+        TrainSettings.build({"preset": "effir", "distil": "data", "teacher": "full"}, where="train()")
+
+
+@pytest.mark.parametrize(("distil", "usual"), [("vectors", "cosine"), ("similarities", "kl"), ("scores", "kl")])
+def test_each_kind_of_distillation_has_its_usual_distance(distil: str, usual: str) -> None:
+    assert TrainSettings(teacher="full", distil=distil).distance == usual
 
 
 def test_a_preset_on_top_of_settings_replaces_the_other_presets_defaults() -> None:
@@ -116,7 +128,7 @@ def test_identity_is_what_came_of_a_preset_not_its_name() -> None:
         ({"preset": "effir", "lora_rank": 0}, "lora_rank: Input should be greater than or equal to 1, got 0"),
         ({"preset": "effir", "cached": True}, "distil 'data' works with neither cached nor matryoshka_dims"),
         ({"preset": "effir", "hard_negatives": 0}, "distil 'data' compares a row's documents; .* or distil to none"),
-        ({"distil": "none", "distil_from": "full"}, "distil 'none' and distil_from exclude each other"),
+        ({"distil": "none", "teacher": "full"}, "distil 'none' and teacher exclude each other"),
     ],
 )
 def test_what_does_not_fit_a_preset_is_one_line(values: dict[str, object], message: str) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 import click
 from click.core import ParameterSource
 
-from prune2vec.errors import ConfigError
+from prune2vec.errors import RENAMED_VALUES, ConfigError
 from prune2vec.paths import as_path, check_target, looks_local, must_exist
 
 if TYPE_CHECKING:
@@ -143,6 +143,16 @@ class Listed(click.ParamType[Any]):
         return [part.strip() for part in value.split(",") if part.strip()]
 
 
+class _Choice(click.Choice[str]):
+    """One of several words; a former word is answered with the new one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the word if it is one of them."""
+        if RENAMED_VALUES.get(value) in self.choices:
+            self.fail(f"{value!r} is called {RENAMED_VALUES[value]!r} now", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def options_from(section: OptionGroup) -> list[GroupedOption]:
     """Return one option for each field of the section's settings class."""
     kind, options = section.load(), []
@@ -203,7 +213,7 @@ def _value_type(choices: list[Any], field: FieldInfo) -> click.ParamType[Any]:
     if limits and choices in ([int], [float]):
         return click.IntRange(**limits) if first is int else click.FloatRange(**limits)
     if len(choices) == 1 and get_origin(first) is Literal:
-        return click.Choice([str(value) for value in get_args(first)])
+        return _Choice([str(value) for value in get_args(first)])
     if len(choices) == 1 and first in _PLAIN:
         return _PLAIN[first]
     if any((get_origin(choice) or choice) in (list, tuple) for choice in choices):

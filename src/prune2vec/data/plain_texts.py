@@ -1,69 +1,114 @@
-"""Texts alone, from any source that a verb reads: documents, rows of triplets (each side a text), prose, folders of these."""
+"""Texts without labels, to learn a teacher's vectors from: documents, lines, paragraphs, or the sides of triplets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 from prune2vec.data.documents import full_text, read_documents
-from prune2vec.data.folders import choose_files
-from prune2vec.data.reader import holds_triplets, read_triplets, triplets_of
+from prune2vec.data.reader import read_tables, triplets_of
 from prune2vec.data.rows import FORMATS, SourceRow, read_lines, read_rows, suffix_of
 from prune2vec.errors import DataError
+from prune2vec.progress import say
 
-_PROSE = (".md", ".rst")
+Sources = str | Path | Sequence[str | Path]
+_LINES = ".txt"
+_DOCUMENTS = (_LINES, ".md", ".markdown", ".mdx", ".rst")
+_SKIPPED = frozenset({"node_modules", "site-packages", "__pycache__", "venv"})
 
 
-def read_texts(source: str | Path, *, text_column: str = "text") -> Iterator[str]:
-    """Yield every text of a source that holds more than blanks, streaming.
+class PlainText(NamedTuple):
+    """One text, and the id of its document: its own, the number of its row, or none where a file holds other things."""
 
-    The source is a .txt file (one text a line), a Markdown or RST file (one text), a file of rows (documents, or triplets, each
-    side of which is a text), a folder of these, or the id of a hub data set of triplets. Of a folder of rows the files are those
-    that ``choose_files`` takes.
+    id: str
+    text: str
 
-    Args:
-        source: Path or hub id.
-        text_column: Column with the text of a document.
+    @property
+    def texts(self) -> tuple[str]:
+        """The text alone, as a row of triplets has all of its own."""
+        return (self.text,)
+
+
+def load_texts(sources: Sources) -> list[PlainText]:
+    """Read all texts of one or several sources, in order, equal ones as often as they come; blank ones are passed over, and said.
 
     Raises:
-        DataError: Nothing is there, it cannot be read or holds no text; the message has file and line.
+        DataError: As ``read_texts``; or there is no source, or no text that is not blank.
+    """
+    listed = [sources] if isinstance(sources, str | Path) else list(sources)
+    if not listed or not all(isinstance(one, str | Path) for one in listed):
+        raise DataError(f"expected files, folders or hub data sets of plain texts, got {sources!r}")
+    found: list[PlainText] = []
+    for source in listed:
+        there = list(read_texts(source))
+        kept = [one for one in there if one.text.strip()]
+        if not kept:
+            raise DataError(f"{source}: all {len(there)} texts are blank; give texts to learn from")
+        if len(kept) < len(there):
+            say(f"{source}: passed over {len(there) - len(kept)} blank texts")
+        found += kept
+    return found
+
+
+def read_texts(source: str | Path) -> Iterator[PlainText]:
+    """Yield the texts of one source, streaming.
+
+    A ``.txt`` file holds one text a line; Markdown and reStructuredText one a paragraph (what stands between blank lines);
+    JSON lines, CSV, TSV, Parquet and Arrow one a row, in the column ``text`` after its ``title``, or, where the columns are
+    those of triplets, one a side. A folder is one of such tables, held-out ones left out (``choose_files``), or, where there are
+    none, of documents at any depth. Anything else is the id of a hub data set.
+
+    Raises:
+        DataError: Nothing is there, or it cannot be read; with file and line.
     """
     path = Path(source).expanduser()
-    texts: Iterator[str]
-    if not path.exists():
-        texts = (text for triplet in read_triplets(source, require_negative=False) for text in triplet.texts)
-    elif path.is_dir():
-        prose = sorted(file for file in path.rglob("*") if suffix_of(file) in (*_PROSE, ".txt") and _is_open(file, path))
-        files = prose or [file.path for file in choose_files(path)]
-        texts = (text for file in files for text in _of_file(file, text_column))
+    documents = _documents_below(path) if path.is_dir() else [path] if _suffix(path) in _DOCUMENTS and path.is_file() else []
+    if documents:
+        for file in documents:
+            yield from _of_document(file)
+    elif path.is_file() and _suffix(path) not in FORMATS:
+        raise DataError(
+            f"{path}: unknown kind of file; expected {', '.join((*_DOCUMENTS, *FORMATS))}, perhaps .gz, or a folder"
+        )
+    elif path.is_file() and "text" in next(iter(read_rows(path))).values:
+        yield from (PlainText(one.id, one.text) for one in read_documents(path))
     else:
-        texts = _of_file(path, text_column)
-    found = False
-    for text in texts:
-        if text.strip():
-            found = True
-            yield text
-    if not found:
-        raise DataError(f"{source} holds no texts")
+        for _, dataset, rows in read_tables(source):
+            for row in rows:
+                yield from (PlainText("", text) for text in _of_row(row, dataset))
 
 
-def _is_open(file: Path, folder: Path) -> bool:
-    return file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+def _suffix(path: Path) -> str:
+    return suffix_of(path).lower()
 
 
-def _of_file(path: Path, text_column: str) -> Iterator[str]:
-    if suffix_of(path) in _PROSE:
-        yield "".join(line for _, line in read_lines(path))
-    elif suffix_of(path) not in FORMATS:
-        yield from (document.text for document in read_documents(path))
+def _of_row(row: SourceRow, dataset: str) -> Iterator[str]:
+    if "text" in row.values:
+        yield full_text(row)[0]
     else:
-        for row in read_rows(path):
-            yield from _of_row(row, text_column)
+        for triplet in triplets_of(row, dataset=dataset, require_negative=False):
+            yield from triplet.texts
 
 
-def _of_row(row: SourceRow, text_column: str) -> Iterator[str]:
-    if holds_triplets(row):
-        triplets = triplets_of(row, dataset="", require_negative=False)
-        yield from dict.fromkeys(text for triplet in triplets for text in triplet.texts)
+def _documents_below(folder: Path) -> list[Path]:
+    """Return the documents of a folder that holds no table of texts; none of one that does."""
+    visible = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(part in _SKIPPED or part[0] == "." for part in path.relative_to(folder).parts)
+    ]
+    if any(_suffix(path) in FORMATS for path in visible):
+        return []
+    return [path for path in visible if _suffix(path) in _DOCUMENTS]
+
+
+def _of_document(path: Path) -> Iterator[PlainText]:
+    lines = (line.rstrip("\r\n") for _, line in read_lines(path))
+    if _suffix(path) == _LINES:
+        yield from (PlainText(str(number), line) for number, line in enumerate(lines))
     else:
-        yield full_text(row, text_column)[0]
+        for filled, paragraph in groupby(lines, key=lambda line: bool(line.strip())):
+            if filled:
+                yield PlainText("", "\n".join(paragraph))

@@ -68,7 +68,7 @@ def read_triplets(source: str | Path, *, require_negative: bool = True, split: s
         DataError: Nothing is there, a file is empty or cannot be read, or a row does not fit; the message has file and line.
     """
     empty, first = 0, ""
-    for name, dataset, rows in _tables(source, split):
+    for name, dataset, rows in read_tables(source, split):
         seen = kept = 0
         for row in rows:
             triplets = triplets_of(row, dataset=dataset, require_negative=require_negative)
@@ -83,8 +83,12 @@ def read_triplets(source: str | Path, *, require_negative: bool = True, split: s
         say(f"{source}: passed over {empty} rows with an empty text, the first at {first}")
 
 
-def _tables(source: str | Path, split: str) -> Iterator[tuple[str, str, Iterable[SourceRow]]]:
-    """Yield each file's or hub data set's name for messages, its data set, and its rows."""
+def read_tables(source: str | Path, split: str = TRAIN) -> Iterator[tuple[str, str, Iterable[SourceRow]]]:
+    """Yield each file's or hub data set's name for messages, its data set, and its rows.
+
+    Raises:
+        DataError: As ``read_triplets``.
+    """
     path = Path(source).expanduser()
     if path.is_dir():
         ends: Counter[str] = Counter()
@@ -153,12 +157,6 @@ def _columns_of(row: SourceRow, *, require_negative: bool) -> tuple[str, str, tu
         missing = "positive" if anchor else "anchor (or query)"
     found = ", ".join(sorted(map(str, row.values))) or "none"
     raise DataError(f"{row.where}: column {missing} is missing; found {found}; expected {_EXPECTED}")
-
-
-def holds_triplets(row: SourceRow) -> bool:
-    """Return whether a row has the columns of a triplet, negatives aside."""
-    anchor, positive, _ = _layout(frozenset(row.values))
-    return bool(anchor and positive)
 
 
 @lru_cache(maxsize=256)

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 
 from prune2vec.data.documents import Document
@@ -100,12 +101,19 @@ def encode_corpus(
         source.check_filled()
         loaded = load_encoder(encoder, device=chosen.device, dtype=chosen.dtype)
         check_finite(loaded, encoder)
-        how = chosen.model_dump(include={"prompt", "max_length", "dimensions", "token_budget"})
-        engine = prompted_engine(loaded, **how)
-        store = _opened(folder, encoder, engine, source, chosen)
-        before = store.rows
-        if not store.complete:
-            store = _filled(store, engine, source, chosen)
+        return encode_with(loaded, encoder, source, folder, chosen)
+
+
+def encode_with(
+    loaded: SentenceTransformer, encoder: Path | str, source: Corpus, folder: Path, settings: EncodeSettings
+) -> EncodeResult:
+    """Encode as ``encode_corpus`` does, with an encoder in memory, into a folder that is held: one store, all checks made."""
+    how = settings.model_dump(include={"prompt", "max_length", "dimensions", "token_budget"})
+    engine = prompted_engine(loaded, **how)
+    store = _opened(folder, encoder, engine, source, settings)
+    before = store.rows
+    if not store.complete:
+        store = _filled(store, engine, source, settings)
     return EncodeResult(
         folder=folder,
         rows=store.rows,

@@ -19,6 +19,7 @@ from prune2vec.encoding.engine import prompted_engine
 from prune2vec.encoding.vector_folder import VectorFolder, VectorPart, unit_rows
 from prune2vec.errors import ConfigError, EncodingError, shown
 from prune2vec.files import digest_tree
+from prune2vec.progress import say
 from prune2vec.pruning.encoder import load_encoder
 from prune2vec.public import public
 
@@ -96,7 +97,8 @@ def search_vectors(
         vectors: Folder written by ``encode``, with all its shards.
         queries: One query or several.
         k: Hits for each query.
-        encoder: The encoder of the vectors; None takes it from where it was when they were made.
+        encoder: The encoder of the queries: that of the vectors, or another one that learnt its vectors; None takes that of the
+            vectors from where it was when they were made.
         corpus: The file that was encoded, to have the texts of the hits.
         settings: How.
         **overrides: Single settings, over ``settings``.
@@ -156,14 +158,12 @@ def _embedded(
     encoder, expected = name or store.made_by.get("encoder"), store.identity.get("encoder")
     if encoder is None:
         raise EncodingError(f"{folder.folder} does not say which encoder made it; name it with --encoder")
-    if Path(encoder).is_dir() and digest_tree(Path(encoder)) != expected:
+    same = (digest_tree(Path(encoder)) if Path(encoder).is_dir() else str(encoder)) == expected
+    if not same and name is None:
+        gone = "its files differ" if Path(encoder).is_dir() else "or it is no longer there"
         raise EncodingError(
-            f"{folder.folder} was made with another encoder than {encoder} is now (its files differ); "
-            "name the one that made it with --encoder, or encode the corpus again"
-        )
-    if not Path(encoder).is_dir() and str(encoder) != expected:
-        raise EncodingError(
-            f"{folder.folder} was not made with {encoder}, or that is no longer there; name its encoder with --encoder"
+            f"{folder.folder} was made with another encoder than {encoder} is now ({gone}); name the one that made it, or one "
+            "that learnt its vectors, with --encoder, or encode the corpus again"
         )
     made_with = store.identity.get("settings", {})
     loaded = load_encoder(encoder, device=settings.device, dtype=settings.dtype)
@@ -172,7 +172,13 @@ def _embedded(
     )
     if engine.dimension != store.precision.dimension:
         raise EncodingError(
-            f"{encoder} makes {engine.dimension} dimensions, and {folder.folder} has {store.precision.dimension}"
+            f"{encoder} makes {engine.dimension} dimensions, and {folder.folder} has {store.precision.dimension}; "
+            "queries and texts must be in one space"
+        )
+    if not same:
+        made_by = store.made_by.get("encoder", "another encoder")
+        say(
+            f"queries by {encoder}, texts by {made_by}: their scores mean something if the first has learnt the second's vectors"
         )
     return engine.encode(queries)
 

@@ -13,7 +13,7 @@ from typing import Any
 from prune2vec.data.beir import Retrieval
 from prune2vec.errors import DataError, EvaluationError
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
-from prune2vec.evaluation.evaluated import LoadedEncoder, load_for_evaluation
+from prune2vec.evaluation.evaluated import LoadedEncoder, load_for_evaluation, with_documents_by
 from prune2vec.evaluation.mteb_runner import TaskUnavailable, run_task, task_data
 from prune2vec.evaluation.results import OwnScores, Results, TaskScore
 from prune2vec.evaluation.retrieval import (
@@ -33,7 +33,7 @@ from prune2vec.public import public
 from prune2vec.settings import read_as
 
 
-@public("evaluate", "encoder", "data", "mirror", "output", settings=EvaluateSettings)
+@public("evaluate", "encoder", "data", "mirror", "output", "documents_by", settings=EvaluateSettings)
 def evaluate_encoder(
     encoder: Path | str,
     *,
@@ -41,6 +41,7 @@ def evaluate_encoder(
     tasks: str | Sequence[str] | None = None,
     mirror: Path | str | None = None,
     output: Path | str | None = None,
+    documents_by: Path | str | None = None,
     settings: EvaluateSettings | Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> Results:
@@ -55,12 +56,14 @@ def evaluate_encoder(
         tasks: MTEB task names and presets (``"mteb-15"``).
         mirror: Folder of local copies of the tasks' data, one folder per task; nothing is fetched then.
         output: Where to write ``results.json``: a file, or a folder for it.
+        documents_by: Another encoder, for the documents alone: that whose vectors the evaluated one, for the queries, learnt.
+            Of tasks only those that tell the two apart ask it.
         settings: How to evaluate.
         **overrides: Single settings by name, in place of those in ``settings``.
 
     Raises:
         CheckpointError: The folder is not an encoder.
-        EvaluationError: A task is unknown, or none of the tasks can be evaluated.
+        EvaluationError: A task is unknown, none of the tasks can be evaluated, or the vectors of two encoders cannot be compared.
         ConfigError: A setting is unknown or does not fit.
         DataError: The data cannot be read.
     """
@@ -79,6 +82,8 @@ def evaluate_encoder(
     seconds: dict[str, float] = {}
     with _timed(seconds, "load"):
         loaded = load_for_evaluation(encoder, settings)
+        if documents_by is not None:
+            loaded = with_documents_by(loaded, documents_by, settings)
     parts = Parts(file, loaded, settings)
     own: dict[str, Any] = {}
     if retrieval is not None:
@@ -161,7 +166,8 @@ class Parts:
         how = settings.model_dump(
             mode="json", include={"batch_size", "max_length", "seed", "bm25", "max_queries", "max_documents"}
         )
-        made = {"encoder": encoder.digest, "dtype": encoder.dtype, "device": encoder.model.device.type}
+        by = {"documents_by": encoder.documents_by.digest} if encoder.documents_by is not None else {}
+        made = {"encoder": encoder.digest, **by, "dtype": encoder.dtype, "device": encoder.model.device.type}
         self._base = {**how, **made, "versions": describe()["versions"]}
 
     def get(self, key: Mapping[str, Any], compute: Callable[[], dict[str, Any]], kind: Any = dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -49,6 +49,7 @@ class LoadedEncoder:
         text_format: What stands around its texts.
         dtype: That of the weights.
         engine: What encodes texts faster to the same vectors; None leaves it to the model's own ``encode``.
+        documents_by: The encoder of the documents, where that is another one.
     """
 
     model: SentenceTransformer
@@ -59,6 +60,11 @@ class LoadedEncoder:
     text_format: PromptTemplate
     dtype: str
     engine: Engine | None = None
+    documents_by: LoadedEncoder | None = None
+
+    def of(self, side: Side) -> LoadedEncoder:
+        """Return the encoder of a side."""
+        return self.documents_by if side == "documents" and self.documents_by is not None else self
 
     def describe(self) -> dict[str, Any]:
         """Return what ``results.json`` says about the encoder."""
@@ -74,6 +80,7 @@ class LoadedEncoder:
             "prompts": {key: value for key, value in self.model.prompts.items() if value},
             "modules": [type(module).__name__ for module in self.model],
             "record": dict(self.record),
+            **({"documents_by": self.documents_by.describe()} if self.documents_by is not None else {}),
         }
 
     def size(self) -> dict[str, int]:
@@ -121,6 +128,26 @@ def load_for_evaluation(encoder: Path | str, settings: EvaluateSettings) -> Load
     )
 
 
+def with_documents_by(encoder: LoadedEncoder, documents: Path | str, settings: EvaluateSettings) -> LoadedEncoder:
+    """Return the encoder for queries, with another one for documents.
+
+    Raises:
+        EvaluationError: The vectors of the two cannot be compared.
+        CheckpointError: The other one is no encoder, does not load, or gives vectors that are not finite.
+    """
+    other = load_for_evaluation(documents, settings)
+    for what, ours, theirs in (
+        ("vectors of {} dimensions", encoder.model.get_embedding_dimension(), other.model.get_embedding_dimension()),
+        ("vectors compared by {}", encoder.model.similarity_fn_name, other.model.similarity_fn_name),
+    ):
+        if ours != theirs:
+            raise EvaluationError(
+                f"documents_by: {documents} makes {what.format(theirs)}, {encoder.name} {what.format(ours)}; "
+                "queries and documents must be in one space: give the encoder whose vectors this one learnt"
+            )
+    return replace(encoder, documents_by=other)
+
+
 def _engine(model: SentenceTransformer) -> Engine | None:
     """Return an engine for ``model`` if it takes its prompts and gives the probe's vectors; encoders of any kind come here."""
     expected = np.asarray(model.encode(_PROBE, show_progress_bar=False), dtype=np.float32)
@@ -165,6 +192,7 @@ def side_encode(encoder: LoadedEncoder, side: Side, *, batch_size: int) -> Calla
 
     The engine goes by tokens; ``batch_size`` is texts per forward pass of the model itself.
     """
+    encoder = encoder.of(side)
     if encoder.engine is not None:
         return encoder.engine.with_prompt(side_prompt(encoder.model, side)).encode
     encode = encoder.model.encode_query if side == "queries" else encoder.model.encode_document
@@ -177,7 +205,7 @@ def encode_texts(encoder: LoadedEncoder, texts: Sequence[str], side: Side, *, ba
         raise EvaluationError(f"no {side} to encode")
     order = longest_first([len(text) for text in texts])
     encode = side_encode(encoder, side, batch_size=batch_size)
-    step = batch_size * _BATCHES_PER_STEP if encoder.engine is None else _WINDOW
+    step = batch_size * _BATCHES_PER_STEP if encoder.of(side).engine is None else _WINDOW
     parts: list[Tensor] = []
     with progress(f"encoding {side}", sum(len(text) + 1 for text in texts)) as advance:
         for start in range(0, len(order), step):

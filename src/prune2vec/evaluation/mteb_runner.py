@@ -8,7 +8,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,38 +110,60 @@ def _evaluate(
     encoder: LoadedEncoder, task: AbsTask, prompts: Mapping[str, str] | None, batch_size: int
 ) -> tuple[Any, dict[str, str]]:
     import mteb
-    from mteb.models import SentenceTransformerEncoderWrapper
 
-    model, own = encoder.model, encoder.model.prompts
     named: dict[str, str] | None = None
     if prompts is not None:
         # The wrapper looks a prompt up under the task's name first, then under query or document.
         named = {"query": prompts.get("query", ""), "document": prompts.get("document", "")}
         if "text" in prompts:
             named[task.metadata.name] = prompts["text"]
+    used: dict[str, str] = {}
+    try:
+        with ExitStack() as stack:
+            wrapper = stack.enter_context(_wrapped(encoder, named, used))
+            if encoder.documents_by is not None:
+                by_query, by_document = wrapper.encode, stack.enter_context(_wrapped(encoder.documents_by, named, used)).encode
+
+                def encode(inputs: Any, *, prompt_type: Any = None, **options: Any) -> Any:
+                    of_document = prompt_type is not None and prompt_type.value == "document"
+                    return (by_document if of_document else by_query)(inputs, prompt_type=prompt_type, **options)
+
+                wrapper.encode = encode  # type: ignore[method-assign]
+            # No result cache: it goes by the model's name, and another encoder may stand under the same path.
+            results = mteb.evaluate(
+                wrapper,
+                task,
+                encode_kwargs={"batch_size": batch_size, "show_progress_bar": False},
+                cache=None,
+                co2_tracker=False,
+                show_progress_bar=False,
+            )
+    except (EncodingError, ValueError) as error:
+        raise EvaluationError(f"{task.metadata.name} cannot be scored: {reason_of(error)}") from error
+    finally:
+        task.unload_data()
+    return results.task_results[0], used
+
+
+@contextmanager
+def _wrapped(
+    encoder: LoadedEncoder, named: dict[str, str] | None, used: dict[str, str]
+) -> Iterator[SentenceTransformerEncoderWrapper]:
+    """Yield mteb's wrapper of an encoder, whose ``encode`` is ours; ``named`` prompts stand in place of its own meanwhile."""
+    from mteb.models import SentenceTransformerEncoderWrapper
+
+    model, own = encoder.model, encoder.model.prompts
+    if named is not None:
         # With prompts of its own in place the wrapper would replace them for good, and warn.
         model.prompts = {}
     try:
         wrapper = SentenceTransformerEncoderWrapper(model, model_prompts=named)
         engine = engine_under(encoder.engine, (own if named is None else named).values())
-        used: dict[str, str] = {}
         # Of the wrapper's methods this one alone is another; the others say what the model is and how vectors are compared.
         wrapper.encode = _encoding(wrapper, engine, used)  # type: ignore[method-assign]
-        # No result cache: it goes by the model's name, and another encoder may stand under the same path.
-        results = mteb.evaluate(
-            wrapper,
-            task,
-            encode_kwargs={"batch_size": batch_size, "show_progress_bar": False},
-            cache=None,
-            co2_tracker=False,
-            show_progress_bar=False,
-        )
-    except (EncodingError, ValueError) as error:
-        raise EvaluationError(f"{task.metadata.name} cannot be scored: {reason_of(error)}") from error
+        yield wrapper
     finally:
         model.prompts = own
-        task.unload_data()
-    return results.task_results[0], used
 
 
 def _encoding(wrapper: SentenceTransformerEncoderWrapper, engine: Engine | None, used: dict[str, str]) -> Callable[..., Any]:

@@ -54,7 +54,8 @@ class Results(Record):
     """An evaluated encoder.
 
     Attributes:
-        encoder: Path, digest, layers, dtype, limits, prompts and the record of how it was made.
+        encoder: Path, digest, layers, dtype, limits, prompts and the record of how it was made; and the same of the encoder of the
+            documents (``documents_by``), where that was another one.
         size: ``parameters`` (shared ones once), ``embedding_parameters``, ``disk_bytes``.
         memory: Peaks in bytes: ``process`` (whole process), ``encoding`` (during the speed sample), ``cuda``.
         speed: For ``queries`` and ``documents``: ``texts_per_s``, ``tokens_per_s`` and how they were measured.
@@ -114,8 +115,9 @@ class Results(Record):
         """Return a short table of text."""
         size, memory = self.size, self.memory
         peak = memory.get("cuda") or memory.get("encoding") or memory.get("process") or 0
+        documents = (self.encoder.get("documents_by") or {}).get("path")
         lines = [
-            str(self.encoder.get("path", "")),
+            f"{self.encoder.get('path', '')}{f' for the queries, {documents} for the documents' if documents else ''}",
             f"  {size['parameters'] / 1e6:,.1f} M parameters, {_bytes(size['disk_bytes'])} on disk, {_bytes(peak)} peak memory",
         ]
         for side in ("queries", "documents"):

@@ -187,11 +187,11 @@ def _metrics(retrieval: Retrieval, score_block: Callable[[slice], Tensor], setti
 
 def describe_retrieval(encoder: LoadedEncoder, retrieval: Retrieval, *, source: str) -> dict[str, Any]:
     """Return counts, digest and how many texts the encoder has to truncate."""
-    limit = encoder.model.max_seq_length or 2**31
 
     def truncated(texts: Mapping[str, str], side: Side) -> int:
-        rows = token_ids(encoder.model.tokenizer, list(texts.values()), prompt=side_prompt(encoder.model, side))
-        return sum(len(row) > limit for row in rows)
+        model = encoder.of(side).model
+        rows = token_ids(model.tokenizer, list(texts.values()), prompt=side_prompt(model, side))
+        return sum(len(row) > (model.max_seq_length or 2**31) for row in rows)
 
     return {
         "source": source,

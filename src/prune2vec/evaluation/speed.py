@@ -87,6 +87,7 @@ def measure_cost(
 
 
 def _measure_side(encoder: LoadedEncoder, texts: list[str], side: Side, settings: EvaluateSettings) -> Mapping[str, Any]:
+    encoder = encoder.of(side)
     encode = side_encode(encoder, side, batch_size=settings.batch_size)
     prompt = side_prompt(encoder.model, side) or None
     # Real tokens of one pass: truncated, prompt included, no padding.

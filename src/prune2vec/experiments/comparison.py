@@ -53,12 +53,14 @@ class ResultRow:
         results: What was measured.
         plan: The plan it was cut by, where one lies beside the results or the encoder.
         same_as: Name of the row with the same layers whose encoder stands for this one too.
+        teacher: Name of the row whose vectors this one learnt.
     """
 
     name: str
     results: Results
     plan: PruningPlan | None = None
     same_as: str | None = None
+    teacher: str | None = None
 
     @property
     def params(self) -> int:
@@ -176,6 +178,7 @@ class Comparison:
                 "docs/s": f"{speed:,.1f}" if speed is not None else "",
                 "speed-up": f"{speed / base:.1f}x" if row is not first and speed is not None and base else "",
                 **self._score_cells(row.results.retrieval.get("metrics", {}), score=row.score, difference=gap),
+                "of teacher": f"{share:.1%}" if (share := self.share_of_teacher(row)) is not None else "",
                 "tasks' mean": _score(row.results.task_mean) if row.results.retrieval else "",
             }
             rows.append(cells)
@@ -186,6 +189,13 @@ class Comparison:
         return TextTable(
             header, tuple(tuple(cells.get(title, "") for title in header) for cells in rows)
         ).without_empty_columns()
+
+    def share_of_teacher(self, row: ResultRow) -> float | None:
+        """Return what part of its teacher's score a row has; None without a teacher among the rows, or where it cannot be told."""
+        teacher = next((one for one in self.rows if one.name == row.teacher), None)
+        if teacher is None or row.score is None or not teacher.score or row.measured_on != teacher.measured_on:
+            return None
+        return row.score / teacher.score
 
     def difference(self, row: ResultRow) -> float | None:
         """Return how much more a row scores than the first; None where the two were not measured on the same thing."""
@@ -225,7 +235,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
-        rows = [row.to_json() for row in self.rows]
+        rows = [{**row.to_json(), "teacher": row.teacher, "share_of_teacher": self.share_of_teacher(row)} for row in self.rows]
         return {"score_name": self.score_name, "rows": rows, "bm25": dict(self.bm25), "notes": list(self.notes)}
 
 

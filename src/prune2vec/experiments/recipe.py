@@ -33,13 +33,17 @@ _PATHS: tuple[tuple[str, ...], ...] = (
     ("data", "mine", "source"),
     ("profile", "plain"),
     ("train", "dev"),
-    ("train", "distil_from"),
     ("evaluate", "data"),
     ("evaluate", "mirror"),
     ("evaluate", "corpus"),
 )
-_NAMES: tuple[tuple[str, ...], ...] = (("model",), ("data", "train"), ("data", "dev"), ("data", "profile"))
-
+_NAMES: tuple[tuple[str, ...], ...] = (
+    *(("model",), ("data", "train"), ("data", "texts"), ("data", "dev"), ("data", "profile")),
+    *(("train", "teacher"), ("train", "teacher_vectors")),
+)
+# May be written by the run itself.
+_TO_BE = ("teacher_vectors",)
+_OF_VARIANTS = (("train", "dev"), ("train", "teacher"), ("train", "teacher_vectors"))
 
 _WIDTH = 110
 # Given once at the top, or decided by the run itself.
@@ -84,6 +88,9 @@ class Data(Settings):
 
     train: Sources = ()
     """Training triplets: a file, a folder of files, a hub dataset id, or a list of these."""
+    texts: Sources = ()
+    """Plain texts, from which a variant with a teacher learns its vectors, in place of the triplets: files (.txt, Markdown,
+    JSONL, Parquet, ...), folders, hub datasets."""
     dev: str | None = None
     """Held-out triplets or a BEIR folder to evaluate on; never trained on."""
     profile: Sources = ()
@@ -95,7 +102,7 @@ class Data(Settings):
     def _one_origin(self) -> Self:
         if self.mine is not None and (self.train or self.dev):
             raise wrong("mine makes the training and held-out texts; drop either mine or train and dev")
-        if self.mine is None and not self.train:
+        if self.mine is None and not self.train and not (self.texts and self.profile):
             raise wrong("no training texts; give data.train, or data.mine to make them")
         return self
 
@@ -136,7 +143,8 @@ class Recipe(Settings):
     prune: PruneSettings = Field(default_factory=PruneSettings)
     """How the cut model becomes a text encoder."""
     train: TrainSettings | None = TrainSettings()
-    """How the encoders are trained; null to leave them untrained."""
+    """How the encoders are trained; null to leave them untrained. teacher may name a variant that comes earlier. Where model is
+    an encoder's folder, it is the teacher where none is given, unless distil is none; an uncut variant is then left as it is."""
     evaluate: Evaluation | None = Evaluation()
     """What is measured on every encoder; null for nothing."""
     queries: tuple[str, ...] = ()
@@ -186,12 +194,28 @@ class Recipe(Settings):
                 if value and value != getattr(self, name):
                     raise wrong(f"give {name} once, at the top of the recipe, not in {section}", section, name)
         for variant in self.variants:
+            try:
+                variant.training(self.train)
+            except ConfigError as error:
+                raise wrong(str(error), "variants") from error
             if (found := variant.slim_conflict(self.profile, self.train)) is not None:
                 raise wrong(f"variant {variant.name!r}: give {found[0]} once, in {found[1]}, not in slim", "variants")
 
     def of_model(self, settings: S) -> S:
         """Return a stage's settings with the model's revision and trust filled in."""
         return settings.model_copy(update={name: getattr(self, name) for name in ABOUT_MODEL})
+
+    def taught(self) -> Self:
+        """Return the recipe with the model as teacher, where that is an encoder's folder and nothing else is to be learnt.
+
+        Who makes an encoder smaller has its vectors to learn from.
+        """
+        train = self.train
+        if train is None or train.learns_vectors or train.distil in ("data", "none"):
+            return self
+        if not Path(self.model, "modules.json").is_file():
+            return self
+        return self.model_copy(update={"train": TrainSettings.chosen(train, {"teacher": self.model}, where="train")})
 
     def to_yaml(self) -> str:
         """Return the recipe with every setting spelled out, as YAML."""
@@ -236,27 +260,28 @@ def absolute_paths(values: Mapping[str, Any], *, base: Path, where: Callable[[Lo
     """Return a valid recipe's values with every local path made absolute, from ``base``; ``where`` gives a key's place."""
     changed = copy.deepcopy(dict(values))
     words = {DOCSTRINGS, *_BUILT_IN_MODELS, *(variant["name"] for variant in changed["variants"])}
-    for location in (*_PATHS, *_NAMES):
+    of_variants = [("variants", number, *rest) for number in range(len(changed["variants"])) for rest in _OF_VARIANTS]
+    for location in (*_PATHS, *_NAMES, *of_variants):
         *sections, key = location
         holder: Any = changed
         for part in sections:
-            holder = (holder or {}).get(part)
+            holder = (holder[part] if isinstance(part, int) else (holder or {}).get(part)) or {}
         found = (holder or {}).get(key)
         names = found if isinstance(found, list) else [found] if found else []
         for number, name in enumerate(names):
             if name not in words:
-                names[number] = _absolute(name, base, place=where(location), only_local=location in _PATHS)
+                names[number] = _absolute(name, base, place=where(location), only_local=location in _PATHS, to_be=key in _TO_BE)
         if names:
             holder[key] = names if isinstance(found, list) else names[0]
     return changed
 
 
-def _absolute(name: str, base: Path, *, place: str, only_local: bool) -> str:
+def _absolute(name: str, base: Path, *, place: str, only_local: bool, to_be: bool) -> str:
     try:
         path = Path(os.path.normpath(base / as_path(name)))
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from error
-    if os.path.exists(path):
+    if to_be or os.path.exists(path):
         return str(path)
     if only_local or looks_local(name):
         hint = closest(path) or "; relative paths start from the recipe's folder"

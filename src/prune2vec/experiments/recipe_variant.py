@@ -47,6 +47,9 @@ class RecipeVariant(Settings):
     """How the neurons to cut are chosen, for example {width-cut: 30%, importance: gates}; default: gates, where the plan cuts a
     share of them. Texts, what stands around them, pooling and hard negatives are those of the other stages."""
 
+    train: dict[str, Any] | None = Field(default_factory=dict)
+    """Training settings of this variant alone, over those of train, for example {steps: 500}; null leaves it untrained."""
+
     @model_validator(mode="after")
     def _usable(self) -> Self:
         """Refuse now what the planner or the importance would refuse after the profile has been measured."""
@@ -85,6 +88,19 @@ class RecipeVariant(Settings):
                 f"{here}: slim does not say how much to cut, and plans of {self.method} do not either; give slim.width-cut, "
                 "such as 30%, or slim.max-params"
             )
+
+    def training(self, shared: TrainSettings | None) -> TrainSettings | None:
+        """Return how this variant is trained, with ``shared`` for all that it does not say itself; None leaves it untrained.
+
+        Raises:
+            ConfigError: A setting is unknown or does not fit.
+        """
+        if self.train is None or (shared is None and not self.train):
+            return None
+        if not self.train:
+            return shared
+        given = {str(key).replace("-", "_"): value for key, value in self.train.items()}
+        return TrainSettings.chosen(shared, given, where=f"variant {self.name!r}: train")
 
     def sections(self) -> tuple[str, ...]:
         """Return what the method needs of the profile beside the layer-loss."""

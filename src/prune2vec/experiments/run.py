@@ -105,9 +105,11 @@ def run_recipe(
     folder, stages = Path(output).absolute(), stages or Stages()
     if not isinstance(recipe, Recipe):
         recipe = Recipe.of(recipe) if isinstance(recipe, Mapping) else Recipe.load(Path(recipe))
+    recipe = recipe.taught()
     # Refused at once, not after hours of the stages before.
-    if recipe.train is not None:
-        check_tracker(recipe.train.report_to)
+    trained = [variant.training(recipe.train) for variant in recipe.variants]
+    for tracker in dict.fromkeys(settings.report_to for settings in trained if settings is not None):
+        check_tracker(tracker)
     if recipe.evaluate is not None and recipe.evaluate.tasks:
         resolve_tasks(recipe.evaluate.tasks, Path(recipe.evaluate.mirror) if recipe.evaluate.mirror else None)
     if dry_run:
@@ -139,7 +141,13 @@ def _finish(run: VariantRun) -> Report:
     comparison = None
     if run.recipe.evaluate is not None:
         rows = [
-            ResultRow(name=name, results=Results.load(folder / name / RESULTS), plan=plan, same_as=same.get(name))
+            ResultRow(
+                name=name,
+                results=Results.load(folder / name / RESULTS),
+                plan=plan,
+                same_as=same.get(name),
+                teacher=run.teacher_of(name),
+            )
             for name, plan in run.plans.items()
         ]
         comparison = comparison_of(rows)

@@ -29,7 +29,8 @@ MANIFEST = "manifest.json"
 REPORT = (MANIFEST, "profile.svg", "profile.png", "redundancy.svg", "report.md", "report.html")
 PLAN, SLIM_PLAN, RESULTS = "plan.json", "slim-plan.json", "results.json"
 CHECKPOINT, ENCODER = "checkpoint", "encoder"
-_TAKEN = {RECIPE, PROFILE, ANSWERS, DATA, STAMPS, *REPORT, PLAN, SLIM_PLAN, RESULTS}
+TEACHER_VECTORS = "teacher-vectors"
+_TAKEN = {RECIPE, PROFILE, ANSWERS, DATA, STAMPS, TEACHER_VECTORS, *REPORT, PLAN, SLIM_PLAN, RESULTS}
 # Windows opens a device under these names, whatever comes after a dot, and drops a dot at the end.
 _UNUSABLE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*\.", re.IGNORECASE)
 _LONGEST = 100

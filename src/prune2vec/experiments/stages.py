@@ -25,10 +25,11 @@ class Stages:
     def check(self, recipe: Recipe) -> None:
         """Refuse a model, texts or a teacher that cannot be found, before hours go into what comes before them."""
         from prune2vec.data.documents import read_documents
+        from prune2vec.data.plain_texts import read_texts
         from prune2vec.data.reader import read_triplets
         from prune2vec.models.load import load_config
         from prune2vec.models.source import resolve_source
-        from prune2vec.pruning.encoder import check_is_encoder
+        from prune2vec.training.train import check_sources
 
         source = resolve_source(recipe.model, revision=recipe.revision)
         load_config(source, trust_remote_code=recipe.trust_remote_code)
@@ -43,9 +44,17 @@ class Stages:
                 raise DataError(f"{texts} holds no triplets")
         if evaluate is not None and evaluate.corpus is not None:
             next(read_documents(Path(evaluate.corpus)), None)
-        teacher = train.distil_from if train is not None else None
-        if teacher is not None and str(teacher) not in {variant.name for variant in recipe.variants}:
-            check_is_encoder(teacher)
+        for plain_texts in data.texts:
+            if next(read_texts(plain_texts), None) is None:
+                raise DataError(f"{plain_texts} holds no texts")
+        names = {variant.name for variant in recipe.variants}
+        for variant in recipe.variants:
+            settings = variant.training(train)
+            if settings is not None and settings.teacher in names:
+                continue
+            if settings is not None:
+                plain = bool(data.texts) and settings.learns_vectors
+                check_sources(None if plain else "triplets", data.texts if plain else None, settings)
 
     def mine(self, settings: Mine, output: Path) -> None:
         """Mine texts into a folder."""
@@ -86,12 +95,15 @@ class Stages:
 
         prune_model(model, plan, output, settings=settings)
 
-    def train(self, checkpoint: Path, texts: Sequence[str], settings: TrainSettings, output: Path) -> None:
-        """Write the folder of a trained encoder."""
+    def train(
+        self, checkpoint: Path, texts: Sequence[str], settings: TrainSettings, output: Path, *, plain: bool = False
+    ) -> None:
+        """Write the folder of an encoder trained on triplets, or on ``plain`` texts."""
         from prune2vec.training.train import train_encoder
 
+        data, plain_texts = (None, list(texts)) if plain else (list(texts), None)
         # An unfinished training with other settings is out of date by now; one with the same settings is resumed.
-        train_encoder(checkpoint, list(texts), output, settings=settings.model_copy(update={"restart": True}))
+        train_encoder(checkpoint, data, output, texts=plain_texts, settings=settings.model_copy(update={"restart": True}))
 
     def evaluate(self, encoder: Path, evaluation: Evaluation, output: Path) -> None:
         """Write ``results.json``."""

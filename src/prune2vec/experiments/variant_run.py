@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from prune2vec.errors import ConfigError
 from prune2vec.experiments.recipe import DOCSTRINGS, Evaluation, Recipe
-from prune2vec.experiments.recipe_variant import RecipeVariant
+from prune2vec.experiments.recipe_variant import KEEP_ALL, RecipeVariant
 from prune2vec.experiments.stage_runner import (
     ANSWERS,
     CHECKPOINT,
@@ -18,6 +18,7 @@ from prune2vec.experiments.stage_runner import (
     RECIPE,
     RESULTS,
     SLIM_PLAN,
+    TEACHER_VECTORS,
     SourceDigests,
     StageRunner,
     installed_packages,
@@ -75,8 +76,9 @@ class VariantRun:
                 self._reuse(name, self.same_cut_as[name])
                 continue
             encoder = self._prune(name, digest)
-            if self.recipe.train is not None:
-                encoder = self._train(name, encoder, self.recipe.train)
+            training = self._training(name)
+            if training is not None:
+                encoder = self._train(name, encoder, training)
             self._encoders[name] = encoder
             if self.recipe.evaluate is not None:
                 self._evaluate(name, encoder, self.recipe.evaluate)
@@ -91,7 +93,36 @@ class VariantRun:
 
     def encoder_folder(self, name: str) -> Path:
         """Return the folder of a variant's finished encoder."""
-        return self.folder / self.same_cut_as.get(name, name) / (ENCODER if self.recipe.train is not None else CHECKPOINT)
+        name = self.same_cut_as.get(name, name)
+        return self.folder / name / (ENCODER if self._training(name) is not None else CHECKPOINT)
+
+    def teacher_of(self, name: str) -> str | None:
+        """Return the variant that is, or is a copy of, the teacher of another one; None where none is."""
+        training = self._training(self.same_cut_as.get(name, name))
+        if training is None or training.teacher is None:
+            return None
+        if training.teacher == self.recipe.model:
+            return next((variant.name for variant in self.recipe.variants if variant.method == KEEP_ALL), None)
+        return training.teacher if training.teacher in self._variants else None
+
+    @property
+    def _variants(self) -> dict[str, RecipeVariant]:
+        return {variant.name: variant for variant in self.recipe.variants}
+
+    def _training(self, name: str) -> TrainSettings | None:
+        """Return how a variant is trained; None where it is not.
+
+        A teacher, and a variant with its layers, has no teacher itself: it learns from the triplets, if there are any. A copy
+        of the model is not trained to be the model.
+        """
+        variant = self._variants[name]
+        settings = variant.training(self.recipe.train)
+        if settings is None or (variant.method == KEEP_ALL and settings.teacher == self.recipe.model):
+            return None
+        if settings.teacher != name:
+            return settings
+        alone = settings.model_copy(update={"teacher": None, "teacher_vectors": None})
+        return alone if self._texts(_TRAIN) else None
 
     def smallest(self) -> str | None:
         """Return the first variant with the fewest parameters; None while a plan is missing."""
@@ -223,29 +254,40 @@ class VariantRun:
         return settings.model_copy(update={"revision": commit}) if commit else settings
 
     def _train(self, name: str, checkpoint: str | None, settings: TrainSettings) -> str | None:
-        texts = self._texts(_TRAIN)
+        plain = bool(self.recipe.data.texts) and settings.learns_vectors
+        texts = list(self.recipe.data.texts) if plain else self._texts(_TRAIN)
         settings, teacher = self._with_teacher(name, settings)
-        # identity() leaves out what changes no result: another interval between checkpoints is no reason to train again.
-        given = {**settings.identity(), "distil_from": None}
+        # Those of triplets have no such keyword, so that a stage that knows no plain texts need not take it.
+        kind = {"plain": True} if plain else {}
         return self.runner.do(
             f"{name}.train",
-            lambda path: self.stages.train(self.folder / name / CHECKPOINT, texts, settings, path),
+            lambda path: self.stages.train(self.folder / name / CHECKPOINT, texts, settings, path, **kind),
             output=f"{name}/{ENCODER}",
-            inputs={"checkpoint": checkpoint, "texts": self.sources.together(texts), "teacher": teacher, "settings": given},
+            inputs={
+                "checkpoint": checkpoint,
+                "texts": self.sources.together(texts),
+                "teacher": teacher,
+                # identity() leaves out what changes no result: another interval between checkpoints is no reason to train again.
+                "settings": settings.identity(),
+                **kind,
+            },
         )
 
     def _with_teacher(self, name: str, settings: TrainSettings) -> tuple[TrainSettings, str | None]:
-        """Let ``distil_from`` name an earlier variant; that variant itself, and those with its layers, have no teacher."""
-        teacher = str(settings.distil_from) if settings.distil_from is not None else ""
-        if not teacher:
-            return settings, "none"
-        if teacher not in {variant.name for variant in self.recipe.variants}:
-            return settings, self.sources[teacher]
-        if teacher == name:
-            return settings.model_copy(update={"distil_from": None}), "none"
-        if teacher not in self._encoders:
-            raise ConfigError(f"train.distil_from: variant {teacher!r} comes after {name!r}; list the teacher first")
-        return settings.model_copy(update={"distil_from": self.encoder_folder(teacher)}), self._encoders[teacher]
+        """Return settings whose teacher is a folder, its vectors kept in the run for all variants, and the teacher's digest."""
+        teacher = settings.teacher
+        if teacher is None:
+            given = settings.teacher_vectors
+            return settings, self.sources[given] if given is not None else "none"
+        digest: str | None
+        if teacher in self._variants:
+            if teacher not in self._encoders:
+                raise ConfigError(f"train.teacher: variant {teacher!r} comes after {name!r}; list the teacher first")
+            digest, teacher = self._encoders[teacher], str(self.encoder_folder(teacher))
+        else:
+            digest = self.sources[teacher]
+        vectors = settings.teacher_vectors or str(self.folder / TEACHER_VECTORS)
+        return settings.model_copy(update={"teacher": teacher, "teacher_vectors": vectors}), digest
 
     def _evaluate(self, name: str, encoder: str | None, evaluation: Evaluation) -> None:
         evaluation = evaluation.model_copy(update={"data": evaluation.data or next(iter(self._texts(_DEV)), None)})

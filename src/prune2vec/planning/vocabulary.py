@@ -67,7 +67,7 @@ def _read_sources(value: Any) -> Any:
     return tuple(filter(None, map(str.strip, str(value).split(","))))
 
 
-Sources = Annotated[tuple[str, ...], BeforeValidator(_read_sources)]
+_Sources = Annotated[tuple[str, ...], BeforeValidator(_read_sources)]
 
 
 class VocabularyOptions(Settings):
@@ -77,11 +77,9 @@ class VocabularyOptions(Settings):
     """Tokens that stay: a number (32k), the share of the texts' tokens that they must cover (99.9%), or all. Unset: with a
     budget on parameters or memory as many as let the method's own cut fit it, but never fewer than cover 99.9%, and the rest is
     cut from the blocks; without one those that cover 99.9%."""
-    texts: Sources = ()
+    texts: _Sources = ()
     """Texts on which tokens are counted: documents or triplets (.txt, .jsonl, .csv, .parquet, .md, ...), a folder of them, a hub
     data set, or several of these, separated by commas."""
-    text_column: str = "text"
-    """Column of the documents' text."""
     model: str | None = None
     """Where the model is now, if not where it was when it was profiled; only its tokeniser is read."""
 
@@ -248,7 +246,7 @@ def _cutting(backend: Tokenizer, max_length: int) -> Tokenizer:
 
 def _encoded(options: VocabularyOptions, backend: Tokenizer, what: str) -> Iterator[tuple[str, Encoding]]:
     say(f"{', '.join(options.texts)}: {what}")
-    texts = chain.from_iterable(read_texts(source, text_column=options.text_column) for source in options.texts)
+    texts = (one.text for one in chain.from_iterable(map(read_texts, options.texts)) if one.text.strip())
     while some := list(islice(texts, _AT_ONCE)):
         yield from zip(some, backend.encode_batch_fast(some), strict=True)
 

@@ -20,14 +20,14 @@ from torch import nn
 from transformers import PrinterCallback, TrainerCallback
 
 from prune2vec.data.beir import triplets_as_retrieval
+from prune2vec.data.triplet import Triplet
 from prune2vec.errors import CheckpointError, TrainingError
 from prune2vec.files import explained_os_errors
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.progress import progress
-from prune2vec.pruning.encoder import check_finite, load_encoder
 from prune2vec.resume import WorkFolder, step_of
-from prune2vec.training.monitor import TrainingMonitor
-from prune2vec.training.objective import build_loss, pooled_in_fp32
+from prune2vec.training.monitor import KeptProjection, TrainingMonitor
+from prune2vec.training.objective import DistilledLoss, build_loss, pooled_in_fp32
 from prune2vec.training.packed_loss import choose_checkpointing, without_padding
 from prune2vec.training.train_settings import TrainSettings
 from prune2vec.training.training_data import NotingCollator, TrainingData, TrainingTable, largest_batch, plan_batches
@@ -120,14 +120,14 @@ def fit(
         if part is not None:
             torch.manual_seed(settings.seed)
             part.install(encoder)
-        teacher = None
-        if settings.distil_from is not None:
-            teacher = load_encoder(settings.distil_from, device=str(job.device), dtype=job.dtype)
-            check_finite(teacher, settings.distil_from)
+        teacher = job.data.teacher.vectors if job.data.teacher is not None else None
         loss = build_loss(encoder, settings, teacher)
+        learnt = loss.vectors if isinstance(loss, DistilledLoss) else None
+        projects = learnt is not None and learnt.projection is not None
+        if learnt is not None and projects:
+            callbacks = [*callbacks, KeptProjection(learnt, job.work, resume)]
         loss = loss if part is None else part.loss(loss)
-        encoders = [encoder] if teacher is None else [encoder, teacher]
-        with without_padding(loss, encoders, settings.packing, max_length=settings.max_length) as (loss, packing):
+        with without_padding(loss, [encoder], settings.packing, max_length=settings.max_length) as (loss, packing):
             collator = NotingCollator.of(encoder, job.data.prompts)
             trainer = make_trainer(job, encoder, loss, collator, part)
             batches = plan_batches(job.data, trainer, settings.steps)
@@ -141,6 +141,8 @@ def fit(
             )
             counts = Counter(name for name, _ in batches)
             notes = {"gradient_checkpointing": checkpointing, "packing": packing}
+            if teacher is not None:
+                notes["teacher"] = {"vectors": len(teacher), "dimension": teacher.shape[1], "projection": projects}
             job.work.note({"batches": {name: counts[name] for name in job.data.tables}, **notes})
             with progress("training", settings.steps, done=step_of(resume) if resume else 0) as advance:
                 watch = TrainingMonitor(
@@ -239,7 +241,7 @@ def evaluators(tables: Mapping[str, TrainingTable], *, rows: int, batch_size: in
     """Return one evaluator for each held-out table: retrieval among the documents of its first ``rows`` rows."""
     found: list[BaseEvaluator] = []
     for name, table in tables.items():
-        retrieval = triplets_as_retrieval(table.rows[:rows])
+        retrieval = triplets_as_retrieval([row for row in table.rows[:rows] if isinstance(row, Triplet)])
         found.append(
             InformationRetrievalEvaluator(
                 queries=dict(retrieval.queries),

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.losses.merged_forward import embed_columns
 from sentence_transformers.sentence_transformer.losses import (
@@ -18,6 +20,7 @@ from sentence_transformers.sentence_transformer.losses import (
 )
 from sentence_transformers.util import pairwise_cos_sim
 from torch import Tensor, nn
+from torch.nn.functional import kl_div, mse_loss, normalize
 
 from prune2vec.errors import ConfigError
 from prune2vec.training.adapters import heads_of
@@ -26,23 +29,20 @@ from prune2vec.training.train_settings import TrainSettings
 Features = dict[str, Any]
 
 
-def build_loss(encoder: SentenceTransformer, settings: TrainSettings, teacher: SentenceTransformer | None = None) -> nn.Module:
+def build_loss(encoder: SentenceTransformer, settings: TrainSettings, teacher: NDArray[np.float32] | None = None) -> nn.Module:
     """Return the loss that the settings describe (L3Prune section 3, with options).
 
+    Args:
+        encoder: The encoder in training.
+        settings: How.
+        teacher: A teacher's vectors, (row, dim) float32; the labels of a batch are numbers of its rows, (row, column).
+
     Raises:
-        ConfigError: A Matryoshka dimension exceeds the encoder's, or the teacher does not fit.
+        ConfigError: A Matryoshka dimension exceeds the encoder's.
     """
     dimension = full_width(encoder)
-    if teacher is not None:
-        theirs = full_width(teacher)
-        if settings.distil == "embeddings" and dimension != theirs:
-            raise ConfigError(f"distil_from: its embeddings have {theirs} dimensions, these {dimension}; set distil to scores")
-        if teacher.tokenizer.get_vocab() != encoder.tokenizer.get_vocab():
-            raise ConfigError(
-                f"distil_from: {settings.distil_from} has another tokeniser; give the encoder this one was cut from"
-            )
     if settings.distils:
-        return DistilledLoss(encoder, teacher, settings)
+        return DistilledLoss(encoder, settings, teacher)
     loss: nn.Module
     if settings.cached:
         loss = CachedMultipleNegativesRankingLoss(
@@ -69,47 +69,84 @@ def full_width(encoder: SentenceTransformer) -> int:
 
 
 class DistilledLoss(nn.Module):
-    """The contrastive loss plus the distance to a teacher, both sentence-transformers', over one pass of the student.
+    """The distance to a teacher, and for triplets the contrastive loss beside it, over one pass of the student.
 
-    With ``scores`` a frozen encoder's and the student's scaled cosines of a row's documents are compared as distributions
-    (Kullback-Leibler divergence, mean over the rows); with ``data`` the labels are the teacher's scores, (rows, documents);
-    with ``embeddings`` all texts' embeddings are compared, by cosine.
+    What is learnt of the teacher (sentence-transformers' losses, but for the similarities):
+
+    - ``vectors``: of all texts, by cosine or by squared Euclidean distance (EmbedDistill, arXiv 2301.12005; LEAF, arXiv
+      2509.12539), the student's through ``projection`` where the teacher has another dimension;
+    - ``similarities``: ``similarity_distance`` over all texts of the batch;
+    - ``scores``: its scaled cosines of a row's documents as a distribution (Kullback-Leibler divergence, mean over the rows);
+      with ``data`` the labels themselves are the scores, (row, document).
     """
 
-    def __init__(self, encoder: SentenceTransformer, teacher: SentenceTransformer | None, settings: TrainSettings) -> None:
+    def __init__(
+        self, encoder: SentenceTransformer, settings: TrainSettings, teacher: NDArray[np.float32] | None = None
+    ) -> None:
         super().__init__()
 
         def scaled_cosine(a: Tensor, b: Tensor) -> Tensor:
             return settings.scale * pairwise_cos_sim(a.float(), b.float())
 
         self.model = encoder
-        self.teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
-        self._weight = settings.distil_weight
+        # No buffer: it stays in main memory, and out of every checkpoint.
+        self._teacher = torch.from_numpy(teacher) if teacher is not None else None
+        self._settings = settings
         self._similarity = scaled_cosine
         self._contrastive = MultipleNegativesRankingLoss(encoder, scale=settings.scale)
-        self._embeddings = EmbedDistillLoss(encoder) if settings.distil == "embeddings" else None
         # The student's own temperature stays at 1: the loss is multiplied by its square, and scale is in the cosines already.
         self._scores = DistillKLDivLoss(encoder, similarity_fct=scaled_cosine, teacher_temperature=settings.teacher_temperature)
+        self.vectors: EmbedDistillLoss | None = None
+        if self._teacher is not None and settings.distil == "vectors":
+            # The projection's start must not depend on what was drawn before.
+            torch.manual_seed(settings.seed)
+            theirs = self._teacher.shape[1]
+            self.vectors = EmbedDistillLoss(
+                encoder,
+                distance_metric="cosine" if settings.distance == "cosine" else "mse",
+                projection_dim=theirs if theirs != encoder.get_embedding_dimension() else None,
+            )
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor) -> dict[str, Tensor]:
-        """Return both parts by name; the trainer adds them up and logs each."""
+        """Return both parts by name; the trainer adds them up and logs each. Of plain texts there is the distance alone."""
         columns = list(sentence_features)
-        theirs: list[Tensor] = []
-        if self.teacher is not None:
-            # A forward pass writes into its features, so teacher and student each get their own dictionary.
-            with torch.no_grad():
-                theirs = embed_columns(self.teacher, [dict(features) for features in columns])
         ours = embed_columns(self.model, columns)
-        contrastive = self._contrastive.compute_loss_from_embeddings(ours, labels)
-        return {"contrastive": contrastive, "distillation": self._weight * self.distance(ours, theirs, labels)}
+        theirs: list[Tensor] = []
+        if self._teacher is not None:
+            theirs = [self._teacher[numbers].to(ours[0].device) for numbers in labels.cpu().unbind(dim=1)]
+        parts = {"distillation": self._settings.distil_weight * self.distance(ours, theirs, labels)}
+        if len(columns) > 1:
+            parts = {"contrastive": self._contrastive.compute_loss_from_embeddings(ours, labels), **parts}
+        return parts
 
     def distance(self, ours: list[Tensor], theirs: list[Tensor], labels: Tensor) -> Tensor:
         """Return how far the student is from the teacher, whose scores are ``labels`` where it has no vectors (``theirs``)."""
-        if self._embeddings is not None:
-            return self._embeddings.compute_loss_from_embeddings(ours, theirs)
+        if self.vectors is not None:
+            found = self.vectors.compute_loss_from_embeddings(ours, theirs)
+            # Theirs is a mean over the dimensions.
+            return found if self._settings.distance == "cosine" else found * theirs[0].shape[1]
+        if self._settings.distil == "similarities":
+            scale = self._settings.distil_scale if self._settings.distance == "kl" else None
+            return similarity_distance(torch.cat(ours), torch.cat(theirs), scale=scale)
         if theirs:
             labels = torch.stack([self._similarity(theirs[0], document) for document in theirs[1:]], dim=1)
         return self._scores.compute_loss_from_embeddings(ours, labels.float())
+
+
+def similarity_distance(ours: Tensor, theirs: Tensor, *, scale: float | None) -> Tensor:
+    """Return how much the cosines between texts differ: (text, dim) of the student and of the teacher, whatever their dimensions.
+
+    With a ``scale`` the divergence KL(teacher || student) of each text's distributions over the others, softmax of the scaled
+    cosines, mean over the texts; else the mean squared difference of the cosines. A text's cosine with itself does not count.
+    """
+    cosines = [vectors @ vectors.T for vectors in (normalize(ours.float(), dim=1), normalize(theirs.float(), dim=1))]
+    count = len(ours)
+    others = ~torch.eye(count, dtype=torch.bool, device=ours.device)
+    student, teacher = (found[others].view(count, count - 1) for found in cosines)
+    if scale is None:
+        return mse_loss(student, teacher)
+    student, teacher = ((scale * found).log_softmax(dim=1) for found in (student, teacher))
+    return kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
 @contextmanager

@@ -1,11 +1,11 @@
-"""``train``: a pruned checkpoint and triplets in, a trained encoder out; the same command resumes after a kill."""
+"""``train``: a pruned checkpoint and texts in, a trained encoder out; the same command resumes after a kill."""
 
 from __future__ import annotations
 
 import copy
 import gc
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +15,35 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 from transformers import TrainerCallback
 
+from prune2vec.data.plain_texts import Sources, load_texts
 from prune2vec.data.reader import Texts, load_triplets
-from prune2vec.errors import TrainingError
+from prune2vec.errors import ConfigError, TrainingError
 from prune2vec.files import digest_json, digest_tree, read_json
 from prune2vec.machine import describe, pick_device, pick_dtype
 from prune2vec.models.encoder_text import matryoshka_dims
 from prune2vec.models.heads import head_record, load_heads, state_width
 from prune2vec.models.quiet import quiet_transformers
+from prune2vec.models.text_settings import SAVED
 from prune2vec.outputs import ENCODER, check_kind, check_ours, locked
 from prune2vec.progress import say
-from prune2vec.pruning.encoder import RECORD, check_finite, check_writable, load_encoder, read_record, save_encoder
+from prune2vec.pruning.encoder import (
+    RECORD,
+    check_finite,
+    check_is_encoder,
+    check_writable,
+    load_encoder,
+    read_record,
+    save_encoder,
+)
 from prune2vec.pruning.encoder_check import source_of
 from prune2vec.public import public
 from prune2vec.resume import differences, read_lines, step_of
 from prune2vec.training.adapters import base_model, choose_trained, embed, heads_of, load_weights, merge_adapter
 from prune2vec.training.fit import TrainingJob, fit, isolated_randomness
 from prune2vec.training.objective import full_width
+from prune2vec.training.teacher import check_teacher, teacher_identity, teacher_vectors
 from prune2vec.training.train_settings import TrainSettings, check_tracker
-from prune2vec.training.training_data import Prompting, by_prompt, check_room, trained_text, training_data
+from prune2vec.training.training_data import Prompting, by_prompt, check_room, plain_data, trained_text, training_data
 
 _PROBE_ROWS = 16
 _FINAL_STEPS = 50
@@ -74,32 +85,36 @@ class TrainResult:
         return f"{self.folder}: {self.steps} steps, loss {self.final_loss:.4f}, {self.seconds:.0f} s, {speed:.0f} tokens/s"
 
 
-@public("train", "checkpoint", "data", "output", settings=TrainSettings)
+@public("train", "checkpoint", "data", "output", "texts", settings=TrainSettings)
 def train_encoder(
     checkpoint: Path | str,
-    data: Texts,
+    data: Texts | None,
     output: Path | str,
     *,
+    texts: Sources | None = None,
     settings: TrainSettings | Mapping[str, Any] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     **overrides: Any,
 ) -> TrainResult:
-    """Train the encoder in ``checkpoint`` on triplets and save it, adapters merged, to ``output``.
+    """Train the encoder in ``checkpoint`` on triplets or plain texts and save it, adapters merged, to ``output``.
 
-    Checkpoints live in a hidden folder beside the output until the end; the same call made again resumes from the last
-    whole one, to the same losses. A call for an output that is already finished returns its result.
+    On plain texts it learns a teacher's vectors; on triplets contrastively, and with a teacher both. Checkpoints live in a
+    hidden folder beside the output until the end; the same call made again resumes from the last whole one, to the same
+    losses. A call for an output that is already finished returns its result.
 
     Args:
         checkpoint: Folder that ``prune`` wrote.
-        data: Triplets, or a file, a folder, a hub data set, or several.
+        data: Triplets, or a file, a folder, a hub data set, or several; None with ``texts``.
         output: Folder to write.
+        texts: Plain texts to learn a teacher's vectors from, in place of triplets: a file, a folder, a hub data set, or several
+            (``read_texts`` says which).
         settings: How; the paper's recipe by default.
         callbacks: More callbacks for transformers' trainer, to watch the run.
         **overrides: Single settings, over ``settings``.
 
     Raises:
         ConfigError: A setting is unknown or does not fit, or another call writes the output.
-        DataError: The triplets cannot be read, or are too few for a batch.
+        DataError: The texts cannot be read or are too few for a batch, or a teacher's vectors are not those of the texts.
         TrainingError: A number is not finite, or the output holds another encoder.
         CheckpointError: The checkpoint cannot be loaded, or the output cannot be written or is not ours.
     """
@@ -110,7 +125,7 @@ def train_encoder(
         raise TrainingError(f"{target} is the checkpoint to train; give another folder as output")
     with locked(target), isolated_randomness(chosen.seed):
         check_kind(target, ENCODER)
-        encoder, job = prepare(base, data, target, chosen)
+        encoder, job = prepare(base, data, target, chosen, texts=texts)
         record, done = _finished(job), chosen.steps
         if record is not None:
             job.work.remove()
@@ -120,6 +135,8 @@ def train_encoder(
             resume = job.work.open(job.identity, restart=chosen.restart)
             done = step_of(resume) if resume else 0
             if done < chosen.steps:
+                with job.work.left_on_failure():
+                    job = with_teacher(job, texts)
                 fit(job, encoder, resume, callbacks)
             del encoder  # The finished encoder is made anew, in fp32: both need not be in memory at once.
             gc.collect()
@@ -132,15 +149,48 @@ def train_encoder(
     )
 
 
-def prepare(base: Path, data: Texts, output: Path, settings: TrainSettings) -> tuple[SentenceTransformer, TrainingJob]:
+def check_sources(data: Texts | None, texts: Sources | None, settings: TrainSettings) -> None:
+    """Refuse both triplets and plain texts or neither, settings that do not fit the one given, and a teacher that is not there.
+
+    Raises:
+        ConfigError: They do not fit each other.
+        DataError: Vectors of a teacher are not there.
+        CheckpointError: The teacher is no encoder.
+    """
+    if (data is None) == (texts is None):
+        raise ConfigError("train: give either data (triplets) or texts (plain texts, to learn a teacher's vectors from)")
+    if settings.teacher is not None:
+        check_is_encoder(settings.teacher)
+    check_teacher(settings)
+    if texts is None:
+        if settings.prompts:
+            raise ConfigError("prompts are for plain texts (--texts); triplets have the query's and the document's")
+        return
+    if not settings.learns_vectors:
+        raise ConfigError("plain texts have nothing to learn without a teacher; give teacher (an encoder) or teacher_vectors")
+    if settings.distil == "scores":
+        raise ConfigError(
+            "distil 'scores' compares the documents of triplets; for plain texts set it to vectors or similarities"
+        )
+    if settings.instruction != SAVED:
+        raise ConfigError(
+            f"instruction {settings.instruction!r} is for triplets; plain texts are learnt under the encoder's own prompts (prompts)"
+        )
+
+
+def prepare(
+    base: Path, data: Texts | None, output: Path, settings: TrainSettings, *, texts: Sources | None = None
+) -> tuple[SentenceTransformer, TrainingJob]:
     """Load the encoder and the texts, and settle everything that defines the run.
 
     Raises:
-        ConfigError: An instruction leaves no room for texts.
+        ConfigError: An instruction leaves no room for texts, or texts and settings do not fit each other.
         DataError: The texts cannot be read, or are too few for a batch.
         CheckpointError: The encoder cannot be loaded, could not be written as it is, or gives vectors that are not finite.
     """
-    triplets = load_triplets(data, require_negative=settings.hard_negatives > 0)
+    check_sources(data, texts, settings)
+    plain = load_texts(texts) if texts is not None else []
+    triplets = load_triplets(data, require_negative=settings.hard_negatives > 0) if data is not None else []
     device = pick_device(settings.device)
     dtype = str(pick_dtype(settings.dtype, device)).removeprefix("torch.")
     # Weights that are trained are fp32; a frozen base can be bf16.
@@ -152,7 +202,7 @@ def prepare(base: Path, data: Texts, output: Path, settings: TrainSettings) -> t
     encoder.max_seq_length = min(settings.max_length, encoder.max_seq_length or settings.max_length)
     _say_what_is_cut(encoder, base, settings)
     prompting = Prompting.of(base, encoder, settings)
-    found = training_data(triplets, prompting, settings)
+    found = plain_data(plain, encoder, settings) if texts is not None else training_data(triplets, prompting, settings)
     held_out = load_triplets(settings.dev, require_negative=False, split="validation") if settings.dev is not None else []
     dev = by_prompt(held_out, prompting)
     for tables in (found.tables, dev):
@@ -165,7 +215,7 @@ def prepare(base: Path, data: Texts, output: Path, settings: TrainSettings) -> t
         "base": digest_tree(base),
         "data": found.digest,
         "prompts": digest_json({name: [len(table.rows), *prompts[name].items()] for name, table in found.tables.items()}),
-        "teacher": digest_tree(settings.distil_from) if settings.distil_from is not None else None,
+        "teacher": teacher_identity(settings),
     }
     job = TrainingJob(
         base=base,
@@ -189,6 +239,21 @@ def _say_what_is_cut(encoder: SentenceTransformer, base: Path, settings: TrainSe
         say(
             f"this encoder's vectors are meant to be cut to {dims} dimensions too; give matryoshka_dims {dims} to train for that"
         )
+
+
+def with_teacher(job: TrainingJob, texts: Sources | None) -> TrainingJob:
+    """Return the job with the teacher's vectors, where one is learnt from; they are made first if need be.
+
+    Raises:
+        DataError: There are vectors, but they do not fit the texts.
+        CheckpointError: The teacher cannot be loaded.
+        EncodingError: Its vectors cannot be made.
+    """
+    if not job.settings.learns_vectors:
+        return job
+    sources = [texts] if isinstance(texts, str | Path) else list(texts or ())
+    found = teacher_vectors(job.data.wanted(), job.settings, output=job.output, texts=sources, dtype=job.dtype)
+    return replace(job, data=replace(job.data, teacher=found))
 
 
 def _finished(job: TrainingJob) -> dict[str, Any] | None:
@@ -234,7 +299,7 @@ def finish(job: TrainingJob) -> dict[str, Any]:
         merge = {"max_difference": difference, "rounding": float(np.abs(embed(encoder, probe) - exact).max())}
         # The instruction is saved with the encoder if there was a single one; the E5 set's differ by task and stay the caller's.
         used = {(table.query_prompt, table.document_prompt) for table in job.data.tables.values()}
-        if len(used) == 1:
+        if len(used) == 1 and not job.data.plain:
             query, document = used.pop()
             encoder.prompts = {**encoder.prompts, "query": query, "document": document}
         about = read_record(job.base)
@@ -299,6 +364,7 @@ def _record(job: TrainingJob, merge: dict[str, float | None]) -> dict[str, Any]:
         "merge": merge,
         "gradient_checkpointing": notes["gradient_checkpointing"],
         "packing": notes.get("packing"),
+        "teacher": notes.get("teacher"),
         "device": str(job.device),
         "dtype": job.dtype,
         "machine": describe(),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ModelWrapValidatorHandler, model_validator
+from pydantic import BeforeValidator, Field, ModelWrapValidatorHandler, model_validator
 
 from prune2vec.errors import ConfigError, reason_of
 from prune2vec.models.text_settings import Instruction
@@ -36,10 +37,21 @@ _EFFIR_WARMUP_STEPS = 100
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"l3prune": {}, "effir": _EFFIR})
 """What each preset sets; everything else keeps the default of ``TrainSettings``, which is L3Prune's."""
 
+# What each kind of distillation can be measured by, the usual first.
+_DISTANCES = {"vectors": ("cosine", "squared"), "similarities": ("kl", "squared")}
+TEACHER = ("teacher", "teacher_vectors")
+
+Named = Annotated[
+    str,
+    Field(min_length=1),
+    BeforeValidator(lambda value: os.path.expanduser(value) if isinstance(value, str | Path) else value),
+]
+"""A path, or the name of something elsewhere."""
+
 # These change how a run is watched or kept, or are recorded resolved: a checkpoint stays valid when they change.
 _FREE = frozenset(
     {
-        *("preset", "distil_from", "device", "dtype", "gradient_checkpointing"),
+        *("preset", "teacher", "teacher_vectors", "device", "dtype", "gradient_checkpointing"),
         *("dev", "dev_rows", "save_every", "report_to", "restart"),
     }
 )
@@ -104,13 +116,27 @@ class TrainSettings(Settings):
     """Tokens in memory at a time when cached, instead of rows."""
     matryoshka_dims: tuple[Annotated[int, Field(ge=1, le=10**6)], ...] = ()
     """Train these leading dimensions as embeddings of their own too; the full size is always among them."""
-    distil_from: Path | None = None
-    """Folder of the unpruned encoder whose scores (or embeddings) are learnt beside the contrastive loss."""
-    distil: Literal["scores", "embeddings", "data", "none"] = "scores"
-    """What is learnt of a teacher: how it divides its belief among a row's documents (scores; any size), or its embeddings
-    (same size); data takes the teacher scores that the rows bring along (pos_scores, neg_scores) instead of an encoder."""
+    teacher: Named | None = None
+    """Encoder (folder or hub id) whose vectors are learnt: from plain texts, or beside the contrastive loss from triplets. It
+    encodes each distinct text once, before the training, and is not in memory during it. Any size, any tokeniser."""
+    teacher_vectors: Named | None = None
+    """With a teacher: the folder in which its vectors are kept (default: OUTPUT.teacher), taken from there where they are
+    complete. Without: vectors that exist, of whatever teacher: what encode wrote, or Parquet or JSON lines with a
+    vector beside the text or its id."""
+    distil: Literal["vectors", "similarities", "scores", "data", "none"] = "vectors"
+    """What is learnt of a teacher: its vectors, in its own space (through a linear projection, dropped at the end, where it has
+    another dimension); similarities: how near the texts of a batch are to each other; scores: how it divides its belief among
+    the documents of a row of triplets. data takes the scores that the rows bring along (pos_scores, neg_scores) instead."""
+    distil_distance: Literal["auto", "cosine", "squared", "kl"] = "auto"
+    """Between teacher and student. For vectors: cosine (auto) or squared (Euclidean). For similarities: kl (auto), the
+    divergence of the two distributions over the batch's other texts, or squared, of the cosines. For scores: kl."""
+    distil_scale: float = Field(default=20.0, gt=0, le=10**6)
+    """With similarities by kl, the cosines of both are multiplied by this before their softmax."""
     distil_weight: float = Field(default=1.0, gt=0, le=10**6)
     """Weight of the distillation beside the contrastive loss, which has 1."""
+    prompts: tuple[str, ...] = ()
+    """Names of the prompts under which plain texts are learnt, such as query,document: each text under each of them, by
+    teacher and student alike. Empty is document."""
     teacher_temperature: float = Field(default=1.0, gt=0, le=10**6)
     """A teacher's scores are divided by this before their softmax (an encoder's cosines are multiplied by scale as well)."""
     packing: Literal["auto", "on", "off"] = "auto"
@@ -146,8 +172,8 @@ class TrainSettings(Settings):
         values = named if len(named) == len(values) else values
         name = values.get("preset")
         preset = PRESETS.get(name, {}) if isinstance(name, str) else {}
-        # An encoder given as teacher takes the place of the preset's scores.
-        taken = {*values, "distil"} if values.get("distil_from") is not None else {*values}
+        # A teacher takes the place of the preset's scores.
+        taken = {*values, *(("distil",) if any(values.get(name) is not None for name in TEACHER) else ())}
         added = {key: value for key, value in preset.items() if key not in taken}
         made = handler({**added, **values})
         # A preset's values are defaults: another preset, set on top of these settings, replaces them.
@@ -158,24 +184,38 @@ class TrainSettings(Settings):
     def _fits(self) -> Self:
         if self.warmup_steps is not None and self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}; or leave it out")
-        if self.distil_from is not None and self.distil in ("data", "none"):
-            raise ValueError(
-                f"distil {self.distil!r} and distil_from exclude each other; set distil to scores, or drop distil_from"
-            )
+        given = next((name for name in TEACHER if getattr(self, name) is not None), None)
+        if given is not None and self.distil in ("data", "none"):
+            raise ValueError(f"distil {self.distil!r} and {given} exclude each other; set distil to vectors, or drop {given}")
         if self.distils and (self.cached or self.matryoshka_dims):
-            given = "distil_from" if self.distil_from is not None else "distil 'data'"
-            raise ValueError(f"{given} works with neither cached nor matryoshka_dims; choose one")
-        if self.distils and self.distil != "embeddings" and self.hard_negatives == 0:
-            remedy = "embeddings" if self.distil == "scores" else "none"
+            what = given or "distil 'data'"
+            raise ValueError(f"{what} works with neither cached nor matryoshka_dims; choose one")
+        if self.distils and self.distil in ("scores", "data") and self.hard_negatives == 0:
+            remedy = "vectors" if self.distil == "scores" else "none"
             raise ValueError(
                 f"distil {self.distil!r} compares a row's documents; set hard_negatives to 1, or distil to {remedy}"
+            )
+        known = _DISTANCES.get(self.distil, ("kl",))
+        if self.distil_distance not in ("auto", *known):
+            raise ValueError(
+                f"distil_distance {self.distil_distance!r} does not fit distil {self.distil!r}; give {' or '.join(known)}"
             )
         return self
 
     @property
     def distils(self) -> bool:
         """Whether a teacher is learnt from, be it an encoder or scores in the data."""
-        return self.distil == "data" or self.distil_from is not None
+        return self.distil == "data" or self.learns_vectors
+
+    @property
+    def learns_vectors(self) -> bool:
+        """Whether a teacher's vectors are learnt from."""
+        return self.teacher is not None or self.teacher_vectors is not None
+
+    @property
+    def distance(self) -> str:
+        """Distance to the teacher, resolved."""
+        return _DISTANCES.get(self.distil, ("kl",))[0] if self.distil_distance == "auto" else self.distil_distance
 
     @property
     def warmup(self) -> int:

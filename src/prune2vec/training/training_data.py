@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
@@ -16,13 +16,16 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 
 from prune2vec.data.instructions import Instructions
+from prune2vec.data.plain_texts import PlainText
 from prune2vec.data.triplet import Triplet, digest_texts
 from prune2vec.errors import CheckpointError, ConfigError, DataError
+from prune2vec.files import digest_json
 from prune2vec.models.prepared_text import PreparedText, saved_prompts
 from prune2vec.models.text_settings import E5, SAVED, PromptTemplate
 from prune2vec.models.tokens import token_ids
 from prune2vec.progress import say
 from prune2vec.pruning.encoder import RECORD, read_record
+from prune2vec.training.teacher import TeacherPrompt, TeacherVectors, named_prompt
 from prune2vec.training.train_settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -77,13 +80,24 @@ def trained_text(record: Mapping[str, Any], settings: TrainSettings) -> dict[str
     return {**text, "symmetric": settings.symmetric} if is_e5 and settings.symmetric else dict(text)
 
 
+Row = Triplet | PlainText
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingTable:
-    """The rows of one data set that share their prompts."""
+    """The rows of one data set that share their prompts; plain texts have one prompt, given twice.
 
-    rows: list[Triplet]
+    Attributes:
+        rows: Triplets, or plain texts.
+        query_prompt: What stands before an anchor.
+        document_prompt: What stands before a document.
+        teacher_prompts: What a teacher gets before the same two: names of its own prompts, or given words.
+    """
+
+    rows: Sequence[Row]
     query_prompt: str
     document_prompt: str
+    teacher_prompts: tuple[TeacherPrompt, TeacherPrompt] = (TeacherPrompt("query"), TeacherPrompt("document"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,43 +109,76 @@ class TrainingData:
         left_out: Tables with fewer rows than a batch, and how many rows they have.
         digest: SHA-256 of all texts, those left out too.
         settings: How many hard negatives a row has and how they are chosen, and whether teacher scores go with them.
+        teacher: A teacher's vectors of all texts, once they are there.
     """
 
     tables: Mapping[str, TrainingTable]
     left_out: Mapping[str, int]
     digest: str
     settings: TrainSettings
+    teacher: TeacherVectors | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether the rows are plain texts, not triplets."""
+        return isinstance(next(iter(self.tables.values())).rows[0], PlainText)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns of every table: the anchor first, then the documents, the positive first."""
+        """The columns of every table: the text; or the anchor first, then the documents, the positive first."""
+        if self.plain:
+            return ("text",)
         return ("anchor", "positive", *(f"negative_{number + 1}" for number in range(self.settings.hard_negatives)))
 
     @property
     def prompts(self) -> dict[str, dict[str, str]]:
         """What stands before the texts, by table and column (empty prompts too: they make the trainer name its tables)."""
-        documents = self.columns[1:]
+        first, *documents = self.columns
         return {
-            name: {"anchor": table.query_prompt, **dict.fromkeys(documents, table.document_prompt)}
+            name: {first: table.query_prompt, **dict.fromkeys(documents, table.document_prompt)}
             for name, table in self.tables.items()
         }
 
-    def texts_of(self, row: Triplet) -> tuple[str, ...]:
-        """Return a row's texts by column: the anchor, the positive and the chosen hard negatives."""
+    def texts_of(self, row: Row) -> tuple[str, ...]:
+        """Return a row's texts by column: the text; or the anchor, the positive and the chosen hard negatives."""
+        if isinstance(row, PlainText):
+            return row.texts
         return (row.anchor, row.positive, *(row.negatives[number] for number in choose_negatives(row, self.settings)))
 
     def datasets(self) -> DatasetDict:
-        """Return the tables as Hugging Face datasets, in memory; teacher scores, if learnt, in the column ``label``."""
+        """Return the tables as Hugging Face datasets, in memory.
+
+        What is learnt of a teacher is in the column ``label``: its scores of a row's documents, or, by column, the numbers of
+        its vectors.
+        """
         from datasets import Dataset, DatasetDict
 
         made, keys = DatasetDict(), self.columns
         for name, table in self.tables.items():
-            rows: list[dict[str, Any]] = [dict(zip(keys, self.texts_of(row), strict=True)) for row in table.rows]
-            if self.settings.distil == "data":
-                for columns, row in zip(rows, table.rows, strict=True):
-                    columns["label"] = [row.scores[0], *(row.scores[1 + n] for n in choose_negatives(row, self.settings))]
+            rows: list[dict[str, Any]] = []
+            for row in table.rows:
+                rows.append(dict(zip(keys, self.texts_of(row), strict=True)))
+                if self.teacher is not None:
+                    rows[-1]["label"] = [self.teacher.rows[prompt][text] for prompt, text in self._for_teacher(table, row)]
+                elif self.settings.distil == "data" and isinstance(row, Triplet):
+                    rows[-1]["label"] = [row.scores[0], *(row.scores[1 + n] for n in choose_negatives(row, self.settings))]
             made[name] = Dataset.from_list(rows)
         return made
+
+    def wanted(self) -> dict[TeacherPrompt, dict[str, str]]:
+        """Return the distinct texts that a teacher is to encode under each prompt, in order, each with the id of its document."""
+        found: dict[TeacherPrompt, dict[str, str]] = {}
+        for table in self.tables.values():
+            for row in table.rows:
+                for prompt, text in self._for_teacher(table, row):
+                    found.setdefault(prompt, {}).setdefault(text, row.id if isinstance(row, PlainText) else "")
+        return found
+
+    def _for_teacher(self, table: TrainingTable, row: Row) -> Iterator[tuple[TeacherPrompt, str]]:
+        """Yield each of a row's texts with the prompt under which a teacher reads it."""
+        query, document = table.teacher_prompts
+        for place, text in enumerate(self.texts_of(row)):
+            yield (document if place else query), text
 
 
 def training_data(
@@ -143,7 +190,42 @@ def training_data(
         DataError: There is no row, a row has no negative or teacher score though the settings want one, or no table fills a
             batch.
     """
-    tables = by_prompt(triplets, prompting)
+    large, small = _large_enough(by_prompt(triplets, prompting), settings, quiet=quiet)
+    check_rows(triplets, settings)
+    return TrainingData(tables=large, left_out=small, digest=digest_texts(triplets), settings=settings)
+
+
+def plain_data(texts: Sequence[PlainText], encoder: SentenceTransformer, settings: TrainSettings) -> TrainingData:
+    """Return each distinct text once under each prompt of the settings, a table a prompt.
+
+    Raises:
+        ConfigError: The encoder has no such prompt, or puts the same before texts under two of them.
+        DataError: There are fewer texts than a batch has rows.
+    """
+    first: dict[str, PlainText] = {}
+    for one in texts:
+        first.setdefault(one.text, one)
+    rows = list(first.values())
+    tables: dict[str, TrainingTable] = {}
+    names: dict[str, str] = {}
+    for name in settings.prompts or ("document",):
+        prompt = named_prompt(encoder, name, whose="the encoder")
+        if (other := names.setdefault(prompt, name)) != name:
+            raise ConfigError(
+                f"prompts: the encoder puts {prompt!r} before texts under both {other} and {name}; give one of them"
+            )
+        table = TrainingTable(
+            rows=rows, query_prompt=prompt, document_prompt=prompt, teacher_prompts=(TeacherPrompt(name),) * 2
+        )
+        tables[name] = table
+    large, small = _large_enough(tables, settings, quiet=False)
+    return TrainingData(tables=large, left_out=small, digest=digest_json([row.text for row in rows]), settings=settings)
+
+
+def _large_enough(
+    tables: Mapping[str, TrainingTable], settings: TrainSettings, *, quiet: bool
+) -> tuple[dict[str, TrainingTable], dict[str, int]]:
+    """Return the tables that can fill a batch, and how many rows the others have."""
     large = {name: table for name, table in tables.items() if len(table.rows) >= settings.batch_size}
     small = {name: len(table.rows) for name, table in tables.items() if name not in large}
     if not large:
@@ -152,8 +234,7 @@ def training_data(
     if small and not quiet:
         named = ", ".join(f"{name} ({count})" for name, count in small.items())
         say(f"left out, because they cannot fill a batch of {settings.batch_size} rows: {named}")
-    check_rows(triplets, settings)
-    return TrainingData(tables=large, left_out=small, digest=digest_texts(triplets), settings=settings)
+    return large, small
 
 
 def by_prompt(triplets: Sequence[Triplet], prompting: Prompting | PreparedText) -> dict[str, TrainingTable]:
@@ -165,7 +246,10 @@ def by_prompt(triplets: Sequence[Triplet], prompting: Prompting | PreparedText) 
     for (dataset, query, document), found in rows.items():
         number = 1 + sum(1 for name in tables if name == dataset or name.startswith(f"{dataset}#"))
         name = dataset if number == 1 else f"{dataset}#{number}"
-        tables[name] = TrainingTable(rows=found, query_prompt=query, document_prompt=document)
+        # With the encoder's own prompts a teacher has its own as well; other words are for both.
+        words = (None, None) if isinstance(prompting, Prompting) and prompting.instructions is None else (query, document)
+        given = TeacherPrompt("query", words[0]), TeacherPrompt("document", words[1])
+        tables[name] = TrainingTable(rows=found, query_prompt=query, document_prompt=document, teacher_prompts=given)
     return tables
 
 
@@ -221,7 +305,7 @@ def choose_negatives(row: Triplet, settings: TrainSettings) -> list[int]:
     return [*range(there)] * (wanted // there) + draw.sample(range(there), wanted % there)
 
 
-def plan_batches(data: TrainingData, trainer: SentenceTransformerTrainer, steps: int) -> list[tuple[str, list[Triplet]]]:
+def plan_batches(data: TrainingData, trainer: SentenceTransformerTrainer, steps: int) -> list[tuple[str, list[Row]]]:
     """Return table and rows of every batch of a run: the trainer's own samplers, run ahead, so that a shortage shows at once.
 
     Raises:
@@ -230,7 +314,7 @@ def plan_batches(data: TrainingData, trainer: SentenceTransformerTrainer, steps:
     sampler: Any = trainer.get_train_dataloader().batch_sampler
     # The rows are numbered through all tables.
     numbered = [(name, row) for name, table in data.tables.items() for row in table.rows]
-    batches: list[tuple[str, list[Triplet]]] = []
+    batches: list[tuple[str, list[Row]]] = []
     for epoch in count():
         sampler.set_epoch(epoch)
         wanted = min(len(sampler), steps - len(batches))
@@ -250,15 +334,15 @@ def plan_batches(data: TrainingData, trainer: SentenceTransformerTrainer, steps:
 
 
 def largest_batch(
-    batches: Sequence[tuple[str, list[Triplet]]], data: TrainingData, encoder: SentenceTransformer, *, padded: bool = True
+    batches: Sequence[tuple[str, list[Row]]], data: TrainingData, encoder: SentenceTransformer, *, padded: bool = True
 ) -> list[Mapping[str, Any]]:
     """Return the tokenised columns of the largest batch by characters; ``padded`` up to its longest texts, or all together."""
 
-    def size(batch: tuple[str, list[Triplet]]) -> int:
+    def size(batch: tuple[str, list[Row]]) -> int:
         texts = [data.texts_of(row) for row in batch[1]]
         if padded:
             # The batch is padded to its longest anchor and its longest document.
-            return max(len(row[0]) for row in texts) + max(len(text) for row in texts for text in row[1:])
+            return max(len(row[0]) for row in texts) + max((len(text) for row in texts for text in row[1:]), default=0)
         return sum(len(text) for row in texts for text in set(row))
 
     name, rows = max(batches, key=size)

@@ -23,6 +23,7 @@ EXAMPLE = """
 prune2vec evaluate encoder/ --data heldout.jsonl
 prune2vec evaluate encoder/ --tasks SciFact,STSBenchmark -o results.json
 prune2vec evaluate encoder/ --tasks mteb-15 --mirror mteb-copies/
+prune2vec evaluate small/ --documents-by big/ --tasks SciFact
 prune2vec evaluate encoder/ --tasks SciFact --max-documents 1000 --max-queries 100
 """
 
@@ -32,6 +33,11 @@ prune2vec evaluate encoder/ --tasks SciFact --max-documents 1000 --max-queries 1
 @click.option("--data", type=SourceName("path"), help="Held-out triplets, or a BEIR folder.")
 @click.option("--tasks", help="MTEB tasks, separated by commas, or a preset (mteb-15, beir-13).")
 @click.option("--mirror", type=ExistingPath(), help="Folder with offline copies of MTEB tasks.")
+@click.option(
+    "--documents-by",
+    type=SourceName("encoder"),
+    help="Another encoder, for the documents: the one whose vectors ENCODER, for the queries, has learnt.",
+)
 @click.option("-o", "--output", type=OutputPath(folder=False), help="File to write; without it the result is only printed.")
 def evaluate(
     encoder: str,
@@ -39,6 +45,7 @@ def evaluate(
     data: str | None,
     tasks: str | None,
     mirror: Path | None,
+    documents_by: str | None,
     output: Path | None,
     settings: EvaluateSettings,
     dry_run: bool,
@@ -52,10 +59,12 @@ def evaluate(
             from prune2vec.evaluation.tasks import resolve_tasks
 
             resolve_tasks(names, mirror)
-        reads = [encoder, *filter(None, [data, tasks, mirror])]
+        reads = [encoder, *filter(None, [documents_by, data, tasks, mirror])]
         return would(f"evaluate {encoder}", reads=reads, writes=output, settings=settings)
     from prune2vec.evaluation.evaluate import evaluate_encoder
     from prune2vec.machine import keep_freed_memory
 
     keep_freed_memory()
-    return evaluate_encoder(encoder, data=data, tasks=names, mirror=mirror, output=output, settings=settings)
+    return evaluate_encoder(
+        encoder, data=data, tasks=names, mirror=mirror, output=output, documents_by=documents_by, settings=settings
+    )

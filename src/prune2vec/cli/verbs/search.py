@@ -31,7 +31,9 @@ prune2vec search vectors/ --queries queries.txt --json
 @click.option("--queries", type=ExistingPath(), help="File of queries: .txt (one a line), .jsonl, .csv, .parquet.")
 @click.option("-k", type=click.IntRange(1, 10**6), default=10, show_default=True, help="Hits for each query.")
 @click.option(
-    "--encoder", type=SourceName("encoder"), help="The encoder that made the vectors, if it is no longer where it was."
+    "--encoder",
+    type=SourceName("encoder"),
+    help="The encoder of the queries: the one that made the vectors, if it is no longer where it was, or one that learnt its vectors.",
 )
 @click.option("--corpus", type=ExistingPath(), help="The file that was encoded, to show the texts.")
 def search(

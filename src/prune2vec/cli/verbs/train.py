@@ -1,7 +1,8 @@
-"""``prune2vec train``: checkpoint + data -> encoder folder."""
+"""``prune2vec train``: checkpoint + texts -> encoder folder."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,11 +21,12 @@ OPTIONS = OptionGroup(
     "prune2vec.training.train_settings:TrainSettings",
     only_config=(
         "lora_alpha lora_dropout target_modules train_top schedule warmup_steps scale negative_sampling "
-        "weight_decay max_grad_norm mini_batch_tokens distil_weight dev_rows save_every"
+        "weight_decay max_grad_norm mini_batch_tokens distil_distance distil_scale distil_weight dev_rows save_every"
     ),
 )
 EXAMPLE = """
 prune2vec train small/ --data triplets/ -o encoder/
+prune2vec train small/ --texts corpus.jsonl --teacher encoder-to-learn-from/ -o encoder/
 prune2vec train small/ --data train.jsonl.gz -o encoder/ --steps 200 --batch-size 32
 prune2vec train small/ --data scored.jsonl.gz -o encoder/ --preset effir
 """
@@ -32,24 +34,42 @@ prune2vec train small/ --data scored.jsonl.gz -o encoder/ --preset effir
 
 @verb(example=EXAMPLE, sections=[OPTIONS])
 @click.argument("checkpoint", type=ExistingPath())
-@click.option("--data", type=SourceName("path"), required=True, help="Triplets: a file, a folder of files or a hub dataset.")
+@click.option("--data", type=SourceName("path"), help="Triplets: a file, a folder of files or a hub dataset.")
+@click.option(
+    "--texts",
+    type=SourceName("path"),
+    help="Plain texts, in place of triplets, to learn a teacher's vectors from: .txt (one a line), Markdown, JSONL, CSV, Parquet "
+    "(column text, or the sides of triplets), a folder of these or a hub dataset.",
+)
 @click.option("-o", "--output", type=OutputPath(folder=True), required=True, help="Folder to write.")
-def train(checkpoint: Path, *, data: str, output: Path, settings: TrainSettings, dry_run: bool) -> Printable:
-    """Train the encoder in CHECKPOINT on triplets.
+def train(
+    checkpoint: Path, *, data: str | None, texts: str | None, output: Path, settings: TrainSettings, dry_run: bool
+) -> Printable:
+    """Train the encoder in CHECKPOINT: on triplets (--data) contrastively, with --teacher on its vectors too; or on plain texts
+    (--texts) on the vectors of a --teacher alone.
 
     Adapters are merged before the encoder is saved. The same command resumes after an interruption.
     """
+    if (data is None) == (texts is None):
+        raise click.UsageError("give either --data (triplets) or --texts (plain texts, to learn the vectors of a --teacher)")
     from prune2vec.training.train_settings import check_tracker
 
     if dry_run:
+        from prune2vec.data.plain_texts import read_texts
         from prune2vec.pruning.encoder_check import check_trainable
+        from prune2vec.training.train import check_sources
 
         check_kind(output, ENCODER)
         check_encoder(checkpoint)
         check_trainable(checkpoint)
-        check_texts(data)
+        check_sources(data, texts, settings)
+        if data is not None:
+            check_texts(data)
+        elif texts is not None and os.path.exists(texts):
+            next(read_texts(texts), None)
         check_tracker(settings.report_to)
-        return would(f"train {checkpoint}", reads=[checkpoint, data], writes=output, settings=settings)
+        reads = [checkpoint, *filter(None, (data, texts, settings.teacher))]
+        return would(f"train {checkpoint}", reads=reads, writes=output, settings=settings)
     from prune2vec.training.train import train_encoder
 
-    return train_encoder(checkpoint, data, output, settings=settings)
+    return train_encoder(checkpoint, data, output, texts=texts, settings=settings)
