@@ -1,8 +1,8 @@
 """LoRA layers that project one input, computed as one differentiable product in training on a CPU.
 
-peft's layers (arXiv 2106.09685, section 4.1) keep a dropped copy of the input for each projection, and draw a number for each
-entry of it. Here the input is kept once, projections of the same input (queries, keys and values; gate and up) share one draw,
-and what is drawn are the few entries that are dropped. Adapters and their gradients are computed in fp32, as in peft.
+peft's layers (arXiv 2106.09685, section 4.1) keep a dropped copy of the input and its mask for each projection, and draw a number
+for each entry. Here projections of the same input (queries, keys and values; gate and up) share one draw and one copy, and what
+is drawn are the few entries that are dropped. Adapters and their gradients are computed in fp32, as in peft.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def dropped_entries(count: int, rate: float) -> Int[Tensor, " dropped"]:
 def _zeroed(x: Tensor, dropped: Tensor | None) -> Tensor:
     """Put zeros where an entry is dropped."""
     if dropped is not None:
-        x.view(-1).scatter_(0, dropped, 0.0)
+        x.view(-1).index_fill_(0, dropped, 0.0)
     return x
 
 
@@ -180,7 +180,8 @@ class _Products(torch.autograd.Function):
         """Take the weight, the bias and the adapter's two matrices (rank, input) and (output, rank) of each layer."""
         bases, biases, downs, ups = weights[::4], weights[1::4], weights[2::4], weights[3::4]
         rows = x.flatten(0, -2)
-        inner = _kept(x, dropped) @ torch.cat(downs).t()
+        kept = _kept(x, dropped)
+        inner = kept @ torch.cat(downs).t()
         results = []
         parts = inner.split([down.shape[0] for down in downs], dim=1)
         for base, bias, up, scale, part in zip(bases, biases, ups, scales, parts, strict=True):
@@ -190,7 +191,8 @@ class _Products(torch.autograd.Function):
             else:
                 result = torch.addmm(result.to(up.dtype), part, up.t(), alpha=scale).to(result.dtype)
             results.append(result.view(*x.shape[:-1], -1))
-        ctx.save_for_backward(x, inner, dropped, *bases, *downs, *ups)
+        # Nothing else needs the input once more, so it is kept as the adapters saw it.
+        ctx.save_for_backward(kept, inner, dropped, *bases, *downs, *ups)
         ctx.scales = scales
         return tuple(results)
 
@@ -198,7 +200,7 @@ class _Products(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         """Return the gradients of the input and of the adapters."""
-        x, inner, dropped, *weights = ctx.saved_tensors
+        kept, inner, dropped, *weights = ctx.saved_tensors
         many = len(gradients)
         bases, downs, ups = weights[:many], weights[many : 2 * many], weights[2 * many :]
         parts = inner.split([down.shape[0] for down in downs], dim=1)
@@ -213,8 +215,7 @@ class _Products(torch.autograd.Function):
             for_weights += [None, None, None, (exact.t() @ part).mul_(scale)]
             if ctx.needs_input_grad[0]:
                 for_x = rows @ base if for_x is None else for_x.addmm_(rows, base)
-        for_downs = (by_inner.t() @ _kept(x, dropped)).split([down.shape[0] for down in downs])
-        for_weights[2::4] = for_downs
+        for_weights[2::4] = (by_inner.t() @ kept).split([down.shape[0] for down in downs])
         if for_x is not None:
-            for_x = for_x.add_(_zeroed(by_inner @ torch.cat(downs), dropped)).view_as(x)
+            for_x = for_x.add_(_zeroed(by_inner @ torch.cat(downs), dropped)).view(*gradients[0].shape[:-1], -1)
         return for_x, None, None, *for_weights
