@@ -194,7 +194,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             encoder = Path(scratch) / "encoder"
             cut = [sys.executable, "-c", _CUT, given.model, str(layers), str(encoder)]
-            subprocess.run(cut, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(cut, check=True, stdout=subprocess.DEVNULL, cwd=Path(__file__).parent)
             told = {"encoder": str(encoder), "texts": str(given.texts.resolve()), "batch": given.batch, "dtype": given.dtype}
             result[str(layers)] = measured({"a": given.a, "b": given.b}, told, given.rounds)
         print_tables(layers, result[str(layers)])

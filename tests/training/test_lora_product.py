@@ -205,7 +205,7 @@ def test_members_called_with_other_inputs_are_computed_on_their_own() -> None:
     "change",
     [
         lambda model: adapted(use_dora=True),
-        lambda model: adapted(lora_bias=True),
+        lambda model: adapted("opt", lora_bias=True),
         lambda model: adapted("gpt2", targets=r".*c_(attn|fc|proj)", fan_in_fan_out=True),
         lambda model: model.requires_grad_(True),
         lambda model: model.double(),

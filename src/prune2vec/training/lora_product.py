@@ -61,8 +61,7 @@ def _is_plain(layer: LoraLinear) -> bool:
     return (
         type(down) is type(up) is nn.Linear
         and type(dropout) in (nn.Dropout, nn.Identity)
-        and down.bias is None
-        and up.bias is None
+        and all(part.bias is None for part in (down, up))
         and down.weight.dtype == up.weight.dtype == torch.float32
         and base.weight.dtype in (torch.float32, torch.bfloat16)
         and base.weight.device.type == "cpu"
@@ -128,12 +127,13 @@ class _Together:
 
 def _projected(x: Tensor, layers: Sequence[LoraLinear]) -> tuple[Tensor, ...]:
     rate = _rate(layers[0])
-    weights: list[Tensor | None] = []
+    weights: list[Any] = []
     for layer in layers:
         name = layer.active_adapters[0]
         weights += [layer.base_layer.weight, layer.base_layer.bias, layer.lora_A[name].weight, layer.lora_B[name].weight]
     scales = [layer.scaling[layer.active_adapters[0]] / (1 - rate) for layer in layers]
-    made: tuple[Tensor, ...] = _Products.apply(x, dropped_entries(x.numel(), rate) if rate else None, scales, *weights)
+    dropped = dropped_entries(x.numel(), rate) if rate else None
+    made: tuple[Tensor, ...] = _Products.apply(x, dropped, scales, *weights)  # type: ignore[no-untyped-call]
     return made
 
 
@@ -175,9 +175,9 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Float[Tensor, "*token input"], dropped: Tensor | None, scales: list[float], *weights: Tensor | None
+        ctx: Any, x: Float[Tensor, "*token input"], dropped: Tensor | None, scales: list[float], *weights: Any
     ) -> tuple[Float[Tensor, "*token output"], ...]:
-        """Take the weight, the bias and the adapter's two matrices (rank, input) and (output, rank) of each layer."""
+        """Take of each layer the weight, the bias or None, and the adapter's two matrices, (rank, input) and (output, rank)."""
         bases, biases, downs, ups = weights[::4], weights[1::4], weights[2::4], weights[3::4]
         rows = x.flatten(0, -2)
         kept = _kept(x, dropped)
