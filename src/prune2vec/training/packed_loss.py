@@ -28,6 +28,7 @@ from prune2vec.machine import free_memory_bytes
 from prune2vec.models.rope import forget_longest_text
 from prune2vec.models.tokens import distinct, longest_first
 from prune2vec.training.adapters import base_model
+from prune2vec.training.lora_product import fused_lora
 
 Features = dict[str, Any]
 Row = tuple[int, ...]
@@ -134,11 +135,15 @@ def without_padding(
 
 @contextmanager
 def token_pass(encoder: SentenceTransformer, *, packs: bool, token_budget: int | None = None) -> Iterator[PackedTransformer]:
-    """Run an encoder's token model on packed rows, or on padded ones sorted by length, while the context is open."""
+    """Run an encoder's token model on packed rows, or on padded ones sorted by length, while the context is open.
+
+    Its LoRA layers are computed as ``fused_lora`` says.
+    """
     transformer: Any = encoder[0]
     with ExitStack() as stack:
         if packs:
             stack.enter_context(packable(base_model(encoder)))
+        stack.enter_context(fused_lora(base_model(encoder)))
         transformer.forward = made = PackedTransformer(encoder, packs=packs, token_budget=token_budget)
         try:
             yield made

@@ -141,8 +141,9 @@ class TrainSettings(Settings):
     """A teacher's scores are divided by this before their softmax (an encoder's cosines are multiplied by scale as well)."""
     packing: Literal["auto", "on", "off"] = "auto"
     """Compute each distinct text of a batch once and without padding: the same loss and gradients, sooner. Equal texts of a
-    batch share one draw of the dropout. auto sorts by length and pads where a model cannot take packed texts; on refuses
-    such a model; off leaves all to sentence-transformers."""
+    batch share one draw of the dropout, and so do, on a CPU, the layers that project one input (queries, keys and values).
+    auto sorts by length and pads where a model cannot take packed texts; on refuses such a model; off leaves all to
+    sentence-transformers."""
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
     """Recompute activations in the backward pass: one more forward pass a step, a fraction of the memory. auto measures the
     activations of the run's largest batch and does so only if they would take more than 60 % of the free memory."""
