@@ -54,6 +54,12 @@ def made_sections(loss: Sequence[float]) -> dict[str, dict[str, Any]]:
         "redundancy": {**rows, "tokens": 1000, "texts": "retrieval"},
         "redundancy-plain": {**plain, "tokens": 1000, "texts": "plain"},
         "redundancy-iterative": {kind: [*order[1:], order[0]] for kind in rows},
+        "magnitude": {"relative": block, "weight": attention, "tokens": 1000},
+        "angular-distance": {
+            "distance": [[(1 + n + layer) / (100 + layer) for n in range(len(loss) - layer)] for layer in layers],
+            "texts": 10,
+        },
+        "ablation": {"order": [*order[1:]], "loss": [1.0 + 0.1 * number for number in layers]},
     }
 
 

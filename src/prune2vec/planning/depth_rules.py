@@ -114,10 +114,13 @@ def spread(count: int, of: int) -> tuple[int, ...]:
     return tuple((2 * place * (of - 1) + gaps - 1) // (2 * gaps) for place in range(count))
 
 
-def fixed_count(profile: Profile, fits_budget: FitsBudget, layout: Layout, *, count: int | None, key: str) -> Picked:
+def fixed_count(
+    profile: Profile, fits_budget: FitsBudget, layout: Layout, *, count: int | None, key: str, fewest: int = 1
+) -> Picked:
     """Keep ``count`` layers as ``layout`` has them; when the budget forbids it, the best count that it admits.
 
-    With ``count`` None the profile chooses among the admitted ones, which needs a budget that binds.
+    With ``count`` None the profile chooses among the admitted ones, which needs a budget that binds. ``layout`` knows of
+    ``fewest`` layers and more.
 
     Raises:
         PlanError: The model does not have ``count`` layers, or neither a count nor a budget is given.
@@ -125,8 +128,12 @@ def fixed_count(profile: Profile, fits_budget: FitsBudget, layout: Layout, *, co
     total = profile.shape.num_layers
     if count is not None and count > total:
         raise PlanError(f"{key} {count} is not possible: {profile.model.get('name')} has {total} layers; choose 1 to {total}")
-    counts = admitted(profile, fits_budget, layout)
-    if count is None and len(counts) == total:
+    if count is not None and count < fewest:
+        raise PlanError(
+            f"the order was measured down to {fewest} layers, so {count} cannot be kept; measure it with more --rounds"
+        )
+    counts = admitted(profile, fits_budget, layout, fewest=fewest)
+    if count is None and len(counts) == total - fewest + 1:
         raise PlanError(f"give --{key} (1 to {total}), or a budget that rules some depths out, such as --max-params 90M")
     if count in counts:
         return Picked(Kept(layers=layout(count, total)))
@@ -136,13 +143,14 @@ def fixed_count(profile: Profile, fits_budget: FitsBudget, layout: Layout, *, co
     return Picked(Kept(layers=layout(best, total)), (f"{asked}kept {best}, the best of {among} layers by the profile",))
 
 
-def admitted(profile: Profile, fits_budget: FitsBudget, layout: Layout) -> list[int]:
-    """Return the counts of layers that the budget admits; none at all is a ``PlanError``."""
+def admitted(profile: Profile, fits_budget: FitsBudget, layout: Layout, *, fewest: int = 1) -> list[int]:
+    """Return the counts of layers, from ``fewest`` on, that the budget admits; none at all is a ``PlanError``."""
     total = profile.shape.num_layers
-    counts = [count for count in range(1, total + 1) if fits_budget(Kept(layers=layout(count, total)))]
+    counts = [count for count in range(fewest, total + 1) if fits_budget(Kept(layers=layout(count, total)))]
     if not counts:
-        smallest = profile.shape.params(layout(1, total))
-        raise PlanError(f"the budget admits not even one layer ({smallest:,} parameters with its embeddings); loosen it")
+        smallest = profile.shape.params(layout(fewest, total))
+        least = "even one layer" if fewest == 1 else f"even {fewest} layers, down to which the order was measured"
+        raise PlanError(f"the budget admits not {least} ({smallest:,} parameters with its embeddings); loosen it")
     return counts
 
 

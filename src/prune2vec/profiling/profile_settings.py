@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from prune2vec.errors import ConfigError
 from prune2vec.models.text_settings import TextOptions
 from prune2vec.settings import Amount, Seed
 
@@ -17,7 +18,8 @@ class ProfileSettings(TextOptions):
     """How a model is measured; the defaults of the layer-loss curve are the L3Prune paper's (20 batches of 64, scale 50)."""
 
     scorers: tuple[str, ...] = (LAYER_LOSS,)
-    """What to measure beside the layer-loss: redundancy, redundancy-plain, redundancy-iterative, or all."""
+    """What to measure beside the layer-loss: redundancy, redundancy-plain, redundancy-iterative, magnitude, angular-distance,
+    ablation (a pass for every block and round), or all."""
 
     groups: int = Field(20, ge=1, le=10**6)
     """Groups of tuples; the loss is the mean over them."""
@@ -54,7 +56,14 @@ class ProfileSettings(TextOptions):
     window_length: int = Field(2048, ge=8, le=2**24)
     """Tokens in each of them (2048 in LLM-Drop)."""
     rounds: int | None = Field(None, ge=1, le=10**4)
-    """Sub-layers of each kind that redundancy-iterative drops one by one; unset: half the layers."""
+    """What redundancy-iterative (of each kind of sub-layer) and ablation (of blocks) drop one by one; unset: half the layers."""
+
+    def rounds_of(self, layers: int) -> int:
+        """Return the rounds for a model of so many layers, of which at least one stays; too many are a ``ConfigError``."""
+        rounds = layers // 2 if self.rounds is None else self.rounds
+        if rounds >= layers > 1:
+            raise ConfigError(f"rounds is {rounds}, but one of {layers} layers must stay; give at most {layers - 1}")
+        return min(rounds, layers - 1)
 
     @field_validator("scorers", mode="before")
     @classmethod

@@ -63,10 +63,7 @@ def score_plain(backbone: Backbone, groups: Sequence[TokenGroup], settings: Prof
 def score_iterative(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings) -> Measured:
     """Order of dropping when every attention, MLP or block that goes is followed by a new measurement (LLM-Drop's script)."""
     layers = backbone.shape.num_layers
-    rounds = layers // 2 if settings.rounds is None else settings.rounds
-    if rounds >= layers > 1:
-        raise ConfigError(f"rounds is {rounds}, but one of {layers} layers must stay; give at most {layers - 1}")
-    rounds, rows = min(rounds, layers - 1), distinct_rows(groups)
+    rounds, rows = settings.rounds_of(layers), distinct_rows(groups)
     gone: dict[str, list[int]] = {kind: [] for kind in KINDS}
     kept = dict.fromkeys(KINDS, Kept.whole(range(layers)))
     # The first measurement, of the whole model, serves all three kinds, whose rounds run side by side after it.

@@ -1,0 +1,134 @@
+"""What other depth-pruning methods measure of blocks: their magnitude, and how far the residual stream turns across several."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torch.utils.hooks import RemovableHandle
+
+from prune2vec.errors import ProfileError
+from prune2vec.forward.backbone import Backbone
+from prune2vec.forward.batches import Batch
+from prune2vec.forward.pooling import lasttoken
+from prune2vec.models.families import states_of
+from prune2vec.models.tokens import TokenRow
+from prune2vec.profiling.measure import Measured, Measurement, scorers
+from prune2vec.profiling.profile_settings import ProfileSettings
+from prune2vec.profiling.token_groups import TokenGroup, distinct_rows
+
+# Of the last tokens' states at every layer; texts beyond that are left out.
+_STATES_BYTES = 256 << 20
+
+
+@scorers.register("magnitude")
+def score_magnitude(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings) -> Measured:
+    """Magnitude of what each block adds, relative to the stream, and of its weights."""
+    (found,) = yield [BlockMagnitude(backbone, distinct_rows(groups))]
+    return found  # type: ignore[no-any-return]
+
+
+@scorers.register("angular-distance")
+def score_angular(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings) -> Measured:
+    """Angle between the last token's states before and after every run of blocks (Gromov et al.)."""
+    (found,) = yield [AngularDistance(backbone, distinct_rows(groups))]
+    return found  # type: ignore[no-any-return]
+
+
+class _BlockObserver(Measurement):
+    """Sees the stream before and after each block, whatever is inside it."""
+
+    def __init__(self, backbone: Backbone, rows: Sequence[TokenRow]) -> None:
+        self.rows = tuple(rows)
+        self.key = type(self).__name__
+        self._dtype = str(backbone.model.dtype).removeprefix("torch.")
+
+    def hooks(self, layer: int, block: nn.Module) -> list[RemovableHandle]:
+        """Watch a block."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            self.see(layer, module, args[0] if args else kwargs["hidden_states"], states_of(output))
+
+        return [block.register_forward_hook(hook, with_kwargs=True)]
+
+    @abstractmethod
+    def see(self, layer: int, block: nn.Module, before: Tensor, after: Tensor) -> None:
+        """Take in the states (batch, position, dim) before and after block number ``layer``."""
+
+    def checked(self, layer: int, values: Tensor) -> Tensor:
+        """Return ``values``, none of which is NaN or infinite; else it is a ``ProfileError``."""
+        if not torch.isfinite(values).all():
+            raise ProfileError(f"NaN or infinity at layer {layer} in {self._dtype}; use --dtype float32, or check the weights")
+        return values
+
+
+class BlockMagnitude(_BlockObserver):
+    """Of each block F the mean of ``||F(x)|| / ||x + F(x)||`` over all tokens, and the sum of its weights' absolute values."""
+
+    def __init__(self, backbone: Backbone, rows: Sequence[TokenRow]) -> None:
+        super().__init__(backbone, rows)
+        self._sums: dict[int, float] = {}
+        self._weights: dict[int, float] = {}
+
+    def begin(self, batch: Batch) -> None:
+        """Note which tokens are real."""
+        self._real = batch.real
+
+    def see(self, layer: int, block: nn.Module, before: Tensor, after: Tensor) -> None:
+        """Add up one batch."""
+        if layer not in self._weights:
+            # Here, as the values of a streamed block are there while it runs.
+            self._weights[layer] = sum(float(weight.detach().abs().sum(dtype=torch.float64)) for weight in block.parameters())
+        added = torch.linalg.vector_norm(after.float() - before.float(), dim=-1)
+        ratio = added / torch.linalg.vector_norm(after.float(), dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
+        ratio = self.checked(layer, ratio.masked_fill(~self._real, 0))
+        self._sums[layer] = self._sums.get(layer, 0.0) + float(ratio.sum(dtype=torch.float64))
+
+    def result(self) -> dict[str, Any]:
+        """Return both by layer, and the number of tokens."""
+        relative = [self._sums[layer] / self.tokens for layer in sorted(self._sums)]
+        return {"relative": relative, "weight": [self._weights[layer] for layer in sorted(self._sums)], "tokens": self.tokens}
+
+
+class AngularDistance(_BlockObserver):
+    """``d(l, n) = arccos(cos(x_l, x_l+n)) / pi`` of each text's last token, x_l what block l is given (arXiv 2403.17887, section 3).
+
+    The final norm does not count: x after the last block is what that block returns. States of so many texts as fit into
+    256 MiB are kept, the first ones.
+    """
+
+    def __init__(self, backbone: Backbone, rows: Sequence[TokenRow]) -> None:
+        super().__init__(backbone, rows)
+        width = int(backbone.model.config.hidden_size)
+        layers = backbone.shape.num_layers
+        texts = max(1, min(len(self.rows), _STATES_BYTES // (4 * (layers + 1) * width)))
+        self._states = torch.empty(layers + 1, texts, width)
+
+    def begin(self, batch: Batch) -> None:
+        """Note where the rows of the batch belong, and where each ends."""
+        self._pool = batch.pooler(lasttoken)
+        places = [(number, place) for number, place in enumerate(batch.places) if place < self._states.shape[1]]
+        self._from, self._to = [number for number, _ in places], [place for _, place in places]
+
+    def see(self, layer: int, block: nn.Module, before: Tensor, after: Tensor) -> None:
+        """Keep the last tokens' states."""
+        for number, states in ((layer, before), (layer + 1, after)) if layer == 0 else ((layer + 1, after),):
+            self._states[number, self._to] = self.checked(layer, self._pool(states)[self._from]).cpu()
+
+    def result(self) -> dict[str, Any]:
+        """Return the distances, ``distance[l][n - 1]``, and the number of texts."""
+        units = normalize(self._states.double(), dim=-1)
+        # Not by the arc cosine, which has no figures left where two hardly differ.
+        rows = [
+            [
+                float((2 * torch.atan2((one - two).norm(dim=-1), (one + two).norm(dim=-1))).mean()) / math.pi
+                for two in units[place:]
+            ]
+            for place, one in enumerate(units[:-1], start=1)
+        ]
+        return {"distance": rows, "texts": units.shape[1]}
