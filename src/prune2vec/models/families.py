@@ -141,8 +141,8 @@ def padding_position(model: nn.Module) -> int | None:
 
     There a token's position is that id plus its number among the tokens that are no padding, from 1 on.
     """
-    tables = [module for name, module in model.named_modules() if name.rpartition(".")[2] == "position_embeddings"]
-    return next((int(table.padding_idx) for table in tables if getattr(table, "padding_idx", None) is not None), None)  # type: ignore[arg-type]
+    tables: list[Any] = [module for name, module in model.named_modules() if name.rpartition(".")[2] == "position_embeddings"]
+    return next((int(table.padding_idx) for table in tables if getattr(table, "padding_idx", None) is not None), None)
 
 
 def in_block(name: str, blocks: str) -> tuple[int, str] | None:

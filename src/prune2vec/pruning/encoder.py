@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from prune2vec.errors import CheckpointError, Prune2vecError, reason_of
 from prune2vec.files import read_json, write_json, write_text
@@ -228,7 +228,7 @@ def check_writable(encoder: SentenceTransformer) -> None:
     parts = parts_of(encoder, {})
     with TemporaryDirectory() as folder:
         write_tokenizer(parts.tokenizer, Path(folder), max_length=parts.max_length)
-        written = AutoTokenizer.from_pretrained(folder)
+        written: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     written = lower_casing(written) if parts.lower_case else written
     for prompt in probe_prompts(parts.prompts):
         found = encoder.preprocess(list(PROBE_TEXTS), prompt=prompt or None)
