@@ -23,7 +23,7 @@ from prune2vec.errors import DataError, EncodingError
 from prune2vec.files import digest_tree
 from prune2vec.outputs import clear_all_partials, locked
 from prune2vec.progress import progress
-from prune2vec.pruning.encoder import check_finite, load_encoder
+from prune2vec.pruning.encoder import load_encoder
 from prune2vec.public import public
 from prune2vec.resume import differences
 
@@ -100,7 +100,6 @@ def encode_corpus(
         source = Corpus(path=Path(corpus), text_column=chosen.text_column, id_column=chosen.id_column)
         source.check_filled()
         loaded = load_encoder(encoder, device=chosen.device, dtype=chosen.dtype)
-        check_finite(loaded, encoder)
         return encode_with(loaded, encoder, source, folder, chosen)
 
 

@@ -82,7 +82,6 @@ class Engine:
         # What is pooled is fp32, and so is all that follows; sentence-transformers has the heads in the model's dtype.
         self._behind = [copy.deepcopy(module).float() if _is_rounded(module) else module for module in list(encoder)[1:]]
         self._rows = int(self._model.get_input_embeddings().weight.shape[0])
-        self.is_causal = is_causal(self._model)
         forget_longest_text(self._model)
         self._token_budget = token_budget
         self._normalises_again = dimensions is not None and isinstance(list(encoder)[-1], Normalize)
@@ -103,6 +102,11 @@ class Engine:
         if self._model.device.type != "cpu" or not isinstance(self.encoder[1], Pooling):
             return False
         return not packing_obstacle(self._model, max_length=self.encoder.max_seq_length or sys.maxsize)
+
+    @cached_property
+    def is_causal(self) -> bool:
+        """Whether no token sees those after it, so that padding on the right needs no mask; found out for padded batches alone."""
+        return is_causal(self._model)
 
     @property
     def token_budget(self) -> int:
@@ -166,7 +170,8 @@ class Engine:
                     [TokenRow(different[place], 0) for place in chosen],
                     token_budget=self._token_budget or tokens_per_pass(self._model.device, packed=packs),
                     packed=end_to_end,
-                    masked=not self.is_causal,
+                    # A text alone has no padding.
+                    masked=not end_to_end and len(chosen) > 1 and not self.is_causal,
                     pad_id=self._tokenizer.pad_token_id or 0,
                 )
                 for batch in batches:

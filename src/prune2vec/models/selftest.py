@@ -80,7 +80,9 @@ def is_causal(model: PreTrainedModel) -> bool:
 def _looks_back(model: PreTrainedModel, ids: Tensor, given: dict[str, Tensor]) -> bool:
     changed = ids.clone()
     changed[0, -1] = (changed[0, -1] + 1) % max(2, model.config.vocab_size - 1)
-    one, two = (model(input_ids=x, use_cache=False, **given)[0][0, :-1].double() for x in (ids, changed))
+    both = {name: torch.cat([tensor, tensor]) for name, tensor in given.items()}
+    states = model(input_ids=torch.cat([ids, changed]), use_cache=False, **both)[0][:, :-1].double()
+    one, two = states[0], states[len(ids)]
     # Of the states' spread over the tokens, so that a dimension that is large everywhere hides nothing. Rows of one shape are
     # computed alike in any dtype; only experts, which are given other tokens then, round otherwise.
     spread = (one - one.mean(dim=0)).norm()
