@@ -105,7 +105,7 @@ class Engine:
 
     @cached_property
     def is_causal(self) -> bool:
-        """Whether no token sees those after it, so that padding on the right needs no mask; found out for padded batches alone."""
+        """Whether no token sees those after it, so that padding on the right needs no mask."""
         return is_causal(self._model)
 
     @property
@@ -170,8 +170,8 @@ class Engine:
                     [TokenRow(different[place], 0) for place in chosen],
                     token_budget=self._token_budget or tokens_per_pass(self._model.device, packed=packs),
                     packed=end_to_end,
-                    # A text alone has no padding.
-                    masked=not end_to_end and len(chosen) > 1 and not self.is_causal,
+                    # For a text alone the direction need not be found out: with a mask it is as in sentence-transformers.
+                    masked=len(different) == 1 or not self.is_causal,
                     pad_id=self._tokenizer.pad_token_id or 0,
                 )
                 for batch in batches:
