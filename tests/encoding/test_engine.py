@@ -146,7 +146,7 @@ def test_nan_names_the_text(tmp_path: Path) -> None:
 def test_equal_texts_are_computed_once(tmp_path: Path) -> None:
     stock, some = encoder(tmp_path, bos=True), texts(12)
     engine, rows = Engine(stock), []
-    assert engine.packs
+    assert engine.packs and engine.is_causal
     handle = stock[0].auto_model.embed_tokens.register_forward_hook(lambda module, args, output: rows.append(args[0].numel()))
     counted: list[float] = []
     many = engine.encode_rows(engine.tokenise([*some, *reversed(some), some[3]]), counted.append)

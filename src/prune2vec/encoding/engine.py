@@ -92,7 +92,7 @@ class Engine:
         """Return this engine with another text before every text; the model is shared."""
         other = copy.copy(self)
         # Found out once, not by every copy.
-        other.packs = self.packs
+        other.packs, other.is_causal = self.packs, self.is_causal
         other._take_prompt(prompt)
         return other
 
