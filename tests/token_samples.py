@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -48,6 +49,7 @@ def random_texts() -> st.SearchStrategy[str]:
 
 @functools.cache
 def _trained(kind: str) -> str:
+    trainer: Any
     if kind == "byte-level":
         made = Tokenizer(models.BPE())
         made.pre_tokenizer = pre_tokenizers.Sequence(

@@ -182,7 +182,7 @@ def test_a_budget_takes_from_the_blocks_what_the_vocabulary_cannot_give(tmp_path
         ("effir", {"depth": None}),
         ("drop", {"depth": None}),
     ):
-        given_parameters = {name: value for name, value in parameters.items() if value is not None}
+        given_parameters: dict[str, Any] = {name: value for name, value in parameters.items() if value is not None}
         plan = make_plan(
             profile,
             method=method,
