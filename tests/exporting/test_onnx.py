@@ -119,12 +119,6 @@ def test_a_graph_that_differs_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     assert not list(tmp_path.glob("*out*"))
 
 
-def test_other_poolings_are_refused(tmp_path: Path) -> None:
-    encoder = tiny_encoder(tmp_path, pooling="max", num_hidden_layers=1)
-    with pytest.raises(CheckpointError, match="cannot pool by max; expected one of cls, mean"):
-        export_loaded(encoder, target="onnx", output=tmp_path / "out")
-
-
 def test_an_encoder_in_bf16_is_refused(tmp_path: Path) -> None:
     encoder = tiny_encoder(tmp_path, dtype=torch.bfloat16, num_hidden_layers=1)
     with pytest.raises(CheckpointError, match="load it in float32"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import torch
 
 from prune2vec.evaluation.results import METRICS, Results
+from prune2vec.models.shape import ModelShape
 from prune2vec.planning.plan import PruningPlan
 from tests.fuzz.mutations import damage_bytes, damage_json, damage_safetensors, damage_yaml
 from tests.tiny import save_tiny
@@ -97,7 +98,10 @@ def plan_as_written(folder: Path, file: Path, good: Path) -> str:
     read = PruningPlan.load(file).to_json()
     written["width_cut"] = str(Fraction(str(written["width_cut"])))
     written.setdefault("num_layers", read["num_layers"])
-    written["shape"] = {**{key: [] for key in read["shape"] if key not in written["shape"]}, **written["shape"]}
+    # What earlier releases did not write has its former meaning.
+    written.setdefault("vocabulary", None)
+    absent = {field.name: field.default for field in fields(ModelShape) if field.default is not MISSING}
+    written["shape"] = {**json.loads(json.dumps(absent)), **written["shape"]}
     return "" if same(read, written) else "the plan was read as something else than is written"
 
 

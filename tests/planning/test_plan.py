@@ -269,7 +269,7 @@ def test_a_plan_of_an_earlier_release_keeps_all_tokens(tmp_path: Path) -> None:
     assert PruningPlan.load(tmp_path / "plan.json") == made_plan()
 
 
-@pytest.mark.parametrize("name", sorted(TextSettings.model_fields))
+@pytest.mark.parametrize("name", sorted(made_plan().to_json()["text"]))
 def test_a_missing_text_setting_is_named(name: str, tmp_path: Path) -> None:
     value = made_plan().to_json()
     del value["text"][name]

@@ -12,10 +12,12 @@ from prune2vec.models.kept import Kept
 from prune2vec.models.shape import ModelShape
 from prune2vec.planning.depth_rules import Layout, first_and_last, prefix, spread
 from prune2vec.planning.planner import Budget, make_plan, planners
+from prune2vec.profiling.profile import Profile
 from tests.planning.made import made_profile, made_shape
 
 LAYOUTS: dict[str, Layout] = {"uniform": spread, "keep-last": first_and_last}
 WHOLE_LAYERS = [method for method in planners.names() if method not in ("drop", "effir")]
+FIRST = ("depth", "percent", "l3prune")
 ASKED: dict[str, dict[str, object]] = {"percent": {"percent": 0.25}, "l3prune": {"variant": "large"}}
 
 
@@ -102,6 +104,10 @@ def test_a_budget_below_one_layer_is_refused_in_one_line(method: str) -> None:
         make_plan(made_profile([1.0, 2.0, 3.0]), method=method, budget=Budget(max_params=10))
 
 
+def kept_of(profile: Profile, method: str, layers: int) -> tuple[int, ...]:
+    return make_plan(profile, method=method, layers=layers).keep_layers
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[list[float], Budget, int]:
     """Return a curve, a budget that admits at least one layer, and a count of layers to ask for."""
@@ -129,7 +135,7 @@ def test_the_pick_is_admitted_and_the_best_admitted_where_the_free_pick_is_not(
 ) -> None:
     loss, budget, count = case
     profile, total = made_profile(loss), len(loss)
-    layout = LAYOUTS.get(method, prefix)
+    layout = LAYOUTS.get(method, prefix if method in FIRST else lambda n, total: kept_of(profile, method, n))
     asked = ASKED.get(method, {"depth" if method == "depth" else "layers": count})
     free = make_plan(profile, method=method, **asked).keep_layers
     plan = make_plan(profile, method=method, budget=budget, **asked)

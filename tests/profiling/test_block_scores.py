@@ -54,7 +54,7 @@ def test_magnitude(tmp_path: Path, family: str) -> None:
     for layer, block in enumerate(blocks):
         ratios = [(s[layer + 1] - s[layer]).norm(dim=-1) / s[layer + 1].norm(dim=-1) for s in streams]
         assert result["relative"][layer] == pytest.approx(float(torch.cat(ratios).mean()), rel=1e-5)
-        weights = sum(float(weight.double().abs().sum()) for weight in block.parameters())
+        weights = sum(float(weight.detach().double().abs().sum()) for weight in block.parameters())
         assert result["weight"][layer] == pytest.approx(weights, rel=1e-9)
     assert result["tokens"] == sum(len(row.ids) for row in rows)
     again = found(backbone, BlockMagnitude(backbone, rows), token_budget=64)

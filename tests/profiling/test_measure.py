@@ -93,7 +93,7 @@ def test_other_scorers_fill_sections(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert Profile.load(out) == asked
     assert Profile.load(out).digest == asked.digest
     every = profile_model(model, triplets(), **settings, scorers=["all"])
-    assert set(every.sections) == {"redundancy", "redundancy-iterative"}
+    assert set(every.sections) == {*asked.sections, "magnitude", "angular-distance", "ablation"}
     assert every.sections["redundancy"] == asked.sections["redundancy"]
     plain = profile_model(
         model, triplets(), **settings, scorers=["all"], plain=tmp_path / "plain.txt", windows=3, window_length=16
@@ -107,7 +107,7 @@ def test_what_the_model_is_not_fit_for_is_left_out_only_with_all(tmp_path: Path,
     tiny_tokenizer().save_pretrained(tmp_path / "m")
     settings = {"groups": 2, "group_size": 4, "dtype": "float32", "device": "cpu"}
     profile = profile_model(str(tmp_path / "m"), triplets(), **settings, scorers=["all"])
-    assert profile.sections == {}
+    assert set(profile.sections) == {"magnitude", "angular-distance", "ablation"}
     assert "redundancy is left out: opt with do_layer_norm_before=False" in capsys.readouterr().err
     with pytest.raises(UnsupportedModel, match="no sub-layer can be taken out"):
         profile_model(str(tmp_path / "m"), triplets(), **settings, scorers=["redundancy"])
@@ -122,7 +122,8 @@ def test_progress_runs_over_the_tokens_of_all_scorers(tmp_path: Path, monkeypatc
         yield done.append
 
     monkeypatch.setattr("prune2vec.profiling.measure.progress", shown)
-    settings = {"groups": 2, "group_size": 4, "dtype": "float32", "device": "cpu", "scorers": ("all",)}
+    names = ("redundancy", "redundancy-iterative")
+    settings = {"groups": 2, "group_size": 4, "dtype": "float32", "device": "cpu", "scorers": names}
     profile = profile_model(str(save_tiny(tmp_path / "m")), triplets(), **settings)
     # One pass over the whole model for all, and 3 of the iterative scorer for the second of its two rounds.
     assert totals == [pytest.approx(sum(done))] == [profile.texts["tokens"] * (1 + 3)]
@@ -145,10 +146,10 @@ def test_streamed_profiles_are_those_of_the_model_in_memory(tmp_path: Path) -> N
     assert streamed.sections["redundancy-iterative"] == resident.sections["redundancy-iterative"]
     assert streamed.shape == resident.shape
     assert "stream" not in resident.environment
-    # All scorers in one pass, and a second one for the three cuts of the second round.
+    # All scorers in one pass, and others for the three cuts of the second round and the ablation's, one of which is the same.
     runs = streamed.environment["stream"]["runs"]
-    assert [run["looks"] for run in runs] == [1, 3]
-    assert {run["blocks"] for run in runs} == {5}
+    assert [run["looks"] for run in runs] == [1, 3 + 5 - 1, 4]
+    assert [run["blocks"] for run in runs] == [5, 5, 4], "what all cuts of a step lack is not read"
 
 
 def test_a_model_that_does_not_fit_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

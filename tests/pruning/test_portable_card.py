@@ -31,6 +31,9 @@ class Parts:
     layout: None = None
     pooling: str = "mean"
     max_length: int = 8
+    heads: tuple[torch.nn.Module, ...] = ()
+    truncate_dim: int | None = None
+    similarity: str = "cosine"
 
 
 def _card(record: dict[str, Any], *, name: str = "encoder", prompts: dict[str, str] | None = None) -> str:

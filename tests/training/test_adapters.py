@@ -149,8 +149,8 @@ def test_full_weights_must_all_be_there(small: Path, tmp_path: Path) -> None:
     other = save_tiny_encoder(tmp_path / "deeper", layers=3, seed=1)
     encoder = load_encoder(small, device="cpu", dtype="float32")
     with pytest.raises(TrainingError, match="does not fit its model"):
-        load_weights(encoder.transformers_model, other)
-    load_weights(encoder.transformers_model, save_tiny_encoder(tmp_path / "same", seed=1))
+        load_weights(encoder, other)
+    load_weights(encoder, save_tiny_encoder(tmp_path / "same", seed=1))
     assert abs(embed(encoder, PROBE) - embed(load_encoder(small, device="cpu", dtype="float32"), PROBE)).max() > 1e-2
 
 

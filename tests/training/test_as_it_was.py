@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
 from prune2vec.cli.app import main
@@ -76,7 +75,6 @@ def test_the_engine_pools_the_prompt_too(tmp_path: Path, prompt: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: published(folder, Dense(32, 16), Normalize()), "Dense is another"),
         (lambda folder: published(folder, Normalize(), pooling=("mean", "max")), "one pooling"),
     ],
 )

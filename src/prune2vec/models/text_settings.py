@@ -77,7 +77,7 @@ class TextSettings(Settings):
     heads: tuple[Head, ...] = ()
     truncate_dim: int | None = Field(None, ge=1, le=2**31)
     similarity: Similarity = "cosine"
-    matryoshka_dims: tuple[int, ...] = ()
+    matryoshka_dims: tuple[Annotated[int, Field(ge=1, le=2**31)], ...] = ()
 
     def overridden(self, options: TextOptions) -> tuple[Self, list[str]]:
         """Return the settings with what ``options`` set in its place, and in words what that changed.

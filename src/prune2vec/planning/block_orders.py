@@ -28,7 +28,9 @@ class BlockOrder(Planner):
 
     def pick(self, profile: Profile, fits_budget: FitsBudget) -> Picked:
         """Keep that many, or the best number that the budget admits."""
-        order, total = self.order(profile), profile.shape.num_layers
+        # Where the first layer is built otherwise than all others, no other one can take its place.
+        order = [layer for layer in self.order(profile) if layer or not profile.shape.first_stays]
+        total = profile.shape.num_layers
 
         def layout(count: int, of: int) -> tuple[int, ...]:
             return tuple(sorted(set(range(of)) - set(order[: of - count])))
@@ -127,7 +129,10 @@ class AngularPlanner(Planner):
 
         def layout(count: int, of: int) -> tuple[int, ...]:
             gone = of - count
-            begin = min(range(count + 1), key=lambda place: (distance[place][gone - 1], -place)) if gone else 0
+            if not gone:
+                return tuple(range(of))
+            begins = range(int(profile.shape.first_stays), count + 1)
+            begin = min(begins, key=lambda place: (distance[place][gone - 1], -place))
             return (*range(begin), *range(begin + gone, of))
 
         return fixed_count(profile, fits_budget, layout, count=self.layers, key="layers")

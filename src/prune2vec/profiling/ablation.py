@@ -24,20 +24,18 @@ from prune2vec.profiling.token_groups import TokenGroup
 @scorers.register("ablation")
 def score(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings) -> Measured:
     """Order in which blocks go when each time the one goes without which the loss is least; one pass a candidate."""
-    layers = backbone.shape.num_layers
+    layers, scale, pooling = backbone.shape.num_layers, settings.scale, settings.pooling or TextSettings().pooling
     rounds = settings.rounds_of(layers)
-    left, gone, losses = list(range(layers)), list[int](), list[float]()
-
-    def without(*blocks: int) -> FinalLoss:
-        kept = Kept.whole(layer for layer in left if layer not in blocks)
-        return FinalLoss(backbone, groups, kept, scale=settings.scale, pooling=settings.pooling or TextSettings().pooling)
-
-    whole = without()
-    whole.later = whole.tokens * sum(layers - number for number in range(rounds))
-    losses += yield [whole]
+    left, gone = list(range(layers)), list[int]()
+    # Where the first layer is built otherwise than all others, no other one can take its place.
+    first = int(backbone.shape.first_stays)
+    curve = LossCurve(backbone, groups, scale=scale, pooling=pooling)
+    curve.later = curve.tokens * sum(layers - first - number for number in range(rounds))
+    losses = [whole.loss[-1] for whole in (yield [curve])]
     for _ in range(rounds):
-        found: Sequence[float] = yield [without(layer) for layer in left]
-        by_layer = dict(zip(left, found, strict=True))
+        candidates = {layer: Kept.whole(other for other in left if other != layer) for layer in left[first:]}
+        found = yield [FinalLoss(backbone, groups, kept, scale=scale, pooling=pooling) for kept in candidates.values()]
+        by_layer = dict(zip(candidates, found, strict=True))
         gone.append(most_redundant_first(by_layer)[0])
         losses.append(by_layer[gone[-1]])
         left.remove(gone[-1])

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from prune2vec.encoding.encode_settings import EncodeSettings
 
 
-OPTIONS = OptionGroup("settings", "Encoding", "prune2vec.encoding.encode_settings:EncodeSettings", only_config=("calibration"))
+OPTIONS = OptionGroup(
+    "settings", "Encoding", "prune2vec.encoding.encode_settings:EncodeSettings", only_config=("calibration token_budget")
+)
 EXAMPLE = """
 prune2vec encode encoder/ corpus.jsonl.gz -o vectors/
 prune2vec encode encoder/ corpus.parquet -o vectors/ --precision int8 --shard 0/4

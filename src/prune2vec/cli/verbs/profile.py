@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from prune2vec.profiling.profile_settings import ProfileSettings
 
 OPTIONS = OptionGroup(
-    "settings", "Measuring", "prune2vec.profiling.profile_settings:ProfileSettings", only_config=("scale rounds")
+    "settings",
+    "Measuring",
+    "prune2vec.profiling.profile_settings:ProfileSettings",
+    only_config=("scale rounds symmetric separator token_budget"),
 )
 EXAMPLE = """
 prune2vec profile smollm2 --texts triplets.jsonl -o profile.json

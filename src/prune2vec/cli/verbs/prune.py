@@ -15,9 +15,14 @@ if TYPE_CHECKING:
     from prune2vec.pruning.prune_settings import PruneSettings
 
 
+OPTIONS = OptionGroup(
+    "settings", "What is saved", "prune2vec.pruning.prune_settings:PruneSettings", only_config=("symmetric separator")
+)
+
+
 @verb(
     example="prune2vec prune smollm2 plan.json -o small/",
-    sections=[OptionGroup("settings", "What is saved", "prune2vec.pruning.prune_settings:PruneSettings")],
+    sections=[OPTIONS],
 )
 @click.argument("model", type=SourceName("model"))
 @click.argument("plan", type=ExistingPath())
