@@ -64,6 +64,46 @@ class ChildRun:
         return human_bytes(self.peak_rss) + gpu
 
 
+class WarmVersion:
+    """A checkout of prune2vec in a process of its own that has loaded everything, does its job once, and then waits for its turn.
+
+    The worker is a script that gets ``given``, with the ``checkout``, as JSON in its first argument. It answers, once it is warm and
+    then after every line that it is sent, with a line of "@" and JSON; whatever else it prints is passed over.
+    """
+
+    def __init__(self, worker: str, checkout: Path, given: Mapping[str, Any]) -> None:
+        told = json.dumps({**given, "checkout": str(checkout.resolve())})
+        # The threads of the version that waits must not spin beside the one that works.
+        environment = {**os.environ, "PYTHONPATH": str(checkout.resolve() / "src"), "OMP_WAIT_POLICY": "passive"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", worker, told],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.first = self._answer()
+
+    def ask(self, what: str) -> Any:
+        """Return what the worker answers to a line."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(what + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("@"):
+                return json.loads(line[1:])
+        raise SystemExit(f"a version ended with {self._process.wait()}; run the worker by hand to see why")
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+
+
 def abab(sides: Mapping[str, Callable[[], object]], rounds: int, *, warmup: int = 1) -> dict[str, dict[str, Any]]:
     """Run the sides in turn, A B A B, and return what each took.
 

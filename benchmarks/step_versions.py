@@ -12,8 +12,6 @@ spent in torch's operations themselves, by torch's profiler, in a step that is n
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
 import subprocess
 import sys
@@ -21,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import human_bytes, markdown_table, write_result
+from common import WarmVersion, human_bytes, markdown_table, write_result
 
 _WORKER = """
 import json, resource, sys, time
@@ -89,46 +87,9 @@ with pooled_in_fp32(encoder), without_padding(plain, [encoder], "on", max_length
 _SHOWN = 12
 
 
-class Side:
-    """One version, warm, waiting for its turn."""
-
-    def __init__(self, checkout: Path, given: dict[str, Any]) -> None:
-        told = json.dumps({**given, "checkout": str(checkout.resolve())})
-        # The threads of the version that waits must not spin beside the one that works.
-        environment = {**os.environ, "PYTHONPATH": str(checkout.resolve() / "src"), "OMP_WAIT_POLICY": "passive"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _WORKER, told],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self.first = self._answer()
-
-    def ask(self, what: str) -> dict[str, Any]:
-        """Return what the process tells of a ``step`` or of a ``profile``."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(what + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("@"):
-                found: dict[str, Any] = json.loads(line[1:])
-                return found
-        raise SystemExit(f"a version ended with {self._process.wait()}; run the worker's step by hand to see why")
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-
-
 def measured(checkouts: dict[str, Path], given: dict[str, Any], rounds: int) -> dict[str, dict[str, Any]]:
     """Return seconds, tokens a second, peak memory, first loss and shares of both versions."""
-    sides = {name: Side(checkout, given) for name, checkout in checkouts.items()}
+    sides = {name: WarmVersion(_WORKER, checkout, given) for name, checkout in checkouts.items()}
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     for number in range(rounds):
         print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)

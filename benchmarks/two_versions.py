@@ -11,16 +11,12 @@ once to warm up, and then waits for its turn. What is timed is one call of the p
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
-from common import markdown_table, write_result
+from common import WarmVersion, markdown_table, write_result
 
 JOBS = ("profile", "encode", "train")
 _WORKER = """
@@ -44,50 +40,14 @@ jobs = {
     "encode": lambda: encode(folder / "small", given["corpus"], folder / f"vectors-{next(count)}"),
     "train": lambda: train(folder / "small", texts, folder / f"encoder-{next(count)}", **taught).seconds,
 }
-for line in itertools.chain(given["jobs"], sys.stdin):
+for job in given["jobs"]:
+    jobs[job]()
+print("@null", flush=True)
+for line in sys.stdin:
     begun = time.perf_counter()
     made = jobs[line.strip()]()
-    print(made if line.strip() == "train" else time.perf_counter() - begun, flush=True)
+    print("@" + json.dumps(made if line.strip() == "train" else time.perf_counter() - begun), flush=True)
 """
-
-
-class Side:
-    """One version, loaded and warm, waiting for its turn."""
-
-    def __init__(self, checkout: Path, given: dict[str, Any], folder: Path) -> None:
-        folder.mkdir()
-        told = json.dumps({**given, "checkout": str(checkout.resolve()), "folder": str(folder)})
-        # The threads of the version that waits must not spin beside the one that works.
-        environment = {**os.environ, "PYTHONPATH": str(checkout.resolve() / "src"), "OMP_WAIT_POLICY": "passive"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _WORKER, told],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        for _ in given["jobs"]:
-            self._seconds()
-
-    def time(self, job: str) -> float:
-        """Return the seconds that a job takes."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(job + "\n")
-        self._process.stdin.flush()
-        return self._seconds()
-
-    def _seconds(self) -> float:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            # The libraries print a word now and then.
-            if line.strip().replace(".", "", 1).isdigit():
-                return float(line)
-        raise SystemExit(f"a version ended with {self._process.wait()}; run the worker's job by hand to see why")
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
 
 
 def main() -> None:
@@ -114,14 +74,17 @@ def main() -> None:
             "corpus": str(corpus),
             **{name: getattr(given, name) for name in ("depth", "groups", "steps", "jobs")},
         }
-        sides = {"a": Side(given.a, told, folder / "a"), "b": Side(given.b, told, folder / "b")}
+        sides: dict[str, WarmVersion] = {}
+        for name, checkout in (("a", given.a), ("b", given.b)):
+            (folder / name).mkdir()
+            sides[name] = WarmVersion(_WORKER, checkout, {**told, "folder": str(folder / name)})
         seconds: dict[str, dict[str, list[float]]] = {job: {"a": [], "b": []} for job in given.jobs}
         for number in range(given.rounds):
             print(f"round {number + 1} of {given.rounds}", file=sys.stderr, flush=True)
             for job in given.jobs:
                 # Who goes first changes from round to round: the second one finds the machine warmer.
                 for name in ("a", "b") if number % 2 == 0 else ("b", "a"):
-                    seconds[job][name].append(sides[name].time(job))
+                    seconds[job][name].append(sides[name].ask(job))
         for side in sides.values():
             side.close()
     rows = []

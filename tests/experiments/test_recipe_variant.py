@@ -99,6 +99,13 @@ def test_tokens_are_counted_on_the_training_texts(run: Run) -> None:
     assert again.calls.count("count train.jsonl") == 2
 
 
+def test_without_triplets_tokens_are_counted_on_the_plain_texts(run: Run) -> None:
+    (run.folder / "plain.txt").write_text("a text\n")
+    data = {"texts": str(run.folder / "plain.txt"), "profile": str(run.folder / "train.jsonl"), "mine": None}
+    _, calls = run(small=Counting(), variants=[depth("few", 6, vocabulary=500)], data=data, train=None, evaluate=None)
+    assert "count plain.txt" in calls
+
+
 def test_variants_of_other_widths_are_no_twins(run: Run) -> None:
     variants = [
         depth("six", 6),

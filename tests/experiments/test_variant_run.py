@@ -168,6 +168,27 @@ def test_variants_are_trained_in_their_own_ways(run: Run) -> None:
     assert calls == ["train two", "evaluate two"]
 
 
+def test_one_cut_trained_in_several_ways_is_several_encoders(run: Run) -> None:
+    two = {"method": "depth", "parameters": {"depth": 2}}
+    variants = [
+        {"name": "plain", **two},
+        {"name": "untrained", **two, "train": None},
+        {"name": "longer", **two, "train": {"steps": 5}},
+        {"name": "again", **two, "train": {"steps": 3}},
+    ]
+    small = Watched()
+    report, _ = run(small=small, variants=variants, train={"steps": 3})
+    assert {name: settings.steps for name, (settings, _, _) in small.seen.items()} == {"plain": 3, "longer": 5}
+    assert not (run.output / "untrained" / "encoder").exists()
+    assert report.comparison is not None
+    assert {row.name: row.same_as for row in report.comparison.rows} == {
+        "plain": None,
+        "untrained": None,
+        "longer": None,
+        "again": "plain",
+    }
+
+
 def test_an_encoder_as_model_teaches_all_but_its_copy(run: Run) -> None:
     model = run.folder / "model"
     model.mkdir()

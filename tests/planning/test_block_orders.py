@@ -54,7 +54,7 @@ def test_a_random_cut_is_its_seeds_and_part_of_the_larger_ones() -> None:
 
 
 def test_an_order_that_ends_early_is_not_guessed_on() -> None:
-    with pytest.raises(PlanError, match="down to 2 layers, so 1 cannot be kept; measure it with more --rounds"):
+    with pytest.raises(PlanError, match="down to 2 layers, so 1 cannot be kept; measure it with more rounds"):
         kept("ablation", 1)
     profile = made_profile(CURVE, sections=SECTIONS)
     with pytest.raises(PlanError, match="not even 2 layers, down to which"):

@@ -101,6 +101,16 @@ def test_a_share_of_the_tokens(tmp_path: Path, kind: str, share: str) -> None:
         assert plan.vocabulary.changed == 0
 
 
+def test_tokens_are_counted_as_an_encoder_in_lower_case_reads_them(tmp_path: Path) -> None:
+    profile = measured(tmp_path / "m", lower_case=True)
+    corpus = tmp_path / "m" / "corpus.txt"
+    corpus.write_text("\n".join(["THE QUICK BROWN FOX", "Jumps Over"]))
+    plan = plan_of(profile, "100%")
+    corpus.write_text(corpus.read_text().lower())
+    assert plan.vocabulary == plan_of(profile, "100%").vocabulary
+    assert plan.vocabulary != plan_of(measured(tmp_path / "other"), "100%").vocabulary
+
+
 def counted(counts: dict[int, int], kind: str = "byte-level") -> CountedTokens:
     vocabulary = TokenVocabulary(sample_tokenizer(kind), "m")
     return CountedTokens(
@@ -108,7 +118,7 @@ def counted(counts: dict[int, int], kind: str = "byte-level") -> CountedTokens:
         counts={number: counts.get(number, 0) for number in vocabulary.tokens},
         always=frozenset(vocabulary.required([], counts)),
         options=VocabularyOptions(),
-        max_length=64,
+        text=TextSettings(max_length=64),
     )
 
 

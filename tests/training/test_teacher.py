@@ -230,7 +230,10 @@ def test_vectors_that_do_not_fit_are_one_line(tmp_path: Path, vectors: Any, keys
     ("content", "message"),
     [
         ('{"text": "a", "vector": "b"}\n', "vector is no list of numbers"),
-        ('{"text": "a", "vector": [1, 2]}\n{"text": "b", "vector": [1]}\n', r"vectors of \[1, 2\] dimensions"),
+        (
+            '{"text": "a", "vector": [1, 2]}\n{"text": "b", "vector": [1]}\n',
+            "text with 2 dimensions and text with 1 dimensions",
+        ),
         ('{"text": 7, "vector": [1]}\n', "text is int, expected a string"),
         ("", "no rows"),
     ],
@@ -247,6 +250,9 @@ def test_what_holds_no_vectors(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: no vectors; expected what encode wrote"):
         existing(tmp_path / "empty")
+    write(tmp_path / "none.parquet", made()[:0], text=[])
+    with pytest.raises(DataError, match=r"none\.parquet: no vectors; expected what encode wrote"):
+        existing(tmp_path / "none.parquet")
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and nothing more")
     with pytest.raises(DataError, match=r"a\.parquet: no readable vectors"):
         existing(tmp_path / "a.parquet")

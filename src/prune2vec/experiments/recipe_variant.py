@@ -41,8 +41,8 @@ class RecipeVariant(Settings):
     budget: Budget | None = None
     """Limits that the plan must keep: max-params, max-layers, max-memory, min-speedup."""
     vocabulary: Tokens | None = None
-    """Tokens that stay, counted on the training texts: a number (32k), the share of the texts' tokens that they cover (99.9%), or
-    all. Unset: all."""
+    """Tokens that stay, counted on the training texts (triplets, or else plain texts): a number (32k), the share of the texts'
+    tokens that they cover (99.9%), or all. Unset: all."""
     slim: SlimSettings | None = None
     """How the neurons to cut are chosen, for example {width-cut: 30%, importance: gates}; default: gates, where the plan cuts a
     share of them. Texts, what stands around them, pooling and hard negatives are those of the other stages."""

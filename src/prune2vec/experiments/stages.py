@@ -24,37 +24,18 @@ class Stages:
 
     def check(self, recipe: Recipe) -> None:
         """Refuse a model, texts or a teacher that cannot be found, before hours go into what comes before them."""
-        from prune2vec.data.documents import read_documents
-        from prune2vec.data.plain_texts import read_texts
-        from prune2vec.data.reader import read_triplets
         from prune2vec.models.load import load_config
         from prune2vec.models.source import resolve_source
         from prune2vec.training.train import check_sources
 
         source = resolve_source(recipe.model, revision=recipe.revision)
         load_config(source, trust_remote_code=recipe.trust_remote_code)
-        data, train, evaluate = recipe.data, recipe.train, recipe.evaluate
-        # A folder of held-out texts may be one of queries and documents, and was looked for when the recipe was read.
-        held_out = [data.dev, train.dev if train is not None else None, evaluate.data if evaluate is not None else None]
-        profiled = data.profile or data.train
-        with_negatives = {*profiled, *(data.train if train is not None and train.hard_negatives > 0 else ())}
-        named = [str(one) for one in held_out if one and not Path(one).is_dir()]
-        for texts in dict.fromkeys((*data.train, *data.profile, *named)):
-            if next(read_triplets(texts, require_negative=texts in with_negatives), None) is None:
-                raise DataError(f"{texts} holds no triplets")
-        if evaluate is not None and evaluate.corpus is not None:
-            next(read_documents(Path(evaluate.corpus)), None)
-        for plain_texts in data.texts:
-            if next(read_texts(plain_texts), None) is None:
-                raise DataError(f"{plain_texts} holds no texts")
+        _check_texts(recipe)
         names = {variant.name for variant in recipe.variants}
-        for variant in recipe.variants:
-            settings = variant.training(train)
-            if settings is not None and settings.teacher in names:
-                continue
-            if settings is not None:
-                plain = bool(data.texts) and settings.learns_vectors
-                check_sources(None if plain else "triplets", data.texts if plain else None, settings)
+        for settings in filter(None, (variant.training(recipe.train) for variant in recipe.variants)):
+            if settings.teacher not in names:
+                plain = bool(recipe.data.texts) and settings.learns_vectors
+                check_sources(None if plain else "triplets", recipe.data.texts if plain else None, settings)
 
     def mine(self, settings: Mine, output: Path) -> None:
         """Mine texts into a folder."""
@@ -122,3 +103,25 @@ class Stages:
     def report(self, data: ReportData, folder: Path) -> None:
         """Write ``report.md``, ``report.html`` and pictures into the folder of the run."""
         write_report(data, folder)
+
+
+def _check_texts(recipe: Recipe) -> None:
+    """Read the first row of each of a recipe's texts; one that holds none is a ``DataError``."""
+    from prune2vec.data.documents import read_documents
+    from prune2vec.data.plain_texts import read_texts
+    from prune2vec.data.reader import read_triplets
+
+    data, train, evaluate = recipe.data, recipe.train, recipe.evaluate
+    # A folder of held-out texts may be one of queries and documents, and was looked for when the recipe was read.
+    held_out = [data.dev, train.dev if train is not None else None, evaluate.data if evaluate is not None else None]
+    profiled = data.profile or data.train
+    with_negatives = {*profiled, *(data.train if train is not None and train.hard_negatives > 0 else ())}
+    named = [str(one) for one in held_out if one and not Path(one).is_dir()]
+    for texts in dict.fromkeys((*data.train, *data.profile, *named)):
+        if next(read_triplets(texts, require_negative=texts in with_negatives), None) is None:
+            raise DataError(f"{texts} holds no triplets")
+    for texts in data.texts:
+        if next(read_texts(texts), None) is None:
+            raise DataError(f"{texts} holds no texts")
+    if evaluate is not None and evaluate.corpus is not None:
+        next(read_documents(Path(evaluate.corpus)), None)

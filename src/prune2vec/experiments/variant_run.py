@@ -46,7 +46,7 @@ class VariantRun:
         runner: Does the stages, and has their records.
         sources: Digests of what was read.
         plans: Plan of each variant, its width decided; in a dry run only those that are there and stay.
-        same_cut_as: Variants that keep the same of the model as an earlier one, and which.
+        same_cut_as: Variants that keep the same of the model as an earlier one and are trained alike, and which.
     """
 
     def __init__(self, recipe: Recipe, folder: Path, stages: Stages, own: OwnFolder | None) -> None:
@@ -69,7 +69,9 @@ class VariantRun:
         for name, plan in self.plans.items():
             tokens = plan.vocabulary.kept if plan.vocabulary is not None else None
             cut = plan.keep_layers, plan.drop_attention, plan.drop_mlp, tuple(sorted(plan.neurons.items())), tokens
-            if (other := first.setdefault(cut, name)) != name:
+            # The same cut that is trained in another way is another encoder.
+            training = self._variants[name].training(self.recipe.train)
+            if (other := first.setdefault((cut, training and training.model_dump_json()), name)) != name:
                 self.same_cut_as[name] = other
         for name, digest in plans.items():
             if name in self.same_cut_as:
@@ -167,7 +169,7 @@ class VariantRun:
         )
 
     def _plan(self, variant: RecipeVariant, profile: str | None) -> str | None:
-        output, texts = f"{variant.name}/{PLAN}", self._texts(_TRAIN)
+        output, texts = f"{variant.name}/{PLAN}", self._texts(_TRAIN) or list(self.recipe.data.texts)
         # Of a variant that keeps all tokens no text counts, and nothing is said that earlier releases did not say.
         uncut = variant.vocabulary is None
         about = variant.model_dump(mode="json", exclude={"slim", *(["vocabulary"] if uncut else [])})

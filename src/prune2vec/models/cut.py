@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from prune2vec.errors import PlanError, UnsupportedModel
 from prune2vec.models.block_layout import BlockLayout, Layout, apply_layout, is_even, sub_layers_of
 from prune2vec.models.families import SubLayers, block_list, find_family, in_block, mlp_width, num_layers, without_head
-from prune2vec.models.kept import Kept
+from prune2vec.models.kept import Kept, check_first_layer
 
 # Lists with one entry a layer, over all families; they are cut by the kept layers.
 PER_LAYER_LISTS = frozenset(
@@ -138,11 +138,8 @@ class Cut:
         family = find_family(model, model.config)
         blocks = block_list(model, family)
         check_keep(kept.layers, len(blocks))
-        if family.first_stays and kept.layers[0] != 0:
-            raise PlanError(
-                f"cannot keep layers {list(kept.layers)}: {model.config.model_type} builds its first layer otherwise than all others; "
-                "keep layer 0 too"
-            )
+        if family.first_stays:
+            check_first_layer(kept, model.config.model_type)
         if kept.width_cut:
             raise PlanError(
                 f"the plan is to cut {float(kept.width_cut):.1%} of the neurons, but not which; run prune2vec slim first"

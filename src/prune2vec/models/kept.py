@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Self
 
+from prune2vec.errors import PlanError
+
 ATTENTION, MLP, BLOCK = KINDS = ("attention", "mlp", "block")
 """What can be dropped of a layer."""
 
@@ -78,3 +80,15 @@ class Kept:
         widths = {layer: self.widths.get(layer, full[layer]) for layer in self.mlps}
         gone = sum(full[layer] - width for layer, width in widths.items())
         return gone + math.floor(self.width_cut * sum(widths.values()))
+
+
+def check_first_layer(kept: Kept, kind: str) -> None:
+    """Refuse a cut without layer 0 of a ``kind`` of model whose first layer no other can take the place of.
+
+    Raises:
+        PlanError: It is one.
+    """
+    if kept.layers[0] != 0:
+        raise PlanError(
+            f"cannot keep layers {list(kept.layers)}: {kind} builds its first layer otherwise than all others; keep layer 0 too"
+        )

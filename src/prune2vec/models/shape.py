@@ -129,18 +129,6 @@ class ModelShape:
         if (kept.width_cut or kept.widths) and not self.knows_neurons:
             raise PlanError(f"{self.model_type}: the neurons of its MLPs are not known, so its width cannot be cut")
 
-    def check_first(self, kept: Kept) -> None:
-        """Refuse a cut that takes away a first layer whose place no other can take.
-
-        Raises:
-            PlanError: It does.
-        """
-        if self.first_stays and kept.layers[0] != 0:
-            raise PlanError(
-                f"cannot keep layers {list(kept.layers)}: {self.model_type} builds its first layer otherwise than all others; keep "
-                "layer 0 too"
-            )
-
     def _sum(self, kept: Kept, of_blocks: tuple[int, ...], kind: str) -> int:
         """Add up the kept blocks' counts of a kind, without the sub-layers and neurons that go."""
         self.check_can_drop(kept)

@@ -235,6 +235,18 @@ class TokenVocabulary:
         return found
 
 
+def lowered(backend: Tokenizer) -> Tokenizer:
+    """Return a tokeniser that lowers the case of texts first; one that does so already is returned as it is."""
+    state = json.loads(backend.to_str())
+    normalizer = state["normalizer"]
+    steps = [] if normalizer is None else normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
+    if any(step["type"] == "Lowercase" for step in steps):
+        return backend
+    return Tokenizer.from_str(
+        json.dumps({**state, "normalizer": {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *steps]}})
+    )
+
+
 def _pieces_of(state: State, who: str) -> _Pieces:
     model = state["model"]
     kind = model["type"]

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from prune2vec.errors import DataError, ModelError
+from prune2vec.models.token_kinds import lowered
 
 Row = TypeVar("Row", bound=Hashable)
 
@@ -109,14 +110,12 @@ def lower_casing(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: It is a slow one.
     """
-    state = json.loads(fast(tokenizer).backend_tokenizer.to_str())
-    normalizer = state["normalizer"]
-    steps = [] if normalizer is None else normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
-    if any(step["type"] == "Lowercase" for step in steps):
+    backend = fast(tokenizer).backend_tokenizer
+    lowering = lowered(backend)
+    if lowering is backend:
         return tokenizer
-    state["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *steps]}
     other = copy.deepcopy(tokenizer)
-    other._tokenizer = Tokenizer.from_str(json.dumps(state))
+    other._tokenizer = lowering
     return other
 
 

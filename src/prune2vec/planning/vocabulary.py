@@ -19,7 +19,7 @@ from prune2vec.data.plain_texts import read_texts
 from prune2vec.errors import ModelError, PlanError, Prune2vecError, reason_of
 from prune2vec.models.source import ModelSource, resolve_source
 from prune2vec.models.text_settings import SAVED, PromptTemplate, TextSettings
-from prune2vec.models.token_kinds import TokenVocabulary, token_numbers
+from prune2vec.models.token_kinds import TokenVocabulary, lowered, token_numbers
 from prune2vec.planning.plan import VocabularyCut
 from prune2vec.planning.shares import amount_text, exact
 from prune2vec.profiling.profile import Profile
@@ -109,14 +109,14 @@ class CountedTokens:
         counts: By number of a token that has an embedding, how often the texts have it.
         always: Tokens that stay whatever is cut.
         options: What was asked for.
-        max_length: Tokens of a text that an encoder reads.
+        text: How an encoder reads texts: up to which length, and whether in lower case.
     """
 
     tokens: TokenVocabulary
     counts: Mapping[int, int]
     always: frozenset[int]
     options: VocabularyOptions
-    max_length: int
+    text: TextSettings
 
     def asked(self) -> tuple[int, ...] | None:
         """Return the tokens that stay if a size or a share was asked for; None where that is left to the budget."""
@@ -172,7 +172,7 @@ class CountedTokens:
 
     def cut(self, kept: tuple[int, ...]) -> VocabularyCut:
         """Return the plan's record of these tokens; the texts are read again, to see which of them change."""
-        whole, trimmed = (_cutting(backend, self.max_length) for backend in (self.tokens.backend, self.tokens.trimmed(kept)))
+        whole, trimmed = (_as_read(backend, self.text) for backend in (self.tokens.backend, self.tokens.trimmed(kept)))
         stay, texts, changed, before, after = frozenset(kept), 0, 0, 0, 0
         for text, encoding in _encoded(self.options, whole, "looking which texts change"):
             texts, before = texts + 1, before + len(encoding.ids)
@@ -209,7 +209,7 @@ def counted_tokens(options: VocabularyOptions, profile: Profile) -> CountedToken
         )
     source = resolve_source(name, revision=profile.model.get("revision"))
     tokens = TokenVocabulary(_tokenizer_of(source), name)
-    whole, found = _cutting(tokens.backend, profile.text.max_length), Counter[int]()
+    whole, found = _as_read(tokens.backend, profile.text), Counter[int]()
     for _, encoding in _encoded(options, whole, "counting tokens"):
         found.update(encoding.ids)
     prompts = [number for text in _around(profile.text, source) for number in whole.encode(text, add_special_tokens=False).ids]
@@ -219,7 +219,7 @@ def counted_tokens(options: VocabularyOptions, profile: Profile) -> CountedToken
         counts={number: found[number] for number in tokens.tokens if number < shape.token_rows},
         always=frozenset(always),
         options=options,
-        max_length=profile.text.max_length,
+        text=profile.text,
     )
 
 
@@ -236,11 +236,11 @@ def _tokenizer_of(source: ModelSource) -> Tokenizer:
         raise ModelError(f"{source.name}: cannot read {file}: {reason_of(error)}") from error
 
 
-def _cutting(backend: Tokenizer, max_length: int) -> Tokenizer:
-    """Return a copy that cuts texts at ``max_length`` tokens and pads none."""
-    made = Tokenizer.from_str(backend.to_str())
+def _as_read(backend: Tokenizer, text: TextSettings) -> Tokenizer:
+    """Return a copy that takes texts as an encoder reads them, cut at its length, and pads none."""
+    made = Tokenizer.from_str((lowered(backend) if text.lower_case else backend).to_str())
     made.no_padding()
-    made.enable_truncation(max_length)
+    made.enable_truncation(text.max_length)
     return made
 
 

@@ -41,30 +41,40 @@ def score_angular(backbone: Backbone, groups: Sequence[TokenGroup], settings: Pr
 
 
 class _BlockObserver(Measurement):
-    """Sees the stream before and after each block, whatever is inside it."""
+    """Sees the stream before and after each block, whatever is inside it, and takes one tensor a block and batch of it."""
 
     def __init__(self, backbone: Backbone, rows: Sequence[TokenRow]) -> None:
         self.rows = tuple(rows)
         self.key = type(self).__name__
         self._dtype = str(backbone.model.dtype).removeprefix("torch.")
+        self._seen: dict[int, Tensor] = {}
 
     def hooks(self, layer: int, block: nn.Module) -> list[RemovableHandle]:
         """Watch a block."""
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            self.see(layer, module, args[0] if args else kwargs["hidden_states"], states_of(output))
+            self._seen[layer] = self.see(layer, module, args[0] if args else kwargs["hidden_states"], states_of(output))
 
         return [block.register_forward_hook(hook, with_kwargs=True)]
 
     @abstractmethod
-    def see(self, layer: int, block: nn.Module, before: Tensor, after: Tensor) -> None:
-        """Take in the states (batch, position, dim) before and after block number ``layer``."""
+    def see(self, layer: int, block: nn.Module, before: Tensor, after: Tensor) -> Tensor:
+        """Return what is wanted of the states (batch, position, dim) before and after block number ``layer``."""
 
-    def checked(self, layer: int, values: Tensor) -> Tensor:
-        """Return ``values``, none of which is NaN or infinite; else it is a ``ProfileError``."""
-        if not torch.isfinite(values).all():
-            raise ProfileError(f"NaN or infinity at layer {layer} in {self._dtype}; use --dtype float32, or check the weights")
-        return values
+    @abstractmethod
+    def take(self, layer: int, value: Tensor) -> None:
+        """Take in what ``see`` returned, on the CPU."""
+
+    def end(self) -> None:
+        """Take in the batch; what is NaN or infinite is a ``ProfileError``."""
+        seen, self._seen = self._seen, {}
+        for layer, value in seen.items():
+            found = value.cpu()
+            if not torch.isfinite(found).all():
+                raise ProfileError(
+                    f"NaN or infinity at layer {layer} in {self._dtype}; use --dtype float32, or check the weights"
+                )
+            self.take(layer, found)
 
 
 class BlockMagnitude(_BlockObserver):
@@ -79,15 +89,19 @@ class BlockMagnitude(_BlockObserver):
         """Note which tokens are real."""
         self._real = batch.real
 
-    def see(self, layer: int, block: nn.Module, before: Tensor, after: Tensor) -> None:
-        """Add up one batch."""
+    def see(self, layer: int, block: nn.Module, before: Tensor, after: Tensor) -> Tensor:
+        """Return the sum of the ratio over the batch's tokens."""
         if layer not in self._weights:
             # Here, as the values of a streamed block are there while it runs.
             self._weights[layer] = sum(float(weight.detach().abs().sum(dtype=torch.float64)) for weight in block.parameters())
         added = torch.linalg.vector_norm(after.float() - before.float(), dim=-1)
         ratio = added / torch.linalg.vector_norm(after.float(), dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
-        ratio = self.checked(layer, ratio.masked_fill(~self._real, 0))
-        self._sums[layer] = self._sums.get(layer, 0.0) + float(ratio.sum(dtype=torch.float64))
+        total: Tensor = ratio.masked_fill(~self._real, 0).sum(dtype=torch.float64)
+        return total
+
+    def take(self, layer: int, value: Tensor) -> None:
+        """Add up one batch."""
+        self._sums[layer] = self._sums.get(layer, 0.0) + float(value)
 
     def result(self) -> dict[str, Any]:
         """Return both by layer, and the number of tokens."""
@@ -115,10 +129,14 @@ class AngularDistance(_BlockObserver):
         places = [(number, place) for number, place in enumerate(batch.places) if place < self._states.shape[1]]
         self._from, self._to = [number for number, _ in places], [place for _, place in places]
 
-    def see(self, layer: int, block: nn.Module, before: Tensor, after: Tensor) -> None:
-        """Keep the last tokens' states."""
-        for number, states in ((layer, before), (layer + 1, after)) if layer == 0 else ((layer + 1, after),):
-            self._states[number, self._to] = self.checked(layer, self._pool(states)[self._from]).cpu()
+    def see(self, layer: int, block: nn.Module, before: Tensor, after: Tensor) -> Tensor:
+        """Return the last tokens' states after the block, and for the first one those before it too."""
+        states = (before, after) if layer == 0 else (after,)
+        return torch.stack([self._pool(some)[self._from] for some in states])
+
+    def take(self, layer: int, value: Tensor) -> None:
+        """Keep the states."""
+        self._states[layer + 2 - len(value) : layer + 2, self._to] = value
 
     def result(self) -> dict[str, Any]:
         """Return the distances, ``distance[l][n - 1]``, and the number of texts."""

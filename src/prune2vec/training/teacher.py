@@ -245,17 +245,14 @@ def _check_finite(vectors: NDArray[np.float32], texts: Sequence[str], place: Pat
         raise DataError(f"{place}: NaN or infinity in {len(bad):,} vectors, first that of {text!r}; encode these texts again")
 
 
+_Batch = tuple[str, list[str], NDArray[np.float32]]
+
+
 def _read(place: Path, texts: Sequence[Path]) -> _Known:
     """Read all vectors at a place: those of ``encode``, or rows with a vector and a text or an id."""
     if (place / MANIFEST).exists() or list(place.glob(f"shard-*/{MANIFEST}")):
         return _of_encode(place, texts)
-    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if suffix_of(path) in _FORMATS)
-    if not files:
-        raise DataError(f"{place}: no vectors; expected what encode wrote, or {', '.join(_FORMATS)} files with vectors")
-    batches = [batch for file in files for batch in (_of_parquet(file) if file.suffix == ".parquet" else _of_lines(file))]
-    widths = {vectors.shape[1] for _, _, vectors in batches}
-    if len(widths) > 1 or len({column for column, _, _ in batches}) > 1:
-        raise DataError(f"{place}: rows of different kinds (vectors of {sorted(widths)} dimensions); expected one kind")
+    batches = list(_of_files(place))
     keys = [key for _, names, _ in batches for key in names]
     rows = {key: row for row, key in enumerate(keys)}
     if len(rows) < len(keys):
@@ -264,7 +261,20 @@ def _read(place: Path, texts: Sequence[Path]) -> _Known:
     return _Known(np.concatenate([vectors for _, _, vectors in batches]), rows, by_id=batches[0][0] != "text")
 
 
-_Batch = tuple[str, list[str], NDArray[np.float32]]
+def _of_files(place: Path) -> Iterator[_Batch]:
+    """Yield the rows of a file, or of all files below a folder, which are of one kind, some thousand at a time."""
+    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if suffix_of(path) in _FORMATS)
+    first: tuple[str, int] | None = None
+    for file in files:
+        for column, keys, vectors in _of_parquet(file) if file.suffix == ".parquet" else _of_lines(file):
+            kind = column, vectors.shape[1]
+            first = first or kind
+            if kind != first:
+                told = " and ".join(f"{key} with {width} dimensions" for key, width in (first, kind))
+                raise DataError(f"{file}: rows of different kinds ({told}); expected one kind")
+            yield column, keys, vectors
+    if first is None:
+        raise DataError(f"{place}: no vectors; expected what encode wrote, or {', '.join(_FORMATS)} files with vectors")
 
 
 def _of_parquet(file: Path) -> Iterator[_Batch]:
