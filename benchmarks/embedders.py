@@ -1,11 +1,15 @@
-"""An encoder cut to several sizes and taught its own vectors from plain text, beside the same cuts untaught; MTEB tasks of each.
+"""An encoder cut to several sizes and taught its own vectors from plain text, beside the same cuts taught otherwise; MTEB tasks of each.
 
-One recipe for ``prune2vec run``, written into WORK: killed, the same command resumes. Plain texts are drawn from both sides of training
-triplets; none of them is from an evaluated task. Documents are cut at 128 tokens, so scores compare the variants with each
-other; those of the uncut model beside published ones show what that costs.
+A cell is a way to cut, a depth, a vocabulary and a way to teach: ``first-6-32k`` keeps the first 6 layers and 32k tokens and learns
+the uncut encoder's vectors, ``first-6-32k-untaught`` is the same cut as it is, ``first-6-32k-contrastive`` the same trained on
+triplets alone, a third as many steps because a row has three texts. ``uniform-6`` keeps layers at an even stride, ``full-32k`` all of
+them and fewer tokens. All of it is one recipe for ``prune2vec run``, written into WORK: killed, the same command resumes.
+
+Texts are drawn from both sides of training triplets; none of them is from an evaluated task. Texts are cut at 128 tokens
+in the evaluation, so scores compare the cells with each other; those of the uncut encoder beside published ones show what that costs.
 
     python benchmarks/embedders.py --model all-MiniLM-L6-v2 --data DATA --work runs/minilm --out benchmarks/results/minilm.json \
-        --depths 4 3 --texts 40000 --steps 1200
+        --cells first-4 first-3 uniform-3 first-4-untaught first-3-untaught first-3-contrastive first-3-16k
 
 DATA holds train/ (triplets, NAME.jsonl.gz) and mteb/ (a folder a task).
 """
@@ -14,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +26,53 @@ from common import markdown_table, write_result
 
 from prune2vec.data.plain_texts import load_texts
 from prune2vec.data.triplet import write_json_lines
+from prune2vec.evaluation.evaluate import evaluate_encoder
 from prune2vec.evaluation.results import Results
 from prune2vec.experiments.run import run_recipe
+from prune2vec.profiling.profile import Profile
 
-TRAIN = ("allnli", "squad", "eli5_question_answer", "fever", "hotpot_qa", "nq", "quora_duplicates", "wiki_split")
+CELL = re.compile(
+    r"(?P<method>first|uniform|full)(-(?P<depth>\d+))?(-(?P<vocabulary>\d+k))?(-(?P<teaching>untaught|contrastive))?"
+)
+CUTS = {"first": ("depth", "depth"), "uniform": ("uniform", "layers")}
+PLAIN = ("allnli", "squad", "eli5_question_answer", "fever", "hotpot_qa", "nq", "quora_duplicates", "wiki_split")
+TRIPLETS = ("allnli", "squad", "fever", "quora_duplicates")
 PROFILE = ("allnli", "squad", "quora_duplicates")
 TASKS = (
     *("STSBenchmark", "SICK-R", "STS17"),
     *("Banking77Classification", "EmotionClassification", "MassiveIntentClassification"),
-    *("SciFact", "NFCorpus", "ArguAna"),
+    *("SciFact", "NFCorpus"),
 )
 LENGTH, SEED = 128, 42
 
 
+def variant_of(cell: str, steps: int) -> dict[str, Any]:
+    """Return a cell as the recipe's variant."""
+    found = CELL.fullmatch(cell)
+    if found is None or (found["method"] == "full") != (found["depth"] is None):
+        raise SystemExit(f"{cell} is not a cell, such as first-6-32k-untaught, uniform-6 or full-32k")
+    variant: dict[str, Any] = {"name": cell, "method": "full"}
+    if found["depth"]:
+        method, key = CUTS[found["method"]]
+        variant |= {"method": method, "parameters": {key: int(found["depth"])}}
+    if found["vocabulary"]:
+        variant["vocabulary"] = found["vocabulary"]
+    if found["teaching"] == "untaught":
+        variant["train"] = None
+    elif found["teaching"] == "contrastive":
+        variant["train"] = {
+            "teacher": None,
+            "distil": "none",
+            "prompts": [],
+            "steps": steps // 3,
+            "warmup_steps": steps // 30,
+            "learning_rate": 5e-5,
+        }
+    return variant
+
+
 def recipe_of(given: argparse.Namespace, texts: Path) -> dict[str, Any]:
-    """Return the recipe: the uncut encoder, and of each cut one that is taught and one that is as it was cut."""
+    """Return the recipe: the uncut encoder and the cells."""
     train = given.data / "train"
     taught = {
         "method": "full",
@@ -43,26 +80,48 @@ def recipe_of(given: argparse.Namespace, texts: Path) -> dict[str, Any]:
         "steps": given.steps,
         "batch_size": 64,
         "max_length": given.length,
-        "learning_rate": 1e-4,
+        "learning_rate": given.learning_rate,
         "schedule": "linear-to-zero",
         "warmup_steps": given.steps // 10,
-        "save_every": 200,
+        "save_every": 100,
         "seed": SEED,
+        "prompts": given.prompts,
     }
-    variants: list[dict[str, Any]] = [{"name": "full", "method": "full"}]
-    for depth in given.depths:
-        cut = {"method": "depth", "parameters": {"depth": depth}}
-        variants += [{"name": f"first-{depth}", **cut}, {"name": f"first-{depth}-untaught", **cut, "train": None}]
-        if given.vocabulary:
-            variants.append({"name": f"first-{depth}-{given.vocabulary}", **cut, "vocabulary": given.vocabulary})
+    files = {
+        name: [str(train / f"{one}.jsonl.gz") for one in of] for name, of in {"train": TRIPLETS, "profile": PROFILE}.items()
+    }
     return {
         "model": str(given.model.resolve()),
-        "data": {"texts": [str(texts)], "profile": [str(train / f"{name}.jsonl.gz") for name in PROFILE]},
+        "data": {"texts": [str(texts)], **files},
         "profile": {"groups": 10, "group_size": 32, "max_length": given.length},
         "train": taught,
         "evaluate": {"tasks": given.tasks, "mirror": str(given.data / "mteb"), "max_length": LENGTH},
-        "variants": variants,
+        "variants": [{"name": "full", "method": "full"}, *(variant_of(cell, given.steps) for cell in given.cells)],
     }
+
+
+def draw_texts(given: argparse.Namespace) -> Path:
+    """Return the file of the plain texts, drawn once: distinct ones, from all the triplets' sides alike."""
+    texts = given.work / "texts.jsonl.gz"
+    if not texts.exists():
+        given.work.mkdir(parents=True, exist_ok=True)
+        found = load_texts([given.data / "train" / f"{name}.jsonl.gz" for name in PLAIN])
+        distinct = sorted({one.text for one in found})
+        chosen = random.Random(SEED).sample(distinct, min(given.texts, len(distinct)))
+        write_json_lines(({"text": text} for text in chosen), texts)
+    return texts
+
+
+def print_table(scores: dict[str, dict[str, Any]], tasks: list[str]) -> None:
+    """Print a row an encoder, and put its share of the uncut one's mean into the scores."""
+    rows = []
+    for name, of in scores.items():
+        of["share"] = of["mean"] / scores["full"]["mean"]
+        speed = [f"{of['texts_per_s'].get(side, 0):.0f}" for side in ("queries", "documents")]
+        cells = [f"{of['tasks'][task] * 100:.1f}" for task in tasks]
+        size = [f"{of['parameters'] / 1e6:.1f} M", f"{of['bytes'] / 1e6:.0f} MB"]
+        rows.append([name, *size, *speed, *cells, f"{of['mean'] * 100:.1f}", f"{of['share']:.1%}"])
+    print(markdown_table(["encoder", "parameters", "on disk", "queries/s", "documents/s", *tasks, "mean", "of full"], rows))
 
 
 def main() -> None:
@@ -72,50 +131,57 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made on the way")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the results")
-    parser.add_argument("--depths", type=int, nargs="+", required=True, help="layers of the cuts")
-    parser.add_argument("--vocabulary", help="cut each depth to this vocabulary as well: 16k, 99.9%%")
+    parser.add_argument("--cells", nargs="+", required=True, help="what to make and measure beside the uncut encoder")
     parser.add_argument("--texts", type=int, default=40_000, help="plain texts to learn from")
-    parser.add_argument("--steps", type=int, default=1200, help="training steps of 64 texts")
+    parser.add_argument("--prompts", nargs="*", default=[], help="names of the encoder's prompts under which each is learnt")
+    parser.add_argument("--steps", type=int, default=1000, help="training steps of 64 texts")
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--length", type=int, default=64, help="longest text in training, in tokens")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
+    parser.add_argument(
+        "--asymmetric", nargs="*", default=[], help="tasks on which taught cells search the uncut one's documents"
+    )
     given = parser.parse_args()
     given.data, given.work = given.data.resolve(), given.work.resolve()
-    texts = given.work / "texts.jsonl.gz"
-    if not texts.exists():
-        given.work.mkdir(parents=True, exist_ok=True)
-        found = load_texts([given.data / "train" / f"{name}.jsonl.gz" for name in TRAIN])
-        distinct = sorted({one.text for one in found})
-        chosen = random.Random(SEED).sample(distinct, min(given.texts, len(distinct)))
-        write_json_lines(({"text": text} for text in chosen), texts)
-    report = run_recipe(recipe_of(given, texts), given.work / "run")
+    run = given.work / "run"
+    report = run_recipe(recipe_of(given, draw_texts(given)), run)
     assert report.comparison is not None
-    scores, rows = {}, []
+    scores: dict[str, dict[str, Any]] = {}
     for row in report.comparison.rows:
-        results = Results.load(given.work / "run" / (row.same_as or row.name) / "results.json")
+        folder = run / (row.same_as or row.name)
+        results = Results.load(folder / "results.json")
         of_tasks = {task.name: task.score for task in results.tasks}
         scores[row.name] = {
             "tasks": of_tasks,
             "mean": sum(of_tasks.values()) / len(of_tasks),
             "parameters": results.size["parameters"],
+            "bytes": sum(file.stat().st_size for file in (folder / "checkpoint").rglob("*.safetensors")),
             "texts_per_s": {side: speed["texts_per_s"] for side, speed in results.speed.items()},
         }
-    base = scores["full"]["mean"]
-    for name, of in scores.items():
-        of["share"] = of["mean"] / base
-        cells = [f"{of['tasks'][task] * 100:.1f}" for task in given.tasks]
-        speed = [f"{of['texts_per_s'].get(side, 0):.0f}" for side in ("queries", "documents")]
-        rows.append([name, f"{of['parameters'] / 1e6:.1f} M", *speed, *cells, f"{of['mean'] * 100:.1f}", f"{of['share']:.1%}"])
-    header = ["encoder", "parameters", "queries/s", "documents/s", *given.tasks, "mean", "of full"]
-    print(markdown_table(header, rows))
-    about = {
-        "texts": given.texts,
-        "train": TRAIN,
-        "steps": given.steps,
-        "length": given.length,
-        "max_length": LENGTH,
-        "seed": SEED,
+        if given.asymmetric and row.name != "full" and (folder / "encoder").exists() and not row.name.endswith("contrastive"):
+            output = given.work / f"{row.name}-asymmetric.json"
+            if not output.exists():
+                evaluate_encoder(
+                    folder / "encoder",
+                    tasks=given.asymmetric,
+                    mirror=given.data / "mteb",
+                    documents_by=run / "full" / "checkpoint",
+                    output=output,
+                    max_length=LENGTH,
+                    speed_texts=0,
+                )
+            scores[row.name]["documents_by_full"] = {task.name: task.score for task in Results.load(output).tasks}
+    print_table(scores, given.tasks)
+    told = ("texts", "steps", "learning_rate", "length", "prompts", "tasks", "asymmetric")
+    about = {name: getattr(given, name) for name in told} | {"plain_texts_of": PLAIN, "triplets_of": TRIPLETS}
+    curve = Profile.load(run / "profile.json").layer_loss
+    result = {
+        "model": given.model.name,
+        "layer_loss": [round(loss, 4) for loss in curve.loss],
+        "variants": scores,
+        "settings": {**about, "max_length": LENGTH, "seed": SEED},
     }
-    write_result(given.out, {"model": given.model.name, "variants": scores, "settings": about})
+    write_result(given.out, result)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,19 @@ def test_a_folder_appears_at_the_end_and_not_before(tmp_path: Path) -> None:
     assert names(target) == ["a"] and names(target.parent) == ["out"]
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_files_are_readable_as_the_user_has_it(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        with staged_folder(tmp_path / "out", "an encoder") as stage:
+            (stage / "deep").mkdir()
+            (stage / "deep" / "weights").write_text("x")
+            (stage / "deep" / "weights").chmod(0o600)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "out" / "deep" / "weights").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
 def test_an_earlier_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     for name in ("first", "second"):
         with staged_folder(tmp_path / "out", "a test") as stage:

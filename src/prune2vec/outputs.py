@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -200,6 +201,10 @@ def staged_folder(target: Path, kind: str) -> Iterator[Path]:
             yield stage
             written = [path for path in sorted(stage.rglob("*")) if path.is_file()]
             OwnFolder(stage, kind, {path.relative_to(stage).as_posix(): fingerprint(path) for path in written}).save()
+            # Libraries write weights readable by the user alone, and a server's user must read them: as our own file is.
+            mode = stat.S_IMODE((stage / RECORD).stat().st_mode)
+            for path in written:
+                path.chmod(mode)
             sync_tree(stage)
             # Something may have been put there during long work.
             check_ours(target, kind)

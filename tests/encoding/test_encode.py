@@ -95,9 +95,9 @@ def test_an_interrupted_run_repeats_and_loses_nothing(
 def test_a_part_without_its_entry_is_written_again(tmp_path: Path, folder: Path, corpus: Path) -> None:
     encode_corpus(folder, corpus, tmp_path / "v", part_rows=20, dtype="float32")
     whole = Store.load(tmp_path / "v")
-    manifest = json.loads((tmp_path / "v" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "v" / "_manifest.json").read_text())
     manifest.update(parts=manifest["parts"][:1], complete=False)
-    (tmp_path / "v" / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "v" / "_manifest.json").write_text(json.dumps(manifest))
     assert encode_corpus(folder, corpus, tmp_path / "v", part_rows=20, dtype="float32").encoded == ROWS - 20
     assert Store.load(tmp_path / "v").parts == whole.parts
 
@@ -157,13 +157,13 @@ def test_killed_before_its_first_entry(tmp_path: Path, folder: Path, corpus: Pat
     replace(store, parts=(), complete=False).save()
     for part in store.parts[1:]:
         (tmp_path / "v" / part["file"]).unlink()
-    for name in (".manifest.json.partial-1", ".part-00001.parquet.partial-1"):
+    for name in ("._manifest.json.partial-1", ".part-00001.parquet.partial-1"):
         (tmp_path / "v" / name).write_text("half")
     (tmp_path / ".v.lock").write_text("1\n")
     result = encode_corpus(folder, corpus, tmp_path / "v", part_rows=20, dtype="float32")
     np.testing.assert_allclose(read_all(Store.load(tmp_path / "v"))[1], vectors, atol=1e-5, rtol=0)
     assert result.encoded == ROWS
-    names = {"manifest.json", "part-00000.parquet", "part-00001.parquet", "part-00002.parquet"}
+    names = {"_manifest.json", "part-00000.parquet", "part-00001.parquet", "part-00002.parquet"}
     assert {path.name for path in (tmp_path / "v").iterdir()} == names
     assert not list(tmp_path.glob(".*"))
 
@@ -189,7 +189,7 @@ def test_a_failed_encoding_leaves_what_the_next_call_goes_on_from(
             assert getattr(caught.value, "__notes__", []) == [
                 f"{tmp_path / 'v'} keeps {parts} parts, after which the same command resumes"
             ] * (parts > 0)
-        left = ["manifest.json", *(f"part-{number:05d}.parquet" for number in range(parts))] if parts else []
+        left = ["_manifest.json", *(f"part-{number:05d}.parquet" for number in range(parts))] if parts else []
         assert sorted(str(path.relative_to(tmp_path / "v")) for path in tmp_path.glob("v/*")) == left
     assert sorted(os.listdir(tmp_path)) == ["corpus.jsonl", *["v"] * (parts > 0)]
     assert encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32").encoded == ROWS - 10 * parts
@@ -296,13 +296,13 @@ def test_a_bad_last_row_that_is_mended_costs_its_part_alone(tmp_path: Path, fold
 @pytest.mark.parametrize("place", [0, 25, 56])
 def test_a_corpus_with_another_text_is_another_corpus(tmp_path: Path, folder: Path, corpus: Path, place: int) -> None:
     encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32")
-    before = (tmp_path / "v" / "manifest.json").read_text()
+    before = (tmp_path / "v" / "_manifest.json").read_text()
     lines = corpus.read_text().splitlines()
     for changed in ([*lines[:place], lines[place].replace('text": "', 'text": "new '), *lines[place + 1 :]], lines[:place]):
         corpus.write_text("\n".join(changed))
         with pytest.raises((EncodingError, DataError), match=r"another corpus: its texts \d+ to \d+ have changed|no rows"):
             encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32")
-    assert (tmp_path / "v" / "manifest.json").read_text() == before
+    assert (tmp_path / "v" / "_manifest.json").read_text() == before
 
 
 @pytest.mark.parametrize(
@@ -408,7 +408,7 @@ def test_what_is_wrong_with_the_folder_does_not_hide_the_error(
     tmp_path: Path, folder: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(engine: Engine, rows: object, **options: object) -> np.ndarray:
-        (tmp_path / "v" / "manifest.json").write_text("{")
+        (tmp_path / "v" / "_manifest.json").write_text("{")
         raise EncodingError("the first error")
 
     monkeypatch.setattr(Engine, "encode_rows", broken)

@@ -28,7 +28,7 @@ set_enabled(False)
 
 
 def written():
-    path = os.path.join(output, "manifest.json")
+    path = os.path.join(output, "_manifest.json")
     return open(path).read().count('"file"') if os.path.exists(path) else 0
 
 
@@ -78,6 +78,6 @@ def test_killed_at_random(tmp_path: Path, folder: Path) -> None:
     expected = load_encoder(folder, device="cpu", dtype="float32").encode(some, prompt_name="document")
     np.testing.assert_allclose(vectors, expected, atol=1e-5, rtol=0)
     assert {path.name for path in (tmp_path / "v").iterdir()} == {
-        "manifest.json",
+        "_manifest.json",
         *(part["file"] for part in store.parts),
     }

@@ -167,7 +167,7 @@ def test_measures_other_than_cosine_and_dot(tmp_path: Path, vectors: Path) -> No
     def compared_by(measure: str, *, normalised: bool) -> Path:
         folder = tmp_path / f"{measure}-{normalised}"
         shutil.copytree(vectors, folder)
-        for path in folder.glob("*/manifest.json"):
+        for path in folder.glob("*/_manifest.json"):
             manifest = json.loads(path.read_text())
             manifest["made_by"] |= {"similarity": measure, "normalised": normalised}
             path.write_text(json.dumps(manifest))

@@ -181,7 +181,7 @@ def test_fewer_vectors_than_hits(tmp_path: Path) -> None:
 def test_missing_shards_are_listed(tmp_path: Path) -> None:
     stored(tmp_path, drawn(50), shards=4)
     for shard in (1, 3):
-        (tmp_path / f"shard-{shard:05d}-of-00004" / "manifest.json").unlink()
+        (tmp_path / f"shard-{shard:05d}-of-00004" / "_manifest.json").unlink()
     with pytest.raises(EncodingError, match=r"lacks shards 1, 3 of 4; .*--partial"):
         VectorFolder.open(tmp_path)
     part = VectorFolder.open(tmp_path, partial=True)
@@ -193,8 +193,8 @@ def test_missing_shards_are_listed(tmp_path: Path) -> None:
 
 def test_an_open_store_says_how_many_rows_it_has(tmp_path: Path) -> None:
     stored(tmp_path, drawn(50))
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "complete": False}))
+    manifest = json.loads((tmp_path / "_manifest.json").read_text())
+    (tmp_path / "_manifest.json").write_text(json.dumps({**manifest, "complete": False}))
     with pytest.raises(EncodingError, match=r"not complete: 50 rows are there; .*--partial"):
         VectorFolder.open(tmp_path)
     assert VectorFolder.open(tmp_path, partial=True).rows == 50

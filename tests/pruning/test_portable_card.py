@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -11,8 +12,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prune2vec.models.source import ModelSource
 from prune2vec.pruning.parity import Parity
-from prune2vec.pruning.portable import EncoderParts, describe_cut, model_card
+from prune2vec.pruning.portable import EncoderParts, describe_cut, model_card, served_by, source_card
 
 COMMIT = "0" * 40
 FIXED = {
@@ -34,6 +36,7 @@ class Parts:
     heads: tuple[torch.nn.Module, ...] = ()
     truncate_dim: int | None = None
     similarity: str = "cosine"
+    leaves_out_prompts: bool = False
 
 
 def _card(record: dict[str, Any], *, name: str = "encoder", prompts: dict[str, str] | None = None) -> str:
@@ -107,3 +110,52 @@ def test_every_kind_of_cut_has_its_line() -> None:
 def test_one_width_in_words() -> None:
     record = {"keep_layers": [0], "num_layers": 1, "widths": {"0": 7}}
     assert describe_cut(record)[1] == "7 neurons in the MLP of layer 0"
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("---\nlicense: mit\nbase_model: owner/base\ntags: [x]\n---\n# Name\n", {"license": "mit", "base_model": "owner/base"}),
+        ("---\r\nlicense: gemma\r\nlanguage: [de, en]\r\n---\r\n", {"license": "gemma", "language": ["de", "en"]}),
+        ("---\nlicense: [1, 2]\ndatasets: {a: b}\nlicense_name: 7\n---\n", {}),
+        ("---\nlicense: [\n---\n", {}),
+        ("---\n- a list\n---\n", {}),
+        ("# Name\n\n---\nlicense: mit\n---\n", {}),
+        ("", {}),
+        (None, {}),
+    ],
+)
+def test_the_sources_card_says_the_licence(tmp_path: Path, text: str | None, wanted: dict[str, Any]) -> None:
+    if text is not None:
+        (tmp_path / "README.md").write_text(text, newline="")
+    found = source_card(ModelSource(name="x", location=str(tmp_path)))
+    assert found == wanted
+    assert _head(_card({"model": {}, "card": found})) == {**FIXED, **wanted}
+
+
+def test_a_hub_model_is_the_base_before_what_its_card_names() -> None:
+    record = {"model": {"name": "owner/name", "revision": COMMIT}, "card": {"base_model": "owner/other", "license": "mit"}}
+    assert _head(_card(record)) == {**FIXED, "base_model": "owner/name", "license": "mit"}
+
+
+def _pooled(pooling: str, *, prompts: bool, kept_in: bool = False) -> str:
+    model = cast("Any", torch.nn.Linear(2, 2))
+    layout: Any = {"layout": ()}
+    parts = EncoderParts(
+        model=model,
+        tokenizer=cast("Any", None),
+        pooling=pooling,
+        max_length=8,
+        prompts={"query": "find "} if prompts else {"query": ""},
+        include_prompt=kept_in,
+    )
+    parts.__dict__.update(layout)
+    return served_by(parts)
+
+
+def test_who_serves_it_depends_on_the_prompt_too() -> None:
+    everywhere = _pooled("mean", prompts=False)
+    assert everywhere.endswith("vLLM and llama.cpp.")
+    assert _pooled("lasttoken", prompts=True) == _pooled("mean", prompts=True, kept_in=True) == everywhere
+    assert "pool the tokens of a prompt too" in _pooled("mean", prompts=True)
+    assert "no weighted mean" in _pooled("weightedmean", prompts=True)

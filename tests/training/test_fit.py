@@ -114,7 +114,7 @@ def test_instructions_are_trained_with_and_saved(small: Path, tmp_path: Path) ->
     record = json.loads((tmp_path / "encoder" / "prune2vec.json").read_text())["train"]
     used = record["data"]["one"]["query_prompt"]
     assert used.startswith("Find it")
-    assert config["prompts"] == {"query": used, "document": ""}
+    assert config["prompts"] == {"query": used}
 
 
 def test_held_out_rows_are_scored_at_checkpoints_and_the_end(small: Path, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_every_encoder_has_a_query_and_a_document_prompt(big: Path, small: Path)
 def test_other_texts_or_limits_are_encoded_beside_the_others(big: Path, tmp_path: Path) -> None:
     for settings, texts in ((learnt(big), TEXTS), (learnt(big), TEXTS[:9]), (learnt(big, max_length=8), TEXTS)):
         teacher_vectors({DOCUMENT: dict.fromkeys(texts, "")}, settings, output=tmp_path / "out", dtype="float32")
-    assert len(list((tmp_path / "out.teacher").glob("document-*/manifest.json"))) == 3
+    assert len(list((tmp_path / "out.teacher").glob("document-*/_manifest.json"))) == 3
 
 
 def made(count: int = len(TEXTS), dimension: int = 6) -> NDArray[np.float32]:

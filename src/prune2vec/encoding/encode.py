@@ -18,7 +18,7 @@ from prune2vec.data.documents import Document
 from prune2vec.encoding.corpus import Corpus, document_bytes
 from prune2vec.encoding.encode_settings import EncodeSettings
 from prune2vec.encoding.engine import Engine, prompted_engine
-from prune2vec.encoding.store import MANIFEST, Precision, Store, check_shards, check_vector_folder, ranges_of, shard_folder
+from prune2vec.encoding.store import Precision, Store, check_shards, check_vector_folder, manifest_of, ranges_of, shard_folder
 from prune2vec.errors import DataError, EncodingError
 from prune2vec.files import digest_tree
 from prune2vec.outputs import clear_all_partials, locked
@@ -145,7 +145,7 @@ def _opened(folder: Path, encoder: Path | str, engine: Engine, source: Corpus, s
         "similarity": str(loaded.similarity_fn_name),
         "corpus_mtime_ns": source.path.stat().st_mtime_ns,
     }
-    if (folder / MANIFEST).exists():
+    if manifest_of(folder).exists():
         store = Store.load(folder)
         # The corpus alone may grow.
         changed = differences(
@@ -196,13 +196,13 @@ def _filled(store: Store, engine: Engine, source: Corpus, settings: EncodeSettin
     except BaseException as error:
         # Whatever is wrong with the folder now must not hide the error.
         with suppress(OSError, DataError, EncodingError):
-            kept = len(Store.load(folder).parts) if (folder / MANIFEST).exists() else 0
+            kept = len(Store.load(folder).parts) if manifest_of(folder).exists() else 0
             if kept > there:
                 error.add_note(f"{folder} keeps {kept} parts, after which the same command resumes")
             elif not kept:
                 # A part that the manifest does not name yet would make the folder something else's.
                 (folder / "part-00000.parquet").unlink(missing_ok=True)
-                (folder / MANIFEST).unlink(missing_ok=True)
+                manifest_of(folder).unlink(missing_ok=True)
                 folder.rmdir()
         raise
 

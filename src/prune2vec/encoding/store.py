@@ -21,10 +21,17 @@ from prune2vec.errors import EncodingError, reason_of
 from prune2vec.files import read_json, write_bytes, write_text
 
 FORMAT = "prune2vec.vectors/1"
-MANIFEST = "manifest.json"
+# Readers of a folder of Parquet (pandas, pyarrow, polars, datasets) pass over names that begin so.
+MANIFEST = "_manifest.json"
+_EARLIER_MANIFEST = "manifest.json"
 _SHARD = re.compile(r"shard-\d+-of-(\d+)")
 _BITS = 8
 _LEAST_RANGE = np.float32(1e-6)
+# How stored numbers become a vector again, for those who read parts without us.
+_RESTORED = {
+    "int8": "least + (vector + 128) * (greatest - least) / 255, for each dimension",
+    "binary": "bits of uint8, the first dimension the highest bit of the first: 1 for a positive value, 0 for -1",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +130,7 @@ class Store:
 
         stored = np.ascontiguousarray(self.precision.store(vectors))
         column = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(stored.reshape(-1)), stored.shape[1])
-        table = pyarrow.table({"id": pyarrow.array(ids, type=pyarrow.string()), "vector": column})
+        table = pyarrow.table({"id": pyarrow.array(ids, type=pyarrow.string()), "vector": column}, metadata=self._metadata())
         content = pyarrow.BufferOutputStream()
         # Vectors do not compress; statistics of them help nobody.
         pyarrow.parquet.write_table(table, content, compression="none", use_dictionary=False, write_statistics=False)
@@ -134,6 +141,23 @@ class Store:
         store = replace(self, parts=(*self.parts, part))
         store.save()
         return store
+
+    def _metadata(self) -> dict[str, str]:
+        """Return what a part's schema says of its vectors to those who read it without the manifest."""
+        precision, model = self.precision, str(self.made_by.get("encoder", ""))
+        about: dict[str, Any] = {
+            # Of an encoder's folder its name alone: parts go to others, who do not have the path.
+            "model": Path(model).name if Path(model).is_absolute() else model,
+            "dimension": precision.dimension,
+            "precision": precision.name,
+            "normalised": self.made_by.get("normalised"),
+            "similarity": self.made_by.get("similarity"),
+        }
+        if (restore := _RESTORED.get(precision.name)) is not None:
+            about["restore"] = restore
+        if precision.ranges is not None:
+            about |= {"least": precision.ranges[0].tolist(), "greatest": precision.ranges[1].tolist()}
+        return {"prune2vec": json.dumps(about)}
 
     def finish(self) -> Self:
         """Say in the manifest that the corpus came to its end."""
@@ -157,7 +181,10 @@ class Store:
         }
         text = json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
         parts = ",\n    ".join(json.dumps(dict(part)) for part in self.parts)
+        before = manifest_of(self.folder)
         write_text(self.folder / MANIFEST, f'{text},\n  "parts": [{parts}]\n}}\n')
+        if before.name == _EARLIER_MANIFEST:
+            before.unlink()
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -167,9 +194,10 @@ class Store:
             DataError: There is none, or it is no JSON.
             EncodingError: It is broken, or a part that it names is not there.
         """
-        value = read_json(folder / MANIFEST)
+        path = manifest_of(folder)
+        value = read_json(path)
         if not isinstance(value, dict) or value.get("format") != FORMAT:
-            raise EncodingError(f"{folder / MANIFEST}: not a manifest of vectors (expected format {FORMAT!r})")
+            raise EncodingError(f"{path}: not a manifest of vectors (expected format {FORMAT!r})")
         try:
             ranges = np.asarray(value["ranges"], dtype=np.float32) if value["ranges"] is not None else None
             store = cls(
@@ -182,9 +210,7 @@ class Store:
             )
             missing = [part["file"] for part in store.parts if not (folder / part["file"]).is_file()]
         except (KeyError, TypeError, ValueError) as error:
-            raise EncodingError(
-                f"{folder / MANIFEST}: broken manifest ({reason_of(error)}); encode again into a new folder"
-            ) from error
+            raise EncodingError(f"{path}: broken manifest ({reason_of(error)}); encode again into a new folder") from error
         if missing:
             raise EncodingError(
                 f"{folder}: {missing[0]} is in the manifest but not there; restore it, or encode into a new folder"
@@ -223,6 +249,12 @@ class Store:
             )
 
 
+def manifest_of(folder: Path) -> Path:
+    """Return where a store's manifest is, or would be: under the name of earlier versions where they have written it."""
+    path, earlier = folder / MANIFEST, folder / _EARLIER_MANIFEST
+    return earlier if earlier.exists() and not path.exists() else path
+
+
 def shard_folder(output: Path, shard: int, shards: int) -> Path:
     """Return the folder of one shard below ``output``; the only one has none of its own."""
     return output if shards == 1 else output / f"shard-{shard:05d}-of-{shards:05d}"
@@ -231,7 +263,7 @@ def shard_folder(output: Path, shard: int, shards: int) -> Path:
 def shard_counts(output: Path) -> list[int]:
     """Return into how many shards the vectors below ``output`` are divided, 1 for a store of all; nothing where there are none."""
     named = [match for path in output.glob("shard-*") if (match := _SHARD.fullmatch(path.name))]
-    counts = sorted({int(match[1]) for match in named} | ({1} if (output / MANIFEST).exists() else set()))
+    counts = sorted({int(match[1]) for match in named} | ({1} if manifest_of(output).exists() else set()))
     if len(counts) > 1:
         raise EncodingError(f"{output} holds shards of {counts[0]} and of {counts[1]}; keep those of one encoding")
     return counts
@@ -258,7 +290,7 @@ def check_vector_folder(folder: Path) -> None:
     Raises:
         EncodingError: Something else is in it.
     """
-    if not folder.is_dir() or (folder / MANIFEST).exists():
+    if not folder.is_dir() or manifest_of(folder).exists():
         return
     # The manifest is written before the first part, so only its own write can have been broken off.
     if any(not path.name.startswith(f".{MANIFEST}.partial-") for path in folder.iterdir()):

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune2vec.data.bm25_negatives import best_places
-from prune2vec.encoding.store import MANIFEST, Store, shard_counts, shard_folder
+from prune2vec.encoding.store import MANIFEST, Store, manifest_of, shard_counts, shard_folder
 from prune2vec.errors import EncodingError
 from prune2vec.progress import progress
 
@@ -64,7 +64,7 @@ class VectorFolder:
         Raises:
             EncodingError: There are no vectors, shards do not belong together, or rows or shards are missing.
         """
-        if (folder / MANIFEST).exists():
+        if manifest_of(folder).exists():
             store = Store.load(folder)
             shard, _, count = str(store.identity.get("settings", {}).get("shard", "0/1")).partition("/")
             found = cls(folder=folder, stores={int(shard): store}, shards=int(count))
@@ -73,7 +73,7 @@ class VectorFolder:
             if not counts:
                 raise EncodingError(f"{folder} holds no vectors (no {MANIFEST} and no shards); make some with prune2vec encode")
             folders = {shard: shard_folder(folder, shard, counts[0]) for shard in range(counts[0])}
-            stores = {shard: Store.load(path) for shard, path in folders.items() if (path / MANIFEST).exists()}
+            stores = {shard: Store.load(path) for shard, path in folders.items() if manifest_of(path).exists()}
             found = cls(folder=folder, stores=stores, shards=counts[0])
         for store in found.stores.values():
             first, kind = _kind(found.first), _kind(store)

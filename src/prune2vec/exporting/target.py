@@ -28,11 +28,6 @@ class ExportSource:
     encoder: SentenceTransformer
     parts: EncoderParts
 
-    @property
-    def leaves_out_prompts(self) -> bool:
-        """Whether there is a prompt whose tokens must be kept out of the pooling; for the last token it makes no difference."""
-        return not self.parts.include_prompt and any(self.parts.prompts.values()) and self.parts.pooling != "lasttoken"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Written:

@@ -99,7 +99,9 @@ class PoolingMethod:
 
 
 _EVERYWHERE = "sentence-transformers, Infinity, TEI, vLLM and llama.cpp."
-_WEIGHTED = "sentence-transformers and Infinity. TEI, vLLM and llama.cpp have no weighted mean and refuse it or pool otherwise."
+_WEIGHTED = (
+    "sentence-transformers and Infinity. TEI and llama.cpp have no weighted mean; vLLM pools the last token, with a warning."
+)
 
 POOLINGS: Mapping[str, PoolingMethod] = {
     "cls": PoolingMethod(weights=cls, flag="pooling_mode_cls_token", vllm=True, served=_EVERYWHERE),

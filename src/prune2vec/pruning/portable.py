@@ -7,6 +7,7 @@ written here, in the form that all of them agree on, and only weights and tokeni
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,13 +20,13 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prune2vec.errors import ConfigError, markdown
+from prune2vec.errors import ConfigError, ModelError, markdown
 from prune2vec.files import write_json
 from prune2vec.forward.pooling import IN_FOLDERS, PoolingMethod, pooling_flags
 from prune2vec.models.block_layout import Layout, uneven_config, uneven_layout
 from prune2vec.models.heads import NORMALIZE, head_words, state_width, write_head
 from prune2vec.models.quiet import quiet_transformers
-from prune2vec.models.source import HUB_ID
+from prune2vec.models.source import HUB_ID, ModelSource
 
 if TYPE_CHECKING:
     from prune2vec.planning.plan import PruningPlan
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 _MODULES = "sentence_transformers.models"
 UNEVEN_MODULE = "prune2vec.modules.UnevenTransformer"
+_CARD_HEAD = re.compile(r"---\s*\n(.*?)\n---\s*\n", re.DOTALL)
+_FROM_CARD = ("license", "license_name", "license_link", "base_model", "datasets", "language")
 _FROM_PLAN = ("method", "parameters", "notes", "keep_layers", "drop_attention", "drop_mlp", "num_layers", "profile_digest")
 # What a reader must know before anything else: the usual call does not load it.
 _UNEVEN = (
@@ -77,6 +80,11 @@ class EncoderParts:
     similarity: str = "cosine"
     record: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def leaves_out_prompts(self) -> bool:
+        """Whether there is a prompt whose tokens must be kept out of the pooling; for the last token it makes no difference."""
+        return not self.include_prompt and any(self.prompts.values()) and self.pooling != "lasttoken"
+
     @cached_property
     def layout(self) -> Layout:
         """The model's blocks where its config cannot tell them; empty for a stock model."""
@@ -116,8 +124,9 @@ def write_portable(parts: EncoderParts, folder: Path) -> None:
     settings = {
         "model_type": "SentenceTransformer",
         "__version__": {key: version(name) for key, name in libraries.items()},
-        "prompts": dict(parts.prompts),
-        "default_prompt_name": parts.default_prompt,
+        # An empty prompt is none; sentence-transformers before 5 takes it for one of -1 tokens, and pools wrong ones.
+        "prompts": {name: prompt for name, prompt in parts.prompts.items() if prompt},
+        "default_prompt_name": parts.default_prompt if parts.prompts.get(parts.default_prompt or "") else None,
         "similarity_fn_name": parts.similarity,
         **({"truncate_dim": parts.truncate_dim} if parts.truncate_dim is not None else {}),
     }
@@ -191,7 +200,12 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_len
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
     backend.no_padding()
-    backend.save(str(folder / "tokenizer.json"))
+    written = json.loads(backend.to_str())
+    merges = written["model"].get("merges") or []
+    # As tokenizers before 0.20 reads them too: pairs as one string, where no token has a blank.
+    if all(not isinstance(pair, str) and " " not in "".join(pair) for pair in merges):
+        written["model"] |= {"merges": [" ".join(pair) for pair in merges]} if merges else {}
+    write_json(folder / "tokenizer.json", written)
     roles = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
     tokens = {role: str(token) for role in roles if (token := getattr(tokenizer, role, None)) is not None}
     tokens.setdefault("pad_token", tokens.get("eos_token", "<pad>"))
@@ -247,16 +261,34 @@ def _layers(layers: Sequence[int | str]) -> str:
     return f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"
 
 
+def source_card(source: ModelSource) -> dict[str, str | list[str]]:
+    """Return what a model's own card says that holds for an encoder cut from it too: licence, base, data sets, languages."""
+    try:
+        head = _CARD_HEAD.match(source.fetch("README.md").read_text(encoding="utf-8"))
+        found = yaml.safe_load(head[1]) if head else None
+    except (FileNotFoundError, ModelError, UnicodeDecodeError, yaml.YAMLError):
+        # A model is whole without a card, and with one that nobody can read.
+        return {}
+    entries = found if isinstance(found, dict) else {}
+    named = {key: entries[key] for key in _FROM_CARD if entries.get(key)}
+    return {
+        key: value
+        for key, value in named.items()
+        if isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
+    }
+
+
 def model_card(parts: EncoderParts, parity: Parity, *, name: str) -> str:
     """Return the model card: how to use the encoder, what was pruned, how it was trained, how it was checked."""
     model, uneven = parts.record.get("model", {}), bool(parts.layout)
     base = str(model.get("name"))
-    # What the hub reads; only a model of the hub, which has a commit, is named as the base.
+    # What the hub reads; only a model of the hub, which has a commit, is named as the base, or what the source's own card names.
     head: dict[str, Any] = {
         "library_name": "sentence-transformers",
         "pipeline_tag": "sentence-similarity",
         "tags": ["sentence-transformers", "feature-extraction", "prune2vec"],
     }
+    head |= parts.record.get("card") or {}
     if model.get("revision") and "/" in base and HUB_ID.fullmatch(base):
         head["base_model"] = base
     params = sum(parameter.numel() for part in (parts.model, *parts.heads) for parameter in part.parameters())
@@ -274,7 +306,7 @@ def model_card(parts: EncoderParts, parity: Parity, *, name: str) -> str:
         'queries = encoder.encode_query(["what to look for"])\ndocuments = encoder.encode_document(["where to look"])\n'
         "scores = encoder.similarity(queries, documents)\n```\n\n"
         f"Pooling: {parts.pooling}{_behind(parts)}; longest text: {parts.max_length} tokens; prompts: "
-        f"{markdown(dict(parts.prompts))}. Served by: {_served(parts)}",
+        f"{markdown(dict(parts.prompts))}. Served by: {served_by(parts)}",
         f"## Pruning\n\n{_pruning(parts.record)}",
         f"## Training\n\n{training}",
         f"## Check\n\nReloaded with {'the class of prune2vec' if uneven else 'stock classes'} and compared with "
@@ -297,12 +329,18 @@ def _behind(parts: EncoderParts) -> str:
     return "".join(f"; {word}" for word in words if word)
 
 
-def _served(parts: EncoderParts) -> str:
+def served_by(parts: EncoderParts) -> str:
+    """Return in words who computes an encoder's vectors, with these prompts."""
     if parts.layout:
         return "sentence-transformers with prune2vec."
     if parts.heads or parts.truncate_dim is not None:
         return (
             "sentence-transformers and Infinity. Other servers may leave out what stands behind the pooling: compare vectors."
+        )
+    if parts.leaves_out_prompts and IN_FOLDERS[parts.pooling].vllm:
+        return (
+            "sentence-transformers and Infinity. TEI, vLLM and llama.cpp pool the tokens of a prompt too, so texts behind one get other "
+            "vectors there."
         )
     return IN_FOLDERS[parts.pooling].served
 

@@ -19,7 +19,7 @@ from prune2vec.data.triplet import write_json_lines
 from prune2vec.encoding.corpus import Corpus, document_bytes
 from prune2vec.encoding.encode import encode_with
 from prune2vec.encoding.encode_settings import EncodeSettings
-from prune2vec.encoding.store import MANIFEST, Store, check_vector_folder
+from prune2vec.encoding.store import Store, check_vector_folder, manifest_of
 from prune2vec.encoding.vector_folder import VectorFolder
 from prune2vec.errors import ConfigError, DataError, did_you_mean, reason_of, shown
 from prune2vec.files import digest_file, digest_json, digest_tree
@@ -159,7 +159,7 @@ def _encoded(
         corpus = place.with_name(f"{place.name}.jsonl.gz")
         with locked(place):
             check_vector_folder(place)
-            if not (place / MANIFEST).exists() or not Store.load(place).complete:
+            if not manifest_of(place).exists() or not Store.load(place).complete:
                 if loaded is None:
                     loaded = load_encoder(teacher, device=settings.device, dtype=dtype)
                     check_finite(loaded, teacher)
@@ -212,7 +212,7 @@ def _place_of(source: Path, name: str) -> Path:
     """Return where below a source the vectors under a prompt are: a folder of its name, or the source itself."""
     if (source / name).is_dir():
         return source / name
-    inside = [path.parent for path in sorted(source.glob(f"{_file_name(name)}-*/{MANIFEST}"))]
+    inside = [path for path in sorted(source.glob(f"{_file_name(name)}-*")) if manifest_of(path).exists()]
     if len(inside) > 1:
         raise DataError(
             f"{source}: several folders hold vectors under {name!r} ({', '.join(one.name for one in inside)}); name one"
@@ -250,7 +250,7 @@ _Batch = tuple[str, list[str], NDArray[np.float32]]
 
 def _read(place: Path, texts: Sequence[Path]) -> _Known:
     """Read all vectors at a place: those of ``encode``, or rows with a vector and a text or an id."""
-    if (place / MANIFEST).exists() or list(place.glob(f"shard-*/{MANIFEST}")):
+    if any(manifest_of(path).exists() for path in (place, *place.glob("shard-*"))):
         return _of_encode(place, texts)
     batches = list(_of_files(place))
     keys = [key for _, names, _ in batches for key in names]

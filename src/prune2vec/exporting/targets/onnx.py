@@ -51,7 +51,7 @@ class OnnxTarget:
             raise CheckpointError(f"the ONNX graph cannot pool by {parts.pooling}; expected one of {', '.join(IN_ONNX)}")
         if str(parts.model.dtype) != "torch.float32":
             raise CheckpointError(f"the ONNX graph is in fp32, this encoder in {parts.model.dtype}; load it in float32")
-        masked = source.leaves_out_prompts
+        masked = source.parts.leaves_out_prompts
         write_graph(parts, folder / MODEL, with_pooling_mask=masked)
         write_tokenizer(parts.tokenizer, folder, max_length=parts.max_length)
         prompts = {

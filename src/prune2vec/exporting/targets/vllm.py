@@ -212,7 +212,7 @@ class VllmTarget:
                 f"vLLM cannot pool by {parts.pooling}; it serves {', '.join(IN_VLLM)}: "
                 "prune or train the encoder with one of these, or export it to onnx"
             )
-        if source.leaves_out_prompts:
+        if source.parts.leaves_out_prompts:
             names = ", ".join(name for name, prompt in parts.prompts.items() if prompt)
             raise CheckpointError(
                 f"vLLM pools a prompt's tokens too; this encoder leaves those of its prompts ({names}) out of its "
