@@ -22,12 +22,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from common import markdown_table, write_result
+from common import write_result
 
 from prune2vec.data.plain_texts import load_texts
 from prune2vec.data.triplet import write_json_lines
 from prune2vec.evaluation.evaluate import evaluate_encoder
 from prune2vec.evaluation.results import Results
+from prune2vec.experiments.comparison import TextTable
 from prune2vec.experiments.run import run_recipe
 from prune2vec.profiling.profile import Profile
 
@@ -112,16 +113,17 @@ def draw_texts(given: argparse.Namespace) -> Path:
     return texts
 
 
-def print_table(scores: dict[str, dict[str, Any]], tasks: list[str]) -> None:
-    """Print a row an encoder, and put its share of the uncut one's mean into the scores."""
-    rows = []
+def table_of(scores: dict[str, dict[str, Any]], tasks: list[str]) -> TextTable:
+    """Return a row an encoder, and put its share of the uncut one's mean into the scores."""
+    rows: list[tuple[str, ...]] = []
     for name, of in scores.items():
         of["share"] = of["mean"] / scores["full"]["mean"]
         speed = [f"{of['texts_per_s'].get(side, 0):.0f}" for side in ("queries", "documents")]
         cells = [f"{of['tasks'][task] * 100:.1f}" for task in tasks]
         size = [f"{of['parameters'] / 1e6:.1f} M", f"{of['bytes'] / 1e6:.0f} MB"]
-        rows.append([name, *size, *speed, *cells, f"{of['mean'] * 100:.1f}", f"{of['share']:.1%}"])
-    print(markdown_table(["encoder", "parameters", "on disk", "queries/s", "documents/s", *tasks, "mean", "of full"], rows))
+        rows.append((name, *size, *speed, *cells, f"{of['mean'] * 100:.1f}", f"{of['share'] * 100:.1f} %"))
+    short = [task.removesuffix("Classification") for task in tasks]
+    return TextTable(("encoder", "parameters", "on disk", "queries/s", "documents/s", *short, "mean", "of full"), tuple(rows))
 
 
 def main() -> None:
@@ -171,7 +173,8 @@ def main() -> None:
                     speed_texts=0,
                 )
             scores[row.name]["documents_by_full"] = {task.name: task.score for task in Results.load(output).tasks}
-    print_table(scores, given.tasks)
+    table = table_of(scores, given.tasks)
+    print(table.to_markdown())
     told = ("texts", "steps", "learning_rate", "length", "prompts", "tasks", "asymmetric")
     about = {name: getattr(given, name) for name in told} | {"plain_texts_of": PLAIN, "triplets_of": TRIPLETS}
     curve = Profile.load(run / "profile.json").layer_loss
@@ -179,6 +182,7 @@ def main() -> None:
         "model": given.model.name,
         "layer_loss": [round(loss, 4) for loss in curve.loss],
         "variants": scores,
+        "table": {"header": table.header, "rows": table.rows},
         "settings": {**about, "max_length": LENGTH, "seed": SEED},
     }
     write_result(given.out, result)

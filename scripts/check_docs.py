@@ -11,7 +11,8 @@ block under the comment ``<!-- run -->`` is run, one after the other, in a folde
     <!-- run smollm2 => model; --steps 200 => --steps 4 -->
 
 Generated are the table between ``<!-- methods -->`` and ``<!-- /methods -->``, the text between ``<!-- demo -->`` and
-``<!-- /demo -->`` (from benchmarks/results/demo.json, which scripts/demo_record.py writes) and the whole of docs/cli.md.
+``<!-- /demo -->`` (from benchmarks/results/demo.json, which scripts/demo_record.py writes), the table between
+``<!-- table NAME.json -->`` and ``<!-- /table -->`` (which a benchmark left in that result) and the whole of docs/cli.md.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -41,12 +43,15 @@ if str(ROOT) not in sys.path:
 from prune2vec.cli.app import VERBS, prepare_environment, program  # noqa: E402
 from prune2vec.cli.app import main as run_verb  # noqa: E402
 from prune2vec.cli.verbs.methods import methods  # noqa: E402
+from prune2vec.experiments.comparison import TextTable  # noqa: E402
 from prune2vec.files import read_json  # noqa: E402
 from scripts import demo_record  # noqa: E402
 
 _FENCE = re.compile(r"^```(?P<language>\w*)\s*$")
 _RUN = re.compile(r"^<!-- run\b(?P<changes>.*)-->\s*$")
-_GENERATED = re.compile(r"(?P<open><!-- (?P<what>methods|demo) -->\n).*?(?P<close><!-- /(?P=what) -->)", re.DOTALL)
+_GENERATED = re.compile(
+    r"(?P<open><!-- (?P<what>methods|demo|table)(?: (?P<of>[\w-]+\.json))? -->\n).*?(?P<close><!-- /(?P=what) -->)", re.DOTALL
+)
 _RUN_LIMIT_S = 600
 _CLIENT = """#!{python} -IS
 import os, socket, sys
@@ -299,14 +304,26 @@ def _without_width() -> dict[str, object]:
 
 def generated(pages: Sequence[Path], root: Path) -> dict[Path, str]:
     """Return what every page with generated parts should hold."""
-    record = root / demo_record.RECORD.relative_to(ROOT)
-    parts = {"methods": methods_table, "demo": lambda: demo_record.block(read_json(record))}
+    results = root / demo_record.RECORD.parent.relative_to(ROOT)
+    parts: dict[str, Callable[[str], str]] = {
+        "methods": lambda _: methods_table(),
+        "demo": lambda _: demo_record.block(read_json(results / demo_record.RECORD.name)),
+        "table": lambda name: table_of(read_json(results / name)),
+    }
     wanted = {root / "docs" / "cli.md": cli_page()}
     for page in pages:
         text = page.read_text(encoding="utf-8")
         if _GENERATED.search(text):
-            wanted[page] = _GENERATED.sub(lambda match: match["open"] + parts[match["what"]]() + match["close"], text)
+            wanted[page] = _GENERATED.sub(
+                lambda match: match["open"] + parts[match["what"]](match["of"]) + match["close"], text
+            )
     return wanted
+
+
+def table_of(result: Mapping[str, Any]) -> str:
+    """Return the table that a benchmark left in its result as Markdown."""
+    rows = tuple(map(tuple, result["table"]["rows"]))
+    return f"\n{TextTable(tuple(result['table']['header']), rows).to_markdown()}\n\n"
 
 
 def stale(pages: Sequence[Path], root: Path, *, fix: bool) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
@@ -141,6 +142,22 @@ def test_a_config_that_cannot_be_followed(tmp_path: Path, change: dict[str, obje
     (out / "config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(CheckpointError, match=message):
         load_encoder(out, device="cpu")
+
+
+def test_an_adapter_of_a_plain_trainer_is_saved_and_loaded_again(tmp_path: Path) -> None:
+    out = cut_tiny(tmp_path, attention=True, widths="uneven")
+    encoder = SentenceTransformer(str(out), device="cpu", trust_remote_code=True)
+    plain = encoder.encode(TEXTS)
+    encoder.add_adapter(LoraConfig(task_type="FEATURE_EXTRACTION", r=4, target_modules="all-linear", init_lora_weights=False))
+    expected = encoder.encode(TEXTS)
+    assert np.abs(expected - plain).max() > 1e-3
+    encoder.save_pretrained(str(tmp_path / "adapted"))
+    again = SentenceTransformer(str(tmp_path / "adapted"), device="cpu", trust_remote_code=True)
+    np.testing.assert_array_equal(again.encode(TEXTS), expected)
+    # Its base has gone: the error names it.
+    out.rename(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match=str(out)):
+        SentenceTransformer(str(tmp_path / "adapted"), device="cpu", trust_remote_code=True)
 
 
 def test_other_backends_are_refused(tmp_path: Path) -> None:

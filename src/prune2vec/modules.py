@@ -12,11 +12,13 @@ from typing import Any, Self
 
 from sentence_transformers.sentence_transformer.modules import Transformer
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import find_adapter_config_file
 
 from prune2vec.errors import CheckpointError
 from prune2vec.models.block_layout import load_uneven, read_uneven, uneven_config, uneven_layout
 
 _CONFIG = "config.json"
+_PLACE = ("cache_dir", "token", "revision", "subfolder", "local_files_only")
 
 
 class UnevenTransformer(Transformer):
@@ -37,12 +39,19 @@ class UnevenTransformer(Transformer):
         if backend != "torch":
             raise CheckpointError(f"{model_name_or_path}: uneven blocks run on the torch backend only, not on {backend}")
         known = {key: value for key, value in config_kwargs.items() if key != "trust_remote_code"}
-        entries, changes = PretrainedConfig.get_config_dict(model_name_or_path, **known)
+        adapter = find_adapter_config_file(model_name_or_path, **{key: known[key] for key in _PLACE if key in known})
+        if adapter is not None:
+            # A plain trainer's adapter, saved alone: it names the encoder that it was added to.
+            self._base = str(json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"])
+            known = {key: value for key, value in known.items() if key not in ("revision", "subfolder")}
+        else:
+            self._base = model_name_or_path
+        entries, changes = PretrainedConfig.get_config_dict(self._base, **known)
         try:
             config, self._layout = read_uneven(entries, **changes)
         except CheckpointError as error:
-            raise CheckpointError(f"{model_name_or_path}: {error}") from error
-        return config, False
+            raise CheckpointError(f"{self._base}: {error}") from error
+        return config, adapter is not None
 
     def _load_model(
         self,
@@ -55,12 +64,16 @@ class UnevenTransformer(Transformer):
     ) -> PreTrainedModel:
         if transformer_task != "feature-extraction":
             raise CheckpointError(f"{model_name_or_path}: an encoder cannot be loaded for {transformer_task}")
-        return load_uneven(model_name_or_path, config, self._layout, **model_kwargs)
+        model = load_uneven(self._base, config, self._layout, **model_kwargs)
+        if is_peft_model:
+            model.load_adapter(model_name_or_path)
+        return model
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
         """Save the module as sentence-transformers does, with the config that tells its structure.
 
-        With adapters, transformers saves these alone: merge them first for a folder that loads by itself.
+        With adapters, transformers saves these alone, and the folder loads while the encoder that they were added to is where
+        it was: merge them first for one that loads by itself.
 
         Raises:
             CheckpointError: Its blocks cannot be told by a config.

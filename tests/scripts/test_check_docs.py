@@ -141,3 +141,20 @@ def test_the_demo_block_is_rendered_from_the_record(tmp_path: Path, capsys: pyte
     text = readme.read_text(encoding="utf-8")
     assert text.count("41 steps") == 2
     assert "24 steps" not in text
+
+
+def test_a_table_is_that_of_its_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    readme = page(
+        tmp_path, "a\n<!-- table small.json -->\n<!-- /table -->\nb\n<!-- table other.json -->\n| old |\n<!-- /table -->\n"
+    )
+    for name, cell in (("small", "1 | 2"), ("other", "3")):
+        table = {"header": ["name", "score"], "rows": [[name, cell]]}
+        write_json(tmp_path / "benchmarks" / "results" / f"{name}.json", {"table": table})
+    assert check_docs.main(["--no-run"], root=tmp_path) == 1
+    assert "README.md: generated part is not current" in capsys.readouterr().out
+    assert check_docs.main(["--fix"], root=tmp_path) == 0
+    assert check_docs.main(["--no-run"], root=tmp_path) == 0
+    text = readme.read_text(encoding="utf-8")
+    assert "<!-- table small.json -->\n\n| name | score |\n| --- | ---: |\n| small | 1 \\| 2 |\n\n<!-- /table -->\nb\n" in text
+    assert "| other | 3 |" in text
+    assert "old" not in text
