@@ -139,7 +139,11 @@ def test_a_causal_decoder_becomes_bidirectional(tmp_path: Path, family: str) -> 
     config = json.loads((out / "config.json").read_text())
     assert config["use_bidirectional_attention"] is True
     # Gemma 3 has a switch of its own.
-    assert config.get("is_causal") is (None if family == "gemma3_text" else False)
+    own = family == "gemma3_text"
+    assert config.get("is_causal") is (None if own else False)
+    # Transformers 4 would leave the others causal without a word, so releases that come with it are not to load them.
+    first = json.loads((out / "modules.json").read_text())[0]["type"]
+    assert first.startswith("sentence_transformers.models." if own else "sentence_transformers.base.modules.")
     if "sliding_window" in config and family == "gemma3_text":
         assert config["sliding_window"] == 16, "the whole window, of which half lies on each side"
     assert read_record(out)["attention"] == "bidirectional"

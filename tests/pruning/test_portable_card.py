@@ -37,6 +37,7 @@ class Parts:
     truncate_dim: int | None = None
     similarity: str = "cosine"
     leaves_out_prompts: bool = False
+    made_bidirectional: bool = False
 
 
 def _card(record: dict[str, Any], *, name: str = "encoder", prompts: dict[str, str] | None = None) -> str:
@@ -140,6 +141,7 @@ def test_a_hub_model_is_the_base_before_what_its_card_names() -> None:
 
 def _pooled(pooling: str, *, prompts: bool, kept_in: bool = False) -> str:
     model = cast("Any", torch.nn.Linear(2, 2))
+    model.config = None
     layout: Any = {"layout": ()}
     parts = EncoderParts(
         model=model,
@@ -157,5 +159,5 @@ def test_who_serves_it_depends_on_the_prompt_too() -> None:
     everywhere = _pooled("mean", prompts=False)
     assert everywhere.endswith("vLLM and llama.cpp.")
     assert _pooled("lasttoken", prompts=True) == _pooled("mean", prompts=True, kept_in=True) == everywhere
-    assert "pool the tokens of a prompt too" in _pooled("mean", prompts=True)
+    assert "vLLM and llama.cpp pool its tokens" in _pooled("mean", prompts=True)
     assert "no weighted mean" in _pooled("weightedmean", prompts=True)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from prune2vec.pruning.parity import Parity
 
 _MODULES = "sentence_transformers.models"
+# Releases before 6 have no such path: better no encoder than one that is causal without a word, as transformers 4 would make it.
+_NEW_TRANSFORMER = "sentence_transformers.base.modules.transformer.Transformer"
 UNEVEN_MODULE = "prune2vec.modules.UnevenTransformer"
 _CARD_HEAD = re.compile(r"---\s*\n(.*?)\n---\s*\n", re.DOTALL)
 _FROM_CARD = ("license", "license_name", "license_link", "base_model", "datasets", "language")
@@ -85,6 +87,11 @@ class EncoderParts:
         """Whether there is a prompt whose tokens must be kept out of the pooling; for the last token it makes no difference."""
         return not self.include_prompt and any(self.prompts.values()) and self.pooling != "lasttoken"
 
+    @property
+    def made_bidirectional(self) -> bool:
+        """Whether it is a causal class whose config alone says that tokens see those after them; transformers 4 does not read that."""
+        return getattr(self.model.config, "is_causal", None) is False
+
     @cached_property
     def layout(self) -> Layout:
         """The model's blocks where its config cannot tell them; empty for a stock model."""
@@ -118,7 +125,8 @@ def write_portable(parts: EncoderParts, folder: Path) -> None:
     config["use_cache"] = False
     write_json(path, uneven_config(config, parts.model, parts.layout) if parts.layout else config)
     write_tokenizer(parts.tokenizer, folder, max_length=parts.max_length)
-    first = UNEVEN_MODULE if parts.layout else f"{_MODULES}.Transformer"
+    stock = _NEW_TRANSFORMER if parts.made_bidirectional else f"{_MODULES}.Transformer"
+    first = UNEVEN_MODULE if parts.layout else stock
     write_modules(parts, folder, first=first, include_prompt=parts.include_prompt)
     libraries = {"sentence_transformers": "sentence-transformers", "transformers": "transformers", "pytorch": "torch"}
     settings = {
@@ -333,14 +341,16 @@ def served_by(parts: EncoderParts) -> str:
     """Return in words who computes an encoder's vectors, with these prompts."""
     if parts.layout:
         return "sentence-transformers with prune2vec."
+    if parts.made_bidirectional:
+        return "sentence-transformers 6 with transformers 5 or newer, on which causal classes look both ways; older ones refuse the folder."
     if parts.heads or parts.truncate_dim is not None:
         return (
             "sentence-transformers and Infinity. Other servers may leave out what stands behind the pooling: compare vectors."
         )
     if parts.leaves_out_prompts and IN_FOLDERS[parts.pooling].vllm:
         return (
-            "sentence-transformers and Infinity. TEI, vLLM and llama.cpp pool the tokens of a prompt too, so texts behind one get other "
-            "vectors there."
+            "sentence-transformers 6 or newer, without prompts Infinity too. Older ones take the prompt for one token shorter or longer "
+            "than it is, and TEI, vLLM and llama.cpp pool its tokens: texts behind one get other vectors there."
         )
     return IN_FOLDERS[parts.pooling].served
 

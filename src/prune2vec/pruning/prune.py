@@ -118,7 +118,7 @@ def prune_model(
         f"{len(files.opened)} of {len(set(files.file_of.values()))} files; "
         f"{str(kept.dtype).removeprefix('torch.')}{rounded}; largest difference {parity.max_difference:.1g}"
     )
-    if not POOLINGS[parts.pooling].vllm or parts.leaves_out_prompts:
+    if not POOLINGS[parts.pooling].vllm or parts.leaves_out_prompts or parts.made_bidirectional:
         say(f"{target}: served by {served_by(parts)}")
     return target
 
