@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from prune2vec.errors import DataError, EvaluationError
+from prune2vec.evaluation.item_scores import ItemScores
 from prune2vec.evaluation.results import METRICS, Results, TaskScore
 
 SCORES = dict(zip(METRICS, (0.5, 0.4, 0.3, 0.6, 0.9), strict=True))
@@ -37,6 +38,27 @@ def test_saved_and_loaded_are_equal(tmp_path: Path) -> None:
     results = dataclasses.replace(RESULTS, retrieval=OWN)
     results.save(tmp_path / "results.json")
     assert Results.load(tmp_path / "results.json") == results
+
+
+def test_files_without_the_scores_of_single_queries_are_read(tmp_path: Path) -> None:
+    items = ItemScores.of([0.25, 0.75], items=["a", "b"], unit="queries", ranks=[1, 0])
+    results = dataclasses.replace(
+        RESULTS, retrieval={**OWN, "items": dataclasses.asdict(items)}, tasks=(dataclasses.replace(TASK, items=(items,)),)
+    )
+    results.save(tmp_path / "results.json")
+    found = Results.load(tmp_path / "results.json")
+    assert found == results and found.own_items == (items,) and found.tasks[0].items == (items,)
+    text = (tmp_path / "results.json").read_text()
+    # As earlier releases wrote it.
+    value = json.loads(text)
+    del value["retrieval"]["items"], value["tasks"][0]["items"]
+    (tmp_path / "old.json").write_text(json.dumps(value))
+    old = Results.load(tmp_path / "old.json")
+    assert (old.score, old.own_items, old.tasks[0].items) == (results.score, (), ())
+    value["retrieval"]["items"] = {**json.loads(text)["retrieval"]["items"], "values": "0.25"}
+    (tmp_path / "broken.json").write_text(json.dumps(value))
+    with pytest.raises(EvaluationError, match="retrieval"):
+        Results.load(tmp_path / "broken.json")
 
 
 def test_the_average_says_over_how_many() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
@@ -9,6 +10,7 @@ from prune2vec.data.beir import Retrieval
 from prune2vec.errors import DataError, EvaluationError
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.evaluation.evaluated import LoadedEncoder
+from prune2vec.evaluation.item_scores import ItemScores
 from prune2vec.evaluation.results import METRICS
 from prune2vec.evaluation.retrieval import (
     describe_retrieval,
@@ -45,7 +47,24 @@ def test_metrics_equal_those_of_sentence_transformers(encoder: LoadedEncoder, tr
         **{f"recall@{k}": f"cosine_recall@{k}" for k in (1, 10, 100)},
     }
     ours = evaluate_retrieval(encoder, retrieval, SETTINGS)
-    assert ours == pytest.approx({name: theirs[other] for name, other in names.items()}, abs=1e-9)
+    assert ours["metrics"] == pytest.approx({name: theirs[other] for name, other in names.items()}, abs=1e-9)
+
+
+def test_every_query_s_score_and_the_place_of_its_right_document_are_kept(encoder: LoadedEncoder, triplets_file: Path) -> None:
+    retrieval = load_retrieval(triplets_file, SETTINGS)
+    found = evaluate_retrieval(encoder, retrieval, SETTINGS)
+    items = ItemScores(**found["items"])
+    assert items.numbers.mean() == pytest.approx(found["metrics"]["ndcg@10"], abs=1e-8)
+    # With one right document a query's nDCG@10 is 1 / log2(1 + place).
+    assert items.numbers == pytest.approx([1 / np.log2(1 + place) if 0 < place <= 10 else 0.0 for place in items.places])
+    queries = encoder.model.encode_query(list(retrieval.queries.values()), convert_to_tensor=True)
+    documents = encoder.model.encode_document(list(retrieval.corpus.values()), convert_to_tensor=True)
+    names, scores = list(retrieval.corpus), encoder.model.similarity(queries, documents)
+    for row, grades, place in zip(scores, retrieval.qrels.values(), items.places, strict=True):
+        (right,) = grades
+        assert place == 1 + int((row > row[names.index(right)] + 1e-6).sum())
+    bm25 = evaluate_bm25(retrieval, SETTINGS)
+    assert ItemScores(**bm25["items"]).pairs_with(items) and bm25["items"]["ranks"] == " ".join("1" * len(items))
 
 
 def test_bm25_finds_what_shares_words(triplets_file: Path) -> None:

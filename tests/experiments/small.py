@@ -11,9 +11,11 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from prune2vec.evaluation.item_scores import ItemScores
 from prune2vec.evaluation.results import METRICS, Results
 from prune2vec.experiments.answers import Answer, AnswerHit, save_answers
 from prune2vec.experiments.recipe import Evaluation, Mine, Recipe
@@ -67,13 +69,18 @@ def profile_of(loss: Sequence[float] = TWO_BASINS, *, name: str = "toy") -> Prof
     return Profile(model={"name": name, "revision": None, "fingerprint": "f"}, shape=shape(), layer_loss=curve)
 
 
+def items_of(values: Sequence[float], **about: Any) -> dict[str, Any]:
+    return asdict(ItemScores.of(values, **{"items": "these", "unit": "queries", **about}))
+
+
 def results_of(
     folder: str | Path = "encoder", *, params: int = 7_000_000, score: float = 0.5, docs_per_s: float = 10.0, **changes: Any
 ) -> Results:
     retrieval = {
-        "data": {"source": "dev.jsonl", "digest": "d", "queries": 5, "documents": 10},
+        "data": {"source": "dev.jsonl", "digest": "d", "queries": 40, "documents": 90},
         "metrics": {name: score for name in METRICS},
-        "bm25": {"metrics": METRICS_OF_BM25},
+        "items": items_of([score] * 40),
+        "bm25": {"metrics": METRICS_OF_BM25, "items": items_of([METRICS_OF_BM25[METRICS[0]]] * 40)},
     }
     values: dict[str, Any] = {
         "encoder": {"path": str(folder), "record": {}},

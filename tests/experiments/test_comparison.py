@@ -6,6 +6,7 @@ import pytest
 
 from prune2vec.evaluation.results import METRICS, TaskScore
 from prune2vec.experiments.comparison import Comparison, ResultRow, TextTable, comparison_of
+from prune2vec.experiments.intervals import UNSURE
 from prune2vec.experiments.report import headline
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.pruning.portable import record_of
@@ -108,6 +109,10 @@ def test_tasks_alone() -> None:
     assert tasks is not None
     assert tasks.rows == (("A", "0.5000", "0.6000"), ("B", "0.7000", "missing"))
     assert comparison.notes == ("two lacks B: its average is over other tasks than the others'.",)
+    differences = comparison.differences()
+    assert differences is not None
+    why = "no interval: not both results hold the scores of single queries, pairs or texts"
+    assert differences.rows == (("two", "A", "+0.1000", "", "", why),)
     assert "difference" not in comparison.summary().header, "averages over different tasks are not subtracted"
     same = comparison_of([ResultRow(name="one", results=one), ResultRow(name="again", results=one)])
     assert same.summary().rows[1][-2:] == ("0.6000", "+0.0000")
@@ -130,7 +135,33 @@ def test_json_holds_what_the_table_shows(comparison: Comparison) -> None:
 
 def test_markdown_and_text(comparison: Comparison) -> None:
     assert comparison.to_markdown().startswith("| variant | layers |")
-    assert len(comparison.render().splitlines()) == 5
+    assert len(comparison.render().splitlines()) == 10
+
+
+def test_every_difference_says_how_sure_it_is(comparison: Comparison) -> None:
+    table = comparison.differences()
+    assert table is not None
+    assert table.header == ("against full", "on", "difference", "95 % interval", "from", "verdict")
+    small, bm25 = table.rows
+    assert small == ("small", "nDCG@10", "-0.0625", "-0.0625 to -0.0625", "40 queries", "worse")
+    assert bm25 == ("BM25", "nDCG@10", "+0.0000", "+0.0000 to +0.0000", "40 queries", UNSURE)
+    assert comparison.to_json()["differences"]["small"]["score"] == {
+        **{"value": -0.0625, "low": -0.0625, "high": -0.0625, "over": "40 queries", "why": "", "verdict": "worse"}
+    }
+    assert headline(comparison)[0].endswith("nDCG@10 0.438 (-0.062, 95 % interval -0.062 to -0.062).")
+    same = comparison_of([comparison.rows[0], ResultRow(name="again", results=comparison.rows[0].results)])
+    assert headline(same)[0].endswith(f"nDCG@10 0.500 (+0.000, 95 % interval +0.000 to +0.000: {UNSURE}).")
+
+
+def test_files_of_earlier_releases_have_no_interval_and_that_is_said(comparison: Comparison) -> None:
+    full, small = comparison.rows
+    retrieval = {key: value for key, value in small.results.retrieval.items() if key != "items"}
+    found = comparison_of([full, replace(small, results=replace(small.results, retrieval=retrieval))])
+    assert found.summary().rows[1][7] == "-0.0625"
+    table = found.differences()
+    assert table is not None
+    assert [row[3] for row in table.rows] == ["", "+0.0000 to +0.0000"]
+    assert table.rows[0][5] == "no interval: not both results hold the scores of single queries, pairs or texts"
 
 
 TABLE = TextTable(("name", "n", "empty"), (("a", "1.0", ""), ("longer|x", "12.0", "")))

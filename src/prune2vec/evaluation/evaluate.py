@@ -119,7 +119,7 @@ def evaluate_encoder(
 
 
 def _own_scores(encoder: LoadedEncoder, retrieval: Retrieval, settings: EvaluateSettings) -> dict[str, Any]:
-    found: dict[str, Any] = {"metrics": evaluate_retrieval(encoder, retrieval, settings)}
+    found = evaluate_retrieval(encoder, retrieval, settings)
     return {**found, "bm25": evaluate_bm25(retrieval, settings)} if settings.bm25 else found
 
 

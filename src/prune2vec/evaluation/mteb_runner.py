@@ -16,6 +16,7 @@ from prune2vec.encoding.engine import Engine
 from prune2vec.errors import EncodingError, EvaluationError, reason_of
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.evaluation.evaluated import SIDES, LoadedEncoder, engine_under, side_prompt
+from prune2vec.evaluation.mteb_items import TaskItems
 from prune2vec.evaluation.results import TaskScore
 from prune2vec.evaluation.retrieval import sample_task
 from prune2vec.evaluation.tasks import Task
@@ -66,14 +67,16 @@ def run_task(
         EvaluationError: The local copy is broken, or the task cannot be scored.
     """
     begin = time.perf_counter()
-    with _quiet_libraries(), _own_datasets_cache(local="digest" in data):
-        loaded = _load_task(task, data)
+    with read_task(task, data) as loaded, tempfile.TemporaryDirectory(prefix="prune2vec-predictions-") as folder:
         note = sample_task(loaded, settings)
-        result, used = _evaluate(encoder, loaded, prompts, settings.batch_size)
-    rows = [{"split": split, **row} for split, of_split in result.scores.items() for row in of_split]
-    scores = [float(row["main_score"]) for row in rows]
-    if not scores or not all(map(math.isfinite, scores)):
-        raise EvaluationError(f"{task.name} gave no finite {task.main_score}; are all embeddings the same?")
+        watched = TaskItems(loaded, Path(folder))
+        with watched.watching():
+            result, used = _evaluate(encoder, loaded, prompts, settings.batch_size, watched.folder)
+        rows = [{"split": split, **row} for split, of_split in result.scores.items() for row in of_split]
+        scores = [float(row["main_score"]) for row in rows]
+        if not scores or not all(map(math.isfinite, scores)):
+            raise EvaluationError(f"{task.name} gave no finite {task.main_score}; are all embeddings the same?")
+        items = watched.of(rows, task.main_score)
     return TaskScore(
         name=f"{task.name} {note}".rstrip(),
         type=task.type,
@@ -85,7 +88,24 @@ def run_task(
         data=dict(data),
         seconds=time.perf_counter() - begin,
         sample=note,
+        items=items,
     )
+
+
+@contextmanager
+def read_task(task: Task, data: Mapping[str, str]) -> Iterator[AbsTask]:
+    """Yield mteb's task with its data, which ``task_data`` says where to find.
+
+    Raises:
+        TaskUnavailable: The hub cannot be reached, or does not have the data.
+        EvaluationError: The local copy is broken.
+    """
+    with _quiet_libraries(), _own_datasets_cache(local="digest" in data):
+        loaded = _load_task(task, data)
+        try:
+            yield loaded
+        finally:
+            loaded.unload_data()
 
 
 def _load_task(task: Task, data: Mapping[str, str]) -> AbsTask:
@@ -107,7 +127,7 @@ def _load_task(task: Task, data: Mapping[str, str]) -> AbsTask:
 
 
 def _evaluate(
-    encoder: LoadedEncoder, task: AbsTask, prompts: Mapping[str, str] | None, batch_size: int
+    encoder: LoadedEncoder, task: AbsTask, prompts: Mapping[str, str] | None, batch_size: int, predictions: Path | None
 ) -> tuple[Any, dict[str, str]]:
     import mteb
 
@@ -137,11 +157,10 @@ def _evaluate(
                 cache=None,
                 co2_tracker=False,
                 show_progress_bar=False,
+                prediction_folder=predictions,
             )
     except (EncodingError, ValueError) as error:
         raise EvaluationError(f"{task.metadata.name} cannot be scored: {reason_of(error)}") from error
-    finally:
-        task.unload_data()
     return results.task_results[0], used
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
 from prune2vec.errors import EvaluationError
+from prune2vec.evaluation.item_scores import ItemScores
 from prune2vec.settings import AS_WRITTEN, Record, Size, read_as
 
 METRICS = ("ndcg@10", "mrr@10", "recall@1", "recall@10", "recall@100")
@@ -33,6 +35,7 @@ class TaskScore:
         data: Where the data came from: ``{"path", "revision" or "digest"}``.
         seconds: Time it took, loading its data included.
         sample: How much of the task was used, where not all of it: ``(1,000 of 5,183 documents)``.
+        items: What each query, pair or text adds to the score, for every one of ``parts``; empty where mteb does not say it.
     """
 
     __pydantic_config__ = AS_WRITTEN
@@ -47,6 +50,7 @@ class TaskScore:
     data: Mapping[str, str]
     seconds: float
     sample: str = ""
+    items: tuple[ItemScores, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +64,7 @@ class Results(Record):
         memory: Peaks in bytes: ``process`` (whole process), ``encoding`` (during the speed sample), ``cuda``.
         speed: For ``queries`` and ``documents``: ``texts_per_s``, ``tokens_per_s`` and how they were measured.
         retrieval: On the user's own data: ``data`` (source, digest, counts, and how much of it is a ``sample``), ``metrics``,
-            ``bm25``; empty without data.
+            ``items`` (nDCG@10 of each query, in the order of the data), ``bm25``; empty without data.
         tasks: The MTEB tasks that were evaluated.
         missing: The MTEB tasks that were asked for but could not be evaluated, each with the reason.
         settings: The resolved settings.
@@ -106,6 +110,22 @@ class Results(Record):
         sampled = sum(bool(task.sample) for task in self.tasks)
         mean = f"mean of {len(self.tasks)} of {len(self.tasks) + len(self.missing)} tasks"
         return f"{mean}, {sampled} sampled" if sampled else mean
+
+    @property
+    def data_digest(self) -> str | None:
+        """What the user's own data were; None without them."""
+        return (self.retrieval.get("data") or {}).get("digest")
+
+    @property
+    def measured_on(self) -> tuple[str | None, frozenset[str]]:
+        """What the score depends on beside the encoder: digest of the data, or else the names of the tasks."""
+        return (self.data_digest, frozenset()) if self.retrieval else (None, frozenset(task.name for task in self.tasks))
+
+    @cached_property
+    def own_items(self) -> tuple[ItemScores, ...]:
+        """What each query adds to nDCG@10 on the user's own data; empty without data, and in files of earlier releases."""
+        items = self.retrieval.get("items")
+        return (read_as(ItemScores, items),) if items else ()
 
     def __post_init__(self) -> None:
         """Refuse mappings without what a comparison prints."""
@@ -191,6 +211,7 @@ class _Data:
 @dataclass(frozen=True, kw_only=True)
 class _Scored:
     metrics: Annotated[dict[str, Finite], AfterValidator(_all_metrics)]
+    items: ItemScores | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from prune2vec.data.reader import load_triplets
 from prune2vec.errors import EvaluationError
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.evaluation.evaluated import LoadedEncoder, Side, encode_texts, side_prompt
+from prune2vec.evaluation.item_scores import ItemScores
 from prune2vec.evaluation.results import METRICS
 from prune2vec.files import digest_json
 from prune2vec.models.tokens import token_ids
@@ -163,26 +165,32 @@ def self_documents(retrieval: Retrieval) -> dict[int, int]:
     }
 
 
-def evaluate_retrieval(encoder: LoadedEncoder, retrieval: Retrieval, settings: EvaluateSettings) -> dict[str, float]:
-    """Return the encoder's metrics on ``retrieval``."""
+def evaluate_retrieval(encoder: LoadedEncoder, retrieval: Retrieval, settings: EvaluateSettings) -> dict[str, Any]:
+    """Return the encoder's ``metrics`` on ``retrieval``, and the ``items`` behind nDCG@10."""
     queries = encode_texts(encoder, list(retrieval.queries.values()), "queries", batch_size=settings.batch_size)
     documents = encode_texts(encoder, list(retrieval.corpus.values()), "documents", batch_size=settings.batch_size)
-    return _metrics(retrieval, lambda block: encoder.model.similarity(queries[block], documents), settings)
+    return _scored(retrieval, lambda block: encoder.model.similarity(queries[block], documents), settings)
 
 
 def evaluate_bm25(retrieval: Retrieval, settings: EvaluateSettings) -> dict[str, Any]:
-    """Return BM25's parameters and its metrics on ``retrieval``, through the same ranking and metric code."""
+    """Return BM25's parameters and what ``evaluate_retrieval`` does, through the same ranking and metric code."""
     index = Bm25(list(retrieval.corpus.values()))
     texts = list(retrieval.queries.values())
-    metrics = _metrics(retrieval, lambda block: index.scores(texts[block]), settings)
-    return {"parameters": {**BM25, "stopwords": "english", "stemmer": None}, "metrics": metrics}
+    scored = _scored(retrieval, lambda block: index.scores(texts[block]), settings)
+    return {"parameters": {**BM25, "stopwords": "english", "stemmer": None}, **scored}
 
 
-def _metrics(retrieval: Retrieval, score_block: Callable[[slice], Tensor], settings: EvaluateSettings) -> dict[str, float]:
+def _scored(retrieval: Retrieval, score_block: Callable[[slice], Tensor], settings: EvaluateSettings) -> dict[str, Any]:
     ranking = rank_all(
         list(retrieval.queries), list(retrieval.corpus), score_block, same=self_documents(retrieval), seed=settings.seed
     )
-    return retrieval_metrics(ranking, retrieval.qrels)
+    each = query_metrics(ranking, retrieval.qrels)
+    ranks = (
+        next((place for place, name in enumerate(ranking[query], start=1) if grades.get(name, 0) > 0), 0)
+        for query, grades in retrieval.qrels.items()
+    )
+    items = ItemScores.of(each[METRICS[0]], items=[retrieval.queries, retrieval.qrels], ranks=ranks, unit="queries")
+    return {"metrics": {metric: _mean(scores) for metric, scores in each.items()}, "items": asdict(items)}
 
 
 def describe_retrieval(encoder: LoadedEncoder, retrieval: Retrieval, *, source: str) -> dict[str, Any]:
@@ -195,12 +203,17 @@ def describe_retrieval(encoder: LoadedEncoder, retrieval: Retrieval, *, source: 
 
     return {
         "source": source,
-        "digest": digest_json([list(retrieval.queries.items()), list(retrieval.corpus.items()), retrieval.qrels]),
+        "digest": retrieval_digest(retrieval),
         "queries": len(retrieval.queries),
         "documents": len(retrieval.corpus),
         "truncated_queries": truncated(retrieval.queries, "queries"),
         "truncated_documents": truncated(retrieval.corpus, "documents"),
     }
+
+
+def retrieval_digest(retrieval: Retrieval) -> str:
+    """Return a digest of all texts and judgements, in their order."""
+    return digest_json([list(retrieval.queries.items()), list(retrieval.corpus.items()), retrieval.qrels])
 
 
 def tie_order(count: int, *, seed: int) -> Tensor:
@@ -266,7 +279,12 @@ def rank_all(
 
 
 def retrieval_metrics(ranking: Ranking, qrels: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
-    """Return nDCG@10, MRR@10 and recall@1/10/100, each averaged over the queries of ``qrels``.
+    """Return nDCG@10, MRR@10 and recall@1/10/100, each averaged over the queries of ``qrels``."""
+    return {metric: _mean(scores) for metric, scores in query_metrics(ranking, qrels).items()}
+
+
+def query_metrics(ranking: Ranking, qrels: Mapping[str, Mapping[str, int]]) -> dict[str, list[float]]:
+    """Return nDCG@10, MRR@10 and recall@1/10/100 of each query of ``qrels``.
 
     Graded judgements count in nDCG; a query whose ranking is empty counts as 0.
     """
@@ -280,9 +298,13 @@ def retrieval_metrics(ranking: Ranking, qrels: Mapping[str, Mapping[str, int]]) 
     first_ten = pytrec_eval.RelevanceEvaluator(judged, {"recip_rank"}).evaluate(top)
     found = [(whole, "ndcg_cut_10"), (first_ten, "recip_rank"), *((whole, f"recall_{k}") for k in (1, 10, 100))]
     return {
-        metric: math.fsum(scores.get(query, {}).get(name, 0.0) for query in judged) / len(judged)
+        metric: [scores.get(query, {}).get(name, 0.0) for query in judged]
         for metric, (scores, name) in zip(METRICS, found, strict=True)
     }
+
+
+def _mean(scores: Sequence[float]) -> float:
+    return math.fsum(scores) / len(scores)
 
 
 class Bm25:

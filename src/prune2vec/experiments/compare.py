@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from prune2vec.errors import DataError, PlanError
+from prune2vec.errors import ConfigError, DataError, PlanError
 from prune2vec.evaluation.results import Results
 from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
+from prune2vec.experiments.gate import losses
+from prune2vec.experiments.ranking_diff import ranking_diffs
 from prune2vec.experiments.report import comparison_html
 from prune2vec.experiments.stage_runner import PLAN, RESULTS, SLIM_PLAN
 from prune2vec.files import write_json, write_text
@@ -18,20 +21,30 @@ from prune2vec.progress import say
 from prune2vec.public import public
 
 
-@public("compare", "paths", "output")
-def compare_results(paths: Path | str | Sequence[Path | str], *, output: Path | str | None = None) -> Comparison:
-    """Put results side by side.
+@public("compare", "paths", "output", "gate")
+def compare_results(
+    paths: Path | str | Sequence[Path | str],
+    *,
+    output: Path | str | None = None,
+    gate: Path | str | None = None,
+    max_drop: float = 0.0,
+    diff: bool = False,
+) -> Comparison:
+    """Put results side by side, each with the 95 % interval of its difference to the first.
 
     Args:
         paths: One or several results files, folders that hold ``results.json``, or folders of runs; the first result found is what the
             others are compared with.
         output: Folder for ``comparison.json``, ``report.md`` and ``report.html``: new, empty or of an earlier comparison; None
             writes nothing.
+        gate: Earlier results, one file for one or a run for a run: what has become worse since is in ``Comparison.losses``.
+        max_drop: So many points of 100 may be lost before that counts.
+        diff: Find the queries that the second of two results ranks worse than the first, with their texts.
 
     Raises:
         DataError: A path does not exist or leads to no results.
-        EvaluationError: A file is not a results file.
-        ConfigError: Another call writes the folder.
+        EvaluationError: A file is not a results file, or the earlier results were not measured on the same thing.
+        ConfigError: Another call writes the folder, ``diff`` has not two results, or ``max_drop`` is no number of points.
         CheckpointError: The folder holds something else, or a file in it was changed since.
     """
     folder = check_target(Path(output), folder=True) if output is not None else None
@@ -41,7 +54,17 @@ def compare_results(paths: Path | str | Sequence[Path | str], *, output: Path | 
         results = Results.load(file)
         folders = (file.parent / SLIM_PLAN, file.parent / PLAN, Path(str(results.encoder.get("path", ""))) / PLAN)
         rows.append(ResultRow(name=name, results=results, plan=next(filter(None, map(_read_plan, folders)), None)))
+    if diff and len(rows) != 2:
+        raise ConfigError(
+            f"the worst queries are those of one result against another one; got {len(rows)} results, expected two"
+        )
     comparison = comparison_of(rows)
+    if gate is not None:
+        before = {name: Results.load(file) for name, file in find_results([Path(gate)]).items()}
+        found = losses({row.name: row.results for row in rows}, before, gate=Path(gate), max_drop=max_drop)
+        comparison = replace(comparison, losses=found)
+    if diff:
+        comparison = replace(comparison, worst=ranking_diffs(*(row.results for row in rows)))
     if folder is not None:
         with own_folder(folder, COMPARISON) as own, own.writing("comparison.json", "report.md", "report.html"):
             write_json(folder / "comparison.json", comparison.to_json())

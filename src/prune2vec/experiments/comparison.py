@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from itertools import compress
+from textwrap import indent
 from typing import Any
 
-from prune2vec.errors import markdown, shown
+from prune2vec.errors import markdown, shown, shown_lines
 from prune2vec.evaluation.results import METRICS, Results
+from prune2vec.experiments.intervals import OWN_DATA, SCORE, Gap, gaps
+from prune2vec.experiments.ranking_diff import RankingDiff
 from prune2vec.models.kept import Kept
 from prune2vec.planning.plan import PruningPlan
 
+_BM25 = "BM25"
 _TITLES = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@1": "R@1", "recall@10": "R@10", "recall@100": "R@100"}
 
 
@@ -116,13 +120,6 @@ class ResultRow:
         """The one number for comparisons, if anything was scored."""
         return self.results.score
 
-    @property
-    def measured_on(self) -> tuple[str | None, frozenset[str]]:
-        """What the score depends on beside the encoder: digest of the data, or else the names of the tasks."""
-        if self.results.retrieval:
-            return (self.results.retrieval["data"].get("digest"), frozenset())
-        return (None, frozenset(task.name for task in self.results.tasks))
-
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
         return {
@@ -145,18 +142,29 @@ class ResultRow:
 class Comparison:
     """Rows in the order they were given, and what a reader must know before comparing them.
 
-    The notes say why some of the numbers may not be comparable, one sentence each.
+    Attributes:
+        rows: The first is what the others are compared with.
+        gaps: How each of the others, and BM25, differs from it: by name, and by what was measured.
+        notes: Why some of the numbers may not be comparable, one sentence each.
+        worst: The queries that the second of two rows ranks worse than the first, where that was asked.
+        losses: What was lost since earlier results, where that was asked: one sentence each.
     """
 
     rows: tuple[ResultRow, ...]
+    gaps: Mapping[str, Mapping[str, Gap]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    worst: tuple[RankingDiff, ...] = ()
+    losses: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether something was lost, so that the program ends with 1."""
+        return bool(self.losses)
 
     @property
     def bm25(self) -> Mapping[str, float]:
         """BM25's metrics on the same queries; empty unless every row was measured on the same data."""
-        found = [row.results.retrieval.get("bm25") or {} for row in self.rows]
-        metrics = found[0].get("metrics", {})
-        return metrics if all(one.get("metrics", {}) == metrics for one in found) else {}
+        return bm25_of(self.rows).get("metrics", {})
 
     @property
     def score_name(self) -> str:
@@ -169,7 +177,7 @@ class Comparison:
         first, rows = self.rows[0], []
         for row in self.rows:
             speed, base = row.texts_per_s, first.texts_per_s
-            gap = self.difference(row) if row is not first else None
+            gap = self.difference(row.name)
             cells = {
                 "variant": f"{row.name} (= {row.same_as})" if row.same_as else row.name,
                 "layers": ", ".join(filter(None, (row.layers, row.inside))),
@@ -183,8 +191,7 @@ class Comparison:
             }
             rows.append(cells)
         if self.bm25:
-            gap = self.bm25[METRICS[0]] - (first.score or 0.0)
-            rows.append({"variant": "BM25", **self._score_cells(self.bm25, score=None, difference=gap)})
+            rows.append({"variant": _BM25, **self._score_cells(self.bm25, score=None, difference=self.difference(_BM25))})
         header = tuple(rows[0])
         return TextTable(
             header, tuple(tuple(cells.get(title, "") for title in header) for cells in rows)
@@ -193,19 +200,16 @@ class Comparison:
     def share_of_teacher(self, row: ResultRow) -> float | None:
         """Return what part of its teacher's score a row has; None without a teacher among the rows, or where it cannot be told."""
         teacher = next((one for one in self.rows if one.name == row.teacher), None)
-        if teacher is None or row.score is None or not teacher.score or row.measured_on != teacher.measured_on:
+        if teacher is None or row.score is None or not teacher.score or row.results.measured_on != teacher.results.measured_on:
             return None
         return row.score / teacher.score
 
-    def difference(self, row: ResultRow) -> float | None:
+    def difference(self, name: str) -> Gap | None:
         """Return how much more a row scores than the first; None where the two were not measured on the same thing."""
-        first = self.rows[0]
-        if row.score is None or first.score is None or row.measured_on != first.measured_on:
-            return None
-        return row.score - first.score
+        return self.gaps.get(name, {}).get(SCORE)
 
-    def _score_cells(self, metrics: Mapping[str, float], *, score: float | None, difference: float | None) -> dict[str, str]:
-        shown = f"{difference:+.4f}" if difference is not None else ""
+    def _score_cells(self, metrics: Mapping[str, float], *, score: float | None, difference: Gap | None) -> dict[str, str]:
+        shown = f"{difference.value:+.4f}" if difference is not None else ""
         if not any(row.results.retrieval for row in self.rows):
             return {self.score_name: _score(score), "difference": shown}
         main, *rest = ((_TITLES[name], _score(metrics.get(name))) for name in METRICS)
@@ -223,20 +227,77 @@ class Comparison:
         header = ("task", *(row.name for row in self.rows))
         return TextTable(header, tuple((name, *(one.get(name, "missing") for one in scores)) for name in names))
 
+    def differences(self) -> TextTable | None:
+        """Return the table of all differences to the first row and how sure they are; None where there are none."""
+        rows = [
+            (
+                name,
+                self.score_name if what in (SCORE, OWN_DATA) else what,
+                f"{gap.value:+.4f}",
+                gap.interval,
+                gap.over,
+                gap.verdict,
+            )
+            for name, found in self.gaps.items()
+            for what, gap in found.items()
+            # The score on own data, or on one task, is there under its own name.
+            if not (what == SCORE and len(found) == 2)
+        ]
+        header = (f"against {self.rows[0].name}", "on", "difference", "95 % interval", "from", "verdict")
+        return TextTable(header, tuple(rows)) if rows else None
+
+    def _tables(self) -> list[TextTable]:
+        return [table for table in (self.summary(), self.tasks(), self.differences()) if table is not None]
+
     def render(self) -> str:
         """Return the comparison as plain text."""
-        tables = [table.to_text() for table in (self.summary(), self.tasks()) if table is not None]
-        return "\n\n".join(filter(None, [*tables, "\n".join(map(shown, self.notes))]))
+        parts = [table.to_text() for table in self._tables()]
+        parts += [
+            "\n".join(map(shown, self.notes)),
+            *(diff.render() for diff in self.worst),
+            "\n".join(map(shown, self.losses)),
+        ]
+        return "\n\n".join(filter(None, parts))
 
     def to_markdown(self) -> str:
         """Return the comparison as Markdown."""
-        tables = [table.to_markdown() for table in (self.summary(), self.tasks()) if table is not None]
-        return "\n\n".join(filter(None, [*tables, "\n".join(f"- {markdown(note)}" for note in self.notes)])) + "\n"
+        parts = [table.to_markdown() for table in self._tables()]
+        parts += ["\n".join(f"- {markdown(note)}" for note in notes) for notes in (self.notes, self.losses)]
+        parts += [indent(shown_lines(diff.render()), "    ") for diff in self.worst]
+        return "\n\n".join(filter(None, parts)) + "\n"
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
         rows = [{**row.to_json(), "teacher": row.teacher, "share_of_teacher": self.share_of_teacher(row)} for row in self.rows]
-        return {"score_name": self.score_name, "rows": rows, "bm25": dict(self.bm25), "notes": list(self.notes)}
+        differences = {
+            name: {what: {**asdict(gap), "verdict": gap.verdict} for what, gap in found.items()}
+            for name, found in self.gaps.items()
+        }
+        return {
+            "score_name": self.score_name,
+            "rows": rows,
+            "bm25": dict(self.bm25),
+            "differences": differences,
+            "notes": list(self.notes),
+            "worst": [diff.to_json() for diff in self.worst],
+            "losses": list(self.losses),
+        }
+
+
+def bm25_of(rows: Sequence[ResultRow]) -> Mapping[str, Any]:
+    """Return BM25's metrics and items on the same queries; empty unless every row was measured on the same data."""
+    found = [row.results.retrieval.get("bm25") or {} for row in rows]
+    same = all(one.get("metrics", {}) == found[0].get("metrics", {}) for one in found)
+    return found[0] if same else {}
+
+
+def _gaps(rows: Sequence[ResultRow]) -> dict[str, dict[str, Gap]]:
+    first, *others = ((row.name, row.results) for row in rows)
+    if bm25 := bm25_of(rows):
+        retrieval = {**first[1].retrieval, "metrics": bm25["metrics"], "items": bm25.get("items")}
+        others.append((_BM25, replace(first[1], retrieval=retrieval, tasks=())))
+    found = gaps(first[1], [results for _, results in others])
+    return {name: of_row for (name, _), of_row in zip(others, found, strict=True)}
 
 
 def comparison_of(rows: Sequence[ResultRow]) -> Comparison:
@@ -255,7 +316,7 @@ def comparison_of(rows: Sequence[ResultRow]) -> Comparison:
     ]
     if len({(row.results.environment.get("cpu"), row.results.environment.get("gpu")) for row in rows}) > 1:
         notes.append("The speeds are from different machines.")
-    return Comparison(rows=tuple(rows), notes=tuple(notes))
+    return Comparison(rows=tuple(rows), gaps=_gaps(rows), notes=tuple(notes))
 
 
 def _score(value: float | None) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from prune2vec.errors import markdown, shown_lines
 from prune2vec.experiments.answers import Answer
 from prune2vec.experiments.comparison import Comparison
+from prune2vec.experiments.intervals import UNSURE
 from prune2vec.experiments.plots import (
     Point,
     caption,
@@ -88,14 +89,16 @@ def headline(comparison: Comparison | None) -> list[str]:
         if row.same_as:
             sentences.append(f"{row.name} keeps the same as {row.same_as}, so it is the same encoder.")
             continue
-        difference = comparison.difference(row)
+        gap = comparison.difference(row.name)
         layers = f"{row.layers} layers{f' ({row.inside})' if row.inside else ''}"
         kept = f"{row.name} keeps {layers}" if row.layers else row.name
         parts = [f"{kept}: {100 * row.params / first.params:.0f} % of {first.name}'s parameters"]
         if row.texts_per_s is not None and first.texts_per_s:
             parts.append(f"{row.texts_per_s / first.texts_per_s:.1f} times its speed")
-        if row.score is not None and difference is not None:
-            parts.append(f"{comparison.score_name} {row.score:.3f} ({difference:+.3f})")
+        if row.score is not None and gap is not None:
+            unsure = f": {UNSURE}" if gap.verdict == UNSURE else ""
+            within = f", 95 % interval {gap.low:+.3f} to {gap.high:+.3f}" if gap.interval else ""
+            parts.append(f"{comparison.score_name} {row.score:.3f} ({gap.value:+.3f}{within}{unsure})")
         sentences.append(f"{', '.join(parts)}.")
     return sentences
 

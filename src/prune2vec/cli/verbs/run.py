@@ -57,18 +57,40 @@ def init(*, output: Path, force: bool, dry_run: bool) -> Outcome:
     return Outcome(f"{output}\nedit it, then: prune2vec run {output} -o runs/first", {"output": str(output)})
 
 
-@verb(example="prune2vec compare full.json small.json\nprune2vec compare runs/*/results.json -o report/")
+COMPARE_EXAMPLE = """
+prune2vec compare full.json small.json
+prune2vec compare runs/first -o report/
+prune2vec compare results.json --gate yesterday.json --max-drop 0.5
+prune2vec compare full.json small.json --diff
+"""
+
+
+@verb(example=COMPARE_EXAMPLE)
 @click.argument("results", type=ExistingPath(), nargs=-1, required=True)
 @click.option("-o", "--output", type=OutputPath(folder=True), help="Folder for the table and the page; default: only print.")
-def compare(results: tuple[Path, ...], *, output: Path | None, dry_run: bool) -> Printable:
+@click.option("--gate", type=ExistingPath(), help="Earlier results; ends with 1 if a score fell since, beyond its interval.")
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0, 100),
+    default=0.0,
+    show_default=True,
+    help="With --gate: so many points of 100 may be lost.",
+)
+@click.option("--diff", is_flag=True, help="Of two results: the queries that the second ranks worse, with their texts.")
+def compare(
+    results: tuple[Path, ...], *, output: Path | None, gate: Path | None, max_drop: float, diff: bool, dry_run: bool
+) -> Printable:
     """Put RESULTS side by side.
 
-    The first is what the others are compared with.
+    The first is what the others are compared with. Every difference has its 95 % interval, by a paired bootstrap over queries,
+    pairs or texts.
     """
+    if max_drop and gate is None:
+        raise click.UsageError("--max-drop goes with --gate")
     if dry_run:
         if output is not None:
             check_kind(output, COMPARISON)
-        return would(f"compare {len(results)} results", reads=results, writes=output)
+        return would(f"compare {len(results)} results", reads=[*results, *filter(None, [gate])], writes=output)
     from prune2vec.experiments.compare import compare_results
 
-    return compare_results(results, output=output)
+    return compare_results(results, output=output, gate=gate, max_drop=max_drop, diff=diff)
