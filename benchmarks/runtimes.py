@@ -245,7 +245,7 @@ def try_runtime(runtime: Runtime, folders: dict[str, dict[str, Any]], place: Pat
     results: dict[str, Any] = {}
     for name, found in told["found"].items():
         if isinstance(found, str):
-            results[name] = {"error": found.replace(str(Path.home()), "~")}
+            results[name] = {"error": found.replace(str(place.parent), "WORK")}
             continue
         sides = zip(("queries", "documents"), found, folders[name]["vectors"], strict=True)
         results[name] = {side: float(np.abs(np.asarray(there) - np.asarray(here)).max()) for side, there, here in sides}
@@ -280,7 +280,7 @@ def main() -> None:
         (f"{name} ({of['versions'][RUNTIMES[name].version_of]})", *(cell(of["kinds"][kind]) for kind in KINDS))
         for name, of in results.items()
     )
-    table = TextTable(("", *(kind.words for kind in KINDS.values())), rows)
+    table = TextTable(("framework", *(kind.words for kind in KINDS.values())), rows)
     print(table.to_markdown())
     write_result(given.out, {"same_within": SAME, "runtimes": results, "table": {"header": table.header, "rows": table.rows}})
 
