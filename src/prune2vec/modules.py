@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from sentence_transformers.sentence_transformer.modules import Transformer
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.utils import find_adapter_config_file
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from prune2vec.errors import CheckpointError
 from prune2vec.models.block_layout import load_uneven, read_uneven, uneven_config, uneven_layout
