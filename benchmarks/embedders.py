@@ -113,17 +113,22 @@ def draw_texts(given: argparse.Namespace) -> Path:
     return texts
 
 
-def table_of(scores: dict[str, dict[str, Any]], tasks: list[str]) -> TextTable:
-    """Return a row an encoder, and put its share of the uncut one's mean into the scores."""
+def tables_of(scores: dict[str, dict[str, Any]], tasks: list[str]) -> tuple[TextTable, TextTable]:
+    """Return a row an encoder, with all scores and in brief, and put its share of the uncut one's mean into the scores."""
     rows: list[tuple[str, ...]] = []
+    brief: list[tuple[str, ...]] = []
     for name, of in scores.items():
         of["share"] = of["mean"] / scores["full"]["mean"]
         speed = [f"{of['texts_per_s'].get(side, 0):.0f}" for side in ("queries", "documents")]
         cells = [f"{of['tasks'][task] * 100:.1f}" for task in tasks]
         size = [f"{of['parameters'] / 1e6:.1f} M", f"{of['bytes'] / 1e6:.0f} MB"]
-        rows.append((name, *size, *speed, *cells, f"{of['mean'] * 100:.1f}", f"{of['share'] * 100:.1f} %"))
+        mean = (f"{of['mean'] * 100:.1f}", f"{of['share'] * 100:.1f} %")
+        rows.append((name, *size, *speed, *cells, *mean))
+        brief.append((name, *size, speed[1], *mean))
     short = [task.removesuffix("Classification") for task in tasks]
-    return TextTable(("encoder", "parameters", "on disk", "queries/s", "documents/s", *short, "mean", "of full"), tuple(rows))
+    first, last = ("encoder", "parameters", "on disk"), ("mean", "of full")
+    whole = TextTable((*first, "queries/s", "documents/s", *short, *last), tuple(rows))
+    return whole, TextTable((*first, "documents/s", *last), tuple(brief))
 
 
 def main() -> None:
@@ -173,7 +178,7 @@ def main() -> None:
                     speed_texts=0,
                 )
             scores[row.name]["documents_by_full"] = {task.name: task.score for task in Results.load(output).tasks}
-    table = table_of(scores, given.tasks)
+    table, brief = tables_of(scores, given.tasks)
     print(table.to_markdown())
     told = ("texts", "steps", "learning_rate", "length", "prompts", "tasks", "asymmetric")
     about = {name: getattr(given, name) for name in told} | {"plain_texts_of": PLAIN, "triplets_of": TRIPLETS}
@@ -183,6 +188,7 @@ def main() -> None:
         "layer_loss": [round(loss, 4) for loss in curve.loss],
         "variants": scores,
         "table": {"header": table.header, "rows": table.rows},
+        "brief": {"header": brief.header, "rows": brief.rows},
         "settings": {**about, "max_length": LENGTH, "seed": SEED},
     }
     write_result(given.out, result)

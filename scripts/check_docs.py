@@ -12,7 +12,8 @@ block under the comment ``<!-- run -->`` is run, one after the other, in a folde
 
 Generated are the table between ``<!-- methods -->`` and ``<!-- /methods -->``, the text between ``<!-- demo -->`` and
 ``<!-- /demo -->`` (from benchmarks/results/demo.json, which scripts/demo_record.py writes), the table between
-``<!-- table NAME.json -->`` and ``<!-- /table -->`` (which a benchmark left in that result) and the whole of docs/cli.md.
+``<!-- table NAME.json -->`` (or ``NAME.json#brief``)
+and ``<!-- /table -->``, which a benchmark left in that result, and the whole of docs/cli.md.
 """
 
 from __future__ import annotations
@@ -28,11 +29,10 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -50,7 +50,8 @@ from scripts import demo_record  # noqa: E402
 _FENCE = re.compile(r"^```(?P<language>\w*)\s*$")
 _RUN = re.compile(r"^<!-- run\b(?P<changes>.*)-->\s*$")
 _GENERATED = re.compile(
-    r"(?P<open><!-- (?P<what>methods|demo|table)(?: (?P<of>[\w-]+\.json))? -->\n).*?(?P<close><!-- /(?P=what) -->)", re.DOTALL
+    r"(?P<open><!-- (?P<what>methods|demo|table)(?: (?P<of>[\w-]+\.json(?:#\w+)?))? -->\n).*?(?P<close><!-- /(?P=what) -->)",
+    re.DOTALL,
 )
 _RUN_LIMIT_S = 600
 _CLIENT = """#!{python} -IS
@@ -308,7 +309,7 @@ def generated(pages: Sequence[Path], root: Path) -> dict[Path, str]:
     parts: dict[str, Callable[[str], str]] = {
         "methods": lambda _: methods_table(),
         "demo": lambda _: demo_record.block(read_json(results / demo_record.RECORD.name)),
-        "table": lambda name: table_of(read_json(results / name)),
+        "table": lambda of: table_of(results, of),
     }
     wanted = {root / "docs" / "cli.md": cli_page()}
     for page in pages:
@@ -320,10 +321,11 @@ def generated(pages: Sequence[Path], root: Path) -> dict[Path, str]:
     return wanted
 
 
-def table_of(result: Mapping[str, Any]) -> str:
-    """Return the table that a benchmark left in its result as Markdown."""
-    rows = tuple(map(tuple, result["table"]["rows"]))
-    return f"\n{TextTable(tuple(result['table']['header']), rows).to_markdown()}\n\n"
+def table_of(results: Path, of: str) -> str:
+    """Return a table that a benchmark left in its result as Markdown: that called ``table``, or as it is called after a ``#``."""
+    name, _, key = of.partition("#")
+    table = read_json(results / name)[key or "table"]
+    return f"\n{TextTable(tuple(table['header']), tuple(map(tuple, table['rows']))).to_markdown()}\n\n"
 
 
 def stale(pages: Sequence[Path], root: Path, *, fix: bool) -> list[str]:
