@@ -12,8 +12,8 @@ block under the comment ``<!-- run -->`` is run, one after the other, in a folde
 
 Generated are the table between ``<!-- methods -->`` and ``<!-- /methods -->``, the text between ``<!-- demo -->`` and
 ``<!-- /demo -->`` (from benchmarks/results/demo.json, which scripts/demo_record.py writes), the table between
-``<!-- table NAME.json -->`` (or ``NAME.json#brief``)
-and ``<!-- /table -->``, which a benchmark left in that result, and the whole of docs/cli.md.
+``<!-- table NAME.json -->`` (or ``NAME.json#brief``) and ``<!-- /table -->``, which a benchmark left in that result, and the
+whole of docs/cli.md.
 """
 
 from __future__ import annotations
