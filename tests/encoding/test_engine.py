@@ -15,6 +15,7 @@ from sentence_transformers.base.modules import Dense, Router
 from prune2vec.encoding.engine import Engine
 from prune2vec.errors import EncodingError
 from prune2vec.pruning.encoder import load_encoder
+from prune2vec.pruning.plain_encoder import PlainEncoder, load_to_encode
 from prune2vec.pruning.prune import prune_model
 from tests.pruning.plans import plan_for
 from tests.tiny import CAUSAL, FAMILIES, save_tiny
@@ -52,21 +53,29 @@ def encoder(folder: Path, family: str = "llama", *, bos: bool = False, **setting
     return load_encoder(out, device="cpu", dtype="float32")
 
 
+def plain(folder: Path) -> PlainEncoder:
+    """Return the encoder that ``encoder`` wrote, without sentence-transformers."""
+    found = load_to_encode(str(folder / "out"), device="cpu", dtype="float32")
+    assert isinstance(found, PlainEncoder)
+    return found
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family(tmp_path: Path, family: str) -> None:
     stock, some = encoder(tmp_path, family, bos=True), texts(40)[2:]
-    engine = Engine(stock, token_budget=200)
-    assert engine.is_causal == (family in CAUSAL)
-    assert engine.packs == (family not in ("gemma2", "mpnet"))
-    np.testing.assert_allclose(engine.encode(some), stock.encode(some, batch_size=7), atol=1e-5, rtol=0)
+    expected = stock.encode(some, batch_size=7)
+    for engine in (Engine(stock, token_budget=200), Engine(plain(tmp_path), token_budget=200)):
+        assert engine.is_causal == (family in CAUSAL)
+        assert engine.packs == (family not in ("gemma2", "mpnet"))
+        np.testing.assert_allclose(engine.encode(some), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "weightedmean", "lasttoken"])
 @pytest.mark.parametrize("instruction", ["", "find it"])
 def test_every_pooling_with_and_without_instruction(tmp_path: Path, pooling: str, instruction: str) -> None:
     stock, some = encoder(tmp_path, bos=True, pooling=pooling, instruction=instruction), texts(30)[2:]
-    engine = Engine(stock, prompt=stock.prompts["query"])
-    np.testing.assert_allclose(engine.encode(some), stock.encode_query(some), atol=1e-5, rtol=0)
+    for engine in (Engine(stock, prompt=stock.prompts["query"]), Engine(plain(tmp_path), prompt=stock.prompts["query"])):
+        np.testing.assert_allclose(engine.encode(some), stock.encode_query(some), atol=1e-5, rtol=0)
 
 
 def test_a_model_that_cannot_be_packed_gets_padded_batches(tmp_path: Path) -> None:
@@ -112,8 +121,9 @@ def test_batches_change_nothing(tmp_path: Path) -> None:
 def test_texts_without_tokens_are_zero_vectors_as_in_sentence_transformers(tmp_path: Path) -> None:
     stock = encoder(tmp_path)
     some = ["", "a fox", ""]
-    np.testing.assert_allclose(Engine(stock).encode(some), stock.encode(some), atol=1e-5, rtol=0)
-    assert not Engine(stock).encode([""]).any()
+    for engine in (Engine(stock), Engine(plain(tmp_path))):
+        np.testing.assert_allclose(engine.encode(some), stock.encode(some), atol=1e-5, rtol=0)
+        assert not engine.encode([""]).any()
 
 
 def test_nothing_to_encode(tmp_path: Path) -> None:

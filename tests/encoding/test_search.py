@@ -184,7 +184,7 @@ def test_measures_other_than_cosine_and_dot(tmp_path: Path, vectors: Path) -> No
 def test_an_encoder_with_modules_of_its_own_for_queries_is_refused(
     vectors: Path, monkeypatch: pytest.MonkeyPatch, encoder: Path
 ) -> None:
-    monkeypatch.setattr("prune2vec.encoding.search.load_encoder", lambda *args, **options: routed(load_encoder(encoder)))
+    monkeypatch.setattr("prune2vec.encoding.search.load_to_encode", lambda *args, **options: routed(load_encoder(encoder)))
     with pytest.raises(EncodingError, match="computes queries otherwise than documents"):
         search_vectors(vectors, "a")
 

@@ -1,22 +1,28 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from sentence_transformers import SentenceTransformer
+import torch
+from sentence_transformers import SentenceTransformer, SimilarityFunction
 from sentence_transformers.sentence_transformer.modules import Transformer
 
 from prune2vec.encoding.engine import Engine
 from prune2vec.errors import CheckpointError, ConfigError
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.evaluation.evaluated import LoadedEncoder, encode_texts, load_for_evaluation
+from prune2vec.evaluation.retrieval import SIMILARITIES
+from prune2vec.evaluation.speed import _count_tokens
 from prune2vec.pruning.encoder import load_encoder
+from prune2vec.pruning.plain_encoder import PlainEncoder
 from tests.encoding.test_engine import routed
 from tests.evaluation.helpers import QUICK, save_tiny_encoder
 from tests.tiny import save_tiny, tiny_model
+from tests.tiny_encoders import TINY_ENCODERS
 
 SETTINGS = EvaluateSettings(**QUICK)
 
@@ -131,3 +137,32 @@ def test_an_encoder_with_other_tokens_under_one_prompt_keeps_its_own_encode(
     assert loaded.engine is None
     found = encode_texts(loaded, ["a fox"], "queries", batch_size=2)
     np.testing.assert_allclose(found, loaded.model.encode_query(["a fox"]), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["embeddinggemma", "dot", "lower"])
+def test_an_encoder_that_need_only_encode_is_the_same(tmp_path: Path, kind: str) -> None:
+    folder = TINY_ENCODERS[kind].save(tmp_path / "m")
+    stock, plain = (load_for_evaluation(folder, SETTINGS, stock=way) for way in (True, False))
+    assert isinstance(plain.model, PlainEncoder) and isinstance(stock.model, SentenceTransformer)
+    assert plain.describe() == stock.describe() and plain.size() == stock.size()
+    some = ["a fox", "The Lazy dog " * 30, "birds sing"]
+    for side in ("queries", "documents"):
+        one, other = (encode_texts(loaded, some, side, batch_size=2) for loaded in (plain, stock))
+        np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-5)
+    assert [_count_tokens(loaded, some, "find: ") for loaded in (plain, replace(stock, engine=None))] == [
+        sum(len(stock.model.preprocess([text], prompt="find: ")["input_ids"][0]) for text in some)
+    ] * 2
+
+
+def test_nan_weights_are_refused_in_an_encoder_that_need_only_encode(tmp_path: Path) -> None:
+    folder = save_tiny_encoder(tmp_path / "nan", broken=True)
+    with pytest.raises(CheckpointError, match=r"nan: NaN or infinity in the vector of"):
+        load_for_evaluation(folder, SETTINGS, stock=False)
+
+
+@pytest.mark.parametrize("name", SIMILARITIES)
+def test_similarities_are_sentence_transformers(name: str) -> None:
+    torch.manual_seed(0)
+    queries, documents = torch.randn(3, 8), torch.randn(40, 8)
+    expected = SimilarityFunction.to_similarity_fn(name)(queries, documents)
+    torch.testing.assert_close(SIMILARITIES[name](queries, documents), expected, atol=0, rtol=0)

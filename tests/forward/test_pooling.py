@@ -136,10 +136,17 @@ def test_gradient_flows_to_pooled_states_alone(name: str) -> None:
     assert bool((states.grad.abs().sum(dim=(1, 2)) > 0).all())
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"max"}))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"max", "cls"}))
 def test_nothing_pooled_gives_a_zero_vector_not_nan(name: str) -> None:
     none = torch.zeros(1, 3, dtype=torch.long)
     assert torch.equal(pool(torch.ones(1, 3, DIM), poolings.get(name)(none, torch.ones_like(none))), torch.zeros(1, DIM))
+
+
+def test_nothing_pooled_gives_the_first_token_where_that_is_what_counts() -> None:
+    states, none = torch.arange(6.0).view(1, 3, 2), torch.zeros(1, 3, dtype=torch.long)
+    features = {"token_embeddings": states, "attention_mask": torch.ones_like(none), "prompt_length": 3}
+    expected = Pooling(2, pooling_mode="cls", include_prompt=False)(features)["sentence_embedding"]
+    assert torch.equal(pool(states, poolings.get("cls")(none, torch.ones_like(none))), expected)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

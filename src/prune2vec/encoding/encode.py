@@ -11,9 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize
-
 from prune2vec.data.documents import Document
 from prune2vec.encoding.corpus import Corpus, document_bytes
 from prune2vec.encoding.encode_settings import EncodeSettings
@@ -23,7 +20,7 @@ from prune2vec.errors import DataError, EncodingError
 from prune2vec.files import digest_tree
 from prune2vec.outputs import clear_all_partials, locked
 from prune2vec.progress import progress
-from prune2vec.pruning.encoder import load_encoder
+from prune2vec.pruning.plain_encoder import AnyEncoder, load_to_encode
 from prune2vec.public import public
 from prune2vec.resume import differences
 
@@ -99,12 +96,12 @@ def encode_corpus(
         check_vector_folder(folder)
         source = Corpus(path=Path(corpus), text_column=chosen.text_column, id_column=chosen.id_column)
         source.check_filled()
-        loaded = load_encoder(encoder, device=chosen.device, dtype=chosen.dtype)
+        loaded = load_to_encode(str(encoder), device=chosen.device, dtype=chosen.dtype)
         return encode_with(loaded, encoder, source, folder, chosen)
 
 
 def encode_with(
-    loaded: SentenceTransformer, encoder: Path | str, source: Corpus, folder: Path, settings: EncodeSettings
+    loaded: AnyEncoder, encoder: Path | str, source: Corpus, folder: Path, settings: EncodeSettings
 ) -> EncodeResult:
     """Encode as ``encode_corpus`` does, with an encoder in memory, into a folder that is held: one store, all checks made."""
     how = settings.model_dump(include={"prompt", "max_length", "dimensions", "token_budget"})
@@ -131,7 +128,6 @@ def _opened(folder: Path, encoder: Path | str, engine: Engine, source: Corpus, s
     """
     path, loaded = Path(encoder), engine.encoder
     head, size = source.head()
-    normalises = isinstance(list(loaded)[-1], Normalize)
     identity = {
         "encoder": digest_tree(path) if path.is_dir() else str(encoder),
         "corpus": {"bytes": size, "head_sha256": hashlib.sha256(head).hexdigest()},
@@ -141,7 +137,7 @@ def _opened(folder: Path, encoder: Path | str, engine: Engine, source: Corpus, s
     made_by = {
         "encoder": str(path.resolve()) if path.is_dir() else str(encoder),
         # sentence-transformers cuts a vector to truncate_dim after its last module and leaves it shorter than 1.
-        "normalised": normalises and (settings.dimensions is not None or loaded.truncate_dim is None),
+        "normalised": engine.normalises and (settings.dimensions is not None or loaded.truncate_dim is None),
         "similarity": str(loaded.similarity_fn_name),
         "corpus_mtime_ns": source.path.stat().st_mtime_ns,
     }

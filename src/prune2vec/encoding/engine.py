@@ -3,7 +3,8 @@
 sentence-transformers pads a batch of 32 and passes a mask. On a CPU texts are laid end to end instead, where the model's
 attention can be told where each begins. Elsewhere batches hold texts of nearly equal length; a causal model never looks at
 what comes after a token, so with padding on the right it needs no mask, and without one the attention kernel's own causal
-path serves. Batches go up to a number of tokens; pooling and normalisation are sentence-transformers' own, in fp32.
+path serves. Batches go up to a number of tokens; pooling and what follows are computed in fp32: by us for a ``PlainEncoder``, for
+any other encoder by its own modules.
 """
 
 from __future__ import annotations
@@ -13,13 +14,11 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -27,9 +26,16 @@ from prune2vec.errors import EncodingError, did_you_mean
 from prune2vec.forward.batches import Batch, make_batches, packing_obstacle
 from prune2vec.forward.memory_plan import tokens_per_pass
 from prune2vec.forward.packed import BOUNDS, packable
+from prune2vec.forward.pooling import poolings
+from prune2vec.models.heads import NORMALIZE, read_out
+from prune2vec.models.load import embedding_rows
 from prune2vec.models.rope import forget_longest_text
 from prune2vec.models.selftest import is_causal
-from prune2vec.models.tokens import TokenRow, distinct, token_ids
+from prune2vec.models.tokens import TokenRow, distinct, prompt_ids, token_ids
+from prune2vec.pruning.plain_encoder import AnyEncoder, PlainEncoder, module_kinds
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 _NO_LIMIT = 10**9
 _PER_TASK = ("query_length", "document_length", "query_expansion")
@@ -43,7 +49,7 @@ class Engine:
     """Encodes texts to the vectors of ``SentenceTransformer.encode``.
 
     Args:
-        encoder: A Transformer, its pooling and what follows, on its device.
+        encoder: An encoder on its device: one loaded to encode, or a SentenceTransformer with a token model first.
         token_budget: Most tokens of one forward pass, padding included; None for what suits device and model.
         prompt: Text before every text; None for the encoder's default prompt, if it has one.
         dimensions: Keep so many leading dimensions; vectors of an encoder that normalises are normalised again. None
@@ -56,35 +62,32 @@ class Engine:
 
     def __init__(
         self,
-        encoder: SentenceTransformer,
+        encoder: AnyEncoder,
         *,
         token_budget: int | None = None,
         prompt: str | None = None,
         dimensions: int | None = None,
     ) -> None:
-        transformer: Any = encoder[0]
-        if getattr(transformer, "auto_model", None) is None or not hasattr(transformer, "tokenizer"):
-            raise EncodingError(f"cannot encode texts with {type(transformer).__name__}; expected a Transformer first")
-        # A router has a branch of modules for each task, and the engine would take the default one for all texts.
-        if "task" in encoder.get_model_kwargs():
-            raise EncodingError(
-                "the encoder computes queries otherwise than documents; "
-                "encode with sentence-transformers' encode_query and encode_document"
-            )
-        if any(getattr(transformer, name, None) is not None for name in _PER_TASK):
-            raise EncodingError("the encoder has another limit on length for queries than for documents")
-        encoder.eval()
+        # What is pooled is fp32, and so is all that follows; sentence-transformers has the heads in the model's dtype.
+        self._behind: list[nn.Module] = []
+        if isinstance(encoder, PlainEncoder):
+            self._transformer: Any = None
+            self._model, self._tokenizer = encoder.transformers_model, encoder.tokenizer
+        else:
+            _check_stock(encoder)
+            encoder.eval()
+            self._transformer = encoder[0]
+            self._model, self._tokenizer = self._transformer.auto_model, self._transformer.tokenizer
+            self._behind = [copy.deepcopy(module).float() if _is_rounded(module) else module for module in list(encoder)[1:]]
         self.encoder = encoder
         self.dimension = dimensions or int(encoder.get_embedding_dimension() or 0)
-        self._transformer = transformer
-        self._model = self._transformer.auto_model
-        self._tokenizer = self._transformer.tokenizer
-        # What is pooled is fp32, and so is all that follows; sentence-transformers has the heads in the model's dtype.
-        self._behind = [copy.deepcopy(module).float() if _is_rounded(module) else module for module in list(encoder)[1:]]
-        self._rows = int(self._model.get_input_embeddings().weight.shape[0])
+        self._rows = embedding_rows(self._model)
         forget_longest_text(self._model)
         self._token_budget = token_budget
-        self._normalises_again = dimensions is not None and isinstance(list(encoder)[-1], Normalize)
+        kinds = module_kinds(encoder)
+        self._pools = kinds[1:2] == ["Pooling"]
+        self.normalises = kinds[-1] == NORMALIZE
+        self._normalises_again = dimensions is not None and self.normalises
         default = encoder.prompts.get(encoder.default_prompt_name) if encoder.default_prompt_name else ""
         self._take_prompt((default if prompt is None else prompt) or "")
 
@@ -99,7 +102,7 @@ class Engine:
     @cached_property
     def packs(self) -> bool:
         """Whether texts are laid end to end: on a CPU alone, as each length is a call of the attention kernel."""
-        if self._model.device.type != "cpu" or not isinstance(self.encoder[1], Pooling):
+        if self._model.device.type != "cpu" or not self._pools:
             return False
         return not packing_obstacle(self._model, max_length=self.encoder.max_seq_length or sys.maxsize)
 
@@ -113,8 +116,18 @@ class Engine:
         """Most tokens of one forward pass."""
         return self._token_budget or tokens_per_pass(self._model.device, packed=self.packs)
 
+    @property
+    def _longest(self) -> int | None:
+        """Most tokens of a text."""
+        longest = self.encoder.max_seq_length or self._tokenizer.model_max_length
+        # Of a tokeniser without a limit it is a number too large for the library.
+        return longest if longest < _NO_LIMIT else None
+
     def _take_prompt(self, prompt: str) -> None:
         self.prompt = prompt
+        if self._transformer is None:
+            self._prompt_tokens = len(prompt_ids(self._tokenizer, prompt, max_length=self._longest))
+            return
         features = self._transformer.preprocess(list(_PROBE), prompt=prompt or None)
         self._prompt_length = features.get("prompt_length")
         self._prompt_tokens = int(torch.as_tensor(self._prompt_length or 0).flatten()[0])
@@ -131,9 +144,7 @@ class Engine:
         Raises:
             EncodingError: A text has a token that the model has no embedding for.
         """
-        longest = self.encoder.max_seq_length or self._tokenizer.model_max_length
-        # Of a tokeniser without a limit it is a number too large for the library.
-        rows = token_ids(self._tokenizer, texts, prompt=self.prompt, max_length=longest if longest < _NO_LIMIT else None)
+        rows = token_ids(self._tokenizer, texts, prompt=self.prompt, max_length=self._longest)
         for text, row in zip(texts, rows, strict=True) if len(self._tokenizer) > self._rows else ():
             if max(row, default=0) >= self._rows:
                 token = self._tokenizer.convert_ids_to_tokens(max(row))
@@ -163,11 +174,12 @@ class Engine:
         packs = len(different) > 1 and self.packs
         bare = [place for place, row in enumerate(different) if not packs or len(row) <= self._prompt_tokens]
         packed = [place for place, row in enumerate(different) if packs and len(row) > self._prompt_tokens]
+        first = 0 if getattr(self.encoder, "include_prompt", True) else self._prompt_tokens
         with packable(self._model) if packs else nullcontext():
             for chosen, end_to_end in ((packed, True), (bare, False)):
                 batches = make_batches(
                     self._model,
-                    [TokenRow(different[place], 0) for place in chosen],
+                    [TokenRow(different[place], first) for place in chosen],
                     token_budget=self._token_budget or tokens_per_pass(self._model.device, packed=packs),
                     packed=end_to_end,
                     # For a text alone the direction need not be found out: with a mask it is as in sentence-transformers.
@@ -181,16 +193,8 @@ class Engine:
         return found if len(different) == len(rows) else found[places]
 
     def _vectors(self, batch: Batch) -> NDArray[np.float32]:
-        features: dict[str, Any] = {"token_embeddings": batch.run(self._model).float()}
-        if batch.packed:
-            features[BOUNDS] = batch.inputs[BOUNDS]
-        else:
-            features |= {"attention_mask": batch.real.long(), "input_ids": batch.inputs["input_ids"]}
-        if self._prompt_length is not None:
-            features["prompt_length"] = self._prompt_length
-        for module in self._behind:
-            features = module(features)
-        found: Tensor = features["sentence_embedding"][:, : self.dimension]
+        states = batch.run(self._model).float()
+        found = (self._read_out if self._transformer is None else self._read_out_by_modules)(batch, states)[:, : self.dimension]
         found = normalize(found, dim=1) if self._normalises_again else found
         vectors: NDArray[np.float32] = found.float().cpu().numpy()
         bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
@@ -199,13 +203,48 @@ class Engine:
             raise EncodingError(f"NaN or infinity in the vector of {text!r}...; encode with --dtype float32")
         return vectors
 
+    def _read_out(self, batch: Batch, states: Tensor) -> Tensor:
+        """Return the vectors of a batch's states as a ``PlainEncoder`` makes them."""
+        encoder: Any = self.encoder
+        pooled = batch.pooler(poolings.get(encoder.pooling))(states)
+        return read_out(pooled, encoder.heads, normalize=encoder.normalize)
+
+    def _read_out_by_modules(self, batch: Batch, states: Tensor) -> Tensor:
+        """Return the vectors of a batch's states as sentence-transformers' modules make them."""
+        features: dict[str, Any] = {"token_embeddings": states}
+        if batch.packed:
+            features[BOUNDS] = batch.inputs[BOUNDS]
+        else:
+            features |= {"attention_mask": batch.real.long(), "input_ids": batch.inputs["input_ids"]}
+        if self._prompt_length is not None:
+            features["prompt_length"] = self._prompt_length
+        for module in self._behind:
+            features = module(features)
+        vectors: Tensor = features["sentence_embedding"]
+        return vectors
+
+
+def _check_stock(encoder: SentenceTransformer) -> None:
+    """Refuse a SentenceTransformer whose vectors could be others than those that its modules make of its tokeniser's tokens."""
+    transformer: Any = encoder[0]
+    if getattr(transformer, "auto_model", None) is None or not hasattr(transformer, "tokenizer"):
+        raise EncodingError(f"cannot encode texts with {type(transformer).__name__}; expected a Transformer first")
+    # A router has a branch of modules for each task, and the engine would take the default one for all texts.
+    if "task" in encoder.get_model_kwargs():
+        raise EncodingError(
+            "the encoder computes queries otherwise than documents; "
+            "encode with sentence-transformers' encode_query and encode_document"
+        )
+    if any(getattr(transformer, name, None) is not None for name in _PER_TASK):
+        raise EncodingError("the encoder has another limit on length for queries than for documents")
+
 
 def _is_rounded(module: nn.Module) -> bool:
     return any(parameter.dtype in (torch.bfloat16, torch.float16) for parameter in module.parameters())
 
 
 def prompted_engine(
-    encoder: SentenceTransformer,
+    encoder: AnyEncoder,
     *,
     prompt: str,
     max_length: int | None = None,

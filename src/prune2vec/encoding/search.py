@@ -20,7 +20,7 @@ from prune2vec.encoding.vector_folder import VectorFolder, VectorPart, unit_rows
 from prune2vec.errors import ConfigError, EncodingError, shown
 from prune2vec.files import digest_tree
 from prune2vec.progress import say
-from prune2vec.pruning.encoder import load_encoder
+from prune2vec.pruning.plain_encoder import load_to_encode
 from prune2vec.public import public
 
 _WIDTH = 100
@@ -166,7 +166,7 @@ def _embedded(
             "that learnt its vectors, with --encoder, or encode the corpus again"
         )
     made_with = store.identity.get("settings", {})
-    loaded = load_encoder(encoder, device=settings.device, dtype=settings.dtype)
+    loaded = load_to_encode(str(encoder), device=settings.device, dtype=settings.dtype)
     engine = prompted_engine(
         loaded, prompt=settings.prompt, max_length=made_with.get("max_length"), dimensions=made_with.get("dimensions")
     )

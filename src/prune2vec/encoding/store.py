@@ -121,9 +121,14 @@ class Store:
         import pyarrow
         import pyarrow.parquet
 
+        # From memory as it lies there: pyarrow's own conversions import pandas first.
         stored = np.ascontiguousarray(self.precision.store(vectors))
-        column = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(stored.reshape(-1)), stored.shape[1])
-        table = pyarrow.table({"id": pyarrow.array(ids, type=pyarrow.string()), "vector": column})
+        kind, numbers = pyarrow.from_numpy_dtype(stored.dtype), [None, pyarrow.py_buffer(stored)]
+        column = pyarrow.FixedSizeListArray.from_arrays(pyarrow.Array.from_buffers(kind, stored.size, numbers), stored.shape[1])
+        names = [name.encode() for name in ids]
+        ends = np.cumsum([0, *map(len, names)], dtype=np.int32)
+        texts = pyarrow.StringArray.from_buffers(len(names), pyarrow.py_buffer(ends), pyarrow.py_buffer(b"".join(names)))
+        table = pyarrow.table({"id": texts, "vector": column})
         content = pyarrow.BufferOutputStream()
         # Vectors do not compress; statistics of them help nobody.
         pyarrow.parquet.write_table(table, content, compression="none", use_dictionary=False, write_statistics=False)
@@ -198,7 +203,8 @@ class Store:
     def read_vectors(self, number: int, rows: int) -> Iterator[NDArray[Any]]:
         """Yield the vectors of one part as they are stored, at most ``rows`` at a time, (row, width)."""
         for column in self._columns(number, "vector", rows):
-            yield np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(-1, self.precision.width)
+            # pyarrow's own conversion imports pandas first.
+            yield np.from_dlpack(column.flatten()).reshape(-1, self.precision.width)
 
     def _columns(self, number: int, name: str, rows: int) -> Iterator[Any]:
         """Yield one column of a part as arrays of at most so many rows; EncodingError if it cannot be read."""

@@ -81,7 +81,7 @@ def evaluate_encoder(
         retrieval, note = sample_retrieval(load_retrieval(data, settings), settings)
     seconds: dict[str, float] = {}
     with _timed(seconds, "load"):
-        loaded = load_for_evaluation(encoder, settings)
+        loaded = load_for_evaluation(encoder, settings, stock=bool(chosen))
         if documents_by is not None:
             loaded = with_documents_by(loaded, documents_by, settings)
     parts = Parts(file, loaded, settings)

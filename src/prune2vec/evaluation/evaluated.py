@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from prune2vec.encoding.engine import Engine
-from prune2vec.errors import EncodingError, EvaluationError, reason_of
+from prune2vec.errors import CheckpointError, EncodingError, EvaluationError, reason_of
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.files import digest_tree
 from prune2vec.machine import pick_device, pick_dtype
@@ -21,6 +21,7 @@ from prune2vec.models.text_settings import PromptTemplate
 from prune2vec.models.tokens import longest_first
 from prune2vec.progress import progress, say
 from prune2vec.pruning.encoder import check_finite, load_encoder, read_record
+from prune2vec.pruning.plain_encoder import AnyEncoder, PlainEncoder, load_to_encode, module_kinds
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -41,18 +42,18 @@ class LoadedEncoder:
     """An encoder in memory.
 
     Attributes:
-        model: As sentence-transformers has it.
+        model: As it was loaded to encode, or as sentence-transformers has it.
         name: Its path or hub id, as given.
         folder: The folder that its files were read from.
         digest: SHA-256 over the names and contents of those files.
         record: What ``prune2vec.json`` says about how it was made; empty for encoders made elsewhere.
         text_format: What stands around its texts.
         dtype: That of the weights.
-        engine: What encodes texts faster to the same vectors; None leaves it to the model's own ``encode``.
+        engine: What encodes texts faster to the same vectors; None leaves it to a SentenceTransformer's own ``encode``.
         documents_by: The encoder of the documents, where that is another one.
     """
 
-    model: SentenceTransformer
+    model: AnyEncoder
     name: str
     folder: Path
     digest: str
@@ -78,15 +79,15 @@ class LoadedEncoder:
             "device": str(self.model.device),
             "similarity": str(self.model.similarity_fn_name),
             "prompts": {key: value for key, value in self.model.prompts.items() if value},
-            "modules": [type(module).__name__ for module in self.model],
+            "modules": module_kinds(self.model),
             "record": dict(self.record),
             **({"documents_by": self.documents_by.describe()} if self.documents_by is not None else {}),
         }
 
     def size(self) -> dict[str, int]:
         """Return unique parameters (embeddings once), the embeddings among them, and bytes on disk."""
-        embeddings = getattr(self.model[0], "auto_model", None)
-        table = embeddings.get_input_embeddings() if embeddings is not None else None
+        base = self.model.transformers_model
+        table = base.get_input_embeddings() if base is not None else None
         return {
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "embedding_parameters": sum(parameter.numel() for parameter in table.parameters()) if table is not None else 0,
@@ -94,8 +95,10 @@ class LoadedEncoder:
         }
 
 
-def load_for_evaluation(encoder: Path | str, settings: EvaluateSettings) -> LoadedEncoder:
+def load_for_evaluation(encoder: Path | str, settings: EvaluateSettings, *, stock: bool = True) -> LoadedEncoder:
     """Load an encoder of ours, any other sentence-transformers folder, or a hub id.
+
+    ``stock`` loads it as a SentenceTransformer, which MTEB tasks need; else it need only encode, and loads sooner.
 
     Raises:
         CheckpointError: It is not an encoder, does not load, or gives vectors that are not finite.
@@ -105,7 +108,7 @@ def load_for_evaluation(encoder: Path | str, settings: EvaluateSettings) -> Load
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     dtype = str(pick_dtype(settings.dtype, device)).removeprefix("torch.")
-    model = load_encoder(encoder, device=str(device), dtype=dtype)
+    model = (load_encoder if stock else load_to_encode)(str(encoder), device=str(device), dtype=dtype)
     folder = Path(encoder)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
@@ -115,7 +118,6 @@ def load_for_evaluation(encoder: Path | str, settings: EvaluateSettings) -> Load
     record = read_record(folder)
     if settings.max_length is not None:
         model.max_seq_length = settings.max_length
-    check_finite(model, encoder)
     return LoadedEncoder(
         model=model,
         name=str(encoder),
@@ -124,7 +126,7 @@ def load_for_evaluation(encoder: Path | str, settings: EvaluateSettings) -> Load
         record=record,
         text_format=PromptTemplate.from_json(record["text_format"]) if "text_format" in record else PromptTemplate(),
         dtype=dtype,
-        engine=_engine(model),
+        engine=_engine(model, str(encoder)),
     )
 
 
@@ -135,7 +137,7 @@ def with_documents_by(encoder: LoadedEncoder, documents: Path | str, settings: E
         EvaluationError: The vectors of the two cannot be compared.
         CheckpointError: The other one is no encoder, does not load, or gives vectors that are not finite.
     """
-    other = load_for_evaluation(documents, settings)
+    other = load_for_evaluation(documents, settings, stock=not isinstance(encoder.model, PlainEncoder))
     for what, ours, theirs in (
         ("vectors of {} dimensions", encoder.model.get_embedding_dimension(), other.model.get_embedding_dimension()),
         ("vectors compared by {}", encoder.model.similarity_fn_name, other.model.similarity_fn_name),
@@ -148,8 +150,20 @@ def with_documents_by(encoder: LoadedEncoder, documents: Path | str, settings: E
     return replace(encoder, documents_by=other)
 
 
-def _engine(model: SentenceTransformer) -> Engine | None:
-    """Return an engine for ``model`` if it takes its prompts and gives the probe's vectors; encoders of any kind come here."""
+def _engine(model: AnyEncoder, name: str) -> Engine | None:
+    """Return an engine for ``model`` if it takes its prompts and gives the probe's vectors; encoders of any kind come here.
+
+    Raises:
+        CheckpointError: The encoder gives vectors that are not finite.
+    """
+    if isinstance(model, PlainEncoder):
+        engine = Engine(model)
+        try:
+            engine.encode(_PROBE)
+        except EncodingError as error:
+            raise CheckpointError(f"{name}: {error}") from error
+        return engine
+    check_finite(model, name)
     expected = np.asarray(model.encode(_PROBE, show_progress_bar=False), dtype=np.float32)
     try:
         engine = Engine(model)
@@ -180,7 +194,7 @@ def engine_under(engine: Engine | None, prompts: Iterable[str | None]) -> Engine
     return engine
 
 
-def side_prompt(model: SentenceTransformer, side: Side | None) -> str:
+def side_prompt(model: AnyEncoder, side: Side | None) -> str:
     """Return what ``encode_query`` or ``encode_document`` puts before a text; for neither side, what ``encode`` does."""
     query, document = saved_prompts(model.prompts, model.default_prompt_name)
     default = model.prompts.get(model.default_prompt_name or "") or ""
@@ -195,8 +209,15 @@ def side_encode(encoder: LoadedEncoder, side: Side, *, batch_size: int) -> Calla
     encoder = encoder.of(side)
     if encoder.engine is not None:
         return encoder.engine.with_prompt(side_prompt(encoder.model, side)).encode
-    encode = encoder.model.encode_query if side == "queries" else encoder.model.encode_document
+    model = as_stock(encoder.model)
+    encode = model.encode_query if side == "queries" else model.encode_document
     return lambda texts: encode(texts, batch_size=batch_size, show_progress_bar=False)
+
+
+def as_stock(model: AnyEncoder) -> SentenceTransformer:
+    """Return an encoder that was loaded as sentence-transformers does."""
+    assert not isinstance(model, PlainEncoder), "an encoder that need only encode was loaded for more"
+    return model
 
 
 def encode_texts(encoder: LoadedEncoder, texts: Sequence[str], side: Side, *, batch_size: int) -> Tensor:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from prune2vec.encoding.engine import Engine
 from prune2vec.errors import EncodingError, EvaluationError, reason_of
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
-from prune2vec.evaluation.evaluated import SIDES, LoadedEncoder, engine_under, side_prompt
+from prune2vec.evaluation.evaluated import SIDES, LoadedEncoder, as_stock, engine_under, side_prompt
 from prune2vec.evaluation.results import TaskScore
 from prune2vec.evaluation.retrieval import sample_task
 from prune2vec.evaluation.tasks import Task
@@ -152,7 +152,8 @@ def _wrapped(
     """Yield mteb's wrapper of an encoder, whose ``encode`` is ours; ``named`` prompts stand in place of its own meanwhile."""
     from mteb.models import SentenceTransformerEncoderWrapper
 
-    model, own = encoder.model, encoder.model.prompts
+    model = as_stock(encoder.model)
+    own = model.prompts
     if named is not None:
         # With prompts of its own in place the wrapper would replace them for good, and warn.
         model.prompts = {}

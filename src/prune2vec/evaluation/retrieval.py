@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from prune2vec.data.beir import Retrieval, is_beir, read_beir, triplets_as_retrieval
 from prune2vec.data.documents import read_documents, same_text
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
 
 TOP_K = 100
+SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cosine": lambda queries, documents: normalize(queries) @ normalize(documents).T,
+    "dot": lambda queries, documents: queries @ documents.T,
+    "euclidean": lambda queries, documents: -torch.cdist(queries, documents, p=2.0),
+    "manhattan": lambda queries, documents: -torch.cdist(queries, documents, p=1.0),
+}
+"""sentence-transformers' similarities of (query, dim) and (document, dim), (query, document): larger is more alike."""
 BM25: dict[str, Any] = {"method": "lucene", "k1": 1.5, "b": 0.75}
 _STEPS_PER_UNIT = 1_000_000
 _CELLS = 1 << 24
@@ -167,7 +175,8 @@ def evaluate_retrieval(encoder: LoadedEncoder, retrieval: Retrieval, settings: E
     """Return the encoder's metrics on ``retrieval``."""
     queries = encode_texts(encoder, list(retrieval.queries.values()), "queries", batch_size=settings.batch_size)
     documents = encode_texts(encoder, list(retrieval.corpus.values()), "documents", batch_size=settings.batch_size)
-    return _metrics(retrieval, lambda block: encoder.model.similarity(queries[block], documents), settings)
+    similarity = SIMILARITIES[encoder.model.similarity_fn_name]
+    return _metrics(retrieval, lambda block: similarity(queries[block], documents), settings)
 
 
 def evaluate_bm25(retrieval: Retrieval, settings: EvaluateSettings) -> dict[str, Any]:

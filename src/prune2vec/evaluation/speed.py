@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
-from prune2vec.evaluation.evaluated import LoadedEncoder, Side, side_encode, side_prompt
+from prune2vec.evaluation.evaluated import LoadedEncoder, Side, as_stock, side_encode, side_prompt
 from prune2vec.files import digest_json
 from prune2vec.machine import memory_in_use, peak_rss_bytes
 from prune2vec.models.tokens import longest_first
@@ -86,12 +86,18 @@ def measure_cost(
     return speed, {"process": peak_rss_bytes(), "encoding": peak[0] if speed else None, "cuda": cuda}
 
 
+def _count_tokens(encoder: LoadedEncoder, texts: list[str], prompt: str) -> int:
+    if encoder.engine is not None:
+        return sum(map(len, encoder.engine.with_prompt(prompt).tokenise(texts)))
+    model = as_stock(encoder.model)
+    return sum(int(model.preprocess([text], prompt=prompt or None)["attention_mask"].sum()) for text in texts)
+
+
 def _measure_side(encoder: LoadedEncoder, texts: list[str], side: Side, settings: EvaluateSettings) -> Mapping[str, Any]:
     encoder = encoder.of(side)
     encode = side_encode(encoder, side, batch_size=settings.batch_size)
-    prompt = side_prompt(encoder.model, side) or None
     # Real tokens of one pass: truncated, prompt included, no padding.
-    tokens = sum(int(encoder.model.preprocess([text], prompt=prompt)["attention_mask"].sum()) for text in texts)
+    tokens = _count_tokens(encoder, texts, side_prompt(encoder.model, side))
     encode([texts[place] for place in longest_first(list(map(len, texts)))[: settings.batch_size]])
     seconds: list[float] = []
     while len(seconds) < settings.speed_repeats and sum(seconds) < settings.speed_seconds:

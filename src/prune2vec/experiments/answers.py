@@ -53,7 +53,7 @@ def answer(encoder_folder: Path, documents: Sequence[Document], queries: Sequenc
     if not unique:
         raise DataError("no texts to search; give texts that hold something")
     settings = EvaluateSettings()
-    encoder, size = load_for_evaluation(encoder_folder, settings), settings.batch_size
+    encoder, size = load_for_evaluation(encoder_folder, settings, stock=False), settings.batch_size
     vectors = normalize(encode_texts(encoder, [document.text for document in unique], "documents", batch_size=size))
     wanted = normalize(encode_texts(encoder, queries, "queries", batch_size=size))
     scores, places = (wanted @ vectors.T).topk(min(_HITS, len(unique)))

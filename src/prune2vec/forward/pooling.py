@@ -76,9 +76,12 @@ def lasttoken(pooled: Int[Tensor, "batch seq"], attended: Int[Tensor, "batch seq
 
 
 def cls(pooled: Int[Tensor, "batch seq"], attended: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq"]:
-    """Take the first pooled token alone: the first of the text, or behind a prompt that is left out (as in sentence-transformers 6)."""
+    """Take the first pooled token alone: the first of the text, or behind a prompt that is left out (as in sentence-transformers 6).
+
+    Where no token is pooled, it is as there the first of all.
+    """
     first = pooled.argmax(dim=1, keepdim=True)
-    return torch.zeros(pooled.shape, device=pooled.device).scatter_(1, first, 1.0) * pooled
+    return torch.zeros(pooled.shape, device=pooled.device).scatter_(1, first, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, get_args
 
@@ -57,6 +57,35 @@ def encoder_text_settings(
     modules = encoder_modules(source)
     if modules is None:
         return None
+    pooling, include_prompt = saved_pooling(source, modules)
+    texts = read_texts(source)
+    check_plain(source, texts, tokenizer)
+    normalize = kind_of(modules[-1]) == NORMALIZE
+    return TextSettings.build(
+        {
+            "pooling": pooling,
+            # How a text ends is the tokeniser's business: an encoder that pools the last token may have been trained without EOS.
+            "append_eos": "off",
+            "instruction": SAVED,
+            "max_length": stated_length(texts) or min(tokenizer.model_max_length, context),
+            "normalize": normalize,
+            "include_prompt": include_prompt,
+            "lower_case": texts.get("do_lower_case", False),
+            "heads": [head_record(head) for head in heads],
+            "matryoshka_dims": matryoshka_dims(source),
+            **_instructions(source, saved_whole(source)),
+        },
+        where=f"{source.name}: its sentence-transformers files",
+    )
+
+
+def saved_pooling(source: ModelSource, modules: Sequence[Mapping[str, Any]]) -> tuple[str, bool]:
+    """Return our name of an encoder's pooling, and whether the tokens of a prompt are pooled.
+
+    Raises:
+        UnsupportedModel: It is none that we know, or several at once.
+        CheckpointError: Its file is missing or broken.
+    """
     found = read_pooling(source, modules[1]["path"])
     if found is None:
         raise CheckpointError(
@@ -67,27 +96,14 @@ def encoder_text_settings(
         raise UnsupportedModel(
             f"{source.name} pools by {' and '.join(modes) or pooling['pooling_mode']}; expected one of {', '.join(_POOLINGS)}"
         )
-    texts = read_texts(source)
-    _check_plain(source, texts, tokenizer)
+    return modes[0], pooling.get("include_prompt", True)
+
+
+def stated_length(texts: Mapping[str, Any]) -> int | None:
+    """Return the longest text in tokens as an encoder's file on texts states it."""
     handed = [texts[name] for name in ("tokenizer_args", "processor_kwargs") if name in texts]
-    limits = [entries["model_max_length"] for entries in handed if entries.get("model_max_length")]
-    normalize = kind_of(modules[-1]) == NORMALIZE
-    return TextSettings.build(
-        {
-            "pooling": modes[0],
-            # How a text ends is the tokeniser's business: an encoder that pools the last token may have been trained without EOS.
-            "append_eos": "off",
-            "instruction": SAVED,
-            "max_length": (limits or [texts.get("max_seq_length")])[0] or min(tokenizer.model_max_length, context),
-            "normalize": normalize,
-            "include_prompt": pooling.get("include_prompt", True),
-            "lower_case": texts.get("do_lower_case", False),
-            "heads": [head_record(head) for head in heads],
-            "matryoshka_dims": matryoshka_dims(source),
-            **_whole(source),
-        },
-        where=f"{source.name}: its sentence-transformers files",
-    )
+    limits: list[int | None] = [entries["model_max_length"] for entries in handed if entries.get("model_max_length")]
+    return (limits or [texts.get("max_seq_length")])[0]
 
 
 def _pooling_name(mode: str) -> str:
@@ -96,10 +112,18 @@ def _pooling_name(mode: str) -> str:
     return next((name for name in _POOLINGS if bare in (name, f"{name}_token", f"{name}_tokens")), bare)
 
 
-def _check_plain(source: ModelSource, texts: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse what sentence-transformers would do to texts beyond a prompt, a limit and lower case."""
+def check_plain(
+    source: ModelSource, texts: dict[str, Any], tokenizer: PreTrainedTokenizerBase, harmless: Container[str] = _HARMLESS
+) -> None:
+    """Refuse what sentence-transformers would do to texts beyond a prompt, a limit and lower case.
+
+    ``harmless`` are the entries for transformers that may be there.
+
+    Raises:
+        UnsupportedModel: It would do something.
+    """
     handed = {
-        f"{name}: {key}": value for name in _HANDED_ON for key, value in texts.get(name, {}).items() if key not in _HARMLESS
+        f"{name}: {key}": value for name in _HANDED_ON for key, value in texts.get(name, {}).items() if key not in harmless
     }
     odd = {key: texts[key] for key, plain in _PLAIN.items() if texts.get(key) and texts[key] != plain} | handed
     for key, value in odd.items():
@@ -114,15 +138,19 @@ def _check_plain(source: ModelSource, texts: dict[str, Any], tokenizer: PreTrain
         )
 
 
-def _whole(source: ModelSource) -> dict[str, Any]:
-    """Return what an encoder's file on the whole says: prompts, or the instruction by data set of ``prune2vec.json``; vectors."""
+def saved_whole(source: ModelSource) -> dict[str, Any]:
+    """Return what an encoder's file on the whole says: prompts, default_prompt, truncate_dim, similarity.
+
+    Raises:
+        UnsupportedModel: It is no SentenceTransformer.
+        CheckpointError: Its default prompt is none of its prompts, or the file is broken.
+    """
     whole = read_form(source, "config_sentence_transformers.json", EncoderForm) or {}
     kind = whole.get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":
         raise UnsupportedModel(
             f"{source.name} is a {kind}, whose scores are no vectors of texts; expected a SentenceTransformer"
         )
-    vectors = {"truncate_dim": whole.get("truncate_dim"), "similarity": whole.get("similarity_fn_name") or "cosine"}
     # sentence-transformers has these two in every encoder, and takes them for queries and documents whatever else is there.
     prompts = {"query": "", "document": "", **{name: prompt or "" for name, prompt in whole.get("prompts", {}).items()}}
     default = whole.get("default_prompt_name")
@@ -131,11 +159,22 @@ def _whole(source: ModelSource) -> dict[str, Any]:
             f"{source.name}: config_sentence_transformers.json: default_prompt_name is {default!r}, which is none of its prompts "
             f"({', '.join(prompts)})"
         )
+    similarity = whole.get("similarity_fn_name") or "cosine"
+    return {
+        "prompts": prompts,
+        "default_prompt": default,
+        "truncate_dim": whole.get("truncate_dim"),
+        "similarity": similarity,
+    }
+
+
+def _instructions(source: ModelSource, whole: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``whole`` with the instruction by data set of ``prune2vec.json``, which stands in no prompt, in place of prompts."""
     text = (read_form(source, RECORD, OwnForm) or {}).get("text") or {}
-    if text.get("instruction") == E5 and text.get("wrapper", "none") == "none":
-        # One instruction a data set stands in no prompt.
-        return {**vectors, **{name: text[name] for name in ("instruction", "symmetric", "separator") if name in text}}
-    return {**vectors, "prompts": prompts, "default_prompt": default}
+    if text.get("instruction") != E5 or text.get("wrapper", "none") != "none":
+        return dict(whole)
+    told = {name: text[name] for name in ("instruction", "symmetric", "separator") if name in text}
+    return {"truncate_dim": whole["truncate_dim"], "similarity": whole["similarity"], **told}
 
 
 def matryoshka_dims(source: ModelSource) -> tuple[int, ...]:

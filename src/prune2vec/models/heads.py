@@ -1,7 +1,7 @@
 """An encoder's heads, its modules behind the pooling: found in its files, loaded, run, known again, and written.
 
-They are sentence-transformers' own classes. The L2 normalisation at an encoder's very end is not one of them: it is the text
-setting ``normalize``.
+They are those of ``head_modules``, or of an encoder that sentence-transformers loaded, its own classes of the same names. The L2
+normalisation at an encoder's very end is not one of them: it is the text setting ``normalize``.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from prune2vec.models.encoder_files import (
     NormalizeForm,
     read_form,
 )
+from prune2vec.models.head_modules import HEAD_CLASSES
 from prune2vec.models.source import ModelSource
 from prune2vec.models.text_settings import Head
 from prune2vec.models.weight_files import WeightFiles
@@ -138,6 +139,8 @@ def load_heads(source: ModelSource, *, width: int) -> tuple[nn.Module, ...]:
     """
     modules = (encoder_modules(source) or [])[2:]
     if modules and kind_of(modules[-1]) == NORMALIZE:
+        # Its settings hold nothing, but could say that it normalises something else.
+        read_head(source, modules[-1])
         modules = modules[:-1]
     if not modules:
         return ()
@@ -147,14 +150,12 @@ def load_heads(source: ModelSource, *, width: int) -> tuple[nn.Module, ...]:
 
 
 def _load_head(source: ModelSource, module: dict[str, Any]) -> nn.Module:
-    from sentence_transformers.sentence_transformer import modules as library
-
     kind, at, config = kind_of(module), f"{source.name}/{module['path']}", read_head(source, module)
     if "activation_function" in config:
         config["activation_function"] = check_activation(config, at)
     with torch.device("meta"):
         # Nothing is drawn for weights that are replaced.
-        made: nn.Module = getattr(library, kind)(**config)
+        made = HEAD_CLASSES[kind](**config)
     if made.state_dict():
         files = WeightFiles.find(replace(source, name=at), module["path"])
         state = dict(files.read(files.file_of))

@@ -76,11 +76,14 @@ def tokenise(
     return [replace(row, start=starts[prompt]) for row, (prompt, _) in zip(rows, texts, strict=True)]
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Return the ids before the text as sentence-transformers counts them: nothing without a prompt, else BOS and prompt."""
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, *, max_length: int | None = None) -> list[int]:
+    """Return the ids before the text as sentence-transformers counts them: nothing without a prompt, else BOS and prompt.
+
+    Like a text it is cut at ``max_length`` tokens.
+    """
     if not prompt:
         return []
-    (ids,) = token_ids(tokenizer, [prompt])
+    (ids,) = token_ids(tokenizer, [prompt], max_length=max_length)
     return ids[:-1] if ids[-1] in tokenizer.all_special_ids else ids
 
 

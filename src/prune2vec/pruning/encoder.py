@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -66,27 +66,37 @@ def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto
     ours = kinds[:1] == [UNEVEN_MODULE] and all(_HARMLESS.fullmatch(kind) for kind in kinds[1:])
     # Our module's class alone is trusted, whatever else the folder makes sentence-transformers build.
     distrust = {"trust_remote_code": False}
-    try:
-        with quiet_transformers():
-            encoder = SentenceTransformer(
-                str(folder),
-                device=str(place),
-                trust_remote_code=ours,
-                model_kwargs={"dtype": pick_dtype(dtype, place), **distrust},
-                processor_kwargs=dict(distrust),
-                config_kwargs=dict(distrust),
-            )
-    except (Prune2vecError, KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
-    except BaseException as error:
-        # Whatever is wrong with a file may surface anywhere in three libraries, as any of their errors, or as a panic.
-        raise CheckpointError(f"cannot load the encoder {folder}: {reason_of(error)}") from error
+    with explained_loading(folder), quiet_transformers():
+        encoder = SentenceTransformer(
+            str(folder),
+            device=str(place),
+            trust_remote_code=ours,
+            model_kwargs={"dtype": pick_dtype(dtype, place), **distrust},
+            processor_kwargs=dict(distrust),
+            config_kwargs=dict(distrust),
+        )
     check_fits_together(encoder, str(folder))
     modules: list[Any] = list(encoder)
     if len(modules) > 1 and isinstance(modules[1], Pooling):
         # No text passes BERT's pooler; where the folder holds none, it is of random numbers.
         without_head(modules[0].auto_model)
     return encoder
+
+
+@contextmanager
+def explained_loading(folder: str | Path) -> Iterator[None]:
+    """Turn whatever the loading of an encoder raises into one line.
+
+    Raises:
+        CheckpointError: In place of every error that is not our own.
+    """
+    try:
+        yield
+    except (Prune2vecError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        # Whatever is wrong with a file may surface anywhere in three libraries, as any of their errors, or as a panic.
+        raise CheckpointError(f"cannot load the encoder {folder}: {reason_of(error)}") from error
 
 
 def check_is_encoder(folder: str | Path) -> None:

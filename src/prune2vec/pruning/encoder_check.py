@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from prune2vec.errors import CheckpointError, ConfigError, ModelError, reason_of
 from prune2vec.models.encoder_files import (
@@ -29,7 +29,7 @@ from prune2vec.models.encoder_files import (
     read_texts,
 )
 from prune2vec.models.heads import HEADS, check_activation, check_widths
-from prune2vec.models.load import check_numbers
+from prune2vec.models.load import check_numbers, embedding_rows
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.rope import rope_entries
 from prune2vec.models.source import HUB_ID, ModelSource
@@ -220,23 +220,41 @@ def check_fits_together(encoder: SentenceTransformer, name: str) -> None:
     """Check that a loaded encoder's tokeniser, model and pooling fit each other; say which of our files were changed.
 
     Raises:
-        CheckpointError: The tokeniser has tokens that the model has no embedding for, or the pooling is for another width.
-        ModelError: Two tokens of the tokeniser have one number.
+        CheckpointError: As ``check_parts``.
+        ModelError: As ``check_parts``.
     """
     modules: list[Any] = list(encoder)
     model, tokenizer = getattr(modules[0], "auto_model", None), getattr(modules[0], "tokenizer", None)
     if model is not None and tokenizer is not None:
-        check_numbers(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False) if tokenizer.is_fast else None, name)
-        # Tokens that were added to the vocabulary may never come up in a text; an engine refuses a text that has one.
-        rows, entries = int(model.get_input_embeddings().weight.shape[0]), int(tokenizer.vocab_size)
-        if entries > rows:
-            raise CheckpointError(f"{name}: its tokeniser has {entries} entries, and the model's embedding has {rows} rows")
         pooled = getattr(modules[1], "embedding_dimension", None) if modules[1:] else None
-        width = modules[0].get_embedding_dimension()
-        if pooled not in (None, width):
-            raise CheckpointError(f"{name}: its pooling is for states of {pooled} dimensions, and its model's have {width}")
+        check_parts(name, model, tokenizer, width=modules[0].get_embedding_dimension(), pooled=pooled)
         if pooled is not None:
             check_widths(modules[2:], modules[1].get_embedding_dimension(), name)
+    check_unchanged(name)
+
+
+def check_parts(
+    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, width: int, pooled: int | None
+) -> None:
+    """Check that an encoder's tokeniser, its model and the states that its pooling is for fit each other.
+
+    ``width`` is that of the model's states, ``pooled`` that of the pooling; None where it tells none.
+
+    Raises:
+        CheckpointError: The tokeniser has tokens that the model has no embedding for, or the pooling is for another width.
+        ModelError: Two tokens of the tokeniser have one number.
+    """
+    check_numbers(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False) if tokenizer.is_fast else None, name)
+    # Tokens that were added to the vocabulary may never come up in a text; an engine refuses a text that has one.
+    rows, entries = embedding_rows(model), int(tokenizer.vocab_size)
+    if entries > rows:
+        raise CheckpointError(f"{name}: its tokeniser has {entries} entries, and the model's embedding has {rows} rows")
+    if pooled not in (None, width):
+        raise CheckpointError(f"{name}: its pooling is for states of {pooled} dimensions, and its model's have {width}")
+
+
+def check_unchanged(name: str) -> None:
+    """Say which files of ours were changed since the encoder was written."""
     changed = changed_files(Path(name), suffix=".json")
     if changed:
         say(f"{name}: {', '.join(changed)} changed since prune2vec wrote and compared this encoder; its vectors may differ")
