@@ -61,4 +61,4 @@ def test_each_verb_imports_what_it_uses(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     seen = json.loads((folder / "seen.json").read_text())
     found = {line: sorted({*packages} & never) for (line, never), packages in zip(allowed.items(), seen, strict=True)}
-    assert found == dict.fromkeys(allowed, [])
+    assert found == {line: [] for line in allowed}
