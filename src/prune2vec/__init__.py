@@ -70,11 +70,11 @@ def __getattr__(name: str) -> object:
         return version("prune2vec")
     if name not in _HOMES:
         raise AttributeError(f"module 'prune2vec' has no attribute {name!r}")
-    from prune2vec.public import CALLS
+    from prune2vec.public import CALLS, importing
 
     module, attribute = _HOMES[name]
     # Two threads that import parts of libraries that need each other can find them half made.
-    with CALLS:
+    with CALLS, importing():
         return getattr(importlib.import_module(module), attribute)
 
 

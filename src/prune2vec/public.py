@@ -1,12 +1,14 @@
-"""What all functions for users share: paths as str or Path, names of arguments, and one call at a time."""
+"""What all functions for users share: paths as str or Path, names of arguments, one call at a time, and quick imports."""
 
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from prune2vec.errors import ConfigError, unknown_key
@@ -18,6 +20,18 @@ R = TypeVar("R")
 # torch's default dtype and device, and the ways in which transformers and accelerate build a model, belong to the
 # process: two calls at once would build each other's models. A call may call another one.
 CALLS = threading.RLock()
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Keep the garbage collector still while libraries are imported: it would go through a million objects, all of which stay."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def public(name: str, *paths: str, settings: Any = None) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -9,6 +9,7 @@ import click
 
 from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath, SourceName
 from prune2vec.cli.verb import Printable, verb, would
+from prune2vec.public import importing
 
 if TYPE_CHECKING:
     from prune2vec.evaluation.evaluate_settings import EvaluateSettings
@@ -61,8 +62,9 @@ def evaluate(
             resolve_tasks(names, mirror)
         reads = [encoder, *filter(None, [documents_by, data, tasks, mirror])]
         return would(f"evaluate {encoder}", reads=reads, writes=output, settings=settings)
-    from prune2vec.evaluation.evaluate import evaluate_encoder
-    from prune2vec.machine import keep_freed_memory
+    with importing():
+        from prune2vec.evaluation.evaluate import evaluate_encoder
+        from prune2vec.machine import keep_freed_memory
 
     keep_freed_memory()
     return evaluate_encoder(

@@ -9,6 +9,7 @@ import click
 
 from prune2vec.cli.options import ExistingPath, OptionGroup, SourceName
 from prune2vec.cli.verb import Printable, verb
+from prune2vec.public import importing
 
 if TYPE_CHECKING:
     from prune2vec.encoding.encode_settings import SearchSettings
@@ -52,7 +53,8 @@ def search(
     """
     if not query and queries is None:
         raise click.UsageError("nothing to search for: give a query, or --queries FILE")
-    from prune2vec.encoding.search import read_queries, search_vectors
+    with importing():
+        from prune2vec.encoding.search import read_queries, search_vectors
 
     asked = [*query, *(read_queries(queries) if queries is not None else [])]
     return search_vectors(vectors, asked, k=k, encoder=encoder, corpus=corpus, settings=settings)
