@@ -105,7 +105,8 @@ def load_to_encode(folder: str, *, device: str = "auto", dtype: str = "auto") ->
         with explained_loading(folder), quiet_transformers():
             encoder = _load_plain(source_of(folder), place, pick_dtype(dtype, place))
     except (UnsupportedModel, NoSafetensors) as error:
-        say(f"sentence-transformers loads {folder}, which takes longer: {error}")
+        # What to do about it stands behind the reason, and is for those who want to cut the encoder.
+        say(f"sentence-transformers loads {folder}, which takes longer: {str(error).partition(';')[0]}")
         return load_encoder(folder, device=device, dtype=dtype)
     check_unchanged(folder)
     return encoder
