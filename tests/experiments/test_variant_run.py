@@ -258,6 +258,22 @@ def test_variants_trained_with_another_are_cut_from_its_encoder(run: Run) -> Non
     assert small.seen["full"][0].depths == (3, 5, 10) and calls == TOGETHER[1:]
 
 
+def test_an_encoder_is_another_where_others_are_trained_with_it(run: Run) -> None:
+    three = {"method": "depth", "parameters": {"depth": 3}}
+    whole = {"method": "depth", "parameters": {"depth": 12}, "trained-with": "full"}
+    others = [{"name": "before", "method": "full"}, *trained_together(), {"name": "alone", **three}, {"name": "whole", **whole}]
+    small = Watched()
+    report, _ = run(small=small, variants=others)
+    assert {name: settings.depths for name, (settings, _, _) in small.seen.items()} == {
+        "before": (),
+        "full": (3, 10, 12),
+        "alone": (),
+    }
+    assert report.comparison is not None
+    same = {row.name: row.same_as for row in report.comparison.rows if row.same_as}
+    assert same == {"whole": "full"}, "small and alone keep the same, and are trained in two ways"
+
+
 def test_from_trained_alone_to_trained_together_and_back(run: Run) -> None:
     run()
     alone = (run.output / "small" / "encoder" / "weights.json").read_text()

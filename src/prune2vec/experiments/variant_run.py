@@ -66,12 +66,8 @@ class VariantRun:
         profile = self._profile()
         plans = {variant.name: self._slim(variant, self._plan(variant, profile)) for variant in self.recipe.variants}
         first: dict[object, str] = {}
-        for name, plan in self.plans.items():
-            tokens = plan.vocabulary.kept if plan.vocabulary is not None else None
-            cut = plan.keep_layers, plan.drop_attention, plan.drop_mlp, tuple(sorted(plan.neurons.items())), tokens
-            # The same cut that is trained in another way is another encoder.
-            training = self._variants[name].training(self.recipe.train)
-            if (other := first.setdefault((cut, training and training.model_dump_json()), name)) != name:
+        for name in self.plans:
+            if (other := first.setdefault(self._encoder_of(name), name)) != name:
                 self.same_cut_as[name] = other
         for name, digest in plans.items():
             if name in self.same_cut_as:
@@ -89,6 +85,20 @@ class VariantRun:
             if self.recipe.evaluate is not None:
                 self._evaluate(name, encoder, self.recipe.evaluate)
         self._answer()
+
+    def _encoder_of(self, name: str) -> object:
+        """Return what makes the encoders of two variants the same: what they keep, and how they are trained, alone or with others.
+
+        Raises:
+            ConfigError: The variant is trained with one whose first layers it does not keep.
+        """
+        plan, trainer = self.plans[name], self._variants[name].trained_with
+        tokens = plan.vocabulary.kept if plan.vocabulary is not None else None
+        cut = plan.keep_layers, plan.drop_attention, plan.drop_mlp, tuple(sorted(plan.neurons.items())), tokens
+        training, depths = self._variants[trainer or name].training(self.recipe.train), tuple(self._depths(trainer or name))
+        if trainer in self.plans and self.plans[trainer].keep_layers == plan.keep_layers:
+            trainer = None
+        return cut, training and training.model_dump_json(), trainer, depths
 
     def _begin(self) -> None:
         """Look for all that the recipe names, and only then begin to write."""
