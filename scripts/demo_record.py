@@ -71,8 +71,9 @@ def block(record: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
     memory = f"{record['memory_bytes'] / 1e9:.1f} GB of memory"
     return f"""The demo mines docstrings of the installed packages, profiles the model on {record["tuples"]} tuples, trains the whole model
-(full) and L3Prune's two cuts for {record["steps"]} steps each, evaluates them on packages that were not trained on, and answers
-{record["queries"]} questions. `make demo` took {record["seconds"] / 60:.0f} minutes, {installed}, and {memory} on {record["threads"]} cores
+(full), its first half and L3Prune's two cuts (large, small) in one run of {record["steps"]} steps ([train once, cut
+anywhere](docs/elastic.md)), evaluates them on packages that were not trained on, and answers {record["queries"]} questions with small.
+`make demo` took {record["seconds"] / 60:.0f} minutes, {installed}, and {memory} on {record["threads"]} cores
 ({record["cpu"]}){units} ({versions}); the mined texts, and so the scores, depend on what is installed. It printed:
 
 {table.to_markdown()}

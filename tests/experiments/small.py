@@ -138,8 +138,13 @@ class SmallStages(Stages):
         self._work()
         given.slimmed({layer: tuple(stay) for layer in given.kept.mlps}, ranking=settings.importance).save(output)
 
-    def prune(self, model: str, plan: Path, settings: Any, output: Path) -> None:
+    def prune(self, model: str, plan: Path | int, settings: Any, output: Path) -> None:
         self.calls.append(f"prune {output.parent.name}")
+        if isinstance(plan, int):
+            with staged_folder(output, "an encoder") as stage:
+                write_json(stage / "weights.json", {"of": digest_tree(Path(model)), "depth": plan})
+                self._work()
+            return
         loaded = PruningPlan.load(plan)
         assert not loaded.width_cut, "prune cannot decide a width"
         kept = loaded.keep_layers
@@ -159,6 +164,7 @@ class SmallStages(Stages):
             "base": digest_tree(checkpoint),
             "texts": [digest_file(Path(t)) for t in texts],
             "lr": settings.learning_rate,
+            "depths": list(settings.depths),
         }
         state: dict[str, Any] = {"identity": identity, "chain": "", "losses": []}
         if state_file.exists():

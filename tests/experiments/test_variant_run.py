@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from prune2vec.errors import CheckpointError, ConfigError
+from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.run import run_recipe
+from prune2vec.files import digest_tree
 from prune2vec.profiling.profile import Profile
 from tests.experiments.small import FALLING, VARIANTS, Run, SmallStages, profile_of, recipe_values
 
@@ -223,3 +226,123 @@ def test_commit_that_was_profiled_is_the_one_that_is_cut(run: Run) -> None:
     assert "prune small" in calls
     _, calls = run(small=Hub(), revision="main")
     assert calls == []
+
+
+def trained_together(**changes: Any) -> list[dict[str, Any]]:
+    """Return the whole model, in whose training the two picks of L3Prune are trained too."""
+    return [
+        {"name": "full", "method": "full", **changes},
+        {"name": "large", "parameters": {"variant": "large"}, "trained-with": "full"},
+        {"name": "small", "parameters": {"variant": "small"}, "trained-with": "full"},
+    ]
+
+
+TOGETHER = ["prune full", "train full", "evaluate full", "prune large", "evaluate large", "prune small", "evaluate small"]
+
+
+def test_variants_trained_with_another_are_cut_from_its_encoder(run: Run) -> None:
+    small = Watched()
+    report, calls = run(small=small, variants=trained_together())
+    assert calls == ["profile", *TOGETHER]
+    assert small.seen["full"][0].depths == (3, 10)
+    for name, depth in (("large", 10), ("small", 3)):
+        found = json.loads((run.output / name / "encoder" / "weights.json").read_text())
+        assert found == {"of": digest_tree(run.output / "full" / "encoder"), "depth": depth}
+        assert not (run.output / name / "checkpoint").exists()
+    assert report.comparison is not None
+    assert [row.layers for row in report.comparison.rows] == ["12 of 12", "10 of 12", "3 of 12"]
+    assert run(variants=trained_together())[1] == []
+    report, calls = run(variants=trained_together(), dry_run=True)
+    assert calls == [] and {step.outcome for step in report.steps} == {"skipped"}
+    _, calls = run(variants=trained_together(train={"depths": [5, 10]}), small=(small := Watched()))
+    assert small.seen["full"][0].depths == (3, 5, 10) and calls == TOGETHER[1:]
+
+
+def test_an_encoder_is_another_where_others_are_trained_with_it(run: Run) -> None:
+    three = {"method": "depth", "parameters": {"depth": 3}}
+    whole = {"method": "depth", "parameters": {"depth": 12}, "trained-with": "full"}
+    others = [{"name": "before", "method": "full"}, *trained_together(), {"name": "alone", **three}, {"name": "whole", **whole}]
+    small = Watched()
+    report, _ = run(small=small, variants=others)
+    assert {name: settings.depths for name, (settings, _, _) in small.seen.items()} == {
+        "before": (),
+        "full": (3, 10, 12),
+        "alone": (),
+    }
+    assert report.comparison is not None
+    same = {row.name: row.same_as for row in report.comparison.rows if row.same_as}
+    assert same == {"whole": "full"}, "small and alone keep the same, and are trained in two ways"
+
+
+def test_from_trained_alone_to_trained_together_and_back(run: Run) -> None:
+    run()
+    alone = (run.output / "small" / "encoder" / "weights.json").read_text()
+    _, calls = run(variants=trained_together())
+    assert calls == TOGETHER[1:], "the cut of the whole model is there"
+    assert not (run.output / "small" / "checkpoint").exists()
+    run()
+    assert (run.output / "small" / "encoder" / "weights.json").read_text() == alone
+
+
+def test_a_killed_run_of_variants_trained_together_goes_on(run: Run) -> None:
+    class Interrupted(SmallStages):
+        def prune(self, model: str, plan: Path | int, settings: Any, output: Path) -> None:
+            if plan == 3:
+                raise KeyboardInterrupt
+            super().prune(model, plan, settings, output)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(small=Interrupted(), variants=trained_together())
+    assert run(variants=trained_together())[1] == TOGETHER[-2:]
+    report, _ = run(variants=[*trained_together(), {**trained_together()[1], "name": "again"}], dry_run=True)
+    outcomes = {step.name: step.outcome for step in report.steps}
+    assert outcomes["full.prune"] == "skipped" and outcomes["full.train"] == outcomes["again.prune"] == "would run"
+
+
+def test_an_encoder_as_model_is_trained_where_others_are_trained_with_it(run: Run) -> None:
+    model = run.folder / "model"
+    model.mkdir()
+    (model / "modules.json").write_text("[]")
+    small = Watched()
+    report, _ = run(small=small, model=str(model), variants=trained_together())
+    assert small.teachers() == {"full": str(model)}
+    assert report.comparison is not None
+    assert [row.teacher for row in report.comparison.rows] == [None, None, None], "no row is the teacher as it was"
+
+
+@pytest.mark.parametrize(
+    ("variants", "message"),
+    [
+        ([*trained_together()[1:]], "variant 'large': trained-with 'full' is no earlier variant that is trained itself"),
+        (
+            [*trained_together(), {"name": "three", "method": "depth", "parameters": {"depth": 3}, "trained-with": "small"}],
+            "variant 'three': trained-with 'small' is no earlier variant that is trained itself",
+        ),
+        (trained_together(train=None), "variant 'large': trained-with 'full', which is not trained"),
+        (trained_together(train={"cached": True}), "variant 'full': train: depths works with neither cached nor train_top"),
+        (
+            [*trained_together()[:1], {**trained_together()[1], "train": {"steps": 3}}],
+            "variant 'large': trained-with takes that variant's training and its neurons; drop train and slim",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_together_is_refused_at_once(
+    tmp_path: Path, variants: list[dict[str, Any]], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Recipe.of(recipe_values(tmp_path, variants=variants))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        {"method": "keep-last", "parameters": {"layers": 4}},
+        {"method": "drop", "parameters": {"drop": "last2M"}},
+    ],
+)
+def test_a_cut_that_is_no_depth_of_the_other_is_refused_before_training(run: Run, cut: dict[str, Any]) -> None:
+    small = SmallStages()
+    with pytest.raises(ConfigError, match="variant 'cut' is trained with 'full', but does not keep the first of its layers"):
+        run(small=small, variants=[*trained_together()[:1], {"name": "cut", **cut, "trained-with": "full"}])
+    assert small.calls == ["profile"]

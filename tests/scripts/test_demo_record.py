@@ -29,12 +29,12 @@ def test_figures_come_from_the_run(finished: Path, tmp_path: Path) -> None:
     record, recipe = read_json(tmp_path / "demo.json"), demo_recipe()
     assert recipe.train is not None
     assert (record["steps"], record["batch_size"]) == (recipe.train.steps, recipe.train.batch_size)
-    assert (record["tuples"], record["queries"]) == (640, 3)
+    assert (record["tuples"], record["queries"]) == (320, 3)
     assert record["memory_bytes"] == 2_900_000_000
     assert record["seconds"] == round(read_json(finished / "manifest.json")["seconds"])
     assert not record["with_installation"]
     rows = {row[0]: row for row in record["table"]["rows"]}
-    assert list(rows) == ["full", "large", "small", "BM25"]
+    assert list(rows) == ["full", "large", "half", "small", "BM25"]
     score = record["table"]["header"].index("nDCG@10")
     for name in record["variants"]:
         assert rows[name][score] == f"{Results.load(finished / name / 'results.json').score:.4f}"

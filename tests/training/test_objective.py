@@ -140,7 +140,7 @@ def test_gradients_on_plain_texts_are_those_of_a_plain_loop(
     texts = [text for row in BATCH for text in row.texts]
     teacher = np.random.default_rng(1).normal(size=(len(texts), dimension)).astype(np.float32)
     loss = build_loss(encoder, TrainSettings(teacher="full", distil=distil, distil_distance=distance), teacher)
-    projection = loss.vectors.projection if loss.vectors is not None else None
+    projection = loss.distance.vectors.projection if loss.distance.vectors is not None else None
     assert (projection is not None) == (distil == "vectors" and dimension != 32)
     learnt = {name: parameter for name, parameter in loss.named_parameters() if parameter.requires_grad}
     for numbers in ([3, 0, 11, 7], [5, 6, 17, 1, 2], [9, 4]):
@@ -178,7 +178,7 @@ def test_the_projection_starts_the_same_whatever_was_drawn_before(encoder: Sente
     for seed in (1, 2):
         torch.manual_seed(seed)
         loss = build_loss(encoder, TrainSettings(teacher="full"), np.ones((3, 20), dtype=np.float32))
-        starts.append(loss.vectors.projection.weight.detach().clone())
+        starts.append(loss.distance.vectors.projection.weight.detach().clone())
     assert torch.equal(*starts)
 
 

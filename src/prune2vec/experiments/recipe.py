@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
@@ -144,7 +144,8 @@ class Recipe(Settings):
     """How the cut model becomes a text encoder."""
     train: TrainSettings | None = TrainSettings()
     """How the encoders are trained; null to leave them untrained. teacher may name a variant that comes earlier. Where model is
-    an encoder's folder, it is the teacher where none is given, unless distil is none; an uncut variant is then left as it is."""
+    an encoder's folder, it is the teacher where none is given, unless distil is none; an uncut variant is then left as it is, unless
+    others are trained with it."""
     evaluate: Evaluation | None = Evaluation()
     """What is measured on every encoder; null for nothing."""
     queries: tuple[str, ...] = ()
@@ -162,6 +163,7 @@ class Recipe(Settings):
             hint = "give data.dev, evaluate.data or evaluate.tasks, or set evaluate to null"
             raise wrong(f"nothing to evaluate on; {hint}", "data")
         self._check_stages()
+        self._check_variants()
         # What a method reads must be measured, before hours go into the profile.
         needed = {variant.name: variant.sections() for variant in self.variants}
         missing = missing_sections(self.profile, (name for sections in needed.values() for name in sections))
@@ -193,13 +195,29 @@ class Recipe(Settings):
                 value = getattr(getattr(self, section), name)
                 if value and value != getattr(self, name):
                     raise wrong(f"give {name} once, at the top of the recipe, not in {section}", section, name)
-        for variant in self.variants:
+
+    def _check_variants(self) -> None:
+        """Refuse a variant's settings that do not fit those that it shares with the others."""
+        for place, variant in enumerate(self.variants):
             try:
                 variant.training(self.train)
+                if variant.trained_with is not None:
+                    self._check_trained_with(variant, self.variants[:place])
             except ConfigError as error:
                 raise wrong(str(error), "variants") from error
             if (found := variant.slim_conflict(self.profile, self.train)) is not None:
                 raise wrong(f"variant {variant.name!r}: give {found[0]} once, in {found[1]}, not in slim", "variants")
+
+    def _check_trained_with(self, variant: RecipeVariant, earlier: Sequence[RecipeVariant]) -> None:
+        """Refuse a variant that is trained with none, or with one whose training cannot have several depths."""
+        here, named = f"variant {variant.name!r}: trained-with", variant.trained_with
+        other = next((one for one in earlier if one.name == named), None)
+        if other is None or other.trained_with is not None:
+            raise ConfigError(f"{here} {named!r} is no earlier variant that is trained itself; list one before it")
+        settings = other.training(self.train)
+        if settings is None:
+            raise ConfigError(f"{here} {named!r}, which is not trained")
+        TrainSettings.chosen(settings, {"depths": settings.depths or (1,)}, where=f"variant {named!r}: train")
 
     def of_model(self, settings: S) -> S:
         """Return a stage's settings with the model's revision and trust filled in."""

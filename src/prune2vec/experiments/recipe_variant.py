@@ -50,6 +50,10 @@ class RecipeVariant(Settings):
     train: dict[str, Any] | None = Field(default_factory=dict)
     """Training settings of this variant alone, over those of train, for example {steps: 500}; null leaves it untrained."""
 
+    trained_with: str | None = None
+    """An earlier variant in whose training this one is trained too, at its depth of the same forward passes (train.depths), and cut
+    from that encoder: one training in place of two. Its plan must keep the first layers of that one's."""
+
     @model_validator(mode="after")
     def _usable(self) -> Self:
         """Refuse now what the planner or the importance would refuse after the profile has been measured."""
@@ -63,6 +67,8 @@ class RecipeVariant(Settings):
             raise wrong(f"{here}: method full keeps every layer; it takes neither parameters nor a budget")
         if (reason := wrong_folder_name(self.name)) is not None:
             raise wrong(f"{here}: {reason}")
+        if self.trained_with is not None and (self.train != {} or self.slim is not None):
+            raise wrong(f"{here}: trained-with takes that variant's training and its neurons; drop train and slim")
         try:
             self.sections()
         except ConfigError as error:

@@ -32,10 +32,10 @@ _DEMO = """\
 The demo of prune2vec, with SmolLM2-135M-Instruct and the docstrings of the Python packages installed here:
   1. mine (summary line, rest of the docstring, hard negative) triplets; hold out whole packages
   2. profile: the contrastive loss of all 30 depths on {tuples} triplets
-  3. plan: full keeps all layers; large and small are the two depths that L3Prune picks
-  4. prune and train each for {steps} steps of {batch} triplets, and evaluate it on the packages held out
-  5. answer {queries} questions with the small encoder
-It takes 10 to 20 minutes on 2 cores, up to 6 GB of memory and 3 GB of disk in {folder}.
+  3. plan: full keeps all layers, half the first half of them; large and small are the two depths that L3Prune picks
+  4. train them in one run, {steps} steps of {batch} triplets with the loss at each depth, and cut each out of it
+  5. evaluate them on the packages held out, and answer {queries} questions with the small encoder
+It takes 5 to 10 minutes on 2 cores, up to 4 GB of memory and 3 GB of disk in {folder}.
 Stop it whenever you like: the same command resumes where it was."""
 
 

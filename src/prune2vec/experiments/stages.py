@@ -70,8 +70,8 @@ class Stages:
         # As in training: an unfinished run with other settings is out of date.
         slim_plan(model, plan, list(texts), output=output, settings=settings.model_copy(update={"restart": True}))
 
-    def prune(self, model: str, plan: Path, settings: PruneSettings, output: Path) -> None:
-        """Write the folder of a pruned model."""
+    def prune(self, model: str, plan: Path | int, settings: PruneSettings, output: Path) -> None:
+        """Write the folder of a pruned model: one cut as a plan says, or an encoder cut to a number of layers."""
         from prune2vec.pruning.prune import prune_model
 
         prune_model(model, plan, output, settings=settings)

@@ -66,25 +66,39 @@ class VariantRun:
         profile = self._profile()
         plans = {variant.name: self._slim(variant, self._plan(variant, profile)) for variant in self.recipe.variants}
         first: dict[object, str] = {}
-        for name, plan in self.plans.items():
-            tokens = plan.vocabulary.kept if plan.vocabulary is not None else None
-            cut = plan.keep_layers, plan.drop_attention, plan.drop_mlp, tuple(sorted(plan.neurons.items())), tokens
-            # The same cut that is trained in another way is another encoder.
-            training = self._variants[name].training(self.recipe.train)
-            if (other := first.setdefault((cut, training and training.model_dump_json()), name)) != name:
+        for name in self.plans:
+            if (other := first.setdefault(self._encoder_of(name), name)) != name:
                 self.same_cut_as[name] = other
         for name, digest in plans.items():
             if name in self.same_cut_as:
                 self._reuse(name, self.same_cut_as[name])
                 continue
-            encoder = self._prune(name, digest)
-            training = self._training(name)
-            if training is not None:
-                encoder = self._train(name, encoder, training)
+            trainer = self._variants[name].trained_with
+            if trainer is not None:
+                encoder = self._cut(name, self.same_cut_as.get(trainer, trainer))
+            else:
+                encoder = self._prune(name, digest)
+                training = self._training(name)
+                if training is not None:
+                    encoder = self._train(name, encoder, training)
             self._encoders[name] = encoder
             if self.recipe.evaluate is not None:
                 self._evaluate(name, encoder, self.recipe.evaluate)
         self._answer()
+
+    def _encoder_of(self, name: str) -> object:
+        """Return what makes the encoders of two variants the same: what they keep, and how they are trained, alone or with others.
+
+        Raises:
+            ConfigError: The variant is trained with one whose first layers it does not keep.
+        """
+        plan, trainer = self.plans[name], self._variants[name].trained_with
+        tokens = plan.vocabulary.kept if plan.vocabulary is not None else None
+        cut = plan.keep_layers, plan.drop_attention, plan.drop_mlp, tuple(sorted(plan.neurons.items())), tokens
+        training, depths = self._variants[trainer or name].training(self.recipe.train), tuple(self._depths(trainer or name))
+        if trainer in self.plans and self.plans[trainer].keep_layers == plan.keep_layers:
+            trainer = None
+        return cut, training and training.model_dump_json(), trainer, depths
 
     def _begin(self) -> None:
         """Look for all that the recipe names, and only then begin to write."""
@@ -104,7 +118,8 @@ class VariantRun:
         if training is None or training.teacher is None:
             return None
         if training.teacher == self.recipe.model:
-            return next((variant.name for variant in self.recipe.variants if variant.method == KEEP_ALL), None)
+            copies = (variant.name for variant in self.recipe.variants if variant.method == KEEP_ALL)
+            return next((copy for copy in copies if self._training(copy) is None), None)
         return training.teacher if training.teacher in self._variants else None
 
     @property
@@ -115,16 +130,44 @@ class VariantRun:
         """Return how a variant is trained; None where it is not.
 
         A teacher, and a variant with its layers, has no teacher itself: it learns from the triplets, if there are any. A copy
-        of the model is not trained to be the model.
+        of the model is not trained to be the model, unless others are trained with it.
         """
         variant = self._variants[name]
+        if variant.trained_with is not None:
+            return self._training(variant.trained_with)
         settings = variant.training(self.recipe.train)
-        if settings is None or (variant.method == KEEP_ALL and settings.teacher == self.recipe.model):
+        depths = self._depths(name)
+        if settings is None or (variant.method == KEEP_ALL and settings.teacher == self.recipe.model and not depths):
             return None
+        if depths:
+            settings = TrainSettings.chosen(
+                settings, {"depths": sorted({*settings.depths, *depths})}, where=f"variant {name!r}: train"
+            )
         if settings.teacher != name:
             return settings
         alone = settings.model_copy(update={"teacher": None, "teacher_vectors": None})
         return alone if self._texts(_TRAIN) else None
+
+    def _depths(self, name: str) -> list[int]:
+        """Return the depths of the variants that are trained with one, of those whose plan is there.
+
+        Raises:
+            ConfigError: One of them is no cut of it to its first layers.
+        """
+        depths, whole = [], self.plans.get(name)
+        for one in self.recipe.variants:
+            plan = self.plans.get(one.name)
+            if one.trained_with != name or plan is None or whole is None:
+                continue
+            kept = len(plan.keep_layers)
+            same = plan.vocabulary == whole.vocabulary and plan.kept.whole_blocks and whole.kept.whole_blocks
+            if not same or whole.keep_layers[:kept] != plan.keep_layers:
+                raise ConfigError(
+                    f"variant {one.name!r} is trained with {name!r}, but does not keep the first of its layers, whole and with the "
+                    "same tokens; let it be trained alone"
+                )
+            depths.append(kept)
+        return depths
 
     def smallest(self) -> str | None:
         """Return the first variant with the fewest parameters; None while a plan is missing."""
@@ -172,7 +215,7 @@ class VariantRun:
         output, texts = f"{variant.name}/{PLAN}", self._texts(_TRAIN) or list(self.recipe.data.texts)
         # Of a variant that keeps all tokens no text counts, and nothing is said that earlier releases did not say.
         uncut = variant.vocabulary is None
-        about = variant.model_dump(mode="json", exclude={"slim", *(["vocabulary"] if uncut else [])})
+        about = variant.model_dump(mode="json", exclude={"slim", "trained_with", *(["vocabulary"] if uncut else [])})
         counted = {} if uncut else {"texts": self.sources.together(texts)}
         plan = self.runner.do(
             f"{variant.name}.plan",
@@ -250,6 +293,21 @@ class VariantRun:
             inputs={"model": self.sources[self.recipe.model], "plan": plan, "settings": settings.model_dump(mode="json")},
         )
 
+    def _cut(self, name: str, trainer: str) -> str | None:
+        """Take a variant out of the encoder that it was trained with."""
+        depth = len(self.plans[name].keep_layers) if name in self.plans else None
+        settings = PruneSettings(trust_remote_code=self.recipe.trust_remote_code)
+        encoder = self.runner.do(
+            f"{name}.prune",
+            lambda path: self.stages.prune(str(self.encoder_folder(trainer)), int(depth or 0), settings, path),
+            output=f"{name}/{ENCODER}",
+            inputs={"encoder": self._encoders[trainer], "depth": depth},
+        )
+        if self.runner.own is not None:
+            remove_folder(self.folder / name / CHECKPOINT)
+            WorkFolder.beside(self.folder / name / ENCODER).remove()
+        return encoder
+
     def _at_commit(self, name: str, settings: S) -> S:
         """Return settings with the commit that was profiled: a hub branch may move during a long run."""
         commit = self.plans[name].model.get("revision") if name in self.plans else None
@@ -261,6 +319,8 @@ class VariantRun:
         settings, teacher = self._with_teacher(name, settings)
         # Those of triplets have no such keyword, so that a stage that knows no plain texts need not take it.
         kind = {"plain": True} if plain else {}
+        # Depths that are not planned yet.
+        unknown = any(one.trained_with == name and one.name not in self.plans for one in self.recipe.variants)
         return self.runner.do(
             f"{name}.train",
             lambda path: self.stages.train(self.folder / name / CHECKPOINT, texts, settings, path, **kind),
@@ -272,6 +332,7 @@ class VariantRun:
                 # identity() leaves out what changes no result: another interval between checkpoints is no reason to train again.
                 "settings": settings.identity(),
                 **kind,
+                **({"depths": None} if unknown else {}),
             },
         )
 

@@ -89,6 +89,12 @@ class Backbone:
         """Where the model computes."""
         return self.stream.device if self.stream is not None else self.model.device
 
+    @property
+    def usual_text(self) -> TextSettings:
+        """How texts reach the model where nobody says otherwise: as an encoder has it, or as suits a language model."""
+        # The later a token, the more it has seen: so it is in causal models alone.
+        return self.own_text or (TextSettings() if self.shape.causal else TextSettings(pooling="mean"))
+
     @cached_property
     def sub_layers(self) -> SubLayers:
         """The parts of the model's blocks, checked by taking some of them out the first time they are asked for.

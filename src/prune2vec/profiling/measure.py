@@ -18,7 +18,7 @@ from prune2vec.forward.runner import ObservedRun, Observer
 from prune2vec.machine import describe
 from prune2vec.models.kept import Kept
 from prune2vec.models.prepared_text import PreparedText, prepare_text
-from prune2vec.models.text_settings import CLS, TextOptions, TextSettings
+from prune2vec.models.text_settings import CLS, TextOptions
 from prune2vec.models.tokens import TokenRow, distinct
 from prune2vec.paths import check_target
 from prune2vec.profiling.profile import LayerLoss, Profile
@@ -154,9 +154,7 @@ def profile_model(
 def _text_for(backbone: Backbone, chosen: ProfileSettings) -> PreparedText:
     """Return how texts reach the model: as an encoder that is given as the model has it, or as suits one that is not."""
     own = backbone.own_text
-    # The later a token, the more it has seen: so it is in causal models alone.
-    usual = TextSettings() if backbone.shape.causal else TextSettings(pooling="mean")
-    decided, changed = (own or usual).overridden(chosen)
+    decided, changed = backbone.usual_text.overridden(chosen)
     if decided.pooling == CLS and backbone.shape.causal:
         raise ConfigError(f"{CLS} pools the first token, which sees no other one in a causal model; give another pooling")
     if own is not None and changed:

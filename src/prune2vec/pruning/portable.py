@@ -303,6 +303,7 @@ def model_card(parts: EncoderParts, parity: Parity, *, name: str) -> str:
     training, train = "None after the cut: these are the base model's own weights.", parts.record.get("train")
     if train:
         training = _bullets(f"{key}: {value}" for key, value in train.items() if isinstance(value, (str, int, float, bool)))
+        training += _elastic(train.get("depths"))
     sections = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {markdown(name)}",
@@ -322,6 +323,17 @@ def model_card(parts: EncoderParts, parity: Parity, *, name: str) -> str:
         f"largest difference {parity.max_difference:.2g}, smallest cosine {parity.min_cosine:.6f}.",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _elastic(depths: Sequence[int] | None) -> str:
+    """Return in words at which depths an encoder was trained, where those are several."""
+    if not depths:
+        return ""
+    *shallow, whole = map(str, depths)
+    return (
+        f"\n\nElastic: trained at depths {', '.join(shallow)} and {whole} of {whole} at once. Each is an encoder of its own without "
+        f"more training: `prune2vec prune path/to/this/folder {shallow[0] if shallow else whole} -o smaller`."
+    )
 
 
 def _behind(parts: EncoderParts) -> str:

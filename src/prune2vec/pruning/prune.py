@@ -35,6 +35,7 @@ from prune2vec.models.weight_files import WeightFiles, fingerprint
 from prune2vec.outputs import ENCODER, check_ours, locked
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.progress import progress, say
+from prune2vec.pruning.depth_plan import depth_plan
 from prune2vec.pruning.encoder import write_checked
 from prune2vec.pruning.fewer_tokens import check_padding, keep_tokens, renumbered_config, tell_prompts
 from prune2vec.pruning.parity import PROBE_TEXTS, computing_in_float32, probe_prompts
@@ -49,7 +50,7 @@ _PIECE = 1 << 22  # values
 @public("prune", "model", "plan", "output", settings=PruneSettings)
 def prune_model(
     model: str | Path,
-    plan: PruningPlan | str | Path,
+    plan: PruningPlan | str | Path | int,
     output: Path | str,
     *,
     settings: PruneSettings | Mapping[str, Any] | None = None,
@@ -63,7 +64,7 @@ def prune_model(
 
     Args:
         model: Hub id, folder, GGUF file or ``smollm2``: the model the plan was made for, a language model or an encoder.
-        plan: A plan, or the path of one.
+        plan: A plan, or the path of one; or how many leading layers stay, with nothing measured.
         output: Folder to write.
         settings: How the encoder pools and formats texts, where not as the plan was measured.
         **overrides: Single settings by name, over those of ``settings``.
@@ -77,11 +78,13 @@ def prune_model(
         ModelError: The model cannot be found or understood, or single sub-layers cannot be taken out of it.
     """
     chosen = PruneSettings.chosen(settings, overrides, where="prune")
-    what = (plan if isinstance(plan, PruningPlan) else PruningPlan.load(Path(plan))).with_text(chosen)
     target = Path(output)
+    plan = PruningPlan.load(Path(plan)) if isinstance(plan, str | Path) else plan
+    where: Any = {"revision": chosen.revision, "trust_remote_code": chosen.trust_remote_code}
     with locked(target):
         check_ours(target, ENCODER)
-        opened = open_model(str(model), what, revision=chosen.revision, trust_remote_code=chosen.trust_remote_code)
+        what = (depth_plan(str(model), plan, **where) if isinstance(plan, int) else plan).with_text(chosen)
+        opened = open_model(str(model), what, **where)
         folder = opened.source.folder
         if folder is not None and folder.resolve() == target.resolve():
             raise CheckpointError(f"cannot write {target}: it is the model that is pruned; name another folder")

@@ -26,6 +26,7 @@ from prune2vec.files import explained_os_errors
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.progress import progress
 from prune2vec.resume import WorkFolder, step_of
+from prune2vec.training.elastic import ElasticLoss
 from prune2vec.training.monitor import KeptProjection, TrainingMonitor
 from prune2vec.training.objective import DistilledLoss, build_loss, pooled_in_fp32
 from prune2vec.training.packed_loss import choose_checkpointing, without_padding
@@ -47,6 +48,7 @@ class TrainingJob:
         dev: Held-out tables, if any.
         dtype: Of the multiplications: ``float32`` or ``bfloat16``.
         identity: What must be the same for a checkpoint to be resumed.
+        depths: All depths that are trained, the whole encoder last; empty where it is trained alone.
     """
 
     base: Path
@@ -57,6 +59,7 @@ class TrainingJob:
     device: torch.device
     dtype: str
     identity: dict[str, Any]
+    depths: tuple[int, ...] = ()
 
     @property
     def work(self) -> WorkFolder:
@@ -122,10 +125,12 @@ def fit(
             part.install(encoder)
         teacher = job.data.teacher.vectors if job.data.teacher is not None else None
         loss = build_loss(encoder, settings, teacher)
-        learnt = loss.vectors if isinstance(loss, DistilledLoss) else None
+        learnt = loss.distance.vectors if isinstance(loss, DistilledLoss) else None
         projects = learnt is not None and learnt.projection is not None
         if learnt is not None and projects:
             callbacks = [*callbacks, KeptProjection(learnt, job.work, resume)]
+        if job.depths:
+            loss = ElasticLoss(encoder, loss, job.depths, settings)
         loss = loss if part is None else part.loss(loss)
         with without_padding(loss, [encoder], settings.packing, max_length=settings.max_length) as (loss, packing):
             collator = NotingCollator.of(encoder, job.data.prompts)

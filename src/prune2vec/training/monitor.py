@@ -44,6 +44,7 @@ class TrainingMonitor(TrainerCallback):
         self._dtype = dtype
         self._note: BatchStats | None = None
         self._step = 0
+        self._parts: list[str] = []
         earlier = read_lines(work.curve)
         self._elapsed_before = earlier[-1]["elapsed_s"] if earlier else 0.0
         self._said_cut = any(record["cut"] for record in earlier)
@@ -81,7 +82,8 @@ class TrainingMonitor(TrainerCallback):
         record = {
             "step": state.global_step,
             "loss": logs["loss"],
-            **{name: logs[name] for name in ("contrastive", "distillation", "penalty") if name in logs},
+            # Of parts that this step had not, the trainer logs zero.
+            **{name: logs[name] for name in self._parts if name in logs},
             "learning_rate": logs["learning_rate"],
             "grad_norm": logs["grad_norm"],
             "dataset": note.dataset,
@@ -112,6 +114,7 @@ class TrainingMonitor(TrainerCallback):
     def check_loss(self, module: nn.Module, args: object, output: Tensor | dict[str, Tensor]) -> None:
         """Forward hook of the loss: stop when it is not finite."""
         parts = output if isinstance(output, dict) else {"loss": output}
+        self._parts = [name for name in parts if name != "loss"]
         for name, value in parts.items():
             if not torch.isfinite(value.detach()).all():
                 raise self._not_finite(name if name == "loss" else f"{name} loss")

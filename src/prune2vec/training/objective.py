@@ -69,7 +69,34 @@ def full_width(encoder: SentenceTransformer) -> int:
 
 
 class DistilledLoss(nn.Module):
-    """The distance to a teacher, and for triplets the contrastive loss beside it, over one pass of the student.
+    """The distance to a teacher, and for triplets the contrastive loss beside it, over one pass of the student."""
+
+    def __init__(
+        self, encoder: SentenceTransformer, settings: TrainSettings, teacher: NDArray[np.float32] | None = None
+    ) -> None:
+        super().__init__()
+        self.model = encoder
+        # No buffer: it stays in main memory, and out of every checkpoint.
+        self._teacher = torch.from_numpy(teacher) if teacher is not None else None
+        self._weight = settings.distil_weight
+        self._contrastive = MultipleNegativesRankingLoss(encoder, scale=settings.scale)
+        self.distance = TeacherDistance(encoder, settings, width=None if teacher is None else teacher.shape[1])
+
+    def forward(self, sentence_features: Iterable[Features], labels: Tensor) -> dict[str, Tensor]:
+        """Return both parts by name; the trainer adds them up and logs each. Of plain texts there is the distance alone."""
+        columns = list(sentence_features)
+        ours = embed_columns(self.model, columns)
+        theirs: list[Tensor] = []
+        if self._teacher is not None:
+            theirs = [self._teacher[numbers].to(ours[0].device) for numbers in labels.cpu().unbind(dim=1)]
+        parts = {"distillation": self._weight * self.distance(ours, theirs, labels)}
+        if len(columns) > 1:
+            parts = {"contrastive": self._contrastive.compute_loss_from_embeddings(ours, labels), **parts}
+        return parts
+
+
+class TeacherDistance(nn.Module):
+    """How far a student's vectors are from a teacher's, of ``width`` dimensions; None for a teacher of scores alone.
 
     What is learnt of the teacher (sentence-transformers' losses, but for the similarities):
 
@@ -80,47 +107,28 @@ class DistilledLoss(nn.Module):
       with ``data`` the labels themselves are the scores, (row, document).
     """
 
-    def __init__(
-        self, encoder: SentenceTransformer, settings: TrainSettings, teacher: NDArray[np.float32] | None = None
-    ) -> None:
+    def __init__(self, encoder: SentenceTransformer, settings: TrainSettings, *, width: int | None) -> None:
         super().__init__()
 
         def scaled_cosine(a: Tensor, b: Tensor) -> Tensor:
             return settings.scale * pairwise_cos_sim(a.float(), b.float())
 
-        self.model = encoder
-        # No buffer: it stays in main memory, and out of every checkpoint.
-        self._teacher = torch.from_numpy(teacher) if teacher is not None else None
         self._settings = settings
         self._similarity = scaled_cosine
-        self._contrastive = MultipleNegativesRankingLoss(encoder, scale=settings.scale)
         # The student's own temperature stays at 1: the loss is multiplied by its square, and scale is in the cosines already.
         self._scores = DistillKLDivLoss(encoder, similarity_fct=scaled_cosine, teacher_temperature=settings.teacher_temperature)
         self.vectors: EmbedDistillLoss | None = None
-        if self._teacher is not None and settings.distil == "vectors":
+        if width is not None and settings.distil == "vectors":
             # The projection's start must not depend on what was drawn before.
             torch.manual_seed(settings.seed)
-            theirs = self._teacher.shape[1]
             self.vectors = EmbedDistillLoss(
                 encoder,
                 distance_metric="cosine" if settings.distance == "cosine" else "mse",
-                projection_dim=theirs if theirs != encoder.get_embedding_dimension() else None,
+                projection_dim=width if width != encoder.get_embedding_dimension() else None,
             )
 
-    def forward(self, sentence_features: Iterable[Features], labels: Tensor) -> dict[str, Tensor]:
-        """Return both parts by name; the trainer adds them up and logs each. Of plain texts there is the distance alone."""
-        columns = list(sentence_features)
-        ours = embed_columns(self.model, columns)
-        theirs: list[Tensor] = []
-        if self._teacher is not None:
-            theirs = [self._teacher[numbers].to(ours[0].device) for numbers in labels.cpu().unbind(dim=1)]
-        parts = {"distillation": self._settings.distil_weight * self.distance(ours, theirs, labels)}
-        if len(columns) > 1:
-            parts = {"contrastive": self._contrastive.compute_loss_from_embeddings(ours, labels), **parts}
-        return parts
-
-    def distance(self, ours: list[Tensor], theirs: list[Tensor], labels: Tensor) -> Tensor:
-        """Return how far the student is from the teacher, whose scores are ``labels`` where it has no vectors (``theirs``)."""
+    def forward(self, ours: list[Tensor], theirs: list[Tensor], labels: Tensor) -> Tensor:
+        """Return the distance of vectors by column, (row, dim) each; ``labels`` are the scores where ``theirs`` is empty."""
         if self.vectors is not None:
             found = self.vectors.compute_loss_from_embeddings(ours, theirs)
             # Theirs is a mean over the dimensions.

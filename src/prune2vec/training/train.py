@@ -39,6 +39,7 @@ from prune2vec.pruning.encoder_check import source_of
 from prune2vec.public import public
 from prune2vec.resume import differences, read_lines, step_of
 from prune2vec.training.adapters import base_model, choose_trained, embed, heads_of, load_weights, merge_adapter
+from prune2vec.training.elastic import elastic_depths
 from prune2vec.training.fit import TrainingJob, fit, isolated_randomness
 from prune2vec.training.objective import full_width
 from prune2vec.training.teacher import check_teacher, teacher_identity, teacher_vectors
@@ -199,6 +200,7 @@ def prepare(
     # What the end needs of them is refused now.
     load_heads(source_of(str(base)), width=state_width(base_model(encoder).config))
     check_finite(encoder, base)
+    depths = elastic_depths(encoder, settings)
     encoder.max_seq_length = min(settings.max_length, encoder.max_seq_length or settings.max_length)
     _say_what_is_cut(encoder, base, settings)
     prompting = Prompting.of(base, encoder, settings)
@@ -226,6 +228,7 @@ def prepare(
         device=device,
         dtype=dtype,
         identity=identity,
+        depths=depths,
     )
     return encoder, job
 
@@ -343,6 +346,7 @@ def _record(job: TrainingJob, merge: dict[str, float | None]) -> dict[str, Any]:
     return {
         "settings": job.settings.model_dump(mode="json", exclude={"restart"}),
         "identity": job.identity,
+        **({"depths": list(job.depths)} if job.depths else {}),
         "steps": job.settings.steps,
         "final_loss": sum(line["loss"] for line in last) / len(last),
         "seconds": curve[-1]["elapsed_s"],

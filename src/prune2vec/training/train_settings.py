@@ -55,6 +55,8 @@ _FREE = frozenset(
         *("dev", "dev_rows", "save_every", "report_to", "restart"),
     }
 )
+# Without depths they change nothing, and runs of earlier releases know none of them.
+_OF_DEPTHS = frozenset({"depths", "depth_weights", "depths_per_step", "deepest_teaches"})
 
 
 class TrainSettings(Settings):
@@ -116,6 +118,17 @@ class TrainSettings(Settings):
     """Tokens in memory at a time when cached, instead of rows."""
     matryoshka_dims: tuple[Annotated[int, Field(ge=1, le=10**6)], ...] = ()
     """Train these leading dimensions as embeddings of their own too; the full size is always among them."""
+    depths: tuple[Annotated[int, Field(ge=1, le=10**4)], ...] = ()
+    """Train the encoder cut to each of these numbers of leading layers too, such as 6,12,18, in the same run (elastic): the loss is
+    the sum over all depths of one forward pass, each read out as that cut reads out. The whole encoder is always among them.
+    prune ENCODER 6 then gives that size without more training."""
+    depth_weights: tuple[Annotated[float, Field(gt=0, le=10**6)], ...] = ()
+    """Weight of the loss at each of the depths, the whole encoder's last; empty is 1 for each."""
+    depths_per_step: int | None = Field(default=None, ge=1, le=10**4)
+    """So many of the depths, drawn anew for each step, the whole encoder always among them; None takes all in each step."""
+    deepest_teaches: bool = False
+    """The shallower depths learn the whole encoder's vectors of the same pass too, as distil, distil_distance and distil_weight
+    say, beside what all depths learn."""
     teacher: Named | None = None
     """Encoder (folder or hub id) whose vectors are learnt: from plain texts, or beside the contrastive loss from triplets. It
     encodes each distinct text once, before the training, and is not in memory during it. Any size, any tokeniser."""
@@ -191,7 +204,7 @@ class TrainSettings(Settings):
         if self.distils and (self.cached or self.matryoshka_dims):
             what = given or "distil 'data'"
             raise ValueError(f"{what} works with neither cached nor matryoshka_dims; choose one")
-        if self.distils and self.distil in ("scores", "data") and self.hard_negatives == 0:
+        if (self.distils or self.deepest_teaches) and self.distil in ("scores", "data") and self.hard_negatives == 0:
             remedy = "vectors" if self.distil == "scores" else "none"
             raise ValueError(
                 f"distil {self.distil!r} compares a row's documents; set hard_negatives to 1, or distil to {remedy}"
@@ -201,6 +214,22 @@ class TrainSettings(Settings):
             raise ValueError(
                 f"distil_distance {self.distil_distance!r} does not fit distil {self.distil!r}; give {' or '.join(known)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _depths_fit(self) -> Self:
+        if list(self.depths) != sorted(set(self.depths)):
+            raise ValueError(f"depths must ascend without repeats, got {','.join(map(str, self.depths))}")
+        other = "cached" if self.cached else "train_top" if self.train_top is not None else None
+        if self.depths and other:
+            raise ValueError(f"depths works with neither cached nor train_top; drop {other}")
+        if not self.deepest_teaches:
+            return self
+        given = next((name for name in TEACHER if getattr(self, name) is not None), None)
+        if given is not None:
+            raise ValueError(f"deepest_teaches and {given} exclude each other: with a teacher all depths learn from it")
+        if self.distil in ("data", "none"):
+            raise ValueError(f"deepest_teaches needs distil vectors, similarities or scores, got {self.distil!r}")
         return self
 
     @property
@@ -231,7 +260,8 @@ class TrainSettings(Settings):
 
         The preset does not count, what came of it does.
         """
-        return {**self.model_dump(mode="json", exclude=set(_FREE)), "warmup_steps": self.warmup}
+        free = _FREE if self.depths else _FREE | _OF_DEPTHS
+        return {**self.model_dump(mode="json", exclude=set(free)), "warmup_steps": self.warmup}
 
 
 def check_tracker(name: str) -> None:

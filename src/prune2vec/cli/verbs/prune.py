@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,20 +15,34 @@ if TYPE_CHECKING:
     from prune2vec.pruning.prune_settings import PruneSettings
 
 
+class PlanOrDepth(ExistingPath):
+    """A plan's file, or the number of layers that stay."""
+
+    name = "plan"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number, or the path if it exists; ./6 is a file."""
+        return int(value) if str(value).isdecimal() else super().convert(value, param, ctx)
+
+
 OPTIONS = OptionGroup(
     "settings", "What is saved", "prune2vec.pruning.prune_settings:PruneSettings", only_config=("symmetric separator")
 )
 
 
-@verb(
-    example="prune2vec prune smollm2 plan.json -o small/",
-    sections=[OPTIONS],
-)
+EXAMPLE = """
+prune2vec prune smollm2 plan.json -o small/
+prune2vec prune elastic/ 6 -o small/
+"""
+
+
+@verb(example=EXAMPLE, sections=[OPTIONS])
 @click.argument("model", type=SourceName("model"))
-@click.argument("plan", type=ExistingPath())
+@click.argument("plan", type=PlanOrDepth())
 @click.option("-o", "--output", type=OutputPath(folder=True), required=True, help="Folder to write.")
-def prune(model: str, plan: Path, *, output: Path, settings: PruneSettings, dry_run: bool) -> Outcome:
-    """Cut MODEL as PLAN says and save what is left.
+def prune(model: str, plan: Path | int, *, output: Path, settings: PruneSettings, dry_run: bool) -> Outcome:
+    """Cut MODEL as PLAN says and save what is left. PLAN is a file that plan made, or the number of leading layers that stay:
+    of an encoder that was trained at this depth (train --depths) that is all there is to do.
 
     The result is a SentenceTransformer folder. Whole layers and one width for all layers leave a stock one, which loads
     anywhere; dropped sub-layers and uneven widths leave one that needs prune2vec installed and trust_remote_code=True. Only
@@ -38,14 +52,15 @@ def prune(model: str, plan: Path, *, output: Path, settings: PruneSettings, dry_
     from prune2vec.planning.plan import PruningPlan
     from prune2vec.pruning.portable import describe_cut, record_of
 
-    loaded = PruningPlan.load(plan)
-    action = f"prune {model} to {', '.join(describe_cut(record_of(loaded)))}"
+    what = plan if isinstance(plan, int) else PruningPlan.load(plan)
     if dry_run:
+        to = f"{what} layers" if isinstance(what, int) else ", ".join(describe_cut(record_of(what)))
         check_ours(output, ENCODER)
         check_model(model)
-        return would(action, reads=[model, plan], writes=output, settings=settings)
+        reads = [model, *([plan] if isinstance(plan, Path) else [])]
+        return would(f"prune {model} to {to}", reads=reads, writes=output, settings=settings)
     from prune2vec.pruning.prune import prune_model
 
-    folder = prune_model(model, loaded, output, settings=settings)
-    parity = read_json(folder / "parity.json")
-    return Outcome(str(folder), {"output": str(folder), "plan": loaded.to_json(), "parity": parity})
+    folder = prune_model(model, what, output, settings=settings)
+    parity, done = read_json(folder / "parity.json"), PruningPlan.load(folder / "plan.json")
+    return Outcome(str(folder), {"output": str(folder), "plan": done.to_json(), "parity": parity})

@@ -22,13 +22,14 @@ OPTIONS = OptionGroup(
     only_config=(
         "lora_alpha lora_dropout target_modules train_top schedule warmup_steps scale negative_sampling "
         "weight_decay max_grad_norm mini_batch_tokens distil_distance distil_scale distil_weight "
-        "teacher_temperature symmetric report_to dev_rows save_every"
+        "teacher_temperature symmetric report_to dev_rows save_every depth_weights depths_per_step deepest_teaches"
     ),
 )
 EXAMPLE = """
 prune2vec train small/ --data triplets/ -o encoder/
 prune2vec train small/ --texts corpus.jsonl --teacher encoder-to-learn-from/ -o encoder/
 prune2vec train small/ --data train.jsonl.gz -o encoder/ --steps 200 --batch-size 32
+prune2vec train whole/ --data triplets/ -o elastic/ --depths 6,12,18
 prune2vec train small/ --data scored.jsonl.gz -o encoder/ --preset effir
 """
 

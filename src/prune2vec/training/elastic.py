@@ -1,0 +1,138 @@
+"""One training for several depths of an encoder: the loss at each of them, over one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.losses.merged_forward import column_merging_disabled
+from torch import Tensor, nn
+
+from prune2vec.errors import ConfigError
+from prune2vec.forward.depth_states import states_at
+from prune2vec.models.block_layout import uneven_layout
+from prune2vec.models.families import block_list, find_family
+from prune2vec.models.selftest import self_test
+from prune2vec.training.adapters import base_model
+from prune2vec.training.objective import TeacherDistance
+from prune2vec.training.train_settings import TrainSettings
+
+Features = dict[str, Any]
+
+
+def elastic_depths(encoder: SentenceTransformer, settings: TrainSettings) -> tuple[int, ...]:
+    """Return all depths that are trained, ascending, the whole encoder last; none where one encoder is trained as usual.
+
+    Raises:
+        ConfigError: The settings do not fit the encoder, whose blocks may not be all alike, so that a depth is no stock encoder.
+        UnsupportedModel: A depth of it cannot be read out.
+    """
+    if not settings.depths:
+        given = [name for name in ("depth_weights", "depths_per_step", "deepest_teaches") if getattr(settings, name)]
+        if given:
+            raise ConfigError(f"{given[0]} is for training at several depths; give depths too, such as 6,12, or drop it")
+        return ()
+    model = base_model(encoder)
+    family = find_family(model, model.config)
+    layers = len(block_list(model, family))
+    if settings.depths[-1] > layers:
+        raise ConfigError(f"depths: {settings.depths[-1]} is more than the encoder's {layers} layers")
+    if uneven_layout(model):
+        raise ConfigError("depths: the blocks of this encoder are not all alike, and a depth of it would be no stock encoder")
+    self_test(model, family)
+    depths = tuple(sorted({*settings.depths, layers}))
+    if settings.depth_weights and len(settings.depth_weights) != len(depths):
+        raise ConfigError(
+            f"depth_weights has {len(settings.depth_weights)} values for the {len(depths)} depths "
+            f"{','.join(map(str, depths))}; give one a depth, the whole encoder's last"
+        )
+    if (settings.depths_per_step or 1) > len(depths):
+        raise ConfigError(f"depths_per_step {settings.depths_per_step} is more than the {len(depths)} depths")
+    return depths
+
+
+class ElasticLoss(nn.Module):
+    """The sum of a loss over several depths of one forward pass, each read out as the encoder cut there reads out.
+
+    The sum's gradient is the sum of the gradients of the cuts, each trained alone (equal draws of the dropout given).
+
+    Args:
+        encoder: The encoder in training.
+        loss: Its loss: any that asks the encoder for the vectors of whole columns.
+        depths: What ``elastic_depths`` returned.
+        settings: Weights of the depths, how many are drawn a step, and whether the deepest teaches the others.
+    """
+
+    def __init__(self, encoder: SentenceTransformer, loss: nn.Module, depths: tuple[int, ...], settings: TrainSettings) -> None:
+        super().__init__()
+        self.model = encoder
+        self.loss = loss
+        self._weights = dict(zip(depths, settings.depth_weights or (1.0,) * len(depths), strict=True))
+        self._drawn = settings.depths_per_step or len(depths)
+        self._distil_weight = settings.distil_weight
+        width = encoder.get_embedding_dimension()
+        self._taught = TeacherDistance(encoder, settings, width=width) if settings.deepest_teaches else None
+
+    def forward(self, sentence_features: Iterable[Features], labels: Tensor) -> dict[str, Tensor]:
+        """Return the weighted loss of each depth of this step, ``depth_6`` for one; the trainer adds them up and logs each."""
+        columns, depths = list(sentence_features), self._draw()
+        with states_at(base_model(self.model), depths):
+            every = [self._vectors(column, len(depths)) for column in columns]
+        parts: dict[str, Tensor] = {}
+        for place, depth in enumerate(depths):
+            ours = [vectors[place] for vectors in every]
+            with self._answers({id(column): vectors for column, vectors in zip(columns, ours, strict=True)}):
+                found = self.loss(columns, labels)
+            total: Tensor = torch.stack(list(found.values())).sum() if isinstance(found, dict) else found
+            if self._taught is not None and depth != depths[-1]:
+                total = total + self._distil_weight * self._taught(ours, [vectors[-1].detach() for vectors in every], labels)
+            parts[f"depth_{depth}"] = self._weights[depth] * total
+        return parts
+
+    def _draw(self) -> list[int]:
+        """Return the depths of a step, drawn from torch's global generator, which is resumed with the checkpoint."""
+        *shallow, deepest = self._weights
+        if self._drawn > len(shallow):
+            return [*shallow, deepest]
+        order = torch.randperm(len(shallow))[: self._drawn - 1].tolist()
+        return [*(shallow[place] for place in sorted(order)), deepest]
+
+    def _vectors(self, column: Features, count: int) -> list[Tensor]:
+        """Return the vectors of a column's texts at each depth, (row, dim) each."""
+        first, *rest = self.model
+        found: list[Tensor] = []
+
+        def read_out(module: nn.Module, args: Any, features: Features) -> Features:
+            # Chunks, not slices: a slice's gradient is a tensor of the whole width filled with zeros.
+            *shallow, deepest = features["token_embeddings"].chunk(count, dim=-1)
+            for states in shallow:
+                here = {**features, "token_embeddings": states}
+                for module in rest:
+                    here = module(here)
+                found.append(here["sentence_embedding"].float())
+            return {**features, "token_embeddings": deepest}
+
+        # Within the encoder's own forward pass, around which the trainer may have put mixed precision.
+        handle = first.register_forward_hook(read_out)
+        try:
+            deepest = self.model(dict(column))["sentence_embedding"]
+        finally:
+            handle.remove()
+        return [*found, deepest]
+
+    @contextmanager
+    def _answers(self, vectors: Mapping[int, Tensor]) -> Iterator[None]:
+        """Let the encoder answer with vectors that are there, by the address of a column."""
+        encoder: Any = self.model
+        before = vars(encoder).get("forward")
+        encoder.forward = lambda features: {**features, "sentence_embedding": vectors[id(features)]}
+        try:
+            with column_merging_disabled():
+                yield
+        finally:
+            del encoder.forward
+            if before is not None:
+                encoder.forward = before
