@@ -28,7 +28,10 @@ _COMMON = ("config", "dry_run", "json", "quiet", "debug", "_click_default_help")
 
 
 class Printable(Protocol):
-    """What a verb returns: printed as text by default, as JSON with ``--json``."""
+    """What a verb returns: printed as text by default, as JSON with ``--json``.
+
+    One that has an attribute ``failed`` which is true makes the exit code 1.
+    """
 
     def render(self) -> str:
         """Return text for people."""
@@ -141,6 +144,8 @@ class Verb(click.Command):
         ctx.meta[WORKING] = False
         # No control character of a text or a name goes to the terminal as it is.
         click.echo(shown_json(result.to_json()) if as_json else shown_lines(result.render()))
+        if getattr(result, "failed", False):
+            ctx.exit(1)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under one heading a section, then those common to all verbs, then the keys of files alone."""
