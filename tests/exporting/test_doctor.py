@@ -136,6 +136,7 @@ def test_a_planted_fault_is_found_by_its_own_row(folder: Path, fault: Callable[[
     examined = examine_encoder(folder)
     found = verdicts(examined)
     assert examined.failed and found[FAULTS[fault]] == WRONG, examined.render()
+    assert f"\n{FAULTS[fault]}: found " in examined.render() and examined.render().endswith(" wrong")
     # Added files are no changed ones: what they do has a row of its own.
     assert found["files"] == (TOLD if not recorded else OK if fault is adapter else WRONG)
 

@@ -66,13 +66,16 @@ class Examined:
         return any(finding.verdict == WRONG for finding in self.findings)
 
     def render(self) -> str:
-        """Return the table as text."""
+        """Return the table as text, and below it what is wrong in full."""
         rows = [("", "what", "found", "expected")]
         rows += [(row.verdict, row.what, shown(row.found, _WIDTH), shown(row.expected, _WIDTH)) for row in self.findings]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        count = sum(finding.verdict == WRONG for finding in self.findings)
-        return "\n".join([*lines, "", f"{self.folder}: {count} wrong" if count else f"{self.folder}: nothing wrong was found"])
+        # In full, what the table may have cut.
+        wrong = [f"{row.what}: found {row.found}; expected {row.expected}" for row in self.findings if row.verdict == WRONG]
+        return "\n".join(
+            [*lines, "", *wrong, f"{self.folder}: {f'{len(wrong)} wrong' if wrong else 'nothing wrong was found'}"]
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
