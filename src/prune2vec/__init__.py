@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from prune2vec.evaluation.evaluate import evaluate_encoder as evaluate
     from prune2vec.experiments.compare import compare_results as compare
     from prune2vec.experiments.run import run_recipe as run
+    from prune2vec.exporting.doctor import examine_encoder as doctor
     from prune2vec.exporting.export import export_encoder as export
     from prune2vec.planning.plan import PruningPlan
     from prune2vec.planning.planner import make_plan as plan
@@ -42,6 +43,7 @@ _HOMES = {
     "Prune2vecError": ("prune2vec.errors", "Prune2vecError"),
     "PruningPlan": ("prune2vec.planning.plan", "PruningPlan"),
     "compare": ("prune2vec.experiments.compare", "compare_results"),
+    "doctor": ("prune2vec.exporting.doctor", "examine_encoder"),
     "encode": ("prune2vec.encoding.encode", "encode_corpus"),
     "evaluate": ("prune2vec.evaluation.evaluate", "evaluate_encoder"),
     "export": ("prune2vec.exporting.export", "export_encoder"),
@@ -57,7 +59,7 @@ _HOMES = {
 }
 
 __all__ = [
-    "Profile", "Prune2vecError", "PruningPlan", "__version__", "compare", "encode", "evaluate", "export", "load", "mine", "plan",
+    "Profile", "Prune2vecError", "PruningPlan", "__version__", "compare", "doctor", "encode", "evaluate", "export", "load", "mine", "plan",
     "profile", "prune", "run", "search", "slim", "train",
 ]  # fmt: skip
 

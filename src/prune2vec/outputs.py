@@ -62,7 +62,7 @@ def check_kind(target: Path, kind: str) -> dict[str, Any]:
         if not target.is_dir():
             raise CheckpointError(f"cannot write {target}: a file of that name is there; give the name of a folder")
         found = min((path.name for path in target.iterdir()), default=None)
-    wrote, files = _recorded(target)
+    wrote, files = recorded(target)
     if found is None or wrote == kind:
         return files
     reason = f"holds {wrote}, not {kind}" if wrote else f"holds {found}, and no record that prune2vec wrote it ({RECORD})"
@@ -73,7 +73,7 @@ def check_kind(target: Path, kind: str) -> dict[str, Any]:
 
 def changed_files(folder: Path, *, suffix: str) -> list[str]:
     """Return the files with this ending that are no longer as prune2vec wrote them there; none in a folder of others."""
-    _, files = _recorded(folder)
+    _, files = recorded(folder)
     return [
         name
         for name, written in sorted(files.items())
@@ -81,8 +81,8 @@ def changed_files(folder: Path, *, suffix: str) -> list[str]:
     ]
 
 
-def _recorded(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Return what was written into a folder, and its files; nothing where there is no record of ours."""
+def recorded(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Return what was written into a folder, and its files by name; nothing where there is no record of ours."""
     try:
         value = read_json(folder / RECORD)
         if value["format"] == _FORMAT:
@@ -219,7 +219,7 @@ def staged_folder(target: Path, kind: str) -> Iterator[Path]:
 
 def remove_folder(target: Path) -> None:
     """Remove a folder that ``staged_folder`` wrote, of any kind, if it is there and ``check_ours`` allows it."""
-    check_ours(target, _recorded(target)[0] or "what prune2vec wrote")
+    check_ours(target, recorded(target)[0] or "what prune2vec wrote")
     if target.exists():
         shutil.rmtree(target)
 

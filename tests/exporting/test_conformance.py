@@ -82,6 +82,11 @@ def test_a_typo_names_the_close_match(folder: Path, tmp_path: Path) -> None:
         export_encoder(folder, target="vlm", output=tmp_path / "out")
 
 
+def test_a_precision_that_a_target_lacks_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="vllm has no precision 'int8'; it writes the encoder's own"):
+        export_encoder(folder, target="vllm", output=tmp_path / "out", precision="int8")
+
+
 def test_the_uneven_folder_is_the_encoder_that_was_cut(folder: Path) -> None:
     blocks = load_encoder(folder, device="cpu", dtype="float32")[0].auto_model.layers
     assert blocks[2].mlp.up_proj.out_features == 11

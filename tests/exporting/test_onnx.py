@@ -12,20 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from prune2vec.errors import CheckpointError, MissingExtra
-from prune2vec.exporting import onnx_graph
-from prune2vec.exporting.export import export_encoder
+from prune2vec.errors import CheckpointError, ConfigError, MissingExtra
+from prune2vec.exporting import onnx_graph, onnx_precision
+from prune2vec.exporting.export import export_encoder, prepared, write_export
 from prune2vec.exporting.onnx_graph import OnnxEncoder
 from prune2vec.exporting.targets import onnx as target
 from prune2vec.models.kept import Kept
-from prune2vec.pruning.encoder import load_encoder
+from prune2vec.pruning.encoder import load_encoder, parts_of
 from tests.exporting.encoders import INSTRUCTION, TEXTS, cut_encoder, export_loaded, plan_for, tiny_encoder
 from tests.tiny import BIDIRECTIONAL
 from tests.tiny_encoders import TINY_ENCODERS
 
 onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed")
-pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
+onnxruntime = pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
 pytest.importorskip("onnxscript", reason="the onnx extra is not installed")
 
 ALL = Kept.of(range(3), drop_attention=[0], drop_mlp=[1])
@@ -56,7 +58,20 @@ def test_uneven_encoders_with_prompts_and_the_readmes_example(tmp_path: Path, po
         expected = encoder.encode(TEXTS, prompt=prompt, show_progress_bar=False)
         np.testing.assert_allclose(encode(TEXTS, prompt=name), expected, atol=1e-5, rtol=0)
     about = json.loads((tmp_path / "out" / "export.json").read_text())
-    assert ("pooling_mask" in about["inputs"]) == (pooling != "lasttoken")
+    # Left out it is of ones: then a prompt's tokens are pooled too, as where they are never left out.
+    assert about["inputs"] == ["input_ids", "attention_mask"]
+    assert about["optional_inputs"] == ([] if pooling == "lasttoken" else ["pooling_mask"]) and len(about["notes"]) == (
+        pooling != "lasttoken"
+    )
+    session = onnxruntime.InferenceSession(tmp_path / "out" / onnx_graph.MODEL)
+    assert [value.name for value in session.get_inputs()] == about["inputs"]
+    assert [value.name for value in session.get_outputs()] == ["last_hidden_state", "sentence_embedding"]
+    assert [value.name for value in session.get_overridable_initializers()] == about["optional_inputs"]
+    encoder[1].include_prompt = True
+    bare = OnnxEncoder(tmp_path / "out", max_length=48).encode(TEXTS, prompt=INSTRUCTION["query"])
+    np.testing.assert_allclose(
+        bare, encoder.encode(TEXTS, prompt=INSTRUCTION["query"], show_progress_bar=False), atol=1e-5, rtol=0
+    )
     assert about["parity"]["max_difference"] == done.parity.max_difference
 
 
@@ -80,11 +95,13 @@ def test_without_prompts_or_normalisation_two_inputs_are_enough(tmp_path: Path, 
     encoder = tiny_encoder(tmp_path, normalize=False, num_hidden_layers=2, dtype=torch.bfloat16)
     encoder.save_pretrained(str(tmp_path / "encoder"), create_model_card=False)
     export_encoder(tmp_path / "encoder", target="onnx", output=tmp_path / "out")
-    assert (tmp_path / "out" / "onnx" / "model.onnx.data").stat().st_size > 4 * 384 * 32
+    assert (tmp_path / "out" / "onnx" / "model.onnx_data").stat().st_size > 4 * 384 * 32
     model = onnx.load(tmp_path / "out" / "onnx" / "model.onnx")
     onnx.checker.check_model(model)
     assert [value.name for value in model.graph.input] == ["input_ids", "attention_mask"]
-    assert [value.name for value in model.graph.output] == ["sentence_embedding", "token_embeddings"]
+    assert [value.name for value in model.graph.output] == ["last_hidden_state", "sentence_embedding"]
+    told = json.loads((tmp_path / "out" / "config.json").read_text())["transformers.js_config"]
+    assert told == {"dtype": "fp32", "use_external_data_format": {"model.onnx": True}}
     axes = [axis.dim_param for axis in model.graph.input[0].type.tensor_type.shape.dim]
     assert axes == ["batch", "sequence"]
     assert [opset.version for opset in model.opset_import if opset.domain == ""] == [18]
@@ -108,6 +125,84 @@ def test_other_families(tmp_path: Path, family: str) -> None:
     cut_encoder(encoder, plan_for(encoder, ALL, {2: 11}))
     done = export_loaded(encoder, target="onnx", output=tmp_path / "out")
     assert done.parity is not None and done.parity.max_difference < 1e-4
+
+
+def encode_by_its_files(folder: Path, texts: list[str], *, prompt: str) -> Any:
+    """Return what sentence-transformers' ONNX backend does with a folder: its small files, and the graph's first output."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    kinds = {entry["type"].rpartition(".")[2]: entry["path"] for entry in json.loads((folder / "modules.json").read_text())}
+    session = onnxruntime.InferenceSession(folder / onnx_graph.MODEL)
+    rows = tokenizer([prompt + text for text in texts], padding=True, truncation=True, return_tensors="np")
+    states = session.run(None, {value.name: rows[value.name] for value in session.get_inputs()})[0]
+    features = {"token_embeddings": torch.from_numpy(states), "attention_mask": torch.from_numpy(rows["attention_mask"])}
+    features["prompt_length"] = len(tokenizer(prompt)["input_ids"])
+    found = Pooling.load(str(folder / kinds["Pooling"]))(features)
+    return (Normalize()(found) if "Normalize" in kinds else found)["sentence_embedding"].numpy()
+
+
+@pytest.mark.parametrize("family", ["llama", "bert", "uneven"])
+def test_the_folder_is_one_of_sentence_transformers_without_weights(tmp_path: Path, family: str) -> None:
+    how: dict[str, Any] = {"prompts": INSTRUCTION, "num_hidden_layers": 3}
+    encoder = uneven(tmp_path, prompts=INSTRUCTION) if family == "uneven" else tiny_encoder(tmp_path, family, **how)
+    out = tmp_path / "out"
+    export_loaded(encoder, target="onnx", output=out)
+    for prompt in INSTRUCTION.values():
+        expected = encoder.encode(TEXTS, prompt=prompt, show_progress_bar=False)
+        np.testing.assert_allclose(encode_by_its_files(out, TEXTS, prompt=prompt), expected, atol=1e-5, rtol=0)
+    assert AutoConfig.from_pretrained(out).num_hidden_layers == 3
+    whole = json.loads((out / "config_sentence_transformers.json").read_text())
+    assert whole["prompts"] == {"query": INSTRUCTION["query"]}
+    # Nobody takes it for one with weights.
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        AutoModel.from_pretrained(out)
+    with pytest.raises(CheckpointError, match="is an export to another runtime"):
+        load_encoder(out)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_fewer_bits_are_compared_with_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    monkeypatch.setattr(onnx_precision, "_PAIRS", 4)
+    encoder = uneven(tmp_path, pooling="weightedmean", prompts=INSTRUCTION)
+    encoder.save_pretrained(str(tmp_path / "encoder"), create_model_card=False)
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    form = prepared("onnx", tmp_path / "out", precision)
+    done = write_export(
+        form, encoder, target="onnx", output=tmp_path / "out", name="encoder", precision=precision, force=precision == "int8"
+    )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+    about = json.loads((tmp_path / "out" / "export.json").read_text())
+    agreement = about["agreement"]
+    assert about["precision"] == agreement["precision"] == precision and agreement["texts"] == 9 + 2 * 4
+    assert agreement["megabytes"] < agreement["fp32_megabytes"]
+    # The cosines are those of the folder that was written, and of the encoder.
+    written = OnnxEncoder(tmp_path / "out", max_length=48)
+    texts = onnx_precision.sample_texts(parts_of(encoder, {}))
+    tokens = {prompt["text"]: prompt["tokens"] for prompt in about["prompts"].values()}
+    found = onnx_precision.encode_sample(written, texts, tokens)
+    expected = np.concatenate([encoder.encode([text], prompt=prompt, show_progress_bar=False) for prompt, text in texts])
+    cosines = (found * expected).sum(axis=1)
+    assert (agreement["mean_cosine"], agreement["min_cosine"]) == pytest.approx((cosines.mean(), cosines.min()), abs=1e-4)
+    assert (cosines.min() > 0.9999) == (precision == "fp16") and f"smallest {agreement['min_cosine']:.4f}" in done.render()
+    assert f"smallest {agreement['min_cosine']:.4f}" in (tmp_path / "out" / "README.md").read_text()
+    model = onnx.load(tmp_path / "out" / onnx_graph.MODEL)
+    kinds = {tensor.data_type for tensor in model.graph.initializer}
+    assert (onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.INT8) in kinds
+
+
+def test_far_vectors_and_weights_beyond_fp16_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_precision, "_PAIRS", 4)
+    monkeypatch.setattr(onnx_precision, "LEAST_COSINE", 0.999999)
+    encoder = tiny_encoder(tmp_path, num_hidden_layers=1)
+    encoder.save_pretrained(str(tmp_path / "encoder"), create_model_card=False)
+    with pytest.raises(CheckpointError, match=r"mean cosine 0\.\d+, .*call prune2vec\.export with force=True"):
+        export_encoder(tmp_path / "encoder", target="onnx", output=tmp_path / "out", precision="int8")
+    encoder[0].auto_model.norm.weight.data[0] = 1e5
+    encoder.save_pretrained(str(tmp_path / "encoder"), create_model_card=False)
+    with pytest.raises(CheckpointError, match=r"norm\.weight holds values beyond float16"):
+        export_encoder(tmp_path / "encoder", target="onnx", output=tmp_path / "out", precision="fp16", force=True)
+    with pytest.raises(ConfigError, match="has no precision 'int4'; expected one of fp32, fp16, int8"):
+        export_encoder(tmp_path / "encoder", target="onnx", output=tmp_path / "out", precision="int4")
+    assert not list(tmp_path.glob("*out*"))
 
 
 def test_a_graph_that_differs_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

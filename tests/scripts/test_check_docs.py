@@ -145,7 +145,8 @@ def test_the_demo_block_is_rendered_from_the_record(tmp_path: Path, capsys: pyte
 
 def test_a_table_is_that_of_its_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     readme = page(
-        tmp_path, "a\n<!-- table small.json -->\n<!-- /table -->\nb\n<!-- table other.json#brief -->\n| old |\n<!-- /table -->\n"
+        tmp_path,
+        "a\n<!-- table small.json -->\n<!-- /table -->\nb\n<!-- table other.json#brief -->\n| old |\n<!-- /table -->\n",
     )
     for name, key, cell in (("small", "table", "1 | 2"), ("other", "brief", "3")):
         table = {"header": ["name", "score"], "rows": [[name, cell]]}

@@ -37,6 +37,7 @@ VERBS = (
     "encode",
     "search",
     "export",
+    "doctor",
     "compare",
     "methods",
     "cache",

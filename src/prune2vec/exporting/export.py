@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prune2vec.errors import ConfigError
 from prune2vec.exporting.target import ExportSource, Target, targets
 from prune2vec.files import write_json, write_text
 from prune2vec.models.heads import head_record
@@ -48,41 +49,60 @@ class Exported:
 
 
 @public("export", "folder", "output")
-def export_encoder(folder: str | Path, *, target: str, output: str | Path) -> Exported:
+def export_encoder(
+    folder: str | Path, *, target: str, output: str | Path, precision: str | None = None, force: bool = False
+) -> Exported:
     """Write an encoder's folder in the form of another runtime.
 
     Args:
         folder: A folder written by ``prune`` or ``train``, or another sentence-transformers folder.
         target: Name of the form: ``vllm``, ``onnx``.
         output: Folder to write; an earlier export there is replaced.
+        precision: For ``onnx``: ``fp32``, ``fp16`` or ``int8``; None for the target's usual one.
+        force: Keep a lower precision whose vectors are further from those in fp32 than a mean cosine of 0.98.
 
     Raises:
-        ConfigError: There is no such target.
+        ConfigError: There is no such target, or it has no such precision.
         MissingExtra: A library that the target needs is not installed.
         CheckpointError: It is no encoder's folder, the target's form cannot express it, or the result differs from it.
     """
     with locked(Path(output)):
-        form = prepared(target, Path(output))
+        form = prepared(target, Path(output), precision)
         check_is_encoder(folder)
         encoder = load_encoder(folder, device="cpu", dtype=form.dtype_for(Path(folder)))
-        return write_export(form, encoder, target=target, output=Path(output), name=Path(folder).resolve().name)
+        name = Path(folder).resolve().name
+        return write_export(form, encoder, target=target, output=Path(output), name=name, precision=precision, force=force)
 
 
-def prepared(target: str, output: Path) -> Target:
+def prepared(target: str, output: Path, precision: str | None = None) -> Target:
     """Return the target called ``target`` when nothing stands in its way; dry runs stop here.
 
     Raises:
-        ConfigError: There is no such target.
+        ConfigError: There is no such target, or it has no such precision.
         MissingExtra: A library that it needs is not installed.
         CheckpointError: ``output`` holds something else than an export of ours.
     """
     form = targets.get(target)()
+    if precision is not None and precision not in form.precisions:
+        has = (
+            f"expected one of {', '.join(form.precisions)}" if form.precisions else "it writes the encoder's own; leave it out"
+        )
+        raise ConfigError(f"the export target {target} has no precision {precision!r}; {has}")
     check_ours(output, EXPORT)
     form.prepare()
     return form
 
 
-def write_export(form: Target, encoder: SentenceTransformer, *, target: str, output: Path, name: str) -> Exported:
+def write_export(
+    form: Target,
+    encoder: SentenceTransformer,
+    *,
+    target: str,
+    output: Path,
+    name: str,
+    precision: str | None = None,
+    force: bool = False,
+) -> Exported:
     """Write an encoder in memory (on the CPU) in the dtype that it is loaded in; the README calls it ``name``.
 
     Raises:
@@ -91,7 +111,9 @@ def write_export(form: Target, encoder: SentenceTransformer, *, target: str, out
     encoder.eval()
     parts = parts_of(encoder, {})
     with staged_folder(output, EXPORT) as stage:
-        written = form.write(ExportSource(name=name, encoder=encoder, parts=parts), stage)
+        precision = precision or next(iter(form.precisions), "")
+        source = ExportSource(name=name, encoder=encoder, parts=parts, precision=precision, force=force)
+        written = form.write(source, stage)
         made = Exported(folder=output, target=target, parity=written.parity, notes=written.notes)
         record = {
             "format": "prune2vec.export/1",

@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 
 OPSET = 18
 MODEL = Path("onnx") / "model.onnx"
-OUTPUTS = ("sentence_embedding", "token_embeddings")
+INPUTS = ("input_ids", "attention_mask")
+OUTPUTS = ("last_hidden_state", "sentence_embedding")
+POOLING_MASK = "pooling_mask"
+"""Of which tokens a vector is made: an initializer that may be fed, so that runtimes without a word for it need not."""
+DATA = MODEL.with_name(f"{MODEL.name}_data")
+"""Where weights that do not fit into the graph's file are, under the name that transformers.js and servers look for."""
 # One protobuf file holds 2 GB; above this the weights go into a file of their own.
 _ONE_FILE_BYTES = 1_500_000_000
 
@@ -42,49 +47,46 @@ class EncoderGraph(nn.Module):
         self._parts = parts
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, pooling_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return (batch, dim) vectors of texts and the (batch, seq, dim) states of tokens.
+        """Return the (batch, seq, dim) states of tokens and (batch, dim) vectors of texts.
 
         Args:
             input_ids: (batch, seq) int64, padded on the right.
             attention_mask: (batch, seq) int64; 1 where there is a token.
-            pooling_mask: (batch, seq) int64; 1 where a token is pooled. None: wherever there is one.
+            pooling_mask: (batch, seq) or (1, 1) int64; 0 where a token is not pooled. None: all are.
         """
         states = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0].float()
-        pooled = attention_mask if pooling_mask is None else pooling_mask
+        pooled = attention_mask if pooling_mask is None else attention_mask * pooling_mask
         vectors = read_out(
             pool(states, self._weigh(pooled, attention_mask)),
             list(self.heads),
             normalize=self._parts.normalize,
             truncate_dim=self._parts.truncate_dim,
         )
-        return vectors, states
+        return states, vectors
 
 
-def input_names(*, with_pooling_mask: bool) -> tuple[str, ...]:
-    """Return the graph's inputs, in order."""
-    return ("input_ids", "attention_mask", *(["pooling_mask"] if with_pooling_mask else []))
-
-
-def write_graph(parts: EncoderParts, path: Path, *, with_pooling_mask: bool) -> None:
+def write_graph(parts: EncoderParts, path: Path) -> None:
     """Write the encoder's graph, with any batch size and any length of text, to ``path``.
+
+    An encoder that leaves its prompts out of the pooling has a pooling mask: of ones, unless it is fed.
 
     Args:
         parts: The encoder, in fp32 on the CPU.
-        path: The file; weights above 1.5 GB go into ``path`` + ``.data`` beside it.
-        with_pooling_mask: Whether the graph has the third input.
+        path: The file; weights above 1.5 GB go into ``path`` + ``_data`` beside it.
 
     Raises:
         CheckpointError: PyTorch's exporter cannot turn the model into a graph.
     """
+    from onnxscript import ir
+
     graph = EncoderGraph(parts).eval()
-    names = input_names(with_pooling_mask=with_pooling_mask)
+    names = (*INPUTS, *([POOLING_MASK] if parts.leaves_out_prompts else []))
     mask = torch.ones((2, 7), dtype=torch.int64)
-    # A first token that is not pooled and a shorter second text: both masks must be seen to matter.
+    # A shorter second text: the mask must be seen to matter.
     mask[1, 5:] = 0
-    pooling_mask = mask.clone()
-    pooling_mask[:, 0] = 0
     ids = torch.arange(14).reshape(2, 7) % parts.model.config.vocab_size
-    examples = (ids, mask, pooling_mask)[: len(names)]
+    # The pooling mask is one number here, so that nothing takes the batch's shape from it.
+    examples = (ids, mask, torch.ones((1, 1), dtype=torch.int64))[: len(names)]
     try:
         with _quiet_exporter(), torch.no_grad():
             program = torch.onnx.export(
@@ -94,16 +96,21 @@ def write_graph(parts: EncoderParts, path: Path, *, with_pooling_mask: bool) -> 
                 opset_version=OPSET,
                 input_names=names,
                 output_names=OUTPUTS,
-                dynamic_shapes=tuple({0: "batch", 1: "sequence"} for _ in names),
+                dynamic_shapes=tuple({0: "batch", 1: "sequence"} if name in INPUTS else {} for name in names),
                 verbose=False,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         reason = reason_of(error.__cause__ or error)
         raise CheckpointError(f"{parts.model.config.model_type} cannot be turned into an ONNX graph: {reason}") from error
     assert program is not None
+    for value in program.model.graph.inputs[len(INPUTS) :]:
+        # Ones as its default stand for every text and token.
+        value.const_value = ir.tensor(np.ones((1, 1), dtype=np.int64), name=value.name)
+        program.model.graph.register_initializer(value)
+        value.shape = ir.Shape([f"{value.name}_batch", f"{value.name}_sequence"])
     size = sum(parameter.numel() * 4 for parameter in graph.parameters())
     path.parent.mkdir(parents=True, exist_ok=True)
-    program.save(str(path), external_data=size > _ONE_FILE_BYTES)
+    ir.save(program.model, path, external_data=f"{path.name}_data" if size > _ONE_FILE_BYTES else None)
 
 
 @contextmanager
@@ -135,7 +142,7 @@ class OnnxEncoder:
         options = SessionOptions()
         options.log_severity_level = 3
         self._session: InferenceSession = InferenceSession(str(folder / MODEL), options, providers=["CPUExecutionProvider"])
-        self._inputs = {value.name for value in self._session.get_inputs()}
+        self._optional = {value.name for value in self._session.get_overridable_initializers()}
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(max_length)
         self._tokenizer.enable_padding()
@@ -152,8 +159,8 @@ class OnnxEncoder:
             rows = self._tokenizer.encode_batch([prompt + text for text in texts[start : start + batch_size]])
             mask = np.array([row.attention_mask for row in rows], dtype=np.int64)
             inputs = {"input_ids": np.array([row.ids for row in rows], dtype=np.int64), "attention_mask": mask}
-            if "pooling_mask" in self._inputs:
-                inputs["pooling_mask"] = mask.copy()
-                inputs["pooling_mask"][:, :prompt_tokens] = 0
-            vectors.append(self._session.run(OUTPUTS[:1], inputs)[0])
+            if prompt_tokens and POOLING_MASK in self._optional:
+                inputs[POOLING_MASK] = mask.copy()
+                inputs[POOLING_MASK][:, :prompt_tokens] = 0
+            vectors.append(self._session.run(OUTPUTS[1:], inputs)[0])
         return np.concatenate(vectors)

@@ -22,11 +22,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSource:
-    """The encoder to export, on the CPU and in eval mode, the same taken apart, and what the README calls it."""
+    """What a target is given.
+
+    Attributes:
+        name: What the README calls the encoder.
+        encoder: On the CPU and in eval mode.
+        parts: The same taken apart.
+        precision: One of the target's; empty where it has none.
+        force: Keep what the precision makes of the encoder, however far from it.
+    """
 
     name: str
     encoder: SentenceTransformer
     parts: EncoderParts
+    precision: str = ""
+    force: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +57,13 @@ class Written:
 
 
 class Target(Protocol):
-    """One form to export to."""
+    """One form to export to.
+
+    Attributes:
+        precisions: Number formats that it can write, the usual one first; none where it writes an encoder's own.
+    """
+
+    precisions: tuple[str, ...]
 
     def prepare(self) -> None:
         """Fail early.

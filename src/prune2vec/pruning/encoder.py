@@ -29,6 +29,7 @@ from prune2vec.paths import closest
 from prune2vec.pruning.encoder_check import check_can_be_written, check_files, check_fits_together, source_of
 from prune2vec.pruning.parity import PROBE_TEXTS, Parity, compare_vectors, computing_in_float32, probe_prompts
 from prune2vec.pruning.portable import UNEVEN_MODULE, EncoderParts, model_card, write_portable, write_tokenizer
+from prune2vec.pruning.probe_record import ProbeRecord, told_settings
 from prune2vec.public import public
 
 if TYPE_CHECKING:
@@ -103,12 +104,14 @@ def check_is_encoder(folder: str | Path) -> None:
     """Refuse a local path that is no sentence-transformers folder; a hub id passes.
 
     Raises:
-        CheckpointError: The folder is missing (a close match is named), or has no ``modules.json``.
+        CheckpointError: The folder is missing (a close match is named), has no ``modules.json``, or is an export.
     """
     path = Path(folder)
     if path.is_dir():
         if not (path / "modules.json").is_file():
             raise CheckpointError(f"{path} is not an encoder: it has no modules.json; make one with prune2vec prune")
+        if (path / "export.json").is_file():
+            raise CheckpointError(f"{path} is an export to another runtime; name the encoder that it was made of")
         return
     looks_local = path.is_absolute() or str(folder).startswith(".") or str(folder).count("/") != 1
     if path.exists() or looks_local or path.parent.is_dir():
@@ -199,20 +202,40 @@ def write_checked(
             vectors = encode_probe(reloaded)
         parity = compare_vectors(reference, vectors, named=named, dtype=dtype)
         write_json(stage / "parity.json", parity.to_json())
+        ProbeRecord(
+            texts=PROBE_TEXTS,
+            tokens=probe_tokens(reloaded, PROBE_TEXTS),
+            settings=told_settings(parts_of(reloaded, {})),
+            dtype=dtype,
+            vectors=vectors,
+        ).save(stage)
         write_text(stage / "README.md", model_card(parts, parity, name=folder.name))
     return parity
 
 
-def encode_probe(encoder: SentenceTransformer) -> NDArray[np.float32]:
-    """Return the vectors of the probe texts, plain and under every prompt of the encoder, as (text, dim) float32."""
+def encode_probe(
+    encoder: SentenceTransformer, texts: Sequence[str] = PROBE_TEXTS, *, prompts: Sequence[str] | None = None
+) -> NDArray[np.float32]:
+    """Return the vectors of the probe texts, plain and under every prompt of the encoder, as (text, dim) float32.
+
+    ``prompts`` are others to put before the texts than the encoder's own.
+    """
     was_training = encoder.training
     encoder.eval()
+    own = probe_prompts({name: prompt or "" for name, prompt in encoder.prompts.items()})
     vectors = [
-        encoder.encode(list(PROBE_TEXTS), prompt=prompt, convert_to_tensor=True, show_progress_bar=False, batch_size=4)
-        for prompt in probe_prompts({name: prompt or "" for name, prompt in encoder.prompts.items()})
+        encoder.encode(list(texts), prompt=prompt, convert_to_tensor=True, show_progress_bar=False, batch_size=4)
+        for prompt in (own if prompts is None else prompts)
     ]
     encoder.train(was_training)
     return torch.cat([tensor.float().cpu() for tensor in vectors]).numpy()
+
+
+def probe_tokens(encoder: SentenceTransformer, texts: Sequence[str], prompt: str = "") -> tuple[tuple[int, ...], ...]:
+    """Return the token numbers that sentence-transformers gives an encoder's model for texts behind a prompt, padding aside."""
+    found = encoder.preprocess(list(texts), prompt=prompt or None)
+    rows = zip(found["input_ids"], found["attention_mask"], strict=True)
+    return tuple(tuple(ids[mask.bool()].tolist()) for ids, mask in rows)
 
 
 def check_finite(encoder: SentenceTransformer, name: str | Path) -> None:
@@ -241,10 +264,8 @@ def check_writable(encoder: SentenceTransformer) -> None:
         written: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     written = lower_casing(written) if parts.lower_case else written
     for prompt in probe_prompts(parts.prompts):
-        found = encoder.preprocess(list(PROBE_TEXTS), prompt=prompt or None)
-        rows = [ids[mask.bool()].tolist() for ids, mask in zip(found["input_ids"], found["attention_mask"], strict=True)]
-        texts = [prompt + text for text in PROBE_TEXTS]
-        if rows != written(texts, truncation=True, max_length=parts.max_length)["input_ids"]:
+        rows = written([prompt + text for text in PROBE_TEXTS], truncation=True, max_length=parts.max_length)["input_ids"]
+        if probe_tokens(encoder, PROBE_TEXTS, prompt) != tuple(map(tuple, rows)):
             raise CheckpointError(
                 "sentence-transformers gives this encoder other tokens than the tokeniser that would be written with it; "
                 "has it a chat template, or does it cut texts at their beginning?"

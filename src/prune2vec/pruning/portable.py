@@ -112,8 +112,16 @@ def write_portable(parts: EncoderParts, folder: Path) -> None:
         raise ConfigError(f"sentence-transformers has no pooling {parts.pooling!r}; known: {', '.join(IN_FOLDERS)}")
     with quiet_transformers():
         parts.model.save_pretrained(folder)
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
+    write_beside_weights(parts, folder, layout=parts.layout)
+    write_json(folder / "prune2vec.json", {"format": "prune2vec.encoder/1", **parts.record})
+
+
+def write_beside_weights(parts: EncoderParts, folder: Path, *, layout: Layout = ()) -> None:
+    """Write what a sentence-transformers folder holds besides its weights, into an existing folder.
+
+    With a ``layout`` its first module and its config are those of an uneven model; without one they are stock.
+    """
+    config = json.loads(parts.model.config.to_json_string())
     # The entries that transformers 4 reads, beside those that transformers 5 writes.
     config.update(legacy_rope_entries(config), **legacy_pattern(config), architectures=[type(parts.model).__name__])
     if config.get("is_causal") is False:
@@ -123,10 +131,10 @@ def write_portable(parts: EncoderParts, folder: Path) -> None:
         config["torch_dtype"] = config["dtype"]
     # Encoders keep no key-value cache.
     config["use_cache"] = False
-    write_json(path, uneven_config(config, parts.model, parts.layout) if parts.layout else config)
+    write_json(folder / "config.json", uneven_config(config, parts.model, layout) if layout else config)
     write_tokenizer(parts.tokenizer, folder, max_length=parts.max_length)
     stock = _NEW_TRANSFORMER if parts.made_bidirectional else f"{_MODULES}.Transformer"
-    first = UNEVEN_MODULE if parts.layout else stock
+    first = UNEVEN_MODULE if layout else stock
     write_modules(parts, folder, first=first, include_prompt=parts.include_prompt)
     libraries = {"sentence_transformers": "sentence-transformers", "transformers": "transformers", "pytorch": "torch"}
     settings = {
@@ -139,7 +147,6 @@ def write_portable(parts: EncoderParts, folder: Path) -> None:
         **({"truncate_dim": parts.truncate_dim} if parts.truncate_dim is not None else {}),
     }
     write_json(folder / "config_sentence_transformers.json", settings)
-    write_json(folder / "prune2vec.json", {"format": "prune2vec.encoder/1", **parts.record})
 
 
 def write_modules(

@@ -12,26 +12,29 @@ from prune2vec.cli.verb import Printable, check_encoder, verb, would
 EXAMPLE = """
 prune2vec export encoder/ --target vllm -o encoder-vllm/
 prune2vec export encoder/ --target onnx -o encoder-onnx/
+prune2vec export encoder/ --target onnx --precision int8 -o encoder-int8/
 """
 
 
 @verb(example=EXAMPLE)
 @click.argument("encoder", type=ExistingPath())
 @click.option("--target", required=True, help="The runtime: vllm or onnx.")
+@click.option("--precision", help="For onnx: fp32 (the default), fp16 or int8, compared with fp32 before it is kept.")
 @click.option("-o", "--output", type=OutputPath(folder=True), required=True, help="Folder to write.")
-def export(encoder: Path, *, target: str, output: Path, dry_run: bool) -> Printable:
+def export(encoder: Path, *, target: str, precision: str | None, output: Path, dry_run: bool) -> Printable:
     """Write ENCODER in the form of another runtime.
 
     vllm: blocks without attention or MLP, and MLPs of different widths, of Llama-like encoders. Pooling mean, cls or lasttoken.
 
-    onnx: one fp32 graph, pooling included, of any encoder; run and compared before it is kept.
+    onnx: one graph, pooling included, of any encoder, in a folder that sentence-transformers, transformers.js, fastembed and
+    optimum load; run and compared before it is kept.
     """
     if dry_run:
         from prune2vec.exporting.export import prepared
 
         check_encoder(encoder)
-        prepared(target, output)
+        prepared(target, output, precision)
         return would(f"export {encoder} to {target}", reads=[encoder], writes=output)
     from prune2vec.exporting.export import export_encoder
 
-    return export_encoder(encoder, target=target, output=output)
+    return export_encoder(encoder, target=target, output=output, precision=precision)

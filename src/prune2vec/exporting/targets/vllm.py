@@ -183,6 +183,8 @@ def expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 class VllmTarget:
     """vLLM's DeciLM layout, for Llama-like encoders with uneven blocks; mean, cls and lasttoken pooling."""
 
+    precisions: tuple[str, ...] = ()
+
     def prepare(self) -> None:
         """Nothing is needed: vLLM itself is not imported."""
 

@@ -1,0 +1,290 @@
+"""Whether a folder is still the encoder that was written, what could go wrong with it elsewhere, and whether another one agrees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from prune2vec.errors import CheckpointError, ConfigError, Prune2vecError, UnsupportedModel, shown
+from prune2vec.files import read_json
+from prune2vec.models.rope import rope_entries
+from prune2vec.models.selftest import is_causal
+from prune2vec.models.tokens import prompt_ids
+from prune2vec.outputs import RECORD as FILES
+from prune2vec.outputs import changed_files, recorded
+from prune2vec.pruning.encoder import check_is_encoder, encode_probe, load_encoder, parts_of, probe_tokens, read_record
+from prune2vec.pruning.parity import PROBE_TEXTS, compare_vectors, probe_prompts
+from prune2vec.pruning.portable import EncoderParts, legacy_rope_entries, served_by
+from prune2vec.pruning.probe_record import ProbeRecord, told_settings
+from prune2vec.public import public
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+OK, WRONG, TOLD = "ok", "WRONG", "-"
+"""As it must be; not so; nothing to compare it with."""
+_NOT_RECORDED = "not recorded"
+_SETTINGS = {
+    "pooling": ("pooling", "include_prompt", "heads", "normalize", "truncate_dim", "similarity"),
+    "prompts": ("prompts", "default_prompt"),
+    "texts": ("max_length", "lower_case"),
+}
+_ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+# A card may be edited, and the record cannot hold itself.
+_FREE = ("README.md", FILES)
+_WIDTH = 60
+_SHORT = PROBE_TEXTS[:3]
+_LONG = PROBE_TEXTS[-2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One row: what was looked at, what was found, what was expected, and ``ok``, ``WRONG`` or ``-`` (nothing to compare with)."""
+
+    what: str
+    found: str
+    expected: str = ""
+    verdict: str = TOLD
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examined:
+    """What an examination has found."""
+
+    folder: Path
+    findings: tuple[Finding, ...]
+
+    @property
+    def failed(self) -> bool:
+        """Whether something is wrong; the exit code says it."""
+        return any(finding.verdict == WRONG for finding in self.findings)
+
+    def render(self) -> str:
+        """Return the table as text, and below it what is wrong in full."""
+        rows = [("", "what", "found", "expected")]
+        rows += [(row.verdict, row.what, shown(row.found, _WIDTH), shown(row.expected, _WIDTH)) for row in self.findings]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        # In full, what the table may have cut.
+        wrong = [f"{row.what}: found {row.found}; expected {row.expected}" for row in self.findings if row.verdict == WRONG]
+        return "\n".join(
+            [*lines, "", *wrong, f"{self.folder}: {f'{len(wrong)} wrong' if wrong else 'nothing wrong was found'}"]
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        return {"folder": str(self.folder), "failed": self.failed, "findings": [asdict(finding) for finding in self.findings]}
+
+
+@public("doctor", "folder", "against")
+def examine_encoder(folder: str | Path, *, against: str | Path | None = None) -> Examined:
+    """Examine an encoder's folder: is it what was written, how does it make vectors, and who computes them.
+
+    Args:
+        folder: A folder written by ``prune`` or ``train``, or another sentence-transformers folder, of which less is known.
+        against: Another encoder's folder, or an ONNX export, whose vectors of the same texts must agree.
+
+    Raises:
+        CheckpointError: ``folder`` is no encoder's folder.
+        ConfigError: ``against`` is an export that cannot be run here.
+        DataError: ``probe.json`` is damaged.
+    """
+    path = Path(folder)
+    check_is_encoder(path)
+    if not path.is_dir():
+        raise CheckpointError(f"no folder at {path}; doctor examines what is on this machine: download the encoder first")
+    probe = ProbeRecord.load(path)
+    findings = [_files(path), _adapters(path)]
+    try:
+        encoder = load_encoder(path, dtype=probe.dtype if probe else "float32")
+        parts = parts_of(encoder, read_record(path))
+        vectors = encode_probe(encoder, probe.texts if probe else PROBE_TEXTS)
+    except Prune2vecError as error:
+        findings.append(Finding(what="loads", found=str(error), expected="every tensor, and no other", verdict=WRONG))
+        return Examined(folder=path, findings=tuple(findings))
+    findings.append(Finding(what="loads", found="every tensor, and no other", verdict=OK))
+    findings += [*_settings(parts, probe), _tokens(encoder, probe), _vectors(vectors, probe)]
+    encoder.float()
+    findings += [_padding(path, parts), _rotary(path, parts), _direction(parts)]
+    findings += _behaviour(encoder, path)
+    findings.append(Finding(what="served by", found=served_by(parts)))
+    if against is not None:
+        findings += _against(encoder, parts, Path(against))
+    return Examined(folder=path, findings=tuple(findings))
+
+
+def _compared(what: str, found: str, expected: str) -> Finding:
+    """Return a row whose two texts must be equal; where nothing is expected, nothing is judged."""
+    known = expected != _NOT_RECORDED
+    return Finding(what=what, found=found, expected=expected, verdict=TOLD if not known else OK if found == expected else WRONG)
+
+
+def _files(folder: Path) -> Finding:
+    written = recorded(folder)[1].keys() - set(_FREE)
+    if not written:
+        return Finding(what="files", found=f"no record of them ({FILES})", expected=_NOT_RECORDED)
+    changed = [name for name in changed_files(folder, suffix="") if name not in _FREE]
+    found = f"changed or missing: {', '.join(changed)}" if changed else f"all {len(written)} as they were written"
+    return _compared("files", found, f"all {len(written)} as they were written")
+
+
+def _adapters(folder: Path) -> Finding:
+    there = [name for name in _ADAPTERS if (folder / name).exists()]
+    return _compared("adapters", ", ".join(there) or "none beside the weights", "none beside the weights")
+
+
+def _settings(parts: EncoderParts, probe: ProbeRecord | None) -> Iterator[Finding]:
+    def words(settings: Mapping[str, Any], keys: Sequence[str]) -> str:
+        return ", ".join(f"{key} {settings[key]!r}" for key in keys)
+
+    found = told_settings(parts)
+    for what, keys in _SETTINGS.items():
+        yield _compared(what, words(found, keys), words(probe.settings, keys) if probe else _NOT_RECORDED)
+
+
+def _tokens(encoder: SentenceTransformer, probe: ProbeRecord | None) -> Finding:
+    """Compare the tokens of texts, and show those of a short one, special tokens included."""
+    texts = probe.texts if probe else PROBE_TEXTS
+    rows = probe_tokens(encoder, texts)
+
+    def form(row: Sequence[int]) -> str:
+        return " ".join(encoder.tokenizer.convert_ids_to_tokens(list(row)))
+
+    if probe is None:
+        return Finding(what="tokens", found=f"{texts[0]!r}: {form(rows[0])}", expected=_NOT_RECORDED)
+    place = next((place for place, (now, then) in enumerate(zip(rows, probe.tokens, strict=True)) if tuple(now) != then), 0)
+    found, expected = (f"{texts[place]!r}: {form(row)}" for row in (rows[place], probe.tokens[place]))
+    return _compared("tokens", found, expected)
+
+
+def _vectors(vectors: NDArray[np.float32], probe: ProbeRecord | None) -> Finding:
+    """Look for NaN, and compare with what the encoder gave when it was written."""
+    what = "vectors"
+    if probe is None:
+        finite = bool(np.isfinite(vectors).all())
+        return Finding(
+            what=what, found="finite" if finite else "NaN", expected=_NOT_RECORDED, verdict=TOLD if finite else WRONG
+        )
+    expected = f"as when it was written, in {probe.dtype}"
+    return _agreement(what, probe.vectors, vectors, named="what was recorded", expected=expected, dtype=probe.dtype)
+
+
+def _agreement(
+    what: str,
+    reference: NDArray[np.float32],
+    vectors: NDArray[np.float32],
+    *,
+    named: str,
+    expected: str,
+    dtype: str = "float32",
+) -> Finding:
+    try:
+        parity = compare_vectors(reference, vectors, named=named, dtype=dtype)
+    except CheckpointError as error:
+        found = str(error).removesuffix("; nothing was kept").replace("the written encoder", "the encoder")
+        return Finding(what=what, found=found, expected=expected, verdict=WRONG)
+    found = f"largest difference {parity.max_difference:.2g}, smallest cosine {parity.min_cosine:.6f} ({parity.texts} texts)"
+    return Finding(what=what, found=found, expected=expected, verdict=OK)
+
+
+def _ours(folder: Path) -> bool:
+    return bool(read_record(folder))
+
+
+def _padding(folder: Path, parts: EncoderParts) -> Finding:
+    sides = (parts.tokenizer.padding_side, parts.tokenizer.truncation_side)
+    found, expected = (f"padded on the {pad}, cut on the {cut}" for pad, cut in (sides, ("right", "right")))
+    return _compared("sides", found, expected if _ours(folder) else _NOT_RECORDED)
+
+
+def _rotary(folder: Path, parts: EncoderParts) -> Finding:
+    """Look for each entry that some release reads; without one it computes other angles without a word."""
+    told = read_json(folder / "config.json")
+    wanted = legacy_rope_entries(parts.model.config.to_dict())
+    if not wanted and not rope_entries(parts.model.config):
+        return Finding(what="rotary entries", found="none, and the model needs none")
+    if not _ours(folder):
+        return Finding(what="rotary entries", found=", ".join(key for key in wanted if key in told), expected=_NOT_RECORDED)
+    missing = [key for key, value in wanted.items() if told.get(key) != value]
+    missing += [] if told.get("rope_parameters") else ["rope_parameters"]
+    names = ", ".join(["rope_parameters", *wanted])
+    return _compared("rotary entries", f"missing or other: {', '.join(missing)}" if missing else names, names)
+
+
+def _direction(parts: EncoderParts) -> Finding:
+    expected = str(parts.record.get("attention") or _NOT_RECORDED)
+    try:
+        return _compared("attention", "causal" if is_causal(parts.model) else "bidirectional", expected)
+    except UnsupportedModel as error:
+        return Finding(what="attention", found=str(error), expected=expected, verdict=WRONG)
+
+
+def _behaviour(encoder: SentenceTransformer, folder: Path) -> Iterator[Finding]:
+    """Encode short texts alone, beside a long one, and in the dtype in which the weights are stored."""
+
+    def encode(texts: Sequence[str]) -> NDArray[np.float32]:
+        found = encoder.encode(list(texts), convert_to_tensor=True, show_progress_bar=False, batch_size=len(texts))
+        return found.float().cpu().numpy()
+
+    alone = np.concatenate([encode([text]) for text in _SHORT])
+    beside = np.concatenate([encode([text, _LONG])[:1] for text in _SHORT])
+    yield _agreement("neighbours", alone, beside, named="a text alone", expected="as without a longer text in the batch")
+    tokenizer: Any = encoder.tokenizer
+    side = tokenizer.padding_side
+    tokenizer.padding_side = "left" if side == "right" else "right"
+    other = np.concatenate([encode([text, _LONG])[:1] for text in _SHORT])
+    tokenizer.padding_side = side
+    difference = float(np.abs(other - alone).max())
+    yield Finding(what=f"padded {'left' if side == 'right' else 'right'}", found=f"vectors differ by {difference:.2g} at most")
+    stored = str(read_json(folder / "config.json").get("dtype") or "float32")
+    if stored in ("bfloat16", "float16"):
+        encoder.to(getattr(torch, stored))
+        low = encode(_SHORT)
+        encoder.float()
+        cosine = (alone * low).sum(axis=1) / (np.linalg.norm(alone, axis=1) * np.linalg.norm(low, axis=1))
+        found = f"smallest cosine to float32 {cosine.min():.4f}" if np.isfinite(low).all() else "NaN"
+        yield Finding(what=f"in {stored}", found=found, expected="no NaN", verdict=OK if np.isfinite(low).all() else WRONG)
+
+
+def _against(encoder: SentenceTransformer, parts: EncoderParts, other: Path) -> Iterator[Finding]:
+    """Compare the vectors of the probe texts, under the encoder's own prompts, with another's."""
+    prompts = probe_prompts(parts.prompts)
+    reference = encode_probe(encoder)
+    about = read_json(other / "export.json") if (other / "export.json").is_file() else None
+    low, named = "fp32", other.name
+    if about is None:
+        theirs = load_encoder(other, dtype="float32")
+        yield _compared(f"prompts of {named}", str(dict(theirs.prompts)), str(dict(encoder.prompts)))
+        vectors = encode_probe(theirs, prompts=prompts)
+    elif about.get("target") == "onnx":
+        from prune2vec.exporting.onnx_graph import OnnxEncoder
+
+        low, graph = about.get("precision", "fp32"), OnnxEncoder(other, max_length=about["max_length"])
+        told = {name: prompt["text"] for name, prompt in about["prompts"].items() if prompt["text"]}
+        yield _compared(f"prompts of {named}", str(told), str({name: text for name, text in parts.prompts.items() if text}))
+        counts = {prompt: min(parts.max_length, len(prompt_ids(parts.tokenizer, prompt))) for prompt in prompts}
+        vectors = np.concatenate(
+            [graph.encode(PROBE_TEXTS, prompt=prompt, prompt_tokens=counts[prompt], batch_size=1) for prompt in prompts]
+        )
+    else:
+        raise ConfigError(
+            f"{other} is an export to {about.get('target')}, which cannot be run here; name an encoder, or one to onnx"
+        )
+    yield _agreement_at(f"vectors of {named}", reference, vectors, low=low)
+
+
+def _agreement_at(what: str, reference: NDArray[np.float32], vectors: NDArray[np.float32], *, low: str) -> Finding:
+    """Compare two encoders' vectors; of an export in fewer bits the mean cosine alone is judged."""
+    if low == "fp32" or reference.shape != vectors.shape:
+        return _agreement(what, reference, vectors, named="the folder", expected="the same vectors")
+    from prune2vec.exporting.onnx_precision import LEAST_COSINE
+
+    cosine = (reference * vectors).sum(axis=1) / (np.linalg.norm(reference, axis=1) * np.linalg.norm(vectors, axis=1))
+    found, expected = f"mean cosine {cosine.mean():.4f}, smallest {cosine.min():.4f}", f"{LEAST_COSINE} on average ({low})"
+    return Finding(what=what, found=found, expected=expected, verdict=OK if cosine.mean() >= LEAST_COSINE else WRONG)

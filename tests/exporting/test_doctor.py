@@ -1,0 +1,230 @@
+"""``prune2vec doctor``: planted faults, each found by its own row, with and without the record of files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+from prune2vec.cli.app import main
+from prune2vec.errors import CheckpointError, ConfigError, DataError
+from prune2vec.exporting.doctor import OK, TOLD, WRONG, Examined, examine_encoder
+from prune2vec.exporting.export import export_encoder
+from prune2vec.models.kept import Kept
+from prune2vec.outputs import RECORD
+from prune2vec.pruning.encoder import load_encoder, save_encoder
+from prune2vec.pruning.probe_record import PROBE
+from prune2vec.pruning.prune import prune_model
+from tests.exporting.encoders import cut_encoder, installed_targets, plan_for, tiny_encoder
+from tests.pruning.plans import plan_for as whole_plan
+from tests.tiny import save_tiny
+
+WEIGHTS = "model.safetensors"
+ALL = Kept.of(range(3), drop_attention=[0], drop_mlp=[1])
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder that pools its EOS, with an instruction, as ``prune`` writes it."""
+    scratch = tmp_path_factory.mktemp("doctor")
+    model = save_tiny(scratch / "m")
+    settings: dict[str, Any] = {"pooling": "lasttoken", "instruction": "find what answers", "max_length": 64}
+    return prune_model(str(model), whole_plan(model, [0, 2]), scratch / "encoder", **settings)
+
+
+@pytest.fixture
+def folder(sound: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sound, tmp_path / "encoder"))
+
+
+def edit(path: Path, change: Callable[[Any], Any]) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def pooling(folder: Path) -> None:
+    edit(
+        folder / "1_Pooling" / "config.json",
+        lambda told: told.update(pooling_mode_lasttoken=False, pooling_mode_mean_tokens=True),
+    )
+
+
+def weight(folder: Path) -> None:
+    # One row of one matrix.
+    change_weights(folder, lambda tensors: tensors["layers.1.mlp.down_proj.weight"][3].mul_(-1))
+
+
+def missing(folder: Path) -> None:
+    change_weights(folder, lambda tensors: tensors.pop("layers.1.mlp.up_proj.weight"))
+
+
+def eos(folder: Path) -> None:
+    edit(folder / "tokenizer.json", lambda told: told.update(post_processor=None))
+
+
+def side(folder: Path) -> None:
+    edit(folder / "tokenizer_config.json", lambda told: told.update(padding_side="left"))
+
+
+def old_rope(folder: Path) -> None:
+    edit(folder / "config.json", lambda told: told.pop("rope_theta"))
+
+
+def new_rope(folder: Path) -> None:
+    edit(folder / "config.json", lambda told: told.pop("rope_parameters"))
+
+
+def adapter(folder: Path) -> None:
+    model = AutoModel.from_pretrained(folder)
+    model.add_adapter(LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    # Of a model with adapters these alone.
+    model.save_pretrained(folder)
+
+
+def prompt(folder: Path) -> None:
+    edit(folder / "config_sentence_transformers.json", lambda told: told["prompts"].update(query="find what answers: "))
+
+
+def nan(folder: Path) -> None:
+    change_weights(folder, lambda tensors: tensors["norm.weight"].fill_(float("nan")))
+
+
+def direction(folder: Path) -> None:
+    edit(folder / "config.json", lambda told: told.update(is_causal=False, use_bidirectional_attention=True))
+
+
+FAULTS = {
+    pooling: "pooling",
+    weight: "vectors",
+    missing: "loads",
+    eos: "tokens",
+    side: "sides",
+    old_rope: "rotary entries",
+    new_rope: "rotary entries",
+    adapter: "adapters",
+    prompt: "prompts",
+    nan: "vectors",
+    direction: "attention",
+}
+
+
+def verdicts(examined: Examined) -> dict[str, str]:
+    return {finding.what: finding.verdict for finding in examined.findings}
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_planted_fault_is_found_by_its_own_row(folder: Path, fault: Callable[[Path], None], recorded: bool) -> None:
+    fault(folder)
+    if not recorded:
+        (folder / RECORD).unlink()
+    examined = examine_encoder(folder)
+    found = verdicts(examined)
+    assert examined.failed and found[FAULTS[fault]] == WRONG, examined.render()
+    assert f"\n{FAULTS[fault]}: found " in examined.render() and examined.render().endswith(" wrong")
+    # Added files are no changed ones: what they do has a row of its own.
+    assert found["files"] == (TOLD if not recorded else OK if fault is adapter else WRONG)
+
+
+def test_a_sound_folder_has_nothing_wrong(folder: Path) -> None:
+    # A card is the user's to edit.
+    (folder / "README.md").write_text("mine")
+    examined = examine_encoder(folder)
+    found = verdicts(examined)
+    assert not examined.failed and "nothing wrong was found" in examined.render(), examined.render()
+    told = {what for what, verdict in found.items() if verdict == TOLD}
+    assert told == {"padded left", "served by"} and set(found.values()) == {OK, TOLD}
+    rows = {finding.what: finding for finding in examined.findings}
+    assert rows["tokens"].found.endswith("</s>") and rows["attention"].found == "causal"
+    assert "largest difference" in rows["vectors"].found and rows["served by"].found.startswith("sentence-transformers")
+
+
+def test_an_older_folder_is_told_and_not_judged(folder: Path) -> None:
+    (folder / PROBE).unlink()
+    (folder / RECORD).unlink()
+    examined = examine_encoder(folder)
+    rows = {finding.what: finding for finding in examined.findings}
+    assert not examined.failed
+    for what in ("files", "pooling", "prompts", "texts", "tokens", "vectors"):
+        assert (rows[what].expected, rows[what].verdict) == ("not recorded", TOLD)
+    nan(folder)
+    assert verdicts(examine_encoder(folder))["vectors"] == WRONG
+    (folder / PROBE).write_text('{"format": "prune2vec.probe/2"}')
+    with pytest.raises(DataError, match=r"probe\.json is no record of probe texts"):
+        examine_encoder(folder)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "uneven", "bert", "gpt2"])
+def test_other_encoders_of_ours_have_nothing_wrong(tmp_path: Path, kind: str) -> None:
+    family = kind if kind in ("bert", "gpt2") else "llama"
+    how: dict[str, Any] = {"dtype": torch.bfloat16} if kind == "bfloat16" else {}
+    layers = {"gpt2": "n_layer"}.get(family, "num_hidden_layers")
+    encoder = tiny_encoder(tmp_path, family, prompts={"query": "find:\n", "document": ""}, **how, **{layers: 3})
+    if kind == "uneven":
+        cut_encoder(encoder, plan_for(encoder, ALL, {2: 11}))
+    save_encoder(encoder, tmp_path / "encoder", record={"model": {"name": "m"}})
+    examined = examine_encoder(tmp_path / "encoder")
+    assert not examined.failed, examined.render()
+    found = verdicts(examined)
+    assert found["vectors"] == OK and ("in bfloat16" in found) == (kind == "bfloat16")
+
+
+def test_against_another_encoder(folder: Path, sound: Path, tmp_path: Path) -> None:
+    assert verdicts(examine_encoder(sound, against=folder))["vectors of encoder"] == OK
+    weight(folder)
+    prompt(folder)
+    found = verdicts(examine_encoder(sound, against=folder))
+    assert (found["vectors of encoder"], found["prompts of encoder"], found["vectors"]) == (WRONG, WRONG, OK)
+    export_encoder(sound, target="vllm", output=tmp_path / "vllm")
+    with pytest.raises(ConfigError, match="is an export to vllm, which cannot be run here"):
+        examine_encoder(sound, against=tmp_path / "vllm")
+    with pytest.raises(CheckpointError, match="is an export to another runtime"):
+        examine_encoder(tmp_path / "vllm")
+
+
+@pytest.mark.skipif("onnx" not in installed_targets(), reason="the onnx extra is not installed")
+def test_against_an_onnx_export(sound: Path, folder: Path, tmp_path: Path) -> None:
+    export_encoder(sound, target="onnx", output=tmp_path / "out")
+    assert not examine_encoder(sound, against=tmp_path / "out").failed
+    weight(folder)
+    assert verdicts(examine_encoder(folder, against=tmp_path / "out"))["vectors of out"] == WRONG
+    # Fewer bits are judged by their mean cosine alone, as when they were written.
+    edit(tmp_path / "out" / "export.json", lambda about: about.update(precision="int8"))
+    rows = {finding.what: finding for finding in examine_encoder(sound, against=tmp_path / "out").findings}
+    assert (rows["vectors of out"].found, rows["vectors of out"].verdict) == ("mean cosine 1.0000, smallest 1.0000", OK)
+
+
+def test_the_verb_prints_a_table_and_its_exit_code_tells(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split() == ["what", "found", "expected"]
+    prompt(folder)
+    assert main(["doctor", str(folder), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (
+        told["failed"] and {"what": "attention", "found": "causal", "expected": "causal", "verdict": "ok"} in told["findings"]
+    )
+    assert main(["doctor", str(folder.parent)]) == 1
+    assert "no modules.json" in capsys.readouterr().err
+
+
+def test_what_was_written_is_what_is_loaded(sound: Path) -> None:
+    """The record is of the reloaded folder, so an examination does not depend on who wrote it."""
+    told = json.loads((sound / PROBE).read_text())
+    encoder = load_encoder(sound, device="cpu", dtype="float32")
+    assert told["settings"]["prompts"] == {"query": "find what answers\n"} and told["settings"]["pooling"] == "lasttoken"
+    assert told["shape"] == [2 * len(told["texts"]), encoder.get_embedding_dimension()]
