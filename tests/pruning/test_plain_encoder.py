@@ -144,3 +144,18 @@ def test_every_tensor_is_loaded_and_no_other(tmp_path: Path, file: str, fault: s
     save_file(tensors, folder / file, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
         load_to_encode(str(folder), device="cpu", dtype="float32")
+
+
+@pytest.mark.parametrize(
+    ("file", "entries"),
+    [
+        ("sentence_bert_config.json", {"max_seq_lengths": 8}),
+        ("1_Pooling/config.json", {"include_prompts": False}),
+        ("config_sentence_transformers.json", {"__version__": {"sentence_transformers": "6.>.0"}}),
+    ],
+)
+def test_a_key_or_release_that_is_not_known_is_not_passed_over(tmp_path: Path, file: str, entries: dict[str, Any]) -> None:
+    folder = TINY_ENCODERS["dot"].save(tmp_path / "m")
+    changed(folder / file, **entries)
+    with pytest.raises(CheckpointError, match="cannot load the encoder"):
+        load_to_encode(str(folder), device="cpu", dtype="float32")

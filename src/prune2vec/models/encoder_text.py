@@ -20,7 +20,7 @@ from prune2vec.models.text_settings import E5, PAPER_POOLING, SAVED, Pooling, Te
 _POOLINGS = tuple(name for name in get_args(Pooling) if name != PAPER_POOLING)
 # Entries of sentence_bert_config.json, and the one value besides none under which texts become tokens and tokens states in the
 # plain way.
-_PLAIN = {
+PLAIN_TEXTS: dict[str, Any] = {
     "transformer_task": "feature-extraction",
     "module_output_name": "token_embeddings",
     "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
@@ -125,7 +125,7 @@ def check_plain(
     handed = {
         f"{name}: {key}": value for name in _HANDED_ON for key, value in texts.get(name, {}).items() if key not in harmless
     }
-    odd = {key: texts[key] for key, plain in _PLAIN.items() if texts.get(key) and texts[key] != plain} | handed
+    odd = {key: texts[key] for key, plain in PLAIN_TEXTS.items() if texts.get(key) and texts[key] != plain} | handed
     for key, value in odd.items():
         raise UnsupportedModel(
             f"{source.name}: {TEXTS} says {key} {reprlib.repr(value)}, which changes texts or states in a way that a cut would not "

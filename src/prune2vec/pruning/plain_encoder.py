@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -14,8 +15,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig,
 from prune2vec.errors import UnsupportedModel
 from prune2vec.machine import pick_device, pick_dtype
 from prune2vec.models.block_layout import load_uneven, read_uneven
-from prune2vec.models.encoder_files import EncoderForm, read_form, read_texts
-from prune2vec.models.encoder_text import check_plain, saved_pooling, saved_whole, stated_length
+from prune2vec.models.encoder_files import EncoderForm, PoolingForm, TextsForm, read_form, read_texts
+from prune2vec.models.encoder_text import PLAIN_TEXTS, check_plain, saved_pooling, saved_whole, stated_length
 from prune2vec.models.families import find_family, without_head
 from prune2vec.models.heads import NORMALIZE, encoder_modules, in_fp32, kind_of, load_heads, state_width
 from prune2vec.models.quiet import quiet_transformers
@@ -34,6 +35,7 @@ AnyEncoder: TypeAlias = "PlainEncoder | SentenceTransformer"
 
 # Files with which sentence-transformers loads something else than the model and its tokeniser.
 _OTHERS = ("adapter_config.json", "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+_VERSION = re.compile(r"\d+(\.\d+)*(\.?(dev|rc|a|b|post)\d+)?")
 # Entries for transformers that change neither tokens nor the way in which the model computes.
 _HARMLESS = ("model_max_length", "padding_side", "use_fast", "trust_remote_code")
 
@@ -157,8 +159,17 @@ def _known_modules(source: ModelSource) -> list[dict[str, Any]]:
         raise UnsupportedModel(f"it has a {other}")
     if modules[0]["path"]:
         raise UnsupportedModel(f"its model is in a folder of its own, {modules[0]['path']}")
-    if (read_form(source, "config_sentence_transformers.json", EncoderForm) or {}).get("requirements"):
-        raise UnsupportedModel("it has requirements of its own")
+    whole = read_form(source, "config_sentence_transformers.json", EncoderForm) or {}
+    made_by = whole.get("__version__") or {}
+    version = made_by.get("sentence_transformers", "0") if isinstance(made_by, dict) else made_by
+    if whole.get("requirements") or not (isinstance(version, str) and _VERSION.fullmatch(version)):
+        raise UnsupportedModel("it has requirements, or was made by a release, that only the library can judge")
+    # A misspelt key would have its default in silence.
+    pooling = read_form(source, f"{modules[1]['path']}/config.json", PoolingForm) or {}
+    of_texts, of_pooling = {*TextsForm.model_fields, *PLAIN_TEXTS}, {*PoolingForm.model_fields}
+    unknown = sorted({*read_texts(source)} - of_texts | {*pooling} - of_pooling)
+    if unknown:
+        raise UnsupportedModel(f"its files have a key that is not known, {unknown[0]}")
     return modules
 
 
