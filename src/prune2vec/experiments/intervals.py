@@ -153,11 +153,12 @@ def resampled_differences(rows: Sequence[ItemScores]) -> Array:
         Differences, (resamples, rows - 1); NaN where what was drawn has no correlation.
     """
     first = rows[0]
-    values = np.stack([row.numbers for row in rows], axis=1)
     counts = _counts(len(first), _RESAMPLES[first.statistic], seed=f"{first.digest} {first.split} {first.subset}")
     if first.statistic == "mean":
-        return np.concatenate([block @ (values[:, 1:] - values[:, :1]) for block in counts]) / len(first)
-    gold, columns = _Ranked(first.right), [_Ranked(column) for column in values.T]
+        differences = [row.numbers - first.numbers for row in rows[1:]]
+        # One column after the other: several in one product are rounded otherwise than one.
+        return np.concatenate([np.stack([block @ one for one in differences], axis=1) for block in counts]) / len(first)
+    gold, columns = _Ranked(first.right), [_Ranked(row.numbers) for row in rows]
     scores = np.concatenate([_correlations(block, gold, columns) for block in counts])
     return scores[:, 1:] - scores[:, :1]
 
