@@ -159,6 +159,7 @@ class SmallStages(Stages):
             "base": digest_tree(checkpoint),
             "texts": [digest_file(Path(t)) for t in texts],
             "lr": settings.learning_rate,
+            "seed": settings.seed,
         }
         state: dict[str, Any] = {"identity": identity, "chain": "", "losses": []}
         if state_file.exists():

@@ -138,7 +138,8 @@ def interval(drawn: Array, items: int) -> tuple[float, float]:
 
 def _resampled(rows: Sequence[Sequence[ItemScores]]) -> Array:
     """Return resampled differences to the first row, (resamples, rows - 1); each row has the items of every part of a task."""
-    return np.mean([resampled_differences(part) for part in zip(*rows, strict=True)], axis=0)
+    found: Array = np.mean([resampled_differences(part) for part in zip(*rows, strict=True)], axis=0)
+    return found
 
 
 def resampled_differences(rows: Sequence[ItemScores]) -> Array:
@@ -157,9 +158,10 @@ def resampled_differences(rows: Sequence[ItemScores]) -> Array:
     if first.statistic == "mean":
         differences = [row.numbers - first.numbers for row in rows[1:]]
         # One column after the other: several in one product are rounded otherwise than one.
-        return np.concatenate([np.stack([block @ one for one in differences], axis=1) for block in counts]) / len(first)
+        sums: Array = np.concatenate([np.stack([block @ one for one in differences], axis=1) for block in counts])
+        return sums / len(first)
     gold, columns = _Ranked(first.right), [_Ranked(row.numbers) for row in rows]
-    scores = np.concatenate([_correlations(block, gold, columns) for block in counts])
+    scores: Array = np.concatenate([_correlations(block, gold, columns) for block in counts])
     return scores[:, 1:] - scores[:, :1]
 
 
