@@ -165,6 +165,7 @@ class SmallStages(Stages):
             "texts": [digest_file(Path(t)) for t in texts],
             "lr": settings.learning_rate,
             "depths": list(settings.depths),
+            "seed": settings.seed,
         }
         state: dict[str, Any] = {"identity": identity, "chain": "", "losses": []}
         if state_file.exists():

@@ -46,7 +46,7 @@ def test_writes_table_and_page(elsewhere: Path) -> None:
     assert "| small | 3 of 12 |" in (elsewhere / "report" / "report.md").read_text()
     page = (elsewhere / "report" / "report.html").read_text()
     assert "small keeps 3 of 12 layers" in page
-    assert page.count("<svg") == 1
+    assert page.count("<svg") == 2
     assert "http" not in page
 
 

@@ -46,7 +46,7 @@ def test_report_loads_nothing(run: Run) -> None:
     assert len(page.ids) == len(set(page.ids)) > 10
     assert "http" not in text
     assert "@import" not in text
-    assert text.count("<svg") == 3
+    assert text.count("<svg") == 4
     assert "&lt;script&gt;" in text
     for part in ("Score against parameters", "What small finds", "learning-rate", "transformers"):
         assert part in text

@@ -68,7 +68,7 @@ class ItemScores:
         **about: Any,
     ) -> ItemScores:
         """Return the record of numbers; ``items`` is JSON that says what the items of a task are."""
-        columns = {"values": _written(values), "gold": _written(gold), "ranks": _written(ranks)}
+        columns: dict[str, Any] = {"values": _written(values), "gold": _written(gold), "ranks": _written(ranks)}
         return cls(digest=digest_json([task, items]), **columns, **about)
 
     def __len__(self) -> int:

@@ -73,7 +73,7 @@ class TaskItems:
         from mteb.abstasks import AbsTaskClassification, AbsTaskSTS
 
         # Of another task not even the same numbers are the same items.
-        about = {"task": self._task.metadata.name, "split": row["split"], "subset": row["hf_subset"]}
+        about: dict[str, Any] = {"task": self._task.metadata.name, "split": row["split"], "subset": row["hf_subset"]}
         if self._searches:
             return self._of_queries(about, main_score)
         if isinstance(row.get("v_measures"), list) and main_score == "v_measure":
@@ -84,7 +84,7 @@ class TaskItems:
             return self._of_texts(about)
         return None
 
-    def _of_queries(self, about: Mapping[str, str], main_score: str) -> ItemScores | None:
+    def _of_queries(self, about: Mapping[str, Any], main_score: str) -> ItemScores | None:
         name = next((main_score.replace(ours, its) for ours, its in _BY_TREC_EVAL.items() if main_score.startswith(ours)), "")
         scores, qrels, results = self._found.get((about["subset"], about["split"]), ({}, {}, {}))
         if any(name not in one for one in scores.values()):
@@ -93,25 +93,26 @@ class TaskItems:
         ranks = [first_right(results.get(query, {}), qrels.get(query, {})) for query in ids]
         return ItemScores.of([scores[query][name] for query in ids], items=ids, ranks=ranks, unit="queries", **about)
 
-    def _of_pairs(self, about: Mapping[str, str], column: str) -> ItemScores | None:
+    def _of_pairs(self, about: Mapping[str, Any], column: str) -> ItemScores | None:
         gold, found = self._data(about)["score"], self._predictions(about)[column]
         if found is None:
             return None
         return ItemScores.of(found, gold=gold, items=list(gold), unit="pairs", statistic="spearman", **about)
 
-    def _of_texts(self, about: Mapping[str, str]) -> ItemScores:
+    def _of_texts(self, about: Mapping[str, Any]) -> ItemScores:
         """Return for each test text the share of mteb's classifiers, each with training texts of its own, that are right."""
-        labels = list(self._data(about)[self._task.label_column_name])
+        task: Any = self._task
+        labels = list(self._data(about)[task.label_column_name])
         right = [[one == label for one, label in zip(guesses, labels, strict=True)] for guesses in self._predictions(about)]
         return ItemScores.of(np.mean(right, axis=0), items=labels, unit="texts", **about)
 
-    def _data(self, about: Mapping[str, str]) -> Any:
+    def _data(self, about: Mapping[str, Any]) -> Any:
         """Return a part of the task's data, where mteb looks for it."""
         dataset: Any = self._task.dataset
         alone = about["subset"] == "default" and "default" not in dataset
         return (dataset if alone else dataset[about["subset"]])[about["split"]]
 
-    def _predictions(self, about: Mapping[str, str]) -> Any:
+    def _predictions(self, about: Mapping[str, Any]) -> Any:
         assert self.folder is not None
         return read_json(self.folder / self._task.prediction_file_name)[about["subset"]][about["split"]]
 

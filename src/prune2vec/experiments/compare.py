@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from prune2vec.errors import ConfigError, DataError, PlanError
 from prune2vec.evaluation.results import Results
+from prune2vec.experiments.cell_table import SweepRecord, cell_rows, write_tables
 from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
 from prune2vec.experiments.gate import losses
 from prune2vec.experiments.ranking_diff import ranking_diffs
 from prune2vec.experiments.report import comparison_html
-from prune2vec.experiments.stage_runner import PLAN, RESULTS, SLIM_PLAN
+from prune2vec.experiments.stage_runner import PLAN, RESULTS, SLIM_PLAN, SWEEP_TABLES
 from prune2vec.files import write_json, write_text
 from prune2vec.outputs import COMPARISON, own_folder
 from prune2vec.paths import check_target
@@ -50,7 +51,8 @@ def compare_results(
     folder = check_target(Path(output), folder=True) if output is not None else None
     several = [paths] if isinstance(paths, str | Path) else paths
     rows = []
-    for name, file in find_results([Path(path) for path in several]).items():
+    files, record = _in_order(find_results([Path(path) for path in several]))
+    for name, file in files.items():
         results = Results.load(file)
         folders = (file.parent / SLIM_PLAN, file.parent / PLAN, Path(str(results.encoder.get("path", ""))) / PLAN)
         rows.append(ResultRow(name=name, results=results, plan=next(filter(None, map(_read_plan, folders)), None)))
@@ -66,10 +68,12 @@ def compare_results(
     if diff:
         comparison = replace(comparison, worst=ranking_diffs(*(row.results for row in rows)))
     if folder is not None:
-        with own_folder(folder, COMPARISON) as own, own.writing("comparison.json", "report.md", "report.html"):
+        with own_folder(folder, COMPARISON) as own, own.writing("comparison.json", "report.md", "report.html", *SWEEP_TABLES):
             write_json(folder / "comparison.json", comparison.to_json())
             write_text(folder / "report.md", "# Comparison\n\n" + comparison.to_markdown())
             write_text(folder / "report.html", comparison_html(comparison))
+            if record is not None:
+                write_tables(cell_rows(comparison, record), folder)
     return comparison
 
 
@@ -99,6 +103,24 @@ def find_results(paths: Sequence[Path]) -> dict[str, Path]:
         if longer == lengths:
             return dict(zip(names, files, strict=True))
         lengths = longer
+
+
+def _in_order(files: Mapping[str, Path]) -> tuple[Mapping[str, Path], SweepRecord | None]:
+    """Return results of runs, or shards, of one sweep by variant and in its order, each once, and their record; others as they are."""
+    records = {
+        folder: SweepRecord.load(folder) for folder in dict.fromkeys(file.absolute().parent.parent for file in files.values())
+    }
+    found = list(records.values())
+    if found[0] is None or any(one is None or one.cells != found[0].cells for one in found):
+        return files, None
+    first: dict[str, Path] = {}
+    for file in files.values():
+        first.setdefault(file.absolute().parent.name, file)
+    places = {cell.name: place for place, cell in enumerate(found[0].cells)}
+    # Variants that are no cells, such as a teacher, come first, as in the run.
+    names = sorted(first, key=lambda name: places.get(name, -1))
+    errors = {name: reason for one in found if one is not None for name, reason in one.errors.items() if name not in first}
+    return {name: first[name] for name in names}, SweepRecord(cells=found[0].cells, errors=errors)
 
 
 def _read_plan(path: Path) -> PruningPlan | None:

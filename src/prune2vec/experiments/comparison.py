@@ -164,7 +164,8 @@ class Comparison:
     @property
     def bm25(self) -> Mapping[str, float]:
         """BM25's metrics on the same queries; empty unless every row was measured on the same data."""
-        return bm25_of(self.rows).get("metrics", {})
+        found: Mapping[str, float] = bm25_of(self.rows).get("metrics", {})
+        return found
 
     @property
     def score_name(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from prune2vec.errors import ConfigError, EvaluationError
+from prune2vec.evaluation.item_scores import ItemScores
 from prune2vec.evaluation.results import Results
 from prune2vec.experiments.intervals import OWN_DATA, SCORE, Gap, gaps
 
@@ -67,11 +68,8 @@ def _check_comparable(name: str, now: Results, before: Results, gate: Path) -> N
         for key in ("digest", "revision"):
             if key in task.data and key in same.data and task.data[key] != same.data[key]:
                 raise refuse(f"the data of {task.name} are others")
-        if (
-            task.items
-            and same.items
-            and not all(one.pairs_with(other) for one, other in zip(task.items, same.items, strict=False))
-        ):
+        both = bool(task.items and same.items)
+        if both and not (len(task.items) == len(same.items) and all(map(ItemScores.pairs_with, task.items, same.items))):
             raise refuse(f"the queries, pairs or texts of {task.name} are others")
 
 

@@ -138,7 +138,8 @@ def interval(drawn: Array, items: int) -> tuple[float, float]:
 
 def _resampled(rows: Sequence[Sequence[ItemScores]]) -> Array:
     """Return resampled differences to the first row, (resamples, rows - 1); each row has the items of every part of a task."""
-    return np.mean([resampled_differences(part) for part in zip(*rows, strict=True)], axis=0)
+    found: Array = np.mean([resampled_differences(part) for part in zip(*rows, strict=True)], axis=0)
+    return found
 
 
 def resampled_differences(rows: Sequence[ItemScores]) -> Array:
@@ -153,12 +154,14 @@ def resampled_differences(rows: Sequence[ItemScores]) -> Array:
         Differences, (resamples, rows - 1); NaN where what was drawn has no correlation.
     """
     first = rows[0]
-    values = np.stack([row.numbers for row in rows], axis=1)
     counts = _counts(len(first), _RESAMPLES[first.statistic], seed=f"{first.digest} {first.split} {first.subset}")
     if first.statistic == "mean":
-        return np.concatenate([block @ (values[:, 1:] - values[:, :1]) for block in counts]) / len(first)
-    gold, columns = _Ranked(first.right), [_Ranked(column) for column in values.T]
-    scores = np.concatenate([_correlations(block, gold, columns) for block in counts])
+        differences = [row.numbers - first.numbers for row in rows[1:]]
+        # One column after the other: several in one product are rounded otherwise than one.
+        sums: Array = np.concatenate([np.stack([block @ one for one in differences], axis=1) for block in counts])
+        return sums / len(first)
+    gold, columns = _Ranked(first.right), [_Ranked(row.numbers) for row in rows]
+    scores: Array = np.concatenate([_correlations(block, gold, columns) for block in counts])
     return scores[:, 1:] - scores[:, :1]
 
 

@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,15 +55,6 @@ _COLOURS = "YlGnBu"
 _LEAST = 1e-9
 _Z95 = 1.96
 _BARS = "▁▂▃▄▅▆▇█"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """One encoder in the picture of score against parameters."""
-
-    name: str
-    params: int
-    score: float
 
 
 def color_of(position: int) -> str:
@@ -194,37 +184,6 @@ def _smoothed(values: Sequence[float]) -> list[float]:
         weight = keep * weight + (1 - keep)
         smooth.append(average / weight)
     return smooth
-
-
-def score_svg(points: Sequence[Point], *, metric: str, baseline: tuple[str, float] | None = None) -> str:
-    """Return score against parameters as SVG text; the order of the points decides their colours.
-
-    ``metric`` says what the score is; ``baseline`` is the name and score of a method without parameters (BM25), drawn as a line.
-    """
-    with styled_figure(8.2, 3.6) as (figure, axes):
-        ascending = sorted(points, key=lambda point: point.params)
-        axes.plot([p.params / 1e6 for p in ascending], [p.score for p in ascending], color=_FAINT, linewidth=1.0, zorder=1)
-        widest = max(point.params for point in points)
-        above, last = True, float("-inf")
-        for point in ascending:
-            color = color_of(points.index(point))
-            at = (point.params / 1e6, point.score)
-            # The label goes below where the one to the left is near.
-            above = not above if point.params - last < 0.2 * widest else True
-            last = point.params
-            axes.scatter(*at, s=70, color=color, edgecolor="white", zorder=3)
-            shift, anchor = ((0, 9), "bottom") if above else ((0, -10), "top")
-            text = f"{point.name}  {point.score:.3f}"
-            axes.annotate(text, at, shift, textcoords="offset points", ha="center", va=anchor, color=color)
-        if baseline is not None:
-            axes.axhline(baseline[1], color=_FAINT, linewidth=1.2, linestyle=(0, (5, 3)), zorder=0)
-            text, at = f"{baseline[0]}  {baseline[1]:.3f}", (1.0, baseline[1])
-            where = ("axes fraction", "data")
-            axes.annotate(text, at, (0, 4), xycoords=where, textcoords="offset points", ha="right", color="#52606d")
-        axes.margins(x=0.14, y=0.28)
-        axes.set_xlabel("parameters, millions")
-        axes.set_ylabel(metric)
-        return drawn(figure).decode()
 
 
 def inline_svg(svg: str, *, prefix: str, label: str) -> str:

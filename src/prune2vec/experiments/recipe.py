@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from prune2vec.errors import ConfigError
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.experiments.recipe_variant import KEEP_ALL, RecipeVariant, missing_sections, remedy, wrong
+from prune2vec.experiments.sweep import Cell, Sweep, cells_of
 from prune2vec.experiments.yaml_file import OWN_MESSAGE, Location, dashed, dump_yaml, read_yaml, underscored
 from prune2vec.models.text_settings import PAPER_POOLING, TextOptions
 from prune2vec.paths import as_path, closest, looks_local
@@ -137,9 +138,12 @@ class Recipe(Settings):
             RecipeVariant(name="large", method="l3prune", parameters={"variant": "large"}),
             RecipeVariant(name="small", method="l3prune", parameters={"variant": "small"}),
         ),
-        min_length=1,
     )
-    """The cuts to build and compare; the first is the one that the others are compared with."""
+    """The cuts to build and compare; the first is the one that the others are compared with. Where there is a sweep, none unless
+    they are given."""
+    sweep: Sweep | None = None
+    """More variants: every method at every size, by every way to train and seed, for example {methods: [full, depth, random], sizes:
+    [20%, 40%, small, large], seeds: [1, 2], train: {short: {steps: 200}, long: {steps: 800}}}."""
     prune: PruneSettings = Field(default_factory=PruneSettings)
     """How the cut model becomes a text encoder."""
     train: TrainSettings | None = TrainSettings()
@@ -151,8 +155,41 @@ class Recipe(Settings):
     queries: tuple[str, ...] = ()
     """Example queries that the smallest encoder answers at the end, from the held-out or mined texts."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _only_the_sweep(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("sweep") is not None and "variants" not in values:
+            return {**values, "variants": ()}
+        return values
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The variants of the sweep, by where they stand in it; none without a sweep."""
+        return () if self.sweep is None else tuple(cell for cell, _ in cells_of(self.sweep))
+
+    def swept(self) -> Self:
+        """Return the recipe with the sweep written out, its variants behind the others."""
+        if self.sweep is None:
+            return self
+        return self.model_copy(
+            update={"variants": (*self.variants, *(variant for _, variant in cells_of(self.sweep))), "sweep": None}
+        )
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.sweep is not None:
+            try:
+                whole = self.swept()
+            except ConfigError as error:
+                raise wrong(str(error), "sweep") from error
+            whole._check_variants()
+        else:
+            self._check_variants()
+        return self
+
+    def _check_variants(self) -> None:
+        if not self.variants:
+            raise wrong("variants: there is none; give at least one, or a sweep", "variants")
         # Of two names that differ in case alone, some file systems make one folder.
         names = [variant.name.lower() for variant in self.variants]
         twice = next((variant.name for variant in self.variants if names.count(variant.name.lower()) > 1), None)
@@ -173,7 +210,6 @@ class Recipe(Settings):
                 f"variant {here!r} needs {missing[0]}, which the profile does not measure; {remedy(self.profile, missing)}",
                 *("profile", "scorers"),
             )
-        return self
 
     def _check_stages(self) -> None:
         """Refuse settings of one stage's own that all must share: the model, and what a text is."""
@@ -278,7 +314,11 @@ def absolute_paths(values: Mapping[str, Any], *, base: Path, where: Callable[[Lo
     """Return a valid recipe's values with every local path made absolute, from ``base``; ``where`` gives a key's place."""
     changed = copy.deepcopy(dict(values))
     words = {DOCSTRINGS, *_BUILT_IN_MODELS, *(variant["name"] for variant in changed["variants"])}
-    of_variants = [("variants", number, *rest) for number in range(len(changed["variants"])) for rest in _OF_VARIANTS]
+    of_variants: list[tuple[Any, ...]] = [
+        ("variants", number, *rest) for number in range(len(changed["variants"])) for rest in _OF_VARIANTS
+    ]
+    ways = ((changed["sweep"] or {}).get("train") or {}) if "sweep" in changed else {}
+    of_variants += [("sweep", "train", way, key) for way in ways for _, key in _OF_VARIANTS]
     for location in (*_PATHS, *_NAMES, *of_variants):
         *sections, key = location
         holder: Any = changed

@@ -13,6 +13,7 @@ from prune2vec.experiments.stage_runner import wrong_folder_name
 from prune2vec.experiments.yaml_file import OWN_MESSAGE
 from prune2vec.models.text_settings import TextOptions
 from prune2vec.planning.planner import Budget
+from prune2vec.planning.sizes import Size, count_key
 from prune2vec.planning.vocabulary import Tokens
 from prune2vec.profiling.profile_settings import ALL, LAYER_LOSS, PLAIN, ProfileSettings
 from prune2vec.settings import Settings
@@ -38,6 +39,9 @@ class RecipeVariant(Settings):
     """A planner (prune2vec plan --help lists them), or full: keep every layer."""
     parameters: dict[str, Any] = Field(default_factory=dict)
     """Parameters of the planner, for l3prune for example {variant: small}."""
+    size: Size | None = None
+    """How much stays, for any method: a share of the layers (30%), L3Prune's small or large, or a number of layers. A method that
+    does not keep whole layers gets as many parameters as the first so many layers have. Unset: by parameters or budget."""
     budget: Budget | None = None
     """Limits that the plan must keep: max-params, max-layers, max-memory, min-speedup."""
     vocabulary: Tokens | None = None
@@ -63,19 +67,30 @@ class RecipeVariant(Settings):
         here = f"variant {self.name!r}"
         if self.method not in known:
             raise wrong(f"{here}: no method is called {self.method!r}{did_you_mean(self.method, known)}")
-        if self.method == KEEP_ALL and (self.parameters or self.budget):
-            raise wrong(f"{here}: method full keeps every layer; it takes neither parameters nor a budget")
+        if self.method == KEEP_ALL and (self.parameters or self.budget or self.size is not None):
+            raise wrong(f"{here}: method full keeps every layer; it takes neither parameters nor a size or budget")
         if (reason := wrong_folder_name(self.name)) is not None:
             raise wrong(f"{here}: {reason}")
         if self.trained_with is not None and (self.train != {} or self.slim is not None):
             raise wrong(f"{here}: trained-with takes that variant's training and its neurons; drop train and slim")
         try:
             self.sections()
+            self._check_size()
         except ConfigError as error:
             raise wrong(f"{here}: {error}") from error
         if self.slim is not None:
             self._check_slim(self.slim, here)
         return self
+
+    def _check_size(self) -> None:
+        """Refuse two answers to how much stays."""
+        if self.size is None:
+            return
+        key = count_key(self.method)
+        if self.budget is not None:
+            raise ConfigError("give a size or a budget, not both")
+        if key in {str(name).replace("-", "_") for name in self.parameters}:
+            raise ConfigError(f"give size or {key}, not both")
 
     def _check_slim(self, slim: SlimSettings, here: str) -> None:
         """Refuse an unknown importance, and a section that does not say how much goes where no plan of ours would."""

@@ -14,7 +14,6 @@ from prune2vec.experiments.answers import Answer
 from prune2vec.experiments.comparison import Comparison
 from prune2vec.experiments.intervals import UNSURE
 from prune2vec.experiments.plots import (
-    Point,
     caption,
     color_of,
     inline_svg,
@@ -23,9 +22,9 @@ from prune2vec.experiments.plots import (
     profile_svg,
     redundancies,
     redundancy_svg,
-    score_svg,
     training_svg,
 )
+from prune2vec.experiments.score_plots import score_points, score_svg
 from prune2vec.files import write_text
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.planning.plan_view import cut_summary, plan_figures
@@ -140,7 +139,7 @@ def report_html(data: ReportData) -> str:
         "profile": inline_svg(profile_svg(data.profile, data.picks), prefix="p", label="Contrastive loss by depth"),
         "redundancy": inline_svg(redundancy_svg(data.profile), prefix="r", label="Redundancy of sub-layers") if about else "",
         "training": inline_svg(training_svg(curves), prefix="t", label="Training loss by step") if any(curves.values()) else "",
-        "score": _score_figure(data.comparison),
+        **_score_figures(data.comparison),
     }
     return _page(
         title=data.title,
@@ -167,7 +166,7 @@ def comparison_html(comparison: Comparison) -> str:
         comparison=comparison,
         headline=headline(comparison),
         colors={row.name: color_of(place) for place, row in enumerate(comparison.rows)},
-        figures={"score": _score_figure(comparison)},
+        figures=_score_figures(comparison),
         machine=_machine(comparison.rows[0].results.environment),
     )
 
@@ -187,14 +186,16 @@ def _page(**values: Any) -> str:
     return environment.from_string(text).render(**values)
 
 
-def _score_figure(comparison: Comparison | None) -> str:
-    rows = [row for row in comparison.rows if row.score is not None and not row.same_as] if comparison is not None else []
-    if comparison is None or len(rows) < 2:
-        return ""
-    points = [Point(name=row.name, params=row.params, score=row.score or 0.0) for row in rows]
-    baseline = ("BM25", comparison.bm25["ndcg@10"]) if comparison.bm25 else None
-    svg = score_svg(points, metric=comparison.score_name, baseline=baseline)
-    return inline_svg(svg, prefix="s", label="Score against parameters")
+def _score_figures(comparison: Comparison | None) -> dict[str, str]:
+    """Return the pictures of score against parameters and against speed; empty ones where there are not two points."""
+    figures = {"score": "", "speed": ""}
+    for name, label in (("score", "Score against parameters"), ("speed", "Score against texts per second")):
+        points = score_points(comparison, speed=name == "speed") if comparison is not None else []
+        if comparison is not None and len(points) > 1:
+            baseline = ("BM25", comparison.bm25["ndcg@10"]) if comparison.bm25 else None
+            svg = score_svg(points, metric=comparison.score_name, speed=name == "speed", baseline=baseline)
+            figures[name] = inline_svg(svg, prefix=name[:2], label=label)
+    return figures
 
 
 def _plan_view(name: str, plan: PruningPlan, same_as: str | None) -> dict[str, Any]:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from prune2vec.errors import Prune2vecError
+from prune2vec.errors import ConfigError, EvaluationError, Prune2vecError, did_you_mean
 from prune2vec.evaluation.results import Results
 from prune2vec.evaluation.tasks import resolve_tasks
 from prune2vec.experiments.answers import Answer, load_answers
+from prune2vec.experiments.cell_table import SweepRecord, cell_rows, write_tables
 from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
 from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.report import ReportData
 from prune2vec.experiments.stage_runner import ANSWERS, MANIFEST, PROFILE, RECIPE, REPORT, RESULTS, STAMPS, Step
 from prune2vec.experiments.stages import Stages
+from prune2vec.experiments.sweep import Cell, read_shard
 from prune2vec.experiments.variant_run import VariantRun
 from prune2vec.files import write_json, write_text
 from prune2vec.machine import describe
@@ -49,6 +51,7 @@ class Report:
         comparison: The results side by side; None when nothing was evaluated, or in a dry run.
         answers: The recipe's example queries with what the smallest encoder found.
         dry_run: Whether nothing was done.
+        errors: What stopped the cells of a sweep that failed, by name.
     """
 
     folder: Path
@@ -56,6 +59,12 @@ class Report:
     comparison: Comparison | None = None
     answers: tuple[Answer, ...] = ()
     dry_run: bool = False
+    errors: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a cell failed, so that the program ends with 1."""
+        return bool(self.errors)
 
     def render(self) -> str:
         """Return the report as plain text."""
@@ -63,6 +72,7 @@ class Report:
             return "\n".join(step.render() for step in self.steps)
         parts = [self.comparison.render() if self.comparison is not None else ""]
         parts += [one.render() for one in self.answers]
+        parts += ["\n".join(f"{name} failed: {reason}" for name, reason in self.errors.items())]
         parts.append(f"report: {self.folder / 'report.html'}")
         return "\n\n".join(part for part in parts if part)
 
@@ -74,6 +84,7 @@ class Report:
             "steps": [asdict(step) for step in self.steps],
             "comparison": self.comparison.to_json() if self.comparison is not None else None,
             "answers": [asdict(one) for one in self.answers],
+            "errors": dict(self.errors),
             "report": None if self.dry_run else str(self.folder / "report.html"),
         }
 
@@ -85,8 +96,12 @@ def run_recipe(
     *,
     stages: Stages | None = None,
     dry_run: bool = False,
+    cell: str | None = None,
+    shard: str | None = None,
 ) -> Report:
     """Profile, plan, prune, train and evaluate every variant of a recipe, then compare them.
+
+    A cell of a sweep that fails does not stop the others.
 
     A stage is skipped when its output is there and its settings and inputs have not changed, so a run that was killed is
     resumed by the same call and ends with the same result.
@@ -96,16 +111,19 @@ def run_recipe(
         output: Folder of the run: new, empty or of an earlier run.
         stages: What does the work; default: the functions of this package.
         dry_run: Only find out which stages would run and which would be skipped; writes nothing.
+        cell: Do this variant alone, and those that it learns from.
+        shard: Do a part of the variants, ``"0/4"`` the first of four, in a folder of its own below ``output``;
+            ``compare`` puts the parts together.
 
     Raises:
-        ConfigError: The recipe is wrong, or another run holds the folder.
+        ConfigError: The recipe is wrong, there is no such cell or shard, or another run holds the folder.
         CheckpointError: The folder holds something else, or a file of the run was changed since.
         Prune2vecError: A stage failed; all stages before it stay done.
     """
-    folder, stages = Path(output).absolute(), stages or Stages()
-    if not isinstance(recipe, Recipe):
-        recipe = Recipe.of(recipe) if isinstance(recipe, Mapping) else Recipe.load(Path(recipe))
-    recipe = recipe.taught()
+    stages = stages or Stages()
+    given = _read(recipe)
+    recipe, go_on = given.swept().taught(), given.sweep is not None
+    folder, only = _chosen(recipe, Path(output).absolute(), cell, shard)
     # Refused at once, not after hours of the stages before.
     trained = [variant.training(recipe.train) for variant in recipe.variants]
     for tracker in dict.fromkeys(settings.report_to for settings in trained if settings is not None):
@@ -114,13 +132,13 @@ def run_recipe(
         resolve_tasks(recipe.evaluate.tasks, Path(recipe.evaluate.mirror) if recipe.evaluate.mirror else None)
     if dry_run:
         check_kind(folder, RUN)
-        run = VariantRun(recipe, folder, stages, None)
+        run = VariantRun(recipe, folder, stages, None, only=only, go_on=go_on)
         run.do()
         return Report(folder=folder, steps=tuple(run.runner.steps), dry_run=True)
     with own_folder(folder, RUN) as own:
         clear_all_partials(folder)
         own.check(RECIPE, *REPORT)
-        run = VariantRun(recipe, folder, stages, own)
+        run = VariantRun(recipe, folder, stages, own, only=only, go_on=go_on)
         try:
             run.do()
         except BaseException as error:
@@ -132,11 +150,83 @@ def run_recipe(
                     own.remove(RECIPE)
             raise
         with own.writing(RECIPE, *REPORT):
-            return _finish(run)
+            return _finish(run, given.cells)
 
 
-def _finish(run: VariantRun) -> Report:
+def _read(recipe: Recipe | Path | str | Mapping[str, Any]) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return recipe
+    return Recipe.of(recipe) if isinstance(recipe, Mapping) else Recipe.load(Path(recipe))
+
+
+def _chosen(recipe: Recipe, output: Path, cell: str | None, shard: str | None) -> tuple[Path, tuple[str, ...]]:
+    """Return the folder of a run, and the names of the variants that it does."""
+    names = tuple(variant.name for variant in recipe.variants)
+    if shard is not None:
+        number, count = read_shard(shard)
+        names, output = names[number::count], output / f"shard-{number:05d}-of-{count:05d}"
+    if cell is not None and cell not in names:
+        raise ConfigError(f"no cell{f' of shard {shard}' if shard else ''} is called {cell!r}{did_you_mean(cell, names)}")
+    if not names:
+        raise ConfigError(f"shard {shard} has no cell; there are {len(recipe.variants)} in all")
+    return output, names if cell is None else (cell,)
+
+
+@public("run", "recipe", "output")
+def list_cells(
+    recipe: Recipe | Path | str | Mapping[str, Any],
+    output: Path | str,
+    *,
+    stages: Stages | None = None,
+    shard: str | None = None,
+) -> CellList:
+    """Find out which cells of a recipe are done in a folder; nothing is done or written.
+
+    Args:
+        recipe: As for ``run_recipe``.
+        output: Folder of the run.
+        stages: As for ``run_recipe``.
+        shard: Only those of a shard, in its folder.
+
+    Raises:
+        ConfigError: The recipe is wrong, or there is no such shard.
+        CheckpointError: The folder holds something else.
+    """
+    given = _read(recipe)
+    whole = given.swept().taught()
+    folder, only = _chosen(whole, Path(output).absolute(), None, shard)
+    check_kind(folder, RUN)
+    run = VariantRun(whole, folder, stages or Stages(), None, only=only)
+    run.do()
+    record = SweepRecord.load(folder)
+    states = {}
+    for name in only:
+        waiting = [step for step in run.runner.steps if step.name.rpartition(".")[0] == name and step.outcome == "would run"]
+        error = record.errors.get(name) if record is not None and waiting else None
+        states[name] = f"failed: {error}" if error else "to do" if waiting else "done"
+    return CellList(states=states)
+
+
+@dataclass(frozen=True)
+class CellList:
+    """The state of each cell by name: done, to do, or why it failed."""
+
+    states: Mapping[str, str]
+
+    def render(self) -> str:
+        """Return one line a cell."""
+        width = max(map(len, self.states))
+        return "\n".join(f"{name:<{width}}  {state}" for name, state in self.states.items())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        return {"cells": dict(self.states)}
+
+
+def _finish(run: VariantRun, cells: tuple[Cell, ...]) -> Report:
     """Write the manifest and the report; quick, so done anew every time."""
+    if not run.plans:
+        raise EvaluationError("; ".join(f"{name} failed: {reason}" for name, reason in run.errors.items()))
     folder, profile, same = run.folder, Profile.load(run.folder / PROFILE), run.same_cut_as
     comparison = None
     if run.recipe.evaluate is not None:
@@ -167,7 +257,12 @@ def _finish(run: VariantRun) -> Report:
     write_text(folder / RECIPE, data.recipe)
     write_json(folder / MANIFEST, facts)
     run.stages.report(data, folder)
-    return Report(folder=folder, steps=tuple(run.runner.steps), comparison=comparison, answers=answers)
+    if cells:
+        record = SweepRecord(cells=cells, errors=run.errors)
+        record.save(folder)
+        if comparison is not None:
+            write_tables(cell_rows(comparison, record), folder)
+    return Report(folder=folder, steps=tuple(run.runner.steps), comparison=comparison, answers=answers, errors=run.errors)
 
 
 def _manifest(run: VariantRun, profile: Profile) -> dict[str, Any]:

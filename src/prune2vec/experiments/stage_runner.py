@@ -26,7 +26,8 @@ from prune2vec.progress import say
 # The names of what a run writes into its folder, beside the folders of its variants.
 RECIPE, PROFILE, ANSWERS, DATA, STAMPS = "recipe.yaml", "profile.json", "answers.json", "data", "stamps"
 MANIFEST = "manifest.json"
-REPORT = (MANIFEST, "profile.svg", "profile.png", "redundancy.svg", "report.md", "report.html")
+SWEEP, SWEEP_TABLES = "sweep.json", ("sweep.parquet", "sweep.md")
+REPORT = (MANIFEST, "profile.svg", "profile.png", "redundancy.svg", "report.md", "report.html", SWEEP, *SWEEP_TABLES)
 PLAN, SLIM_PLAN, RESULTS = "plan.json", "slim-plan.json", "results.json"
 CHECKPOINT, ENCODER = "checkpoint", "encoder"
 TEACHER_VECTORS = "teacher-vectors"

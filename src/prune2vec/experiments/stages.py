@@ -51,15 +51,19 @@ class Stages:
 
     def plan(self, profile: Path, variant: RecipeVariant, texts: Sequence[str], output: Path) -> None:
         """Write a variant's ``plan.json``; its tokens are counted on ``texts``."""
-        from prune2vec.planning.planner import make_plan
+        from prune2vec.planning.planner import Budget, make_plan
+        from prune2vec.planning.sizes import sized
         from prune2vec.profiling.profile import Profile
 
-        method, parameters = variant.method, variant.parameters
+        method, parameters, budget = variant.method, variant.parameters, variant.budget
+        if variant.size is not None:
+            keys, limits = sized(Profile.load(profile), method, variant.size)
+            parameters, budget = {**parameters, **keys}, Budget(**limits) if limits else None
         if method == KEEP_ALL:
             method, parameters = "depth", {"depth": Profile.load(profile).shape.num_layers}
         vocabulary = None if variant.vocabulary is None else {"vocabulary": variant.vocabulary, "texts": tuple(texts)}
         try:
-            make_plan(profile, method=method, budget=variant.budget, vocabulary=vocabulary, output=output, **parameters)
+            make_plan(profile, method=method, budget=budget, vocabulary=vocabulary, output=output, **parameters)
         except (ConfigError, PlanError) as error:
             raise type(error)(f"variant {variant.name!r}: {error}") from error
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from prune2vec.errors import ConfigError
+from prune2vec.errors import ConfigError, PlanError, reason_of
 from prune2vec.experiments.recipe import DOCSTRINGS, Evaluation, Recipe
 from prune2vec.experiments.recipe_variant import KEEP_ALL, RecipeVariant
 from prune2vec.experiments.stage_runner import (
@@ -27,6 +29,7 @@ from prune2vec.experiments.stages import Stages
 from prune2vec.files import digest_json, write_bytes, write_text
 from prune2vec.outputs import OwnFolder, remove_folder
 from prune2vec.planning.plan import PruningPlan
+from prune2vec.progress import say
 from prune2vec.pruning.prune_settings import PruneSettings
 from prune2vec.resume import WorkFolder
 from prune2vec.training.neuron_importance import importances
@@ -47,9 +50,23 @@ class VariantRun:
         sources: Digests of what was read.
         plans: Plan of each variant, its width decided; in a dry run only those that are there and stay.
         same_cut_as: Variants that keep the same of the model as an earlier one and are trained alike, and which.
+        errors: What stopped each variant that could not be finished, where the others go on.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, stages: Stages, own: OwnFolder | None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        stages: Stages,
+        own: OwnFolder | None,
+        *,
+        only: Collection[str] | None = None,
+        go_on: bool = False,
+    ) -> None:
+        """Prepare a run of the variants in ``only``, and of those that they learn from; None is all.
+
+        With ``go_on`` a variant that fails does not stop the others.
+        """
         self.recipe = recipe
         self.folder = folder
         self.runner = StageRunner(folder, own, before=self._begin)
@@ -57,6 +74,9 @@ class VariantRun:
         self.plans: dict[str, PruningPlan] = {}
         self.same_cut_as: dict[str, str] = {}
         self.stages = stages
+        self.errors: dict[str, str] = {}
+        self._chosen = self._with_teachers(self._variants if only is None else only)
+        self._go_on = go_on
         self._encoders: dict[str, str | None] = {}
         self._scores_of: dict[str, Path] = {}
 
@@ -64,12 +84,16 @@ class VariantRun:
         """Do every stage that is not done, or, in a dry run, find out which would be."""
         self._mine()
         profile = self._profile()
-        plans = {variant.name: self._slim(variant, self._plan(variant, profile)) for variant in self.recipe.variants}
+        plans: dict[str, str | None] = {}
+        for variant in self._chosen:
+            with self._failing_alone(variant.name):
+                plans[variant.name] = self._slim(variant, self._plan(variant, profile))
         first: dict[object, str] = {}
         for name in self.plans:
             if (other := first.setdefault(self._encoder_of(name), name)) != name:
                 self.same_cut_as[name] = other
         for name, digest in plans.items():
+<<<<<<< HEAD
             if name in self.same_cut_as:
                 self._reuse(name, self.same_cut_as[name])
                 continue
@@ -99,6 +123,50 @@ class VariantRun:
         if trainer in self.plans and self.plans[trainer].keep_layers == plan.keep_layers:
             trainer = None
         return cut, training and training.model_dump_json(), trainer, depths
+=======
+            with self._failing_alone(name):
+                self._make(name, digest)
+        self._answer()
+
+    def _make(self, name: str, plan: str | None) -> None:
+        """Prune, train and evaluate one variant, or take over the one that keeps the same."""
+        if (twin := self.same_cut_as.get(name)) is not None:
+            if twin in self.errors:
+                raise PlanError(f"it keeps the same as {twin}, which failed")
+            self._reuse(name, twin)
+            return
+        encoder = self._prune(name, plan)
+        training = self._training(name)
+        if training is not None:
+            encoder = self._train(name, encoder, training)
+        self._encoders[name] = encoder
+        if self.recipe.evaluate is not None:
+            self._evaluate(name, encoder, self.recipe.evaluate)
+
+    @contextmanager
+    def _failing_alone(self, name: str) -> Iterator[None]:
+        """Note what stops a variant, and let the others go on, where that is wanted."""
+        try:
+            yield
+        except Exception as error:
+            # Whatever it is, out of memory for example, other variants may do without.
+            if not self._go_on:
+                raise
+            self.errors[name] = reason_of(error)
+            self.plans.pop(name, None)
+            say(f"{name} failed, the others go on: {self.errors[name]}")
+
+    def _with_teachers(self, names: Collection[str]) -> tuple[RecipeVariant, ...]:
+        """Return the variants of these names and those that they learn from, in the recipe's order."""
+        wanted, waiting = set(), list(names)
+        while waiting:
+            name = waiting.pop()
+            settings = self._variants[name].training(self.recipe.train)
+            if settings is not None and settings.teacher in self._variants and settings.teacher not in wanted:
+                waiting.append(str(settings.teacher))
+            wanted.add(name)
+        return tuple(variant for variant in self.recipe.variants if variant.name in wanted)
+>>>>>>> proof
 
     def _begin(self) -> None:
         """Look for all that the recipe names, and only then begin to write."""
@@ -171,7 +239,7 @@ class VariantRun:
 
     def smallest(self) -> str | None:
         """Return the first variant with the fewest parameters; None while a plan is missing."""
-        if len(self.plans) < len(self.recipe.variants):
+        if len(self.plans) + len(self.errors) < len(self._chosen) or not self.plans:
             return None
         return min(self.plans, key=lambda name: self.plans[name].shape.params(self.plans[name].kept))
 
@@ -215,7 +283,12 @@ class VariantRun:
         output, texts = f"{variant.name}/{PLAN}", self._texts(_TRAIN) or list(self.recipe.data.texts)
         # Of a variant that keeps all tokens no text counts, and nothing is said that earlier releases did not say.
         uncut = variant.vocabulary is None
+<<<<<<< HEAD
         about = variant.model_dump(mode="json", exclude={"slim", "trained_with", *(["vocabulary"] if uncut else [])})
+=======
+        unset = [key for key in ("vocabulary", "size") if getattr(variant, key) is None]
+        about = variant.model_dump(mode="json", exclude={"slim", *unset})
+>>>>>>> proof
         counted = {} if uncut else {"texts": self.sources.together(texts)}
         plan = self.runner.do(
             f"{variant.name}.plan",
@@ -344,6 +417,8 @@ class VariantRun:
             return settings, self.sources[given] if given is not None else "none"
         digest: str | None
         if teacher in self._variants:
+            if teacher in self.errors:
+                raise ConfigError(f"its teacher {teacher!r} failed")
             if teacher not in self._encoders:
                 raise ConfigError(f"train.teacher: variant {teacher!r} comes after {name!r}; list the teacher first")
             digest, teacher = self._encoders[teacher], str(self.encoder_folder(teacher))

@@ -27,19 +27,34 @@ def demo(*, output: Path, dry_run: bool) -> Printable:
     return run_recipe(demo_recipe(), output, dry_run=True) if dry_run else run_demo(output)
 
 
-@verb(example="prune2vec init -o recipe.yaml\nprune2vec run recipe.yaml -o runs/first")
+RUN_EXAMPLE = """
+prune2vec init -o recipe.yaml
+prune2vec run recipe.yaml -o runs/first
+prune2vec run sweep.yaml -o runs/sweep --list
+prune2vec run sweep.yaml -o runs/sweep --shard 0/4
+"""
+
+
+@verb(example=RUN_EXAMPLE)
 @click.argument("recipe", type=ExistingPath())
 @click.option("-o", "--output", type=OutputPath(folder=True), required=True, help="Folder of the run.")
-def run(recipe: Path, *, output: Path, dry_run: bool) -> Printable:
+@click.option("--list", "listed", is_flag=True, help="Only say which variants there are, and which are done.")
+@click.option("--cell", metavar="NAME", help="Do one variant alone, and those that it learns from.")
+@click.option("--shard", metavar="I/N", help="Do one of N parts of the variants (0/4 is the first of four), below OUTPUT.")
+def run(recipe: Path, *, output: Path, listed: bool, cell: str | None, shard: str | None, dry_run: bool) -> Printable:
     """Do all that RECIPE says, from profile to comparison.
 
     Every variant is planned, pruned, trained and evaluated, and all are compared at the end.
 
     Stages whose inputs have not changed are skipped, so the same command resumes after an interruption.
     """
-    from prune2vec.experiments.run import run_recipe
+    from prune2vec.experiments.run import list_cells, run_recipe
 
-    return run_recipe(recipe, output, dry_run=dry_run)
+    if listed:
+        if cell is not None:
+            raise click.UsageError("--list and --cell do not go together")
+        return list_cells(recipe, output, shard=shard)
+    return run_recipe(recipe, output, dry_run=dry_run, cell=cell, shard=shard)
 
 
 @verb(example="prune2vec init -o recipe.yaml")
@@ -72,6 +87,7 @@ prune2vec compare full.json small.json --diff
 @click.option(
     "--max-drop",
     type=click.FloatRange(0, 100),
+    metavar="POINTS",
     default=0.0,
     show_default=True,
     help="With --gate: so many points of 100 may be lost.",

@@ -1,0 +1,167 @@
+"""All cells of a sweep in one table, with the digests of what was measured: ``sweep.parquet`` and ``sweep.md``."""
+
+from __future__ import annotations
+
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prune2vec.errors import EvaluationError, markdown
+from prune2vec.experiments.comparison import Comparison, ResultRow, TextTable
+from prune2vec.experiments.stage_runner import SWEEP, SWEEP_TABLES
+from prune2vec.experiments.sweep import Cell
+from prune2vec.files import read_json, write_bytes, write_json, write_text
+
+_FORMAT = "prune2vec.sweep/1"
+_TEXTS = ("cell", "method", "size", "train", "layers", "score_name", "verdict", "error")
+_DIGESTS = ("profile", "plan", "encoder", "data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRecord:
+    """Which cells a sweep has, in their order, and what stopped those that failed, by name."""
+
+    cells: tuple[Cell, ...]
+    errors: Mapping[str, str] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """Write ``sweep.json``."""
+        cells = [asdict(cell) for cell in self.cells]
+        write_json(folder / SWEEP, {"format": _FORMAT, "cells": cells, "errors": dict(self.errors)})
+
+    @classmethod
+    def load(cls, folder: Path) -> SweepRecord | None:
+        """Read what ``save`` wrote into a folder; None where it is not there.
+
+        Raises:
+            EvaluationError: It is broken.
+        """
+        if not (folder / SWEEP).is_file():
+            return None
+        value = read_json(folder / SWEEP)
+        try:
+            return cls(cells=tuple(Cell(**cell) for cell in value["cells"]), errors=dict(value["errors"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise EvaluationError(f"{folder / SWEEP}: broken list of cells ({error}); run the recipe again") from error
+
+
+def cell_rows(comparison: Comparison, record: SweepRecord) -> list[dict[str, Any]]:
+    """Return one row a variant: first those that are no cell, then the cells as the sweep has them; failed ones with their error.
+
+    A cell that is in neither (one of another shard) has no row.
+    """
+    there = {row.name: row for row in comparison.rows}
+    cells = {cell.name: cell for cell in record.cells}
+    names = [*(name for name in there if name not in cells), *(name for name in record.errors if name not in cells)]
+    names += [name for name in cells if name in there or name in record.errors]
+    tasks = dict.fromkeys(task.name for row in comparison.rows for task in row.results.tasks)
+    return [_row(name, cells.get(name), there.get(name), comparison, tuple(tasks), record.errors.get(name)) for name in names]
+
+
+def _row(
+    name: str, cell: Cell | None, row: ResultRow | None, comparison: Comparison, tasks: Sequence[str], error: str | None
+) -> dict[str, Any]:
+    about = {"method": cell.method, "size": cell.size, "train": cell.train, "seed": cell.seed} if cell is not None else {}
+    values: dict[str, Any] = {"cell": name, **dict.fromkeys(("method", "size", "train")), "seed": None, **about}
+    gap = comparison.difference(name)
+    found = {task.name: task.score for task in row.results.tasks} if row is not None else {}
+    plan = row.plan if row is not None else None
+    digests = {
+        "profile": plan.profile_digest if plan is not None else None,
+        "plan": plan.digest if plan is not None else None,
+        "encoder": row.results.encoder.get("digest") if row is not None else None,
+        "data": row.results.data_digest if row is not None else None,
+    }
+    return {
+        **values,
+        "layers": row.layers if row is not None else None,
+        "parameters": row.params if row is not None else None,
+        "disk_bytes": row.results.size["disk_bytes"] if row is not None else None,
+        "documents_per_s": row.texts_per_s if row is not None else None,
+        "score_name": row.results.score_name if row is not None else None,
+        "score": row.score if row is not None else None,
+        "difference": gap.value if gap is not None else None,
+        "low": gap.low if gap is not None else None,
+        "high": gap.high if gap is not None else None,
+        "verdict": gap.verdict if gap is not None else None,
+        **{f"task: {task}": found.get(task) for task in tasks},
+        **{f"{what}_digest": digest for what, digest in digests.items()},
+        "same_as": row.same_as if row is not None else None,
+        "error": error,
+    }
+
+
+def write_tables(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Write the rows as ``sweep.parquet`` and ``sweep.md``."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    buffer = io.BytesIO()
+    # A column without a single value has a type all the same.
+    kinds = {name: pa.string() if name in _TEXTS or name.endswith(("_digest", "same_as")) else pa.float64() for name in rows[0]}
+    kinds |= dict.fromkeys(("seed", "parameters", "disk_bytes"), pa.int64())
+    parquet.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=pa.schema(list(kinds.items()))), buffer)
+    write_bytes(folder / SWEEP_TABLES[0], buffer.getvalue())
+    write_text(folder / SWEEP_TABLES[1], table_markdown(rows))
+
+
+def table_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the rows as Markdown: scores, what was measured, and the spread over seeds where there are several."""
+    tables = [_scores(rows), seed_spread(rows), _measured(rows)]
+    parts = ["# Sweep", *(table.without_empty_columns().to_markdown() for table in tables if table is not None)]
+    failed = [f"- {markdown(row['cell'])} failed: {markdown(row['error'])}" for row in rows if row["error"]]
+    return "\n\n".join(filter(None, [*parts, "\n".join(failed)])) + "\n"
+
+
+def _scores(rows: Sequence[Mapping[str, Any]]) -> TextTable:
+    tasks = [name for name in rows[0] if name.startswith("task: ")]
+    header = ("cell", "layers", "parameters", "docs/s", "score", "difference", "95 % interval", "verdict")
+    return TextTable(
+        (*header, *(name.removeprefix("task: ") for name in tasks)),
+        tuple(
+            (
+                f"{row['cell']} (= {row['same_as']})" if row["same_as"] else row["cell"],
+                row["layers"] or "",
+                f"{row['parameters'] / 1e6:,.1f} M" if row["parameters"] is not None else "",
+                f"{row['documents_per_s']:,.1f}" if row["documents_per_s"] is not None else "",
+                _number(row["score"]),
+                _number(row["difference"], "+"),
+                f"{row['low']:+.4f} to {row['high']:+.4f}" if row["low"] is not None else "",
+                "failed" if row["error"] else row["verdict"] or "",
+                *(_number(row[name]) for name in tasks),
+            )
+            for row in rows
+        ),
+    )
+
+
+def seed_spread(rows: Sequence[Mapping[str, Any]]) -> TextTable | None:
+    """Return mean and spread over the seeds of each method, size and way to train; None where nothing has several."""
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["seed"] is not None and row["score"] is not None:
+            groups.setdefault((row["method"], row["size"], row["train"]), []).append(row)
+    several = {key: found for key, found in groups.items() if len(found) > 1}
+    lines = []
+    for key, found in several.items():
+        scores, differences = ([row[what] for row in found if row[what] is not None] for what in ("score", "difference"))
+        spread = f"{min(scores):.4f} to {max(scores):.4f}"
+        difference = f"{statistics.fmean(differences):+.4f}" if differences else ""
+        deviation = f"{statistics.stdev(scores):.4f}"
+        lines.append(
+            (" ".join(filter(None, key)), str(len(found)), _number(statistics.fmean(scores)), deviation, spread, difference)
+        )
+    header = ("over seeds", "seeds", "mean score", "standard deviation", "least to most", "mean difference")
+    return TextTable(header, tuple(lines)) if lines else None
+
+
+def _measured(rows: Sequence[Mapping[str, Any]]) -> TextTable:
+    header = ("digests", *_DIGESTS)
+    return TextTable(header, tuple((row["cell"], *((row[f"{what}_digest"] or "")[:12] for what in _DIGESTS)) for row in rows))
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return "" if value is None else f"{value:{sign}.4f}"

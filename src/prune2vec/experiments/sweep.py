@@ -1,0 +1,140 @@
+"""A sweep: methods by sizes by training settings by seeds, all from one profile; each of them a variant of the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, PlainSerializer
+
+from prune2vec.errors import ConfigError
+from prune2vec.experiments.recipe_variant import KEEP_ALL, RecipeVariant
+from prune2vec.planning.planner import Budget
+from prune2vec.planning.sizes import read_size, written_size
+from prune2vec.settings import Seed, Settings
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+class SweepMethod(Settings):
+    """A method of a sweep, with parameters other than its size."""
+
+    method: str
+    """A planner, or full: keep every layer."""
+    name: str | None = Field(default=None, pattern=_NAME)
+    """What it is called in names and tables; default: the method."""
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    """Parameters of the planner, for magnitude for example {by: weight}."""
+
+
+class SweepBudget(Budget):
+    """A size given as limits."""
+
+    @property
+    def text(self) -> str:
+        """The limits in a name: ``max-params-90M``."""
+        return "-".join(f"{key.replace('_', '-')}-{_short(value)}" for key, value in self.model_dump(exclude_none=True).items())
+
+
+def _sweep_size(value: Any) -> Any:
+    """Read a budget, or a size as a variant has it."""
+    if isinstance(value, Mapping | SweepBudget):
+        return SweepBudget.model_validate(value)
+    return read_size(value)
+
+
+SweepSize = Annotated[
+    Any,
+    BeforeValidator(_sweep_size),
+    PlainSerializer(lambda size: size.model_dump(mode="json") if isinstance(size, SweepBudget) else written_size(size)),
+]
+
+
+def _method(value: Any) -> Any:
+    return {"method": value} if isinstance(value, str) else value
+
+
+class Sweep(Settings):
+    """What a sweep crosses with what. Names of its variants say it: ``random-30pct-short-s1``."""
+
+    methods: tuple[Annotated[SweepMethod, BeforeValidator(_method)], ...] = Field(
+        default=(SweepMethod(method=KEEP_ALL), SweepMethod(method="depth")), min_length=1
+    )
+    """Planners by name, or with parameters: {method: magnitude, parameters: {by: weight}}. The first is what the others are compared
+    with: full keeps all, and has no sizes."""
+    sizes: tuple[SweepSize, ...] = Field(default=("small", "large"), min_length=1)
+    """How much stays: shares of the layers (30%), L3Prune's small or large, numbers of layers, or budgets ({max-params: 90M}). A
+    method that does not keep whole layers gets as many parameters as the first so many layers have."""
+    seeds: tuple[Seed, ...] = Field(default=(42,), min_length=1)
+    """Seeds of the training."""
+    train: dict[Annotated[str, Field(pattern=_NAME)], dict[str, Any] | None] = Field(default_factory=dict)
+    """Ways to train by name, each over the settings of train, for example {short: {steps: 200}, long: {steps: 800}}; null leaves
+    untrained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One variant of a sweep, and where it stands in it.
+
+    Attributes:
+        name: Of the variant.
+        method: As the sweep calls it.
+        size: As the sweep writes it; empty for the whole model.
+        train: Way to train; empty where there is one only.
+        seed: Of the training; None where it is not trained.
+    """
+
+    name: str
+    method: str
+    size: str
+    train: str
+    seed: int | None
+
+
+def cells_of(sweep: Sweep) -> Iterator[tuple[Cell, RecipeVariant]]:
+    """Yield every cell of a sweep with its variant: training settings and seeds outermost, then methods, then sizes.
+
+    Raises:
+        ConfigError: A method does not exist, or takes no size.
+    """
+    for (way, settings), seed in product((sweep.train or {"": {}}).items(), sweep.seeds):
+        if settings is None and seed != sweep.seeds[0]:
+            continue
+        suffix = [way] * (len(sweep.train) > 1) + [f"s{seed}"] * (len(sweep.seeds) > 1 and settings is not None)
+        train = None if settings is None else {**settings, "seed": seed}
+        for method in sweep.methods:
+            called = method.name or method.method
+            for size in ("",) if method.method == KEEP_ALL else sweep.sizes:
+                text = size.text if isinstance(size, SweepBudget) else str(written_size(size))
+                parts = [called, *filter(None, [text.replace("%", "pct")]), *suffix]
+                about: dict[str, Any] = {"method": method.method, "parameters": method.parameters, "train": train}
+                if isinstance(size, SweepBudget):
+                    about["budget"] = size.model_dump(exclude_none=True)
+                elif size:
+                    about["size"] = written_size(size)
+                variant = RecipeVariant.build({"name": "-".join(parts), **about}, where=f"sweep: {'-'.join(parts)}")
+                yield (
+                    Cell(name=variant.name, method=called, size=text, train=way, seed=seed if settings is not None else None),
+                    variant,
+                )
+
+
+def _short(value: float) -> str:
+    for unit, factor in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if value >= factor and value % factor == 0:
+            return f"{value // factor:g}{unit}"
+    return f"{value:g}"
+
+
+def read_shard(shard: str) -> tuple[int, int]:
+    """Return the number of a shard and how many there are, of ``0/4``; its cells are every fourth one, so that sizes are mixed.
+
+    Raises:
+        ConfigError: It is no shard.
+    """
+    number, _, count = shard.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and len(shard) < 15 and int(number) < int(count)):
+        raise ConfigError(f"shard {shard[:40]!r}: expected its number, from 0, and how many there are, such as 0/4")
+    return int(number), int(count)

@@ -1,0 +1,196 @@
+"""A sweep as a run: cells that fail, parts on several machines, and one table of all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import parquet
+
+from prune2vec.errors import ConfigError, EvaluationError, TrainingError
+from prune2vec.experiments.compare import compare_results
+from prune2vec.experiments.run import list_cells, run_recipe
+from tests.cli.conftest import Cli, cli
+from tests.experiments.small import SmallStages, recipe_values
+from tests.tiny import save_tiny
+
+_ = cli
+SWEEP: dict[str, Any] = {"methods": ["full", "depth", "random"], "sizes": ["25%", "50%"], "seeds": [1, 2]}
+NAMES = [f"{cut}-s{seed}" for seed in (1, 2) for cut in ("full", "depth-25pct", "depth-50pct", "random-25pct", "random-50pct")]
+
+
+class Breaking(SmallStages):
+    """Stages of which one kind fails in one variant."""
+
+    def __init__(self, stage: str, variant: str, error: BaseException) -> None:
+        super().__init__()
+        self._breaks = (stage, variant, error)
+
+    def _break(self, stage: str, output: Path) -> None:
+        if self._breaks[:2] == (stage, output.parent.name):
+            raise self._breaks[2]
+
+    def train(self, checkpoint: Path, texts: Any, settings: Any, output: Path, *, plain: bool = False) -> None:
+        self._break("train", output)
+        super().train(checkpoint, texts, settings, output, plain=plain)
+
+    def plan(self, profile: Path, variant: Any, texts: Any, output: Path) -> None:
+        self._break("plan", output)
+        super().plan(profile, variant, texts, output)
+
+
+def swept(tmp_path: Path, output: str = "run", stages: SmallStages | None = None, **about: Any) -> Any:
+    return run_recipe(recipe_values(tmp_path, sweep=SWEEP), tmp_path / output, stages=stages or SmallStages(), **about)
+
+
+def table(folder: Path) -> list[dict[str, Any]]:
+    return parquet.read_table(folder / "sweep.parquet").to_pylist()
+
+
+def test_every_cell_is_in_the_table_with_its_digests(tmp_path: Path) -> None:
+    report = swept(tmp_path)
+    rows = table(tmp_path / "run")
+    assert [row["cell"] for row in rows] == NAMES == [row.name for row in report.comparison.rows]
+    assert [(row["method"], row["size"], row["seed"]) for row in rows[:3]] == [
+        ("full", "", 1),
+        ("depth", "25%", 1),
+        ("depth", "50%", 1),
+    ]
+    assert [row["layers"] for row in rows[:5]] == ["12 of 12", "3 of 12", "6 of 12", "3 of 12", "6 of 12"]
+    for row in rows:
+        results = json.loads((tmp_path / "run" / row["cell"] / "results.json").read_text())
+        plan = json.loads((tmp_path / "run" / row["cell"] / "plan.json").read_text())
+        assert row["score"] == results["score"] and row["parameters"] == results["size"]["parameters"]
+        assert row is rows[0] or row["difference"] == pytest.approx(row["score"] - rows[0]["score"])
+        assert (row["data_digest"], row["profile_digest"], row["error"]) == ("d", plan["profile_digest"], None)
+    assert len({row["plan_digest"] for row in rows}) == 5 and len({row["score"] for row in rows}) == 10
+    text = (tmp_path / "run" / "sweep.md").read_text()
+    mean = (rows[1]["score"] + rows[6]["score"]) / 2
+    assert f"| depth 25% | 2 | {mean:.4f} |" in text
+
+
+def test_a_cell_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    stages = Breaking("train", "depth-50pct-s1", MemoryError("no room"))
+    report = swept(tmp_path, stages=stages)
+    assert report.failed and report.errors == {"depth-50pct-s1": "no room"}
+    assert "depth-50pct-s1 failed: no room" in report.render()
+    rows = table(tmp_path / "run")
+    assert [row["cell"] for row in rows] == NAMES
+    assert [(row["score"] is None, row["error"]) for row in rows if row["cell"] == "depth-50pct-s1"] == [(True, "no room")]
+    assert sum(row["score"] is not None for row in rows) == 9
+    assert "depth-50pct-s1 failed: no room" in (tmp_path / "run" / "sweep.md").read_text()
+    listed = list_cells(recipe_values(tmp_path, sweep=SWEEP), tmp_path / "run", stages=SmallStages())
+    assert listed.states == {name: "failed: no room" if name == "depth-50pct-s1" else "done" for name in NAMES}
+    # The same command tries it again, and nothing else.
+    again = SmallStages()
+    assert not swept(tmp_path, stages=again).failed
+    assert again.calls == ["train depth-50pct-s1", "evaluate depth-50pct-s1"]
+    swept(tmp_path, "whole")
+    assert table(tmp_path / "run") == table(tmp_path / "whole")
+
+
+def test_a_plan_that_fails_and_one_without_a_sweep(tmp_path: Path) -> None:
+    report = swept(tmp_path, stages=Breaking("plan", "random-25pct-s2", TrainingError("why")))
+    assert report.errors == {"random-25pct-s2": "why"}
+    with pytest.raises(TrainingError, match="why"):
+        run_recipe(recipe_values(tmp_path), tmp_path / "plain", stages=Breaking("train", "small", TrainingError("why")))
+    only = {"methods": ["full"], "sizes": ["small"]}
+    with pytest.raises(EvaluationError, match="full failed: why"):
+        run_recipe(
+            recipe_values(tmp_path, sweep=only), tmp_path / "none", stages=Breaking("train", "full", TrainingError("why"))
+        )
+
+
+def test_stopped_and_started_again_it_makes_the_same_table(tmp_path: Path) -> None:
+    swept(tmp_path, "whole")
+    for name in ("depth-25pct-s1", "random-50pct-s2"):
+        with pytest.raises(KeyboardInterrupt):
+            swept(tmp_path, stages=Breaking("train", name, KeyboardInterrupt()))
+        assert not (tmp_path / "run" / "sweep.parquet").exists()
+    listed = list_cells(recipe_values(tmp_path, sweep=SWEEP), tmp_path / "run", stages=SmallStages())
+    assert listed.states["full-s1"] == "done" and listed.states["random-50pct-s2"] == "to do"
+    swept(tmp_path)
+    for name in ("sweep.parquet", "sweep.md"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_one_cell_alone_with_its_teacher(tmp_path: Path) -> None:
+    values = recipe_values(
+        tmp_path, variants=[{"name": "big", "method": "full"}], sweep={**SWEEP, "train": {"a": {"teacher": "big"}}}
+    )
+    stages = SmallStages()
+    run_recipe(values, tmp_path / "run", stages=stages, cell="depth-25pct-s2")
+    assert [call for call in stages.calls if call.startswith("evaluate")] == ["evaluate big", "evaluate depth-25pct-s2"]
+    assert [row["cell"] for row in table(tmp_path / "run")] == ["big", "depth-25pct-s2"]
+    with pytest.raises(ConfigError, match="no cell is called 'depth-25pct-s3'; did you mean 'depth-25pct-s"):
+        run_recipe(values, tmp_path / "run", stages=stages, cell="depth-25pct-s3")
+
+
+def test_shards_put_together_are_the_whole(tmp_path: Path) -> None:
+    swept(tmp_path, "whole")
+    for shard in ("0/3", "1/3", "2/3"):
+        swept(tmp_path, "parts", shard=shard)
+    folders = sorted((tmp_path / "parts").glob("shard-*"))
+    assert [folder.name for folder in folders] == [f"shard-0000{number}-of-00003" for number in range(3)]
+    assert [row["cell"] for row in table(folders[1])] == NAMES[1::3]
+    # Whatever the order of the folders.
+    merged = compare_results(folders[::-1], output=tmp_path / "merged")
+    assert [row.name for row in merged.rows] == NAMES
+    assert table(tmp_path / "merged") == table(tmp_path / "whole")
+    assert (tmp_path / "merged" / "sweep.md").read_text() == (tmp_path / "whole" / "sweep.md").read_text()
+
+
+def test_what_failed_in_a_shard_is_in_the_table_of_all(tmp_path: Path) -> None:
+    swept(tmp_path, "parts", shard="0/2", stages=Breaking("train", "depth-50pct-s1", TrainingError("why")))
+    swept(tmp_path, "parts", shard="1/2")
+    compare_results([tmp_path / "parts" / f"shard-0000{number}-of-00002" for number in range(2)], output=tmp_path / "merged")
+    rows = table(tmp_path / "merged")
+    assert [row["cell"] for row in rows] == NAMES
+    assert [row["error"] for row in rows] == [None, None, "why", *[None] * 7]
+
+
+def test_shards_of_a_real_model_put_together_are_the_whole(tmp_path: Path, cli: Cli) -> None:
+    words = ("read", "write", "count", "sort", "merge", "split", "check", "load")
+    rows = [
+        {"anchor": f"how to {word} {n}", "positive": f"to {word} {n} call it", "negative": f"{word[::-1]} {n} is other"}
+        for n in range(4)
+        for word in words
+    ]
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "recipe.yaml").write_text(
+        json.dumps(
+            {
+                "model": str(save_tiny(tmp_path / "model", "llama")),
+                "data": {"train": "train.jsonl", "dev": "dev.jsonl"},
+                "profile": {"groups": 2, "group-size": 8},
+                "sweep": {"methods": ["full", "depth"], "sizes": ["50%"]},
+                "train": {"steps": 2, "batch-size": 4, "dtype": "float32"},
+                "evaluate": {"speed-texts": 0, "dtype": "float32"},
+            }
+        )
+    )
+    assert cli("run", "recipe.yaml", "-o", "whole", "--list").out.splitlines() == ["full         to do", "depth-50pct  to do"]
+    assert cli("run", "recipe.yaml", "-o", "whole", "--list", "--shard", "1/2", "--json").data == {
+        "cells": {"depth-50pct": "to do"}
+    }
+    assert cli("run", "recipe.yaml", "-o", "whole", "--list", "--cell", "full").code == 2
+    assert "expected its number" in cli("run", "recipe.yaml", "-o", "whole", "--shard", "2/2").err
+    assert not (tmp_path / "whole").exists()
+    ran = cli("run", "recipe.yaml", "-o", "whole")
+    assert ran.code == 0, ran.err
+    for shard in ("0/2", "1/2"):
+        ran = cli("run", "recipe.yaml", "-o", "parts", "--shard", shard)
+        assert ran.code == 0, ran.err
+    assert cli("run", "recipe.yaml", "-o", "parts", "--shard", "1/2", "--list").out.split() == ["depth-50pct", "done"]
+    assert cli("compare", *sorted((tmp_path / "parts").iterdir()), "-o", "merged").code == 0
+    whole, merged = table(tmp_path / "whole"), table(tmp_path / "merged")
+    assert [row["cell"] for row in whole] == ["full", "depth-50pct"]
+    # Written folders, and profiles, also hold how long it took to make them.
+    other = {"disk_bytes", *(key for key in whole[0] if key.endswith("_digest") and key != "data_digest")}
+    assert [{key: row[key] for key in row if key not in other} for row in whole] == [
+        {key: row[key] for key in row if key not in other} for row in merged
+    ]
+    assert whole[1]["score"] is not None and whole[1]["plan_digest"] and whole[1]["encoder_digest"]
