@@ -182,12 +182,12 @@ class Recipe(Settings):
                 whole = self.swept()
             except ConfigError as error:
                 raise wrong(str(error), "sweep") from error
-            whole._check_variants()
+            whole._check_whole()
         else:
-            self._check_variants()
+            self._check_whole()
         return self
 
-    def _check_variants(self) -> None:
+    def _check_whole(self) -> None:
         if not self.variants:
             raise wrong("variants: there is none; give at least one, or a sweep", "variants")
         # Of two names that differ in case alone, some file systems make one folder.

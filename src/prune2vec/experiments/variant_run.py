@@ -26,6 +26,7 @@ from prune2vec.experiments.stage_runner import (
     installed_packages,
 )
 from prune2vec.experiments.stages import Stages
+from prune2vec.experiments.trained_together import cut_depths, encoder_key, with_partners
 from prune2vec.files import digest_json, write_bytes, write_text
 from prune2vec.outputs import OwnFolder, remove_folder
 from prune2vec.planning.plan import PruningPlan
@@ -75,7 +76,7 @@ class VariantRun:
         self.same_cut_as: dict[str, str] = {}
         self.stages = stages
         self.errors: dict[str, str] = {}
-        self._chosen = self._with_teachers(self._variants if only is None else only)
+        self._chosen = with_partners(recipe, [one.name for one in recipe.variants] if only is None else only)
         self._go_on = go_on
         self._encoders: dict[str, str | None] = {}
         self._scores_of: dict[str, Path] = {}
@@ -90,40 +91,9 @@ class VariantRun:
                 plans[variant.name] = self._slim(variant, self._plan(variant, profile))
         first: dict[object, str] = {}
         for name in self.plans:
-            if (other := first.setdefault(self._encoder_of(name), name)) != name:
+            if (other := first.setdefault(encoder_key(self.recipe, self.plans, name), name)) != name:
                 self.same_cut_as[name] = other
         for name, digest in plans.items():
-<<<<<<< HEAD
-            if name in self.same_cut_as:
-                self._reuse(name, self.same_cut_as[name])
-                continue
-            trainer = self._variants[name].trained_with
-            if trainer is not None:
-                encoder = self._cut(name, self.same_cut_as.get(trainer, trainer))
-            else:
-                encoder = self._prune(name, digest)
-                training = self._training(name)
-                if training is not None:
-                    encoder = self._train(name, encoder, training)
-            self._encoders[name] = encoder
-            if self.recipe.evaluate is not None:
-                self._evaluate(name, encoder, self.recipe.evaluate)
-        self._answer()
-
-    def _encoder_of(self, name: str) -> object:
-        """Return what makes the encoders of two variants the same: what they keep, and how they are trained, alone or with others.
-
-        Raises:
-            ConfigError: The variant is trained with one whose first layers it does not keep.
-        """
-        plan, trainer = self.plans[name], self._variants[name].trained_with
-        tokens = plan.vocabulary.kept if plan.vocabulary is not None else None
-        cut = plan.keep_layers, plan.drop_attention, plan.drop_mlp, tuple(sorted(plan.neurons.items())), tokens
-        training, depths = self._variants[trainer or name].training(self.recipe.train), tuple(self._depths(trainer or name))
-        if trainer in self.plans and self.plans[trainer].keep_layers == plan.keep_layers:
-            trainer = None
-        return cut, training and training.model_dump_json(), trainer, depths
-=======
             with self._failing_alone(name):
                 self._make(name, digest)
         self._answer()
@@ -135,10 +105,16 @@ class VariantRun:
                 raise PlanError(f"it keeps the same as {twin}, which failed")
             self._reuse(name, twin)
             return
-        encoder = self._prune(name, plan)
-        training = self._training(name)
-        if training is not None:
-            encoder = self._train(name, encoder, training)
+        trainer = self._variants[name].trained_with
+        if trainer in self.errors:
+            raise PlanError(f"it is trained with {trainer}, which failed")
+        if trainer is not None:
+            encoder = self._cut(name, self.same_cut_as.get(trainer, trainer))
+        else:
+            encoder = self._prune(name, plan)
+            training = self._training(name)
+            if training is not None:
+                encoder = self._train(name, encoder, training)
         self._encoders[name] = encoder
         if self.recipe.evaluate is not None:
             self._evaluate(name, encoder, self.recipe.evaluate)
@@ -155,18 +131,6 @@ class VariantRun:
             self.errors[name] = reason_of(error)
             self.plans.pop(name, None)
             say(f"{name} failed, the others go on: {self.errors[name]}")
-
-    def _with_teachers(self, names: Collection[str]) -> tuple[RecipeVariant, ...]:
-        """Return the variants of these names and those that they learn from, in the recipe's order."""
-        wanted, waiting = set(), list(names)
-        while waiting:
-            name = waiting.pop()
-            settings = self._variants[name].training(self.recipe.train)
-            if settings is not None and settings.teacher in self._variants and settings.teacher not in wanted:
-                waiting.append(str(settings.teacher))
-            wanted.add(name)
-        return tuple(variant for variant in self.recipe.variants if variant.name in wanted)
->>>>>>> proof
 
     def _begin(self) -> None:
         """Look for all that the recipe names, and only then begin to write."""
@@ -204,7 +168,7 @@ class VariantRun:
         if variant.trained_with is not None:
             return self._training(variant.trained_with)
         settings = variant.training(self.recipe.train)
-        depths = self._depths(name)
+        depths = cut_depths(self.recipe, self.plans, name)
         if settings is None or (variant.method == KEEP_ALL and settings.teacher == self.recipe.model and not depths):
             return None
         if depths:
@@ -215,27 +179,6 @@ class VariantRun:
             return settings
         alone = settings.model_copy(update={"teacher": None, "teacher_vectors": None})
         return alone if self._texts(_TRAIN) else None
-
-    def _depths(self, name: str) -> list[int]:
-        """Return the depths of the variants that are trained with one, of those whose plan is there.
-
-        Raises:
-            ConfigError: One of them is no cut of it to its first layers.
-        """
-        depths, whole = [], self.plans.get(name)
-        for one in self.recipe.variants:
-            plan = self.plans.get(one.name)
-            if one.trained_with != name or plan is None or whole is None:
-                continue
-            kept = len(plan.keep_layers)
-            same = plan.vocabulary == whole.vocabulary and plan.kept.whole_blocks and whole.kept.whole_blocks
-            if not same or whole.keep_layers[:kept] != plan.keep_layers:
-                raise ConfigError(
-                    f"variant {one.name!r} is trained with {name!r}, but does not keep the first of its layers, whole and with the "
-                    "same tokens; let it be trained alone"
-                )
-            depths.append(kept)
-        return depths
 
     def smallest(self) -> str | None:
         """Return the first variant with the fewest parameters; None while a plan is missing."""
@@ -283,12 +226,8 @@ class VariantRun:
         output, texts = f"{variant.name}/{PLAN}", self._texts(_TRAIN) or list(self.recipe.data.texts)
         # Of a variant that keeps all tokens no text counts, and nothing is said that earlier releases did not say.
         uncut = variant.vocabulary is None
-<<<<<<< HEAD
-        about = variant.model_dump(mode="json", exclude={"slim", "trained_with", *(["vocabulary"] if uncut else [])})
-=======
         unset = [key for key in ("vocabulary", "size") if getattr(variant, key) is None]
-        about = variant.model_dump(mode="json", exclude={"slim", *unset})
->>>>>>> proof
+        about = variant.model_dump(mode="json", exclude={"slim", "trained_with", *unset})
         counted = {} if uncut else {"texts": self.sources.together(texts)}
         plan = self.runner.do(
             f"{variant.name}.plan",
@@ -393,7 +332,7 @@ class VariantRun:
         # Those of triplets have no such keyword, so that a stage that knows no plain texts need not take it.
         kind = {"plain": True} if plain else {}
         # Depths that are not planned yet.
-        unknown = any(one.trained_with == name and one.name not in self.plans for one in self.recipe.variants)
+        unknown = any(one.trained_with == name and one.name not in {*self.plans, *self.errors} for one in self.recipe.variants)
         return self.runner.do(
             f"{name}.train",
             lambda path: self.stages.train(self.folder / name / CHECKPOINT, texts, settings, path, **kind),
