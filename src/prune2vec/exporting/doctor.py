@@ -73,9 +73,9 @@ class Examined:
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         # In full, what the table may have cut.
         wrong = [f"{row.what}: found {row.found}; expected {row.expected}" for row in self.findings if row.verdict == WRONG]
-        return "\n".join(
-            [*lines, "", *wrong, f"{self.folder}: {f'{len(wrong)} wrong' if wrong else 'nothing wrong was found'}"]
-        )
+        told = [f"{row.what}: {row.found}" for row in self.findings if not row.expected and len(row.found) > _WIDTH]
+        ending = f"{self.folder}: {f'{len(wrong)} wrong' if wrong else 'nothing wrong was found'}"
+        return "\n".join([*lines, "", *told, *wrong, ending])
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
