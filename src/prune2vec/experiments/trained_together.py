@@ -62,6 +62,6 @@ def encoder_key(recipe: Recipe, plans: Mapping[str, PruningPlan], name: str) -> 
     tokens = plan.vocabulary.kept if plan.vocabulary is not None else None
     cut = plan.keep_layers, plan.drop_attention, plan.drop_mlp, tuple(sorted(plan.neurons.items())), tokens
     training, depths = variants[trainer or name].training(recipe.train), tuple(cut_depths(recipe, plans, trainer or name))
-    if trainer in plans and plans[trainer].keep_layers == plan.keep_layers:
+    if trainer is not None and trainer in plans and plans[trainer].keep_layers == plan.keep_layers:
         trainer = None
     return cut, training and training.model_dump_json(), trainer, depths
