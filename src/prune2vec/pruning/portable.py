@@ -140,8 +140,9 @@ def write_beside_weights(parts: EncoderParts, folder: Path, *, layout: Layout = 
     settings = {
         "model_type": "SentenceTransformer",
         "__version__": {key: version(name) for key, name in libraries.items()},
-        # An empty prompt is none; sentence-transformers before 5 takes it for one of -1 tokens, and pools wrong ones.
-        "prompts": {name: prompt for name, prompt in parts.prompts.items() if prompt},
+        # sentence-transformers before 5 takes an empty prompt for one of -1 tokens, and pools wrong ones. Those of queries and documents
+        # later releases add by themselves; another name must be there for those who ask for it.
+        "prompts": {name: prompt for name, prompt in parts.prompts.items() if prompt or name not in ("query", "document")},
         "default_prompt_name": parts.default_prompt if parts.prompts.get(parts.default_prompt or "") else None,
         "similarity_fn_name": parts.similarity,
         **({"truncate_dim": parts.truncate_dim} if parts.truncate_dim is not None else {}),
