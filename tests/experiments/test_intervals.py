@@ -200,3 +200,9 @@ def test_the_mean_over_tasks_has_an_interval_if_every_task_has_one() -> None:
     (found,) = gaps(base, [without])
     assert found["STS"].low is not None and found["SciFact"].low is None
     assert found[SCORE].verdict == "no interval: SciFact has none"
+
+
+def test_a_single_query_has_no_interval() -> None:
+    (found,) = gaps(own_results(np.array([0.5])), [own_results(np.array([0.5]))])
+    assert found[SCORE].value == 0
+    assert found[SCORE].verdict == "no interval: only 0 of 1 queries score differently"

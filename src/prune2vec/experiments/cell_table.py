@@ -18,6 +18,11 @@ from prune2vec.files import read_json, write_bytes, write_json, write_text
 _FORMAT = "prune2vec.sweep/1"
 _TEXTS = ("cell", "method", "size", "train", "layers", "score_name", "verdict", "error")
 _DIGESTS = ("profile", "plan", "encoder", "data")
+_COLUMNS = (
+    *("method", "size", "train", "seed", "layers", "parameters", "disk_bytes", "documents_per_s", "score_name", "score"),
+    *("difference", "low", "high", "verdict", *(f"{what}_digest" for what in _DIGESTS), "same_as"),
+)
+_TASK = "task: {}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,34 +69,32 @@ def cell_rows(comparison: Comparison, record: SweepRecord) -> list[dict[str, Any
 def _row(
     name: str, cell: Cell | None, row: ResultRow | None, comparison: Comparison, tasks: Sequence[str], error: str | None
 ) -> dict[str, Any]:
-    about = {"method": cell.method, "size": cell.size, "train": cell.train, "seed": cell.seed} if cell is not None else {}
-    values: dict[str, Any] = {"cell": name, **dict.fromkeys(("method", "size", "train")), "seed": None, **about}
-    gap = comparison.difference(name)
-    found = {task.name: task.score for task in row.results.tasks} if row is not None else {}
-    plan = row.plan if row is not None else None
-    digests = {
-        "profile": plan.profile_digest if plan is not None else None,
-        "plan": plan.digest if plan is not None else None,
-        "encoder": row.results.encoder.get("digest") if row is not None else None,
-        "data": row.results.data_digest if row is not None else None,
-    }
-    return {
-        **values,
-        "layers": row.layers if row is not None else None,
-        "parameters": row.params if row is not None else None,
-        "disk_bytes": row.results.size["disk_bytes"] if row is not None else None,
-        "documents_per_s": row.texts_per_s if row is not None else None,
-        "score_name": row.results.score_name if row is not None else None,
-        "score": row.score if row is not None else None,
-        "difference": gap.value if gap is not None else None,
-        "low": gap.low if gap is not None else None,
-        "high": gap.high if gap is not None else None,
-        "verdict": gap.verdict if gap is not None else None,
-        **{f"task: {task}": found.get(task) for task in tasks},
-        **{f"{what}_digest": digest for what, digest in digests.items()},
-        "same_as": row.same_as if row is not None else None,
+    values: dict[str, Any] = {
+        "cell": name,
+        **dict.fromkeys(_COLUMNS),
+        **dict.fromkeys(map(_TASK.format, tasks)),
         "error": error,
     }
+    if cell is not None:
+        values |= {"method": cell.method, "size": cell.size, "train": cell.train, "seed": cell.seed}
+    if row is not None:
+        values |= {
+            "layers": row.layers,
+            "parameters": row.params,
+            "disk_bytes": row.results.size["disk_bytes"],
+            "documents_per_s": row.texts_per_s,
+            "score_name": row.results.score_name,
+            "score": row.score,
+            **{_TASK.format(task.name): task.score for task in row.results.tasks},
+            "encoder_digest": row.results.encoder.get("digest"),
+            "data_digest": row.results.data_digest,
+            "same_as": row.same_as,
+        }
+        if row.plan is not None:
+            values |= {"profile_digest": row.plan.profile_digest, "plan_digest": row.plan.digest}
+    if (gap := comparison.difference(name)) is not None:
+        values |= {"difference": gap.value, "low": gap.low, "high": gap.high, "verdict": gap.verdict}
+    return values
 
 
 def write_tables(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:

@@ -102,7 +102,8 @@ def _why_not(ours: Sequence[ItemScores], theirs: Sequence[ItemScores]) -> str:
     if len(ours) != len(theirs) or not all(mine.pairs_with(its) for mine, its in zip(ours, theirs, strict=True)):
         return "the two were not measured on the same queries, pairs or texts"
     changed = sum(int((mine.numbers != its.numbers).sum()) for mine, its in zip(ours, theirs, strict=True))
-    few = 0 < changed < LEAST[ours[0].unit]
+    # Of a single item nothing can be drawn anew, whatever it scores.
+    few = 0 < changed < LEAST[ours[0].unit] or min(map(len, ours)) == 1
     return f"only {changed} of {_over(ours)} score differently" if few else ""
 
 

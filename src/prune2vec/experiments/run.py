@@ -37,7 +37,7 @@ The demo of prune2vec, with SmolLM2-135M-Instruct and the docstrings of the Pyth
   3. plan: full keeps all layers, half the first half of them; large and small are the two depths that L3Prune picks
   4. train them in one run, {steps} steps of {batch} triplets with the loss at each depth, and cut each out of it
   5. evaluate them on the packages held out, and answer {queries} questions with the small encoder
-It takes 5 to 10 minutes on 2 cores, up to 4 GB of memory and 3 GB of disk in {folder}.
+It takes about 10 minutes on 2 cores, up to 4 GB of memory and 3 GB of disk in {folder}.
 Stop it whenever you like: the same command resumes where it was."""
 
 

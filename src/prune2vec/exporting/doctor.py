@@ -19,7 +19,7 @@ from prune2vec.models.tokens import prompt_ids
 from prune2vec.outputs import RECORD as FILES
 from prune2vec.outputs import changed_files, recorded
 from prune2vec.pruning.encoder import check_is_encoder, encode_probe, load_encoder, parts_of, probe_tokens, read_record
-from prune2vec.pruning.parity import PROBE_TEXTS, compare_vectors, probe_prompts
+from prune2vec.pruning.parity import PROBE_TEXTS, compare_vectors, cosines, probe_prompts
 from prune2vec.pruning.portable import EncoderParts, legacy_rope_entries, served_by
 from prune2vec.pruning.probe_record import ProbeRecord, told_settings
 from prune2vec.public import public
@@ -247,8 +247,7 @@ def _behaviour(encoder: SentenceTransformer, folder: Path) -> Iterator[Finding]:
         encoder.to(getattr(torch, stored))
         low = encode(_SHORT)
         encoder.float()
-        cosine = (alone * low).sum(axis=1) / (np.linalg.norm(alone, axis=1) * np.linalg.norm(low, axis=1))
-        found = f"smallest cosine to float32 {cosine.min():.4f}" if np.isfinite(low).all() else "NaN"
+        found = f"smallest cosine to float32 {cosines(alone, low).min():.4f}" if np.isfinite(low).all() else "NaN"
         yield Finding(what=f"in {stored}", found=found, expected="no NaN", verdict=OK if np.isfinite(low).all() else WRONG)
 
 
@@ -285,6 +284,6 @@ def _agreement_at(what: str, reference: NDArray[np.float32], vectors: NDArray[np
         return _agreement(what, reference, vectors, named="the folder", expected="the same vectors")
     from prune2vec.exporting.onnx_precision import LEAST_COSINE
 
-    cosine = (reference * vectors).sum(axis=1) / (np.linalg.norm(reference, axis=1) * np.linalg.norm(vectors, axis=1))
+    cosine = cosines(reference, vectors)
     found, expected = f"mean cosine {cosine.mean():.4f}, smallest {cosine.min():.4f}", f"{LEAST_COSINE} on average ({low})"
     return Finding(what=what, found=found, expected=expected, verdict=OK if cosine.mean() >= LEAST_COSINE else WRONG)

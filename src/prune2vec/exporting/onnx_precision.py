@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from prune2vec.data.docstrings import mine_docstrings
 from prune2vec.errors import CheckpointError
 from prune2vec.exporting.onnx_graph import DATA, MODEL, OnnxEncoder, write_graph
-from prune2vec.pruning.parity import PROBE_TEXTS
+from prune2vec.pruning.parity import PROBE_TEXTS, cosines
 from prune2vec.pruning.portable import EncoderParts
 from prune2vec.pruning.prune import round_weights
 
@@ -80,8 +80,7 @@ def lower_precision(
     low = encode_sample(OnnxEncoder(folder, max_length=parts.max_length), texts, prompt_tokens)
     if not np.isfinite(low).all():
         raise CheckpointError(f"NaN or infinity in the {precision} graph's vectors; nothing was kept: export it in fp32")
-    norms = np.linalg.norm(full, axis=1) * np.linalg.norm(low, axis=1)
-    cosine = (full * low).sum(axis=1) / np.where(norms == 0, 1, norms)
+    cosine = cosines(full, low)
     found = Agreement(
         precision=precision,
         texts=len(texts),

@@ -60,6 +60,12 @@ class Parity:
         return asdict(self)
 
 
+def cosines(these: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the cosine between the two vectors of each row, (text,), of (text, dim) arrays; 0 where one of them is all zeros."""
+    norms = np.linalg.norm(these, axis=1) * np.linalg.norm(others, axis=1)
+    return np.asarray((these * others).sum(axis=1) / np.where(norms == 0, 1, norms), dtype=np.float32)
+
+
 def compare_vectors(
     reference: NDArray[np.float32], reloaded: NDArray[np.float32], *, named: str, dtype: str = "float32"
 ) -> Parity:
@@ -72,18 +78,16 @@ def compare_vectors(
         raise CheckpointError(f"the reloaded encoder gives vectors of shape {reloaded.shape}, {named} gives {reference.shape}")
     if not (np.isfinite(reference).all() and np.isfinite(reloaded).all()):
         raise CheckpointError(f"NaN or infinity in the vectors of the written encoder or of {named} ({dtype})")
-    norms = np.linalg.norm(reference, axis=1) * np.linalg.norm(reloaded, axis=1)
-    if not norms.all():
+    if not (reference.any(axis=1) & reloaded.any(axis=1)).all():
         raise CheckpointError(
             f"a zero vector from the written encoder or from {named}: no token of a text was pooled; nothing was kept"
         )
-    cosine = (reference * reloaded).sum(axis=1) / norms
     parity = Parity(
         reference=named,
         texts=len(reference),
         dtype=dtype,
         max_difference=float(np.abs(reference - reloaded).max()),
-        min_cosine=float(cosine.min()),
+        min_cosine=float(cosines(reference, reloaded).min()),
     )
     scale = max(1.0, float(np.abs(reference).max()))
     allowed = scale * (_FLOAT32_TOLERANCE if dtype == "float32" else _LOW_PRECISION_TOLERANCE)

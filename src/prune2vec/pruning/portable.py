@@ -362,7 +362,10 @@ def served_by(parts: EncoderParts) -> str:
     if parts.layout:
         return "sentence-transformers with prune2vec."
     if parts.made_bidirectional:
-        return "sentence-transformers 6 with transformers 5 or newer, on which causal classes look both ways; older ones refuse the folder."
+        return (
+            "sentence-transformers 6 with transformers 5 or newer, on which causal classes look both ways. Earlier releases of it "
+            "refuse the folder."
+        )
     if parts.heads or parts.truncate_dim is not None:
         return (
             "sentence-transformers and Infinity. Other servers may leave out what stands behind the pooling: compare vectors."
