@@ -62,9 +62,27 @@ def made_in(folder: Path, encoder: Path, profile: Path) -> dict[str, list[str]]:
     }
 
 
+def made_by(checkout: Path, folder: Path, encoder: Path, profile: Path) -> dict[str, list[str]]:
+    """Return ``made_in`` as a version's own code gives it: what the versions write differs."""
+    folder.mkdir()
+    places = [str(place) for place in (folder, encoder, profile)]
+    code = f"import json, pathlib, startup; print(json.dumps(startup.made_in(*map(pathlib.Path, {places!r}))))"
+    here = str(Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment_of(checkout, here), stdout=subprocess.PIPE, text=True, check=True
+    )
+    made: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
+    return made
+
+
+def environment_of(checkout: Path, *more: str) -> dict[str, str]:
+    """Return the environment in which prune2vec is that of the checkout."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(checkout.resolve() / "src"), *more])}
+
+
 def seconds_of(checkout: Path, words: list[str], number: int) -> float:
     """Run one command of a version and return what it took."""
-    environment = {**os.environ, "PYTHONPATH": str(checkout.resolve() / "src")}
+    environment = environment_of(checkout)
     command = [sys.executable, "-m", "prune2vec", *(word.replace("{}", str(number)) for word in words)]
     begun = time.perf_counter()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -85,14 +103,17 @@ def main() -> None:
     given = parser.parse_args()
     sides = {name: checkout for name, checkout in (("a", given.a), ("b", given.b)) if checkout is not None}
     with tempfile.TemporaryDirectory() as scratch:
-        commands = made_in(Path(scratch), given.encoder.resolve(), given.profile.resolve())
-        seconds: dict[str, dict[str, list[float]]] = {name: {side: [] for side in sides} for name in commands}
+        commands = {
+            side: made_by(checkout, Path(scratch) / side, given.encoder.resolve(), given.profile.resolve())
+            for side, checkout in sides.items()
+        }
+        seconds: dict[str, dict[str, list[float]]] = {name: {side: [] for side in sides} for name in commands["b"]}
         number = 0
-        for name, words in commands.items():
+        for name in seconds:
             for turn in range(-1, given.rounds):
                 for side in sides if turn % 2 == 0 else reversed(sides):
                     number += 1
-                    took = seconds_of(sides[side], words, number)
+                    took = seconds_of(sides[side], commands[side][name], number)
                     if turn >= 0:
                         seconds[name][side].append(took)
     middle = {name: {side: statistics.median(times) for side, times in of.items()} for name, of in seconds.items()}
