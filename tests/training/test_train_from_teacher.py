@@ -15,7 +15,9 @@ from sentence_transformers import SentenceTransformer
 
 from prune2vec.cli.app import main
 from prune2vec.data.triplet import write_triplets
+from prune2vec.encoding.engine import Engine
 from prune2vec.errors import CheckpointError, ConfigError, DataError
+from prune2vec.pruning.plain_encoder import load_to_encode
 from prune2vec.training import teacher as teacher_module
 from prune2vec.training.train import train_encoder
 from tests.training.encoders import rows, save_tiny_encoder
@@ -98,6 +100,33 @@ def test_the_projection_is_learnt(small: Path, wide: Path, corpus: Path, tmp_pat
         load_file(tmp_path / ".out.training" / f"checkpoint-{step}" / "projection.safetensors")["weight"] for step in (8, 16)
     )
     assert first.shape == (48, 32) and not torch.equal(first, later)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_kept_projection_is_a_head_of_the_encoder(small: Path, wide: Path, corpus: Path, tmp_path: Path, method: str) -> None:
+    settings = {**QUICK, "method": method, "teacher": wide, "teacher_vectors": tmp_path / "kept"}
+    train_encoder(small, None, tmp_path / "without", texts=corpus, **settings)
+    train_encoder(small, None, tmp_path / "with", texts=corpus, keep_projection=True, **settings)
+    assert [line["loss"] for line in curve(tmp_path / "with")] == [line["loss"] for line in curve(tmp_path / "without")]
+    found, own, theirs = (vectors_of(folder, corpus) for folder in (tmp_path / "with", tmp_path / "without", wide))
+    encoder = SentenceTransformer(str(tmp_path / "with"), device="cpu")
+    assert [type(module).__name__ for module in encoder] == ["Transformer", "Pooling", "Normalize", "Dense", "Normalize"]
+    layer = encoder[3].linear
+    by_hand = own @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
+    by_hand /= np.linalg.norm(by_hand, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, by_hand, atol=2e-6)
+    # What was learnt is this cosine, to which the first loss is the distance of one batch.
+    assert 1 - (found * theirs).sum(1).mean() < 0.6 * curve(tmp_path / "with")[0]["loss"]
+    texts = [line for line in corpus.read_text().splitlines() if line]
+    np.testing.assert_allclose(Engine(load_to_encode(str(tmp_path / "with"))).encode(texts), found, atol=1e-5)
+
+
+def test_a_projection_is_kept_only_where_there_is_one(small: Path, same_size: Path, corpus: Path, tmp_path: Path) -> None:
+    settings = {**QUICK, "steps": 2, "warmup_steps": 0, "keep_projection": True}
+    train_encoder(small, None, tmp_path / "out", texts=corpus, teacher=same_size, **settings)
+    assert vectors_of(tmp_path / "out", corpus).shape[1] == 32
+    with pytest.raises(ConfigError, match="keep_projection needs a teacher and distil vectors"):
+        train_encoder(small, None, tmp_path / "no", texts=corpus, teacher=same_size, distil="similarities", **settings)
 
 
 def test_vectors_that_exist_train_to_the_same_weights_without_their_teacher(

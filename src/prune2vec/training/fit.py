@@ -27,9 +27,10 @@ from prune2vec.models.quiet import quiet_transformers
 from prune2vec.progress import progress
 from prune2vec.resume import WorkFolder, step_of
 from prune2vec.training.elastic import ElasticLoss
-from prune2vec.training.monitor import KeptProjection, TrainingMonitor
+from prune2vec.training.monitor import TrainingMonitor
 from prune2vec.training.objective import DistilledLoss, build_loss, pooled_in_fp32
 from prune2vec.training.packed_loss import choose_checkpointing, without_padding
+from prune2vec.training.projection import ProjectionSaver
 from prune2vec.training.train_settings import TrainSettings
 from prune2vec.training.training_data import NotingCollator, TrainingData, TrainingTable, largest_batch, plan_batches
 
@@ -128,7 +129,7 @@ def fit(
         learnt = loss.distance.vectors if isinstance(loss, DistilledLoss) else None
         projects = learnt is not None and learnt.projection is not None
         if learnt is not None and projects:
-            callbacks = [*callbacks, KeptProjection(learnt, job.work, resume)]
+            callbacks = [*callbacks, ProjectionSaver(learnt, job.work, resume)]
         if job.depths:
             loss = ElasticLoss(encoder, loss, job.depths, settings)
         loss = loss if part is None else part.loss(loss)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -19,8 +18,6 @@ from prune2vec.progress import Advance, say
 from prune2vec.resume import WorkFolder, append_line, read_lines
 from prune2vec.training.adapters import restore_adapter
 from prune2vec.training.training_data import BatchStats
-
-_PROJECTION = "projection.safetensors"
 
 
 class TrainingMonitor(TrainerCallback):
@@ -126,21 +123,3 @@ class TrainingMonitor(TrainerCallback):
             f"step {self._step}{where}: the {what} is not finite in {self._dtype}; no weights were saved; "
             f"{cure}, or check the checkpoint's weights, and set restart"
         )
-
-
-class KeptProjection(TrainerCallback):
-    """Keeps a loss's projection in the checkpoints, where the trainer puts the encoder's weights alone; and restores it."""
-
-    def __init__(self, loss: EmbedDistillLoss, work: WorkFolder, resumed: Path | None) -> None:
-        self._loss = loss
-        self._work = work
-        self._resumed = resumed
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Take over from a checkpoint."""
-        if self._resumed is not None:
-            self._loss.load_projection(self._resumed / _PROJECTION)
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Write it into the checkpoint that was just written, which is not marked as whole yet."""
-        self._loss.save_projection(self._work.checkpoint(state.global_step) / _PROJECTION)

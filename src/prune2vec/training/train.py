@@ -42,6 +42,7 @@ from prune2vec.training.adapters import base_model, choose_trained, embed, heads
 from prune2vec.training.elastic import elastic_depths
 from prune2vec.training.fit import TrainingJob, fit, isolated_randomness
 from prune2vec.training.objective import full_width
+from prune2vec.training.projection import append_projection
 from prune2vec.training.teacher import check_teacher, teacher_identity, teacher_vectors
 from prune2vec.training.train_settings import TrainSettings, check_tracker
 from prune2vec.training.training_data import Prompting, by_prompt, check_room, plain_data, trained_text, training_data
@@ -201,6 +202,11 @@ def prepare(
     load_heads(source_of(str(base)), width=state_width(base_model(encoder).config))
     check_finite(encoder, base)
     depths = elastic_depths(encoder, settings)
+    if settings.keep_projection and encoder.truncate_dim is not None:
+        raise ConfigError(
+            f"keep_projection: this encoder cuts its vectors to {encoder.truncate_dim} dimensions, and would cut the projected ones; "
+            "drop keep_projection, or take truncate_dim out of config_sentence_transformers.json"
+        )
     encoder.max_seq_length = min(settings.max_length, encoder.max_seq_length or settings.max_length)
     _say_what_is_cut(encoder, base, settings)
     prompting = Prompting.of(base, encoder, settings)
@@ -294,8 +300,9 @@ def finish(job: TrainingJob) -> dict[str, Any]:
             difference = merge_adapter(encoder, checkpoint, probe)
         else:
             load_weights(encoder, checkpoint)
+        added = append_projection(encoder, checkpoint) if job.settings.keep_projection else []
         exact = embed(encoder, probe)
-        heads = _stored_heads(job.base, encoder)
+        heads = [*_stored_heads(job.base, encoder), *added]
         config = read_json(job.base / "config.json")
         stored = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
         encoder.to(getattr(torch, stored, torch.float32))

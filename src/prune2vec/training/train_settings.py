@@ -137,14 +137,18 @@ class TrainSettings(Settings):
     complete. Without: vectors that exist, of whatever teacher: what encode wrote, or Parquet or JSON lines with a
     vector beside the text or its id."""
     distil: Literal["vectors", "similarities", "scores", "data", "none"] = "vectors"
-    """What is learnt of a teacher: its vectors, in its own space (through a linear projection, dropped at the end, where it has
-    another dimension); similarities: how near the texts of a batch are to each other; scores: how it divides its belief among
-    the documents of a row of triplets. data takes the scores that the rows bring along (pos_scores, neg_scores) instead."""
+    """What is learnt of a teacher: its vectors, in its own space (where it has another dimension through a linear projection, dropped
+    at the end unless keep_projection); similarities: how near the texts of a batch are to each other; scores: how it divides its
+    belief among the documents of a row of triplets. data takes the scores that the rows bring along (pos_scores, neg_scores)
+    instead."""
     distil_distance: Literal["auto", "cosine", "squared", "kl"] = "auto"
     """Between teacher and student. For vectors: cosine (auto) or squared (Euclidean). For similarities: kl (auto), the
     divergence of the two distributions over the batch's other texts, or squared, of the cosines. For scores: kl."""
     distil_scale: float = Field(default=20.0, gt=0, le=10**6)
     """With similarities by kl, the cosines of both are multiplied by this before their softmax."""
+    keep_projection: bool = False
+    """Keep the projection into the space of a teacher of another dimension, as a Dense head of the encoder (L2 normalisation,
+    linear layer), instead of dropping it: its vectors then have the teacher's dimension and are comparable with the teacher's."""
     distil_weight: float = Field(default=1.0, gt=0, le=10**6)
     """Weight of the distillation beside the contrastive loss, which has 1."""
     prompts: tuple[str, ...] = ()
@@ -209,6 +213,8 @@ class TrainSettings(Settings):
             raise ValueError(
                 f"distil {self.distil!r} compares a row's documents; set hard_negatives to 1, or distil to {remedy}"
             )
+        if self.keep_projection and (given is None or self.distil != "vectors"):
+            raise ValueError("keep_projection needs a teacher and distil vectors: only these are learnt through a projection")
         known = _DISTANCES.get(self.distil, ("kl",))
         if self.distil_distance not in ("auto", *known):
             raise ValueError(

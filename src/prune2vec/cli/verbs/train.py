@@ -21,7 +21,7 @@ OPTIONS = OptionGroup(
     "prune2vec.training.train_settings:TrainSettings",
     only_config=(
         "lora_alpha lora_dropout target_modules train_top schedule warmup_steps scale negative_sampling "
-        "weight_decay max_grad_norm mini_batch_tokens distil_distance distil_scale distil_weight "
+        "weight_decay max_grad_norm mini_batch_tokens distil_distance distil_scale distil_weight keep_projection "
         "teacher_temperature symmetric report_to dev_rows save_every depth_weights depths_per_step deepest_teaches"
     ),
 )
