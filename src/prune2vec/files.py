@@ -22,11 +22,7 @@ _SAMPLES = 64
 
 @contextmanager
 def explained_os_errors(path: Path) -> Iterator[None]:
-    """Turn an ``OSError`` while writing ``path`` into one line that says what to do; one over a file elsewhere passes.
-
-    Raises:
-        CheckpointError: In place of any ``OSError``, or of a library's own report of one.
-    """
+    """Turn an ``OSError`` while writing ``path`` into a CheckpointError with what to do; one over a file elsewhere passes."""
     try:
         yield
     except OSError as error:
@@ -67,11 +63,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` whole or not at all (temporary name, fsync, rename).
-
-    Raises:
-        CheckpointError: The file cannot be written.
-    """
+    """Write ``content`` whole or not at all (temporary name, fsync, rename); a ``CheckpointError`` if that fails."""
     with explained_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
@@ -96,11 +88,7 @@ def json_text(value: Any) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        DataError: The file is missing or is not JSON (NaN, infinities and 1e999 are not); the message has file and line.
-    """
+    """Read a JSON file; if it is missing or not JSON (NaN, infinities, 1e999), a ``DataError`` has file and line."""
 
     def finite(number: str) -> float:
         if not math.isfinite(float(number)):

@@ -78,7 +78,7 @@ class Engine:
             encoder.eval()
             self._transformer = encoder[0]
             self._model, self._tokenizer = self._transformer.auto_model, self._transformer.tokenizer
-            self._behind = [copy.deepcopy(module).float() if _is_rounded(module) else module for module in list(encoder)[1:]]
+            self._behind = [copy.deepcopy(module).float() for module in list(encoder)[1:]]
         self.encoder = encoder
         self.dimension = dimensions or int(encoder.get_embedding_dimension() or 0)
         self._rows = embedding_rows(self._model)
@@ -139,11 +139,7 @@ class Engine:
             )
 
     def tokenise(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of every text under the prompt, cut at the encoder's limit.
-
-        Raises:
-            EncodingError: A text has a token that the model has no embedding for.
-        """
+        """Return the token ids of every text under the prompt, cut at its limit; one without a row is an EncodingError."""
         rows = token_ids(self._tokenizer, texts, prompt=self.prompt, max_length=self._longest)
         for text, row in zip(texts, rows, strict=True) if len(self._tokenizer) > self._rows else ():
             if max(row, default=0) >= self._rows:
@@ -237,10 +233,6 @@ def _check_stock(encoder: SentenceTransformer) -> None:
         )
     if any(getattr(transformer, name, None) is not None for name in _PER_TASK):
         raise EncodingError("the encoder has another limit on length for queries than for documents")
-
-
-def _is_rounded(module: nn.Module) -> bool:
-    return any(parameter.dtype in (torch.bfloat16, torch.float16) for parameter in module.parameters())
 
 
 def prompted_engine(

@@ -187,12 +187,7 @@ class StreamingRunner:
         return self._causal
 
     def sub_layers(self) -> SubLayers:
-        """Return the parts of the blocks, as ``self_test`` checked them on the first and the last one.
-
-        Raises:
-            ConfigError: The two do not fit into the memory that may be used.
-            UnsupportedModel: They are not known, or the check failed.
-        """
+        """Return the parts of the blocks; ``ConfigError`` (memory) or ``UnsupportedModel`` if ``self_test`` found none."""
         if isinstance(self._parts, Exception):
             raise self._parts
         return self._parts

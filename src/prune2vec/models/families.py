@@ -63,11 +63,7 @@ _MLP_NAMES = (("mlp",), ("ffn",), ("feed_forward",), _TWO_PARTS)
 
 
 def num_layers(config: Any) -> int:
-    """Return the number of blocks a config declares.
-
-    Raises:
-        UnsupportedModel: The config belongs to an encoder-decoder or a multi-part model, or declares no layers.
-    """
+    """Return the number of blocks; ``UnsupportedModel`` for an encoder-decoder, several parts, or a config without layers."""
     kind = config.model_type
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModel(f"{kind} is an encoder-decoder; {_SUPPORTED}")
@@ -83,11 +79,7 @@ def num_layers(config: Any) -> int:
 
 
 def find_family(model: nn.Module, config: Any) -> Family:
-    """Return the record of the model's architecture, or one inferred from its modules.
-
-    Raises:
-        UnsupportedModel: No module list with one entry a layer, several final norms or no sub-layers were found.
-    """
+    """Return the record of the architecture, or one inferred from its modules; ``UnsupportedModel`` if that cannot be done."""
     known = _FAMILIES.get(config.model_type)
     return known if known is not None else _infer(model, config)
 

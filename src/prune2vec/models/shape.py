@@ -82,11 +82,7 @@ class ModelShape:
         return bool(self.mlp_width)
 
     def params(self, keep: Iterable[int] | Kept) -> int:
-        """Return the real parameters of the encoder that keeps ``keep`` (0-based blocks): embeddings counted once.
-
-        Raises:
-            PlanError: Single sub-layers or neurons go, and the model's were not counted.
-        """
+        """Return the parameters of an encoder of ``keep``, embeddings once; ``PlanError`` if what goes was not counted."""
         kept = Kept.whole(keep)
         outside = self.with_tokens(kept.vocabulary).embedding_params + self.final_params
         return outside + self._sum(kept, self.block_params, "params")
@@ -103,11 +99,7 @@ class ModelShape:
         return round(self.params(range(self.num_layers)) * kept / self.num_layers)
 
     def flops_per_token(self, keep: Iterable[int] | Kept, *, length: int = 512) -> int:
-        """Return forward FLOPs per token at sequence length ``length``: 2 per matrix weight, plus attention to all it sees.
-
-        Raises:
-            PlanError: As ``params``.
-        """
+        """Return forward FLOPs per token at sequence length ``length``: 2 per matrix weight, plus attention; errors as ``params``."""
         kept = Kept.whole(keep)
         matrices = 2 * self._sum(kept, self.block_matmul_params, "matmul_params")
         # Scores and their weighted sum: 2 * 2 * attended tokens * width; a causal token attends to half on average.
@@ -119,11 +111,7 @@ class ModelShape:
         return self.params(keep) * self.bytes_per_param + 8 * batch_tokens * self.hidden_size * self.bytes_per_param
 
     def check_can_drop(self, kept: Kept) -> None:
-        """Refuse to count a cut inside blocks whose parts are not known.
-
-        Raises:
-            PlanError: They are not.
-        """
+        """Refuse, with a ``PlanError``, to count a cut inside blocks whose parts are not known."""
         if (kept.drop_attention or kept.drop_mlp) and not self.knows_sub_layers:
             raise PlanError(f"{self.model_type}: its attention and MLP are not known apart, so neither can be dropped")
         if (kept.width_cut or kept.widths) and not self.knows_neurons:
@@ -142,11 +130,7 @@ class ModelShape:
         return total
 
     def checked(self) -> Self:
-        """Return the shape if its counts fit each other, as those read from a file may not.
-
-        Raises:
-            ValueError: A block's size is missing, or sub-layers or neurons are counted in part.
-        """
+        """Return the shape; a ``ValueError`` if its counts do not fit each other, as those read from a file may not."""
         if any(len({bool(getattr(self, name)) for name in names}) > 1 for names in (_PARTS, _NEURONS)):
             raise ValueError("broken model shape (sub-layers or neurons are counted in part)")
         sizes = {len(getattr(self, name)) for name in _BLOCKS}

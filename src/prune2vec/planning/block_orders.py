@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from prune2vec.errors import ProfileError
 from prune2vec.planning.depth_rules import Count, fixed_count
-from prune2vec.planning.drop import ONE_SHOT, SECTIONS, ranked
+from prune2vec.planning.drop import ONE_SHOT, SECTIONS, measured_order, ranked
 from prune2vec.planning.planner import FitsBudget, Picked, Planner, planners
 from prune2vec.profiling.profile import Profile, most_redundant_first
 from prune2vec.settings import Seed
@@ -77,13 +77,7 @@ class AblationPlanner(BlockOrder):
 
     def order(self, profile: Profile) -> Sequence[int]:
         """Return the layers as they went."""
-        found, total = profile.section("ablation").get("order"), profile.shape.num_layers
-        whole = isinstance(found, list | tuple) and all(type(layer) is int and 0 <= layer < total for layer in found)
-        if not whole or len(set(found)) != len(found) or len(found) >= max(total, 2):  # type: ignore[arg-type]
-            raise ProfileError(
-                f"ablation: order: expected different layers of 0 to {total - 1}, got {found!r}; measure it again"
-            )
-        return tuple(found)  # type: ignore[arg-type]
+        return measured_order(profile, "ablation", "order")
 
 
 @planners.register("reverse")

@@ -52,22 +52,14 @@ class DropPart:
     def count_of(self, total: int, *, leave: int = 0) -> int:
         """Return how many of ``total`` go if ``leave`` must stay: the count, or the floor of the share, exactly."""
         count, most = count_of(self.amount, total), max(0, total - leave)
-        many, one, _ = _KINDS[self.kind]
-        if count > most == 0:
-            raise PlanError(f"{self}: the only {one} must stay; leave {self} out, or keep more layers")
         if count > most:
-            there = f"is 1 {one}" if total == 1 else f"are {total} {many}"
-            stay = f", of which {leave} must stay" if leave and count <= total else ""
-            raise PlanError(f"{self}: there {there}{stay}; drop at most {most}{self.kind}")
+            many = _KINDS[self.kind][0]
+            raise PlanError(f"{self}: {many} there: {total}, to stay at least: {leave}; drop at most {most}{self.kind}")
         return count
 
 
 def parse_drop(text: str) -> tuple[DropPart, ...]:
-    """Read what to drop; blocks come first, whatever the order in the text.
-
-    Raises:
-        ValueError: It cannot be read, names a kind twice, or joins J with A or M.
-    """
+    """Read what to drop, blocks first; what cannot be read, names a kind twice or joins J with A or M is a ``ValueError``."""
     parts: list[DropPart] = []
     place = 0
     while match := _PART.match(text, place):
@@ -205,23 +197,20 @@ def edge_notes(kind: str, dropped: Iterable[int], left: tuple[int, ...]) -> tupl
 
 
 def ranked(profile: Profile, order: str, kind: str, depth: int) -> tuple[int, ...]:
-    """Return the layers of the first ``depth``, the one whose ``kind`` (one of ``KINDS``) is missed least first.
-
-    Raises:
-        ProfileError: The order's section was not measured, or is broken.
-    """
-    if order != ITERATIVE:
-        layers = _importance(profile, order).order(kind)
-    else:
-        total, found = profile.shape.num_layers, profile.section(SECTIONS[order]).get(kind)
-        where = f"{SECTIONS[order]}: {kind}"
-        if not isinstance(found, list | tuple) or not all(type(layer) is int and 0 <= layer < total for layer in found):
-            raise ProfileError(f"{where}: expected layers of 0 to {total - 1}, got {found!r}; measure it again")
-        if len(set(found)) != len(found):
-            raise ProfileError(f"{where}: a layer is there twice in {list(found)}; measure it again")
-        layers = tuple(found)
+    """Return the first ``depth`` layers, that whose ``kind`` is missed least first; a ``ProfileError`` if not measured."""
+    iterative = order == ITERATIVE
+    layers = measured_order(profile, SECTIONS[order], kind) if iterative else _importance(profile, order).order(kind)
     stays = {0} if kind == "block" and profile.shape.first_stays else set()
     return tuple(layer for layer in layers if layer < depth and layer not in stays)
+
+
+def measured_order(profile: Profile, section: str, key: str) -> tuple[int, ...]:
+    """Return the layers of a section in the order in which they went; a ``ProfileError`` if it is no such order."""
+    total, found = profile.shape.num_layers, profile.section(section).get(key)
+    layers = found if isinstance(found, list | tuple) else ("none",)
+    if not all(type(layer) is int and 0 <= layer < total for layer in layers) or len(set(layers)) < len(layers):
+        raise ProfileError(f"{section}: {key}: expected different layers of 0 to {total - 1}, got {found!r}; measure it again")
+    return tuple(map(int, layers))
 
 
 def least_important(profile: Profile, order: str, kind: str, among: tuple[int, ...], count: int) -> tuple[int, ...]:

@@ -6,19 +6,20 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from prune2vec.data.reader import Texts, load_triplets
 from prune2vec.data.triplet import digest_texts
-from prune2vec.errors import ConfigError, UnsupportedModel
+from prune2vec.errors import UnsupportedModel
 from prune2vec.forward.backbone import Backbone, load_backbone
 from prune2vec.forward.runner import ObservedRun, Observer
 from prune2vec.machine import describe
 from prune2vec.models.kept import Kept
 from prune2vec.models.prepared_text import PreparedText, prepare_text
-from prune2vec.models.text_settings import CLS, TextOptions
+from prune2vec.models.text_settings import TextOptions, check_cls
 from prune2vec.models.tokens import TokenRow, distinct
 from prune2vec.paths import check_target
 from prune2vec.profiling.profile import LayerLoss, Profile
@@ -142,7 +143,7 @@ def profile_model(
             **chosen.model_dump(mode="json", exclude=set(TextOptions.model_fields)),
             "dtype": str(backbone.model.dtype).removeprefix("torch."),
             "device": backbone.device.type,
-            "text_format": text.layout.to_json(),
+            "text_format": asdict(text.layout),
         },
         environment={**describe(), **backbone.runner.account()},
     )
@@ -155,8 +156,7 @@ def _text_for(backbone: Backbone, chosen: ProfileSettings) -> PreparedText:
     """Return how texts reach the model: as an encoder that is given as the model has it, or as suits one that is not."""
     own = backbone.own_text
     decided, changed = backbone.usual_text.overridden(chosen)
-    if decided.pooling == CLS and backbone.shape.causal:
-        raise ConfigError(f"{CLS} pools the first token, which sees no other one in a causal model; give another pooling")
+    check_cls(decided.pooling, causal=backbone.shape.causal)
     if own is not None and changed:
         say(f"not as the encoder {backbone.source.name} does it: {'; '.join(changed)}")
     return prepare_text(decided, backbone.tokenizer, context=backbone.max_length)

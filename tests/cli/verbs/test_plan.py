@@ -78,7 +78,7 @@ def test_settings_may_come_from_a_file(cli: Cli, measured: Path, tmp_path: Path)
     ("words", "message"),
     [
         ("--method depth --depth small", "planner 'depth': depth: Input should be a valid integer"),
-        ("--method drop --drop 9M", "9M: there are 8 MLPs; drop at most 7M"),
+        ("--method drop --drop 9M", "9M: MLPs there: 8, to stay at least: 1; drop at most 7M"),
         ("--method drop --drop 2N", "drop: expected a count or share"),
         ("--method drop", "give --drop"),
         ("--method drop --drop 2M --order oneshot", "no order is called 'oneshot'; did you mean 'one-shot'?"),
