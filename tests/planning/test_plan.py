@@ -167,7 +167,7 @@ def test_layers_that_no_model_could_keep_are_refused(keep: tuple[int, ...], tmp_
 
 
 def _text(**changes: Any) -> dict[str, Any]:
-    return {**TextSettings().to_json(), **changes}
+    return {**TextSettings().model_dump(mode="json"), **changes}
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def _text(**changes: Any) -> dict[str, Any]:
         ({"keep_layers": 1}, PlanError, "broken plan (keep_layers: input should be a valid array"),
         ({"keep_layers": [2**70]}, PlanError, f"the plan keeps layer {2**70}"),
         (
-            {"text": {**TextSettings().to_json(), "poolign": 1}},
+            {"text": {**TextSettings().model_dump(mode="json"), "poolign": 1}},
             PlanError,
             "broken plan (unknown key 'text.poolign'; did you mean 'pooling'?)",
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import statistics
 import tempfile
 import time
 import warnings
@@ -81,7 +82,7 @@ def run_task(
         name=f"{task.name} {note}".rstrip(),
         type=task.type,
         main_score=task.main_score,
-        score=math.fsum(scores) / len(scores),
+        score=statistics.fmean(scores),
         parts=tuple({"split": row["split"], "subset": row["hf_subset"], "score": float(row["main_score"])} for row in rows),
         metrics={key: float(one) for key, one in rows[0].items() if isinstance(one, int | float) and math.isfinite(one)},
         prompts=used,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -91,7 +91,7 @@ class Results(Record):
     @property
     def task_mean(self) -> float | None:
         """Plain average of the main scores of the tasks that were evaluated; None without tasks."""
-        return math.fsum(task.score for task in self.tasks) / len(self.tasks) if self.tasks else None
+        return statistics.fmean(task.score for task in self.tasks) if self.tasks else None
 
     @property
     def score(self) -> float | None:
