@@ -202,7 +202,7 @@ def _text(**changes: Any) -> dict[str, Any]:
         ({"keep_layers": [0, True]}, PlanError, "broken plan (keep_layers.1: input should be a valid integer, got true)"),
         ({"keep_layers": ["0", "1"]}, PlanError, "broken plan (keep_layers.0: input should be a valid integer"),
         ({"keep_layers": 1}, PlanError, "broken plan (keep_layers: input should be a valid array"),
-        ({"keep_layers": [2**70]}, PlanError, f"the plan keeps layer {2**70}"),
+        ({"keep_layers": [2**70]}, PlanError, f"cannot keep layers [{2**70}]"),
         (
             {"text": {**TextSettings().model_dump(mode="json"), "poolign": 1}},
             PlanError,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -177,15 +176,11 @@ def measured(
     backbone: Backbone,
     groups: Sequence[TokenGroup],
     settings: ProfileSettings,
-    *,
-    advance: Advance | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return the sections of these scorers, in their order; with ``all``, what the model is not fit for is left out.
 
     The scorers go on in step: in each, all measurements of the same texts share one pass through the model, and equal ones are
     made once.
-
-    ``advance`` is called with the number of tokens done; without it a progress bar is shown.
 
     Raises:
         UnsupportedModel: The model is not fit for a scorer that was asked for by name.
@@ -215,12 +210,12 @@ def measured(
             del sections[name]
     first = list(chain.from_iterable(wanted.values()))
     total = sum({(one.rows, one.cut): one.tokens for one in first}.values()) + sum(one.later for one in first)
-    with progress("profile", total=total) if advance is None else nullcontext(advance) as done:
+    with progress("profile", total=total) as advance:
         while wanted:
             this_step, wanted = wanted, {}
             every = chain.from_iterable(this_step.values())
             new = [one for one in every if memo.setdefault((one.rows, one.cut, one.key), one) is one]
-            _run_together(new, backbone, settings.token_budget, done)
+            _run_together(new, backbone, settings.token_budget, advance)
             for name, some in this_step.items():
                 step(name, [memo[one.rows, one.cut, one.key].result() for one in some])
     return sections
