@@ -170,7 +170,7 @@ def test_a_record_that_does_not_fit_the_model_is_named() -> None:
     model = tiny_model("llama")
     model.layers = nn.Sequential(*model.layers)
     with pytest.raises(UnsupportedModel, match=r"^LlamaModel.layers is a Sequential, not a list of blocks$"):
-        block_list(model, find_family(model, model.config))
+        block_list(model, Family())
 
 
 # Which config entries belong to layers
