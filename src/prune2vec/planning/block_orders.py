@@ -8,18 +8,15 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from prune2vec.errors import ProfileError
-from prune2vec.planning.depth_rules import Count, fixed_count
+from prune2vec.planning.depth_rules import LayersPlanner, fixed_count
 from prune2vec.planning.drop import ONE_SHOT, SECTIONS, measured_order, ranked
-from prune2vec.planning.planner import FitsBudget, Picked, Planner, planners
+from prune2vec.planning.planner import FitsBudget, Picked, planners
 from prune2vec.profiling.profile import Profile, most_redundant_first
 from prune2vec.settings import Seed
 
 
-class BlockOrder(Planner):
+class BlockOrder(LayersPlanner):
     """Drops blocks in an order until ``layers`` of them are left."""
-
-    layers: Count | None = None
-    """How many layers stay."""
 
     @abstractmethod
     def order(self, profile: Profile) -> Sequence[int]:
@@ -103,11 +100,8 @@ class RandomPlanner(BlockOrder):
 
 
 @planners.register("angular")
-class AngularPlanner(Planner):
+class AngularPlanner(LayersPlanner):
     """Drop the run of blocks across which the last token's state turns least (Gromov et al., arXiv 2403.17887, section 3)."""
-
-    layers: Count | None = None
-    """How many layers stay."""
 
     def needs(self) -> tuple[str, ...]:
         """Return the section of ``angular-distance``."""

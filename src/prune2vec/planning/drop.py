@@ -9,18 +9,19 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator
 
-from prune2vec.errors import PlanError, ProfileError, did_you_mean
+from prune2vec.errors import PlanError, ProfileError
 from prune2vec.models.kept import Kept
 from prune2vec.planning.depth_rules import ALL, FirstLayers, depth_of
 from prune2vec.planning.planner import FitsBudget, Picked, Planner, planners
 from prune2vec.planning.shares import amount_text, count_of
 from prune2vec.profiling.profile import Profile, Redundancy
 
-ONE_SHOT, ITERATIVE = "one-shot", "iterative"
+ONE_SHOT: Final = "one-shot"
+ITERATIVE: Final = "iterative"
 SECTIONS = {ONE_SHOT: "redundancy", "plain": "redundancy-plain", ITERATIVE: "redundancy-iterative"}
 """The profile's section that each order is read from."""
 
@@ -95,13 +96,7 @@ def _hint(rest: str) -> str:
     return f"did you mean {turned[2]}{turned[1].upper()}? " if turned else ""
 
 
-def _known(order: Any) -> Any:
-    if not isinstance(order, str) or order not in SECTIONS:
-        raise ValueError(f"no order is called {order!r}{did_you_mean(order, SECTIONS)}")
-    return order
-
-
-Order = Annotated[str, BeforeValidator(_known)]
+Order = Literal["one-shot", "plain", "iterative"]
 """``one-shot`` (redundancy on retrieval texts), ``plain`` (on running text) or ``iterative`` (measured anew after every drop;
 may name fewer layers than the model has)."""
 
