@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from prune2vec.errors import EvaluationError
 from prune2vec.evaluation.item_scores import ItemScores
@@ -129,7 +129,7 @@ class Results(Record):
 
     def __post_init__(self) -> None:
         """Refuse mappings without what a comparison prints."""
-        read_as(_InResults, {part.name: getattr(self, part.name) for part in fields(_InResults)})
+        read_as(_InResults, {name: getattr(self, name) for name in _InResults.model_fields})
 
     def render(self) -> str:
         """Return a short table of text."""
@@ -182,39 +182,31 @@ def _all_metrics(found: dict[str, float]) -> dict[str, float]:
     return found
 
 
-@dataclass(frozen=True)
-class _Nothing:
+class _Nothing(BaseModel, extra="forbid"):
     """An empty mapping."""
 
-    __pydantic_config__ = AS_WRITTEN
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Encoder:
+class _Encoder(BaseModel):
     path: str = ""
     record: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Size:
+class _Size(BaseModel):
     parameters: Size
     disk_bytes: Size
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Speed:
+class _Speed(BaseModel):
     texts_per_s: Finite
     tokens_per_s: Finite
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Speeds:
+class _Speeds(BaseModel):
     queries: _Speed | None = None
     documents: _Speed | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Data:
+class _Data(BaseModel):
     source: str
     queries: Size
     documents: Size
@@ -222,26 +214,22 @@ class _Data:
     sample: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Scored:
+class _Scored(BaseModel):
     metrics: Annotated[dict[str, Finite], AfterValidator(_all_metrics)]
     items: ItemScores | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class OwnScores(_Scored):
     """What was scored on the user's own data: the encoder's metrics, and BM25's."""
 
     bm25: _Scored | _Nothing | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Retrieval(OwnScores):
     data: _Data
 
 
-@dataclass(frozen=True, kw_only=True)
-class _InResults:
+class _InResults(BaseModel):
     """What there must be inside the mappings of ``Results``, since it is compared and printed; there may be more."""
 
     encoder: _Encoder

@@ -157,7 +157,11 @@ def measure_shape(
     per_block = tuple(map(_count, blocks))
     projections: list[Any] = [module.out_features for module in finals if hasattr(module, "out_features")]
     count = config.num_attention_heads
-    sizes: dict[str, Any] = {**_token_sizes(model), **_part_sizes(model, blocks)}
+    sizes: dict[str, Any] = _part_sizes(model, blocks)
+    table: Any = model.get_input_embeddings().weight
+    # Where another table has a row a token too, nobody can tell what a token weighs.
+    if not any(tensor is not table and len(table) in tensor.shape for tensor in model.parameters()):
+        sizes |= {"token_rows": len(table), "token_params": table.shape[1]}
     return ModelShape(
         model_type=config.model_type,
         num_layers=len(blocks),
@@ -172,13 +176,6 @@ def measure_shape(
         first_stays=family.first_stays,
         **sizes,
     )
-
-
-def _token_sizes(model: PreTrainedModel) -> dict[str, int]:
-    """Return how many token embeddings there are and their size; nothing where another table has a row a token too."""
-    table: Any = model.get_input_embeddings().weight
-    others = [tensor for tensor in model.parameters() if tensor is not table and len(table) in tensor.shape]
-    return {} if others else {"token_rows": len(table), "token_params": table.shape[1]}
 
 
 def _part_sizes(model: PreTrainedModel, blocks: list[nn.Module]) -> dict[str, tuple[int, ...]]:

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prune2vec.data.folders import visible_files
 from prune2vec.data.rows import read_jsonl, read_lines, sound_text
-from prune2vec.errors import ConfigError, DataError, ProfileError
+from prune2vec.errors import DataError, ProfileError
 from prune2vec.files import digest_json
 from prune2vec.forward.backbone import Backbone
 from prune2vec.forward.batches import Batch
@@ -27,7 +27,7 @@ from prune2vec.models.sublayer_states import watch_block
 from prune2vec.models.tokens import TokenRow, token_ids
 from prune2vec.profiling.measure import Measured, Measurement, scorers
 from prune2vec.profiling.profile import Redundancy, most_redundant_first
-from prune2vec.profiling.profile_settings import PLAIN, ProfileSettings
+from prune2vec.profiling.profile_settings import ProfileSettings
 from prune2vec.profiling.token_groups import TokenGroup, distinct_rows
 from prune2vec.progress import say
 
@@ -45,8 +45,7 @@ def score(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSet
 @scorers.register("redundancy-plain")
 def score_plain(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings) -> Measured:
     """Importance of every attention, MLP and block on windows of plain text, C4 in the papers (LLM-Drop)."""
-    if settings.plain is None:
-        raise ConfigError(f"{PLAIN} reads plain text, and none is given; set plain to a file or folder of it")
+    assert settings.plain is not None, "the settings ask for it"
     windows = plain_windows(
         settings.plain,
         backbone.tokenizer,
