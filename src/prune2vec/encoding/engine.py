@@ -243,14 +243,9 @@ def prompted_engine(
     dimensions: int | None = None,
     token_budget: int | None = None,
 ) -> Engine:
-    """Return an engine for texts of one kind.
+    """Return an engine for texts behind a prompt by its name: query, document, none, or another of the encoder's.
 
-    Args:
-        encoder: The encoder; its limit on length is lowered to ``max_length``.
-        prompt: Name of the prompt before every text: query, document, none, or another of the encoder's.
-        max_length: Longest text in tokens; None keeps the encoder's limit.
-        dimensions: As for ``Engine``.
-        token_budget: As for ``Engine``.
+    The encoder's limit on length is lowered to ``max_length`` tokens; the other arguments are those of ``Engine``.
 
     Raises:
         EncodingError: The encoder has no such prompt, or fewer dimensions.

@@ -44,19 +44,8 @@ _HARMLESS = ("model_max_length", "padding_side", "use_fast", "trust_remote_code"
 class PlainEncoder:
     """An encoder of a model, a pooling and heads that are known; what a ``SentenceTransformer`` has too has its name there.
 
-    Attributes:
-        transformers_model: Base model, on its device, in eval mode.
-        tokenizer: Its tokeniser.
-        pooling: Our name of the pooling.
-        include_prompt: Whether the tokens of a prompt are pooled.
-        heads: Modules behind the pooling, in fp32 (rounded to the model's dtype before, as in sentence-transformers).
-        normalize: Whether vectors are L2-normalised at the end.
-        prompts: Text before texts, by name.
-        default_prompt_name: Which applies when none is asked for.
-        max_seq_length: Longest text in tokens.
-        truncate_dim: So many leading dimensions of a vector are given; None for all.
-        similarity_fn_name: How two vectors are compared.
-        kinds: sentence-transformers' names of the modules, in order.
+    The base model is on its device and in eval mode, the heads are in fp32 (rounded to the model's dtype before, as in
+    sentence-transformers), ``kinds`` are the library's names of all modules; the rest is as in ``EncoderParts``.
     """
 
     transformers_model: PreTrainedModel
