@@ -29,9 +29,8 @@ def numbers(value: Any, place: str = "") -> Iterator[tuple[str, float]]:
         yield place, value
 
 
-def section_of(backbone: Backbone, name: str, groups: list[TokenGroup], settings: ProfileSettings) -> Any:
-    """Return what a scorer alone finds, as it reads back from a file."""
-    done: list[float] = []
+def section_of(backbone: Backbone, name: str, groups: list[TokenGroup], settings: ProfileSettings, done: list[float]) -> Any:
+    """Return what a scorer alone finds, as it reads back from a file; ``done`` gets the progress."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("prune2vec.profiling.measure.progress", lambda *args, **kwargs: nullcontext(done.append))
         sections = measured([name], backbone, groups, settings.model_copy(update={"scorers": (name,)}))
@@ -46,15 +45,15 @@ def test_scorer(tmp_path: Path, name: str, family: str) -> None:
     backbone = load_backbone(folder, dtype="float32", device="cpu")
     (tmp_path / "plain.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 20)
     settings = ProfileSettings(plain=tmp_path / "plain.txt", windows=3, window_length=40)
-    section = section_of(backbone, name, groups, settings)
+    section = section_of(backbone, name, groups, settings, [])
     found = dict(numbers(section))
     assert len(found) >= backbone.shape.num_layers
     assert all(math.isfinite(value) for value in found.values())
     small = settings.model_copy(update={"token_budget": 64})
-    again = section_of(backbone, name, groups, small)
+    again = section_of(backbone, name, groups, small, [])
     assert dict(numbers(again)) == pytest.approx(found, rel=1e-4, abs=1e-5)
     streamed = load_backbone(folder, dtype="float32", device="cpu", stream="on")
-    assert dict(numbers(section_of(streamed, name, groups, small))) == pytest.approx(found, rel=1e-5, abs=1e-5)
+    assert dict(numbers(section_of(streamed, name, groups, small, []))) == pytest.approx(found, rel=1e-5, abs=1e-5)
 
 
 def test_registry_documents_every_scorer() -> None:
