@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,18 +105,14 @@ def computing_in_float32(model: PreTrainedModel) -> Iterator[None]:
     modules = (widened.embeddings, *block_list(model, find_family(model, model.config)))
     apart = {id(parameter) for module in modules for parameter in module.parameters()}
     rest = [tensor for tensor in halves if id(tensor) not in apart]
-    handles = []
-    for module in modules:
-        handles.append(module.register_forward_pre_hook(widened.before))
-        # Whether the module returns or fails.
-        handles.append(module.register_forward_hook(widened.after, always_call=True))
-    try:
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_pre_hook(widened.before).remove)
+            # Whether the module returns or fails.
+            stack.callback(module.register_forward_hook(widened.after, always_call=True).remove)
+        stack.callback(widened.restore, rest)
         widened.convert(rest)
         yield
-    finally:
-        widened.restore(rest)
-        for handle in handles:
-            handle.remove()
 
 
 class _Widened:
