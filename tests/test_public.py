@@ -17,7 +17,7 @@ import pytest
 import prune2vec
 from prune2vec.data.triplet import Triplet
 from prune2vec.errors import ConfigError, DataError, Prune2vecError
-from prune2vec.public import CALLS, importing, public
+from prune2vec.public import CALLS, no_collection, public
 from prune2vec.registry import Registry
 from tests.tiny import save_tiny
 
@@ -167,7 +167,7 @@ def test_the_garbage_collector_is_as_it_was_after_an_import_that_fails() -> None
     for was_on in (True, False):
         (gc.enable if was_on else gc.disable)()
         try:
-            with pytest.raises(ImportError), importing():
+            with pytest.raises(ImportError), no_collection():
                 assert not gc.isenabled()
                 raise ImportError
             assert gc.isenabled() == was_on

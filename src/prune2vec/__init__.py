@@ -72,11 +72,11 @@ def __getattr__(name: str) -> object:
         return version("prune2vec")
     if name not in _HOMES:
         raise AttributeError(f"module 'prune2vec' has no attribute {name!r}")
-    from prune2vec.public import CALLS, importing
+    from prune2vec.public import CALLS, no_collection
 
     module, attribute = _HOMES[name]
     # Two threads that import parts of libraries that need each other can find them half made.
-    with CALLS, importing():
+    with CALLS, no_collection():
         return getattr(importlib.import_module(module), attribute)
 
 

@@ -10,7 +10,8 @@ import html
 import importlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -72,6 +73,23 @@ def reason_of(error: BaseException) -> str:
     if not said or isinstance(error, LookupError):
         return f"{type(error).__name__}: {said}".removesuffix(": ")
     return said
+
+
+@contextmanager
+def explained(kind: type[Prune2vecError], what: str) -> Iterator[None]:
+    """Turn whatever a library raises over a user's files into one line: ``what`` cannot be done, and why.
+
+    Files are checked by use: values of a wrong type, sign or size surface as any kind of error, anywhere in a library.
+
+    Raises:
+        Prune2vecError: One of ``kind``, in place of every error that is not our own.
+    """
+    try:
+        yield
+    except (Prune2vecError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # tokenizers panics over some files, and a panic is no Exception.
+        raise kind(f"{what}: {reason_of(error)}") from error
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
@@ -153,11 +171,7 @@ _EXTRAS = {
 
 
 def import_extra(name: str) -> Any:
-    """Return an optional package.
-
-    Raises:
-        MissingExtra: It is not installed, or does not load; the message says which, and names the extra.
-    """
+    """Return an optional package; a ``MissingExtra`` that names its extra if it is not installed or does not load."""
     extra, purpose = _EXTRAS[name]
     try:
         return importlib.import_module(name)

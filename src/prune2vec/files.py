@@ -22,11 +22,7 @@ _SAMPLES = 64
 
 @contextmanager
 def explained_os_errors(path: Path) -> Iterator[None]:
-    """Turn an ``OSError`` while writing ``path`` into one line that says what to do; one over a file elsewhere passes.
-
-    Raises:
-        CheckpointError: In place of any ``OSError``, or of a library's own report of one.
-    """
+    """Turn an ``OSError`` while writing ``path`` into a CheckpointError with what to do; one over a file elsewhere passes."""
     try:
         yield
     except OSError as error:
@@ -67,11 +63,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` whole or not at all (temporary name, fsync, rename).
-
-    Raises:
-        CheckpointError: The file cannot be written.
-    """
+    """Write ``content`` whole or not at all (temporary name, fsync, rename); a ``CheckpointError`` if that fails."""
     with explained_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
@@ -96,11 +88,7 @@ def json_text(value: Any) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        DataError: The file is missing or is not JSON (NaN, infinities and 1e999 are not); the message has file and line.
-    """
+    """Read a JSON file; if it is missing or not JSON (NaN, infinities, 1e999), a ``DataError`` has file and line."""
 
     def finite(number: str) -> float:
         if not math.isfinite(float(number)):
@@ -124,20 +112,14 @@ def sync_tree(folder: Path) -> None:
     """Flush every file below ``folder`` to the disk, so that a rename after it never outruns the data."""
     for path in folder.rglob("*"):
         if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 def digest_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint(path: Path) -> list[Any]:

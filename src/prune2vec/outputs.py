@@ -51,11 +51,7 @@ def check_ours(target: Path, kind: str) -> None:
 
 
 def check_kind(target: Path, kind: str) -> dict[str, Any]:
-    """Return the files recorded in a folder that is missing, empty, or holds the same kind of thing, written by prune2vec.
-
-    Raises:
-        CheckpointError: It is something else.
-    """
+    """Return the recorded files of a folder that is missing, empty or our own of that kind; else a ``CheckpointError``."""
     with explained_os_errors(target):
         if not target.exists():
             return {}

@@ -23,8 +23,8 @@ CALLS = threading.RLock()
 
 
 @contextmanager
-def importing() -> Iterator[None]:
-    """Keep the garbage collector still while libraries are imported: it would go through a million objects, all of which stay."""
+def no_collection() -> Iterator[None]:
+    """Keep the garbage collector still while libraries are imported, or trees grow: it would go through what all stays."""
     was_on = gc.isenabled()
     gc.disable()
     try:

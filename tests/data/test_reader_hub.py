@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from prune2vec.data.reader import HubSource, parse_hub_source, read_hub
+from prune2vec.data.reader import HUB_DATASET, read_hub
 from prune2vec.errors import DataError
 
 
 @pytest.mark.parametrize(
     ("text", "source"),
     [
-        ("owner/name", HubSource(repo="owner/name")),
-        ("owner/name:triplet", HubSource(repo="owner/name", config="triplet")),
-        ("owner/name@abc1", HubSource(repo="owner/name", revision="abc1")),
-        ("o-w/n.a_me:c@v1.0", HubSource(repo="o-w/n.a_me", config="c", revision="v1.0")),
+        ("owner/name", ("owner/name", None, None)),
+        ("owner/name:triplet", ("owner/name", "triplet", None)),
+        ("owner/name@abc1", ("owner/name", None, "abc1")),
+        ("o-w/n.a_me:c@v1.0", ("o-w/n.a_me", "c", "v1.0")),
         ("name", None),
         ("a/b/c", None),
         ("/abs/path", None),
@@ -25,10 +25,9 @@ from prune2vec.errors import DataError
         ("", None),
     ],
 )
-def test_ids_are_told_from_paths(text: str, source: HubSource | None) -> None:
-    assert parse_hub_source(text) == source
-    if source is not None:
-        assert source.name == text
+def test_ids_are_told_from_paths(text: str, source: tuple[str, str | None, str | None] | None) -> None:
+    found = HUB_DATASET.fullmatch(text)
+    assert (found.groups() if found else None) == source
 
 
 def test_rows_are_streamed_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +36,7 @@ def test_rows_are_streamed_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder.mkdir(parents=True)
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    found = list(read_hub(HubSource(repo="owner/name")))
+    found = list(read_hub("owner/name"))
     assert [row.values for row in found] == rows
     assert (found[2].where, found[2].number) == ("owner/name: row 3", 2)
 
@@ -45,8 +44,8 @@ def test_rows_are_streamed_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_split_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "owner" / "name"
     folder.mkdir(parents=True)
-    (folder / "train.jsonl").write_text('{"query": "q"}\n', encoding="utf-8")
+    (folder / "test.jsonl").write_text('{"query": "q"}\n', encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"cannot read owner/name: .*nosplit.*; expected an existing file") as caught:
-        list(read_hub(HubSource(repo="owner/name", split="nosplit")))
+    with pytest.raises(DataError, match=r"cannot read owner/name: .*train.*; expected an existing file") as caught:
+        list(read_hub("owner/name"))
     assert "\n" not in str(caught.value)

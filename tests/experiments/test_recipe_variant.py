@@ -333,7 +333,7 @@ def test_all_leaves_plain_out_without_plain_text(tmp_path: Path) -> None:
         ({"drop": "M2"}, "variant 'cut': drop: drop: did you mean 2M"),
         (
             {"drop": "2M", "order": "oneshot"},
-            "variant 'cut': drop: order: no order is called 'oneshot'; did you mean 'one-shot'",
+            "variant 'cut': drop: order: Input .* got 'oneshot'; did you mean 'one-shot'",
         ),
     ],
 )

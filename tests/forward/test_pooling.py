@@ -9,7 +9,7 @@ import torch
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor
 
-from prune2vec.forward.pooling import IN_ONNX, IN_VLLM, POOLINGS, pool, pooling_flags, poolings
+from prune2vec.forward.pooling import IN_FOLDERS, IN_VLLM, POOLINGS, pool, pooling_flags, poolings
 from prune2vec.models.text_settings import PAPER_POOLING
 from prune2vec.models.text_settings import Pooling as PoolingName
 
@@ -173,7 +173,7 @@ def test_every_flag_is_one_that_sentence_transformers_reads() -> None:
         assert Pooling(**config).pooling_mode in (name, (name,))
 
 
-def test_the_names_of_the_settings_are_those_with_weights() -> None:
-    assert set(get_args(PoolingName)) == set(NAMES) == {name for name, method in POOLINGS.items() if method.weights}
-    assert set(IN_ONNX) == set(NAMES) - {PAPER_POOLING}
+def test_the_names_of_the_settings_are_those_that_are_known() -> None:
+    assert set(get_args(PoolingName)) == set(NAMES) == set(POOLINGS)
+    assert set(IN_FOLDERS) == set(NAMES) - {PAPER_POOLING}
     assert set(IN_VLLM) == {"cls", "mean", "lasttoken"}

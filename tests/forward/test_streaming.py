@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import tempfile
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -371,7 +372,7 @@ def test_a_folder_that_takes_no_states_is_one_line(tmp_path: Path, monkeypatch: 
 def test_states_in_a_file_have_places_of_their_own() -> None:
     shapes = [(2, 3), (1, 4), (3, 1)]
     kept = [torch.randn(shape) for shape in shapes]
-    with FileStates(shapes, dtype=torch.float32, device=torch.device("cpu")) as states:
+    with closing(FileStates(shapes, dtype=torch.float32, device=torch.device("cpu"))) as states:
         for number in (2, 0, 1):
             states.put(number, kept[number])
         assert all(torch.equal(states.get(number), tensor) for number, tensor in enumerate(kept))

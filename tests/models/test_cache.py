@@ -7,9 +7,11 @@ import pytest
 pytest.importorskip("gguf", reason="the gguf extra is not installed")
 
 from prune2vec.errors import ConfigError
+from prune2vec.files import write_json
 from prune2vec.models.cache import cache_folder, clear_cache, kept_copies
 from prune2vec.models.gguf import converted
-from prune2vec.outputs import locked
+from prune2vec.outputs import CONVERSION, locked
+from prune2vec.outputs import RECORD as FILES
 from tests.gguf_files import write_gguf
 
 
@@ -49,9 +51,13 @@ def test_only_what_was_written_is_deleted(tmp_path: Path, own_cache: Path) -> No
 def test_a_record_cannot_name_files_elsewhere(own_cache: Path) -> None:
     (own_cache / "copy").mkdir(parents=True)
     (own_cache / "letter.txt").write_text("mine")
-    (own_cache / "copy" / "conversion.json").write_text('{"source": "x", "sha256": "y", "files": ["../letter.txt"]}')
+    write_json(
+        own_cache / "copy" / FILES,
+        {"format": "prune2vec.files/1", "kind": CONVERSION, "files": {"../letter.txt": None, "config.json": None}},
+    )
+    (own_cache / "copy" / "config.json").write_text("{}")
     clear_cache()
-    assert (own_cache / "letter.txt").is_file()
+    assert (own_cache / "letter.txt").is_file() and not (own_cache / "copy").exists()
 
 
 def test_a_running_conversion_is_left_alone(own_cache: Path) -> None:
@@ -65,10 +71,3 @@ def test_a_clear_that_was_killed_is_finished_by_the_next(tmp_path: Path, own_cac
     (folder / "conversion.json").unlink()
     clear_cache()
     assert not folder.exists()
-
-
-def test_a_record_whose_files_are_no_list(own_cache: Path) -> None:
-    (own_cache / "copy").mkdir(parents=True)
-    (own_cache / "copy" / "conversion.json").write_text('{"source": "x", "sha256": "y", "files": 3}')
-    clear_cache()
-    assert not (own_cache / "copy").exists()

@@ -1,6 +1,6 @@
 import pytest
 
-from prune2vec.errors import ConfigError, ModelError
+from prune2vec.errors import ModelError
 from prune2vec.models.prepared_text import chat_template
 from tests.tiny import tiny_tokenizer
 
@@ -44,8 +44,3 @@ def test_broken_template() -> None:
     tokenizer.chat_template = "{% for %}"
     with pytest.raises(ModelError, match="cannot render"):
         chat_template(tokenizer, wrapper="chat")
-
-
-def test_unknown_wrapper() -> None:
-    with pytest.raises(ConfigError, match="no wrapper"):
-        chat_template(tiny_tokenizer(), wrapper="alpaca")

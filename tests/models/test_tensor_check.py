@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prune2vec.errors import Prune2vecError
+from prune2vec.errors import ModelError, Prune2vecError
 from prune2vec.forward.backbone import load_backbone
 from prune2vec.models import load as load_module
-from prune2vec.models.tensor_check import misfit
+from prune2vec.models.tensor_check import check_loaded
 from tests.pruning.plans import kept_of, plan_for
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 
@@ -204,5 +204,6 @@ def test_what_is_harmless_is_so_for_every_reader(tmp_path: Path, family: str, na
     assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
     model = tiny_model(family)
     info = {"missing_keys": set(), "mismatched_keys": set(), "unexpected_keys": {name}}
-    assert misfit(info, model) == ""
-    assert misfit({**info, "unexpected_keys": {"model.more.weight"}}, model).startswith("has too much:")
+    check_loaded("m", model, info)
+    with pytest.raises(ModelError, match=r"m has tensor model\.more\.weight"):
+        check_loaded("m", model, {**info, "unexpected_keys": {"model.more.weight"}})

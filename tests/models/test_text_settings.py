@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -29,7 +30,7 @@ def test_what_stands_before_a_text(layout: PromptTemplate, instruction: str, bef
 
 
 def test_round_trip() -> None:
-    assert PromptTemplate.from_json(CHAT.to_json()) == CHAT
+    assert PromptTemplate.from_json(asdict(CHAT)) == CHAT
 
 
 @pytest.mark.parametrize("value", [{"prefx": "a"}, [], None, "none"])
@@ -46,13 +47,13 @@ def test_an_instruction_may_bring_its_own_separator() -> None:
 
 
 def test_what_only_encoders_bring_is_left_out_of_the_records_of_others() -> None:
-    plain = TextSettings().to_json()
+    plain = TextSettings().model_dump(mode="json")
     assert not {"lower_case", "heads", "truncate_dim", "similarity", "matryoshka_dims"} & plain.keys()
     written = TypeAdapter(WrittenText)
     assert written.validate_json(json.dumps(plain), strict=True) == TextSettings()
     head = Head(kind="Dense", config={"in_features": 8, "bias": False, "activation_function": "torch.nn.Tanh"}, digest="ab")
     brought = TextSettings(heads=(head, Head(kind="Dropout", config={"dropout": 0.0})), truncate_dim=8, similarity="dot")
-    assert written.validate_json(json.dumps(brought.to_json()), strict=True) == brought
+    assert written.validate_json(json.dumps(brought.model_dump(mode="json")), strict=True) == brought
     with pytest.raises(ValidationError, match="pooling is missing"):
         written.validate_json(json.dumps({key: value for key, value in plain.items() if key != "pooling"}))
 

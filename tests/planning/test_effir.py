@@ -191,7 +191,7 @@ def test_what_cannot_be_is_refused_in_one_line(given: dict[str, Any], budget: Bu
 
 
 def test_the_only_layer_keeps_its_mlp() -> None:
-    with pytest.raises(PlanError, match=r"^mlps: 2, but the only layer must keep its MLP; choose 0, or keep more layers$"):
+    with pytest.raises(PlanError, match=r"^mlps: 2 of 1, and one must stay; choose 0 to 0, or keep more layers$"):
         effir(depth=1, mlps=2)
     assert effir(depth=1, mlps=0).drop_mlp == ()
 

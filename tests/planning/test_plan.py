@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -154,17 +155,9 @@ def test_a_cut_inside_a_model_of_unknown_parts_is_refused(changes: dict[str, Any
         made_plan(shape=shape, **changes)
 
 
-@pytest.mark.parametrize(
-    ("keep", "message"),
-    [
-        ((), "the plan keeps no layer; keep 1 to 4"),
-        ((0, 4), "the plan keeps layer 4, but made has layers 0 to 3"),
-        ((-1, 0), "the plan keeps layer -1, but made has layers 0 to 3"),
-        ((0, 0), r"kept layers must ascend without repeats, got \[0, 0\]"),
-        ((2, 1), r"kept layers must ascend without repeats, got \[2, 1\]"),
-    ],
-)
-def test_layers_that_no_model_could_keep_are_refused(keep: tuple[int, ...], message: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep", [(), (0, 4), (-1, 0), (0, 0), (2, 1)])
+def test_layers_that_no_model_could_keep_are_refused(keep: tuple[int, ...], tmp_path: Path) -> None:
+    message = re.escape(f"cannot keep layers {list(keep)}; expected ascending layers between 0 and 3, at least one")
     with pytest.raises(PlanError, match=f"^{message}$"):
         made_plan(keep)
     path = tmp_path / "plan.json"
@@ -174,7 +167,7 @@ def test_layers_that_no_model_could_keep_are_refused(keep: tuple[int, ...], mess
 
 
 def _text(**changes: Any) -> dict[str, Any]:
-    return {**TextSettings().to_json(), **changes}
+    return {**TextSettings().model_dump(mode="json"), **changes}
 
 
 @pytest.mark.parametrize(
@@ -209,9 +202,9 @@ def _text(**changes: Any) -> dict[str, Any]:
         ({"keep_layers": [0, True]}, PlanError, "broken plan (keep_layers.1: input should be a valid integer, got true)"),
         ({"keep_layers": ["0", "1"]}, PlanError, "broken plan (keep_layers.0: input should be a valid integer"),
         ({"keep_layers": 1}, PlanError, "broken plan (keep_layers: input should be a valid array"),
-        ({"keep_layers": [2**70]}, PlanError, f"the plan keeps layer {2**70}"),
+        ({"keep_layers": [2**70]}, PlanError, f"cannot keep layers [{2**70}]"),
         (
-            {"text": {**TextSettings().to_json(), "poolign": 1}},
+            {"text": {**TextSettings().model_dump(mode="json"), "poolign": 1}},
             PlanError,
             "broken plan (unknown key 'text.poolign'; did you mean 'pooling'?)",
         ),

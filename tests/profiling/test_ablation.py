@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tests.profiling.test_layer_loss import by_hand, random_groups, tiny_backbon
 def test_the_block_whose_loss_is_missed_least_goes(tmp_path: Path, family: str) -> None:
     backbone, groups = tiny_backbone(tmp_path, family), random_groups()
     settings = ProfileSettings(scorers=("ablation",), rounds=3)
-    found = measured(["layer-loss", "ablation"], backbone, groups, settings, advance=lambda amount: None)
+    found = measured(["layer-loss", "ablation"], backbone, groups, settings)
 
     def loss_of(layers: list[int]) -> float:
         model = cut_model(backbone.model, Kept.whole(layers))
@@ -33,8 +34,9 @@ def test_the_block_whose_loss_is_missed_least_goes(tmp_path: Path, family: str) 
     assert len(section["order"]) == 3
 
 
-def test_progress_counts_every_pass(tmp_path: Path) -> None:
+def test_progress_counts_every_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone, groups, done = tiny_backbone(tmp_path, "llama"), random_groups(), list[float]()
-    measured(["ablation"], backbone, groups, ProfileSettings(scorers=("ablation",), rounds=2), advance=done.append)
+    monkeypatch.setattr("prune2vec.profiling.measure.progress", lambda *args, **kwargs: nullcontext(done.append))
+    measured(["ablation"], backbone, groups, ProfileSettings(scorers=("ablation",), rounds=2))
     tokens = sum(len(row.ids) for group in groups for row in group.rows)
     assert sum(done) == tokens * (1 + 5 + 4)

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,9 @@ def numbers(value: Any, place: str = "") -> Iterator[tuple[str, float]]:
 
 def section_of(backbone: Backbone, name: str, groups: list[TokenGroup], settings: ProfileSettings, done: list[float]) -> Any:
     """Return what a scorer alone finds, as it reads back from a file; ``done`` gets the progress."""
-    settings = settings.model_copy(update={"scorers": (name,)})
-    sections = measured([name], backbone, groups, settings, advance=done.append)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prune2vec.profiling.measure.progress", lambda *args, **kwargs: nullcontext(done.append))
+        sections = measured([name], backbone, groups, settings.model_copy(update={"scorers": (name,)}))
     assert sum(done) > 0
     return json.loads(json.dumps(sections[name], allow_nan=False))
 

@@ -122,11 +122,6 @@ def test_sections_survive_the_file(tmp_path: Path) -> None:
         loaded.section("redundancy-plain")
 
 
-def test_what_a_scorer_of_earlier_releases_measured_is_ignored(tmp_path: Path) -> None:
-    sections = {"redundancy": {"mlp": [0.1]}, "cut-loss": {"drops": [0]}}
-    assert set(Profile.load(written(tmp_path, sections=sections)).sections) == {"redundancy"}
-
-
 @pytest.mark.parametrize(
     ("sections", "message"),
     [

@@ -70,8 +70,8 @@ def test_it_says_what_it_cannot_give(tmp_path: Path, capsys: pytest.CaptureFixtu
     [
         ("a.txt", "quick fox", r"a\.txt has 3 tokens, less than one window of 10"),
         ("a.txt", "  \n", r"a\.txt has 0 tokens"),
-        ("a.jsonl", '{"text": "x"}\n{"body": "y"}\n', r'a\.jsonl:2: expected a document in the column "text", found body'),
-        ("a.jsonl", '{"text": 3}\n', r"a\.jsonl:1: expected a document"),
+        ("a.jsonl", '{"text": "x"}\n{"body": "y"}\n', r"a\.jsonl:2: text is null, expected a string"),
+        ("a.jsonl", '{"text": 3}\n', r"a\.jsonl:1: text is int, expected a string"),
         ("a.csv", "text\nx\n", r"a\.csv: no plain text; expected \.txt, \.md, \.jsonl files"),
     ],
 )

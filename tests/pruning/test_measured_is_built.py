@@ -81,7 +81,7 @@ def test_the_settings_of_the_profile_reach_the_folder(tmp_path: Path, settings: 
     encoder = built(model, profile, tmp_path / "out")
     assert loss_of(encoder) == pytest.approx(profile.layer_loss.loss[DEPTH - 1], abs=1e-4)
     assert len(encoder) == (3 if settings.get("normalize", True) else 2)
-    assert json.loads((tmp_path / "out" / "prune2vec.json").read_text())["text"] == profile.text.to_json()
+    assert json.loads((tmp_path / "out" / "prune2vec.json").read_text())["text"] == profile.text.model_dump(mode="json")
 
 
 @pytest.mark.parametrize("instruction", ["none", "None", "", "e5"])

@@ -107,7 +107,7 @@ def test_the_settings_go_through_the_files(tmp_path: Path) -> None:
     assert [head.kind for head in profile.text.heads] == ["Normalize", "Dense"]
     cut(model, profile, tmp_path / "out")
     assert PruningPlan.load(tmp_path / "out" / "plan.json").text == profile.text
-    assert json.loads((tmp_path / "out" / "prune2vec.json").read_text())["text"] == profile.text.to_json()
+    assert json.loads((tmp_path / "out" / "prune2vec.json").read_text())["text"] == profile.text.model_dump(mode="json")
 
 
 def test_records_of_language_models_say_nothing_of_encoders(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import gc
 import re
 import sysconfig
 import warnings
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from prune2vec.data.pairs import MinedPairs
 from prune2vec.errors import DataError, did_you_mean
+from prune2vec.public import no_collection
 
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 Documented = ast.Module | Definition
@@ -65,13 +65,8 @@ def mine_docstrings(
         files = [path for path in files if _top(path.relative_to(root)) in chosen]
     mined = MinedPairs(source="docstrings", min_anchor_words=_MIN_ANCHOR_WORDS, limit=max_pairs)
     # Syntax trees hold no cycles; collecting while they grow costs a third of the time.
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
+    with no_collection():
         mined.read(files, partial(_pairs_of, root=root, owners=owners), seed=seed)
-    finally:
-        if enabled:
-            gc.enable()
     if not mined:
         raise DataError(
             f"{root}: no docstrings of summary and body in {mined.files} Python files; expected installed packages there"

@@ -29,6 +29,7 @@ _SHARD = re.compile(rf"{_BETWEEN}?\d+-of-\d+(?:-[0-9a-f]{{8,}})?$|^(?:part|shard
 _PLAIN = ("", "data", "default", "set", "split")
 # A folder with retrieval data or with mined pairs has these beside the triplets.
 _NOT_TRIPLETS = ("corpus", "queries", "qrels")
+_SKIPPED = frozenset({"node_modules", "site-packages", "__pycache__", "venv"})
 _DEPTH = 2
 _SHOWN = 3
 
@@ -77,6 +78,12 @@ def choose_files(folder: Path, split: str = TRAIN) -> list[TextFile]:
         why = "held-out files are not trained on" if split == TRAIN else f"the held-out files are {_listed(chosen)}"
         say(f"{folder}: {why}; left out {_listed(left)}")
     return chosen
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """Return all files below a folder, in the order of their paths, but those that are hidden or of installed code."""
+    found = ((path, path.relative_to(folder).parts) for path in sorted(folder.rglob("*")) if path.is_file())
+    return [path for path, parts in found if not any(part in _SKIPPED or part[0] == "." for part in parts)]
 
 
 def _listed(files: Sequence[TextFile]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prune2vec.data.documents import full_text, read_documents
+from prune2vec.data.folders import visible_files
 from prune2vec.data.reader import read_tables, triplets_of
 from prune2vec.data.rows import FORMATS, SourceRow, read_lines, read_rows, suffix_of
 from prune2vec.errors import DataError
@@ -16,7 +17,6 @@ from prune2vec.progress import say
 Sources = str | Path | Sequence[str | Path]
 _LINES = ".txt"
 _DOCUMENTS = (_LINES, ".md", ".markdown", ".mdx", ".rst")
-_SKIPPED = frozenset({"node_modules", "site-packages", "__pycache__", "venv"})
 
 
 class PlainText(NamedTuple):
@@ -94,11 +94,7 @@ def _of_row(row: SourceRow, dataset: str) -> Iterator[str]:
 
 def _documents_below(folder: Path) -> list[Path]:
     """Return the documents of a folder that holds no table of texts; none of one that does."""
-    visible = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(part in _SKIPPED or part[0] == "." for part in path.relative_to(folder).parts)
-    ]
+    visible = visible_files(folder)
     if any(_suffix(path) in FORMATS for path in visible):
         return []
     return [path for path in visible if _suffix(path) in _DOCUMENTS]

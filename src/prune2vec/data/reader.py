@@ -6,7 +6,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from prune2vec.progress import say
 
 Texts = str | Path | Sequence[str | Path] | Sequence[Triplet]
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-_HUB_ID = re.compile(rf"({_WORD}/{_WORD})(?::([A-Za-z0-9._-]+))?(?:@([A-Za-z0-9._/-]+))?")
+HUB_DATASET = re.compile(rf"({_WORD}/{_WORD})(?::([A-Za-z0-9._-]+))?(?:@([A-Za-z0-9._/-]+))?")
+"""A data set on the hub with its configuration and revision, as in ``owner/name:configuration@revision``."""
 _EXPECTED = "anchor (or query), positive, negative (or negative_1, negative_2, ...), each a text or a list of texts"
 _ANCHORS = ("anchor", "query")
 _POSITIVES = ("positive", "positives", "pos", "positive_passages")
@@ -84,11 +85,7 @@ def read_triplets(source: str | Path, *, require_negative: bool = True, split: s
 
 
 def read_tables(source: str | Path, split: str = TRAIN) -> Iterator[tuple[str, str, Iterable[SourceRow]]]:
-    """Yield each file's or hub data set's name for messages, its data set, and its rows.
-
-    Raises:
-        DataError: As ``read_triplets``.
-    """
+    """Yield each file's or hub data set's name for messages, its data set, and its rows; errors as ``read_triplets``."""
     path = Path(source).expanduser()
     if path.is_dir():
         ends: Counter[str] = Counter()
@@ -97,11 +94,11 @@ def read_tables(source: str | Path, split: str = TRAIN) -> Iterator[tuple[str, s
     elif path.exists():
         yield str(path), dataset_name(path), read_rows(path)
     else:
-        hub = parse_hub_source(str(source))
+        hub = HUB_DATASET.fullmatch(str(source))
         # A hub id, and no mistyped path: that has a known suffix or starts in an existing folder.
         if hub is None or suffix_of(path) in FORMATS or (path.parent.is_dir() and str(path.parent) != "."):
             raise DataError(f"{source}: no such file or folder{closest(path)}")
-        yield hub.name, hub.repo.rpartition("/")[2], read_hub(hub)
+        yield hub[0], hub[1].rpartition("/")[2], read_hub(hub[0])
 
 
 def _numbered_on(rows: Iterable[SourceRow], ends: Counter[str], dataset: str) -> Iterator[SourceRow]:
@@ -112,39 +109,19 @@ def _numbered_on(rows: Iterable[SourceRow], ends: Counter[str], dataset: str) ->
         yield replace(row, number=first + row.number) if first else row
 
 
-@dataclass(frozen=True, kw_only=True)
-class HubSource:
-    """A data set on the hub with its configuration and revision, as in ``owner/name:configuration@revision``."""
-
-    repo: str
-    config: str | None = None
-    revision: str | None = None
-    split: str = "train"
-
-    @property
-    def name(self) -> str:
-        """The source as the user wrote it."""
-        return self.repo + (f":{self.config}" if self.config else "") + (f"@{self.revision}" if self.revision else "")
-
-
-def parse_hub_source(text: str) -> HubSource | None:
-    """Return the hub data set that ``text`` names, or None when it does not look like one."""
-    match = _HUB_ID.fullmatch(text)
-    return HubSource(repo=match[1], config=match[2], revision=match[3]) if match else None
-
-
-def read_hub(source: HubSource) -> Iterator[SourceRow]:
-    """Yield the rows of a hub data set, streamed through ``datasets``; one that cannot be read is a ``DataError``."""
+def read_hub(source: str) -> Iterator[SourceRow]:
+    """Yield the rows of a hub data set (``HUB_DATASET``), streamed through ``datasets``; if it cannot be read, a ``DataError``."""
     import datasets
     from datasets.exceptions import DatasetsError
 
+    repo, config, revision = HUB_DATASET.fullmatch(source).groups()  # type: ignore[union-attr]
     try:
-        rows = datasets.load_dataset(source.repo, source.config, split=source.split, revision=source.revision, streaming=True)
+        rows = datasets.load_dataset(repo, config, split=TRAIN, revision=revision, streaming=True)
         for number, values in enumerate(rows):
-            yield SourceRow(f"{source.name}: row {number + 1}", number, values)
+            yield SourceRow(f"{source}: row {number + 1}", number, values)
     except (OSError, ValueError, DatasetsError) as error:
         advice = "expected an existing file, a folder or a hub data set (owner/name)"
-        raise DataError(f"cannot read {source.name}: {reason_of(error)}; {advice}") from error
+        raise DataError(f"cannot read {source}: {reason_of(error)}; {advice}") from error
 
 
 def _columns_of(row: SourceRow, *, require_negative: bool) -> tuple[str, str, tuple[str, ...]]:

@@ -94,7 +94,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     packed = path.suffix == ".gz"
     # Binary, so that a wrong byte can be traced to its line.
     with (
-        _explained_read_errors(path, lambda: f":{number + 1}"),
+        explained_read_errors(path, lambda: f":{number + 1}"),
         gzip.open(path, "rb") if packed else path.open("rb") as file,
     ):
         for number, raw in enumerate(file, start=1):
@@ -111,7 +111,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 @contextmanager
-def _explained_read_errors(path: Path, place: Callable[[], str] = str) -> Iterator[None]:
+def explained_read_errors(path: Path, place: Callable[[], str] = str) -> Iterator[None]:
     """Turn an error of the operating system or of decompression into one line; ``place`` is asked for it then: ``:17``."""
     try:
         yield
@@ -199,7 +199,7 @@ def _arrow_batches(path: Path, place: Callable[[], str] = str) -> Iterator[tuple
     import pyarrow.parquet
 
     kind = "Parquet" if path.suffix == ".parquet" else "Arrow"
-    with _explained_read_errors(path):
+    with explained_read_errors(path):
         try:
             if kind == "Parquet":
                 with pyarrow.parquet.ParquetFile(path) as table:

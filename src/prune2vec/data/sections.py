@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from prune2vec.data.folders import visible_files
 from prune2vec.data.pairs import MinedPairs
 from prune2vec.errors import DataError
 
@@ -132,7 +133,6 @@ _FINDERS: Mapping[str, Callable[[Sequence[str]], list[Heading]]] = {
     ".rst": rst_headings,
     ".txt": plain_headings,
 }
-_SKIPPED_FOLDERS = frozenset({"node_modules", "site-packages", "__pycache__", "venv"})
 _MIN_ANCHOR_WORDS = 2
 _TELLING_WORDS = 3
 
@@ -148,8 +148,7 @@ def mine_folder(folder: Path, *, max_pairs: int | None = None, seed: int = 42) -
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected one with {', '.join(_FINDERS)} files")
-    documents = ((path, path.relative_to(folder).parts) for path in folder.rglob("*") if path.suffix.lower() in _FINDERS)
-    files = [path for path, parts in documents if not any(name in _SKIPPED_FOLDERS or name[0] == "." for name in parts)]
+    files = [path for path in visible_files(folder) if path.suffix.lower() in _FINDERS]
     mined = MinedPairs(source=str(folder), min_anchor_words=_MIN_ANCHOR_WORDS, limit=max_pairs)
     mined.read(files, partial(_pairs_of, folder=folder), seed=seed)
     if not mined:

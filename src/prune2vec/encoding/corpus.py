@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import os
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prune2vec.data.documents import Document, read_documents
-from prune2vec.data.rows import count_rows, suffix_of
+from prune2vec.data.rows import count_rows, explained_read_errors, suffix_of
 from prune2vec.errors import DataError
 
 HEAD_BYTES = 1 << 20
+# Unpacked; a packed file is read some 128 KB ahead.
+_SAMPLE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,31 +28,17 @@ class Corpus:
 
     def head(self) -> tuple[bytes, int]:
         """Return the first MiB of the file as it is, packed or not, and the size of all in bytes."""
-        try:
-            with self.path.open("rb") as file:
-                return file.read(HEAD_BYTES), os.fstat(file.fileno()).st_size
-        except OSError as error:
-            raise DataError(f"cannot read {self.path}: {error.strerror or error}") from error
+        with explained_read_errors(self.path), self.path.open("rb") as file:
+            return file.read(HEAD_BYTES), os.fstat(file.fileno()).st_size
 
     def estimate(self) -> float:
         """Return about how many rows there are, by the lines at the head of the file; exact for Parquet and Arrow."""
         if self.path.suffix in (".parquet", ".arrow"):
             return count_rows(self.path)
-        head, size = self.head()
-        unpacked = [head]
-        if self.path.suffix == ".gz":
-            # Packed in parallel, or put together from several files, it has several members one after another.
-            unpacked, rest = [], head
-            try:
-                while rest:
-                    member = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-                    unpacked.append(member.decompress(rest))
-                    # Zeros may follow, as after a tape's last block.
-                    rest = member.unused_data.lstrip(b"\0")
-            except zlib.error as error:
-                raise DataError(f"{self.path}: broken gzip file ({error}); fetch it or pack it again") from error
-        lines = sum(part.count(b"\n") for part in unpacked)
-        return max(1, lines) * size / max(1, len(head))
+        with explained_read_errors(self.path), self.path.open("rb") as file:
+            text: Any = gzip.GzipFile(fileobj=file) if self.path.suffix == ".gz" else file
+            lines: int = text.read(_SAMPLE_BYTES).count(b"\n")
+            return max(1, lines) * os.fstat(file.fileno()).st_size / max(1, file.tell())
 
     def documents(self) -> Iterator[Document]:
         """Yield the documents in file order, streaming, as ``read_documents`` does."""

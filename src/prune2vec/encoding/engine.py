@@ -78,7 +78,7 @@ class Engine:
             encoder.eval()
             self._transformer = encoder[0]
             self._model, self._tokenizer = self._transformer.auto_model, self._transformer.tokenizer
-            self._behind = [copy.deepcopy(module).float() if _is_rounded(module) else module for module in list(encoder)[1:]]
+            self._behind = [copy.deepcopy(module).float() for module in list(encoder)[1:]]
         self.encoder = encoder
         self.dimension = dimensions or int(encoder.get_embedding_dimension() or 0)
         self._rows = embedding_rows(self._model)
@@ -139,11 +139,7 @@ class Engine:
             )
 
     def tokenise(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of every text under the prompt, cut at the encoder's limit.
-
-        Raises:
-            EncodingError: A text has a token that the model has no embedding for.
-        """
+        """Return the token ids of every text under the prompt, cut at its limit; one without a row is an EncodingError."""
         rows = token_ids(self._tokenizer, texts, prompt=self.prompt, max_length=self._longest)
         for text, row in zip(texts, rows, strict=True) if len(self._tokenizer) > self._rows else ():
             if max(row, default=0) >= self._rows:
@@ -239,10 +235,6 @@ def _check_stock(encoder: SentenceTransformer) -> None:
         raise EncodingError("the encoder has another limit on length for queries than for documents")
 
 
-def _is_rounded(module: nn.Module) -> bool:
-    return any(parameter.dtype in (torch.bfloat16, torch.float16) for parameter in module.parameters())
-
-
 def prompted_engine(
     encoder: AnyEncoder,
     *,
@@ -251,14 +243,9 @@ def prompted_engine(
     dimensions: int | None = None,
     token_budget: int | None = None,
 ) -> Engine:
-    """Return an engine for texts of one kind.
+    """Return an engine for texts behind a prompt by its name: query, document, none, or another of the encoder's.
 
-    Args:
-        encoder: The encoder; its limit on length is lowered to ``max_length``.
-        prompt: Name of the prompt before every text: query, document, none, or another of the encoder's.
-        max_length: Longest text in tokens; None keeps the encoder's limit.
-        dimensions: As for ``Engine``.
-        token_budget: As for ``Engine``.
+    The encoder's limit on length is lowered to ``max_length`` tokens; the other arguments are those of ``Engine``.
 
     Raises:
         EncodingError: The encoder has no such prompt, or fewer dimensions.

@@ -36,13 +36,10 @@ def encode_on_ray(
     runs on this machine for as long as it takes. All machines need the same paths for the encoder, the corpus and the output.
 
     Args:
-        encoder: As for ``encode_corpus``, as are corpus and settings.
-        corpus: The corpus file.
+        encoder: As for ``encode_corpus``, as are corpus, settings and overrides.
         output: Folder to write; every shard has its own folder in it.
         shards: How many; auto takes as many as ``output`` has, else one a GPU, or one every four CPUs where there is none.
         retries: How often a shard is started again when its worker dies; it resumes after its last whole part.
-        settings: How.
-        **overrides: Single settings, over ``settings``.
 
     Raises:
         MissingExtra: Ray is not installed.

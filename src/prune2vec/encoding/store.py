@@ -23,7 +23,6 @@ from prune2vec.files import read_json, write_bytes, write_text
 FORMAT = "prune2vec.vectors/1"
 # Readers of a folder of Parquet (pandas, pyarrow, polars, datasets) pass over names that begin so.
 MANIFEST = "_manifest.json"
-_EARLIER_MANIFEST = "manifest.json"
 _SHARD = re.compile(r"shard-\d+-of-(\d+)")
 _BITS = 8
 _LEAST_RANGE = np.float32(1e-6)
@@ -186,10 +185,7 @@ class Store:
         }
         text = json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
         parts = ",\n    ".join(json.dumps(dict(part)) for part in self.parts)
-        before = manifest_of(self.folder)
-        write_text(self.folder / MANIFEST, f'{text},\n  "parts": [{parts}]\n}}\n')
-        if before.name == _EARLIER_MANIFEST:
-            before.unlink()
+        write_text(manifest_of(self.folder), f'{text},\n  "parts": [{parts}]\n}}\n')
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -256,9 +252,8 @@ class Store:
 
 
 def manifest_of(folder: Path) -> Path:
-    """Return where a store's manifest is, or would be: under the name of earlier versions where they have written it."""
-    path, earlier = folder / MANIFEST, folder / _EARLIER_MANIFEST
-    return earlier if earlier.exists() and not path.exists() else path
+    """Return where a store's manifest is, or would be."""
+    return folder / MANIFEST
 
 
 def shard_folder(output: Path, shard: int, shards: int) -> Path:
@@ -276,11 +271,7 @@ def shard_counts(output: Path) -> list[int]:
 
 
 def check_shards(output: Path, shards: int) -> None:
-    """Refuse another number of shards than ``output`` has: every text would be encoded again, beside the vectors there.
-
-    Raises:
-        EncodingError: It holds another number of shards, or a store of all vectors where shards are wanted.
-    """
+    """Refuse, with an ``EncodingError``, another number of shards than ``output`` has: all would be encoded again."""
     there = shard_counts(output)
     if there == [1] and shards != 1:
         raise EncodingError(f"{output} holds vectors in one piece; leave --shard and --ray out, or give another output")
@@ -291,11 +282,7 @@ def check_shards(output: Path, shards: int) -> None:
 
 
 def check_vector_folder(folder: Path) -> None:
-    """Refuse a folder without a manifest of vectors that is not empty.
-
-    Raises:
-        EncodingError: Something else is in it.
-    """
+    """Refuse, with an ``EncodingError``, a folder that is not empty and has no manifest of vectors."""
     if not folder.is_dir() or manifest_of(folder).exists():
         return
     # The manifest is written before the first part, so only its own write can have been broken off.

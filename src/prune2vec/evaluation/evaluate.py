@@ -148,7 +148,6 @@ def _all_tasks(
 def _one_score(encoder: LoadedEncoder, task: Task, settings: EvaluateSettings, parts: Parts, mirror: Path | None) -> TaskScore:
     data = task_data(task, mirror)
     prompts = task_prompts(task, encoder.text_format) if settings.instruction == "mteb" else None
-
     key = {"part": "task", "task": asdict(task), "prompts": prompts, "data": data}
     score = parts.get(key, lambda: asdict(run_task(encoder, task, data=data, prompts=prompts, settings=settings)), TaskScore)
     return read_as(TaskScore, score)

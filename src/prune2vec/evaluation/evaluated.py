@@ -151,11 +151,7 @@ def with_documents_by(encoder: LoadedEncoder, documents: Path | str, settings: E
 
 
 def _engine(model: AnyEncoder, name: str) -> Engine | None:
-    """Return an engine for ``model`` if it takes its prompts and gives the probe's vectors; encoders of any kind come here.
-
-    Raises:
-        CheckpointError: The encoder gives vectors that are not finite.
-    """
+    """Return an engine if it takes the prompts and gives the probe's vectors; such as are not finite are a CheckpointError."""
     if isinstance(model, PlainEncoder):
         engine = Engine(model)
         try:

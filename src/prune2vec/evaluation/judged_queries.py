@@ -22,11 +22,7 @@ class JudgedQuery:
 
 
 def own_queries(results: Results) -> list[JudgedQuery]:
-    """Return the queries of the user's own data, in the order of the items.
-
-    Raises:
-        Prune2vecError: The data are not where they were, or are others now.
-    """
+    """Return the queries of the user's own data, in the order of the items; a Prune2vecError if the data are others now."""
     from prune2vec.evaluation.retrieval import load_retrieval, retrieval_digest, sample_retrieval
 
     settings, source = _settings(results), results.retrieval["data"]["source"]
@@ -37,11 +33,7 @@ def own_queries(results: Results) -> list[JudgedQuery]:
 
 
 def task_queries(results: Results, score: TaskScore, items: ItemScores) -> list[JudgedQuery]:
-    """Return the queries of a part of an MTEB task, in the order of its items.
-
-    Raises:
-        Prune2vecError: The data are not where they were, or are others now.
-    """
+    """Return the queries of a part of an MTEB task, in the order of its items; a Prune2vecError if its data are others now."""
     from prune2vec.evaluation.mteb_runner import read_task
     from prune2vec.evaluation.retrieval import sample_task
     from prune2vec.evaluation.tasks import resolve_tasks

@@ -54,12 +54,7 @@ class TaskItems:
             del task.task_specific_scores
 
     def of(self, rows: Sequence[Mapping[str, Any]], main_score: str) -> tuple[ItemScores, ...]:
-        """Return the items of every part of the task, in the order of ``rows``; nothing where mteb has none for one of them.
-
-        Args:
-            rows: mteb's scores, each with ``split``, ``hf_subset`` and ``main_score``.
-            main_score: Name of the metric that counts.
-        """
+        """Return the items of every part of the task, in the order of mteb's scores; nothing where it has none for one of them."""
         parts = []
         for row in rows:
             found = self._of_part(row, main_score)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+import statistics
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ def run_task(
         name=f"{task.name} {note}".rstrip(),
         type=task.type,
         main_score=task.main_score,
-        score=math.fsum(scores) / len(scores),
+        score=statistics.fmean(scores),
         parts=tuple({"split": row["split"], "subset": row["hf_subset"], "score": float(row["main_score"])} for row in rows),
         metrics={key: float(one) for key, one in rows[0].items() if isinstance(one, int | float) and math.isfinite(one)},
         prompts=used,
@@ -100,7 +101,7 @@ def read_task(task: Task, data: Mapping[str, str]) -> Iterator[AbsTask]:
         TaskUnavailable: The hub cannot be reached, or does not have the data.
         EvaluationError: The local copy is broken.
     """
-    with _quiet_libraries(), _own_datasets_cache(local="digest" in data):
+    with _quiet_libraries(), _own_datasets_cache() if "digest" in data else nullcontext():
         loaded = _load_task(task, data)
         try:
             yield loaded
@@ -239,11 +240,8 @@ def _quiet_libraries() -> Iterator[None]:
 
 
 @contextmanager
-def _own_datasets_cache(*, local: bool) -> Iterator[None]:
+def _own_datasets_cache() -> Iterator[None]:
     """Give local copies a cache that ends with the task: ``datasets`` would not notice that a file has changed."""
-    if not local:
-        yield
-        return
     import datasets
 
     usual = datasets.config.HF_DATASETS_CACHE

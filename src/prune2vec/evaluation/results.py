@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from prune2vec.errors import EvaluationError
 from prune2vec.evaluation.item_scores import ItemScores
@@ -91,7 +91,7 @@ class Results(Record):
     @property
     def task_mean(self) -> float | None:
         """Plain average of the main scores of the tasks that were evaluated; None without tasks."""
-        return math.fsum(task.score for task in self.tasks) / len(self.tasks) if self.tasks else None
+        return statistics.fmean(task.score for task in self.tasks) if self.tasks else None
 
     @property
     def score(self) -> float | None:
@@ -129,10 +129,13 @@ class Results(Record):
 
     def __post_init__(self) -> None:
         """Refuse mappings without what a comparison prints."""
-        read_as(_InResults, {part.name: getattr(self, part.name) for part in fields(_InResults)})
+        read_as(_InResults, {name: getattr(self, name) for name in _InResults.model_fields})
 
     def render(self) -> str:
         """Return a short table of text."""
+        return "\n".join([*self._cost_lines(), *self._own_lines(), *self._task_lines()])
+
+    def _cost_lines(self) -> list[str]:
         size, memory = self.size, self.memory
         peak = memory.get("cuda") or memory.get("encoding") or memory.get("process") or 0
         documents = (self.encoder.get("documents_by") or {}).get("path")
@@ -144,21 +147,32 @@ class Results(Record):
             if side in self.speed:
                 speed = self.speed[side]
                 lines.append(f"  {side:<9} {speed['texts_per_s']:>10,.1f} texts/s {speed['tokens_per_s']:>12,.0f} tokens/s")
-        if self.retrieval:
-            data, bm25 = self.retrieval["data"], self.retrieval.get("bm25") or {}
-            rows = {"encoder": self.retrieval["metrics"], "BM25": bm25.get("metrics")}
-            sample = f" {data['sample']}" if data.get("sample") else ""
-            lines += ["", f"{data['source']}{sample}: {data['queries']:,} queries, {data['documents']:,} documents"]
-            lines.append(f"  {'':<9}" + "".join(f"{name:>12}" for name in METRICS))
-            lines += [f"  {name:<9}" + "".join(f"{row[m]:>12.4f}" for m in METRICS) for name, row in rows.items() if row]
-        if self.tasks or self.missing:
-            width = max(map(len, [*(task.name for task in self.tasks), *self.missing]))
-            lines += ["", "MTEB tasks"]
-            lines += [f"  {task.name:<{width}}  {task.score:.4f}  {task.main_score}" for task in self.tasks]
-            lines += [f"  {name:<{width}}  missing  {reason}" for name, reason in self.missing.items()]
-        if self.task_mean is not None:
-            lines.append(f"  {self._mean_name}: {self.task_mean:.4f}")
-        return "\n".join(lines)
+        return lines
+
+    def _own_lines(self) -> list[str]:
+        if not self.retrieval:
+            return []
+        data, bm25 = self.retrieval["data"], self.retrieval.get("bm25") or {}
+        rows = {"encoder": self.retrieval["metrics"], "BM25": bm25.get("metrics")}
+        sample = f" {data['sample']}" if data.get("sample") else ""
+        return [
+            "",
+            f"{data['source']}{sample}: {data['queries']:,} queries, {data['documents']:,} documents",
+            f"  {'':<9}" + "".join(f"{name:>12}" for name in METRICS),
+            *(f"  {name:<9}" + "".join(f"{row[m]:>12.4f}" for m in METRICS) for name, row in rows.items() if row),
+        ]
+
+    def _task_lines(self) -> list[str]:
+        if not (self.tasks or self.missing):
+            return []
+        width = max(map(len, [*(task.name for task in self.tasks), *self.missing]))
+        return [
+            "",
+            "MTEB tasks",
+            *(f"  {task.name:<{width}}  {task.score:.4f}  {task.main_score}" for task in self.tasks),
+            *(f"  {name:<{width}}  missing  {reason}" for name, reason in self.missing.items()),
+            *([f"  {self._mean_name}: {self.task_mean:.4f}"] if self.task_mean is not None else []),
+        ]
 
 
 def _all_metrics(found: dict[str, float]) -> dict[str, float]:
@@ -168,39 +182,31 @@ def _all_metrics(found: dict[str, float]) -> dict[str, float]:
     return found
 
 
-@dataclass(frozen=True)
-class _Nothing:
+class _Nothing(BaseModel, extra="forbid"):
     """An empty mapping."""
 
-    __pydantic_config__ = AS_WRITTEN
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Encoder:
+class _Encoder(BaseModel):
     path: str = ""
     record: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Size:
+class _Size(BaseModel):
     parameters: Size
     disk_bytes: Size
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Speed:
+class _Speed(BaseModel):
     texts_per_s: Finite
     tokens_per_s: Finite
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Speeds:
+class _Speeds(BaseModel):
     queries: _Speed | None = None
     documents: _Speed | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Data:
+class _Data(BaseModel):
     source: str
     queries: Size
     documents: Size
@@ -208,26 +214,22 @@ class _Data:
     sample: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Scored:
+class _Scored(BaseModel):
     metrics: Annotated[dict[str, Finite], AfterValidator(_all_metrics)]
     items: ItemScores | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class OwnScores(_Scored):
     """What was scored on the user's own data: the encoder's metrics, and BM25's."""
 
     bm25: _Scored | _Nothing | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Retrieval(OwnScores):
     data: _Data
 
 
-@dataclass(frozen=True, kw_only=True)
-class _InResults:
+class _InResults(BaseModel):
     """What there must be inside the mappings of ``Results``, since it is compared and printed; there may be more."""
 
     encoder: _Encoder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import statistics
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -199,7 +200,7 @@ def _scored(retrieval: Retrieval, score_block: Callable[[slice], Tensor], settin
         for query, grades in retrieval.qrels.items()
     )
     items = ItemScores.of(each[METRICS[0]], items=[retrieval.queries, retrieval.qrels], ranks=ranks, unit="queries")
-    return {"metrics": {metric: _mean(scores) for metric, scores in each.items()}, "items": asdict(items)}
+    return {"metrics": {metric: statistics.fmean(scores) for metric, scores in each.items()}, "items": asdict(items)}
 
 
 def describe_retrieval(encoder: LoadedEncoder, retrieval: Retrieval, *, source: str) -> dict[str, Any]:
@@ -289,7 +290,7 @@ def rank_all(
 
 def retrieval_metrics(ranking: Ranking, qrels: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
     """Return nDCG@10, MRR@10 and recall@1/10/100, each averaged over the queries of ``qrels``."""
-    return {metric: _mean(scores) for metric, scores in query_metrics(ranking, qrels).items()}
+    return {metric: statistics.fmean(scores) for metric, scores in query_metrics(ranking, qrels).items()}
 
 
 def query_metrics(ranking: Ranking, qrels: Mapping[str, Mapping[str, int]]) -> dict[str, list[float]]:
@@ -310,10 +311,6 @@ def query_metrics(ranking: Ranking, qrels: Mapping[str, Mapping[str, int]]) -> d
         metric: [scores.get(query, {}).get(name, 0.0) for query in judged]
         for metric, (scores, name) in zip(METRICS, found, strict=True)
     }
-
-
-def _mean(scores: Sequence[float]) -> float:
-    return math.fsum(scores) / len(scores)
 
 
 class Bm25:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prune2vec.errors import ConfigError, ProfileError, UnsupportedModel, reason_of
+from prune2vec.errors import ConfigError, ModelError, ProfileError, UnsupportedModel, explained, reason_of
 from prune2vec.forward.batches import Batch
 from prune2vec.forward.memory_plan import bytes_per_token, parameter_bytes
 from prune2vec.forward.pooling import poolings
@@ -24,15 +24,7 @@ from prune2vec.models.block_files import BlockFiles, built_on_meta
 from prune2vec.models.encoder_text import encoder_text_settings
 from prune2vec.models.families import Family, SubLayers, final_modules, states_of
 from prune2vec.models.heads import in_fp32, load_heads, read_out, state_width
-from prune2vec.models.load import (
-    context_length,
-    embedding_rows,
-    explained,
-    load_config,
-    load_model,
-    load_tokenizer,
-    skeleton_of,
-)
+from prune2vec.models.load import context_length, embedding_rows, load_config, load_model, load_tokenizer, skeleton_of
 from prune2vec.models.selftest import check_sub_layers, self_test
 from prune2vec.models.shape import ModelShape, measure_shape
 from prune2vec.models.source import ModelSource, resolve_source
@@ -97,11 +89,7 @@ class Backbone:
 
     @cached_property
     def sub_layers(self) -> SubLayers:
-        """The parts of the model's blocks, checked by taking some of them out the first time they are asked for.
-
-        Raises:
-            UnsupportedModel: They are not known, or the check failed.
-        """
+        """The parts of the blocks, checked when first asked for by taking some out; ``UnsupportedModel`` if that fails."""
         return check_sub_layers(self.model, self.family) if self.stream is None else self.stream.sub_layers()
 
     def identity(self) -> dict[str, str | None]:
@@ -151,7 +139,7 @@ def load_backbone(
     own_text = encoder_text_settings(source, tokenizer, context=context_length(model), heads=heads)
     streamed = None
     allowed = memory if memory is not None else memory_in_use(place) + free_memory_bytes(place)
-    with explained(source, "the model of its config.json does not run"), _memory_explained(source):
+    with explained(ModelError, f"{source.name}: the model of its config.json does not run"), _memory_explained(source):
         # With batches of ordinary size.
         needed = parameter_bytes(model, model.dtype) + _BATCH_TOKENS * bytes_per_token(model, family)
         if stream == "on" or (stream == "auto" and needed > allowed - memory_in_use(place)):
@@ -233,11 +221,7 @@ class PooledDepths(Observer):
         return [block.register_forward_hook(hook)]
 
     def end(self) -> None:
-        """Hand the batch's vectors on.
-
-        Raises:
-            ProfileError: A vector is NaN or infinite; the message names depth, text and dtype.
-        """
+        """Hand the batch's vectors on; a ``ProfileError`` names depth, text and dtype of one that is NaN or infinite."""
         seen, self._seen = self._seen, {}
         vectors = torch.stack(list(seen.values()))
         own = self._backbone.own_text

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import accumulate, chain, groupby, islice
 from typing import Any
 
@@ -75,14 +75,12 @@ class Batch:
             places = torch.arange(width, device=device)
             attended = (places < bounds[:, 1:]).long()
             weights.append(weigh(attended * (places >= bounds[:, :1]), attended))
-        return partial(_pool_rectangles, weights=weights)
 
+        def pooled(states: Float[Tensor, "batch position dim"]) -> Float[Tensor, "row dim"]:
+            parts = states.flatten(0, 1).split([of_rows.numel() for of_rows in weights])
+            return torch.cat([pool(part.view(*some.shape, -1), some) for part, some in zip(parts, weights, strict=True)])
 
-def _pool_rectangles(
-    states: Float[Tensor, "batch position dim"], weights: Sequence[Float[Tensor, "row seq"]]
-) -> Float[Tensor, "all_rows dim"]:
-    parts = states.flatten(0, 1).split([of_rows.numel() for of_rows in weights])
-    return torch.cat([pool(part.view(*of_rows.shape, -1), of_rows) for part, of_rows in zip(parts, weights, strict=True)])
+        return pooled
 
 
 def make_batches(

@@ -173,11 +173,7 @@ def probe_model(
 
 @torch.inference_mode()
 def check_probe(probe: PreTrainedModel, family: Family) -> bool:
-    """Check that the model is understood, and that its blocks do alone what they do within it; return whether it is causal.
-
-    Raises:
-        UnsupportedModel: One of the two does not hold.
-    """
+    """Return whether a model is causal; ``UnsupportedModel`` if it is not understood, or its blocks do otherwise when alone."""
     causal = self_test(probe, family)
     ids = random_ids(probe)
     expected, _ = block_states(probe, family, ids)

@@ -63,16 +63,9 @@ def plan_memory(
 
 
 def tokens_that_fit(*, memory: int, in_use: int, per_token: int, longest: int) -> int:
-    """Return how many tokens a forward pass of a model in memory has room for.
+    """Return how many tokens a forward pass of a model in memory has room for; ``in_use`` includes the model.
 
-    Args:
-        memory: Bytes that may be used in all.
-        in_use: Bytes in use already, the model's among them.
-        per_token: Bytes that a batch needs for each of its tokens.
-        longest: Tokens of the longest row.
-
-    Raises:
-        ConfigError: Not even the longest row fits.
+    The arguments are those of ``plan_memory``; if not even the longest row fits, that is a ``ConfigError``.
     """
     least = in_use + per_token * longest
     if memory < least:

@@ -89,13 +89,13 @@ class PoolingMethod:
     """A pooling, and who knows it by what name.
 
     Attributes:
-        weights: The weight of every position; None for a pooling that only sentence-transformers computes.
+        weights: The weight of every position.
         flag: Its entry in the pooling config of a sentence-transformers folder; None where it is for profiles only.
         vllm: Whether vLLM pools by it.
         served: Who serves an encoder with it, for the model card.
     """
 
-    weights: PoolingFn | None = None
+    weights: PoolingFn
     flag: str | None = None
     vllm: bool = False
     served: str = "sentence-transformers."
@@ -118,13 +118,11 @@ POOLINGS: Mapping[str, PoolingMethod] = {
 """By sentence-transformers' name."""
 IN_FOLDERS = {name: method for name, method in POOLINGS.items() if method.flag}
 IN_VLLM = {name: method for name, method in POOLINGS.items() if method.vllm}
-IN_ONNX = {name: method for name, method in IN_FOLDERS.items() if method.weights}
 
 poolings: Registry[PoolingFn] = Registry("pooling")
 """Those that can be measured and trained with, as functions from masks to weights."""
 for _name, _method in POOLINGS.items():
-    if _method.weights is not None:
-        poolings.register(_name)(_method.weights)
+    poolings.register(_name)(_method.weights)
 
 
 def pooling_flags(pooling: str, known: Mapping[str, PoolingMethod]) -> dict[str, bool]:

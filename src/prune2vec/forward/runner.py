@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -62,15 +62,12 @@ class ObservedRun:
     @contextmanager
     def hooked(self, layers: Sequence[tuple[int, nn.Module]]) -> Iterator[None]:
         """Hook these blocks for the observers while the context is open."""
-        handles: list[RemovableHandle] = []
-        try:
+        with ExitStack() as stack:
             for layer, block in layers:
                 for observer in self.observers:
-                    handles += observer.hooks(layer, block)
+                    for handle in observer.hooks(layer, block):
+                        stack.callback(handle.remove)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @contextmanager
     def observing(self, batch: Batch) -> Iterator[None]:

@@ -6,12 +6,11 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,10 +73,8 @@ class FileStates:
         with explained_os_errors(Path(tempfile.gettempdir())):
             self._file: Any = tempfile.TemporaryFile(prefix="prune2vec-states-", buffering=0)  # noqa: SIM115
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def close(self) -> None:
+        """Let go of the file."""
         self._file.close()
 
     def get(self, number: int) -> Tensor:
@@ -187,12 +184,7 @@ class StreamingRunner:
         return self._causal
 
     def sub_layers(self) -> SubLayers:
-        """Return the parts of the blocks, as ``self_test`` checked them on the first and the last one.
-
-        Raises:
-            ConfigError: The two do not fit into the memory that may be used.
-            UnsupportedModel: They are not known, or the check failed.
-        """
+        """Return the parts of the blocks; ``ConfigError`` (memory) or ``UnsupportedModel`` if ``self_test`` found none."""
         if isinstance(self._parts, Exception):
             raise self._parts
         return self._parts
@@ -285,7 +277,7 @@ class StreamingRunner:
                         # What a GPU has no room for goes to the machine's memory before it goes to a file.
                         states = MemoryStates(len(shapes), place=cpu, device=self.device)
                     else:
-                        states = stack.enter_context(FileStates(shapes, dtype=first.dtype, device=self.device))
+                        states = stack.enter_context(closing(FileStates(shapes, dtype=first.dtype, device=self.device)))
                 for variant in range(variants):
                     states.put(variant * len(batches) + number, first)
             self._settle()

@@ -74,11 +74,7 @@ class BlockFiles:
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def take(self, name: str, *, rows: Int[Tensor, " row"] | None = None) -> Tensor:
-        """Return a tensor under its name in the class, or some of its rows, ready to compute with.
-
-        Raises:
-            CheckpointError: Its file is missing or damaged.
-        """
+        """Return a tensor under its name in the class, or rows of it; a damaged file is a ``CheckpointError``."""
         if self._side is None:
             return self.files.take(self.stored[name], self.dtype, rows=rows).to(self.device)
         stored = self.files.take(self.stored[name], rows=rows)

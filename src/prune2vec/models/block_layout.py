@@ -20,7 +20,7 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.pytorch_utils import Conv1D
 
-from prune2vec.errors import CheckpointError
+from prune2vec.errors import CheckpointError, ModelError
 from prune2vec.models.families import (
     Neurons,
     SubLayers,
@@ -32,7 +32,7 @@ from prune2vec.models.families import (
     without_head,
 )
 from prune2vec.models.kept import ATTENTION, MLP
-from prune2vec.models.tensor_check import misfit
+from prune2vec.models.tensor_check import check_loaded
 
 _ENTRY = "per_layer_config"
 # Before the model type where the width has no config entry that could make stock classes refuse the folder.
@@ -52,38 +52,32 @@ Layout = tuple[BlockLayout, ...]
 """One entry a block; where a function takes or returns one, empty stands for stock blocks."""
 
 
-class NoMlp(nn.Module):
-    """Stands where an MLP was dropped: adds nothing to the residual stream."""
+class Dropped(nn.Module):
+    """Stands where a sub-layer was dropped, which ``adds_input`` to what it returns itself or leaves that to the block."""
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Return a zero (a scalar, which adds to states of any shape)."""
-        return hidden_states.new_zeros(())
+    def __init__(self, *, adds_input: bool) -> None:
+        super().__init__()
+        self.adds_input = adds_input
+
+    def left(self, states: Tensor) -> Tensor:
+        """Return the input where the sub-layer adds it, else a zero (a scalar, which adds to states of any shape)."""
+        return states if self.adds_input else states.new_zeros(())
 
 
-class NoMlpOfInput(NoMlp):
-    """Stands where an MLP was dropped whose modules add its input: the last of them returns that, whatever came of the others."""
+class NoMlp(Dropped):
+    """Stands where an MLP was dropped; of several modules that add its input the last one returns that, whatever the others did."""
 
     def forward(self, hidden_states: Tensor, input_tensor: Tensor | None = None) -> Tensor:
-        """Return the input of the MLP."""
-        return hidden_states if input_tensor is None else input_tensor
+        """Return what is left of the MLP's part."""
+        return self.left(hidden_states if input_tensor is None else input_tensor)
 
 
-class NoAttention(nn.Module):
-    """Stands where attention was dropped: adds nothing to the residual stream."""
-
-    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
-        """Return a zero, as ``NoMlp`` does, and no attention weights."""
-        states: Tensor = args[0] if args else kwargs["hidden_states"]
-        return states.new_zeros(()), None
-
-
-class NoAttentionOfInput(NoAttention):
-    """Stands where attention was dropped that adds its input itself: returns that."""
+class NoAttention(Dropped):
+    """Stands where attention was dropped."""
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
-        """Return the input of the attention, and no attention weights."""
-        states: Tensor = args[0] if args else kwargs["hidden_states"]
-        return states, None
+        """Return what is left of the attention's part, and no attention weights."""
+        return self.left(args[0] if args else kwargs["hidden_states"]), None
 
 
 def is_even(layout: Layout) -> bool:
@@ -92,11 +86,7 @@ def is_even(layout: Layout) -> bool:
 
 
 def sub_layers_of(model: PreTrainedModel) -> SubLayers:
-    """Return the parts of the model's blocks, read off those whose MLP is still there.
-
-    Raises:
-        UnsupportedModel: They are not known.
-    """
+    """Return the parts of the blocks, read off one whose MLP is there; ``UnsupportedModel`` if they are not known."""
     family = find_family(model, model.config)
     blocks = block_list(model, family)
     whole = [block for block in blocks if not isinstance(block.get_submodule(family.mlp[0]), NoMlp)] or [blocks[0]]
@@ -106,11 +96,7 @@ def sub_layers_of(model: PreTrainedModel) -> SubLayers:
 
 
 def layout_of(model: PreTrainedModel) -> Layout:
-    """Return the layout of a model as it stands.
-
-    Raises:
-        UnsupportedModel: The parts of its blocks are not known.
-    """
+    """Return the layout of a model as it stands; ``UnsupportedModel`` if the parts of its blocks are not known."""
     parts, layout = sub_layers_of(model), []
     for block in block_list(model, find_family(model, model.config)):
         attention = not isinstance(block.get_submodule(parts.attention), NoAttention)
@@ -125,13 +111,13 @@ def apply_layout(model: PreTrainedModel, layout: Layout) -> None:
     parts = sub_layers_of(model)
     for block, wanted in zip(block_list(model, find_family(model, model.config)), layout, strict=True):
         if not wanted.attention:
-            _replace(block, parts.attention, NoAttentionOfInput() if parts.adds_input else NoAttention())
+            _replace(block, parts.attention, NoAttention(adds_input=parts.adds_input))
             _pass_on(block, parts.attention_norms)
         if not wanted.mlp and parts.adds_input:
             for path in parts.mlp:
-                _replace(block, path, NoMlpOfInput())
+                _replace(block, path, NoMlp(adds_input=True))
         elif not wanted.mlp:
-            _replace(block, parts.mlp[0], NoMlp())
+            _replace(block, parts.mlp[0], NoMlp(adds_input=False))
             _pass_on(block, (*parts.mlp[1:], *parts.mlp_norms))
         elif wanted.width is not None and parts.neurons is not None:
             _narrow(block, parts.neurons, wanted.width)
@@ -182,11 +168,7 @@ def per_layer_config(layout: Layout, config_key: str) -> dict[str, dict[str, Any
 
 
 def read_layout(entries: Mapping[str, Mapping[str, Any]], config_key: str, count: int) -> Layout:
-    """Read back what ``per_layer_config`` made, for a model of ``count`` blocks.
-
-    Raises:
-        CheckpointError: It names a block that is not there, a sub-layer or an entry that is not known.
-    """
+    """Read back what ``per_layer_config`` made for ``count`` blocks; what it cannot have made is a ``CheckpointError``."""
     by_block: dict[int, BlockLayout] = {}
     for number, entry in entries.items():
         skip = set(entry.get("skip") or ())
@@ -295,19 +277,16 @@ def load_with_layout(
 
 
 def load_uneven(location: str, config: Any, layout: Layout, **kwargs: Any) -> PreTrainedModel:
-    """Load an uneven model from a folder or hub id, every tensor of it and no other; ``config`` is the stock one behind it.
-
-    Raises:
-        CheckpointError: A tensor is missing, left over or of another shape; its name is told.
-    """
+    """Load an uneven model from a folder or hub id by its stock ``config``; a tensor that does not fit is a CheckpointError."""
     with torch.device("meta"):
         model_class = type(AutoModel.from_config(config))
     # Mismatches are collected instead of raised, so that they are told in one line.
     model, info = load_with_layout(
         model_class, layout, location, **{**kwargs, "config": config, "ignore_mismatched_sizes": True}
     )
-    wrong = misfit(info, model)
-    if wrong:
-        raise CheckpointError(f"{location} {wrong}; its weights do not fit the structure that its config.json tells")
+    try:
+        check_loaded(location, model, info)
+    except ModelError as error:
+        raise CheckpointError(str(error)) from error
     model.eval()
     return model

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from prune2vec.errors import PlanError, UnsupportedModel
 from prune2vec.models.block_layout import BlockLayout, Layout, apply_layout, is_even, sub_layers_of
 from prune2vec.models.families import SubLayers, block_list, find_family, in_block, mlp_width, num_layers, without_head
-from prune2vec.models.kept import Kept, check_first_layer
+from prune2vec.models.kept import Kept, check_first_layer, check_keep
 
 # Lists with one entry a layer, over all families; they are cut by the kept layers.
 PER_LAYER_LISTS = frozenset(
@@ -59,44 +59,36 @@ def _cut_entry(name: str, value: Any, keep: Sequence[int], count: int) -> Any:
     if name in _LEADING_COUNTS:
         return sum(layer < value for layer in keep)
     if name == "attention_types":  # GPT-Neo's kinds in run-length form: [[["global", "local"], 12]]
-        value = [kind for pattern, times in value for kind in list(pattern) * times]
-    listed = isinstance(value, (list, tuple))
-    if name in PER_LAYER_LISTS or name == "attention_types":
-        if not listed or len(value) != count:
-            raise UnsupportedModel(f"config entry {name!r} has {len(value) if listed else value} values for {count} layers")
-        kept = [value[layer] for layer in keep]
-        return [[[kind], 1] for kind in kept] if name == "attention_types" else kept
-    if listed and len(value) == count > 1 and name not in _NOT_PER_LAYER:
+        kinds = [kind for pattern, times in value for kind in list(pattern) * times]
+        return [[[kind], 1] for kind in _kept_of(name, kinds, keep, count)]
+    if name in PER_LAYER_LISTS:
+        return _kept_of(name, value, keep, count)
+    if isinstance(value, (list, tuple)) and len(value) == count > 1 and name not in _NOT_PER_LAYER:
         raise UnsupportedModel(
             f"config entry {name!r} has {count} values, one a layer by its length, and it is not known how to cut it"
         )
     return None
 
 
-def check_keep(keep: Sequence[int], count: int) -> None:
-    """Refuse kept layers that a model of ``count`` layers does not have.
-
-    Raises:
-        PlanError: Nothing is kept, a layer repeats, the order does not ascend, or a layer is beyond the model.
-    """
-    if not keep or list(keep) != sorted(set(keep)) or keep[0] < 0 or keep[-1] >= count:
-        raise PlanError(f"cannot keep layers {list(keep)}; expected ascending layers between 0 and {count - 1}, at least one")
+def _kept_of(name: str, value: Any, keep: Sequence[int], count: int) -> list[Any]:
+    listed = isinstance(value, (list, tuple))
+    if not listed or len(value) != count:
+        raise UnsupportedModel(f"config entry {name!r} has {len(value) if listed else value} values for {count} layers")
+    return [value[layer] for layer in keep]
 
 
 def cut_config(config: Any, keep: Sequence[int], *, changes: Mapping[str, Any] = MappingProxyType({})) -> Any:
-    """Return a copy of ``config`` for the model that keeps blocks ``keep`` (0-based), with further entries changed.
-
-    Raises:
-        PlanError: The model does not have these layers.
-        UnsupportedModel: A per-layer entry of the config is not known.
-    """
+    """Return a copy of ``config`` for blocks ``keep`` (0-based), with ``changes``; errors as ``cut_config_entries``."""
     count, told = num_layers(config), config.to_dict()
     check_keep(keep, count)
     depth_key = type(config).attribute_map.get("num_hidden_layers", "num_hidden_layers")
-    # Lists and count are validated against each other as they are set, so the config is made anew from a dictionary.
-    entries = {**copy.deepcopy(told), **cut_config_entries(told, keep, count), **changes, depth_key: len(keep)}
-    entries.pop("quantization_config", None)
-    new = type(config).from_dict(entries)
+    told.pop("quantization_config", None)
+    return config_of_entries(config, {**told, **cut_config_entries(told, keep, count), **changes, depth_key: len(keep)})
+
+
+def config_of_entries(config: Any, entries: Mapping[str, Any]) -> Any:
+    """Return a config of the class of ``config`` with other entries, made anew as they are validated against each other."""
+    new = type(config).from_dict(copy.deepcopy(dict(entries)))
     # No dictionary holds it, and a mask made for one attention kernel is wrong for another.
     new._attn_implementation = config._attn_implementation
     return new

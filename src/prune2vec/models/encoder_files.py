@@ -152,13 +152,7 @@ def read_form(source: ModelSource, file: str, form: Any) -> Any:
 
 
 def read_texts(source: ModelSource, folder: str = "") -> dict[str, Any]:
-    """Return what the file on texts of the Transformer in a folder holds, under whichever of its names; empty without one.
-
-    Raises:
-        CheckpointError: As ``read_form``.
-        DataError: It is no JSON.
-        ModelError: It cannot be fetched.
-    """
+    """Return the file on texts of the Transformer in a folder, under any of its names; empty without. Errors as ``read_form``."""
     for name in (TEXTS, *_TEXTS_BY_KIND):
         if found := read_form(source, f"{folder}/{name}", TextsForm):
             return dict(found)

@@ -80,12 +80,7 @@ def encoder_text_settings(
 
 
 def saved_pooling(source: ModelSource, modules: Sequence[Mapping[str, Any]]) -> tuple[str, bool]:
-    """Return our name of an encoder's pooling, and whether the tokens of a prompt are pooled.
-
-    Raises:
-        UnsupportedModel: It is none that we know, or several at once.
-        CheckpointError: Its file is missing or broken.
-    """
+    """Return our name of an encoder's one pooling (else ``UnsupportedModel``), and whether a prompt's tokens are pooled."""
     found = read_pooling(source, modules[1]["path"])
     if found is None:
         raise CheckpointError(

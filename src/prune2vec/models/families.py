@@ -1,7 +1,7 @@
 """Where a model keeps its blocks and final norm, and what in a block can go by itself: attention, MLP and neurons.
 
-One generic path serves every architecture: a family is a record here, and a model without one is inferred from the
-structure of its modules. Either way the result is only trusted after the tests of ``selftest``.
+One generic path serves every architecture: a family is inferred from the structure of its modules, or is a record here where
+that does not tell. Either way the result is only trusted after the tests of ``selftest``.
 """
 
 from __future__ import annotations
@@ -39,22 +39,12 @@ class Family:
 
 
 _SUPPORTED = "prune2vec cuts models of one stack of blocks: decoders (Llama, Qwen, Gemma, GPT-2, ...) and encoders (BERT, ModernBERT, ...)"
-_LLAMA_LIKE = Family()
 _TWO_PARTS = ("intermediate", "output")
-_BERT_LIKE = Family(blocks="encoder.layer", final=(), attention="attention", mlp=_TWO_PARTS)
+# Of what the modules do not tell: OPT's MLP is spread over its block, and ModernBERT's first block is another.
 _FAMILIES: dict[str, Family] = {
-    **dict.fromkeys(
-        ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "olmo2", "smollm3", "granite"),
-        _LLAMA_LIKE,
-    ),
-    "gpt2": Family(blocks="h", final=("ln_f",), attention="attn"),
-    "gpt_neox": Family(final=("final_layer_norm",), attention="attention"),
-    "phi": Family(final=("final_layernorm",)),
     "opt": Family(
         blocks="decoder.layers", final=("decoder.final_layer_norm", "decoder.project_out"), mlp=("fc1", "activation_fn", "fc2")
     ),
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "mpnet"), _BERT_LIKE),
-    "distilbert": Family(blocks="transformer.layer", final=(), attention="attention", mlp=("ffn",)),
     "modernbert": Family(final=("final_norm",), attention="attn", first_stays=True),
 }
 _FINAL_NAMES = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f", "final_norm")
@@ -63,11 +53,7 @@ _MLP_NAMES = (("mlp",), ("ffn",), ("feed_forward",), _TWO_PARTS)
 
 
 def num_layers(config: Any) -> int:
-    """Return the number of blocks a config declares.
-
-    Raises:
-        UnsupportedModel: The config belongs to an encoder-decoder or a multi-part model, or declares no layers.
-    """
+    """Return the number of blocks; ``UnsupportedModel`` for an encoder-decoder, several parts, or a config without layers."""
     kind = config.model_type
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModel(f"{kind} is an encoder-decoder; {_SUPPORTED}")
@@ -83,11 +69,7 @@ def num_layers(config: Any) -> int:
 
 
 def find_family(model: nn.Module, config: Any) -> Family:
-    """Return the record of the model's architecture, or one inferred from its modules.
-
-    Raises:
-        UnsupportedModel: No module list with one entry a layer, several final norms or no sub-layers were found.
-    """
+    """Return the record of the architecture, or one inferred from its modules; ``UnsupportedModel`` if that cannot be done."""
     known = _FAMILIES.get(config.model_type)
     return known if known is not None else _infer(model, config)
 
@@ -229,7 +211,6 @@ _NORM_INSIDE = SubLayers(
     adds_input=True,
 )
 _SUB_LAYERS: dict[str, SubLayers] = {
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "mpnet"), _NORM_INSIDE),
     # Norms of the sums, which go with what is added.
     "distilbert": SubLayers(
         attention="attention",

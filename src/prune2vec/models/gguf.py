@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prune2vec.errors import ModelError, reason_of
+from prune2vec.errors import ModelError, explained, reason_of
 from prune2vec.files import digest_file, explained_os_errors, write_json
 from prune2vec.models.cache import RECORD, all_copies, cache_folder
 from prune2vec.models.gguf_file import GGUFFile, StoredTensor
@@ -115,7 +115,6 @@ def _convert(path: Path, folder: Path, digest: str) -> None:
             "sha256": digest,
             "tokenizer_repairs": repairs,
             "pre_tokenizer": file.metadata.get("tokenizer.ggml.pre"),
-            "files": sorted([RECORD, *(written.name for written in stage.iterdir())]),
         }
         write_json(stage / RECORD, record)
 
@@ -127,11 +126,8 @@ def _parts(file: GGUFFile, config: PretrainedConfig) -> list[_TensorPart]:
     from transformers import AutoModel
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
-    try:
-        with torch.device("meta"):
-            model = AutoModel.from_config(config)
-    except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RuntimeError) as error:
-        raise ModelError(f"{file.path.name}: its metadata make no {config.model_type} model: {reason_of(error)}") from error
+    with explained(ModelError, f"{file.path.name}: its metadata make no {config.model_type} model"), torch.device("meta"):
+        model = AutoModel.from_config(config)
     arch = next(number for number, name in MODEL_ARCH_NAMES.items() if name == file.architecture)
     names = get_tensor_name_map(arch, config.num_hidden_layers)
     processors: dict[str, Any] = TENSOR_PROCESSORS

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from prune2vec.errors import ModelError, reason_of
+from prune2vec.errors import ModelError, explained
 from prune2vec.models.gguf_file import GGUFFile
 from prune2vec.progress import say
 
@@ -159,10 +158,8 @@ def config_of(file: GGUFFile) -> PretrainedConfig:
     said = _Said(file)
     entries = _entries(said, spec)
     said.check_rest()
-    try:
+    with explained(ModelError, f"{file.path.name}: its metadata make no {spec.model_type} config"):
         config: PretrainedConfig = AutoConfig.for_model(spec.model_type, **entries)
-    except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, StrictDataclassError) as error:
-        raise ModelError(f"{file.path.name}: its metadata make no {spec.model_type} config: {reason_of(error)}") from error
     for name, value in entries.items():
         if name != "rope_parameters" and getattr(config, name, None) != value:
             raise ModelError(

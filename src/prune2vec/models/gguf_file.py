@@ -76,19 +76,11 @@ class GGUFFile:
         return str(self.metadata.get("general.architecture"))
 
     def values(self, tensor: StoredTensor) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Return a whole tensor.
-
-        Raises:
-            ModelError: It holds NaN or an infinity, or is no table of floating-point numbers.
-        """
+        """Return a whole tensor; NaN, infinity, or no floating-point numbers are a ``ModelError``."""
         return np.concatenate(list(self.pieces(tensor))).reshape(tensor.shape)
 
     def pieces(self, tensor: StoredTensor, limit: int | None = None) -> Iterator[np.ndarray[Any, Any]]:
-        """Yield a tensor's first ``limit`` rows (all by default) in float32, some rows at a time; a vector at once.
-
-        Raises:
-            ModelError: As in ``values``.
-        """
+        """Yield the first ``limit`` rows (None: all) in float32, some at a time, a vector at once; errors as in ``values``."""
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
 

@@ -12,7 +12,7 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import (
     convert_gguf_tokenizer,
 )
 
-from prune2vec.errors import ModelError, reason_of
+from prune2vec.errors import ModelError, explained
 from prune2vec.models.gguf_file import GGUFFile
 from prune2vec.models.tokens import without_added
 
@@ -91,12 +91,10 @@ def _backend(file: GGUFFile, said: dict[str, Any]) -> tuple[Tokenizer, list[str]
             "splitting text that prune2vec does not know; give the original model folder"
         )
     wanted = {name: said[key] for key, name in GGUF_TOKENIZER_MAPPING["tokenizer"].items() if key in said}
-    try:
+    with explained(ModelError, f"{file.path.name}: no tokeniser can be made of its metadata"):
         backend, _ = convert_gguf_tokenizer(file.architecture, wanted)
         # transformers' classes add tokens to every vocabulary (<|endoftext|>), whose ids have no row.
         backend = without_added(backend, lambda number: number < len(said["ggml.tokens"]))
-    except Exception as error:  # The tokenizers library raises bare exceptions.
-        raise ModelError(f"{file.path.name}: no tokeniser can be made of its metadata: {reason_of(error)}") from error
     if pre in _SINGLE_DIGITS:
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]

@@ -45,7 +45,7 @@ HEADS: dict[str, type[FileForm]] = {
     NORMALIZE: NormalizeForm,
 }
 """What may stand behind the pooling, by sentence-transformers' name of the class, and the form of its file."""
-_STOCK = ("sentence_transformers.", "prune2vec.")
+STOCK = ("sentence_transformers.", "prune2vec.")
 _FIRST = ("Transformer", "UnevenTransformer")
 
 
@@ -68,7 +68,7 @@ def encoder_modules(source: ModelSource) -> list[dict[str, Any]] | None:
             f"{', '.join(HEADS)}, and would lose the rest: cut the language model that it was made from"
         )
     for module in modules:
-        if not module["type"].startswith(_STOCK):
+        if not module["type"].startswith(STOCK):
             raise UnsupportedModel(
                 f"{source.name} brings a class of its own for a module ({module['type']}), which nobody but its code can run; "
                 "cut the language model that it was made from"
@@ -107,11 +107,7 @@ def read_head(source: ModelSource, module: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_activation(config: Mapping[str, Any], at: str) -> nn.Module | None:
-    """Return a new activation of a dense head by its path in torch, or None where ``config`` names none.
-
-    Raises:
-        UnsupportedModel: It is none of torch's, so that sentence-transformers would take another without a word.
-    """
+    """Return a new activation by its path in torch, if one is named; ``UnsupportedModel`` if torch has no such class."""
     name = config.get("activation_function")
     if name is None:
         return None
@@ -170,11 +166,7 @@ def _load_head(source: ModelSource, module: dict[str, Any]) -> nn.Module:
 
 
 def check_widths(heads: Iterable[nn.Module], width: int, who: str) -> None:
-    """Refuse heads of which one takes vectors of another width than it is given; ``width`` is what is pooled.
-
-    Raises:
-        CheckpointError: One does.
-    """
+    """Refuse, with a ``CheckpointError``, heads that do not fit each other and vectors of ``width`` dimensions."""
     for head in heads:
         taken = getattr(head, "in_features", getattr(head, "dimension", width))
         if taken != width:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Self
@@ -82,12 +82,14 @@ class Kept:
         return gone + math.floor(self.width_cut * sum(widths.values()))
 
 
-def check_first_layer(kept: Kept, kind: str) -> None:
-    """Refuse a cut without layer 0 of a ``kind`` of model whose first layer no other can take the place of.
+def check_keep(keep: Sequence[int], count: int) -> None:
+    """Refuse, with a ``PlanError``, kept layers that are none, or not among ``count``, ascending, each once."""
+    if not keep or list(keep) != sorted(set(keep)) or keep[0] < 0 or keep[-1] >= count:
+        raise PlanError(f"cannot keep layers {list(keep)}; expected ascending layers between 0 and {count - 1}, at least one")
 
-    Raises:
-        PlanError: It is one.
-    """
+
+def check_first_layer(kept: Kept, kind: str) -> None:
+    """Refuse, with a ``PlanError``, a cut without layer 0 of a ``kind`` of model that builds its first layer in its own way."""
     if kept.layers[0] != 0:
         raise PlanError(
             f"cannot keep layers {list(kept.layers)}: {kind} builds its first layer otherwise than all others; keep layer 0 too"

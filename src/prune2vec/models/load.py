@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from prune2vec.errors import ModelError, Prune2vecError, UnsupportedModel, reason_of
+from prune2vec.errors import ModelError, UnsupportedModel, explained
 from prune2vec.models.families import WIDTH_KEYS, Family, find_family, num_layers, padding_position, without_head
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.source import ModelSource
 from prune2vec.models.tensor_check import check_loaded
-from prune2vec.models.tokens import without_added
+from prune2vec.models.tokens import NO_TEXT_ROLES, ROLES, without_added
 from prune2vec.models.weight_files import WeightFiles, check_depth
-
-# Tokens that stand around texts.
-_ROLES = ("bos_token", "eos_token", "pad_token", "sep_token", "cls_token")
-
-
-@contextmanager
-def explained(source: ModelSource, what: str) -> Iterator[None]:
-    """Turn whatever a library raises over a model's files into one line: what cannot be done, with the file that tells how.
-
-    They are checked by use: values of a wrong type, sign or size surface as any kind of error, anywhere.
-
-    Raises:
-        ModelError: In place of every error that is not our own.
-    """
-    try:
-        yield
-    except (Prune2vecError, KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
-    except BaseException as error:  # tokenizers panics over some files, and a panic is no Exception.
-        raise ModelError(f"{source.name}: {what}: {reason_of(error)}") from error
 
 
 def skeleton_of(
@@ -48,7 +28,7 @@ def skeleton_of(
         ModelError: The config makes no model.
         UnsupportedModel: It has no block list that can be cut.
     """
-    with explained(source, "config.json makes no model"), torch.device("meta"), quiet_transformers():
+    with explained(ModelError, f"{source.name}: config.json makes no model"), torch.device("meta"), quiet_transformers():
         model = AutoModel.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
     return without_head(model), find_family(model, config)
 
@@ -75,7 +55,7 @@ def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
     if any({"skip", *WIDTH_KEYS} & set(block) for block in of_blocks):
         raise ModelError(f"{source.name} was already cut inside its blocks; cut the original model instead")
     check_depth(source.name, entries, lambda: WeightFiles.find(source).file_of)
-    with explained(source, "cannot read config.json"):
+    with explained(ModelError, f"{source.name}: cannot read config.json"):
         config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=trust_remote_code)
         num_layers(config)
         dtype = config.dtype
@@ -103,7 +83,7 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False, rows
         source.entries("tokenizer_config.json")
     with suppress(FileNotFoundError):
         content = source.entries("tokenizer.json")
-    with explained(source, "cannot load the tokeniser (tokenizer.json, tokenizer_config.json)"):
+    with explained(ModelError, f"{source.name}: cannot load the tokeniser (tokenizer.json, tokenizer_config.json)"):
         tokenizer = AutoTokenizer.from_pretrained(
             source.location, revision=source.revision, trust_remote_code=trust_remote_code, padding_side="right"
         )
@@ -147,16 +127,16 @@ def _check_tokens(tokenizer: PreTrainedTokenizerBase, who: str, rows: int) -> No
     beyond = {number: token for token, number in tokenizer.get_vocab().items() if number >= rows}
     if not beyond:
         return
-    roles = {getattr(tokenizer, role, None) for role in _ROLES}
+    around = {getattr(tokenizer, role, None) for role in ROLES if role not in NO_TEXT_ROLES}
     added = tokenizer.added_tokens_decoder
     for number, token in sorted(beyond.items()):
-        if token in roles or number not in added or not added[number].special or not tokenizer.is_fast:
+        if token in around or number not in added or not added[number].special or not tokenizer.is_fast:
             raise ModelError(
                 f"{who}: the tokeniser has {max(beyond) + 1} tokens, but the model {rows} embeddings; token {token!r} ({number}) has "
                 "none: take the tokeniser that the model was trained with"
             )
     tokenizer._tokenizer = without_added(tokenizer.backend_tokenizer, lambda number: number not in beyond)
-    for role in ("unk_token", "mask_token"):
+    for role in NO_TEXT_ROLES:
         if getattr(tokenizer, role, None) in beyond.values():
             setattr(tokenizer, role, None)
 
@@ -164,12 +144,8 @@ def _check_tokens(tokenizer: PreTrainedTokenizerBase, who: str, rows: int) -> No
 def load_model(
     source: ModelSource, config: Any, dtype: torch.dtype, device: torch.device, trust_remote_code: bool
 ) -> PreTrainedModel:
-    """Return the base model with its values, on its device, in eval mode.
-
-    Raises:
-        ModelError: A file is broken, or a tensor is missing, unknown or of another shape.
-    """
-    with explained(source, "cannot load"), quiet_transformers():
+    """Return the base model with its values, on its device, in eval mode; ``ModelError`` if its files do not fit."""
+    with explained(ModelError, f"{source.name}: cannot load"), quiet_transformers():
         # Mismatches are collected instead of raised, so that they are told in one line.
         model, info = AutoModel.from_pretrained(
             source.location,

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from prune2vec.data.instructions import E5_TEXTS, Instructions
 from prune2vec.data.triplet import Triplet
 from prune2vec.errors import ConfigError, ModelError
-from prune2vec.models.text_settings import E5, PAPER_POOLING, SAVED, PromptTemplate, TextSettings
+from prune2vec.models.text_settings import E5, PAPER_POOLING, SAVED, PromptTemplate, TextSettings, Wrapper
 from prune2vec.models.tokens import fast, lower_casing, prompt_ids
 from prune2vec.progress import say
 
@@ -218,20 +218,17 @@ def with_suffix(tokenizer: PreTrainedTokenizerBase, suffix: str) -> PreTrainedTo
     return copy
 
 
-def chat_template(tokenizer: PreTrainedTokenizerBase, *, wrapper: str = "none", separator: str = "\n") -> PromptTemplate:
+def chat_template(tokenizer: PreTrainedTokenizerBase, *, wrapper: Wrapper = "none", separator: str = "\n") -> PromptTemplate:
     """Return the text format for ``wrapper``: ``none``, or ``chat`` for the user turn of the tokeniser's chat template.
 
     A BOS token that the tokeniser adds by itself is left out of the prefix, and white space after the last token of
     the turn out of the suffix (L3Prune wraps in the same way).
 
     Raises:
-        ConfigError: The wrapper is unknown.
         ModelError: ``chat`` is asked for but there is no chat template, or it does not show the text once.
     """
     if wrapper == "none":
         return PromptTemplate(separator=separator)
-    if wrapper != "chat":
-        raise ConfigError(f"no wrapper is called {wrapper!r}; known: none, chat")
     if not tokenizer.chat_template:
         raise ModelError(f"{tokenizer.name_or_path or 'the model'} has no chat template; use --wrapper none")
     turn = [{"role": "user", "content": _MARK}]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -173,17 +175,11 @@ def random_ids(model: PreTrainedModel) -> Tensor:
 def block_states(model: PreTrainedModel, family: Family, ids: Tensor) -> tuple[list[Tensor], Tensor]:
     """Return the states after each block, and the model's output."""
     states: list[Tensor] = []
-
-    def hook(module: object, args: object, output: object) -> None:
-        states.append(states_of(output))
-
-    handles = [block.register_forward_hook(hook) for block in block_list(model, family)]
-    try:
-        output = model(input_ids=ids, use_cache=False)[0]
-    finally:
-        for handle in handles:
-            handle.remove()
-    return states, output
+    with ExitStack() as stack:
+        for block in block_list(model, family):
+            handle = block.register_forward_hook(lambda module, args, output: states.append(states_of(output)))
+            stack.callback(handle.remove)
+        return states, model(input_ids=ids, use_cache=False)[0]
 
 
 def close(a: Tensor, b: Tensor) -> bool:

@@ -82,11 +82,7 @@ class ModelShape:
         return bool(self.mlp_width)
 
     def params(self, keep: Iterable[int] | Kept) -> int:
-        """Return the real parameters of the encoder that keeps ``keep`` (0-based blocks): embeddings counted once.
-
-        Raises:
-            PlanError: Single sub-layers or neurons go, and the model's were not counted.
-        """
+        """Return the parameters of an encoder of ``keep``, embeddings once; ``PlanError`` if what goes was not counted."""
         kept = Kept.whole(keep)
         outside = self.with_tokens(kept.vocabulary).embedding_params + self.final_params
         return outside + self._sum(kept, self.block_params, "params")
@@ -103,11 +99,7 @@ class ModelShape:
         return round(self.params(range(self.num_layers)) * kept / self.num_layers)
 
     def flops_per_token(self, keep: Iterable[int] | Kept, *, length: int = 512) -> int:
-        """Return forward FLOPs per token at sequence length ``length``: 2 per matrix weight, plus attention to all it sees.
-
-        Raises:
-            PlanError: As ``params``.
-        """
+        """Return forward FLOPs per token at sequence length ``length``: 2 per matrix weight, plus attention; errors as ``params``."""
         kept = Kept.whole(keep)
         matrices = 2 * self._sum(kept, self.block_matmul_params, "matmul_params")
         # Scores and their weighted sum: 2 * 2 * attended tokens * width; a causal token attends to half on average.
@@ -119,11 +111,7 @@ class ModelShape:
         return self.params(keep) * self.bytes_per_param + 8 * batch_tokens * self.hidden_size * self.bytes_per_param
 
     def check_can_drop(self, kept: Kept) -> None:
-        """Refuse to count a cut inside blocks whose parts are not known.
-
-        Raises:
-            PlanError: They are not.
-        """
+        """Refuse, with a ``PlanError``, to count a cut inside blocks whose parts are not known."""
         if (kept.drop_attention or kept.drop_mlp) and not self.knows_sub_layers:
             raise PlanError(f"{self.model_type}: its attention and MLP are not known apart, so neither can be dropped")
         if (kept.width_cut or kept.widths) and not self.knows_neurons:
@@ -142,11 +130,7 @@ class ModelShape:
         return total
 
     def checked(self) -> Self:
-        """Return the shape if its counts fit each other, as those read from a file may not.
-
-        Raises:
-            ValueError: A block's size is missing, or sub-layers or neurons are counted in part.
-        """
+        """Return the shape; a ``ValueError`` if its counts do not fit each other, as those read from a file may not."""
         if any(len({bool(getattr(self, name)) for name in names}) > 1 for names in (_PARTS, _NEURONS)):
             raise ValueError("broken model shape (sub-layers or neurons are counted in part)")
         sizes = {len(getattr(self, name)) for name in _BLOCKS}
@@ -173,7 +157,11 @@ def measure_shape(
     per_block = tuple(map(_count, blocks))
     projections: list[Any] = [module.out_features for module in finals if hasattr(module, "out_features")]
     count = config.num_attention_heads
-    sizes: dict[str, Any] = {**_token_sizes(model), **_part_sizes(model, blocks)}
+    sizes: dict[str, Any] = _part_sizes(model, blocks)
+    table: Any = model.get_input_embeddings().weight
+    # Where another table has a row a token too, nobody can tell what a token weighs.
+    if not any(tensor is not table and len(table) in tensor.shape for tensor in model.parameters()):
+        sizes |= {"token_rows": len(table), "token_params": table.shape[1]}
     return ModelShape(
         model_type=config.model_type,
         num_layers=len(blocks),
@@ -188,13 +176,6 @@ def measure_shape(
         first_stays=family.first_stays,
         **sizes,
     )
-
-
-def _token_sizes(model: PreTrainedModel) -> dict[str, int]:
-    """Return how many token embeddings there are and their size; nothing where another table has a row a token too."""
-    table: Any = model.get_input_embeddings().weight
-    others = [tensor for tensor in model.parameters() if tensor is not table and len(table) in tensor.shape]
-    return {} if others else {"token_rows": len(table), "token_params": table.shape[1]}
 
 
 def _part_sizes(model: PreTrainedModel, blocks: list[nn.Module]) -> dict[str, tuple[int, ...]]:

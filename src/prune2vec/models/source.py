@@ -69,11 +69,7 @@ class ModelSource:
         return path
 
     def has(self, file: str) -> bool:
-        """Return whether the model has such a file; it is fetched.
-
-        Raises:
-            ModelError: As ``fetch``.
-        """
+        """Return whether the model has such a file; it is fetched, with the errors of ``fetch``."""
         try:
             self.fetch(file)
         except FileNotFoundError:

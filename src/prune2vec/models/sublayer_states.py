@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,14 +20,11 @@ See = Callable[[int, str, Tensor, Tensor], None]
 @contextmanager
 def sub_layer_states(model: PreTrainedModel, family: Family, parts: SubLayers, see: See) -> Iterator[None]:
     """Hook every block as ``watch_block`` does while the context is open; the blocks of a cut model may lack sub-layers."""
-    handles: list[RemovableHandle] = []
-    try:
+    with ExitStack() as stack:
         for number, block in enumerate(block_list(model, family)):
-            handles += watch_block(number, block, parts, see)
+            for handle in watch_block(number, block, parts, see):
+                stack.callback(handle.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def watch_block(number: int, block: nn.Module, parts: SubLayers, see: See) -> list[RemovableHandle]:

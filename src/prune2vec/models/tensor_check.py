@@ -18,7 +18,6 @@ Shape = Sequence[int]
 _ADAPTER = re.compile(r"\b(lora_|base_layer\b|base_model\b)")
 # What stands in files behind the name of a tensor whose values mean nothing without it.
 _SCALE = re.compile(r"(_scale_inv|_scale|\.absmax)$")
-_HEADS = ("lm_head.", "embed_out.", "score.", "classifier.", "cls.", "qa_outputs.", "vocab_", "predictions.", "pooler.")
 _PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
 
 
@@ -48,13 +47,19 @@ def check_tensors(
     table = files.table(read.values())
     shapes = {stored: (table[stored].shape, tuple(expected[name].shape)) for name, stored in read.items()}
     other_form = bool(missing and extra) and not any(map(_ADAPTER.search, extra))
-    refuse(who, kind, missing=() if other_form else missing, extra=() if other_form else extra, shapes=shapes)
-    for name, stored in read.items():
-        if table[stored].dtype not in _PLAIN and expected[name].is_floating_point():
-            raise UnsupportedModel(_quantised(who, f"{stored} is stored in {table[stored].dtype}"))
-    if other_form and wanted is None:
+    if other_form:
+        missing, extra = [], []
+    refuse(who, kind, missing=missing, extra=extra, shapes=shapes)
+    coded = [
+        stored for name, stored in read.items() if expected[name].is_floating_point() and table[stored].dtype not in _PLAIN
+    ]
+    if coded:
+        raise UnsupportedModel(_quantised(who, f"{coded[0]} is stored in {table[coded[0]].dtype}"))
+    if not other_form:
+        return found
+    if wanted is None:
         _check_size(files, kind, sum(tensor.numel() for tensor in expected.values()))
-    return None if other_form else found
+    return None
 
 
 def _check_size(files: WeightFiles, kind: str, told: int) -> None:
@@ -98,11 +103,7 @@ def _ignored(model: PreTrainedModel) -> re.Pattern[str]:
 
 
 def check_loaded(who: str, model: PreTrainedModel, info: Mapping[str, Any]) -> None:
-    """Judge transformers' account of what it loaded (mismatched sizes let through), in the words of ``check_tensors``.
-
-    Raises:
-        ModelError: A tensor is missing, left over or of another shape.
-    """
+    """Judge transformers' account of what it loaded (mismatched sizes let through), as ``check_tensors`` does."""
     ignored, told = _ignored(model), model.state_dict().keys()
     # Beside quantised weights lie scales that only some kernels read.
     unexpected = [] if getattr(model.config, "quantization_config", None) is not None else info["unexpected_keys"]
@@ -160,25 +161,3 @@ def refuse(
 
 def _quantised(who: str, why: str) -> str:
     return f"{who} is quantised ({why}), but its config.json does not say how; convert it to plain weights"
-
-
-def misfit(info: Mapping[str, Any], model: PreTrainedModel, *, decoder: bool = True) -> str:
-    """Return the first tensor that is missing, of another shape or left over, and how many are; empty when all fit.
-
-    Heads above the last block are left out of it: no token state passes them. So are masks and tables that files hold too.
-
-    ``info`` is transformers' account of a loading; ``decoder`` says whether tensors of a decoder count as left over.
-    """
-    others = _HEADS if decoder else (*_HEADS, "decoder.")
-    for what, key in (
-        ("lacks tensor", "missing_keys"),
-        ("has another shape of", "mismatched_keys"),
-        ("has too much:", "unexpected_keys"),
-    ):
-        names = sorted(name if isinstance(name, str) else str(name[0]) for name in info[key])
-        wrong = [name for name in names if not name.startswith(others)]
-        if key == "unexpected_keys":
-            wrong = [name for name in wrong if not _ignored(model).search(name)]
-        if wrong:
-            return f"{what} {wrong[0]} ({len(wrong)} in all)"
-    return ""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from prune2vec.data.instructions import Symmetric
-from prune2vec.errors import DataError
+from prune2vec.errors import ConfigError, DataError
 from prune2vec.settings import Settings
 
 PAPER_POOLING = "weightedmean-paper"
@@ -111,10 +111,6 @@ class TextSettings(Settings):
         unset = {name for name in _OF_ENCODERS if getattr(self, name) == TextSettings.model_fields[name].default}
         return {name: value for name, value in found.items() if name not in unset}
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary."""
-        return self.model_dump(mode="json")
-
 
 def _whole(text: Any) -> Any:
     """Refuse text settings of a file that leave one out: defaults are for callers, as in every record."""
@@ -127,6 +123,12 @@ def _whole(text: Any) -> Any:
 
 WrittenText = Annotated[TextSettings, BeforeValidator(_whole)]
 """The text settings in a file, where every one is written."""
+
+
+def check_cls(pooling: str, *, causal: bool) -> None:
+    """Refuse, with a ``ConfigError``, to pool by the first token of a causal model."""
+    if pooling == CLS and causal:
+        raise ConfigError(f"{CLS} pools the first token, which sees no other one in a causal model; give another pooling")
 
 
 class TextOptions(Settings):
@@ -183,17 +185,9 @@ class PromptTemplate:
             return self.prefix
         return self.prefix + instruction + (self.separator if separator is None else separator)
 
-    def to_json(self) -> dict[str, str]:
-        """Return a JSON-ready dictionary."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Read back what ``to_json`` wrote.
-
-        Raises:
-            DataError: It is something else.
-        """
+        """Read back what ``asdict`` wrote; anything else is a ``DataError``."""
         if not isinstance(value, Mapping) or not set(value) <= {one.name for one in fields(cls)}:
             raise DataError(f"broken text format {value!r}; make the folder again with prune2vec prune")
         return cls(**value)

@@ -21,7 +21,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
-from prune2vec.errors import ModelError, UnsupportedModel, reason_of
+from prune2vec.errors import ModelError, UnsupportedModel, explained
 from prune2vec.files import digest_json
 
 State = Mapping[str, Any]
@@ -141,11 +141,7 @@ class TokenVocabulary:
     """The tokens of a tokeniser by number, those that were added to its model among them."""
 
     def __init__(self, backend: Tokenizer, who: str) -> None:
-        """Read a tokeniser of the model ``who``.
-
-        Raises:
-            UnsupportedModel: It is of another kind than BPE with bytes, WordPiece and Unigram.
-        """
+        """Read a tokeniser of the model ``who``; ``UnsupportedModel`` unless it is BPE with bytes, WordPiece or Unigram."""
         self.backend, self.who = backend, who
         # As the library writes it: older files leave entries out.
         self._state: State = json.loads(backend.to_str())
@@ -214,12 +210,8 @@ class TokenVocabulary:
             "post_processor": _renumbered(self._state["post_processor"], numbers.__getitem__),
             "model": self._pieces.trimmed(numbers),
         }
-        try:
+        with explained(ModelError, f"{self.who}: no tokeniser can be made of {len(numbers)} of its tokens"):
             made = Tokenizer.from_str(json.dumps(state))
-        except Exception as error:  # The tokenizers library raises bare exceptions.
-            raise ModelError(
-                f"{self.who}: no tokeniser can be made of {len(numbers)} of its tokens: {reason_of(error)}"
-            ) from error
         if made.get_vocab() != {self.tokens[old]: new for old, new in numbers.items()}:
             raise ModelError(f"{self.who}: its tokeniser does not take new numbers; keep its whole vocabulary")
         return made

@@ -15,6 +15,10 @@ from prune2vec.errors import DataError, ModelError
 from prune2vec.models.token_kinds import lowered
 
 Row = TypeVar("Row", bound=Hashable)
+ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+"""What transformers calls the tokens that have a part to play."""
+NO_TEXT_ROLES = ("unk_token", "mask_token")
+"""Those that stand around no text."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, *, max_length: i
 
 
 def fast(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Return the tokeniser if it is a fast one, which knows where in a text a token stands.
-
-    Raises:
-        ModelError: It is a slow one.
-    """
+    """Return the tokeniser if it is a fast one, which knows where in a text a token stands; another is a ``ModelError``."""
     if tokenizer.is_fast:
         return tokenizer
     raise ModelError(f"{type(tokenizer).__name__} has no character offsets; convert it to a fast tokeniser (tokenizer.json)")

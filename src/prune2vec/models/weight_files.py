@@ -31,7 +31,7 @@ _FEW_LAYERS = 1000
 _SAMPLES = 16
 # What the files of a model may hold beside the base model.
 HARMLESS = re.compile(
-    r"^(lm_head|embed_out|score|classifier|v_head)\."  # Heads stand after the final norm, where an encoder ends.
+    r"^(lm_head|embed_out|score|classifier|v_head|qa_outputs)\."  # Heads stand after the final norm, where an encoder ends.
     r"|^(pooler|cls|vocab_transform|vocab_layer_norm|vocab_projector)\."  # Those of BERT and DistilBERT, likewise.
     r"|^head\.(dense|norm)\.|^decoder\.(weight|bias)$"  # ModernBERT's.
     r"|rotary_emb\.(inv_freq|cos_cached|sin_cached)$"  # Tables that older releases saved, and that the config gives.
@@ -99,20 +99,12 @@ class WeightFiles:
         return cls(source, {name: inside + file for name, file in file_of.items()})
 
     def check_whole(self) -> None:
-        """Open every file.
-
-        Raises:
-            CheckpointError: One is missing or damaged.
-        """
+        """Open every file; one that is missing or damaged is a ``CheckpointError``."""
         for file in dict.fromkeys(self.file_of.values()):
             header(self._fetch(file))
 
     def table(self, names: Iterable[str]) -> dict[str, TensorEntry]:
-        """Return format and shape of tensors from the headers of the files that hold them.
-
-        Raises:
-            CheckpointError: A file is missing or damaged, or holds other tensors than the index says.
-        """
+        """Return dtype and shape of tensors by their files' headers; a CheckpointError if one is not as indexed."""
         found: dict[str, TensorEntry] = {}
         for file in sorted({self.file_of[name] for name in names}):
             told = {name for name, place in self.file_of.items() if place == file}
@@ -187,11 +179,7 @@ class WeightFiles:
 
 
 def check_depth(who: str, entries: Mapping[str, Any], names: Callable[[], Iterable[str]]) -> None:
-    """Refuse a ``config.json`` of more layers than the weights hold, before one of a billion is made.
-
-    Raises:
-        ModelError: There are more; a few are left to ``check_tensors``.
-    """
+    """Refuse, with a ``ModelError``, a config of over 1,000 layers and more than the weights hold, before any is made."""
     for key in _DEPTH_KEYS:
         told = entries.get(key)
         if isinstance(told, (int, float)) and told > _FEW_LAYERS and told > (held := layers_in(names())):
@@ -206,11 +194,7 @@ def layers_in(names: Iterable[str]) -> int:
 
 
 def header(path: Path) -> dict[str, TensorEntry]:
-    """Return the entries of a safetensors file without reading any tensor; the file is checked to be whole.
-
-    Raises:
-        CheckpointError: It is not a safetensors file, or cut short.
-    """
+    """Return the entries of a safetensors file; no tensor is read. One that is not whole is a ``CheckpointError``."""
     try:
         with safe_open(path, framework="pt") as tensors:
             slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118

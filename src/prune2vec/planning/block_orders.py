@@ -8,18 +8,15 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from prune2vec.errors import ProfileError
-from prune2vec.planning.depth_rules import Count, fixed_count
-from prune2vec.planning.drop import ONE_SHOT, SECTIONS, ranked
-from prune2vec.planning.planner import FitsBudget, Picked, Planner, planners
+from prune2vec.planning.depth_rules import LayersPlanner, fixed_count
+from prune2vec.planning.drop import ONE_SHOT, SECTIONS, measured_order, ranked
+from prune2vec.planning.planner import FitsBudget, Picked, planners
 from prune2vec.profiling.profile import Profile, most_redundant_first
 from prune2vec.settings import Seed
 
 
-class BlockOrder(Planner):
+class BlockOrder(LayersPlanner):
     """Drops blocks in an order until ``layers`` of them are left."""
-
-    layers: Count | None = None
-    """How many layers stay."""
 
     @abstractmethod
     def order(self, profile: Profile) -> Sequence[int]:
@@ -77,13 +74,7 @@ class AblationPlanner(BlockOrder):
 
     def order(self, profile: Profile) -> Sequence[int]:
         """Return the layers as they went."""
-        found, total = profile.section("ablation").get("order"), profile.shape.num_layers
-        whole = isinstance(found, list | tuple) and all(type(layer) is int and 0 <= layer < total for layer in found)
-        if not whole or len(set(found)) != len(found) or len(found) >= max(total, 2):  # type: ignore[arg-type]
-            raise ProfileError(
-                f"ablation: order: expected different layers of 0 to {total - 1}, got {found!r}; measure it again"
-            )
-        return tuple(found)  # type: ignore[arg-type]
+        return measured_order(profile, "ablation", "order")
 
 
 @planners.register("reverse")
@@ -109,11 +100,8 @@ class RandomPlanner(BlockOrder):
 
 
 @planners.register("angular")
-class AngularPlanner(Planner):
+class AngularPlanner(LayersPlanner):
     """Drop the run of blocks across which the last token's state turns least (Gromov et al., arXiv 2403.17887, section 3)."""
-
-    layers: Count | None = None
-    """How many layers stay."""
 
     def needs(self) -> tuple[str, ...]:
         """Return the section of ``angular-distance``."""

@@ -54,12 +54,16 @@ class PercentPlanner(Planner):
         return fixed_count(profile, fits_budget, prefix, count=count, key="depth")
 
 
-@planners.register("keep-last")
-class KeepLastPlanner(Planner):
-    """Keep the first layers and the very last one (Gromov et al., arXiv 2403.17887, section 4.4)."""
+class LayersPlanner(Planner):
+    """Keeps so many layers."""
 
     layers: Count | None = None
-    """How many."""
+    """How many layers stay."""
+
+
+@planners.register("keep-last")
+class KeepLastPlanner(LayersPlanner):
+    """Keep the first layers and the very last one (Gromov et al., arXiv 2403.17887, section 4.4)."""
 
     def pick(self, profile: Profile, fits_budget: FitsBudget) -> Picked:
         """Keep that many, or the best number that the budget admits."""
@@ -67,11 +71,8 @@ class KeepLastPlanner(Planner):
 
 
 @planners.register("uniform")
-class UniformPlanner(Planner):
+class UniformPlanner(LayersPlanner):
     """Keep layers at an even stride, first and last among them: a control for methods that look at the model."""
-
-    layers: Count | None = None
-    """How many."""
 
     def pick(self, profile: Profile, fits_budget: FitsBudget) -> Picked:
         """Keep that many, or the best number that the budget admits."""

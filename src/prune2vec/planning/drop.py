@@ -9,18 +9,19 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator
 
-from prune2vec.errors import PlanError, ProfileError, did_you_mean
+from prune2vec.errors import PlanError, ProfileError
 from prune2vec.models.kept import Kept
 from prune2vec.planning.depth_rules import ALL, FirstLayers, depth_of
 from prune2vec.planning.planner import FitsBudget, Picked, Planner, planners
 from prune2vec.planning.shares import amount_text, count_of
 from prune2vec.profiling.profile import Profile, Redundancy
 
-ONE_SHOT, ITERATIVE = "one-shot", "iterative"
+ONE_SHOT: Final = "one-shot"
+ITERATIVE: Final = "iterative"
 SECTIONS = {ONE_SHOT: "redundancy", "plain": "redundancy-plain", ITERATIVE: "redundancy-iterative"}
 """The profile's section that each order is read from."""
 
@@ -52,22 +53,14 @@ class DropPart:
     def count_of(self, total: int, *, leave: int = 0) -> int:
         """Return how many of ``total`` go if ``leave`` must stay: the count, or the floor of the share, exactly."""
         count, most = count_of(self.amount, total), max(0, total - leave)
-        many, one, _ = _KINDS[self.kind]
-        if count > most == 0:
-            raise PlanError(f"{self}: the only {one} must stay; leave {self} out, or keep more layers")
         if count > most:
-            there = f"is 1 {one}" if total == 1 else f"are {total} {many}"
-            stay = f", of which {leave} must stay" if leave and count <= total else ""
-            raise PlanError(f"{self}: there {there}{stay}; drop at most {most}{self.kind}")
+            many = _KINDS[self.kind][0]
+            raise PlanError(f"{self}: {many} there: {total}, to stay at least: {leave}; drop at most {most}{self.kind}")
         return count
 
 
 def parse_drop(text: str) -> tuple[DropPart, ...]:
-    """Read what to drop; blocks come first, whatever the order in the text.
-
-    Raises:
-        ValueError: It cannot be read, names a kind twice, or joins J with A or M.
-    """
+    """Read what to drop, blocks first; what cannot be read, names a kind twice or joins J with A or M is a ``ValueError``."""
     parts: list[DropPart] = []
     place = 0
     while match := _PART.match(text, place):
@@ -103,13 +96,7 @@ def _hint(rest: str) -> str:
     return f"did you mean {turned[2]}{turned[1].upper()}? " if turned else ""
 
 
-def _known(order: Any) -> Any:
-    if not isinstance(order, str) or order not in SECTIONS:
-        raise ValueError(f"no order is called {order!r}{did_you_mean(order, SECTIONS)}")
-    return order
-
-
-Order = Annotated[str, BeforeValidator(_known)]
+Order = Literal["one-shot", "plain", "iterative"]
 """``one-shot`` (redundancy on retrieval texts), ``plain`` (on running text) or ``iterative`` (measured anew after every drop;
 may name fewer layers than the model has)."""
 
@@ -205,23 +192,20 @@ def edge_notes(kind: str, dropped: Iterable[int], left: tuple[int, ...]) -> tupl
 
 
 def ranked(profile: Profile, order: str, kind: str, depth: int) -> tuple[int, ...]:
-    """Return the layers of the first ``depth``, the one whose ``kind`` (one of ``KINDS``) is missed least first.
-
-    Raises:
-        ProfileError: The order's section was not measured, or is broken.
-    """
-    if order != ITERATIVE:
-        layers = _importance(profile, order).order(kind)
-    else:
-        total, found = profile.shape.num_layers, profile.section(SECTIONS[order]).get(kind)
-        where = f"{SECTIONS[order]}: {kind}"
-        if not isinstance(found, list | tuple) or not all(type(layer) is int and 0 <= layer < total for layer in found):
-            raise ProfileError(f"{where}: expected layers of 0 to {total - 1}, got {found!r}; measure it again")
-        if len(set(found)) != len(found):
-            raise ProfileError(f"{where}: a layer is there twice in {list(found)}; measure it again")
-        layers = tuple(found)
+    """Return the first ``depth`` layers, that whose ``kind`` is missed least first; a ``ProfileError`` if not measured."""
+    iterative = order == ITERATIVE
+    layers = measured_order(profile, SECTIONS[order], kind) if iterative else _importance(profile, order).order(kind)
     stays = {0} if kind == "block" and profile.shape.first_stays else set()
     return tuple(layer for layer in layers if layer < depth and layer not in stays)
+
+
+def measured_order(profile: Profile, section: str, key: str) -> tuple[int, ...]:
+    """Return the layers of a section in the order in which they went; a ``ProfileError`` if it is no such order."""
+    total, found = profile.shape.num_layers, profile.section(section).get(key)
+    layers = found if isinstance(found, list | tuple) else ("none",)
+    if not all(type(layer) is int and 0 <= layer < total for layer in layers) or len(set(layers)) < len(layers):
+        raise ProfileError(f"{section}: {key}: expected different layers of 0 to {total - 1}, got {found!r}; measure it again")
+    return tuple(map(int, layers))
 
 
 def least_important(profile: Profile, order: str, kind: str, among: tuple[int, ...], count: int) -> tuple[int, ...]:

@@ -68,10 +68,8 @@ class EffirPlanner(Planner):
 
     def _cut(self, profile: Profile, layers: int, width: Fraction) -> Kept:
         count = count_of(PAPER_MLPS if self.mlps is None else self.mlps, layers)
-        if layers == 1 and count:
-            raise PlanError(f"mlps: {count}, but the only layer must keep its MLP; choose 0, or keep more layers")
         if count >= layers:
-            raise PlanError(f"mlps: {count} is every MLP of {layers} layers or more; one must stay, choose 0 to {layers - 1}")
+            raise PlanError(f"mlps: {count} of {layers}, and one must stay; choose 0 to {layers - 1}, or keep more layers")
         gone = least_important(profile, self.order, "mlp", tuple(range(layers)), count)
         return Kept.of(range(layers), drop_mlp=gone, width_cut=width)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator
 
 from prune2vec.errors import PlanError
-from prune2vec.models.kept import Kept
+from prune2vec.models.kept import Kept, check_keep
 from prune2vec.models.text_settings import TextOptions, TextSettings, WrittenText
 from prune2vec.planning.shares import exact
 from prune2vec.profiling.profile import MeasuredShape
@@ -111,14 +111,8 @@ class PruningPlan(Record):
 
     def __post_init__(self) -> None:
         """Refuse a plan that no model could follow."""
-        last, keep = self.num_layers - 1, self.keep_layers
-        if not keep:
-            raise PlanError(f"the plan keeps no layer; keep 1 to {self.num_layers}")
-        beyond = [layer for layer in keep if not 0 <= layer <= last]
-        if beyond:
-            raise PlanError(f"the plan keeps layer {beyond[0]}, but {self.model.get('name')} has layers 0 to {last}")
-        if not _ascends(keep):
-            raise PlanError(f"kept layers must ascend without repeats, got {list(keep)}")
+        keep = self.keep_layers
+        check_keep(keep, self.num_layers)
         for what, layers in (("attention", self.drop_attention), ("MLP", self.drop_mlp)):
             if not (set(layers) <= set(keep) and _ascends(layers)):
                 raise PlanError(f"the plan drops the {what} of layers {list(layers)}; expected kept layers, ascending")

@@ -26,11 +26,16 @@ def exact(text: str) -> Fraction:
         raise ValueError(f"{text!r} divides by zero") from error
 
 
+def share_of(text: str) -> Fraction:
+    """Read ``30%`` or ``0.3`` as the number that is written; anything else is a ``ValueError``."""
+    return exact(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+
+
 def parse_share(value: object, *, instead: str = "") -> Fraction:
     """Read ``"30%"``, ``"0.3"`` or ``0.3`` as an exact fraction of 0 to under 1; a message says what ``instead`` may be meant."""
     text = str(value).strip()
     try:
-        share = exact(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        share = share_of(text)
     except ValueError as error:
         raise ValueError(f"expected a share such as 30% or 0.3, got {value!r}") from error
     if not 0 <= share < 1:

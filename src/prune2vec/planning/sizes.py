@@ -11,8 +11,8 @@ from pydantic import BeforeValidator, PlainSerializer
 
 from prune2vec.errors import ConfigError
 from prune2vec.planning.depth_rules import Count, depth_of
-from prune2vec.planning.planner import Planner, planners
-from prune2vec.planning.shares import exact, share_text
+from prune2vec.planning.planner import planners
+from prune2vec.planning.shares import share_of, share_text
 from prune2vec.profiling.profile import Profile
 
 _COUNTS = ("layers", "depth")
@@ -26,7 +26,7 @@ def read_size(value: Any) -> int | str | Fraction:
     if not isinstance(value, bool) and text.isdecimal() and 1 <= int(text[:6]) <= 10**4:
         return int(text)
     try:
-        share = exact(text.removesuffix("%")) / 100 if text.endswith("%") else None
+        share = share_of(text) if text.endswith("%") else None
     except ValueError:
         share = None
     if share is None or not 0 < share <= 1:
@@ -63,19 +63,10 @@ def sized(profile: Profile, method: str, size: int | str | Fraction) -> tuple[Ma
 
 
 def count_key(method: str) -> str | None:
-    """Return the parameter by which a method is told how many whole layers to keep; None where it drops other things.
-
-    Raises:
-        ConfigError: It does not exist, or its own parameters say how many.
-    """
-    planner = planners.get(method)
+    """Return the parameter for a method's number of whole layers, if any; one with own sizes is a ``ConfigError``."""
     if method in ("l3prune", "percent"):
         raise ConfigError(
             f"{method} has sizes of its own; the method depth keeps first layers too, and takes small, large and shares"
         )
-    return next((name for name in _COUNTS if _counts_layers(planner, name)), None)
-
-
-def _counts_layers(planner: type[Planner], name: str) -> bool:
-    field = planner.model_fields.get(name)
-    return field is not None and field.annotation == (Count | None)
+    fields = planners.get(method).model_fields
+    return next((name for name in _COUNTS if name in fields and fields[name].annotation == (Count | None)), None)

@@ -16,12 +16,12 @@ from tokenizers import Encoding, Tokenizer
 
 from prune2vec.data.instructions import E5_TEXTS, Instructions
 from prune2vec.data.plain_texts import read_texts
-from prune2vec.errors import ModelError, PlanError, Prune2vecError, reason_of
+from prune2vec.errors import ModelError, PlanError, explained
 from prune2vec.models.source import ModelSource, resolve_source
 from prune2vec.models.text_settings import SAVED, PromptTemplate, TextSettings
 from prune2vec.models.token_kinds import TokenVocabulary, lowered, token_numbers
 from prune2vec.planning.plan import VocabularyCut
-from prune2vec.planning.shares import amount_text, exact
+from prune2vec.planning.shares import amount_text, share_of
 from prune2vec.profiling.profile import Profile
 from prune2vec.progress import say
 from prune2vec.settings import Settings, parse_amount
@@ -39,19 +39,14 @@ def _read_size(value: Any) -> Any:
     text = str(value).strip().lower()
     if value is None or text == ALL:
         return value if value is None else ALL
-    size = parse_amount(text) if re.fullmatch(r"\d{1,18}(\.\d{1,18})?[km]|\d{1,18}", text) else _read_share(text)
+    try:
+        size = parse_amount(text) if re.fullmatch(r"\d{1,18}(\.\d{1,18})?[km]|\d{1,18}", text) else share_of(text)
+    except ValueError as error:
+        expected = "tokens such as 32k, a share of the texts' tokens such as 99.9%, or all"
+        raise ValueError(f"expected {expected}, got {value!r}") from error
     if not 1 <= size <= 10**7 if isinstance(size, int) else not 0 < size <= 1:
         raise ValueError(f"expected 1 to 10M tokens, or a share of the texts' tokens over 0% and up to 100%, got {value!r}")
     return size
-
-
-def _read_share(text: str) -> Fraction:
-    try:
-        return exact(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError as error:
-        raise ValueError(
-            f"expected tokens such as 32k, a share of the texts' tokens such as 99.9%, or all, got {text!r}"
-        ) from error
 
 
 Tokens = Annotated[
@@ -225,15 +220,11 @@ def counted_tokens(options: VocabularyOptions, profile: Profile) -> CountedToken
 
 def _tokenizer_of(source: ModelSource) -> Tokenizer:
     file = "tokenizer.json"
-    try:
-        return Tokenizer.from_file(str(source.fetch(file)))
-    except FileNotFoundError as error:
+    if not source.has(file):
         advice = "make one: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
-        raise ModelError(f"{source.name} has no {file}, whose vocabulary could be cut; {advice}") from error
-    except Prune2vecError:
-        raise
-    except Exception as error:  # The tokenizers library raises bare exceptions.
-        raise ModelError(f"{source.name}: cannot read {file}: {reason_of(error)}") from error
+        raise ModelError(f"{source.name} has no {file}, whose vocabulary could be cut; {advice}")
+    with explained(ModelError, f"{source.name}: cannot read {file}"):
+        return Tokenizer.from_file(str(source.fetch(file)))
 
 
 def _as_read(backend: Tokenizer, text: TextSettings) -> Tokenizer:

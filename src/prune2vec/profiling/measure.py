@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
-from contextlib import nullcontext
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from prune2vec.data.reader import Texts, load_triplets
 from prune2vec.data.triplet import digest_texts
-from prune2vec.errors import ConfigError, UnsupportedModel
+from prune2vec.errors import UnsupportedModel
 from prune2vec.forward.backbone import Backbone, load_backbone
 from prune2vec.forward.runner import ObservedRun, Observer
 from prune2vec.machine import describe
 from prune2vec.models.kept import Kept
 from prune2vec.models.prepared_text import PreparedText, prepare_text
-from prune2vec.models.text_settings import CLS, TextOptions
+from prune2vec.models.text_settings import TextOptions, check_cls
 from prune2vec.models.tokens import TokenRow, distinct
 from prune2vec.paths import check_target
 from prune2vec.profiling.profile import LayerLoss, Profile
@@ -142,7 +142,7 @@ def profile_model(
             **chosen.model_dump(mode="json", exclude=set(TextOptions.model_fields)),
             "dtype": str(backbone.model.dtype).removeprefix("torch."),
             "device": backbone.device.type,
-            "text_format": text.layout.to_json(),
+            "text_format": asdict(text.layout),
         },
         environment={**describe(), **backbone.runner.account()},
     )
@@ -155,8 +155,7 @@ def _text_for(backbone: Backbone, chosen: ProfileSettings) -> PreparedText:
     """Return how texts reach the model: as an encoder that is given as the model has it, or as suits one that is not."""
     own = backbone.own_text
     decided, changed = backbone.usual_text.overridden(chosen)
-    if decided.pooling == CLS and backbone.shape.causal:
-        raise ConfigError(f"{CLS} pools the first token, which sees no other one in a causal model; give another pooling")
+    check_cls(decided.pooling, causal=backbone.shape.causal)
     if own is not None and changed:
         say(f"not as the encoder {backbone.source.name} does it: {'; '.join(changed)}")
     return prepare_text(decided, backbone.tokenizer, context=backbone.max_length)
@@ -177,15 +176,11 @@ def measured(
     backbone: Backbone,
     groups: Sequence[TokenGroup],
     settings: ProfileSettings,
-    *,
-    advance: Advance | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return the sections of these scorers, in their order; with ``all``, what the model is not fit for is left out.
 
     The scorers go on in step: in each, all measurements of the same texts share one pass through the model, and equal ones are
     made once.
-
-    ``advance`` is called with the number of tokens done; without it a progress bar is shown.
 
     Raises:
         UnsupportedModel: The model is not fit for a scorer that was asked for by name.
@@ -215,12 +210,12 @@ def measured(
             del sections[name]
     first = list(chain.from_iterable(wanted.values()))
     total = sum({(one.rows, one.cut): one.tokens for one in first}.values()) + sum(one.later for one in first)
-    with progress("profile", total=total) if advance is None else nullcontext(advance) as done:
+    with progress("profile", total=total) as advance:
         while wanted:
             this_step, wanted = wanted, {}
             every = chain.from_iterable(this_step.values())
             new = [one for one in every if memo.setdefault((one.rows, one.cut, one.key), one) is one]
-            _run_together(new, backbone, settings.token_budget, done)
+            _run_together(new, backbone, settings.token_budget, advance)
             for name, some in this_step.items():
                 step(name, [memo[one.rows, one.cut, one.key].result() for one in some])
     return sections

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, FiniteFloat
 
 from prune2vec.errors import ProfileError
 from prune2vec.files import digest_json
@@ -44,12 +44,6 @@ class LayerLoss:
     group_loss: tuple[tuple[float, ...], ...]
 
 
-def _still_measured(sections: Any) -> Any:
-    """Leave out what a scorer of earlier releases measured, which nothing reads any more."""
-    known = isinstance(sections, dict)
-    return {name: section for name, section in sections.items() if name != "cut-loss"} if known else sections
-
-
 @dataclass(frozen=True, kw_only=True)
 class Profile(Record):
     """A measured model.
@@ -75,7 +69,7 @@ class Profile(Record):
     model: Mapping[str, str | None]
     shape: MeasuredShape
     layer_loss: LayerLoss
-    sections: Annotated[Mapping[str, Mapping[str, Any]], BeforeValidator(_still_measured)] = field(default_factory=dict)
+    sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     texts: Mapping[str, Any] = field(default_factory=dict)
     text: WrittenText = field(default_factory=TextSettings)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -118,11 +112,7 @@ class Profile(Record):
             )
 
     def section(self, name: str) -> Mapping[str, Any]:
-        """Return what another scorer measured.
-
-        Raises:
-            ProfileError: It was not run; the message names all that one run then has to measure.
-        """
+        """Return what another scorer measured; if it was not run, a ``ProfileError`` names all that has to be measured."""
         if name not in self.sections:
             # A run writes a new profile: what this one has would be lost unless it is asked for again.
             raise ProfileError(
@@ -157,9 +147,9 @@ class Redundancy:
     ``tokens`` is how many are in the mean, ``texts`` what they belong to: ``retrieval`` or ``plain``.
     """
 
-    attention: tuple[float, ...]
-    mlp: tuple[float, ...]
-    block: tuple[float, ...]
+    attention: tuple[FiniteFloat, ...]
+    mlp: tuple[FiniteFloat, ...]
+    block: tuple[FiniteFloat, ...]
     tokens: Size
     texts: str
 
@@ -174,13 +164,8 @@ class Redundancy:
             found = read_as(cls, section)
         except ValueError as error:
             raise ProfileError(f"broken redundancy section ({error}); measure it again with prune2vec profile") from error
-        rows = {kind: found.row(kind) for kind in KINDS}
-        if len({len(row) for row in rows.values()}) > 1:
-            counts = ", ".join(f"{kind} {len(row)}" for kind, row in rows.items())
-            raise ProfileError(f"redundancy section with rows of different length ({counts}); measure it again")
-        bad = next((kind for kind, row in rows.items() if not all(map(math.isfinite, row))), None)
-        if bad is not None:
-            raise ProfileError(f"redundancy section with NaN or infinity in {bad}; measure it again, with --dtype float32")
+        if len({len(found.row(kind)) for kind in KINDS}) > 1:
+            raise ProfileError("redundancy section with rows of different length; measure it again")
         return found
 
     def row(self, kind: str) -> tuple[float, ...]:

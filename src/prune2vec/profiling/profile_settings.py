@@ -71,16 +71,12 @@ class ProfileSettings(TextOptions):
         return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _ends_early_for_the_curve_alone(self) -> Self:
+    def _fits_its_scorers(self) -> Self:
         others = [name for name in self.scorers if name not in (LAYER_LOSS, ALL)]
         if self.max_depth is not None and (others or ALL in self.scorers):
             raise ValueError(
                 f"max_depth is {self.max_depth}, but {', '.join(others) or ALL} must see all layers; set scorers to {LAYER_LOSS}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _has_plain_text(self) -> Self:
         if PLAIN in self.scorers and self.plain is None:
             raise ValueError(f"{PLAIN} reads plain text, and none is given; set plain to a file or folder of it")
         return self

@@ -16,8 +16,9 @@ from torch.nn.functional import normalize
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedTokenizerBase
 
-from prune2vec.data.rows import read_jsonl, read_lines
-from prune2vec.errors import ConfigError, DataError, ProfileError
+from prune2vec.data.folders import visible_files
+from prune2vec.data.rows import read_jsonl, read_lines, sound_text
+from prune2vec.errors import DataError, ProfileError
 from prune2vec.files import digest_json
 from prune2vec.forward.backbone import Backbone
 from prune2vec.forward.batches import Batch
@@ -26,7 +27,7 @@ from prune2vec.models.sublayer_states import watch_block
 from prune2vec.models.tokens import TokenRow, token_ids
 from prune2vec.profiling.measure import Measured, Measurement, scorers
 from prune2vec.profiling.profile import Redundancy, most_redundant_first
-from prune2vec.profiling.profile_settings import PLAIN, ProfileSettings
+from prune2vec.profiling.profile_settings import ProfileSettings
 from prune2vec.profiling.token_groups import TokenGroup, distinct_rows
 from prune2vec.progress import say
 
@@ -44,8 +45,7 @@ def score(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSet
 @scorers.register("redundancy-plain")
 def score_plain(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings) -> Measured:
     """Importance of every attention, MLP and block on windows of plain text, C4 in the papers (LLM-Drop)."""
-    if settings.plain is None:
-        raise ConfigError(f"{PLAIN} reads plain text, and none is given; set plain to a file or folder of it")
+    assert settings.plain is not None, "the settings ask for it"
     windows = plain_windows(
         settings.plain,
         backbone.tokenizer,
@@ -192,27 +192,15 @@ def plain_windows(
 def _documents(source: Path) -> Iterator[str]:
     """Yield the documents that hold more than blanks."""
     kinds = (*_PROSE, *_ROWS)
-    if source.is_dir():
-        paths = sorted(path for path in source.rglob("*") if path.is_file() and _suffix(path) in kinds)
-        paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(source).parts)]
-    else:
-        paths = [source] if _suffix(source) in kinds else []
+    paths = [path for path in (visible_files(source) if source.is_dir() else [source]) if _suffix(path) in kinds]
     if not paths:
         raise DataError(f"{source}: no plain text; expected {', '.join(kinds)} files (perhaps .gz), or a folder of them")
     for path in paths:
-        texts = _column(path) if _suffix(path) in _ROWS else ["".join(line for _, line in read_lines(path))]
-        yield from (text for text in texts if text.strip())
+        if _suffix(path) in _ROWS:
+            yield from filter(str.strip, (sound_text(row, "text", row.values.get("text")) for row in read_jsonl(path)))
+        elif (text := "".join(line for _, line in read_lines(path))).strip():
+            yield text
 
 
 def _suffix(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
-
-
-def _column(path: Path) -> Iterator[str]:
-    for row in read_jsonl(path):
-        text = row.values.get("text")
-        if not isinstance(text, str):
-            raise DataError(
-                f'{row.where}: expected a document in the column "text", found {", ".join(row.values) or "nothing"}'
-            )
-        yield text

@@ -15,11 +15,7 @@ def depth_plan(model: str, depth: int, *, revision: str | None = None, trust_rem
     Of an encoder that was trained at several depths (``depths`` of ``train``) each is ready as it is; another one is said to be
     untrained.
 
-    Args:
-        model: Hub id, folder, GGUF file or ``smollm2``; texts become vectors as an encoder has it, or as suits a language model.
-        depth: Layers that stay.
-        revision: Commit, tag or branch of a hub id.
-        trust_remote_code: Run model code that comes with the checkpoint.
+    Texts become vectors as an encoder has it, or as suits a language model; ``model`` and the others are as for ``load_backbone``.
 
     Raises:
         PlanError: The model has fewer layers.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from prune2vec.errors import CheckpointError, Prune2vecError, reason_of
+from prune2vec.errors import CheckpointError, explained
 from prune2vec.files import read_json, write_json, write_text
 from prune2vec.machine import pick_device, pick_dtype
 from prune2vec.models.encoder_files import RECORD as RECORD
@@ -67,7 +67,7 @@ def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto
     ours = kinds[:1] == [UNEVEN_MODULE] and all(_HARMLESS.fullmatch(kind) for kind in kinds[1:])
     # Our module's class alone is trusted, whatever else the folder makes sentence-transformers build.
     distrust = {"trust_remote_code": False}
-    with explained_loading(folder), quiet_transformers():
+    with explained(CheckpointError, f"cannot load the encoder {folder}"), quiet_transformers():
         encoder = SentenceTransformer(
             str(folder),
             device=str(place),
@@ -84,28 +84,8 @@ def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto
     return encoder
 
 
-@contextmanager
-def explained_loading(folder: str | Path) -> Iterator[None]:
-    """Turn whatever the loading of an encoder raises into one line.
-
-    Raises:
-        CheckpointError: In place of every error that is not our own.
-    """
-    try:
-        yield
-    except (Prune2vecError, KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
-    except BaseException as error:
-        # Whatever is wrong with a file may surface anywhere in three libraries, as any of their errors, or as a panic.
-        raise CheckpointError(f"cannot load the encoder {folder}: {reason_of(error)}") from error
-
-
 def check_is_encoder(folder: str | Path) -> None:
-    """Refuse a local path that is no sentence-transformers folder; a hub id passes.
-
-    Raises:
-        CheckpointError: The folder is missing (a close match is named), has no ``modules.json``, or is an export.
-    """
+    """Refuse, with a ``CheckpointError``, a path that is missing, an export or no encoder; a hub id passes."""
     path = Path(folder)
     if path.is_dir():
         if not (path / "modules.json").is_file():
@@ -201,7 +181,7 @@ def write_checked(
         with computing_in_float32(first.auto_model) if halves else nullcontext():
             vectors = encode_probe(reloaded)
         parity = compare_vectors(reference, vectors, named=named, dtype=dtype)
-        write_json(stage / "parity.json", parity.to_json())
+        write_json(stage / "parity.json", asdict(parity))
         ProbeRecord(
             texts=PROBE_TEXTS,
             tokens=probe_tokens(reloaded, PROBE_TEXTS),
@@ -239,11 +219,7 @@ def probe_tokens(encoder: SentenceTransformer, texts: Sequence[str], prompt: str
 
 
 def check_finite(encoder: SentenceTransformer, name: str | Path) -> None:
-    """Refuse an encoder whose vectors of short texts are not finite, before long work begins with it.
-
-    Raises:
-        CheckpointError: One is NaN or infinite; encoder and text are named.
-    """
+    """Refuse, with a ``CheckpointError``, an encoder whose vectors of short texts are not finite, before long work begins."""
     found = encoder.encode(list(_SHORT), convert_to_tensor=True, show_progress_bar=False)
     bad = (~found.isfinite().all(dim=1)).nonzero().flatten().tolist()
     if bad:
@@ -253,11 +229,7 @@ def check_finite(encoder: SentenceTransformer, name: str | Path) -> None:
 
 
 def check_writable(encoder: SentenceTransformer) -> None:
-    """Refuse an encoder that ``save_encoder`` could not write as it is, before it is trained.
-
-    Raises:
-        CheckpointError: ``parts_of`` refuses it, or the tokeniser that would be written gives texts other tokens.
-    """
+    """Refuse, with a ``CheckpointError``, an encoder that ``save_encoder`` could not write as it is, before it is trained."""
     parts = parts_of(encoder, {})
     with TemporaryDirectory() as folder:
         write_tokenizer(parts.tokenizer, Path(folder), max_length=parts.max_length)
@@ -273,11 +245,7 @@ def check_writable(encoder: SentenceTransformer) -> None:
 
 
 def parts_of(encoder: SentenceTransformer, record: Mapping[str, Any]) -> EncoderParts:
-    """Take an encoder of Transformer, Pooling and heads apart.
-
-    Raises:
-        CheckpointError: It has other modules or unmerged adapters, or pools in several ways at once.
-    """
+    """Take an encoder of Transformer, one Pooling and heads apart; another, or unmerged adapters, is a CheckpointError."""
     modules: list[Any] = list(encoder)
     pooling = getattr(modules[1], "pooling_mode", "") if modules[1:] else ""
     poolings = [pooling] if isinstance(pooling, str) else list(pooling)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
-from prune2vec.errors import CheckpointError, ConfigError, ModelError, reason_of
+from prune2vec.errors import CheckpointError, ConfigError, ModelError, explained
 from prune2vec.models.encoder_files import (
     RECORD,
     TEXTS,
@@ -28,12 +28,13 @@ from prune2vec.models.encoder_files import (
     read_pooling,
     read_texts,
 )
-from prune2vec.models.heads import HEADS, check_activation, check_widths
+from prune2vec.models.families import without_head
+from prune2vec.models.heads import HEADS, STOCK, check_activation, check_widths, kind_of
 from prune2vec.models.load import check_numbers, embedding_rows
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.rope import rope_entries
 from prune2vec.models.source import HUB_ID, ModelSource
-from prune2vec.models.tensor_check import misfit
+from prune2vec.models.tensor_check import check_loaded
 from prune2vec.models.weight_files import NoSafetensors, WeightFiles, check_depth, layers_in
 from prune2vec.outputs import changed_files
 from prune2vec.paths import as_path
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 _WRITABLE = (("Transformer", "UnevenTransformer"), ("Pooling",), tuple(HEADS))
-_STOCK = ("sentence_transformers.", "prune2vec.")
 _NOT_FIRST = ("Pooling", "WeightedLayerPooling", "Normalize", "Dense", "Dropout", "LayerNorm")
 _FORMS: dict[str, Any] = {
     TEXTS: TextsForm,
@@ -80,7 +80,7 @@ def check_files(encoder: str) -> list[dict[str, Any]]:
         for kind, path in _with_routes(source, modules):
             if kind.endswith(".Pooling"):
                 read_pooling(source, path)
-            if kind.startswith(_STOCK) and kind.endswith(".Dense"):
+            if kind.startswith(STOCK) and kind.endswith(".Dense"):
                 check_activation(read_form(source, f"{path}/config.json", DenseForm) or {}, f"{source.name}/{path}")
             # The uneven one compares its tensors itself.
             if kind.endswith("Transformer"):
@@ -107,9 +107,9 @@ def _check_modules(source: ModelSource, modules: list[dict[str, Any]]) -> None:
         except ConfigError as error:
             raise CheckpointError(f"{at}: path: {error}; fetch it again") from error
     # Others than sentence-transformers' own may make anything.
-    stock = all(module["type"].startswith(_STOCK) for module in modules)
+    stock = all(module["type"].startswith(STOCK) for module in modules)
     if stock and not _can_follow(source, modules):
-        kinds = [module["type"].rpartition(".")[2] for module in modules]
+        kinds = list(map(kind_of, modules))
         raise CheckpointError(
             f"{at}: its modules are {', '.join(kinds) or 'none'}; expected Transformer, then Pooling, and perhaps heads: "
             "fetch it again, or make it again with prune2vec prune"
@@ -118,7 +118,7 @@ def _check_modules(source: ModelSource, modules: list[dict[str, Any]]) -> None:
 
 def _can_follow(source: ModelSource, modules: list[dict[str, Any]]) -> bool:
     """Return whether each of sentence-transformers' own modules gets what it takes from those before it."""
-    kinds = [module["type"].rpartition(".")[2] for module in modules]
+    kinds = list(map(kind_of, modules))
     if not kinds or kinds[0] in _NOT_FIRST:
         return False
     texts = read_texts(source, modules[0]["path"])
@@ -128,11 +128,7 @@ def _can_follow(source: ModelSource, modules: list[dict[str, Any]]) -> bool:
 
 
 def check_can_be_written(kinds: Sequence[str], poolings: Sequence[str]) -> None:
-    """Refuse an encoder of these classes of modules that ``save_encoder`` cannot write; training asks before its first step.
-
-    Raises:
-        CheckpointError: It has other modules than Transformer, Pooling and heads, or pools in several ways side by side.
-    """
+    """Refuse, with a CheckpointError, modules other than Transformer, Pooling and heads, and several poolings side by side."""
     others = [kind for place, kind in enumerate(kinds) if kind not in _WRITABLE[min(place, 2)]]
     if others or len(kinds) < 2:
         what = f"{others[0]} is another ({', '.join(kinds)})" if others else f"there is {', '.join(kinds)} alone"
@@ -150,8 +146,7 @@ def check_trainable(folder: Path) -> None:
     """
     modules, source = check_files(str(folder)), source_of(str(folder))
     pooling = read_pooling(source, modules[1]["path"]) if modules[1:] else None
-    kinds = [module["type"].rpartition(".")[2] for module in modules]
-    check_can_be_written(kinds, pooling[1] if pooling is not None else [])
+    check_can_be_written(list(map(kind_of, modules)), pooling[1] if pooling is not None else [])
 
 
 def _with_routes(source: ModelSource, modules: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
@@ -182,30 +177,26 @@ def _check_weights(source: ModelSource, folder: str, *, compare: bool) -> None:
         check_depth(at, entries, lambda: names)
     if not compare:
         return
-    try:
+    with explained(CheckpointError, f"{at}/config.json"):
         config = AutoConfig.from_pretrained(source.location, subfolder=folder, trust_remote_code=False)
-    except Exception as error:
-        raise CheckpointError(f"{at}/config.json: {reason_of(error)}") from error
     auto: Any = AutoModelForTextEncoding if getattr(config, "is_encoder_decoder", False) else AutoModel
+    with explained(CheckpointError, f"cannot load the encoder {at}"), quiet_transformers():
+        model, info = auto.from_pretrained(
+            source.location,
+            subfolder=folder,
+            config=config,
+            device_map={"": "meta"},
+            output_loading_info=True,
+            # Collected instead of raised, so that the first is told by its name.
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+        )
     try:
-        with quiet_transformers():
-            model, info = auto.from_pretrained(
-                source.location,
-                subfolder=folder,
-                config=config,
-                device_map={"": "meta"},
-                output_loading_info=True,
-                # Collected instead of raised, so that the first is told by its name.
-                ignore_mismatched_sizes=True,
-                trust_remote_code=False,
-            )
-    except Exception as error:
-        raise CheckpointError(f"cannot load the encoder {at}: {reason_of(error)}") from error
-    wrong = misfit(info, model, decoder=auto is AutoModel)
-    if wrong:
+        check_loaded(at, without_head(model), info)
+    except ModelError as error:
         told, held = getattr(config, "num_hidden_layers", None), layers_in(names)
         counts = f" (it says {told} layers, they hold {held})" if told != held and held else ""
-        raise CheckpointError(f"{at} {wrong}; its weights do not fit the structure that its config.json tells{counts}")
+        raise CheckpointError(f"{error}{counts}") from error
     texts = read_texts(source, folder)
     limit, positions = texts.get("max_seq_length"), getattr(model.config, "max_position_embeddings", None)
     # Scaled rotary embeddings reach further than the positions that some configs tell.
@@ -217,12 +208,7 @@ def _check_weights(source: ModelSource, folder: str, *, compare: bool) -> None:
 
 
 def check_fits_together(encoder: SentenceTransformer, name: str) -> None:
-    """Check that a loaded encoder's tokeniser, model and pooling fit each other; say which of our files were changed.
-
-    Raises:
-        CheckpointError: As ``check_parts``.
-        ModelError: As ``check_parts``.
-    """
+    """Check that a loaded encoder's parts fit each other, as ``check_parts`` does; say which of our files were changed."""
     modules: list[Any] = list(encoder)
     model, tokenizer = getattr(modules[0], "auto_model", None), getattr(modules[0], "tokenizer", None)
     if model is not None and tokenizer is not None:

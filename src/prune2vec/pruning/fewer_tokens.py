@@ -9,13 +9,12 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prune2vec.errors import CheckpointError, PlanError, UnsupportedModel
+from prune2vec.models.cut import config_of_entries
 from prune2vec.models.token_kinds import TokenVocabulary, token_numbers
-from prune2vec.models.tokens import fast
+from prune2vec.models.tokens import NO_TEXT_ROLES, ROLES, fast
 from prune2vec.planning.plan import VocabularyCut
 from prune2vec.progress import say
 from prune2vec.pruning.parity import PROBE_TEXTS
-
-_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 
 def keep_tokens(tokenizer: PreTrainedTokenizerBase, cut: VocabularyCut, who: str) -> TokenVocabulary:
@@ -39,11 +38,11 @@ def keep_tokens(tokenizer: PreTrainedTokenizerBase, cut: VocabularyCut, who: str
         before, after = whole.backend.encode(text).ids, made.encode(text).ids
         if numbers.keys() >= set(before) and [numbers[old] for old in before] != after:
             raise CheckpointError(f"{who}: {text[:40]!r} has other tokens after the cut, though all of its own stay")
-    for role in _ROLES:
+    for role in ROLES:
         token = getattr(tokenizer, role, None)
         if token is None or whole.numbers.get(str(token)) in numbers:
             continue
-        if role not in ("unk_token", "mask_token"):
+        if role not in NO_TEXT_ROLES:
             raise PlanError(f"the plan does not keep {token!r}, the {role} of {who}; make it again with prune2vec plan")
         # transformers adds one to tokenisers that have no use for it.
         setattr(tokenizer, role, None)
@@ -58,18 +57,11 @@ def renumbered_config(config: Any, cut: VocabularyCut) -> Any:
     for key, listed in token_numbers(entries).items():
         stay = [numbers[old] for old in listed if old in numbers]
         changes[key] = stay if isinstance(entries[key], list) else next(iter(stay), None)
-    made = type(config).from_dict({**entries, **changes})
-    # No dictionary holds it.
-    made._attn_implementation = config._attn_implementation
-    return made
+    return config_of_entries(config, {**entries, **changes})
 
 
 def check_padding(model: PreTrainedModel, cut: VocabularyCut) -> None:
-    """Refuse to renumber the padding of a model that counts positions from it (RoBERTa and its like).
-
-    Raises:
-        UnsupportedModel: Its number would be another one.
-    """
+    """Refuse, with ``UnsupportedModel``, to renumber the padding of a model that counts positions from it (RoBERTa)."""
     tokens, padding = model.get_input_embeddings(), model.config.pad_token_id
     counted = [module for module in model.modules() if isinstance(module, nn.Embedding) and module.padding_idx is not None]
     if padding is not None and any(module is not tokens for module in counted) and cut.kept.index(padding) != padding:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -55,10 +55,6 @@ class Parity:
     max_difference: float
     min_cosine: float
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary."""
-        return asdict(self)
-
 
 def cosines(these: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the cosine between the two vectors of each row, (text,), of (text, dim) arrays; 0 where one of them is all zeros."""
@@ -69,11 +65,7 @@ def cosines(these: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[
 def compare_vectors(
     reference: NDArray[np.float32], reloaded: NDArray[np.float32], *, named: str, dtype: str = "float32"
 ) -> Parity:
-    """Compare two (text, dim) arrays.
-
-    Raises:
-        CheckpointError: They differ by more than rounding, or a vector is NaN or infinite.
-    """
+    """Compare two (text, dim) arrays; a difference beyond rounding, or NaN or infinity, is a ``CheckpointError``."""
     if reference.shape != reloaded.shape:
         raise CheckpointError(f"the reloaded encoder gives vectors of shape {reloaded.shape}, {named} gives {reference.shape}")
     if not (np.isfinite(reference).all() and np.isfinite(reloaded).all()):
@@ -113,18 +105,14 @@ def computing_in_float32(model: PreTrainedModel) -> Iterator[None]:
     modules = (widened.embeddings, *block_list(model, find_family(model, model.config)))
     apart = {id(parameter) for module in modules for parameter in module.parameters()}
     rest = [tensor for tensor in halves if id(tensor) not in apart]
-    handles = []
-    for module in modules:
-        handles.append(module.register_forward_pre_hook(widened.before))
-        # Whether the module returns or fails.
-        handles.append(module.register_forward_hook(widened.after, always_call=True))
-    try:
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_pre_hook(widened.before).remove)
+            # Whether the module returns or fails.
+            stack.callback(module.register_forward_hook(widened.after, always_call=True).remove)
+        stack.callback(widened.restore, rest)
         widened.convert(rest)
         yield
-    finally:
-        widened.restore(rest)
-        for handle in handles:
-            handle.remove()
 
 
 class _Widened:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from prune2vec.errors import UnsupportedModel
+from prune2vec.errors import CheckpointError, UnsupportedModel, explained
 from prune2vec.machine import pick_device, pick_dtype
 from prune2vec.models.block_layout import load_uneven, read_uneven
 from prune2vec.models.encoder_files import EncoderForm, PoolingForm, TextsForm, read_form, read_texts
@@ -24,7 +24,7 @@ from prune2vec.models.source import ModelSource
 from prune2vec.models.tokens import lower_casing
 from prune2vec.models.weight_files import NoSafetensors
 from prune2vec.progress import say
-from prune2vec.pruning.encoder import check_is_encoder, explained_loading, load_encoder
+from prune2vec.pruning.encoder import check_is_encoder, load_encoder
 from prune2vec.pruning.encoder_check import check_files, check_parts, check_unchanged, source_of
 from prune2vec.pruning.portable import UNEVEN_MODULE
 
@@ -44,19 +44,8 @@ _HARMLESS = ("model_max_length", "padding_side", "use_fast", "trust_remote_code"
 class PlainEncoder:
     """An encoder of a model, a pooling and heads that are known; what a ``SentenceTransformer`` has too has its name there.
 
-    Attributes:
-        transformers_model: Base model, on its device, in eval mode.
-        tokenizer: Its tokeniser.
-        pooling: Our name of the pooling.
-        include_prompt: Whether the tokens of a prompt are pooled.
-        heads: Modules behind the pooling, in fp32 (rounded to the model's dtype before, as in sentence-transformers).
-        normalize: Whether vectors are L2-normalised at the end.
-        prompts: Text before texts, by name.
-        default_prompt_name: Which applies when none is asked for.
-        max_seq_length: Longest text in tokens.
-        truncate_dim: So many leading dimensions of a vector are given; None for all.
-        similarity_fn_name: How two vectors are compared.
-        kinds: sentence-transformers' names of the modules, in order.
+    The base model is on its device and in eval mode, the heads are in fp32 (rounded to the model's dtype before, as in
+    sentence-transformers), ``kinds`` are the library's names of all modules; the rest is as in ``EncoderParts``.
     """
 
     transformers_model: PreTrainedModel
@@ -104,7 +93,7 @@ def load_to_encode(folder: str, *, device: str = "auto", dtype: str = "auto") ->
     with quiet_transformers():
         check_files(folder)
     try:
-        with explained_loading(folder), quiet_transformers():
+        with explained(CheckpointError, f"cannot load the encoder {folder}"), quiet_transformers():
             encoder = _load_plain(source_of(folder), place, pick_dtype(dtype, place))
     except (UnsupportedModel, NoSafetensors) as error:
         # What to do about it stands behind the reason, and is for those who want to cut the encoder.
@@ -128,7 +117,9 @@ def _load_plain(source: ModelSource, device: torch.device, dtype: torch.dtype) -
     # Of a structure that is known, the first output is the states of the last block.
     find_family(model, model.config)
     width = state_width(model.config)
-    check_parts(source.name, model, tokenizer, width=width, pooled=_pooled_width(source, modules))
+    states = read_form(source, f"{modules[1]['path']}/config.json", dict[str, Any]) or {}
+    pooled = states.get("embedding_dimension") or states.get("word_embedding_dimension")
+    check_parts(source.name, model, tokenizer, width=width, pooled=pooled)
     positions = getattr(model.config, "max_position_embeddings", None) or -1
     lengths = [tokenizer.model_max_length, *([positions] if positions != -1 else [])]
     return PlainEncoder(
@@ -148,11 +139,7 @@ def _load_plain(source: ModelSource, device: torch.device, dtype: torch.dtype) -
 
 
 def _known_modules(source: ModelSource) -> list[dict[str, Any]]:
-    """Return the entries of an encoder's ``modules.json``.
-
-    Raises:
-        UnsupportedModel: Something in its folder is loaded in a way that only sentence-transformers knows.
-    """
+    """Return the entries of ``modules.json``; ``UnsupportedModel`` if only sentence-transformers can load one."""
     modules = encoder_modules(source) or []
     other = next(filter(source.has, _OTHERS), None)
     if other is not None:
@@ -171,12 +158,6 @@ def _known_modules(source: ModelSource) -> list[dict[str, Any]]:
     if unknown:
         raise UnsupportedModel(f"its files have a key that is not known, {unknown[0]}")
     return modules
-
-
-def _pooled_width(source: ModelSource, modules: Sequence[Mapping[str, Any]]) -> int | None:
-    """Return the width of the states that an encoder's pooling says that it is for."""
-    found = read_form(source, f"{modules[1]['path']}/config.json", dict[str, Any]) or {}
-    return found.get("embedding_dimension") or found.get("word_embedding_dimension")
 
 
 def _load_model(source: ModelSource, dtype: torch.dtype, stated: dict[str, Any], *, uneven: bool) -> PreTrainedModel:

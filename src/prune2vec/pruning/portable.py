@@ -27,6 +27,7 @@ from prune2vec.models.block_layout import Layout, uneven_config, uneven_layout
 from prune2vec.models.heads import NORMALIZE, head_words, state_width, write_head
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.source import HUB_ID, ModelSource
+from prune2vec.models.tokens import ROLES
 
 if TYPE_CHECKING:
     from prune2vec.planning.plan import PruningPlan
@@ -222,8 +223,7 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_len
     if all(not isinstance(pair, str) and " " not in "".join(pair) for pair in merges):
         written["model"] |= {"merges": [" ".join(pair) for pair in merges]} if merges else {}
     write_json(folder / "tokenizer.json", written)
-    roles = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
-    tokens = {role: str(token) for role in roles if (token := getattr(tokenizer, role, None)) is not None}
+    tokens = {role: str(token) for role in ROLES if (token := getattr(tokenizer, role, None)) is not None}
     tokens.setdefault("pad_token", tokens.get("eos_token", "<pad>"))
     # sentence-transformers asks whether a prompt ends with a special token; those without a role are some too.
     there = tokenizer.get_vocab()

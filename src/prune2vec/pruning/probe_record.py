@@ -69,11 +69,7 @@ class ProbeRecord:
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """Return the record of an encoder's folder; None where there is none, as in folders of others and older ones.
-
-        Raises:
-            DataError: It is no JSON, or no such record.
-        """
+        """Return an encoder's record, or None where there is none (others' folders); a broken one is a ``DataError``."""
         path = folder / PROBE
         if not path.is_file():
             return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,22 +15,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prune2vec.errors import CheckpointError, ConfigError, PlanError, UnsupportedModel
+from prune2vec.errors import CheckpointError, ConfigError, ModelError, PlanError, UnsupportedModel, explained
 from prune2vec.files import json_text
 from prune2vec.forward.pooling import POOLINGS, pool, poolings
 from prune2vec.models.block_files import embedding_path
 from prune2vec.models.block_layout import layout_of, load_with_layout
-from prune2vec.models.cut import Cut, assemble, cut_config, reference_cut
+from prune2vec.models.cut import Cut, assemble, config_of_entries, cut_config, reference_cut
 from prune2vec.models.families import Family, find_family, in_block
 from prune2vec.models.heads import head_record, head_words, in_fp32, load_heads, read_out, state_width
 from prune2vec.models.kept import Kept
-from prune2vec.models.load import context_length, embedding_rows, explained, load_config, load_tokenizer, skeleton_of
+from prune2vec.models.load import context_length, embedding_rows, load_config, load_tokenizer, skeleton_of
 from prune2vec.models.prepared_text import PreparedText, prepare_text
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.selftest import check_sub_layers, is_causal
 from prune2vec.models.source import ModelSource, resolve_source
 from prune2vec.models.tensor_check import base_names, check_tensors
-from prune2vec.models.text_settings import CLS, PAPER_POOLING
+from prune2vec.models.text_settings import PAPER_POOLING, check_cls
 from prune2vec.models.tokens import prompt_ids
 from prune2vec.models.weight_files import WeightFiles, fingerprint
 from prune2vec.outputs import ENCODER, check_ours, locked
@@ -88,26 +89,21 @@ def prune_model(
         folder = opened.source.folder
         if folder is not None and folder.resolve() == target.resolve():
             raise CheckpointError(f"cannot write {target}: it is the model that is pruned; name another folder")
-        if chosen.attention == "bidirectional":
+        both_ways = chosen.attention == "bidirectional"
+        check_cls(what.text.pooling, causal=what.shape.causal and not both_ways)
+        if both_ways:
             opened = opened._replace(config=_bidirectional(opened.config))
-        elif what.text.pooling == CLS and what.shape.causal:
-            raise ConfigError(f"{CLS} pools the first token, which sees no other one in a causal model; give another pooling")
         kept, files = read_kept(opened, what)
-        attention = "causal" if is_causal(kept) else "bidirectional"
-        if chosen.attention == "bidirectional" != attention:
+        causal = is_causal(kept)
+        if both_ways and causal:
             raise UnsupportedModel(
                 f"{opened.config.model_type} stays causal, whatever its config says: changing a last token left the states of those "
                 "before it as they were; leave out attention"
             )
         if what.drop_attention or what.drop_mlp:
             check_sub_layers_apart(kept)
-        parts = _parts(kept, files, what, opened, attention=attention)
-        reference, rounded = _reference_vectors(parts, opened.config, what), ""
-        if chosen.dtype != "auto" and any(
-            [round_weights(part, getattr(torch, chosen.dtype)) for part in (kept, *opened.heads)]
-        ):
-            exact, reference = reference, _reference_vectors(parts, opened.config, what)
-            rounded = f"; vectors differ by {np.abs(exact - reference).max():.1g} from the model's own weights"
+        parts = _parts(kept, files, what, opened, attention="causal" if causal else "bidirectional")
+        reference, rounded = _rounded(parts, opened.config, what, dtype=chosen.dtype)
         parity = write_checked(
             parts,
             target,
@@ -230,7 +226,7 @@ def read_kept(opened: OpenedModel, plan: PruningPlan) -> KeptModel:
                 )
             values[part.dtype] += part.numel() * part.is_floating_point()
             advance(1)
-    with explained(source, "cannot build its cut"), quiet_transformers():
+    with explained(ModelError, f"{source.name}: cannot build its cut"), quiet_transformers():
         model, info = load_with_layout(
             type(skeleton),
             cut.layout,
@@ -269,11 +265,7 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def round_weights(model: nn.Module, dtype: torch.dtype) -> bool:
-    """Convert a model's parameters in place; return whether any was of another dtype.
-
-    Raises:
-        CheckpointError: A finite value is beyond ``dtype``.
-    """
+    """Convert a model's parameters in place; return whether any changed. A value beyond ``dtype`` is a ``CheckpointError``."""
     others = [(name, parameter) for name, parameter in model.named_parameters() if parameter.dtype != dtype]
     for name, parameter in others:
         parameter.data = parameter.data.to(dtype)
@@ -314,9 +306,7 @@ def _bidirectional(config: Any) -> Any:
     if "use_bidirectional_attention" in told:
         switch = {"use_bidirectional_attention": True}
     # Already so, its windows are halved already.
-    changed = config if told.items() >= switch.items() else type(config).from_dict({**told, **switch})
-    changed._attn_implementation = config._attn_implementation
-    return changed
+    return config if told.items() >= switch.items() else config_of_entries(config, {**told, **switch})
 
 
 def _parts(
@@ -344,14 +334,23 @@ def _parts(
             "card": source_card(opened.source),
             "keep_layers": list(plan.keep_layers),
             "num_layers": plan.num_layers,
-            "text": settings.to_json(),
-            "text_format": text.layout.to_json(),
+            "text": settings.model_dump(mode="json"),
+            "text_format": asdict(text.layout),
             "plan": record_of(plan),
             "attention": attention,
             "read": {"bytes": files.bytes_read, "files": list(files.opened)},
             "train": None,
         },
     )
+
+
+def _rounded(parts: EncoderParts, config: Any, plan: PruningPlan, *, dtype: str) -> tuple[NDArray[np.float32], str]:
+    """Round the weights to a dtype, unless it is ``auto``; return the probe vectors, and in words how far they are off."""
+    reference = _reference_vectors(parts, config, plan)
+    if dtype == "auto" or not any([round_weights(part, getattr(torch, dtype)) for part in (parts.model, *parts.heads)]):
+        return reference, ""
+    exact, reference = reference, _reference_vectors(parts, config, plan)
+    return reference, f"; vectors differ by {np.abs(exact - reference).max():.1g} from the model's own weights"
 
 
 def _reference_vectors(parts: EncoderParts, original_config: Any, plan: PruningPlan) -> NDArray[np.float32]:

@@ -111,7 +111,7 @@ def load_context(
     dtype = pick_dtype(settings.dtype, device)
     nn.Module.to(kept, dtype=dtype)
     encoder = encoder_around(kept, text, opened.heads, device=device).requires_grad_(False)
-    blocks = zip(plan.keep_layers, block_list(kept, find_family(kept, config)), strict=True)
+    blocks = zip(plan.keep_layers, block_list(kept, find_family(kept, kept.config)), strict=True)
     return ImportanceContext(
         encoder=encoder.eval(),
         blocks={layer: block for layer, block in blocks if layer in plan.kept.mlps},

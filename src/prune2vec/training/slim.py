@@ -110,7 +110,7 @@ def _slimmed(
     identity = {
         **_about(plan),
         "settings": importances.identity(chosen),
-        "text": plan.text.to_json() if triplets else None,
+        "text": plan.text.model_dump(mode="json") if triplets else None,
         "dtype": str(pick_dtype(chosen.dtype, device)).removeprefix("torch."),
         "device": device.type,
         "data": digest_texts(triplets) if triplets else None,

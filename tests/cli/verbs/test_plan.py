@@ -78,10 +78,9 @@ def test_settings_may_come_from_a_file(cli: Cli, measured: Path, tmp_path: Path)
     ("words", "message"),
     [
         ("--method depth --depth small", "planner 'depth': depth: Input should be a valid integer"),
-        ("--method drop --drop 9M", "9M: there are 8 MLPs; drop at most 7M"),
+        ("--method drop --drop 9M", "9M: MLPs there: 8, to stay at least: 1; drop at most 7M"),
         ("--method drop --drop 2N", "drop: expected a count or share"),
         ("--method drop", "give --drop"),
-        ("--method drop --drop 2M --order oneshot", "no order is called 'oneshot'; did you mean 'one-shot'?"),
         ("--method drop --drop 2M --max-layers 7", "is over the budget: 8 layers against at most 7"),
         ("--method drop --mlps 2", "planner 'drop': unknown key 'mlps'"),
         ("--method effir --width 100%", "width: 100% drops everything"),
@@ -94,6 +93,11 @@ def test_what_cannot_be_is_one_line_and_writes_nothing(
     ran = cli("plan", measured, *words.split())
     assert ran.code == 1 and message in ran.err and ran.err.count("\n") == 1
     assert not (tmp_path / "plan.json").exists()
+
+
+def test_an_order_that_there_is_not_is_a_wrong_use(cli: Cli, measured: Path) -> None:
+    ran = cli("plan", measured, *["--method", "drop", "--drop", "2M", "--order", "oneshot"])
+    assert ran.code == 2 and "'oneshot' is not one of 'one-shot', 'plain', 'iterative'" in ran.err
 
 
 def test_a_profile_that_lacks_a_measurement_says_how_to_make_it(cli: Cli, profile_file: Path) -> None:

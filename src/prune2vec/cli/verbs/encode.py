@@ -10,7 +10,7 @@ import click
 
 from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath
 from prune2vec.cli.verb import Printable, check_encoder, verb, would
-from prune2vec.public import importing
+from prune2vec.public import no_collection
 
 if TYPE_CHECKING:
     from prune2vec.encoding.encode_settings import EncodeSettings
@@ -58,7 +58,7 @@ def encode(encoder: Path, corpus: Path, *, output: Path, ray: str | None, settin
             check_vector_folder(shard_folder(output, shard, count))
         Corpus(path=corpus, text_column=settings.text_column, id_column=settings.id_column).check_filled()
         return would(f"encode {corpus}", reads=[encoder, corpus], writes=output, settings=settings)
-    with importing():
+    with no_collection():
         from prune2vec.encoding.encode import encode_corpus
         from prune2vec.encoding.ray_shards import encode_on_ray
         from prune2vec.machine import keep_freed_memory

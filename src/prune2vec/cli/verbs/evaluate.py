@@ -9,7 +9,7 @@ import click
 
 from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath, SourceName
 from prune2vec.cli.verb import Printable, verb, would
-from prune2vec.public import importing
+from prune2vec.public import no_collection
 
 if TYPE_CHECKING:
     from prune2vec.evaluation.evaluate_settings import EvaluateSettings
@@ -62,7 +62,7 @@ def evaluate(
             resolve_tasks(names, mirror)
         reads = [encoder, *filter(None, [documents_by, data, tasks, mirror])]
         return would(f"evaluate {encoder}", reads=reads, writes=output, settings=settings)
-    with importing():
+    with no_collection():
         from prune2vec.evaluation.evaluate import evaluate_encoder
         from prune2vec.machine import keep_freed_memory
 

@@ -9,7 +9,7 @@ import click
 
 from prune2vec.cli.options import ExistingPath, OptionGroup, SourceName
 from prune2vec.cli.verb import Printable, verb
-from prune2vec.public import importing
+from prune2vec.public import no_collection
 
 if TYPE_CHECKING:
     from prune2vec.encoding.encode_settings import SearchSettings
@@ -53,7 +53,7 @@ def search(
     """
     if not query and queries is None:
         raise click.UsageError("nothing to search for: give a query, or --queries FILE")
-    with importing():
+    with no_collection():
         from prune2vec.encoding.search import read_queries, search_vectors
 
     asked = [*query, *(read_queries(queries) if queries is not None else [])]

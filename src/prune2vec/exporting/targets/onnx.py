@@ -49,13 +49,13 @@ class OnnxTarget:
         """
         from prune2vec.exporting.onnx_graph import DATA, INPUTS, MODEL, OPSET, OUTPUTS, POOLING_MASK, write_graph
         from prune2vec.exporting.onnx_precision import lower_precision
-        from prune2vec.forward.pooling import IN_ONNX
+        from prune2vec.forward.pooling import IN_FOLDERS
         from prune2vec.models.tokens import prompt_ids
         from prune2vec.pruning.portable import write_beside_weights
 
         parts = source.parts
-        if parts.pooling not in IN_ONNX:
-            raise CheckpointError(f"the ONNX graph cannot pool by {parts.pooling}; expected one of {', '.join(IN_ONNX)}")
+        if parts.pooling not in IN_FOLDERS:
+            raise CheckpointError(f"the ONNX graph cannot pool by {parts.pooling}; expected one of {', '.join(IN_FOLDERS)}")
         if str(parts.model.dtype) != "torch.float32":
             raise CheckpointError(f"the ONNX graph is made in fp32, this encoder is in {parts.model.dtype}; load it in float32")
         write_graph(parts, folder / MODEL)
