@@ -99,3 +99,14 @@ def test_a_part_alone_says_how_its_vectors_are_turned_back(tmp_path: Path, preci
         assert "restore" not in about
         found = stored
     np.testing.assert_allclose(found, store.precision.restore(store.precision.store(vectors[5:])), rtol=1e-5, atol=1e-6)
+
+
+def test_a_store_of_an_earlier_version_is_read_and_continued_under_the_new_name(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(3).normal(size=(4, 8)).astype(np.float32)
+    _store(tmp_path / "v", "float32", vectors)
+    (tmp_path / "v" / "_manifest.json").rename(tmp_path / "v" / "manifest.json")
+    found = Store.load(tmp_path / "v")
+    assert (found.rows, found.complete) == (4, True)
+    found.add(["d4"], vectors[:1]).finish()
+    assert sorted(path.name for path in (tmp_path / "v").iterdir() if path.suffix == ".json") == ["_manifest.json"]
+    assert Store.load(tmp_path / "v").rows == 5

@@ -23,6 +23,7 @@ from prune2vec.files import read_json, write_bytes, write_text
 FORMAT = "prune2vec.vectors/1"
 # Readers of a folder of Parquet (pandas, pyarrow, polars, datasets) pass over names that begin so.
 MANIFEST = "_manifest.json"
+_EARLIER_MANIFEST = "manifest.json"
 _SHARD = re.compile(r"shard-\d+-of-(\d+)")
 _BITS = 8
 _LEAST_RANGE = np.float32(1e-6)
@@ -185,7 +186,10 @@ class Store:
         }
         text = json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
         parts = ",\n    ".join(json.dumps(dict(part)) for part in self.parts)
-        write_text(manifest_of(self.folder), f'{text},\n  "parts": [{parts}]\n}}\n')
+        before = manifest_of(self.folder)
+        write_text(self.folder / MANIFEST, f'{text},\n  "parts": [{parts}]\n}}\n')
+        if before.name == _EARLIER_MANIFEST:
+            before.unlink()
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -252,8 +256,9 @@ class Store:
 
 
 def manifest_of(folder: Path) -> Path:
-    """Return where a store's manifest is, or would be."""
-    return folder / MANIFEST
+    """Return where a store's manifest is, or would be: under the name of earlier versions where they have written it."""
+    path, earlier = folder / MANIFEST, folder / _EARLIER_MANIFEST
+    return earlier if earlier.exists() and not path.exists() else path
 
 
 def shard_folder(output: Path, shard: int, shards: int) -> Path:
