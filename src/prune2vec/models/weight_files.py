@@ -32,7 +32,7 @@ _SAMPLES = 16
 # What the files of a model may hold beside the base model.
 HARMLESS = re.compile(
     r"^(lm_head|embed_out|score|classifier|v_head|qa_outputs)\."  # Heads stand after the final norm, where an encoder ends.
-    r"|^(pooler|cls|vocab_transform|vocab_layer_norm|vocab_projector)\."  # Those of BERT and DistilBERT, likewise.
+    r"|^(pooler|cls|predictions|vocab_transform|vocab_layer_norm|vocab_projector)\."  # Of BERT, ALBERT, DistilBERT, likewise.
     r"|^head\.(dense|norm)\.|^decoder\.(weight|bias)$"  # ModernBERT's.
     r"|rotary_emb\.(inv_freq|cos_cached|sin_cached)$"  # Tables that older releases saved, and that the config gives.
     r"|\battn\.(bias|masked_bias)$|\battention\.(bias|masked_bias)$"  # Causal masks of GPT-2 and GPT-NeoX, the same.
