@@ -19,7 +19,7 @@ from prune2vec.training.processes import Processes, joined
 from prune2vec.training.train_settings import TrainSettings
 from tests.training.encoders import rows, save_tiny_encoder
 from tests.training.test_train import assert_same_run, curve
-from tests.training.together import CASES, Gradients, run
+from tests.training.together import FEW, MORE, Gradients, run
 
 ROOT = Path(__file__).parent.parent.parent
 Job = subprocess.CompletedProcess[str]
@@ -36,22 +36,38 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.fixture(scope="module")
-def job(folder: Path) -> Job:
-    """All cases, once, in two processes."""
+def launched(folder: Path, which: str) -> Job:
+    """Run cases in two processes."""
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(sys.path)}
-    words += ["-m", "tests.training.together", str(folder)]
+    words += ["-m", "tests.training.together", str(folder), which]
     return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=250, check=False)
 
 
-def seen(folder: Path, rank: int) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / f"seen.{rank}.json").read_text())
-    return found
+@pytest.fixture(scope="module")
+def job(folder: Path) -> Job:
+    """The cases that are always run, once, and all that can go wrong."""
+    return launched(folder, "few")
 
 
-@pytest.mark.parametrize("case", CASES)
+def seen(folder: Path, what: str) -> list[dict[str, Any]]:
+    return [json.loads((folder / f"{what}.{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("case", FEW)
 def test_two_processes_train_as_one_with_the_whole_batch(folder: Path, job: Job, tmp_path: Path, case: str) -> None:
+    compare_with_one(folder, tmp_path, case)
+
+
+@pytest.mark.slow
+def test_whatever_is_learnt_two_processes_train_as_one(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert (ran := launched(folder, "more")).returncode == 0, ran.stderr
+    for case in MORE:
+        compare_with_one(folder, tmp_path_factory.mktemp("alone"), case)
+
+
+def compare_with_one(folder: Path, tmp_path: Path, case: str) -> None:
+    """Compare all that came of a case in two processes with the same in this one."""
     watch, ours = Gradients(), folder / "together" / case
     alone = run(case, folder, tmp_path / "alone", watch).to_json()
     shared = [torch.load(folder / f"{case}.{rank}.pt") for rank in (0, 1)]
@@ -66,10 +82,7 @@ def test_two_processes_train_as_one_with_the_whole_batch(folder: Path, job: Job,
         }
     for name, weight in load_file(tmp_path / "alone" / "model.safetensors").items():
         torch.testing.assert_close(load_file(ours / "model.safetensors")[name], weight, rtol=0, atol=atol)
-    told = [
-        {k: v for k, v in found.items() if k not in ("seconds", "folder")}
-        for found in (seen(folder, 0)[case], seen(folder, 1)[case])
-    ]
+    told = [{k: v for k, v in found.items() if k not in ("seconds", "folder")} for found in seen(folder, case)]
     assert told[0] == told[1]
     assert told[0]["dev"] == pytest.approx(alone["dev"], abs=1e-5)
     record = json.loads((ours / "prune2vec.json").read_text())["train"]
@@ -78,22 +91,20 @@ def test_two_processes_train_as_one_with_the_whole_batch(folder: Path, job: Job,
 
 
 def test_an_interrupted_run_goes_on_exactly(folder: Path, job: Job) -> None:
-    found = [seen(folder, rank) for rank in (0, 1)]
+    found = seen(folder, "wrong")
     assert {one["interrupted"] for one in found} == {"KeyboardInterrupt", "SystemExit"}
-    assert [one["resumed"]["resumed_from"] for one in found] == [8, 8], "in the second epoch"
-    assert [one["again"]["resumed_from"] for one in found] == [12, 12], "nothing was left to do"
+    assert [(one["resumed"], one["again"]) for one in found] == [(8, 12)] * 2, "in the second epoch; nothing was left to do"
     assert_same_run(folder / "together" / "adapters", folder / "together" / "stopped")
 
 
 def test_one_process_alone_writes_and_speaks(folder: Path, job: Job) -> None:
-    assert [seen(folder, rank)["uneven"] for rank in (0, 1)] == ["ConfigError", "SystemExit"]
+    assert [one["uneven"] for one in seen(folder, "wrong")] == ["ConfigError", "SystemExit"]
     assert job.stdout == ""
     said = [line for line in job.stderr.splitlines() if "encodes" in line]
     assert len(said) == len(set(said))
     left = {path.name for path in (folder / "together").iterdir()}
-    teachers = {f"{case}.teacher" for case in CASES if "teacher" in CASES[case]} | {"failed.teacher"}
     # The first process may have been ended in the middle of the last training.
-    assert left - {".failed.lock", ".failed.training"} == {*CASES, "stopped", *teachers}
+    assert left - {".failed.lock", ".failed.training"} == {*FEW, "stopped", "teacher of texts.teacher"}
 
 
 def test_an_error_of_one_ends_all_with_one_line(job: Job) -> None:

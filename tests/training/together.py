@@ -1,4 +1,4 @@
-"""Trainings to run in one process or in several: ``torchrun --nproc-per-node 2 -m tests.training.together FOLDER``."""
+"""Trainings to run in one process or in several: ``torchrun --nproc-per-node 2 -m tests.training.together FOLDER few``."""
 
 from __future__ import annotations
 
@@ -27,18 +27,21 @@ QUICK: dict[str, Any] = {
     "dtype": "float32",
     "device": "cpu",
 }
-CASES: dict[str, dict[str, Any]] = {
+FEW: dict[str, dict[str, Any]] = {
     "adapters": {"steps": 12, "save_every": 4, "dev": "dev.jsonl"},
+    "elastic": {"depths": (1, 2, 3), "depths_per_step": 2, "deepest_teaches": True, "distil": "similarities"},
+    "teacher of texts": {"teacher": "teacher", "texts": "texts.txt", "method": "full", "packing": "off"},
+}
+MORE: dict[str, dict[str, Any]] = {
     "all weights": {"method": "full", "packing": "off", "gradient_checkpointing": "on"},
     "cached": {"cached": True, "mini_batch_size": 2, "matryoshka_dims": (8, 16)},
-    "elastic": {"depths": (1, 2, 3), "depths_per_step": 2, "deepest_teaches": True, "distil": "similarities"},
     "elastic, all weights": {"method": "full", "depths": (2,), "packing": "off", "matryoshka_dims": (16,)},
     "teacher": {"teacher": "teacher", "distil": "vectors"},
-    "teacher of texts": {"teacher": "teacher", "texts": "texts.txt", "method": "full"},
     "similarities of texts": {"teacher": "teacher", "texts": "texts.txt", "distil": "similarities"},
     "scores": {"teacher": "teacher", "distil": "scores", "hard_negatives": 2},
     "bf16": {"dtype": "bfloat16"},
 }
+CASES = {**FEW, **MORE}
 FILES = ("teacher", "texts", "dev")
 
 
@@ -76,24 +79,31 @@ def outcome(call: Any) -> str:
     return "done"
 
 
-def all_cases(folder: Path) -> None:
-    """Run every case, and what can go wrong, as one of several processes; what was seen goes into files named by rank."""
+def run_cases(folder: Path, cases: dict[str, dict[str, Any]]) -> None:
+    """Run cases as one of several processes; results and gradients go into files named by rank."""
     rank = int(os.environ["RANK"])
-    seen: dict[str, Any] = {}
-    for case in CASES:
+    for case in cases:
         watch = Gradients()
-        seen[case] = run(case, folder, folder / "together" / case, watch).to_json()
+        result = run(case, folder, folder / "together" / case, watch)
         torch.save(watch.steps, folder / f"{case}.{rank}.pt")
+        (folder / f"{case}.{rank}.json").write_text(json.dumps(result.to_json()))
+
+
+def go_wrong(folder: Path) -> None:
+    """Be interrupted, go on, be refused, and at last be one of two of which one fails alone, while the other waits for it."""
+    rank = int(os.environ["RANK"])
     stopped = folder / "together" / "stopped"
-    seen["interrupted"] = outcome(lambda: run("adapters", folder, stopped, Gradients(stop=10)))
-    seen["resumed"] = run("adapters", folder, stopped).to_json()
-    seen["again"] = run("adapters", folder, stopped).to_json()
-    seen["uneven"] = outcome(lambda: run("adapters", folder, folder / "together" / "uneven", batch_size=7))
-    (folder / f"seen.{rank}.json").write_text(json.dumps(seen))
-    if rank == 1:  # From here on, one of the two fails alone, while the other waits for it.
+    seen = {
+        "interrupted": outcome(lambda: run("adapters", folder, stopped, Gradients(stop=10))),
+        "resumed": run("adapters", folder, stopped).resumed_from,
+        "again": run("adapters", folder, stopped).resumed_from,
+        "uneven": outcome(lambda: run("adapters", folder, folder / "together" / "uneven", batch_size=7)),
+    }
+    (folder / f"wrong.{rank}.json").write_text(json.dumps(seen))
+    if rank == 1:
         train_module.fit = broken
-    words = ["train", folder / "encoder", "--texts", folder / "texts.txt", "--teacher", folder / "teacher"]
-    sys.exit(main([*map(str, words), "-o", str(folder / "together" / "failed"), "--batch-size", "8", "--steps", "2"]))
+    words = ["train", folder / "encoder", "--data", folder / "dev.jsonl", "-o", folder / "together" / "failed"]
+    sys.exit(main([*map(str, words), "--batch-size", "8", "--steps", "2", "--device", "cpu"]))
 
 
 def broken(*args: Any) -> None:
@@ -103,4 +113,7 @@ def broken(*args: Any) -> None:
 
 if __name__ == "__main__":
     prepare_environment()
-    all_cases(Path(sys.argv[1]))
+    _, where, which = sys.argv
+    run_cases(Path(where), FEW if which == "few" else MORE)
+    if which == "few":
+        go_wrong(Path(where))
