@@ -64,6 +64,12 @@ def test_whatever_is_learnt_two_processes_train_as_one(folder: Path, tmp_path_fa
     assert (ran := launched(folder, "more")).returncode == 0, ran.stderr
     for case in MORE:
         compare_with_one(folder, tmp_path_factory.mktemp("alone"), case)
+    # One process goes on where two were interrupted.
+    assert run("adapters", folder, folder / "together" / "handed on").resumed_from == 8
+    run("adapters", folder, folder / "together" / "alone")
+    handed, alone = (load_file(folder / "together" / name / "model.safetensors") for name in ("handed on", "alone"))
+    for name, weight in alone.items():
+        torch.testing.assert_close(handed[name], weight, rtol=0, atol=1e-5)
 
 
 def compare_with_one(folder: Path, tmp_path: Path, case: str) -> None:

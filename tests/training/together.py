@@ -117,3 +117,4 @@ if __name__ == "__main__":
     run_cases(Path(where), FEW if which == "few" else MORE)
     if which == "few":
         go_wrong(Path(where))
+    outcome(lambda: run("adapters", Path(where), Path(where) / "together" / "handed on", Gradients(stop=10)))

@@ -156,8 +156,10 @@ class TeacherDistance(nn.Module):
 
 def _average(parameter: Tensor) -> None:
     """Replace a gradient by its mean over all processes."""
-    distributed.all_reduce(parameter.grad)
-    parameter.grad /= get_world_size()
+    gradient = parameter.grad
+    assert gradient is not None
+    distributed.all_reduce(gradient)
+    gradient /= get_world_size()
 
 
 def similarity_distance(ours: Tensor, theirs: Tensor, *, scale: float | None) -> Tensor:
