@@ -252,6 +252,8 @@ def test_a_tree_digest_sees_names_and_contents_but_not_hidden_files_or_times(tmp
     (tmp_path / "two" / ".cache" / "y").write_text("y")
     os.utime(tmp_path / "two" / "a", (0, 0))
     assert digest_tree(tmp_path / "two") == base
+    (tmp_path / "two" / "made.json").write_text("today")
+    assert digest_tree(tmp_path / "two") != base == digest_tree(tmp_path / "two", without=["made.json"])
     assert (
         len({base, tree("three", a="2", sub__b="1"), tree("four", a="1", b="2"), tree("five", a="1"), tree("six", a="12")}) == 5
     )

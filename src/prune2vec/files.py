@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -140,8 +140,8 @@ def fingerprint(path: Path) -> list[Any]:
     return [size, digest.hexdigest()]
 
 
-def digest_tree(path: Path) -> str:
-    """Return the SHA-256 over the names and contents of a file, or of every visible file below a folder."""
+def digest_tree(path: Path, *, without: Container[str] = ()) -> str:
+    """Return the SHA-256 over the names and contents of a file, or of every visible file below a folder ``without`` these names."""
     if path.is_file():
         return digest_file(path)
     if not path.is_dir():
@@ -149,7 +149,7 @@ def digest_tree(path: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         name = file.relative_to(path).as_posix()
-        if not any(part.startswith(".") for part in Path(name).parts):
+        if name not in without and not any(part.startswith(".") for part in Path(name).parts):
             digest.update(f"{name}\0{digest_file(file)}\n".encode())
     return digest.hexdigest()
 

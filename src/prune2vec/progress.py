@@ -20,6 +20,17 @@ def set_enabled(enabled: bool) -> None:
     _enabled = enabled
 
 
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Say nothing while the context is open."""
+    global _enabled
+    before, _enabled = _enabled, False
+    try:
+        yield
+    finally:
+        _enabled = before
+
+
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

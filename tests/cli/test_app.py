@@ -168,6 +168,14 @@ def test_usage_errors_are_one_line_and_exit_2(cli: Cli, profile_file: Path, word
     assert ran.out == ""
 
 
+def test_one_process_of_a_machine_tells_what_is_wrong_with_the_options(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert cli("prfile").err.startswith("error: "), "nobody started several"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ran = cli("prfile")
+    assert (ran.code, ran.err) == (USAGE, "")
+
+
 def test_underscores_do_for_dashes(cli: Cli, profile_file: Path) -> None:
     ran = cli("plan", profile_file, "--method", "l3prune", "--max_layers", "4", "--dry_run")
     assert ran.code == 0, ran.err

@@ -80,6 +80,18 @@ def test_same_plans_and_metrics_after_kills(seed: int, recipe: Path, tmp_path: P
     assert not list((tmp_path / "killed").glob("**/.*partial*"))
 
 
+def test_a_sweep_makes_the_same_table_after_kills(recipe: Path, tmp_path: Path, start: Callable[[float], str]) -> None:
+    write_text(
+        recipe, json.dumps(recipe_values(tmp_path, sweep={"methods": ["full", "depth"], "sizes": ["50%"], "seeds": [1, 2]}))
+    )
+    run_recipe(recipe, tmp_path / "whole", stages=SmallStages())
+    moments = random.Random(3)
+    kills = sum(start(moments.uniform(0.02, WHOLE_RUN / 4)) == "killed" for _ in range(6))
+    assert kills >= 2 and start(120) == "ended 0"
+    for name in ("sweep.parquet", "sweep.md", "sweep.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 def test_finished_run_is_not_done_again_after_a_kill(recipe: Path, tmp_path: Path, start: Callable[[float], str]) -> None:
     assert start(120) == "ended 0"
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("*/*") if path.is_file()}

@@ -81,7 +81,7 @@ def test_without_padding_only_real_tokens_count(encoder: SentenceTransformer) ->
     column = encoder.preprocess(["the fox jumps over the lazy dog", "a", "the dog", "a b"])
     lengths = sorted(column["attention_mask"].sum(dim=1).tolist())
     loss = build_loss(encoder, TrainSettings())
-    with without_padding(loss, [encoder], "on", max_length=64):
+    with without_padding(loss, encoder, "on", max_length=64):
         choice = choose_checkpointing(encoder, "auto", [column] * 3, rows=2, padded=False)
         per_token = activation_bytes_per_token(encoder, column, padded=False)
     assert choice["activation_bytes"] == round(per_token * 3 * (lengths[-1] + lengths[-2]))
@@ -96,7 +96,7 @@ def test_layers_below_the_trained_ones_keep_nothing(tmp_path: Path) -> None:
         deep = load_encoder(folder, device="cpu", dtype="float32")
         add_lora(deep, TrainSettings(train_top=top))
         column = deep.preprocess(["the fox jumps over the lazy dog"] * 2)
-        with without_padding(build_loss(deep, TrainSettings()), [deep], "on", max_length=64):
+        with without_padding(build_loss(deep, TrainSettings()), deep, "on", max_length=64):
             kept.append(activation_bytes_per_token(deep, column, padded=False))
     assert kept[1] < 0.6 * kept[0]
     assert kept[2] < 0.45 * kept[1]
@@ -113,7 +113,7 @@ def test_recomputing_draws_no_frozen_layer_into_the_backward_pass(tmp_path: Path
             choose_trained(deep, TrainSettings(method="full", train_top=1))
         needs = need_gradients(base_model(deep).layers)
         loss = build_loss(deep, TrainSettings(scale=20))
-        with without_padding(loss, [deep], packing, max_length=64) as (chosen, _):  # type: ignore[arg-type]
+        with without_padding(loss, deep, packing, max_length=64) as (chosen, _):  # type: ignore[arg-type]
             choose_checkpointing(deep, asked, [], rows=1)  # type: ignore[arg-type]
             steps.append(stepped(deep, chosen, columns(deep)))
         assert is_on(deep) is (asked == "on")

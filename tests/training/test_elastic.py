@@ -96,7 +96,7 @@ def test_the_gradient_is_the_sum_of_the_cuts_gradients(tmp_path: Path, family: s
     settings = TrainSettings(scale=20)
     inputs = columns(encoder, prompt="query:")
     theirs = apart(encoder, build_loss(encoder, settings), inputs)
-    with without_padding(elastic(encoder, settings), [encoder], packing, max_length=LONG) as (loss, decided):
+    with without_padding(elastic(encoder, settings), encoder, packing, max_length=LONG) as (loss, decided):
         assert decided["packed"] is (packing == "auto" and family != "mpnet")
         assert_equal_steps(stepped(encoder, loss, inputs), theirs)
 
@@ -119,7 +119,7 @@ def test_every_objective(five: Path, kind: str, packing: Any) -> None:
     labels = torch.linspace(-1, 2, 12).reshape(6, 2) if kind == "data" else torch.arange(18).reshape(6, 3)
     inputs = columns(encoder)
     theirs = apart(encoder, build_loss(encoder, settings, teacher), inputs, labels)
-    with without_padding(elastic(encoder, settings, teacher), [encoder], packing, max_length=LONG) as (loss, _):
+    with without_padding(elastic(encoder, settings, teacher), encoder, packing, max_length=LONG) as (loss, _):
         assert_equal_steps(stepped(encoder, loss, inputs, labels), theirs)
 
 
@@ -128,7 +128,7 @@ def test_plain_texts(five: Path) -> None:
     teacher = np.random.default_rng(0).normal(size=(12, 32)).astype(np.float32)
     inputs, labels = [dict(encoder.preprocess(texts(12, 1)))], torch.arange(12)[:, None]
     theirs = apart(encoder, build_loss(encoder, settings, teacher), inputs, labels)
-    with without_padding(elastic(encoder, settings, teacher), [encoder], "on", max_length=LONG) as (loss, _):
+    with without_padding(elastic(encoder, settings, teacher), encoder, "on", max_length=LONG) as (loss, _):
         assert_equal_steps(stepped(encoder, loss, inputs, labels), theirs)
 
 
@@ -137,7 +137,7 @@ def test_heads_read_out_each_depth(tmp_path: Path, kind: str) -> None:
     encoder = load_encoder(TINY_ENCODERS[kind].save(tmp_path / "encoder"), device="cpu", dtype="float32")
     settings, inputs = TrainSettings(scale=20), columns(encoder)
     theirs = apart(encoder, build_loss(encoder, settings), inputs)
-    with without_padding(elastic(encoder, settings), [encoder], "auto", max_length=LONG) as (loss, _):
+    with without_padding(elastic(encoder, settings), encoder, "auto", max_length=LONG) as (loss, _):
         assert_equal_steps(stepped(encoder, loss, inputs), theirs)
 
 
@@ -149,7 +149,7 @@ def test_one_pass_over_the_distinct_texts_is_enough(five: Path) -> None:
         for column in inputs
         for ids, mask in zip(column["input_ids"], column["attention_mask"], strict=True)
     }
-    packed = without_padding(elastic(encoder, TrainSettings()), [encoder], "on", max_length=LONG)
+    packed = without_padding(elastic(encoder, TrainSettings()), encoder, "on", max_length=LONG)
     with packed as (loss, _), count_tokens(encoder) as counts:
         stepped(encoder, loss, inputs)
     assert counts == [sum(map(len, distinct))]
@@ -170,7 +170,7 @@ def test_with_recomputed_activations(five: Path, packing: Any) -> None:
     inputs = columns(encoder)
     theirs = apart(encoder, build_loss(encoder, settings), inputs)
     encoder.transformers_model.activation_checkpointing_enable({"use_reentrant": False})
-    with without_padding(elastic(encoder, settings), [encoder], packing, max_length=LONG) as (loss, _):
+    with without_padding(elastic(encoder, settings), encoder, packing, max_length=LONG) as (loss, _):
         assert_equal_steps(stepped(encoder, loss, inputs), theirs)
 
 

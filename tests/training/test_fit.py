@@ -368,6 +368,6 @@ def test_gates_get_the_gradients_of_the_plain_step(tmp_path: Path) -> None:
     loss = gates.loss(build_loss(encoder, TrainSettings(scale=20)))
     theirs = stepped(encoder, loss, columns(encoder))
     assert len(theirs[1]) == len(gates.values)
-    with without_padding(loss, [encoder], "on", max_length=64) as (packed, _), count_tokens(encoder) as counts:
+    with without_padding(loss, encoder, "on", max_length=64) as (packed, _), count_tokens(encoder) as counts:
         assert_equal_steps(stepped(encoder, packed, columns(encoder)), theirs)
     assert len(counts) == 1

@@ -153,7 +153,7 @@ def test_gradients_on_plain_texts_are_those_of_a_plain_loop(
         assert len(wanted) == len(learnt)
         loss.zero_grad()
         inputs = dict(encoder.preprocess([texts[number] for number in numbers]))
-        with without_padding(loss, [encoder], packing, max_length=64) as (used, _):
+        with without_padding(loss, encoder, packing, max_length=64) as (used, _):
             parts = used([inputs], torch.tensor(numbers)[:, None])
             assert list(parts) == ["distillation"]
             parts["distillation"].backward()

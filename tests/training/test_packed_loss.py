@@ -107,7 +107,7 @@ def test_every_gradient_is_that_of_the_plain_step(small: Path, kind: str) -> Non
     encoder = made(small)
     settings = TrainSettings(scale=20, **LOSSES[kind])
     theirs = stepped(encoder, build_loss(encoder, settings), columns(encoder, prompt="query:"))
-    with without_padding(build_loss(encoder, settings), [encoder], "on", max_length=LONG) as (loss, _):
+    with without_padding(build_loss(encoder, settings), encoder, "on", max_length=LONG) as (loss, _):
         ours = stepped(encoder, loss, columns(encoder, prompt="query:"))
     assert_equal_steps(ours, theirs)
     again = stepped(encoder, build_loss(encoder, settings), columns(encoder, prompt="query:"))
@@ -136,7 +136,7 @@ def test_families_and_poolings(tmp_path: Path, family: str, pooling: str) -> Non
     encoder[1].pooling_mode = pooling
     loss = build_loss(encoder, TrainSettings(scale=20))
     theirs = stepped(encoder, loss, columns(encoder, prompt="query:"))
-    with without_padding(loss, [encoder], "auto", max_length=LONG) as (packed, decided):
+    with without_padding(loss, encoder, "auto", max_length=LONG) as (packed, decided):
         assert decided["packed"] is (family not in ("gemma2", "mpnet"))
         assert_equal_steps(stepped(encoder, packed, columns(encoder, prompt="query:")), theirs)
 
@@ -147,7 +147,7 @@ def test_full_training_with_recomputed_activations(small: Path, cached: bool) ->
     loss = build_loss(encoder, TrainSettings(scale=20, cached=cached, mini_batch_size=4))
     theirs = stepped(encoder, loss, columns(encoder))
     encoder.transformers_model.activation_checkpointing_enable({"use_reentrant": False})
-    with without_padding(loss, [encoder], "on", max_length=LONG) as (packed, _):
+    with without_padding(loss, encoder, "on", max_length=LONG) as (packed, _):
         assert_equal_steps(stepped(encoder, packed, columns(encoder)), theirs)
 
 
@@ -160,7 +160,7 @@ def test_distilling(small: Path, what: str, dimension: int) -> None:
     labels = torch.linspace(-1, 2, 12).reshape(6, 2) if what == "data" else torch.arange(18).reshape(6, 3)
     loss = build_loss(encoder, settings, None if what == "data" else teacher)
     theirs = stepped(encoder, loss, columns(encoder), labels)
-    with without_padding(loss, [encoder], "on", max_length=LONG) as (packed, _), count_tokens(encoder) as counts:
+    with without_padding(loss, encoder, "on", max_length=LONG) as (packed, _), count_tokens(encoder) as counts:
         assert_equal_steps(stepped(encoder, packed, columns(encoder), labels), theirs)
         assert len(counts) == 1
 
@@ -175,7 +175,7 @@ def test_gradcache_draws_the_same_dropout_again(tmp_path: Path) -> None:
         lambda module, args, output: vectors[torch.is_grad_enabled()].append(output["sentence_embedding"].detach().clone())
     )
     cached = build_loss(encoder, TrainSettings(cached=True, mini_batch_size=4))
-    with without_padding(cached, [encoder], "on", max_length=LONG) as (loss, _):
+    with without_padding(cached, encoder, "on", max_length=LONG) as (loss, _):
         stepped(encoder, loss, columns(encoder))
         assert [len(part) for part in vectors[False]] == [4, 2] * 3
         for first, again in zip(vectors[False], vectors[True], strict=True):
@@ -205,7 +205,7 @@ def test_distinct_texts_are_computed_once_and_without_padding(small: Path) -> No
     }
     assert len(distinct) < 18
     loss = build_loss(encoder, TrainSettings())
-    with without_padding(loss, [encoder], "on", max_length=LONG) as (packed, _), count_tokens(encoder) as counts:
+    with without_padding(loss, encoder, "on", max_length=LONG) as (packed, _), count_tokens(encoder) as counts:
         stepped(encoder, packed, inputs)
     assert counts == [sum(map(len, distinct))]
 
@@ -214,7 +214,7 @@ def test_encode_gives_the_same_vectors_meanwhile(small: Path) -> None:
     encoder = made(small).eval()
     some = [*texts(20, 3), ""]
     expected = encoder.encode(some, convert_to_tensor=True)
-    with without_padding(build_loss(encoder, TrainSettings()), [encoder], "on", max_length=LONG):
+    with without_padding(build_loss(encoder, TrainSettings()), encoder, "on", max_length=LONG):
         found = encoder.encode(some, convert_to_tensor=True)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
     assert torch.equal(encoder.encode(some, convert_to_tensor=True), expected)
@@ -228,14 +228,14 @@ def test_a_text_that_is_swallowed_by_the_prompt_is_left_to_the_library(small: Pa
     inputs = dict(encoder.preprocess(["of", "the dog of the bird"], prompt="the query "))
     assert inputs["attention_mask"].sum(dim=1).min() <= inputs["prompt_length"]
     expected = encoder(dict(inputs))["sentence_embedding"]
-    with without_padding(build_loss(encoder, TrainSettings()), [encoder], "on", max_length=LONG):
+    with without_padding(build_loss(encoder, TrainSettings()), encoder, "on", max_length=LONG):
         torch.testing.assert_close(encoder(inputs)["sentence_embedding"], expected, atol=1e-6, rtol=0)
 
 
 def test_off_is_the_plain_loss(small: Path) -> None:
     encoder = made(small)
     loss = build_loss(encoder, TrainSettings())
-    with without_padding(loss, [encoder], "off", max_length=LONG) as (same, decided):
+    with without_padding(loss, encoder, "off", max_length=LONG) as (same, decided):
         assert same is loss
     assert decided == {"packed": False, "obstacle": "not wanted"}
 
@@ -244,5 +244,5 @@ def test_a_model_that_cannot_is_named_when_packing_is_a_must(tmp_path: Path) -> 
     encoder = made(save_tiny_encoder(tmp_path / "small", "gemma2"))
     loss = build_loss(encoder, TrainSettings())
     refused = pytest.raises(ConfigError, match=r"packing: its attention is eager, .*; set packing to auto")
-    with refused, without_padding(loss, [encoder], "on", max_length=LONG):
+    with refused, without_padding(loss, encoder, "on", max_length=LONG):
         pass

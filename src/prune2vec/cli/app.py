@@ -18,7 +18,7 @@ from typing import NoReturn
 
 import click
 
-from prune2vec.cli.verb import DEBUG, WORKING
+from prune2vec.cli.verb import DEBUG, WORKING, launched_as
 from prune2vec.errors import Prune2vecError, did_you_mean, reason_of, shown
 
 VERBS = (
@@ -162,19 +162,22 @@ def main(arguments: Sequence[str]) -> int:
         return request.exit_code
     except click.ClickException as error:
         at, said = getattr(error, "ctx", None), error.format_message().rstrip(".")
-        return _report(f"{said[:1].lower()}{said[1:]} (see {at.command_path if at else 'prune2vec'} --help)", USAGE)
+        return _report(
+            f"{said[:1].lower()}{said[1:]} (see {at.command_path if at else 'prune2vec'} --help)", USAGE, working=False
+        )
     except (KeyboardInterrupt, click.Abort) as error:
         return _report("; ".join(["interrupted", *getattr(error, "__notes__", ["run the same command again"])]), INTERRUPTED)
     except SystemExit:
         raise
     except BaseException as error:  # A panic of a library that is written in Rust is no Exception.
-        if isinstance(error, BrokenPipeError) and not (context is not None and context.meta.get(WORKING)):
+        working = context is not None and bool(context.meta.get(WORKING))
+        if isinstance(error, BrokenPipeError) and not working:
             raise
         if context is not None and context.meta.get(DEBUG):
             click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
         said = str(error) if isinstance(error, Prune2vecError) else _unforeseen(error, context)
         # Notes say where something is kept from which the same command resumes.
-        return _report("; ".join([said, *getattr(error, "__notes__", ())]), FAILED)
+        return _report("; ".join([said, *getattr(error, "__notes__", ())]), FAILED, working=working)
     return DONE
 
 
@@ -191,9 +194,11 @@ def _unforeseen(error: BaseException, context: click.Context | None) -> str:
     return f"{verb or 'prune2vec'} stopped{f' in {place}' if place else ''}: {said}; run again with --debug for the traceback"
 
 
-def _report(message: str, code: int) -> int:
-    with suppress(BrokenPipeError):  # The exit code still says it.
-        click.echo(f"error: {shown(message, _LONGEST)}", err=True)
+def _report(message: str, code: int, *, working: bool = True) -> int:
+    # What is wrong with the options is told once, not by each of the processes that a launcher started on this machine.
+    if working or launched_as("LOCAL_RANK") == 0:
+        with suppress(BrokenPipeError):  # The exit code still says it.
+            click.echo(f"error: {shown(message, _LONGEST)}", err=True)
     return code
 
 

@@ -91,6 +91,11 @@ def check_encoder(folder: Path) -> None:
         raise CheckpointError(f"{folder} has no modules.json, so it is no encoder; make one with prune2vec prune")
 
 
+def launched_as(number: str) -> int:
+    """Return which of several processes this is, by ``RANK`` or ``LOCAL_RANK``, as a launcher numbered them; 0 if it is alone."""
+    return int(os.environ.get(number, "0")) if os.environ.get("WORLD_SIZE", "1") != "1" else 0
+
+
 class Verb(click.Command):
     """A command whose function returns what is printed, with some of its options taken from settings classes."""
 

@@ -20,7 +20,7 @@ from prune2vec.models.prepared_text import saved_prompts
 from prune2vec.models.text_settings import PromptTemplate
 from prune2vec.models.tokens import longest_first
 from prune2vec.progress import progress, say
-from prune2vec.pruning.encoder import check_finite, load_encoder, read_record
+from prune2vec.pruning.encoder import RECORD, check_finite, load_encoder, read_record
 from prune2vec.pruning.plain_encoder import AnyEncoder, PlainEncoder, load_to_encode, module_kinds
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ _WINDOW, _BATCHES_PER_STEP = 512, 16
 _PROBE = ["one short text", "and another one, which is a little longer than the first"]
 # Distance of two vectors of a probe text by their length: rounding of fp32, and of pooling in less than that.
 _SAME, _SAME_ROUNDED = 1e-4, 0.2
+# They say how an encoder came about, with times; all else is equal where two of them were made alike.
+_ACCOUNTS = (RECORD, "parity.json", "train.jsonl", "dev.jsonl", "README.md")
 _SLOWER = "sentence-transformers encodes, which takes longer: "
 
 
@@ -72,6 +74,7 @@ class LoadedEncoder:
         return {
             "path": self.name,
             "digest": self.digest,
+            "content_digest": digest_tree(self.folder, without=_ACCOUNTS),
             "revision": self.folder.name if self.folder.parent.name == "snapshots" else None,
             "dimension": self.model.get_embedding_dimension(),
             "max_length": self.model.max_seq_length,

@@ -86,7 +86,8 @@ def _row(
             "score_name": row.results.score_name,
             "score": row.score,
             **{_TASK.format(task.name): task.score for task in row.results.tasks},
-            "encoder_digest": row.results.encoder.get("digest"),
+            # Results of earlier versions name the encoder with the times at which it was made.
+            "encoder_digest": row.results.encoder.get("content_digest", row.results.encoder.get("digest")),
             "data_digest": row.results.data_digest,
             "same_as": row.same_as,
         }

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.losses.merged_forward import column_merging_disabled
-from torch import Tensor, nn
+from sentence_transformers.util import get_world_size
+from torch import Tensor, distributed, nn
 
 from prune2vec.errors import ConfigError
 from prune2vec.forward.depth_states import states_at
@@ -68,7 +69,8 @@ class ElasticLoss(nn.Module):
 
     def __init__(self, encoder: SentenceTransformer, loss: nn.Module, depths: tuple[int, ...], settings: TrainSettings) -> None:
         super().__init__()
-        self.model = encoder
+        self.encoder = encoder
+        self.model = encoder  # In several processes the trainer puts what averages their gradients in its place.
         self.loss = loss
         self._weights = dict(zip(depths, settings.depth_weights or (1.0,) * len(depths), strict=True))
         self._drawn = settings.depths_per_step or len(depths)
@@ -79,7 +81,7 @@ class ElasticLoss(nn.Module):
     def forward(self, sentence_features: Iterable[Features], labels: Tensor) -> dict[str, Tensor]:
         """Return the weighted loss of each depth of this step, ``depth_6`` for one; the trainer adds them up and logs each."""
         columns, depths = list(sentence_features), self._draw()
-        with states_at(base_model(self.model), depths):
+        with states_at(base_model(self.encoder), depths):
             every = [self._vectors(column, len(depths)) for column in columns]
         parts: dict[str, Tensor] = {}
         for place, depth in enumerate(depths):
@@ -97,12 +99,16 @@ class ElasticLoss(nn.Module):
         *shallow, deepest = self._weights
         if self._drawn > len(shallow):
             return [*shallow, deepest]
-        order = torch.randperm(len(shallow))[: self._drawn - 1].tolist()
-        return [*(shallow[place] for place in sorted(order)), deepest]
+        order = torch.randperm(len(shallow))
+        if get_world_size() > 1:
+            # The generators of several processes part with the first dropout.
+            order = order.to(self.encoder.device)
+            distributed.broadcast(order, src=0)
+        return [*(shallow[place] for place in sorted(order[: self._drawn - 1].tolist())), deepest]
 
     def _vectors(self, column: Features, count: int) -> list[Tensor]:
         """Return the vectors of a column's texts at each depth, (row, dim) each."""
-        first, *rest = self.model
+        first, *rest = self.encoder
         found: list[Tensor] = []
 
         def read_out(module: nn.Module, args: Any, features: Features) -> Features:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ import torch
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
 from sentence_transformers.sentence_transformer.model_card import SentenceTransformerModelCardCallback
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback
@@ -30,9 +31,10 @@ from prune2vec.training.elastic import ElasticLoss
 from prune2vec.training.monitor import TrainingMonitor
 from prune2vec.training.objective import DistilledLoss, build_loss, pooled_in_fp32
 from prune2vec.training.packed_loss import choose_checkpointing, without_padding
+from prune2vec.training.processes import Processes
 from prune2vec.training.projection import ProjectionSaver
 from prune2vec.training.train_settings import TrainSettings
-from prune2vec.training.training_data import NotingCollator, TrainingData, TrainingTable, largest_batch, plan_batches
+from prune2vec.training.training_data import NotingCollator, Row, TrainingData, TrainingTable, largest_batch, plan_batches
 
 _EPOCHS = 3  # Of the paper's schedule.
 _LESS_MEMORY = "set gradient_checkpointing to on, lower batch_size or max_length, or use cached with a small mini_batch_size"
@@ -50,6 +52,7 @@ class TrainingJob:
         dtype: Of the multiplications: ``float32`` or ``bfloat16``.
         identity: What must be the same for a checkpoint to be resumed.
         depths: All depths that are trained, the whole encoder last; empty where it is trained alone.
+        processes: Who trains together; the first alone writes.
     """
 
     base: Path
@@ -61,11 +64,16 @@ class TrainingJob:
     dtype: str
     identity: dict[str, Any]
     depths: tuple[int, ...] = ()
+    processes: Processes = field(default_factory=Processes)
 
     @property
     def work(self) -> WorkFolder:
         """Where checkpoints and curves go."""
         return WorkFolder.beside(self.output)
+
+    def left_on_failure(self) -> AbstractContextManager[None]:
+        """As ``WorkFolder.left_on_failure``; of several processes the first sees to it."""
+        return self.work.left_on_failure() if self.processes.first else nullcontext()
 
 
 class TrainableModule(Protocol):
@@ -120,36 +128,18 @@ def fit(
         TrainingError: A loss or a gradient is not finite, or more than one GPU is in sight.
     """
     settings = job.settings
-    with job.work.left_on_failure(), quiet_transformers(), pooled_in_fp32(encoder):
+    with job.left_on_failure(), quiet_transformers(), pooled_in_fp32(encoder):
         if part is not None:
             torch.manual_seed(settings.seed)
             part.install(encoder)
-        teacher = job.data.teacher.vectors if job.data.teacher is not None else None
-        loss = build_loss(encoder, settings, teacher)
-        learnt = loss.distance.vectors if isinstance(loss, DistilledLoss) else None
-        projects = learnt is not None and learnt.projection is not None
-        if learnt is not None and projects:
-            callbacks = [*callbacks, ProjectionSaver(learnt, job.work, resume)]
-        if job.depths:
-            loss = ElasticLoss(encoder, loss, job.depths, settings)
-        loss = loss if part is None else part.loss(loss)
-        with without_padding(loss, [encoder], settings.packing, max_length=settings.max_length) as (loss, packing):
+        loss, projected = make_loss(job, encoder, part)
+        with without_padding(loss, encoder, settings.packing, max_length=settings.max_length) as (loss, packing):
             collator = NotingCollator.of(encoder, job.data.prompts)
             trainer = make_trainer(job, encoder, loss, collator, part)
             batches = plan_batches(job.data, trainer, settings.steps)
-            padded, asked = not packing["packed"], settings.gradient_checkpointing
-            checkpointing = choose_checkpointing(
-                encoder,
-                asked,
-                largest_batch(batches, job.data, encoder, padded=padded) if asked == "auto" else [],
-                rows=min(settings.batch_size, settings.mini_batch_size) if settings.cached else settings.batch_size,
-                padded=padded,
-            )
-            counts = Counter(name for name, _ in batches)
-            notes = {"gradient_checkpointing": checkpointing, "packing": packing}
-            if teacher is not None:
-                notes["teacher"] = {"vectors": len(teacher), "dimension": teacher.shape[1], "projection": projects}
-            job.work.note({"batches": {name: counts[name] for name in job.data.tables}, **notes})
+            checkpointing = _checkpointing(job, encoder, batches, padded=not packing["packed"])
+            if job.processes.first:
+                _note(job, batches, gradient_checkpointing=checkpointing, packing=packing, projection=projected is not None)
             with progress("training", settings.steps, done=step_of(resume) if resume else 0) as advance:
                 watch = TrainingMonitor(
                     job.work,
@@ -158,11 +148,52 @@ def fit(
                     resumed=resume if settings.method == "lora" and part is None else None,
                     dtype=job.dtype,
                 )
-                for callback in (*callbacks, watch):
+                kept = [ProjectionSaver(projected, job.work, resume)] if projected is not None else []
+                for callback in (*callbacks, *kept, watch):
                     trainer.add_callback(callback)
                 loss.register_forward_hook(watch.check_loss)
+                if job.processes.rank:
+                    torch.manual_seed(settings.seed + job.processes.rank)  # Each draws a dropout of its own.
                 with explained_failures(job.work.folder):
                     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+
+
+def make_loss(
+    job: TrainingJob, encoder: SentenceTransformer, part: TrainableModule | None
+) -> tuple[nn.Module, EmbedDistillLoss | None]:
+    """Return the loss of a run, and that part of it, if any, which learns a projection into a teacher's space."""
+    loss = build_loss(encoder, job.settings, job.data.teacher.vectors if job.data.teacher is not None else None)
+    learnt = loss.distance.vectors if isinstance(loss, DistilledLoss) else None
+    if job.depths:
+        loss = ElasticLoss(encoder, loss, job.depths, job.settings)
+    projected = learnt if learnt is not None and learnt.projection is not None else None
+    return (loss if part is None else part.loss(loss)), projected
+
+
+def _checkpointing(
+    job: TrainingJob, encoder: SentenceTransformer, batches: Sequence[tuple[str, list[Row]]], *, padded: bool
+) -> dict[str, Any]:
+    settings, number = job.settings, job.processes.number
+    asked = settings.gradient_checkpointing
+    rows = settings.batch_size // number
+    rows = min(rows, settings.mini_batch_size) if settings.cached else rows
+    return choose_checkpointing(
+        encoder,
+        asked,
+        largest_batch(batches, job.data, encoder, padded=padded) if asked == "auto" else [],
+        rows=rows if job.device.type == "cuda" else rows * number,  # Processes on CPUs share their memory.
+        padded=padded,
+    )
+
+
+def _note(job: TrainingJob, batches: Sequence[tuple[str, list[Row]]], *, projection: bool, **facts: Any) -> None:
+    """Keep facts about a run for its record."""
+    counts, teacher = Counter(name for name, _ in batches), job.data.teacher
+    if teacher is not None:
+        shape = dict(zip(("vectors", "dimension"), teacher.vectors.shape, strict=True))
+        facts["teacher"] = {**shape, "projection": projection}
+    counted = {name: counts[name] for name in job.data.tables}
+    job.work.note({"batches": counted, "processes": job.processes.number, **facts})
 
 
 def make_trainer(
@@ -197,6 +228,8 @@ def make_trainer(
         max_grad_norm=settings.max_grad_norm,
         seed=settings.seed,
         use_cpu=job.device.type == "cpu",
+        # The batch of the settings is that of all processes: each gets a share, as it comes, of the same batches.
+        accelerator_config={"split_batches": True},
         # Adapters are fp32 beside a bf16 base; full weights stay fp32 and are multiplied in bf16.
         bf16=settings.method == "full" and job.dtype == "bfloat16",
         logging_steps=1,
@@ -209,7 +242,10 @@ def make_trainer(
         disable_tqdm=True,
     )
     if arguments.n_gpu > 1:
-        raise TrainingError(f"{arguments.n_gpu} GPUs are in sight, training uses one; set CUDA_VISIBLE_DEVICES to one of them")
+        raise TrainingError(
+            f"{arguments.n_gpu} GPUs are in sight, and a process trains on one; start one a GPU with torchrun --nproc-per-node "
+            f"{arguments.n_gpu} -m prune2vec train, or set CUDA_VISIBLE_DEVICES to one of them"
+        )
     trainer = (SentenceTransformerTrainer if part is None else ModuleTrainer)(
         model=encoder,
         args=arguments,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from prune2vec.errors import TrainingError
@@ -55,9 +56,17 @@ class TrainingMonitor(TrainerCallback):
         state.eval_steps = int(args.eval_steps or args.save_steps)
         self._began = self._since = time.perf_counter()
 
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Let a run that resumes in several processes go on in its epoch's order of the rows.
+
+        The trainer sets the epoch of what it iterates, which then holds the sampler two wrappers deep, and reaches one.
+        """
+        if args.world_size > 1:
+            kwargs["train_dataloader"].batch_sampler.batch_sampler.set_epoch(int(state.epoch or 0))
+
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Take the note on this step's batch."""
-        self._note = self._notes.popleft()
+        self._note = _of_all(self._notes.popleft(), args)
         self._step = state.global_step + 1
         if self._note.cut and not self._said_cut:
             self._said_cut = True
@@ -72,7 +81,7 @@ class TrainingMonitor(TrainerCallback):
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Append one line to the curve."""
         logs: Mapping[str, Any] = kwargs.get("logs") or {}
-        if "loss" not in logs or self._note is None:
+        if "loss" not in logs or self._note is None or args.process_index:
             return
         now, note, device = time.perf_counter(), self._note, args.device
         memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_rss_bytes()
@@ -97,6 +106,8 @@ class TrainingMonitor(TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Append the scores on held-out rows."""
+        if args.process_index:
+            return
         metrics: Mapping[str, Any] = kwargs.get("metrics") or {}
         scores = {key.removeprefix("eval_"): value for key, value in metrics.items() if key.endswith("ndcg@10")}
         append_line(self._work.dev, {"step": state.global_step, **scores})
@@ -104,8 +115,11 @@ class TrainingMonitor(TrainerCallback):
         self._since = time.perf_counter()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Mark the checkpoint that was just written as whole."""
-        self._work.complete(state.global_step)
+        """Mark the checkpoint that was just written, by all processes, as whole."""
+        if args.world_size > 1:
+            distributed.barrier()
+        if args.process_index == 0:
+            self._work.complete(state.global_step)
         self._since = time.perf_counter()
 
     def check_loss(self, module: nn.Module, args: object, output: Tensor | dict[str, Tensor]) -> None:
@@ -123,3 +137,13 @@ class TrainingMonitor(TrainerCallback):
             f"step {self._step}{where}: the {what} is not finite in {self._dtype}; no weights were saved; "
             f"{cure}, or check the checkpoint's weights, and set restart"
         )
+
+
+def _of_all(note: BatchStats, args: TrainingArguments) -> BatchStats:
+    """Return what the whole batch holds, given what this process's share of it does."""
+    if args.world_size == 1:
+        return note
+    counts = torch.tensor([note.tokens, note.texts, note.cut], device=args.device)
+    distributed.all_reduce(counts)
+    tokens, texts, cut = counts.tolist()
+    return replace(note, tokens=tokens, texts=texts, cut=cut)

@@ -18,8 +18,8 @@ from sentence_transformers.sentence_transformer.losses import (
     MatryoshkaLoss,
     MultipleNegativesRankingLoss,
 )
-from sentence_transformers.util import pairwise_cos_sim
-from torch import Tensor, nn
+from sentence_transformers.util import all_gather, all_gather_with_grad, get_world_size, pairwise_cos_sim
+from torch import Tensor, distributed, nn
 from torch.nn.functional import kl_div, mse_loss, normalize
 
 from prune2vec.errors import ConfigError
@@ -31,6 +31,9 @@ Features = dict[str, Any]
 
 def build_loss(encoder: SentenceTransformer, settings: TrainSettings, teacher: NDArray[np.float32] | None = None) -> nn.Module:
     """Return the loss that the settings describe (L3Prune section 3, with options).
+
+    Where several processes train together, each gets a share of every batch, and what compares texts compares them with all
+    texts of the batch: the mean of the processes' losses, and of their gradients, is that of one process with the whole batch.
 
     Args:
         encoder: The encoder in training.
@@ -44,15 +47,17 @@ def build_loss(encoder: SentenceTransformer, settings: TrainSettings, teacher: N
     if settings.distils:
         return DistilledLoss(encoder, settings, teacher)
     loss: nn.Module
+    shared = get_world_size() > 1
     if settings.cached:
         loss = CachedMultipleNegativesRankingLoss(
             encoder,
             scale=settings.scale,
+            gather_across_devices=shared,
             mini_batch_size=settings.mini_batch_size,
             mini_batch_num_tokens=settings.mini_batch_tokens,
         )
     else:
-        loss = MultipleNegativesRankingLoss(encoder, scale=settings.scale)
+        loss = MultipleNegativesRankingLoss(encoder, scale=settings.scale, gather_across_devices=shared)
     if settings.matryoshka_dims:
         too_large = [dim for dim in settings.matryoshka_dims if dim > dimension]
         if too_large:
@@ -79,7 +84,9 @@ class DistilledLoss(nn.Module):
         # No buffer: it stays in main memory, and out of every checkpoint.
         self._teacher = torch.from_numpy(teacher) if teacher is not None else None
         self._weight = settings.distil_weight
-        self._contrastive = MultipleNegativesRankingLoss(encoder, scale=settings.scale)
+        self._contrastive = MultipleNegativesRankingLoss(
+            encoder, scale=settings.scale, gather_across_devices=get_world_size() > 1
+        )
         self.distance = TeacherDistance(encoder, settings, width=None if teacher is None else teacher.shape[1])
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor) -> dict[str, Tensor]:
@@ -126,6 +133,10 @@ class TeacherDistance(nn.Module):
                 distance_metric="cosine" if settings.distance == "cosine" else "mse",
                 projection_dim=width if width != encoder.get_embedding_dimension() else None,
             )
+            if self.vectors.projection is not None and get_world_size() > 1:
+                # It is no part of the encoder, whose gradients alone the trainer averages over the processes.
+                for parameter in self.vectors.projection.parameters():
+                    parameter.register_post_accumulate_grad_hook(_average)
 
     def forward(self, ours: list[Tensor], theirs: list[Tensor], labels: Tensor) -> Tensor:
         """Return the distance of vectors by column, (row, dim) each; ``labels`` are the scores where ``theirs`` is empty."""
@@ -135,10 +146,20 @@ class TeacherDistance(nn.Module):
             return found if self._settings.distance == "cosine" else found * theirs[0].shape[1]
         if self._settings.distil == "similarities":
             scale = self._settings.distil_scale if self._settings.distance == "kl" else None
+            if get_world_size() > 1:
+                ours, theirs = list(map(all_gather_with_grad, ours)), list(map(all_gather, theirs))
             return similarity_distance(torch.cat(ours), torch.cat(theirs), scale=scale)
         if theirs:
             labels = torch.stack([self._similarity(theirs[0], document) for document in theirs[1:]], dim=1)
         return self._scores.compute_loss_from_embeddings(ours, labels.float())
+
+
+def _average(parameter: Tensor) -> None:
+    """Replace a gradient by its mean over all processes."""
+    gradient = parameter.grad
+    assert gradient is not None
+    distributed.all_reduce(gradient)
+    gradient /= get_world_size()
 
 
 def similarity_distance(ours: Tensor, theirs: Tensor, *, scale: float | None) -> Tensor:

@@ -86,32 +86,32 @@ class PackedTransformer:
 
 
 class PackedLoss(nn.Module):
-    """Any loss over columns of texts, whose encoders' token models (``passes``) compute each distinct text of a batch once."""
+    """Any loss of an encoder over columns of texts, whose token model (``computed``) computes each distinct text of a batch once."""
 
-    def __init__(self, loss: nn.Module, passes: Sequence[PackedTransformer]) -> None:
+    def __init__(self, loss: nn.Module, encoder: SentenceTransformer, computed: PackedTransformer) -> None:
         super().__init__()
         self.loss = loss
-        self._passes = passes
+        # The trainer asks for it: in several processes it puts what averages their gradients in the encoder's place, here and in
+        # the loss.
+        self.model = encoder
+        self._computed = computed
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None) -> Any:
         """Return what the loss returns."""
         columns = list(sentence_features)
-        rows = {id(column["input_ids"]): _rows(column) for column in columns if _is_text(column)}
+        self._computed.expected = {id(column["input_ids"]): _rows(column) for column in columns if _is_text(column)}
         try:
-            for one in self._passes:
-                one.expected = rows
             with column_merging_disabled():
                 return self.loss(columns, labels)
         finally:
-            for one in self._passes:
-                one.forget()
+            self._computed.forget()
 
 
 @contextmanager
 def without_padding(
-    loss: nn.Module, encoders: Sequence[SentenceTransformer], asked: Packing, *, max_length: int
+    loss: nn.Module, encoder: SentenceTransformer, asked: Packing, *, max_length: int
 ) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
-    """Spare the encoders padding and repeated texts while the context is open, backward passes included.
+    """Spare the encoder padding and repeated texts while the context is open, backward passes included.
 
     Yields:
         The loss to train with, and what was decided: whether rows are ``packed``, and if not, what the ``obstacle`` is.
@@ -122,15 +122,11 @@ def without_padding(
     if asked == "off":
         yield loss, {"packed": False, "obstacle": "not wanted"}
         return
-    obstacles = [packing_obstacle(base_model(encoder), max_length=max_length) for encoder in encoders]
-    if obstacles[0] and asked == "on":
-        raise ConfigError(f"packing: {obstacles[0]}; set packing to auto")
-    with ExitStack() as stack:
-        passes = [
-            stack.enter_context(token_pass(encoder, packs=not obstacle))
-            for encoder, obstacle in zip(encoders, obstacles, strict=True)
-        ]
-        yield PackedLoss(loss, passes), {"packed": not obstacles[0], "obstacle": obstacles[0] or None}
+    obstacle = packing_obstacle(base_model(encoder), max_length=max_length)
+    if obstacle and asked == "on":
+        raise ConfigError(f"packing: {obstacle}; set packing to auto")
+    with token_pass(encoder, packs=not obstacle) as computed:
+        yield PackedLoss(loss, encoder, computed), {"packed": not obstacle, "obstacle": obstacle or None}
 
 
 @contextmanager

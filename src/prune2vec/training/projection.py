@@ -35,7 +35,8 @@ class ProjectionSaver(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write it into the checkpoint that was just written, which is not marked as whole yet."""
-        self._loss.save_projection(self._work.checkpoint(state.global_step) / _FILE)
+        if args.process_index == 0:
+            self._loss.save_projection(self._work.checkpoint(state.global_step) / _FILE)
 
 
 def append_projection(encoder: SentenceTransformer, checkpoint: Path) -> list[nn.Module]:

@@ -123,7 +123,7 @@ def teacher_vectors(
         dtype: Of the teacher's forward passes.
 
     Raises:
-        ConfigError: The teacher has no such prompt, or another run writes into the folder.
+        ConfigError: The teacher has no such prompt.
         DataError: Vectors that exist do not fit the texts: missing, of other texts, another number, not finite.
         CheckpointError: The teacher cannot be loaded.
         EncodingError: The teacher's vectors cannot be made, or are damaged.
@@ -157,7 +157,7 @@ def _encoded(
         about = [identity, prompt, settings.max_length, dtype, list(texts)]
         place = folder / f"{_file_name(prompt.name)}-{digest_json(about)[:12]}"
         corpus = place.with_name(f"{place.name}.jsonl.gz")
-        with locked(place):
+        with locked(place, wait=True):  # Processes that train together all read it.
             check_vector_folder(place)
             if not manifest_of(place).exists() or not Store.load(place).complete:
                 if loaded is None:

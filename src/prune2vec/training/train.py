@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from prune2vec.training.adapters import base_model, choose_trained, embed, heads
 from prune2vec.training.elastic import elastic_depths
 from prune2vec.training.fit import TrainingJob, fit, isolated_randomness
 from prune2vec.training.objective import full_width
+from prune2vec.training.processes import Processes, joined
 from prune2vec.training.projection import append_projection
 from prune2vec.training.teacher import check_teacher, teacher_identity, teacher_vectors
 from prune2vec.training.train_settings import TrainSettings, check_tracker
@@ -104,6 +106,10 @@ def train_encoder(
     hidden folder beside the output until the end; the same call made again resumes from the last whole one, to the same
     losses. A call for an output that is already finished returns its result.
 
+    Started in several processes, by ``torchrun`` or ``accelerate launch``, they train together, each on its share of every
+    batch: the same training as one process with the whole batch, for which all of them get the same result. The first alone
+    writes, and its folders must be where all see them.
+
     Args:
         checkpoint: Folder that ``prune`` wrote.
         data: Triplets, or a file, a folder, a hub data set, or several; None with ``texts``.
@@ -125,24 +131,27 @@ def train_encoder(
     base, target = Path(checkpoint).absolute(), Path(output).absolute()
     if target.resolve() == base.resolve():
         raise TrainingError(f"{target} is the checkpoint to train; give another folder as output")
-    with locked(target), isolated_randomness(chosen.seed):
+    with (
+        joined(chosen) as processes,
+        locked(target) if processes.first else nullcontext(),
+        isolated_randomness(chosen.seed),
+    ):
         check_kind(target, ENCODER)
-        encoder, job = prepare(base, data, target, chosen, texts=texts)
-        record, done = _finished(job), chosen.steps
-        if record is not None:
-            job.work.remove()
-        else:
-            check_ours(target, ENCODER)
+        processes.check_batch(chosen.batch_size)
+        encoder, job = prepare(base, data, target, chosen, texts=texts, processes=processes)
+        record, done = processes.told(lambda: _finished(job)), chosen.steps
+        if record is None:
             choose_trained(encoder, chosen)  # Before the work folder is made: what does not fit the model is refused here.
-            resume = job.work.open(job.identity, restart=chosen.restart)
+            opened = processes.told(lambda: _opened(job))
+            resume = Path(opened) if opened is not None else None
             done = step_of(resume) if resume else 0
             if done < chosen.steps:
-                with job.work.left_on_failure():
+                with job.left_on_failure(), processes.after_first():
                     job = with_teacher(job, texts)
                 fit(job, encoder, resume, callbacks)
             del encoder  # The finished encoder is made anew, in fp32: both need not be in memory at once.
             gc.collect()
-            record = finish(job)
+            record = processes.told(lambda: finish(job))
     return TrainResult(
         folder=target,
         resumed_from=done or None,
@@ -181,7 +190,13 @@ def check_sources(data: Texts | None, texts: Sources | None, settings: TrainSett
 
 
 def prepare(
-    base: Path, data: Texts | None, output: Path, settings: TrainSettings, *, texts: Sources | None = None
+    base: Path,
+    data: Texts | None,
+    output: Path,
+    settings: TrainSettings,
+    *,
+    texts: Sources | None = None,
+    processes: Processes | None = None,
 ) -> tuple[SentenceTransformer, TrainingJob]:
     """Load the encoder and the texts, and settle everything that defines the run.
 
@@ -235,6 +250,7 @@ def prepare(
         dtype=dtype,
         identity=identity,
         depths=depths,
+        processes=processes or Processes(),
     )
     return encoder, job
 
@@ -266,7 +282,7 @@ def with_teacher(job: TrainingJob, texts: Sources | None) -> TrainingJob:
 
 
 def _finished(job: TrainingJob) -> dict[str, Any] | None:
-    """Return the record of a finished run with the same identity, or None when there is none at the output.
+    """Return the record of a finished run with the same identity, of which nothing else is left then; None when there is none.
 
     Raises:
         TrainingError: There is a finished run with another identity, or another encoder, and ``restart`` is off.
@@ -276,10 +292,18 @@ def _finished(job: TrainingJob) -> dict[str, Any] | None:
     record = read_record(job.output).get("train") or {}
     changed = differences(record.get("identity") or {}, job.identity) if record else "it was not trained"
     if not changed:
+        job.work.remove()
         return dict(record)
     if not job.settings.restart:
         raise TrainingError(f"{job.output} holds another encoder ({changed}); give another output or set restart to replace it")
     return None
+
+
+def _opened(job: TrainingJob) -> str | None:
+    """Make the work folder ready, and return the checkpoint in it to resume from, if there is one."""
+    check_ours(job.output, ENCODER)
+    resume = job.work.open(job.identity, restart=job.settings.restart)
+    return str(resume) if resume is not None else None
 
 
 def finish(job: TrainingJob) -> dict[str, Any]:
@@ -378,5 +402,6 @@ def _record(job: TrainingJob, merge: dict[str, float | None]) -> dict[str, Any]:
         "teacher": notes.get("teacher"),
         "device": str(job.device),
         "dtype": job.dtype,
+        "processes": notes.get("processes", 1),
         "machine": describe(),
     }

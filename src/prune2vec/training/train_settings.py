@@ -90,7 +90,7 @@ class TrainSettings(Settings):
     steps: int = Field(default=1000, ge=1, le=10**7)
     """Optimiser steps."""
     batch_size: int = Field(default=64, ge=2, le=10**6)
-    """Rows a step; all from one dataset, and no text twice."""
+    """Rows a step, of all processes together; all from one dataset, and no text twice."""
     max_length: int = Field(default=512, ge=1, le=2**24)
     """Longest text in tokens, instruction and special tokens included; what is longer is cut and counted."""
     scale: float = Field(default=50.0, gt=0, le=10**6)

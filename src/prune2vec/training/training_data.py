@@ -312,6 +312,7 @@ def plan_batches(data: TrainingData, trainer: SentenceTransformerTrainer, steps:
         DataError: A table holds too many equal texts to fill its batches without repeating one within a batch.
     """
     sampler: Any = trainer.get_train_dataloader().batch_sampler
+    sampler = getattr(sampler, "batch_sampler", sampler)  # Of whole batches, where each process gets a share.
     # The rows are numbered through all tables.
     numbered = [(name, row) for name, table in data.tables.items() for row in table.rows]
     batches: list[tuple[str, list[Row]]] = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath, SourceName
-from prune2vec.cli.verb import Printable, check_encoder, check_texts, verb, would
+from prune2vec.cli.verb import Printable, check_encoder, check_texts, launched_as, verb, would
 from prune2vec.outputs import ENCODER, check_kind
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def train(
     """Train the encoder in CHECKPOINT: on triplets (--data) contrastively, with --teacher on its vectors too; or on plain texts
     (--texts) on the vectors of a --teacher alone.
 
-    Adapters are merged before the encoder is saved. The same command resumes after an interruption.
+    Adapters are merged before the encoder is saved. The same command resumes after an interruption. On several GPUs:
+    torchrun --nproc-per-node 2 -m prune2vec train ...; the batch size is that of all together.
     """
     if (data is None) == (texts is None):
         raise click.UsageError("give either --data (triplets) or --texts (plain texts, to learn the vectors of a --teacher)")
@@ -74,4 +75,7 @@ def train(
         return would(f"train {checkpoint}", reads=reads, writes=output, settings=settings)
     from prune2vec.training.train import train_encoder
 
-    return train_encoder(checkpoint, data, output, texts=texts, settings=settings)
+    result = train_encoder(checkpoint, data, output, texts=texts, settings=settings)
+    if launched_as("RANK"):
+        raise click.exceptions.Exit(0)  # Of several processes the first prints.
+    return result
