@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -172,8 +173,10 @@ def test_one_process_of_a_machine_tells_what_is_wrong_with_the_options(cli: Cli,
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert cli("prfile").err.startswith("error: "), "nobody started several"
     monkeypatch.setenv("WORLD_SIZE", "2")
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
     ran = cli("prfile")
-    assert (ran.code, ran.err) == (USAGE, "")
+    assert (ran.code, ran.err, len(waited)) == (USAGE, "", 1)
 
 
 def test_underscores_do_for_dashes(cli: Cli, profile_file: Path) -> None:

@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -55,6 +56,7 @@ _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
     "TQDM_DISABLE": "1",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -62,6 +64,7 @@ _QUIET = {
 LOGGERS = ("accelerate", "bm25s", "datasets", "httpx", "huggingface_hub", "mteb", "peft", "sentence_transformers", "torch")
 """Their loggers speak only of errors."""
 _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(?:\[[^]]*])?\s*(?P<range>[^;]*)(?:;.*extra == .(?P<extra>\w+).)?")
+_POLITE_S = 2.0
 _LONGEST = 2000  # Characters of an error that are printed: what came may be of any length.
 
 
@@ -195,10 +198,13 @@ def _unforeseen(error: BaseException, context: click.Context | None) -> str:
 
 
 def _report(message: str, code: int, *, working: bool = True) -> int:
-    # What is wrong with the options is told once, not by each of the processes that a launcher started on this machine.
+    # What is wrong with the options is told once, not by each of the processes that a launcher started on this machine; it
+    # ends them all when one ends, so the others wait for the one that tells.
     if working or launched_as("LOCAL_RANK") == 0:
         with suppress(BrokenPipeError):  # The exit code still says it.
             click.echo(f"error: {shown(message, _LONGEST)}", err=True)
+    else:
+        time.sleep(_POLITE_S)
     return code
 
 

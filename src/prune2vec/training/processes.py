@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import count
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import distributed
@@ -18,6 +19,9 @@ from prune2vec.errors import ConfigError, reason_of
 from prune2vec.machine import pick_device
 from prune2vec.progress import silenced
 from prune2vec.training.train_settings import TrainSettings
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import PrefixStore
 
 T = TypeVar("T")
 
@@ -41,7 +45,7 @@ class Processes:
 
     rank: int = 0
     number: int = 1
-    _store: distributed.Store | None = None
+    _store: PrefixStore | None = None
     _turns: Iterator[int] = field(default_factory=count)
 
     @property
@@ -105,18 +109,22 @@ def joined(settings: TrainSettings) -> Iterator[Processes]:
         raise ConfigError(
             f"WORLD_SIZE says {number} processes, and {missing} is not set; start them with torchrun, or unset it"
         )
+    # A torch can be built without them.
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
     try:
-        store, rank, _ = next(distributed.rendezvous("env://", timeout=_MEETING))
+        common, rank, _ = next(rendezvous("env://", timeout=_MEETING))
     except RuntimeError as error:
         raise ConfigError(f"the {number} processes do not find each other: {reason_of(error)}") from error
-    store = distributed.PrefixStore(f"prune2vec {next(_meetings)}", store)
+    store = PrefixStore(f"prune2vec {next(_meetings)}", common)
     processes = Processes(rank=rank, number=number, _store=store)
     own = False
     try:
         backend = _take_device(settings.device)
         own = not distributed.is_initialized()
         if own:
-            group = distributed.PrefixStore("group", store)
+            group = PrefixStore("group", store)
             distributed.init_process_group(backend, store=group, rank=rank, world_size=number, timeout=_MEETING)
         if processes.first:
             yield processes
@@ -125,6 +133,7 @@ def joined(settings: TrainSettings) -> Iterator[Processes]:
                 yield processes
     except BaseException as error:
         if not _speaks(processes, store):
+            time.sleep(_POLITE.total_seconds())  # A launcher ends all when one ends: not before the one that tells why.
             raise SystemExit(1) from error
         raise
     if own:
@@ -140,7 +149,7 @@ def _take_device(device: str) -> str:
                 f"several processes train on GPUs of NVIDIA or AMD, or on the CPU, not on {found}; use device cpu"
             )
         return "gloo"
-    if found.index is not None:
+    if ":" in device:
         raise ConfigError(f"several processes take one GPU each, all took {device}; set device to cuda")
     mine, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if mine >= there:
@@ -149,7 +158,7 @@ def _take_device(device: str) -> str:
     return "nccl"
 
 
-def _speaks(processes: Processes, store: distributed.Store) -> bool:
+def _speaks(processes: Processes, store: PrefixStore) -> bool:
     """Whether an error of this process is told by it: the first to fail; where several fail at once, the first of all."""
     try:
         if not processes.first:
