@@ -124,7 +124,8 @@ def sync_tree(folder: Path) -> None:
     """Flush every file below ``folder`` to the disk, so that a rename after it never outruns the data."""
     for path in folder.rglob("*"):
         if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
+            # Windows flushes no file that is open for reading alone.
+            descriptor = os.open(path, os.O_RDWR)
             try:
                 os.fsync(descriptor)
             finally:

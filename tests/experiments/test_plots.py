@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from prune2vec.experiments.plots import (
     plot_profile,
     profile_svg,
     sparkline,
-    training_svg,
 )
 from tests.experiments.small import profile_of
 
@@ -50,11 +48,6 @@ def test_other_suffix_and_unwritable_place(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot write"):
         plot_profile(profile_of(), PICKS, tmp_path / "file" / "a.png")
-
-
-def test_the_picture_of_training_is_svg() -> None:
-    curves = {"full": [(1.0, 3.0), (2.0, 2.0)], "untrained": [], "small": [(1.0, 3.5)]}
-    assert ElementTree.fromstring(training_svg(curves)).tag == "{http://www.w3.org/2000/svg}svg"
 
 
 def test_inline_svg_has_ids_of_its_own_and_no_address() -> None:
