@@ -16,7 +16,7 @@ SCRIPT = """
 eval "$(_PRUNE2VEC_COMPLETE=bash_source prune2vec)"
 complete -p prune2vec
 for line in "prune2vec tra" "prune2vec train small --data x --ste"; do
-    COMP_WORDS=($line) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+    COMPREPLY=() COMP_WORDS=($line) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
     _prune2vec_completion prune2vec
     echo "${COMPREPLY[@]}"
 done

@@ -11,7 +11,7 @@ from prune2vec.experiments.cell_table import SweepRecord, cell_rows
 from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
 from prune2vec.experiments.figures import pictures
 from prune2vec.experiments.recipe import Recipe
-from prune2vec.experiments.report import ReportData, report_html
+from prune2vec.experiments.report import ReportData, profile_pictures, report_html
 from prune2vec.experiments.sweep import Cell
 from prune2vec.planning.plan import PruningPlan
 from tests.experiments.small import LAYERS, profile_of, recipe_values, results_of
@@ -61,7 +61,7 @@ def made_page(folder: Path, cells: int) -> str:
         },
         recipe=recipe.model_copy(update={"variants": copies}).to_yaml(),
     )
-    return report_html(data, pictures(rows, curves=curves))
+    return report_html(data, [*pictures(rows, curves=curves), *profile_pictures(data)])
 
 
 def sweep_rows(cells: int) -> list[dict[str, Any]]:

@@ -73,7 +73,9 @@ def test_points_have_the_interval_of_their_difference() -> None:
 
 
 def test_few_encoders_are_named_of_many_those_of_the_front() -> None:
-    many = [{"cell": f"cell-{n}", "parameters": 1e6 * (1 + n), "score": (n * 7 % 30) / 30} for n in range(30)]
+    many = [
+        {"cell": f"cell-{n}", "parameters": 1e6 * (1 + n), "score": (n * 7 % 30) / 30, "difference": 0.0} for n in range(30)
+    ]
     for rows in (many[:3], many):
         svg = against_svg(rows, "parameters", "score", baseline=("BM25", 0.45))
         assert svg == against_svg(rows, "parameters", "score", baseline=("BM25", 0.45))
@@ -91,10 +93,11 @@ def test_a_method_has_one_colour_and_every_figure_of_a_sweep_is_there(tmp_path: 
     methods = list(dict.fromkeys(row["method"] for row in rows))
     assert {row["method"]: colors[row["cell"]] for row in rows} == {one: color_of(n) for n, one in enumerate(methods)}
     found = pictures(rows, curves=curves, profiles=profiles, baseline=("BM25", 0.3))
-    assert {f"{one.name}.svg" for one in found} == set(FIGURES)
+    drawn = set(FIGURES) - {"profile.svg", "redundancy.svg"}
+    assert {f"{one.name}.svg" for one in found} == drawn
     assert all(words(one.svg) and "<image" not in one.svg for one in found)
     write_pictures(found, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == set(FIGURES)
+    assert {path.name for path in tmp_path.iterdir()} == drawn
     for method in methods:
         assert method in words((tmp_path / "time.svg").read_text())
     # What a later call does not draw must not stay beside its report.
@@ -118,8 +121,13 @@ def test_tasks_are_coloured_by_their_difference_to_the_first() -> None:
 
 def test_one_task_or_one_encoder_makes_no_heat_map() -> None:
     one = {"cell": "a", "score": 0.5, "parameters": 1, "task: A": 0.5}
-    assert pictures([one, {**one, "cell": "b"}])[-1].name == "score"
+    assert pictures([one, {**one, "cell": "b", "difference": 0.0}])[-1].name == "score"
     assert pictures([{**one, "task: B": 0.5}]) == [] == pictures([])
+    # Scores that were measured on other things have no front, and a row without tasks no place in the map.
+    assert pictures([one, {**one, "cell": "b"}]) == []
+    two = {**one, "task: B": 0.5}
+    (tasks,) = pictures([{**two, "task: A": None, "task: B": None}, {**two, "cell": "b"}, {**two, "cell": "c"}])
+    assert tasks.name == "tasks" and tasks.caption.endswith("difference to b's.") and "a" not in words(tasks.svg)
 
 
 def test_layers_of_several_models_share_an_axis() -> None:

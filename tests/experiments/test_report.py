@@ -66,17 +66,17 @@ def test_texts_and_names_stay_what_they_are_in_both_reports(run: Run) -> None:
 
 
 def test_markdown_report(run: Run) -> None:
-    run()
+    run(small=SmallStages(full_report=True))
     text = (run.output / "report.md").read_text(encoding="utf-8")
     assert "| small | 3 of 12 |" in text
     assert "**small** keeps 0-2 of 0-11." in text
-    assert "![Contrastive loss by depth](profile.svg)" in text
+    assert "![What each depth is worth](profile.svg)" in text
 
 
 def test_redundancy_is_shown_where_it_was_measured(run: Run, tmp_path: Path) -> None:
     run(small=SmallStages(full_report=True))
     assert not (run.output / "redundancy.svg").exists()
-    assert "Redundancy of sub-layers" not in (run.output / "report.md").read_text(encoding="utf-8")
+    assert "How much each sub-layer changes" not in (run.output / "report.md").read_text(encoding="utf-8")
     plans = {"full": PruningPlan.load(run.output / "full" / "plan.json")}
     nothing: dict[str, Any] = {"environment": {}, "stages": {}, "seconds": 1.0}
     story = ReportData(
@@ -99,7 +99,7 @@ def test_redundancy_is_shown_where_it_was_measured(run: Run, tmp_path: Path) -> 
     assert "http" not in text
     assert text.count("<svg") == 2
     assert "Rank correlation of plain with retrieval text: attention 1.00, MLP -1.00" in text
-    assert "![Redundancy of sub-layers](redundancy.svg)" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "![How much each sub-layer changes](redundancy.svg)" in (tmp_path / "report.md").read_text(encoding="utf-8")
     assert (tmp_path / "redundancy.svg").is_file()
 
 

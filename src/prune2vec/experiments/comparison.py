@@ -251,7 +251,7 @@ class Comparison:
         return _table(rows)
 
     def by_model(self) -> TextTable | None:
-        """Return what each of several models keeps of its own first row's score; None where there are not several cut models."""
+        """Return what the rows of each of several models keep of its largest one's score; None where there are not several."""
         models: dict[str, list[ResultRow]] = {}
         for row in self.rows:
             models.setdefault(row.model, []).append(row)
@@ -259,17 +259,17 @@ class Comparison:
             return None
         rows = []
         for name, found in models.items():
-            base = found[0]
+            base = max(found, key=lambda row: row.params)
             for row in found:
                 same = row.score is not None and base.score is not None and row.results.measured_on == base.results.measured_on
                 cells = {
                     "of each model": row.name,
-                    "model": name,
+                    "model": name.rpartition("/")[2],
                     "layers": ", ".join(filter(None, (row.layers, row.inside))),
                     "parameters": f"{row.params / 1e6:,.1f} M",
                     "cut": f"{100 * (1 - row.params / base.params):.0f} %",
                     self.score_name: _score(row.score),
-                    "against its first": f"{row.score - base.score:+.4f}" if same and row is not base else "",
+                    "against its largest": f"{row.score - base.score:+.4f}" if same and row is not base else "",
                 }
                 rows.append(cells)
         return _table(rows)

@@ -19,6 +19,7 @@ from prune2vec.experiments.plots import (
     draw_cells,
     drawn,
     interval_of,
+    log_ticks,
     marker_of,
     styled_figure,
     whole_ticks,
@@ -50,16 +51,19 @@ _AXES = {
 _FRONT = (
     "The broken line joins those that no other one beats in both. A bar is the 95 % interval of the difference to the first."
 )
+_LOSS = "Losses can be compared where texts, batches and what is learnt are the same."
 # Name, columns along x and y, title, caption.
 _AGAINST = (
     ("score", "parameters", "score", "Score against parameters", _FRONT),
     ("speed", "documents_per_s", "score", "Score against speed", _FRONT),
-    ("loss", "parameters", "final_loss", "Training loss against parameters", ""),
+    ("loss", "parameters", "final_loss", "Training loss against parameters", _LOSS),
     ("time", "parameters", "train_seconds", "Training time against parameters", ""),
     ("memory", "parameters", "train_memory_bytes", "Memory of training against parameters", ""),
 )
 # More names than these run into each other; then those of the front, and the first, are written.
 _NAMED, _BESIDE = 10, 4
+# Where the largest of x is so many times the least, they stand on a logarithmic axis.
+_SPREAD = {"parameters": 10, "documents_per_s": 4}
 # A heat map of more encoders is no longer read, and one of more cells has no room for numbers.
 _MOST_ROWS, _MOST_NUMBERS = 40, 600
 # Points of all training curves together.
@@ -119,10 +123,11 @@ def pictures(
         for name, x, y, title, caption in _AGAINST
         if len(points(rows, x, y)) > 1
     ]
-    if task_names(rows):
-        many = f" Of {len(rows)}, the first and those that score best." if len(rows) > _MOST_ROWS else ""
-        about = f"Score of each task, times 100; the colour is its difference to {rows[0]['cell']}'s.{many}"
-        found.insert(2, Picture(name="tasks", title="Scores by task", caption=about, svg=tasks_svg(rows)))
+    by_task = [row for row in rows if any(row[name] is not None for name in _task_columns(row)) and not row.get("same_as")]
+    if len(by_task) > 1 and len(_task_columns(by_task[0])) > 1:
+        many = f" Of {len(by_task)}, the first and those that score best." if len(by_task) > _MOST_ROWS else ""
+        about = f"Score of each task, times 100; the colour is its difference to {by_task[0]['cell']}'s.{many}"
+        found.append(Picture(name="tasks", title="Scores by task", caption=about, svg=tasks_svg(by_task)))
     learnt = {name: curve for name, curve in (curves or {}).items() if curve}
     if learnt:
         about = "Running mean of the loss of each step" + (", which is the thin line." if len(learnt) <= len(PALETTE) else ".")
@@ -160,10 +165,15 @@ def _places(rows: Sequence[Row]) -> dict[str, int]:
 
 
 def points(rows: Sequence[Row], x: str, y: str) -> list[FigurePoint]:
-    """Return a point for each encoder that has both columns and does not stand for another one."""
-    found = []
+    """Return a point for each encoder that has both columns and does not stand for another one.
+
+    Of scores only those that were measured on the same as the first one.
+    """
+    found: list[FigurePoint] = []
     for row in rows:
         if row.get(x) is None or row.get(y) is None or row.get("same_as"):
+            continue
+        if y == "score" and found and row.get("difference") is None:
             continue
         ends = {}
         if y == "score" and row.get("low") is not None:
@@ -213,7 +223,9 @@ def against_svg(rows: Sequence[Row], x: str, y: str, *, baseline: tuple[str, flo
                 label=series,
             )
         named = found if len(found) <= _NAMED else list(dict.fromkeys([found[0], *best]))
-        _write_names(axes, named, {one.name: color_of(places[one.series]) for one in named})
+        if max(one.x for one in found) > _SPREAD[x] * min(one.x for one in found):
+            log_ticks(axes)
+        _write_names(axes, named, {one.name: color_of(places[one.series]) for one in named}, digits=".3f" if scores else ".3g")
         if scores and baseline is not None:
             _draw_baseline(axes, *baseline)
         if several:
@@ -224,7 +236,7 @@ def against_svg(rows: Sequence[Row], x: str, y: str, *, baseline: tuple[str, flo
         axes.set_ylabel((names.pop() if len(names) == 1 else "score") if scores else _AXES[y][0])
         if not scores:
             axes.set_ylim(bottom=0)
-        return drawn(figure).decode()
+        return drawn(figure)
 
 
 def _draw_baseline(axes: Axes, name: str, score: float) -> None:
@@ -235,20 +247,22 @@ def _draw_baseline(axes: Axes, name: str, score: float) -> None:
     )
 
 
-def _write_names(axes: Axes, found: Sequence[FigurePoint], colors: Mapping[str, str]) -> None:
+def _write_names(axes: Axes, found: Sequence[FigurePoint], colors: Mapping[str, str], *, digits: str) -> None:
     """Write names beside dots, away from the edge and from the neighbour to the left; many of them slanted."""
     ascending, slanted = sorted(found, key=lambda one: one.x), len(found) > _BESIDE
-    least, most = ascending[0].x, ascending[-1].x
+    # Along the axis as it is drawn, which may be logarithmic.
+    least, most = (axes.transData.transform((one.x, one.y))[0] for one in (ascending[0], ascending[-1]))
     right, last = True, float("-inf")
     for point in ascending:
-        near = point.x - last < 0.2 * (most - least)
-        right = not right if near else point.x < (least + most) / 2
-        last = point.x
+        at = axes.transData.transform((point.x, point.y))[0]
+        near = at - last < 0.2 * (most - least)
+        right = not right if near else at < (least + most) / 2
+        last = at
         where: Any = {"ha": "left", "va": "bottom", "rotation": 32, "rotation_mode": "anchor", "fontsize": 8}
         if not slanted:
-            where = {"ha": "left" if right else "right", "va": "center"}
-        shift = (2, 6) if slanted else (9 if right else -9, 0)
-        text = f"{point.name}  {point.y:.3g}"
+            where = {"ha": "left" if right else "right", "va": "bottom"}
+        shift = (2, 6) if slanted else (6 if right else -6, 5)
+        text = f"{point.name}  {point.y:{digits}}"
         axes.annotate(text, (point.x, point.y), shift, textcoords="offset points", color=colors[point.name], **where)
 
 
@@ -297,7 +311,7 @@ def training_svg(curves: Mapping[str, Curve], rows: Sequence[Row] = ()) -> str:
         whole_ticks(axes)
         if not many:
             figure.legend(loc="outside upper center", ncols=4)
-        return drawn(figure).decode()
+        return drawn(figure)
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
@@ -311,23 +325,21 @@ def _smoothed(values: Sequence[float]) -> list[float]:
     return smooth
 
 
-def task_names(rows: Sequence[Row]) -> list[str]:
-    """Return the tasks of which a heat map can be drawn: none unless there are two, and two encoders."""
-    start = TASK.format("")
-    found = [name.removeprefix(start) for name in rows[0] if name.startswith(start)] if rows else []
-    return found if len(found) > 1 and len(rows) > 1 else []
+def _task_columns(row: Row) -> list[str]:
+    return [name for name in row if name.startswith(TASK.format(""))]
 
 
 def tasks_svg(rows: Sequence[Row]) -> str:
     """Return the scores of encoders, top to bottom, on tasks, left to right; coloured by their differences to the first encoder's."""
     from matplotlib.colors import CenteredNorm
 
-    tasks, first = task_names(rows), rows[0]
-    shown = [row for row in rows[1:] if row.get("score") is not None and not row.get("same_as")]
+    first, columns = rows[0], _task_columns(rows[0])
+    tasks = [column.removeprefix(TASK.format("")) for column in columns]
+    shown = [row for row in rows[1:] if row.get("score") is not None]
     if len(rows) > _MOST_ROWS:
         best = sorted(row["score"] for row in shown)[-_MOST_ROWS:][0]
         shown = [row for row in shown if row["score"] >= best]
-    table = [[row[TASK.format(task)] for task in tasks] for row in (first, *shown)]
+    table = [[row[column] for column in columns] for row in (first, *shown)]
     gaps = [
         [math.nan if None in (score, base) else 100 * (score - base) for score, base in zip(line, table[0], strict=True)]
         for line in table
@@ -344,7 +356,7 @@ def tasks_svg(rows: Sequence[Row]) -> str:
                     pale = abs(gaps[at][column]) > 0.7 * norm.halfrange
                     text = f"{100 * score:.1f}"
                     axes.text(column, at, text, ha="center", va="center", fontsize=8, color="white" if pale else "#1f2933")
-        return drawn(figure).decode()
+        return drawn(figure)
 
 
 def layers_svg(profiles: Sequence[tuple[str, Profile]]) -> str:
@@ -363,4 +375,4 @@ def layers_svg(profiles: Sequence[tuple[str, Profile]]) -> str:
         axes.set_ylabel("contrastive loss")
         axes.set_xlim(0, 102)
         figure.legend(loc="outside upper center", ncols=2)
-        return drawn(figure).decode()
+        return drawn(figure)

@@ -11,11 +11,8 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune2vec.errors import ConfigError
-from prune2vec.files import write_bytes
 from prune2vec.models.kept import KINDS
 from prune2vec.profiling.profile import LayerLoss, Profile, Redundancy, rank_correlation
 
@@ -53,6 +50,8 @@ _STYLE: Any = {
 _SECTIONS = ("redundancy", "redundancy-plain")
 _NAMES = {"attention": "attention", "mlp": "MLP", "block": "block"}
 _MARKED = 8
+# The bar of a scale is no longer than so many rows.
+_BAR = 14
 # More labels than these run into each other, and so do more names in one.
 _LABELLED = 4
 _COLOURS = "YlGnBu"
@@ -83,34 +82,11 @@ def styled_figure(width: float, height: float, **grid: Any) -> Iterator[tuple[Fi
         yield figure, figure.subplots(**grid)
 
 
-def drawn(figure: Figure, kind: str = "svg") -> bytes:
-    """Return a figure as SVG or PNG, the same bytes every time."""
-    buffer = io.BytesIO()
-    if kind == "svg":
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    else:
-        figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def plot_profile(profile: Profile, picks: Mapping[str, int], path: Path) -> Path:
-    """Write the layer-loss curve of ``profile`` as ``.svg`` or ``.png``, with the depths ``picks`` (name to depth) marked.
-
-    Raises:
-        ConfigError: ``path`` has another suffix.
-        CheckpointError: The file cannot be written.
-    """
-    if path.suffix not in (".svg", ".png"):
-        raise ConfigError(f"cannot draw {path.name}; expected a file ending in .svg or .png")
-    with _profile_figure(profile, picks) as figure:
-        write_bytes(path, drawn(figure, path.suffix[1:]))
-    return path
-
-
-def profile_svg(profile: Profile, picks: Mapping[str, int]) -> str:
-    """Return the picture of ``plot_profile`` as SVG text."""
-    with _profile_figure(profile, picks) as figure:
-        return drawn(figure).decode()
+def drawn(figure: Figure) -> str:
+    """Return a figure as SVG text, the same every time."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    return text.getvalue()
 
 
 def interval_of(curve: LayerLoss) -> tuple[list[float], list[float]]:
@@ -119,8 +95,8 @@ def interval_of(curve: LayerLoss) -> tuple[list[float], list[float]]:
     return low, high
 
 
-@contextmanager
-def _profile_figure(profile: Profile, picks: Mapping[str, int]) -> Iterator[Figure]:
+def profile_svg(profile: Profile, picks: Mapping[str, int]) -> str:
+    """Return the layer-loss curve of ``profile`` as SVG text, with the depths ``picks`` (name to depth) marked."""
     with styled_figure(8.2, 4.9, nrows=2, sharex=True, height_ratios=[3, 1]) as (figure, (top, bottom)):
         curve = profile.layer_loss
         depths = list(range(1, len(curve.loss) + 1))
@@ -136,7 +112,17 @@ def _profile_figure(profile: Profile, picks: Mapping[str, int]) -> Iterator[Figu
         whole_ticks(bottom)
         top.axvline(profile.shape.num_layers // 2 + 0.5, color=_FAINT, linewidth=0.8, linestyle=(0, (4, 4)))
         _mark_picks(picks, curve.loss, top, bottom)
-        yield figure
+        return drawn(figure)
+
+
+def log_ticks(axes: Axes) -> None:
+    """Let x be logarithmic, with plain numbers along it."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
 
 def whole_ticks(axes: Axes) -> None:
@@ -219,16 +205,8 @@ def redundancies(profile: Profile) -> dict[str, Redundancy]:
     return {one.texts: one for one in found}
 
 
-def plot_redundancy(profile: Profile, path: Path) -> Path | None:
-    """Write the heat map of ``profile`` as SVG and return its path; None when no redundancy was measured."""
-    if not redundancies(profile):
-        return None
-    write_bytes(path, redundancy_svg(profile).encode())
-    return path
-
-
 def redundancy_svg(profile: Profile) -> str:
-    """Return the heat map as SVG text: layers along x, one row a kind of sub-layer and kind of text, ranks of the least."""
+    """Return the heat map of redundancy, where it was measured, as SVG text: layers along x, a row a kind of sub-layer and of text."""
     found = redundancies(profile)
     # Rows of one kind of sub-layer stand together.
     rows = [
@@ -239,7 +217,7 @@ def redundancy_svg(profile: Profile) -> str:
     with styled_figure(8.2, 1.2 + 0.42 * len(rows)) as (figure, axes):
         _draw(rows, axes)
         axes.set_xlabel(f"layer; 1 to {marked(profile.shape.num_layers)}: the least important of each row", labelpad=6)
-        return drawn(figure).decode()
+        return drawn(figure)
 
 
 def marked(layers: int) -> int:
@@ -308,12 +286,12 @@ def draw_cells(
     axes.tick_params(axis="y", length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlim(-0.5, columns - 0.5)
-    color_bar(axes, mesh, bar)
+    color_bar(axes, mesh, bar, shrink=min(1.0, _BAR / len(values)))
 
 
-def color_bar(axes: Axes, scale: ScalarMappable, label: str) -> None:
+def color_bar(axes: Axes, scale: ScalarMappable, label: str, *, shrink: float = 1.0) -> None:
     """Put the scale of colours beside a figure."""
-    bar = axes.figure.colorbar(scale, ax=axes, pad=0.02, aspect=12)
+    bar = axes.figure.colorbar(scale, ax=axes, pad=0.02, aspect=12, shrink=shrink, anchor=(0, 1))
     bar.set_label(label)
     bar.outline.set_visible(False)
     if bar.solids is not None:

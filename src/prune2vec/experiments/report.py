@@ -11,7 +11,7 @@ from typing import Any
 
 from prune2vec.errors import markdown, shown_lines
 from prune2vec.experiments.answers import Answer
-from prune2vec.experiments.comparison import Comparison
+from prune2vec.experiments.comparison import Comparison, TextTable
 from prune2vec.experiments.figures import (
     Picture,
     Row,
@@ -26,8 +26,6 @@ from prune2vec.experiments.intervals import UNSURE
 from prune2vec.experiments.plots import (
     caption,
     inline_svg,
-    plot_profile,
-    plot_redundancy,
     profile_svg,
     redundancies,
     redundancy_svg,
@@ -82,15 +80,28 @@ class ReportData:
 
 
 def write_report(data: ReportData, folder: Path) -> None:
-    """Write ``report.md``, ``report.html``, ``profile.svg``, ``profile.png`` and every other figure that has something to show."""
+    """Write ``report.md``, ``report.html`` and every figure that has something to show."""
     curves = {name: training_curve(encoder) for name, encoder in data.encoders.items()}
-    figures = pictures(data.rows, curves=curves, baseline=baseline_of(data.comparison))
+    figures = [*pictures(data.rows, curves=curves, baseline=baseline_of(data.comparison)), *profile_pictures(data)]
     write_pictures(figures, folder)
-    for suffix in (".svg", ".png"):
-        plot_profile(data.profile, data.picks, folder / f"profile{suffix}")
-    plot_redundancy(data.profile, folder / "redundancy.svg")
     write_text(folder / "report.md", report_markdown(data, figures))
     write_text(folder / "report.html", report_html(data, figures))
+
+
+def profile_pictures(data: ReportData) -> list[Picture]:
+    """Return the curve of the depths, and the heat map of the sub-layers where it was measured."""
+    about = (
+        "Contrastive loss of the untrained model cut to each depth (lower is better), as the mean over "
+        f"{len(data.profile.layer_loss.group_loss)} groups of texts; the band is the 95 % interval of that mean. The dashed line "
+        "parts the two halves that L3Prune searches. Below: how often the right text is found first among a group's."
+    )
+    curve = profile_svg(data.profile, data.picks)
+    found = [Picture(name="profile", title="What each depth is worth", caption=about, svg=curve)]
+    if redundancies(data.profile):
+        about = f"{caption(data.profile)} Pale sub-layers hardly change it."
+        svg = redundancy_svg(data.profile)
+        found.append(Picture(name="redundancy", title="How much each sub-layer changes", caption=about, svg=svg))
+    return found
 
 
 def headline(comparison: Comparison | None) -> list[str]:
@@ -135,9 +146,6 @@ def report_markdown(data: ReportData, figures: Sequence[Picture] = ()) -> str:
         notes = "".join(f" {note[:1].upper()}{note[1:].rstrip('.')}." for note in plan.notes)
         plans.append(f"- **{markdown(name)}** {markdown(f'{cut_summary(plan)}.{notes}')}")
     parts.append("## Plans\n\n" + "\n".join(plans))
-    parts.append("![Contrastive loss by depth](profile.svg)")
-    if redundancies(data.profile):
-        parts.append(f"![Redundancy of sub-layers](redundancy.svg)\n\n{markdown(caption(data.profile))}")
     parts.append(figures_markdown(figures))
     if data.answers:
         parts.append(f"## What {markdown(data.answered_by)} finds")
@@ -159,21 +167,18 @@ def figures_markdown(figures: Sequence[Picture]) -> str:
 
 def report_html(data: ReportData, figures: Sequence[Picture]) -> str:
     """Return the report of a run as one HTML page that loads nothing."""
-    about = caption(data.profile) if redundancies(data.profile) else ""
     return _page(
         title=data.title,
         data=data,
         headline=headline(data.comparison),
         comparison=data.comparison,
-        about_redundancy=about,
         colors=colors_of(data.rows),
         figures=figures,
-        profile=inline_svg(profile_svg(data.profile, data.picks), prefix="p", label="Contrastive loss by depth"),
-        redundancy=inline_svg(redundancy_svg(data.profile), prefix="r", label="Redundancy of sub-layers") if about else "",
-        plans=[_plan_view(name, plan, data.same_cut_as.get(name)) for name, plan in data.plans.items()],
-        groups=len(data.profile.layer_loss.group_loss),
+        plans=_plans_table(data),
         machine=_machine(data.manifest["environment"]),
-        stages=[(name, _duration(stage["seconds"])) for name, stage in data.manifest["stages"].items()],
+        stages=TextTable(
+            ("stage", "minutes"), tuple((name, f"{one['seconds'] / 60:,.1f}") for name, one in data.manifest["stages"].items())
+        ),
         whole_time=_duration(data.manifest["seconds"]),
         manifest=json.dumps(data.manifest, indent=2, ensure_ascii=False),
     )
@@ -212,19 +217,18 @@ def baseline_of(comparison: Comparison | None) -> tuple[str, float] | None:
     return ("BM25", comparison.bm25["ndcg@10"]) if comparison is not None and comparison.bm25 else None
 
 
-def _plan_view(name: str, plan: PruningPlan, same_as: str | None) -> dict[str, Any]:
-    figures = plan_figures(plan)
-    return {
-        "name": name,
-        "same_as": same_as,
-        "method": plan.method,
-        "kept": cut_summary(plan).removeprefix("keeps "),
-        "params": f"{figures['params']['after'] / 1e6:,.1f} M",
-        "paper": f"{figures['params_proportional']['after'] / 1e6:,.1f} M",
-        "flops": f"{figures['flops_per_token']['after'] / 1e6:,.1f} M",
-        "memory": f"{figures['memory_bytes']['after'] / 1e6:,.0f} MB",
-        "notes": list(plan.notes),
-    }
+def _plans_table(data: ReportData) -> TextTable:
+    header = ("variant", "method", "layers kept", "parameters", "paper's count", "FLOPs per token", "memory, estimated")
+    rows = []
+    for name, plan in data.plans.items():
+        figures, same = plan_figures(plan), data.same_cut_as.get(name)
+        millions = [
+            figures[what]["after"] / 1e6 for what in ("params", "params_proportional", "flops_per_token", "memory_bytes")
+        ]
+        counts = [f"{count:,.1f} M" for count in millions[:3]]
+        kept = cut_summary(plan).removeprefix("keeps ")
+        rows.append((f"{name} (= {same})" if same else name, plan.method, kept, *counts, f"{millions[3]:,.0f} MB"))
+    return TextTable(header, tuple(rows))
 
 
 def _machine(environment: Mapping[str, Any]) -> str:
