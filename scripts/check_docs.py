@@ -63,7 +63,7 @@ A shell completes verbs, options and files after one line in its start-up file:
 |---|---|---|
 | bash 4.4 or newer | `~/.bashrc` | `eval "$(_PRUNE2VEC_COMPLETE=bash_source prune2vec)"` |
 | zsh | `~/.zshrc` | `eval "$(_PRUNE2VEC_COMPLETE=zsh_source prune2vec)"` |
-| fish | `~/.config/fish/completions/prune2vec.fish` | `_PRUNE2VEC_COMPLETE=fish_source prune2vec \| source` |"""
+| fish | `~/.config/fish/completions/prune2vec.fish` | `_PRUNE2VEC_COMPLETE=fish_source prune2vec \\| source` |"""
 _CLIENT = """#!{python} -IS
 import os, socket, sys
 with socket.socket(socket.AF_UNIX) as connection:

@@ -261,7 +261,8 @@ class Comparison:
         for name, found in models.items():
             base = max(found, key=lambda row: row.params)
             for row in found:
-                same = row.score is not None and base.score is not None and row.results.measured_on == base.results.measured_on
+                comparable = row is not base and row.results.measured_on == base.results.measured_on
+                scores = [one.score for one in (row, base) if comparable and one.score is not None]
                 cells = {
                     "of each model": row.name,
                     "model": name.rpartition("/")[2],
@@ -269,7 +270,7 @@ class Comparison:
                     "parameters": f"{row.params / 1e6:,.1f} M",
                     "cut": f"{100 * (1 - row.params / base.params):.0f} %",
                     self.score_name: _score(row.score),
-                    "against its largest": f"{row.score - base.score:+.4f}" if same and row is not base else "",
+                    "against its largest": f"{scores[0] - scores[1]:+.4f}" if len(scores) == 2 else "",
                 }
                 rows.append(cells)
         return _table(rows)

@@ -313,7 +313,11 @@ def absolute_paths(values: Mapping[str, Any], *, base: Path, where: Callable[[Lo
         for key in _PATHS[kind] if section else ():
             if not (found := section.get(key)):
                 continue
-            about = {"place": where((*location, key)), "only_local": (kind, key) in _ONLY_LOCAL, "to_be": key in _TO_BE}
+            about: dict[str, Any] = {
+                "place": where((*location, key)),
+                "only_local": (kind, key) in _ONLY_LOCAL,
+                "to_be": key in _TO_BE,
+            }
             names = found if isinstance(found, list) else [found]
             names = [name if name in words else _absolute(name, base, **about) for name in names]
             section[key] = names if isinstance(found, list) else names[0]
