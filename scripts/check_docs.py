@@ -54,6 +54,16 @@ _GENERATED = re.compile(
     re.DOTALL,
 )
 _RUN_LIMIT_S = 600
+_COMPLETION = """\
+## Completion
+
+A shell completes verbs, options and files after one line in its start-up file:
+
+| shell | file | line |
+|---|---|---|
+| bash 4.4 or newer | `~/.bashrc` | `eval "$(_PRUNE2VEC_COMPLETE=bash_source prune2vec)"` |
+| zsh | `~/.zshrc` | `eval "$(_PRUNE2VEC_COMPLETE=zsh_source prune2vec)"` |
+| fish | `~/.config/fish/completions/prune2vec.fish` | `_PRUNE2VEC_COMPLETE=fish_source prune2vec \\| source` |"""
 _CLIENT = """#!{python} -IS
 import os, socket, sys
 with socket.socket(socket.AF_UNIX) as connection:
@@ -286,6 +296,7 @@ def cli_page() -> str:
     parts = ["# The command line", "Written by `make docs` from `--help`; do not edit."]
     root = click.Context(program, info_name="prune2vec", terminal_width=100, **_without_width())
     parts.append(f"```text\n{program.get_help(root).strip()}\n```")
+    parts.append(_COMPLETION)
     for name in VERBS:
         command = program.get_command(root, name)
         assert command is not None

@@ -123,6 +123,16 @@ def test_rule_sees_imports_inside_functions(tmp_path: Path) -> None:
     assert list(imported(file)) == ["prune2vec.cli.app", "prune2vec.files"]
 
 
+def test_no_module_needs_one_kind_of_system_to_be_imported() -> None:
+    only_posix = {"crypt", "fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+    only_windows = {"msvcrt", "winreg", "winsound", "_winapi"}
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.split(".")[0] for name in names} & (only_posix | only_windows), module
+
+
 def test_no_name_is_there_twice() -> None:
     files: dict[str, list[str]] = {}
     classes: dict[str, list[str]] = {}

@@ -5,6 +5,7 @@ import mmap
 import resource
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from prune2vec.machine import (
     describe,
     free_memory_bytes,
     memory_in_use,
+    peak_memory,
     peak_rss_bytes,
     pick_device,
     pick_dtype,
@@ -63,6 +65,18 @@ def test_peak_memory_is_in_bytes_and_grows() -> None:
     assert 20 << 20 < before <= after < 1 << 40
     if sys.platform != "darwin":
         assert after == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def test_peak_memory_sees_what_is_gone_again() -> None:
+    with peak_memory() as before:
+        pass
+    with peak_memory() as during:
+        block = torch.ones(30_000_000, dtype=torch.float64)
+        time.sleep(0.2)
+        del block
+    with peak_memory() as after:
+        pass
+    assert during[0] > max(before[0], after[0]) + 150e6
 
 
 def test_the_description_is_json_and_names_the_libraries() -> None:

@@ -112,7 +112,8 @@ def sync_tree(folder: Path) -> None:
     """Flush every file below ``folder`` to the disk, so that a rename after it never outruns the data."""
     for path in folder.rglob("*"):
         if path.is_file():
-            with path.open("rb") as file:
+            # Windows flushes no file that is open for reading alone.
+            with path.open("r+b" if os.name == "nt" else "rb") as file:
                 os.fsync(file.fileno())
 
 

@@ -6,6 +6,9 @@ import ctypes
 import functools
 import platform
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_SAMPLE_EVERY_S = 0.02
 # What a measurement may depend on.
 _LIBRARIES = (
     *("prune2vec", "torch", "transformers", "sentence-transformers", "tokenizers", "peft", "mteb", "numpy"),
@@ -90,6 +94,28 @@ def memory_in_use(device: torch.device | None = None) -> int:
 
         return torch.cuda.memory_allocated(device)
     return int(psutil.Process().memory_info().rss)
+
+
+@contextmanager
+def peak_memory() -> Iterator[list[int]]:
+    """Yield one number, which after the block is the peak of the resident memory of this process during it, in bytes.
+
+    The operating system's own peak never falls, so that inside a longer run it would be an earlier stage's.
+    """
+    peak, stop = [memory_in_use()], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(_SAMPLE_EVERY_S):
+            peak[0] = max(peak[0], memory_in_use())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        thread.join()
+        peak[0] = max(peak[0], memory_in_use())
 
 
 def free_memory_bytes(device: torch.device) -> int:

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import time
-
-import numpy as np
 import pytest
 
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.evaluation.evaluated import LoadedEncoder
-from prune2vec.evaluation.speed import builtin_sample, measure_cost, peak_memory
+from prune2vec.evaluation.speed import builtin_sample, measure_cost
 from tests.evaluation.helpers import QUICK
 
 TEXTS = [f"text number {n}" for n in range(10)]
@@ -60,15 +57,3 @@ def test_speed_can_be_left_out(encoder: LoadedEncoder) -> None:
     assert speed == {}
     assert memory["encoding"] is None
     assert memory["process"] > 50e6
-
-
-def test_peak_memory_sees_what_is_gone_again() -> None:
-    with peak_memory() as before:
-        pass
-    with peak_memory() as during:
-        block = np.ones(30_000_000)
-        time.sleep(0.2)
-        del block
-    with peak_memory() as after:
-        pass
-    assert during[0] > max(before[0], after[0]) + 150e6

@@ -164,6 +164,36 @@ def test_files_of_earlier_releases_have_no_interval_and_that_is_said(comparison:
     assert table.rows[0][5] == "no interval: not both results hold the scores of single queries, pairs or texts"
 
 
+def test_each_of_several_models_is_compared_with_its_own_largest() -> None:
+    def row(name: str, model: str, params: int, score: float) -> ResultRow:
+        record = {"model": {"name": model}, "train": TRAINING} if "cut" in name else {"model": {"name": model}}
+        results = results_of(params=params, score=score, encoder={"path": name, "record": record})
+        return ResultRow(name=name, results=results)
+
+    rows = [row("cut-a", "hub/A", 20, 0.4), row("a", "hub/A", 100, 0.5), row("b", "B", 50, 0.6), row("cut-b", "B", 10, 0.45)]
+    comparison = comparison_of(rows)
+    table = comparison.by_model()
+    assert table is not None and table.header == (
+        "of each model",
+        "model",
+        "parameters",
+        "cut",
+        "nDCG@10",
+        "against its largest",
+    )
+    assert [(one[0], one[1], one[3], one[5]) for one in table.rows] == [
+        ("cut-a", "A", "80 %", "-0.1000"),
+        ("a", "A", "0 %", ""),
+        ("b", "B", "0 %", ""),
+        ("cut-b", "B", "80 %", "-0.1500"),
+    ]
+    assert comparison_of(rows[:2]).by_model() is None
+    costs = comparison.costs()
+    assert costs is not None and costs.rows[0][:5] == ("cut-a", "1,000", "0.2500", "2.0 min", "3.00 GB")
+    assert costs.rows[1][1:5] == ("", "", "", "") and comparison_of(rows[1:3]).costs() is None
+
+
+TRAINING = {"steps": 1000, "final_loss": 0.25, "seconds": 120.0, "peak_memory_bytes": 3_000_000_000}
 TABLE = TextTable(("name", "n", "empty"), (("a", "1.0", ""), ("longer|x", "12.0", "")))
 
 

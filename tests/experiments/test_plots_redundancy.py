@@ -3,13 +3,12 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from prune2vec.errors import CheckpointError, ProfileError
-from prune2vec.experiments.plots import caption, marked, plot_redundancy, redundancy_svg, redundancy_table
+from prune2vec.errors import ProfileError
+from prune2vec.experiments.plots import caption, marked, redundancy_svg, redundancy_table
 from prune2vec.profiling.profile import Profile
 from tests.experiments.small import profile_of
 
@@ -94,16 +93,6 @@ def test_caption_and_table_say_how_far_the_texts_agree() -> None:
     assert len(table) == 9
     assert len(redundancy_table(RETRIEVAL)) == 4
     assert redundancy_table(profile_of()) == []
-
-
-def test_a_file_is_written_where_there_is_something_to_draw(tmp_path: Path) -> None:
-    assert plot_redundancy(profile_of(), tmp_path / "none.svg") is None
-    assert not list(tmp_path.iterdir())
-    assert plot_redundancy(RETRIEVAL, tmp_path / "one.svg") == tmp_path / "one.svg"
-    assert (tmp_path / "one.svg").read_text(encoding="utf-8") == redundancy_svg(RETRIEVAL)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="cannot write"):
-        plot_redundancy(RETRIEVAL, tmp_path / "file" / "a.svg")
 
 
 def test_a_broken_section_is_refused() -> None:

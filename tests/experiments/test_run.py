@@ -20,7 +20,16 @@ def test_whole_run_writes_the_layout(run: Run) -> None:
     report, calls = run(small=SmallStages(full_report=True))
     built = [f"{stage} {name}" for name in VARIANTS for stage in ("prune", "train", "evaluate")]
     assert calls == ["profile", *built]
-    for name in ("recipe.yaml", "profile.json", "profile.svg", "profile.png", "manifest.json", "report.md", "report.html"):
+    for name in (
+        "recipe.yaml",
+        "profile.json",
+        "profile.svg",
+        "score.svg",
+        "training.svg",
+        "manifest.json",
+        "report.md",
+        "report.html",
+    ):
         assert (run.output / name).stat().st_size > 0
     for name in VARIANTS:
         for part in ("plan.json", "checkpoint/prune2vec.json", "encoder/train.jsonl", "results.json"):

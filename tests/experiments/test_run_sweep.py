@@ -189,8 +189,9 @@ def test_shards_of_a_real_model_put_together_are_the_whole(tmp_path: Path, cli: 
     whole, merged = table(tmp_path / "whole"), table(tmp_path / "merged")
     assert [row["cell"] for row in whole] == ["full", "depth-50pct"]
     # A folder also holds how long it took to make it, of which the digests know nothing.
-    other = {"disk_bytes"}
+    other = {"disk_bytes", "train_seconds", "train_memory_bytes"}
     assert [{key: row[key] for key in row if key not in other} for row in whole] == [
         {key: row[key] for key in row if key not in other} for row in merged
     ]
+    assert whole[1]["steps"] == 2 and whole[1]["train_seconds"] > 0 and whole[1]["train_memory_bytes"] > 1e8
     assert whole[1]["score"] is not None and whole[1]["plan_digest"] and whole[1]["encoder_digest"]

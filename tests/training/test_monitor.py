@@ -11,7 +11,7 @@ from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from prune2vec.errors import TrainingError
-from prune2vec.resume import WorkFolder
+from prune2vec.resume import WorkFolder, read_lines
 from prune2vec.training.monitor import TrainingMonitor
 from prune2vec.training.training_data import BatchStats
 
@@ -20,7 +20,7 @@ from prune2vec.training.training_data import BatchStats
 def watch(tmp_path: Path) -> TrainingMonitor:
     notes = deque([BatchStats(dataset="nq", tokens=10, texts=2, cut=0)])
     return TrainingMonitor(
-        WorkFolder.beside(tmp_path / "out"), notes=notes, advance=lambda n: None, resumed=None, dtype="bfloat16"
+        WorkFolder.beside(tmp_path / "out"), notes=notes, advance=lambda n: None, peak=[1], resumed=None, dtype="bfloat16"
     )
 
 
@@ -50,3 +50,11 @@ def test_each_part_of_a_loss_is_checked(watch: TrainingMonitor, tmp_path: Path) 
         watch.check_loss(nn.Identity(), (), {"contrastive": good, "distillation": bad})
     with pytest.raises(TrainingError, match="the loss is not finite"):
         watch.check_loss(nn.Identity(), (), bad)
+
+
+def test_a_line_of_the_curve_has_the_peak_of_this_training(watch: TrainingMonitor, tmp_path: Path) -> None:
+    work = WorkFolder.beside(tmp_path / "out")
+    work.folder.mkdir()
+    watch.on_log(*begin(watch, tmp_path, 1), logs={"loss": 2.0, "learning_rate": 0.1, "grad_norm": 1.0})
+    (line,) = read_lines(work.curve)
+    assert (line["loss"], line["tokens"], line["peak_memory_bytes"]) == (2.0, 10, 1)

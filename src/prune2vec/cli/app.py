@@ -63,6 +63,8 @@ _QUIET = {
 }
 LOGGERS = ("accelerate", "bm25s", "datasets", "httpx", "huggingface_hub", "mteb", "peft", "sentence_transformers", "torch")
 """Their loggers speak only of errors."""
+# As click names it: bash_source asks for the script of bash.
+_COMPLETE = "_PRUNE2VEC_COMPLETE"
 _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(?:\[[^]]*])?\s*(?P<range>[^;]*)(?:;.*extra == .(?P<extra>\w+).)?")
 _POLITE_S = 2.0
 _LONGEST = 2000  # Characters of an error that are printed: what came may be of any length.
@@ -220,12 +222,24 @@ def prepare_environment() -> None:
         warnings.simplefilter("ignore")
 
 
+def _complete(asked: str) -> int:
+    """Print click's script for a shell, or what would complete a line of it; a line that is wrong already has nothing."""
+    from click.shell_completion import shell_complete
+
+    try:
+        return shell_complete(program, {}, "prune2vec", _COMPLETE, asked)
+    except click.UsageError:
+        return FAILED
+
+
 def entry() -> NoReturn:
     """Run the command line of this process."""
     prepare_environment()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name that is no text (bytes of another encoding) is printed escaped, as on stderr.
         sys.stdout.reconfigure(errors="backslashreplace")
+    if asked := os.environ.get(_COMPLETE):
+        sys.exit(_complete(asked))
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()

@@ -5,10 +5,8 @@ from __future__ import annotations
 import random
 import re
 import statistics
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,32 +14,8 @@ import torch
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.evaluation.evaluated import LoadedEncoder, Side, as_stock, side_encode, side_prompt
 from prune2vec.files import digest_json
-from prune2vec.machine import memory_in_use, peak_rss_bytes
+from prune2vec.machine import peak_memory, peak_rss_bytes
 from prune2vec.models.tokens import longest_first
-
-_SAMPLE_EVERY_S = 0.02
-
-
-@contextmanager
-def peak_memory() -> Iterator[list[int]]:
-    """Yield one number, which after the block is the peak of the resident memory of this process during it, in bytes.
-
-    The operating system's own peak never falls, so that inside a longer run it would be an earlier stage's.
-    """
-    peak, stop = [memory_in_use()], threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(_SAMPLE_EVERY_S):
-            peak[0] = max(peak[0], memory_in_use())
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        stop.set()
-        thread.join()
-        peak[0] = max(peak[0], memory_in_use())
 
 
 def builtin_sample() -> tuple[list[str], list[str]]:

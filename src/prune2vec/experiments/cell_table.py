@@ -11,6 +11,7 @@ from typing import Any
 
 from prune2vec.errors import EvaluationError, markdown
 from prune2vec.experiments.comparison import Comparison, ResultRow, TextTable
+from prune2vec.experiments.figures import TASK
 from prune2vec.experiments.stage_runner import SWEEP, SWEEP_TABLES
 from prune2vec.experiments.sweep import Cell
 from prune2vec.files import read_json, write_bytes, write_json, write_text
@@ -19,10 +20,10 @@ _FORMAT = "prune2vec.sweep/1"
 _TEXTS = ("cell", "method", "size", "train", "layers", "score_name", "verdict", "error")
 _DIGESTS = ("profile", "plan", "encoder", "data")
 _COLUMNS = (
-    *("method", "size", "train", "seed", "layers", "parameters", "disk_bytes", "documents_per_s", "score_name", "score"),
+    *("method", "size", "train", "seed", "layers", "parameters", "disk_bytes", "documents_per_s"),
+    *("steps", "final_loss", "train_seconds", "train_memory_bytes", "score_name", "score"),
     *("difference", "low", "high", "verdict", *(f"{what}_digest" for what in _DIGESTS), "same_as"),
 )
-_TASK = "task: {}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ def _row(
     values: dict[str, Any] = {
         "cell": name,
         **dict.fromkeys(_COLUMNS),
-        **dict.fromkeys(map(_TASK.format, tasks)),
+        **dict.fromkeys(map(TASK.format, tasks)),
         "error": error,
     }
     if cell is not None:
@@ -85,7 +86,11 @@ def _row(
             "documents_per_s": row.texts_per_s,
             "score_name": row.results.score_name,
             "score": row.score,
-            **{_TASK.format(task.name): task.score for task in row.results.tasks},
+            "steps": row.training.get("steps"),
+            "final_loss": row.training.get("final_loss"),
+            "train_seconds": row.training.get("seconds"),
+            "train_memory_bytes": row.training.get("peak_memory_bytes"),
+            **{TASK.format(task.name): task.score for task in row.results.tasks},
             # Results of earlier versions name the encoder with the times at which it was made.
             "encoder_digest": row.results.encoder.get("content_digest", row.results.encoder.get("digest")),
             "data_digest": row.results.data_digest,
@@ -106,7 +111,7 @@ def write_tables(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
     buffer = io.BytesIO()
     # A column without a single value has a type all the same.
     kinds = {name: pa.string() if name in _TEXTS or name.endswith(("_digest", "same_as")) else pa.float64() for name in rows[0]}
-    kinds |= dict.fromkeys(("seed", "parameters", "disk_bytes"), pa.int64())
+    kinds |= dict.fromkeys(("seed", "parameters", "disk_bytes", "steps", "train_memory_bytes"), pa.int64())
     parquet.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=pa.schema(list(kinds.items()))), buffer)
     write_bytes(folder / SWEEP_TABLES[0], buffer.getvalue())
     write_text(folder / SWEEP_TABLES[1], table_markdown(rows))
@@ -121,10 +126,10 @@ def table_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _scores(rows: Sequence[Mapping[str, Any]]) -> TextTable:
-    tasks = [name for name in rows[0] if name.startswith("task: ")]
+    tasks = [name for name in rows[0] if name.startswith(TASK.format(""))]
     header = ("cell", "layers", "parameters", "docs/s", "score", "difference", "95 % interval", "verdict")
     return TextTable(
-        (*header, *(name.removeprefix("task: ") for name in tasks)),
+        (*header, *(name.removeprefix(TASK.format("")) for name in tasks)),
         tuple(
             (
                 f"{row['cell']} (= {row['same_as']})" if row["same_as"] else row["cell"],

@@ -10,16 +10,20 @@ from prune2vec.errors import ConfigError, DataError, PlanError
 from prune2vec.evaluation.results import Results
 from prune2vec.experiments.cell_table import SweepRecord, cell_rows, write_tables
 from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
+from prune2vec.experiments.figures import Picture, Row, pictures, training_curve, write_pictures
 from prune2vec.experiments.gate import losses
 from prune2vec.experiments.ranking_diff import ranking_diffs
-from prune2vec.experiments.report import comparison_html
-from prune2vec.experiments.stage_runner import PLAN, RESULTS, SLIM_PLAN, SWEEP_TABLES
+from prune2vec.experiments.report import baseline_of, comparison_html, figures_markdown
+from prune2vec.experiments.stage_runner import ENCODER, FIGURES, PLAN, PROFILE, RESULTS, SLIM_PLAN, SWEEP_TABLES
 from prune2vec.files import write_json, write_text
 from prune2vec.outputs import COMPARISON, own_folder
 from prune2vec.paths import check_target
 from prune2vec.planning.plan import PruningPlan
+from prune2vec.profiling.profile import Profile
 from prune2vec.progress import say
 from prune2vec.public import public
+
+_WRITTEN = ("comparison.json", "report.md", "report.html", *FIGURES, *SWEEP_TABLES)
 
 
 @public("compare", "paths", "output", "gate")
@@ -36,8 +40,8 @@ def compare_results(
     Args:
         paths: One or several results files, folders that hold ``results.json``, or folders of runs; the first result found is what the
             others are compared with.
-        output: Folder for ``comparison.json``, ``report.md`` and ``report.html``: new, empty or of an earlier comparison; None
-            writes nothing.
+        output: Folder for ``comparison.json``, ``report.md``, ``report.html`` and the figures as SVG: new, empty or of an earlier
+            comparison; None writes nothing.
         gate: Earlier results, one file for one or a run for a run: what has become worse since is in ``Comparison.losses``.
         max_drop: So many points of 100 may be lost before that counts.
         diff: Find the queries that the second of two results ranks worse than the first, with their texts.
@@ -68,13 +72,33 @@ def compare_results(
     if diff:
         comparison = replace(comparison, worst=ranking_diffs(*(row.results for row in rows)))
     if folder is not None:
-        with own_folder(folder, COMPARISON) as own, own.writing("comparison.json", "report.md", "report.html", *SWEEP_TABLES):
+        with own_folder(folder, COMPARISON) as own, own.writing(*_WRITTEN):
             write_json(folder / "comparison.json", comparison.to_json())
-            write_text(folder / "report.md", "# Comparison\n\n" + comparison.to_markdown())
-            write_text(folder / "report.html", comparison_html(comparison))
+            table = cell_rows(comparison, record or SweepRecord(cells=()))
+            figures = _figures(table, files, comparison)
+            write_pictures(figures, folder)
+            parts = ["# Comparison", comparison.to_markdown().rstrip(), figures_markdown(figures)]
+            write_text(folder / "report.md", "\n\n".join(filter(None, parts)) + "\n")
+            write_text(folder / "report.html", comparison_html(comparison, table, figures))
             if record is not None:
-                write_tables(cell_rows(comparison, record), folder)
+                write_tables(table, folder)
     return comparison
+
+
+def _figures(table: Sequence[Row], files: Mapping[str, Path], comparison: Comparison) -> list[Picture]:
+    """Return the figures of a comparison; of results that lie in runs also the training curves, and the profiles of several models."""
+    curves = {name: training_curve(file.parent / ENCODER) for name, file in files.items()}
+    profiles: dict[str, tuple[Path, Profile]] = {}
+    for run in dict.fromkeys(file.absolute().parent.parent for file in files.values()):
+        if (run / PROFILE).is_file():
+            profile = Profile.load(run / PROFILE)
+            profiles.setdefault(profile.digest, (run, profile))
+    models = [str(profile.model.get("name")).rpartition("/")[2] for _, profile in profiles.values()]
+    named = [
+        (f"{name} ({run.name})" if models.count(name) > 1 else name, profile)
+        for name, (run, profile) in zip(models, profiles.values(), strict=True)
+    ]
+    return pictures(table, curves=curves, profiles=named, baseline=baseline_of(comparison))
 
 
 def find_results(paths: Sequence[Path]) -> dict[str, Path]:

@@ -16,6 +16,8 @@ from prune2vec.models.kept import Kept
 from prune2vec.planning.plan import PruningPlan
 
 _BM25 = "BM25"
+# More rows than these make a table of tasks too wide to read with a column for each.
+_MOST_COLUMNS = 8
 _TITLES = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@1": "R@1", "recall@10": "R@10", "recall@100": "R@100"}
 
 
@@ -111,6 +113,17 @@ class ResultRow:
         return self.plan.shape.proportional_params(len(self.plan.keep_layers)) if self.plan is not None else None
 
     @property
+    def training(self) -> Mapping[str, Any]:
+        """The record of its training; empty where it was not trained, or was cut out of an encoder trained at several depths."""
+        return self._record.get("train") or {}
+
+    @property
+    def model(self) -> str:
+        """Name of the model it was cut from; empty where neither plan nor record says it."""
+        source = self.plan.model if self.plan is not None else self._record.get("model") or {}
+        return str(source.get("name") or "")
+
+    @property
     def texts_per_s(self) -> float | None:
         """Documents encoded per second."""
         return (self.results.speed.get("documents") or {}).get("texts_per_s")
@@ -193,10 +206,7 @@ class Comparison:
             rows.append(cells)
         if self.bm25:
             rows.append({"variant": _BM25, **self._score_cells(self.bm25, score=None, difference=self.difference(_BM25))})
-        header = tuple(rows[0])
-        return TextTable(
-            header, tuple(tuple(cells.get(title, "") for title in header) for cells in rows)
-        ).without_empty_columns()
+        return _table(rows)
 
     def share_of_teacher(self, row: ResultRow) -> float | None:
         """Return what part of its teacher's score a row has; None without a teacher among the rows, or where it cannot be told."""
@@ -216,8 +226,57 @@ class Comparison:
         main, *rest = ((_TITLES[name], _score(metrics.get(name))) for name in METRICS)
         return dict([main, ("difference", shown), *rest])
 
+    def costs(self) -> TextTable | None:
+        """Return the table of what training and encoding took; None where none was trained."""
+        if not any(row.training for row in self.rows):
+            return None
+        rows = []
+        for row in self.rows:
+            training, speed, memory = row.training, row.results.speed, row.results.memory
+            encoding = memory.get("cuda") or memory.get("encoding")
+            cells = {
+                "cost of": f"{row.name} (= {row.same_as})" if row.same_as else row.name,
+                "steps": f"{training['steps']:,}" if training else "",
+                "training loss": _score(training.get("final_loss")),
+                "training": f"{training['seconds'] / 60:,.1f} min" if training else "",
+                "its peak memory": f"{training['peak_memory_bytes'] / 1e9:.2f} GB" if training else "",
+                **{
+                    f"{side}/s": f"{speed[side]['texts_per_s']:,.1f}" if side in speed else ""
+                    for side in ("queries", "documents")
+                },
+                "peak memory of encoding": f"{encoding / 1e9:.2f} GB" if encoding else "",
+                "on disk": f"{row.results.size['disk_bytes'] / 1e6:,.1f} MB",
+            }
+            rows.append(cells)
+        return _table(rows)
+
+    def by_model(self) -> TextTable | None:
+        """Return what the rows of each of several models keep of its largest one's score; None where there are not several."""
+        models: dict[str, list[ResultRow]] = {}
+        for row in self.rows:
+            models.setdefault(row.model, []).append(row)
+        if len(models) < 2 or max(map(len, models.values())) < 2:
+            return None
+        rows = []
+        for name, found in models.items():
+            base = max(found, key=lambda row: row.params)
+            for row in found:
+                comparable = row is not base and row.results.measured_on == base.results.measured_on
+                scores = [one.score for one in (row, base) if comparable and one.score is not None]
+                cells = {
+                    "of each model": row.name,
+                    "model": name.rpartition("/")[2],
+                    "layers": ", ".join(filter(None, (row.layers, row.inside))),
+                    "parameters": f"{row.params / 1e6:,.1f} M",
+                    "cut": f"{100 * (1 - row.params / base.params):.0f} %",
+                    self.score_name: _score(row.score),
+                    "against its largest": f"{scores[0] - scores[1]:+.4f}" if len(scores) == 2 else "",
+                }
+                rows.append(cells)
+        return _table(rows)
+
     def tasks(self) -> TextTable | None:
-        """Return the table of MTEB tasks, one column a row of the comparison; None without tasks."""
+        """Return the table of MTEB tasks, the longer side down: tasks, or rows of the comparison; None without tasks."""
         scores = [
             {task.name: f"{task.score:.4f}" for task in row.results.tasks} | dict.fromkeys(row.results.missing, "missing")
             for row in self.rows
@@ -225,8 +284,11 @@ class Comparison:
         names = dict.fromkeys(name for one in scores for name in one)
         if not names:
             return None
-        header = ("task", *(row.name for row in self.rows))
-        return TextTable(header, tuple((name, *(one.get(name, "missing") for one in scores)) for name in names))
+        rows = [(row.name, *(one.get(name, "missing") for name in names)) for row, one in zip(self.rows, scores, strict=True)]
+        if len(rows) > max(len(names), _MOST_COLUMNS):
+            return TextTable(("score of", *names), tuple(rows))
+        header, *turned = zip(("task", *names), *rows, strict=True)
+        return TextTable(header, tuple(turned))
 
     def differences(self) -> TextTable | None:
         """Return the table of all differences to the first row and how sure they are; None where there are none."""
@@ -248,7 +310,8 @@ class Comparison:
         return TextTable(header, tuple(rows)) if rows else None
 
     def _tables(self) -> list[TextTable]:
-        return [table for table in (self.summary(), self.tasks(), self.differences()) if table is not None]
+        tables = (self.summary(), self.by_model(), self.tasks(), self.differences(), self.costs())
+        return [table for table in tables if table is not None]
 
     def render(self) -> str:
         """Return the comparison as plain text."""
@@ -318,6 +381,12 @@ def comparison_of(rows: Sequence[ResultRow]) -> Comparison:
     if len({(row.results.environment.get("cpu"), row.results.environment.get("gpu")) for row in rows}) > 1:
         notes.append("The speeds are from different machines.")
     return Comparison(rows=tuple(rows), gaps=_gaps(rows), notes=tuple(notes))
+
+
+def _table(rows: Sequence[Mapping[str, str]]) -> TextTable:
+    """Return a table of cells by title, as the first row has the titles, without empty columns."""
+    header = tuple(rows[0])
+    return TextTable(header, tuple(tuple(cells.get(title, "") for title in header) for cells in rows)).without_empty_columns()
 
 
 def _score(value: float | None) -> str:

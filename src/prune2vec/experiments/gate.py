@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from prune2vec.errors import ConfigError, EvaluationError
 from prune2vec.evaluation.item_scores import ItemScores
-from prune2vec.evaluation.results import Results
+from prune2vec.evaluation.results import Results, TaskScore
 from prune2vec.experiments.intervals import OWN_DATA, SCORE, Gap, gaps
 
 
@@ -38,7 +38,10 @@ def losses(now: Mapping[str, Results], before: Mapping[str, Results], *, gate: P
                 "one whose variants have the same names"
             )
         earlier = next(iter(before.values())) if alone else before[name]
-        _check_comparable(name, results, earlier, gate)
+        if (why := next(_reasons(results, earlier), None)) is not None:
+            raise EvaluationError(
+                f"{name} and {gate} are not comparable: {why}; evaluate on what the earlier results were measured on"
+            )
         (found,) = gaps(earlier, [results])
         mean = [] if earlier.retrieval or len(earlier.tasks) == 1 else [SCORE]
         for what in (key for key in found if key != SCORE or mean):
@@ -48,29 +51,27 @@ def losses(now: Mapping[str, Results], before: Mapping[str, Results], *, gate: P
     return tuple(lines)
 
 
-def _check_comparable(name: str, now: Results, before: Results, gate: Path) -> None:
-    def refuse(why: str) -> EvaluationError:
-        return EvaluationError(
-            f"{name} and {gate} are not comparable: {why}; evaluate on what the earlier results were measured on"
-        )
-
+def _reasons(now: Results, before: Results) -> Iterator[str]:
+    """Yield why two results are not comparable."""
     if before.score is None:
-        raise refuse("the earlier results hold no score")
+        yield "the earlier results hold no score"
     if before.retrieval and now.data_digest != before.data_digest:
         theirs, ours = (one.retrieval["data"]["source"] if one.retrieval else "none" for one in (before, now))
-        raise refuse(f"the data are others ({ours}, before {theirs})")
+        yield f"the data are others ({ours}, before {theirs})"
     there = {task.name: task for task in now.tasks}
-    lacking = [task.name for task in before.tasks if task.name not in there]
-    if lacking:
-        raise refuse(f"{', '.join(lacking)} is missing now")
+    if lacking := [task.name for task in before.tasks if task.name not in there]:
+        yield f"{', '.join(lacking)} is missing now"
     for task in before.tasks:
-        same = there[task.name]
-        for key in ("digest", "revision"):
-            if key in task.data and key in same.data and task.data[key] != same.data[key]:
-                raise refuse(f"the data of {task.name} are others")
-        both = bool(task.items and same.items)
-        if both and not (len(task.items) == len(same.items) and all(map(ItemScores.pairs_with, task.items, same.items))):
-            raise refuse(f"the queries, pairs or texts of {task.name} are others")
+        yield from _task_reasons(there[task.name], task)
+
+
+def _task_reasons(now: TaskScore, before: TaskScore) -> Iterator[str]:
+    if any(key in before.data and key in now.data and before.data[key] != now.data[key] for key in ("digest", "revision")):
+        yield f"the data of {before.name} are others"
+    if before.items and now.items:
+        paired = len(before.items) == len(now.items) and all(map(ItemScores.pairs_with, before.items, now.items))
+        if not paired:
+            yield f"the queries, pairs or texts of {before.name} are others"
 
 
 def _line(name: str, what: str, gap: Gap, max_drop: float) -> str:

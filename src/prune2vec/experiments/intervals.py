@@ -68,23 +68,33 @@ def gaps(base: Results, others: Sequence[Results]) -> list[dict[str, Gap]]:
 
     What the two were not both measured on is left out, and so is a mean over other tasks.
     """
+    measured = [_measured(other) for other in others]
     found: list[dict[str, Gap]] = [{} for _ in others]
     drawn: list[dict[str, Array]] = [{} for _ in others]
     for name, (score, items) in _measured(base).items():
-        same = [other if name != OWN_DATA or other.data_digest == base.data_digest else None for other in others]
-        theirs = {at: _measured(other)[name] for at, other in enumerate(same) if other is not None and name in _measured(other)}
-        missing = {at: _why_not(items, own) for at, (_, own) in theirs.items()}
-        paired = [at for at, why in missing.items() if not why]
-        resampled = _resampled([items, *(theirs[at][1] for at in paired)]) if paired else np.empty((0, 0))
-        for at, (its, _) in theirs.items():
-            found[at][name] = Gap(value=its - score, over=_over(items), why=missing[at])
-        for column, at in enumerate(paired):
-            drawn[at][name] = resampled[:, column]
-            found[at][name] = _gap(theirs[at][0] - score, resampled[:, column], items)
+        comparable = [name != OWN_DATA or other.data_digest == base.data_digest for other in others]
+        theirs = {at: of[name] for at, of in enumerate(measured) if name in of and comparable[at]}
+        for at, (gap, differences) in _compared(score, items, theirs).items():
+            found[at][name] = gap
+            if differences is not None:
+                drawn[at][name] = differences
     for at, other in enumerate(others):
         if other.measured_on == base.measured_on and base.score is not None and other.score is not None:
             found[at][SCORE] = found[at][OWN_DATA] if base.retrieval else _of_means(base, other, drawn[at])
     return found
+
+
+def _compared(
+    score: float, items: Sequence[ItemScores], theirs: Mapping[int, tuple[float, Sequence[ItemScores]]]
+) -> dict[int, tuple[Gap, Array | None]]:
+    """Return how others' scores of one thing differ from ``score``, each with its resampled differences, where there can be any."""
+    why = {at: _why_not(items, own) for at, (_, own) in theirs.items()}
+    paired = [at for at in theirs if not why[at]]
+    resampled = _resampled([items, *(theirs[at][1] for at in paired)]).T if paired else ()
+    found: dict[int, tuple[Gap, Array | None]] = {
+        at: (Gap(value=its - score, over=_over(items), why=why[at]), None) for at, (its, _) in theirs.items()
+    }
+    return found | {at: (_gap(found[at][0].value, one, items), one) for at, one in zip(paired, resampled, strict=True)}
 
 
 def _measured(results: Results) -> dict[str, tuple[float, tuple[ItemScores, ...]]]:

@@ -11,22 +11,22 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune2vec.errors import ConfigError
-from prune2vec.files import write_bytes
 from prune2vec.models.kept import KINDS
-from prune2vec.profiling.profile import Profile, Redundancy, rank_correlation
+from prune2vec.profiling.profile import LayerLoss, Profile, Redundancy, rank_correlation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
 _INK = "#1f2933"
 _FAINT = "#9aa5b1"
 _CURVE = "#3e4c59"
-_PALETTE = ("#2563eb", "#ea580c", "#0d9488", "#9333ea", "#be185d", "#65a30d", "#52606d")
+PALETTE = ("#2563eb", "#ea580c", "#0d9488", "#9333ea", "#be185d", "#65a30d", "#52606d")
+_MARKERS = "os^Dv"
 # Typed loosely: matplotlib spells out every key it knows as a literal type.
 _STYLE: Any = {
     "svg.hashsalt": "prune2vec",
@@ -50,6 +50,10 @@ _STYLE: Any = {
 _SECTIONS = ("redundancy", "redundancy-plain")
 _NAMES = {"attention": "attention", "mlp": "MLP", "block": "block"}
 _MARKED = 8
+# The bar of a scale is no longer than so many rows.
+_BAR = 14
+# More labels than these run into each other, and so do more names in one.
+_LABELLED = 4
 _COLOURS = "YlGnBu"
 # Values closer to zero than this are drawn as it: a dropped or silent sub-layer has none at all.
 _LEAST = 1e-9
@@ -59,7 +63,12 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 def color_of(position: int) -> str:
     """Return the colour of the variant at ``position``: the same in every picture and table of a report."""
-    return _PALETTE[position % len(_PALETTE)]
+    return PALETTE[position % len(PALETTE)]
+
+
+def marker_of(position: int) -> str:
+    """Return the shape of a variant's dots: another one when the colours begin again."""
+    return _MARKERS[position // len(PALETTE) % len(_MARKERS)]
 
 
 @contextmanager
@@ -73,42 +82,25 @@ def styled_figure(width: float, height: float, **grid: Any) -> Iterator[tuple[Fi
         yield figure, figure.subplots(**grid)
 
 
-def drawn(figure: Figure, kind: str = "svg") -> bytes:
-    """Return a figure as SVG or PNG, the same bytes every time."""
-    buffer = io.BytesIO()
-    if kind == "svg":
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    else:
-        figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})
-    return buffer.getvalue()
+def drawn(figure: Figure) -> str:
+    """Return a figure as SVG text, the same every time."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    return text.getvalue()
 
 
-def plot_profile(profile: Profile, picks: Mapping[str, int], path: Path) -> Path:
-    """Write the layer-loss curve of ``profile`` as ``.svg`` or ``.png``, with the depths ``picks`` (name to depth) marked.
-
-    Raises:
-        ConfigError: ``path`` has another suffix.
-        CheckpointError: The file cannot be written.
-    """
-    if path.suffix not in (".svg", ".png"):
-        raise ConfigError(f"cannot draw {path.name}; expected a file ending in .svg or .png")
-    with _profile_figure(profile, picks) as figure:
-        write_bytes(path, drawn(figure, path.suffix[1:]))
-    return path
+def interval_of(curve: LayerLoss) -> tuple[list[float], list[float]]:
+    """Return the lower and upper ends of the 95 % intervals of a curve's losses."""
+    low, high = ([loss + z * error for loss, error in zip(curve.loss, curve.std_error, strict=True)] for z in (-_Z95, _Z95))
+    return low, high
 
 
 def profile_svg(profile: Profile, picks: Mapping[str, int]) -> str:
-    """Return the picture of ``plot_profile`` as SVG text."""
-    with _profile_figure(profile, picks) as figure:
-        return drawn(figure).decode()
-
-
-@contextmanager
-def _profile_figure(profile: Profile, picks: Mapping[str, int]) -> Iterator[Figure]:
+    """Return the layer-loss curve of ``profile`` as SVG text, with the depths ``picks`` (name to depth) marked."""
     with styled_figure(8.2, 4.9, nrows=2, sharex=True, height_ratios=[3, 1]) as (figure, (top, bottom)):
         curve = profile.layer_loss
         depths = list(range(1, len(curve.loss) + 1))
-        low, high = ([loss + z * error for loss, error in zip(curve.loss, curve.std_error, strict=True)] for z in (-_Z95, _Z95))
+        low, high = interval_of(curve)
         top.fill_between(depths, low, high, color=_CURVE, alpha=0.14, linewidth=0)
         top.plot(depths, curve.loss, color=_CURVE, linewidth=1.8, marker="o", markersize=3)
         top.set_ylabel("contrastive loss")
@@ -120,7 +112,17 @@ def _profile_figure(profile: Profile, picks: Mapping[str, int]) -> Iterator[Figu
         whole_ticks(bottom)
         top.axvline(profile.shape.num_layers // 2 + 0.5, color=_FAINT, linewidth=0.8, linestyle=(0, (4, 4)))
         _mark_picks(picks, curve.loss, top, bottom)
-        yield figure
+        return drawn(figure)
+
+
+def log_ticks(axes: Axes) -> None:
+    """Let x be logarithmic, with plain numbers along it."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
 
 def whole_ticks(axes: Axes) -> None:
@@ -142,12 +144,14 @@ def _mark_picks(picks: Mapping[str, int], loss: Sequence[float], top: Axes, bott
         for axes in (top, bottom):
             axes.axvline(depth, color=color, linewidth=1.0, alpha=0.55)
         top.plot([depth], [loss[depth - 1]], marker="o", markersize=8, color=color, markeredgecolor="white", zorder=5)
+        if len(together) > _LABELLED:
+            continue
         # Neighbouring labels would run into each other: the second goes one row down.
         row = 1 - row if depth - last < 0.3 * len(loss) else 0
         last = depth
         left = depth > 0.8 * len(loss)
         top.annotate(
-            f"{' = '.join(names)}: {depth}",
+            f"{' = '.join(names) if len(names) <= _LABELLED else f'{len(names)} variants'}: {depth}",
             (depth, 1.0),
             xycoords=("data", "axes fraction"),
             xytext=(-5 if left else 5, -3 - 15 * row),
@@ -157,33 +161,6 @@ def _mark_picks(picks: Mapping[str, int], loss: Sequence[float], top: Axes, bott
             color=color,
             fontweight="bold",
         )
-
-
-def training_svg(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Return the training curves, ``(step, loss)`` points by variant, as SVG text; their order decides the colours."""
-    with styled_figure(8.2, 3.4) as (figure, axes):
-        for position, (name, points) in enumerate(curves.items()):
-            if points:
-                color = color_of(position)
-                steps, losses = zip(*points, strict=True)
-                axes.plot(steps, losses, color=color, linewidth=0.8, alpha=0.3)
-                axes.plot(steps, _smoothed(losses), color=color, linewidth=2.0, label=name)
-        axes.set_xlabel("step")
-        axes.set_ylabel("training loss")
-        whole_ticks(axes)
-        axes.legend(loc="upper right", ncols=4)
-        return drawn(figure).decode()
-
-
-def _smoothed(values: Sequence[float]) -> list[float]:
-    """Return an exponential moving average over about a twelfth of the curve, corrected for its start."""
-    keep = 1 - 1 / max(1.0, len(values) / 12)
-    average, weight, smooth = 0.0, 0.0, []
-    for value in values:
-        average = keep * average + (1 - keep) * value
-        weight = keep * weight + (1 - keep)
-        smooth.append(average / weight)
-    return smooth
 
 
 def inline_svg(svg: str, *, prefix: str, label: str) -> str:
@@ -228,16 +205,8 @@ def redundancies(profile: Profile) -> dict[str, Redundancy]:
     return {one.texts: one for one in found}
 
 
-def plot_redundancy(profile: Profile, path: Path) -> Path | None:
-    """Write the heat map of ``profile`` as SVG and return its path; None when no redundancy was measured."""
-    if not redundancies(profile):
-        return None
-    write_bytes(path, redundancy_svg(profile).encode())
-    return path
-
-
 def redundancy_svg(profile: Profile) -> str:
-    """Return the heat map as SVG text: layers along x, one row a kind of sub-layer and kind of text, ranks of the least."""
+    """Return the heat map of redundancy, where it was measured, as SVG text: layers along x, a row a kind of sub-layer and of text."""
     found = redundancies(profile)
     # Rows of one kind of sub-layer stand together.
     rows = [
@@ -248,7 +217,7 @@ def redundancy_svg(profile: Profile) -> str:
     with styled_figure(8.2, 1.2 + 0.42 * len(rows)) as (figure, axes):
         _draw(rows, axes)
         axes.set_xlabel(f"layer; 1 to {marked(profile.shape.num_layers)}: the least important of each row", labelpad=6)
-        return drawn(figure).decode()
+        return drawn(figure)
 
 
 def marked(layers: int) -> int:
@@ -296,30 +265,35 @@ def _draw(rows: Sequence[tuple[str, Sequence[float], Sequence[int]]], axes: Axes
     low, high = min(every), max(every)
     # One value alone has no scale.
     norm = LogNorm(vmin=low, vmax=high if high > low else 2 * low)
-    layers = len(values[0])
-    mesh = axes.pcolormesh(
-        [layer - 0.5 for layer in range(layers + 1)],
-        [row - 0.5 for row in range(len(rows) + 1)],
-        values,
-        cmap=_COLOURS,
-        norm=norm,
-        edgecolors="white",
-        linewidth=0.8,
-    )
+    draw_cells(axes, values, [label for label, _, _ in rows], norm=norm, colors=_COLOURS, bar="1 - cosine")
+    whole_ticks(axes)
+    for place, (row, (_, _, order)) in enumerate(zip(values, rows, strict=True)):
+        for rank, layer in enumerate(order[: marked(len(row))], start=1):
+            colour = "white" if norm(row[layer]) > 0.6 else _INK
+            axes.text(layer, place, str(rank), ha="center", va="center", fontsize=7.5, fontweight="bold", color=colour)
+
+
+def draw_cells(
+    axes: Axes, values: Sequence[Sequence[float]], labels: Sequence[str], *, norm: Normalize, colors: str, bar: str
+) -> None:
+    """Draw a heat map: rows of values from top to bottom, with labels, and a bar of the scale."""
+    columns = len(values[0])
+    edges = ([place - 0.5 for place in range(count + 1)] for count in (columns, len(values)))
+    mesh = axes.pcolormesh(*edges, values, cmap=colors, norm=norm, edgecolors="white", linewidth=0.8)
     axes.grid(visible=False)
     axes.invert_yaxis()
-    axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
+    axes.set_yticks(range(len(values)), labels)
     axes.tick_params(axis="y", length=0)
     axes.spines[:].set_visible(False)
-    whole_ticks(axes)
-    axes.set_xlim(-0.5, layers - 0.5)
-    bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02, aspect=12)
-    bar.set_label("1 - cosine")
+    axes.set_xlim(-0.5, columns - 0.5)
+    color_bar(axes, mesh, bar, shrink=min(1.0, _BAR / len(values)))
+
+
+def color_bar(axes: Axes, scale: ScalarMappable, label: str, *, shrink: float = 1.0) -> None:
+    """Put the scale of colours beside a figure."""
+    bar = axes.figure.colorbar(scale, ax=axes, pad=0.02, aspect=12, shrink=shrink, anchor=(0, 1))
+    bar.set_label(label)
     bar.outline.set_visible(False)
     if bar.solids is not None:
         # matplotlib draws a bar of many colours as an image inside the SVG.
         bar.solids.set_rasterized(False)
-    for place, (row, (_, _, order)) in enumerate(zip(values, rows, strict=True)):
-        for rank, layer in enumerate(order[: marked(layers)], start=1):
-            colour = "white" if norm(row[layer]) > 0.6 else _INK
-            axes.text(layer, place, str(rank), ha="center", va="center", fontsize=7.5, fontweight="bold", color=colour)

@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
@@ -29,22 +29,17 @@ from prune2vec.training.train_settings import TrainSettings
 ABOUT_MODEL = ("revision", "trust_remote_code")
 DOCSTRINGS = "docstrings"
 _BUILT_IN_MODELS = ("smollm2",)
-# Keys that hold a path, and those that hold a path or the name of something on the hub.
-_PATHS: tuple[tuple[str, ...], ...] = (
-    ("data", "mine", "source"),
-    ("profile", "plain"),
-    ("train", "dev"),
-    ("evaluate", "data"),
-    ("evaluate", "mirror"),
-    ("evaluate", "corpus"),
-)
-_NAMES: tuple[tuple[str, ...], ...] = (
-    *(("model",), ("data", "train"), ("data", "texts"), ("data", "dev"), ("data", "profile")),
-    *(("train", "teacher"), ("train", "teacher_vectors")),
-)
-# May be written by the run itself.
+# Keys by section that hold a path, or the name of something on the hub; those that hold a path alone; what the run may write itself.
+_PATHS = {
+    "": ("model",),
+    "data": ("train", "texts", "dev", "profile"),
+    "mine": ("source",),
+    "profile": ("plain",),
+    "train": ("dev", "teacher", "teacher_vectors"),
+    "evaluate": ("data", "mirror", "corpus"),
+}
+_ONLY_LOCAL = {("mine", "source"), ("profile", "plain"), ("train", "dev"), *(("evaluate", key) for key in _PATHS["evaluate"])}
 _TO_BE = ("teacher_vectors",)
-_OF_VARIANTS = (("train", "dev"), ("train", "teacher"), ("train", "teacher_vectors"))
 
 _WIDTH = 110
 # Given once at the top, or decided by the run itself.
@@ -314,24 +309,31 @@ def absolute_paths(values: Mapping[str, Any], *, base: Path, where: Callable[[Lo
     """Return a valid recipe's values with every local path made absolute, from ``base``; ``where`` gives a key's place."""
     changed = copy.deepcopy(dict(values))
     words = {DOCSTRINGS, *_BUILT_IN_MODELS, *(variant["name"] for variant in changed["variants"])}
-    of_variants: list[tuple[Any, ...]] = [
-        ("variants", number, *rest) for number in range(len(changed["variants"])) for rest in _OF_VARIANTS
-    ]
-    ways = ((changed["sweep"] or {}).get("train") or {}) if "sweep" in changed else {}
-    of_variants += [("sweep", "train", way, key) for way in ways for _, key in _OF_VARIANTS]
-    for location in (*_PATHS, *_NAMES, *of_variants):
-        *sections, key = location
-        holder: Any = changed
-        for part in sections:
-            holder = (holder[part] if isinstance(part, int) else (holder or {}).get(part)) or {}
-        found = (holder or {}).get(key)
-        names = found if isinstance(found, list) else [found] if found else []
-        for number, name in enumerate(names):
-            if name not in words:
-                names[number] = _absolute(name, base, place=where(location), only_local=location in _PATHS, to_be=key in _TO_BE)
-        if names:
-            holder[key] = names if isinstance(found, list) else names[0]
+    for location, kind, section in _sections_with_paths(changed):
+        for key in _PATHS[kind] if section else ():
+            if not (found := section.get(key)):
+                continue
+            about: dict[str, Any] = {
+                "place": where((*location, key)),
+                "only_local": (kind, key) in _ONLY_LOCAL,
+                "to_be": key in _TO_BE,
+            }
+            names = found if isinstance(found, list) else [found]
+            names = [name if name in words else _absolute(name, base, **about) for name in names]
+            section[key] = names if isinstance(found, list) else names[0]
     return changed
+
+
+def _sections_with_paths(values: Mapping[str, Any]) -> Iterator[tuple[tuple[Any, ...], str, Any]]:
+    """Yield where each section of a recipe is that may hold paths, what kind it is, and the section itself, which may not be there."""
+    yield (), "", values
+    for kind in ("data", "profile", "train", "evaluate"):
+        yield (kind,), kind, values.get(kind)
+    yield ("data", "mine"), "mine", (values.get("data") or {}).get("mine")
+    for number, variant in enumerate(values["variants"]):
+        yield ("variants", number, "train"), "train", variant.get("train")
+    for way, settings in ((values.get("sweep") or {}).get("train") or {}).items():
+        yield ("sweep", "train", way), "train", settings
 
 
 def _absolute(name: str, base: Path, *, place: str, only_local: bool, to_be: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -11,24 +11,32 @@ from typing import Any
 
 from prune2vec.errors import markdown, shown_lines
 from prune2vec.experiments.answers import Answer
-from prune2vec.experiments.comparison import Comparison
+from prune2vec.experiments.comparison import Comparison, TextTable
+from prune2vec.experiments.figures import (
+    Picture,
+    Row,
+    colors_of,
+    front,
+    pictures,
+    points,
+    training_curve,
+    write_pictures,
+)
 from prune2vec.experiments.intervals import UNSURE
 from prune2vec.experiments.plots import (
     caption,
-    color_of,
     inline_svg,
-    plot_profile,
-    plot_redundancy,
     profile_svg,
     redundancies,
     redundancy_svg,
-    training_svg,
 )
-from prune2vec.experiments.score_plots import score_points, score_svg
 from prune2vec.files import write_text
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.planning.plan_view import cut_summary, plan_figures
 from prune2vec.profiling.profile import Profile
+
+# Of more rows the headline tells only of those that none beats.
+_MOST_SENTENCES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +50,8 @@ class ReportData:
         comparison: The results; None when nothing was evaluated.
         answers: Example queries and what was found.
         answered_by: The variant that answered.
-        curves: The ``train.jsonl`` of each variant; one that is not there was not trained.
+        rows: The table of the results, or of no more than the variants' names and parameters.
+        encoders: The folder of each variant's encoder; of those that keep the same as an earlier one none.
         manifest: Everything needed to repeat the run.
         recipe: The resolved recipe as YAML.
     """
@@ -53,7 +62,8 @@ class ReportData:
     comparison: Comparison | None
     answers: tuple[Answer, ...]
     answered_by: str
-    curves: Mapping[str, Path]
+    rows: Sequence[Row]
+    encoders: Mapping[str, Path]
     manifest: Mapping[str, Any]
     recipe: str
 
@@ -70,20 +80,44 @@ class ReportData:
 
 
 def write_report(data: ReportData, folder: Path) -> None:
-    """Write ``profile.svg``, ``profile.png``, ``report.md`` and ``report.html``; ``redundancy.svg`` too if it was measured."""
-    for suffix in (".svg", ".png"):
-        plot_profile(data.profile, data.picks, folder / f"profile{suffix}")
-    plot_redundancy(data.profile, folder / "redundancy.svg")
-    write_text(folder / "report.md", report_markdown(data))
-    write_text(folder / "report.html", report_html(data))
+    """Write ``report.md``, ``report.html`` and every figure that has something to show."""
+    curves = {name: training_curve(encoder) for name, encoder in data.encoders.items()}
+    figures = [*pictures(data.rows, curves=curves, baseline=baseline_of(data.comparison)), *profile_pictures(data)]
+    write_pictures(figures, folder)
+    write_text(folder / "report.md", report_markdown(data, figures))
+    write_text(folder / "report.html", report_html(data, figures))
+
+
+def profile_pictures(data: ReportData) -> list[Picture]:
+    """Return the curve of the depths, and the heat map of the sub-layers where it was measured."""
+    about = (
+        "Contrastive loss of the untrained model cut to each depth (lower is better), as the mean over "
+        f"{len(data.profile.layer_loss.group_loss)} groups of texts; the band is the 95 % interval of that mean. The dashed line "
+        "parts the two halves that L3Prune searches. Below: how often the right text is found first among a group's."
+    )
+    curve = profile_svg(data.profile, data.picks)
+    found = [Picture(name="profile", title="What each depth is worth", caption=about, svg=curve)]
+    if redundancies(data.profile):
+        about = f"{caption(data.profile)} Pale sub-layers hardly change it."
+        svg = redundancy_svg(data.profile)
+        found.append(Picture(name="redundancy", title="How much each sub-layer changes", caption=about, svg=svg))
+    return found
 
 
 def headline(comparison: Comparison | None) -> list[str]:
-    """Return one sentence for each row after the first: what it weighs, how fast it is and what it loses."""
+    """Return one sentence for each row after the first: what it weighs, how fast it is and what it loses.
+
+    Of many rows only for those that no other one beats in both score and parameters.
+    """
     if comparison is None:
         return []
     first, *others = comparison.rows
     sentences = []
+    if len(others) > _MOST_SENTENCES:
+        table = [{"cell": row.name, "parameters": row.params, "score": row.score, "same_as": row.same_as} for row in others]
+        best = [one.name for one in front(points(table, "parameters", "score"), more=False)]
+        others = [row for row in others if row.name in best]
+        sentences = [f"{len(others)} of {len(comparison.rows) - 1} are beaten by no other one in both score and parameters:"]
     for row in others:
         if row.same_as:
             sentences.append(f"{row.name} keeps the same as {row.same_as}, so it is the same encoder.")
@@ -102,7 +136,7 @@ def headline(comparison: Comparison | None) -> list[str]:
     return sentences
 
 
-def report_markdown(data: ReportData) -> str:
+def report_markdown(data: ReportData, figures: Sequence[Picture] = ()) -> str:
     """Return the report of a run as Markdown."""
     parts = [f"# {markdown(data.title)}", "\n".join(f"- {markdown(sentence)}" for sentence in headline(data.comparison))]
     if data.comparison is not None:
@@ -112,9 +146,7 @@ def report_markdown(data: ReportData) -> str:
         notes = "".join(f" {note[:1].upper()}{note[1:].rstrip('.')}." for note in plan.notes)
         plans.append(f"- **{markdown(name)}** {markdown(f'{cut_summary(plan)}.{notes}')}")
     parts.append("## Plans\n\n" + "\n".join(plans))
-    parts.append("![Contrastive loss by depth](profile.svg)")
-    if redundancies(data.profile):
-        parts.append(f"![Redundancy of sub-layers](redundancy.svg)\n\n{markdown(caption(data.profile))}")
+    parts.append(figures_markdown(figures))
     if data.answers:
         parts.append(f"## What {markdown(data.answered_by)} finds")
         for answer in data.answers:
@@ -128,45 +160,39 @@ def report_markdown(data: ReportData) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def report_html(data: ReportData) -> str:
+def figures_markdown(figures: Sequence[Picture]) -> str:
+    """Return the figures that lie beside a report, each with its caption, as Markdown."""
+    return "\n\n".join(f"![{one.title}]({one.name}.svg)\n\n{markdown(one.caption)}".rstrip() for one in figures)
+
+
+def report_html(data: ReportData, figures: Sequence[Picture]) -> str:
     """Return the report of a run as one HTML page that loads nothing."""
-    about = caption(data.profile) if redundancies(data.profile) else ""
-    curves: dict[str, list[tuple[float, float]]] = {name: [] for name in data.plans}
-    for name, path in data.curves.items():
-        rows = map(json.loads, path.read_text(encoding="utf-8").splitlines()) if path.exists() else ()
-        curves[name] = [(row["step"], row["loss"]) for row in rows]
-    figures = {
-        "profile": inline_svg(profile_svg(data.profile, data.picks), prefix="p", label="Contrastive loss by depth"),
-        "redundancy": inline_svg(redundancy_svg(data.profile), prefix="r", label="Redundancy of sub-layers") if about else "",
-        "training": inline_svg(training_svg(curves), prefix="t", label="Training loss by step") if any(curves.values()) else "",
-        **_score_figures(data.comparison),
-    }
     return _page(
         title=data.title,
         data=data,
         headline=headline(data.comparison),
         comparison=data.comparison,
-        about_redundancy=about,
-        colors={name: color_of(place) for place, name in enumerate(data.plans)},
+        colors=colors_of(data.rows),
         figures=figures,
-        plans=[_plan_view(name, plan, data.same_cut_as.get(name)) for name, plan in data.plans.items()],
-        groups=len(data.profile.layer_loss.group_loss),
+        plans=_plans_table(data),
         machine=_machine(data.manifest["environment"]),
-        stages=[(name, _duration(stage["seconds"])) for name, stage in data.manifest["stages"].items()],
+        stages=TextTable(
+            ("stage", "minutes"), tuple((name, f"{one['seconds'] / 60:,.1f}") for name, one in data.manifest["stages"].items())
+        ),
         whole_time=_duration(data.manifest["seconds"]),
         manifest=json.dumps(data.manifest, indent=2, ensure_ascii=False),
     )
 
 
-def comparison_html(comparison: Comparison) -> str:
+def comparison_html(comparison: Comparison, rows: Sequence[Row], figures: Sequence[Picture]) -> str:
     """Return a comparison alone as one HTML page that loads nothing."""
     return _page(
         title="Comparison of encoders",
         data=None,
         comparison=comparison,
         headline=headline(comparison),
-        colors={row.name: color_of(place) for place, row in enumerate(comparison.rows)},
-        figures=_score_figures(comparison),
+        colors=colors_of(rows),
+        figures=figures,
         machine=_machine(comparison.rows[0].results.environment),
     )
 
@@ -183,34 +209,26 @@ def _page(**values: Any) -> str:
         finalize=lambda value: shown_lines(value) if type(value) is str else value,
     )
     text = files("prune2vec.experiments").joinpath("report.html").read_text(encoding="utf-8")
-    return environment.from_string(text).render(**values)
+    return environment.from_string(text).render(inline_svg=inline_svg, **values)
 
 
-def _score_figures(comparison: Comparison | None) -> dict[str, str]:
-    """Return the pictures of score against parameters and against speed; empty ones where there are not two points."""
-    figures = {"score": "", "speed": ""}
-    for name, label in (("score", "Score against parameters"), ("speed", "Score against texts per second")):
-        points = score_points(comparison, speed=name == "speed") if comparison is not None else []
-        if comparison is not None and len(points) > 1:
-            baseline = ("BM25", comparison.bm25["ndcg@10"]) if comparison.bm25 else None
-            svg = score_svg(points, metric=comparison.score_name, speed=name == "speed", baseline=baseline)
-            figures[name] = inline_svg(svg, prefix=name[:2], label=label)
-    return figures
+def baseline_of(comparison: Comparison | None) -> tuple[str, float] | None:
+    """Return name and score of BM25 on the queries of all rows, as figures draw it."""
+    return ("BM25", comparison.bm25["ndcg@10"]) if comparison is not None and comparison.bm25 else None
 
 
-def _plan_view(name: str, plan: PruningPlan, same_as: str | None) -> dict[str, Any]:
-    figures = plan_figures(plan)
-    return {
-        "name": name,
-        "same_as": same_as,
-        "method": plan.method,
-        "kept": cut_summary(plan).removeprefix("keeps "),
-        "params": f"{figures['params']['after'] / 1e6:,.1f} M",
-        "paper": f"{figures['params_proportional']['after'] / 1e6:,.1f} M",
-        "flops": f"{figures['flops_per_token']['after'] / 1e6:,.1f} M",
-        "memory": f"{figures['memory_bytes']['after'] / 1e6:,.0f} MB",
-        "notes": list(plan.notes),
-    }
+def _plans_table(data: ReportData) -> TextTable:
+    header = ("variant", "method", "layers kept", "parameters", "paper's count", "FLOPs per token", "memory, estimated")
+    rows = []
+    for name, plan in data.plans.items():
+        figures, same = plan_figures(plan), data.same_cut_as.get(name)
+        millions = [
+            figures[what]["after"] / 1e6 for what in ("params", "params_proportional", "flops_per_token", "memory_bytes")
+        ]
+        counts = [f"{count:,.1f} M" for count in millions[:3]]
+        kept = cut_summary(plan).removeprefix("keeps ")
+        rows.append((f"{name} (= {same})" if same else name, plan.method, kept, *counts, f"{millions[3]:,.0f} MB"))
+    return TextTable(header, tuple(rows))
 
 
 def _machine(environment: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.resources import as_file, files
@@ -15,6 +15,7 @@ from prune2vec.evaluation.tasks import resolve_tasks
 from prune2vec.experiments.answers import Answer, load_answers
 from prune2vec.experiments.cell_table import SweepRecord, cell_rows, write_tables
 from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
+from prune2vec.experiments.figures import Row
 from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.report import ReportData
 from prune2vec.experiments.stage_runner import ANSWERS, MANIFEST, PROFILE, RECIPE, REPORT, RESULTS, STAMPS, Step
@@ -228,9 +229,10 @@ def _finish(run: VariantRun, cells: tuple[Cell, ...]) -> Report:
     if not run.plans:
         raise EvaluationError("; ".join(f"{name} failed: {reason}" for name, reason in run.errors.items()))
     folder, profile, same = run.folder, Profile.load(run.folder / PROFILE), run.same_cut_as
-    comparison = None
+    comparison, record = None, SweepRecord(cells=cells, errors=run.errors)
+    rows: Sequence[Row] = [{"cell": name, "parameters": plan.shape.params(plan.kept)} for name, plan in run.plans.items()]
     if run.recipe.evaluate is not None:
-        rows = [
+        results = [
             ResultRow(
                 name=name,
                 results=Results.load(folder / name / RESULTS),
@@ -240,7 +242,8 @@ def _finish(run: VariantRun, cells: tuple[Cell, ...]) -> Report:
             )
             for name, plan in run.plans.items()
         ]
-        comparison = comparison_of(rows)
+        comparison = comparison_of(results)
+        rows = cell_rows(comparison, record)
     answers = tuple(load_answers(folder / ANSWERS)) if "answer" in run.runner.records else ()
     facts = _manifest(run, profile)
     data = ReportData(
@@ -250,7 +253,8 @@ def _finish(run: VariantRun, cells: tuple[Cell, ...]) -> Report:
         comparison=comparison,
         answers=answers,
         answered_by=run.smallest() or "",
-        curves={name: run.encoder_folder(name) / "train.jsonl" for name in run.plans if name not in same},
+        rows=rows,
+        encoders={name: run.encoder_folder(name) for name in run.plans if name not in same},
         manifest=facts,
         recipe=run.recipe.to_yaml(),
     )
@@ -258,10 +262,9 @@ def _finish(run: VariantRun, cells: tuple[Cell, ...]) -> Report:
     write_json(folder / MANIFEST, facts)
     run.stages.report(data, folder)
     if cells:
-        record = SweepRecord(cells=cells, errors=run.errors)
         record.save(folder)
         if comparison is not None:
-            write_tables(cell_rows(comparison, record), folder)
+            write_tables(rows, folder)
     return Report(folder=folder, steps=tuple(run.runner.steps), comparison=comparison, answers=answers, errors=run.errors)
 
 

@@ -27,7 +27,9 @@ from prune2vec.progress import say
 RECIPE, PROFILE, ANSWERS, DATA, STAMPS = "recipe.yaml", "profile.json", "answers.json", "data", "stamps"
 MANIFEST = "manifest.json"
 SWEEP, SWEEP_TABLES = "sweep.json", ("sweep.parquet", "sweep.md")
-REPORT = (MANIFEST, "profile.svg", "profile.png", "redundancy.svg", "report.md", "report.html", SWEEP, *SWEEP_TABLES)
+_DRAWN = ("layers", "score", "speed", "tasks", "loss", "time", "memory", "training", "profile", "redundancy")
+FIGURES = tuple(f"{name}.svg" for name in _DRAWN)
+REPORT = (MANIFEST, *FIGURES, "report.md", "report.html", SWEEP, *SWEEP_TABLES)
 PLAN, SLIM_PLAN, RESULTS = "plan.json", "slim-plan.json", "results.json"
 CHECKPOINT, ENCODER = "checkpoint", "encoder"
 TEACHER_VECTORS = "teacher-vectors"

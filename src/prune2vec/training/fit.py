@@ -24,6 +24,7 @@ from prune2vec.data.beir import triplets_as_retrieval
 from prune2vec.data.triplet import Triplet
 from prune2vec.errors import CheckpointError, TrainingError
 from prune2vec.files import explained_os_errors
+from prune2vec.machine import peak_memory
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.progress import progress
 from prune2vec.resume import WorkFolder, step_of
@@ -140,11 +141,13 @@ def fit(
             checkpointing = _checkpointing(job, encoder, batches, padded=not packing["packed"])
             if job.processes.first:
                 _note(job, batches, gradient_checkpointing=checkpointing, packing=packing, projection=projected is not None)
-            with progress("training", settings.steps, done=step_of(resume) if resume else 0) as advance:
+            done = step_of(resume) if resume else 0
+            with peak_memory() as peak, progress("training", settings.steps, done=done) as advance:
                 watch = TrainingMonitor(
                     job.work,
                     notes=collator.notes,
                     advance=advance,
+                    peak=peak,
                     resumed=resume if settings.method == "lora" and part is None else None,
                     dtype=job.dtype,
                 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from torch import Tensor, distributed, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from prune2vec.errors import TrainingError
-from prune2vec.machine import peak_rss_bytes
 from prune2vec.progress import Advance, say
 from prune2vec.resume import WorkFolder, append_line, read_lines
 from prune2vec.training.adapters import restore_adapter
@@ -28,16 +27,25 @@ class TrainingMonitor(TrainerCallback):
         work: Where curve and checkpoints are kept.
         notes: The collator's notes on the batches, oldest first.
         advance: Told of each step done.
+        peak: Of the resident memory since the training began, a number that grows; on a GPU torch counts.
         resumed: The checkpoint whose adapter must be restored.
         dtype: For messages.
     """
 
     def __init__(
-        self, work: WorkFolder, *, notes: deque[BatchStats], advance: Advance, resumed: Path | None, dtype: str
+        self,
+        work: WorkFolder,
+        *,
+        notes: deque[BatchStats],
+        advance: Advance,
+        peak: Sequence[int],
+        resumed: Path | None,
+        dtype: str,
     ) -> None:
         self._work = work
         self._notes = notes
         self._advance = advance
+        self._peak = peak
         self._resumed = resumed
         self._dtype = dtype
         self._note: BatchStats | None = None
@@ -52,6 +60,8 @@ class TrainingMonitor(TrainerCallback):
         """Take over from a checkpoint exactly, and keep the present rhythm of checkpoints rather than the stored one."""
         if self._resumed is not None:
             restore_adapter(kwargs["model"], self._resumed)
+        if args.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(args.device)
         state.save_steps = int(args.save_steps)
         state.eval_steps = int(args.eval_steps or args.save_steps)
         self._began = self._since = time.perf_counter()
@@ -84,7 +94,7 @@ class TrainingMonitor(TrainerCallback):
         if "loss" not in logs or self._note is None or args.process_index:
             return
         now, note, device = time.perf_counter(), self._note, args.device
-        memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_rss_bytes()
+        memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else self._peak[0]
         record = {
             "step": state.global_step,
             "loss": logs["loss"],

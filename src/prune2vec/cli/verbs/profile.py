@@ -50,7 +50,8 @@ def profile(model: str, *, texts: str, output: Path, settings: ProfileSettings, 
         check_texts(texts)
         scorer_names(settings)
         return would(f"profile {model}", reads=[model, texts], writes=output, settings=settings)
-    from prune2vec.experiments.plots import plot_profile, plot_redundancy, redundancy_table, sparkline
+    from prune2vec.experiments.plots import profile_svg, redundancies, redundancy_svg, redundancy_table, sparkline
+    from prune2vec.files import write_text
     from prune2vec.machine import keep_freed_memory
     from prune2vec.planning.planner import make_plan
 
@@ -60,9 +61,11 @@ def profile(model: str, *, texts: str, output: Path, settings: ProfileSettings, 
     layers = result.shape.num_layers
     names = [name for name, last in (("small", layers // 2), ("large", layers)) if layers > 1 and last <= result.depths]
     picks = {name: len(make_plan(result, method="l3prune", variant=name).keep_layers) for name in names}
-    pictures = [plot_profile(result, picks, output.with_suffix(".svg"))]
-    heat_map = plot_redundancy(result, output.with_suffix(".redundancy.svg"))
-    pictures += [heat_map] if heat_map is not None else []
+    pictures = {output.with_suffix(".svg"): profile_svg(result, picks)}
+    if redundancies(result):
+        pictures[output.with_suffix(".redundancy.svg")] = redundancy_svg(result)
+    for path, svg in pictures.items():
+        write_text(path, svg)
     curve, last = result.layer_loss, "full" if result.depths == layers else "end"
     lines = [f"layer loss, depth 1 to {result.depths}: {sparkline(curve.loss)}"]
     lines += [

@@ -20,7 +20,7 @@ def demo(*, output: Path, dry_run: bool) -> Printable:
 
     The model is SmolLM2-135M-Instruct; the text, the docstrings of the installed Python packages.
 
-    Takes up to 20 minutes on 2 cores and 6 GB of memory; the same command resumes after an interruption.
+    Takes about 10 minutes on 2 cores and up to 4 GB of memory; the same command resumes after an interruption.
     """
     from prune2vec.experiments.run import demo_recipe, run_demo, run_recipe
 
