@@ -29,7 +29,6 @@ Right files were seen at 0.999998 and 0.9993 (MiniLM), wrong poolings and prompt
 LEAST_SERVED = 0.99
 """The same of a server, whose precision is not known: halves stay above it, a wrong pooling or prompt below."""
 _BINDING = "xllamacpp"
-_TIMEOUT = 1800
 _PATIENCE = 120
 
 
@@ -61,7 +60,7 @@ def llama_cpp_vectors(path: Path, texts: Sequence[str], *, tokens: int) -> NDArr
         request = Path(folder) / "request.json"
         request.write_text(json.dumps({"model": str(path), "texts": list(texts), "tokens": tokens}), encoding="utf-8")
         command = [sys.executable, "-m", "prune2vec.exporting.llama_cpp_server", str(request)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if "error" in line.lower()] or done.stderr.splitlines()[-1:]
             raise CheckpointError(f"llama.cpp does not take {path.name}: {shown(' '.join(said[:2]), 200)}")
