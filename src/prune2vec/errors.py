@@ -161,7 +161,7 @@ def shown_json(value: Any) -> str:
 
 # Import name, the extra that brings it, and what needs it.
 _EXTRAS = {
-    "gguf": ("gguf", "reading GGUF files"),
+    "gguf": ("gguf", "reading or writing GGUF files"),
     "mteb": ("eval", "evaluating on MTEB tasks"),
     "onnx": ("onnx", "exporting to ONNX"),
     "onnxruntime": ("onnx", "exporting to ONNX"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from transformers import AutoModel
 
 from prune2vec.cli.app import main
 from prune2vec.errors import CheckpointError, ConfigError, DataError
+from prune2vec.exporting import doctor
 from prune2vec.exporting.doctor import OK, TOLD, WRONG, Examined, examine_encoder
 from prune2vec.exporting.export import export_encoder
 from prune2vec.models.kept import Kept
@@ -207,6 +210,70 @@ def test_against_an_onnx_export(sound: Path, folder: Path, tmp_path: Path) -> No
     edit(tmp_path / "out" / "export.json", lambda about: about.update(precision="int8"))
     rows = {finding.what: finding for finding in examine_encoder(sound, against=tmp_path / "out").findings}
     assert (rows["vectors of out"].found, rows["vectors of out"].verdict) == ("mean cosine 1.0000, smallest 1.0000", OK)
+
+
+@pytest.mark.parametrize("fault", [None, weight])
+def test_against_a_server(
+    sound: Path, folder: Path, fault: Callable[[Path], None] | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = load_encoder(sound, device="cpu", dtype="float32")
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            """Say nothing."""
+
+        def do_GET(self) -> None:
+            self.answer({"data": [{"id": "owner/model"}]} if self.path == "/v1/models" else {})
+
+        def do_POST(self) -> None:
+            told = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            assert (self.path, told["model"]) == ("/v1/embeddings", "owner/model")
+            asked.append(told["input"])
+            # A server adds no prompt of its own.
+            vector = encoder.encode(told["input"], prompt="", show_progress_bar=False)
+            self.answer({"data": [{"embedding": vector.tolist()}]})
+
+        def answer(self, content: Any) -> None:
+            body = json.dumps(content).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    if fault:
+        fault(folder)
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        main(["doctor", str(folder), "--against", f"{url}/v1/", "--json"])
+        rows = {finding["what"]: finding for finding in json.loads(capsys.readouterr().out)["findings"]}
+        with pytest.raises(ConfigError, match=rf"no embeddings from {url}: .*; expected a server with OpenAI's interface"):
+            examine_encoder(sound, against=url)
+        server.shutdown()
+        thread.join()
+    row = rows["vectors of owner/model"]
+    assert row["found"].startswith("largest cosine distance ") and row["found"].endswith(" (18 texts)")
+    assert row["verdict"] == (WRONG if fault else OK)
+    assert sum(text.startswith("find what answers\n") for text in asked) == 9
+    # None is longer than the encoder reads.
+    assert max(len(encoder.tokenizer(text)["input_ids"]) for text in asked) <= 64
+
+
+@pytest.mark.skipif("gguf" not in installed_targets(), reason="the gguf extra is not installed")
+def test_against_a_gguf_export(sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export_encoder(sound, target="gguf", output=tmp_path / "out", precision="q8_0")
+    encoder = load_encoder(sound, device="cpu", dtype="float32")
+
+    def vectors(path: Path, texts: list[str], *, tokens: int) -> Any:
+        assert path == tmp_path / "out" / "model.gguf" and tokens == 64
+        return encoder.encode(texts, prompt="", show_progress_bar=False)
+
+    monkeypatch.setattr(doctor, "llama_cpp_vectors", vectors)
+    for other in (tmp_path / "out", tmp_path / "out" / "model.gguf"):
+        row = {finding.what: finding for finding in examine_encoder(sound, against=other).findings}["vectors of model.gguf"]
+        assert (row.expected, row.verdict) == ("a cosine of 0.99 at least", OK), row
 
 
 def test_the_verb_prints_a_table_and_its_exit_code_tells(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,6 +55,22 @@ class Outcome:
         return self.data
 
 
+@dataclass(frozen=True)
+class Uploaded:
+    """The result of a verb whose folder was uploaded, with the repository's address behind it."""
+
+    result: Printable
+    address: str
+
+    def render(self) -> str:
+        """Return the result's text and the address."""
+        return f"{self.result.render()}\n{self.address}"
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Return the result's data and the address."""
+        return {**self.result.to_json(), "hub": self.address}
+
+
 def would(
     action: str, *, reads: Iterable[object], writes: Path | None, settings: Settings | Mapping[str, Any] | None = None
 ) -> Outcome:
@@ -135,6 +151,7 @@ class Verb(click.Command):
         values = dict(ctx.params)
         as_json = values.pop("json")
         set_enabled(not values.pop("quiet"))
+        repo = values.pop("push_to_hub", None)
         for section in self._sections:
             names = [str(option.name) for option in self.section_options if option.section is section]
             taken = {name: values.pop(name) for name in names}
@@ -142,7 +159,7 @@ class Verb(click.Command):
             values[section.keyword] = section.load().build(given, where=ctx.command_path)
         assert self.callback is not None
         ctx.meta[WORKING] = True
-        result: Printable = ctx.invoke(self.callback, **values)
+        result: Printable = _uploaded(ctx, values, repo) if repo is not None else ctx.invoke(self.callback, **values)
         ctx.meta[WORKING] = False
         # No control character of a text or a name goes to the terminal as it is.
         click.echo(shown_json(result.to_json()) if as_json else shown_lines(result.render()))
@@ -167,6 +184,15 @@ class Verb(click.Command):
                 formatter.write_text(", ".join(keys))
 
 
+def _uploaded(ctx: click.Context, values: Mapping[str, Any], repo: str) -> Printable:
+    """Run a verb, and upload the folder that it has written."""
+    from prune2vec.exporting.hub import check_push, push_folder
+
+    check_push(repo)
+    result: Printable = ctx.invoke(ctx.command.callback, **values)  # type: ignore[arg-type]
+    return result if values["dry_run"] else Uploaded(result, push_folder(values["output"], repo))
+
+
 def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
     """Make the keys of a YAML file the defaults of this command line."""
     if path is None:
@@ -188,7 +214,12 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
 
 
 def verb(
-    *, example: str, sections: Sequence[OptionGroup] = (), writes: bool = True, name: str | None = None
+    *,
+    example: str,
+    sections: Sequence[OptionGroup] = (),
+    writes: bool = True,
+    pushes: bool = False,
+    name: str | None = None,
 ) -> Callable[[Callable[..., Printable]], Verb]:
     """Return a decorator that makes a function a verb.
 
@@ -196,6 +227,7 @@ def verb(
         example: Command lines for the end of the help.
         sections: Settings classes whose fields become options.
         writes: Whether the verb takes ``--dry-run``.
+        pushes: Whether the folder that it writes can be uploaded.
         name: The verb, if it is not the function's own name.
     """
 
@@ -212,9 +244,13 @@ def verb(
         click.Option(["--debug"], is_flag=True, callback=show_traceback, help="Show an error's traceback.", **early),
     ]
 
+    pushed = "Also upload the folder to this repository of the Hugging Face hub, which is made, private, if it is not there."
+    push = click.Option(["--push-to-hub"], metavar="REPO", help=pushed)
+
     def decorate(function: Callable[..., Printable]) -> Verb:
         epilog = "\b\nExample:\n" + "\n".join(f"  {line}" for line in example.strip().splitlines())
         made = click.command(name, cls=Verb, sections=sections, epilog=epilog)(function)
+        made.params += [push] if pushes else []
         made.params += [option for option in shared if writes or option.name != "dry_run"]
         return made
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from prune2vec.errors import CheckpointError, ConfigError, Prune2vecError, UnsupportedModel, shown
+from prune2vec.exporting.other_vectors import LEAST_COSINES, LEAST_SERVED, fitting_texts, llama_cpp_vectors, served_vectors
 from prune2vec.files import read_json
 from prune2vec.models.rope import rope_entries
 from prune2vec.models.selftest import is_causal
@@ -38,6 +39,8 @@ _SETTINGS = {
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 # A card may be edited, and the record cannot hold itself.
 _FREE = ("README.md", FILES)
+# The file types of GGUF whose matrices are in fp32, fp16 or bf16.
+_WHOLE_AND_HALF = (0, 1, 32)
 _WIDTH = 60
 _SHORT = PROBE_TEXTS[:3]
 _LONG = PROBE_TEXTS[-2]
@@ -88,11 +91,12 @@ def examine_encoder(folder: str | Path, *, against: str | Path | None = None) ->
 
     Args:
         folder: A folder written by ``prune`` or ``train``, or another sentence-transformers folder, of which less is known.
-        against: Another encoder's folder, or an ONNX export, whose vectors of the same texts must agree.
+        against: Another encoder's folder, an ONNX or GGUF export, or the URL of a server with OpenAI's interface
+            (``http://localhost:8080/v1``), whose vectors of the same texts must agree.
 
     Raises:
         CheckpointError: ``folder`` is no encoder's folder.
-        ConfigError: ``against`` is an export that cannot be run here.
+        ConfigError: ``against`` is an export that cannot be run here, or a server that does not answer.
         DataError: ``probe.json`` is damaged.
     """
     path = Path(folder)
@@ -115,7 +119,7 @@ def examine_encoder(folder: str | Path, *, against: str | Path | None = None) ->
     findings += _behaviour(encoder, path)
     findings.append(Finding(what="served by", found=served_by(parts)))
     if against is not None:
-        findings += _against(encoder, parts, Path(against))
+        findings += _against(encoder, parts, str(against))
     return Examined(folder=path, findings=tuple(findings))
 
 
@@ -251,20 +255,24 @@ def _behaviour(encoder: SentenceTransformer, folder: Path) -> Iterator[Finding]:
         yield Finding(what=f"in {stored}", found=found, expected="no NaN", verdict=OK if np.isfinite(low).all() else WRONG)
 
 
-def _against(encoder: SentenceTransformer, parts: EncoderParts, other: Path) -> Iterator[Finding]:
+def _against(encoder: SentenceTransformer, parts: EncoderParts, other: str) -> Iterator[Finding]:
     """Compare the vectors of the probe texts, under the encoder's own prompts, with another's."""
+    path = Path(other)
+    about = read_json(path / "export.json") if (path / "export.json").is_file() else {}
+    if _is_url(other) or path.suffix == ".gguf" or about.get("target") == "gguf":
+        yield _against_runtime(encoder, parts, str(path / about["model"]) if about else other)
+        return
     prompts = probe_prompts(parts.prompts)
     reference = encode_probe(encoder)
-    about = read_json(other / "export.json") if (other / "export.json").is_file() else None
-    low, named = "fp32", other.name
-    if about is None:
-        theirs = load_encoder(other, dtype="float32")
+    low, named = "fp32", path.name
+    if not about:
+        theirs = load_encoder(path, dtype="float32")
         yield _compared(f"prompts of {named}", str(dict(theirs.prompts)), str(dict(encoder.prompts)))
         vectors = encode_probe(theirs, prompts=prompts)
     elif about.get("target") == "onnx":
         from prune2vec.exporting.onnx_graph import OnnxEncoder
 
-        low, graph = about.get("precision", "fp32"), OnnxEncoder(other, max_length=about["max_length"])
+        low, graph = about.get("precision", "fp32"), OnnxEncoder(path, max_length=about["max_length"])
         told = {name: prompt["text"] for name, prompt in about["prompts"].items() if prompt["text"]}
         yield _compared(f"prompts of {named}", str(told), str({name: text for name, text in parts.prompts.items() if text}))
         counts = {prompt: min(parts.max_length, len(prompt_ids(parts.tokenizer, prompt))) for prompt in prompts}
@@ -273,9 +281,38 @@ def _against(encoder: SentenceTransformer, parts: EncoderParts, other: Path) -> 
         )
     else:
         raise ConfigError(
-            f"{other} is an export to {about.get('target')}, which cannot be run here; name an encoder, or one to onnx"
+            f"{other} is an export to {about.get('target')}, which cannot be run here; name an encoder, one to onnx or gguf, or the URL "
+            "of a server with OpenAI's interface"
         )
     yield _agreement_at(f"vectors of {named}", reference, vectors, low=low)
+
+
+def _is_url(name: str) -> bool:
+    return name.startswith(("http://", "https://"))
+
+
+def _against_runtime(encoder: SentenceTransformer, parts: EncoderParts, other: str) -> Finding:
+    """Compare with a GGUF file that llama.cpp runs, or with a server: prompts stand before texts, and are pooled there."""
+    prompts = [""] if parts.leaves_out_prompts else probe_prompts(parts.prompts)
+    texts = fitting_texts(parts, prompts)
+    whole = [prompt + text for prompt in prompts for text in texts]
+    if _is_url(other):
+        (named, vectors), least = served_vectors(other.rstrip("/"), whole), LEAST_SERVED
+    else:
+        from prune2vec.models.gguf_file import GGUFFile
+
+        half = GGUFFile.open(Path(other)).metadata.get("general.file_type") in _WHOLE_AND_HALF
+        named, least = Path(other).name, LEAST_COSINES["fp16" if half else "q8_0"]
+        vectors = llama_cpp_vectors(Path(other), whole, tokens=parts.max_length)
+    what, expected = f"vectors of {named}", f"a cosine of {least} at least"
+    reference = encode_probe(encoder, texts, prompts=prompts)
+    if vectors.shape != reference.shape:
+        found = f"of shape {vectors.shape}, the folder's of {reference.shape}"
+        return Finding(what=what, found=found, expected=expected, verdict=WRONG)
+    distance = 1 - cosines(reference, vectors)
+    words = "; prompts are left out here and pooled there, so texts stood alone" if parts.leaves_out_prompts else ""
+    found = f"largest cosine distance {distance.max():.2g} ({len(whole)} texts{words})"
+    return Finding(what=what, found=found, expected=expected, verdict=OK if 1 - distance.max() >= least else WRONG)
 
 
 def _agreement_at(what: str, reference: NDArray[np.float32], vectors: NDArray[np.float32], *, low: str) -> Finding:

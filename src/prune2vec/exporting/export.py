@@ -56,10 +56,10 @@ def export_encoder(
 
     Args:
         folder: A folder written by ``prune`` or ``train``, or another sentence-transformers folder.
-        target: Name of the form: ``vllm``, ``onnx``.
+        target: Name of the form: ``vllm``, ``onnx``, ``gguf``.
         output: Folder to write; an earlier export there is replaced.
-        precision: For ``onnx``: ``fp32``, ``fp16`` or ``int8``; None for the target's usual one.
-        force: Keep a lower precision whose vectors are further from those in fp32 than a mean cosine of 0.98.
+        precision: For ``onnx``: ``fp32``, ``fp16`` or ``int8``; for ``gguf``: ``fp16`` or ``q8_0``; None for the target's usual one.
+        force: Keep a lower precision whose vectors are further from those in fp32 than the target allows.
 
     Raises:
         ConfigError: There is no such target, or it has no such precision.

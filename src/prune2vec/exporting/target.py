@@ -84,3 +84,9 @@ class Target(Protocol):
 
 
 targets: Registry[type[Target]] = Registry("export target", package="prune2vec.exporting.targets")
+
+
+def short_window(config: Any, max_length: int) -> int | None:
+    """Return how many tokens back a model's attention sees, where that is fewer than ``max_length``; None where it is not."""
+    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    return window if window is not None and (kinds is None or "sliding_attention" in kinds) and window < max_length else None

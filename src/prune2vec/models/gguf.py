@@ -21,7 +21,7 @@ from prune2vec.outputs import CONVERSION, locked, staged_folder
 from prune2vec.progress import Advance, progress, say
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 # Raise it when the conversion changes, so that old copies are not used any more.
 _VERSION = "2"
@@ -80,11 +80,43 @@ class _TensorPart:
             yield from (np.concatenate(both, axis=1) for both in zip(*map(file.pieces, self.sources), strict=True))
 
 
-def _convert(path: Path, folder: Path, digest: str) -> None:
-    from prune2vec.models.gguf_config import config_of
-    from prune2vec.models.gguf_tokenizer import tokenizer_of
-    from prune2vec.models.quiet import quiet_transformers
+@dataclass(frozen=True, kw_only=True)
+class StoredModel:
+    """What a file holds: a model's config, its tokeniser with what had to be restored in it, and its tensors."""
 
+    file: GGUFFile
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerFast
+    repairs: list[str]
+    parts: list[_TensorPart]
+
+    @classmethod
+    def of(cls, file: GGUFFile) -> StoredModel:
+        """Read everything but the tensors' values.
+
+        Raises:
+            ModelError: The architecture is not supported, or something in the file cannot be carried over.
+        """
+        from prune2vec.models.gguf_config import config_of
+        from prune2vec.models.gguf_tokenizer import tokenizer_of
+        from prune2vec.models.quiet import quiet_transformers
+
+        with quiet_transformers():
+            config = config_of(file)
+            tokenizer, repairs = tokenizer_of(file, config.vocab_size)
+            return cls(file=file, config=config, tokenizer=tokenizer, repairs=repairs, parts=_parts(file, config))
+
+    def tensors(self) -> Iterator[tuple[str, Values]]:
+        """Yield each tensor in float32 under the model's name for it.
+
+        Raises:
+            ModelError: It holds NaN or an infinity.
+        """
+        for part in self.parts:
+            yield part.name, np.concatenate(list(part.pieces(self.file))).reshape(part.shape)
+
+
+def _convert(path: Path, folder: Path, digest: str) -> None:
     file = GGUFFile.open(path)
     kind, count = file.metadata.get("general.type", "model"), file.metadata.get("split.count", 0)
     if kind != "model":
@@ -93,11 +125,8 @@ def _convert(path: Path, folder: Path, digest: str) -> None:
         raise ModelError(
             f"{path.name} is one of {count} parts; join them first (llama-gguf-split --merge), and give the whole file"
         )
-    with quiet_transformers():
-        config = config_of(file)
-        tokenizer, repairs = tokenizer_of(file, config.vocab_size)
-        parts = _parts(file, config)
-    size = sum(part.nbytes for part in parts)
+    model = StoredModel.of(file)
+    size = sum(part.nbytes for part in model.parts)
     free = shutil.disk_usage(folder.parent).free
     if free < size:
         raise ModelError(
@@ -106,14 +135,14 @@ def _convert(path: Path, folder: Path, digest: str) -> None:
         )
     say(f"converting {path.name} into {folder} ({size / 1e6:.0f} MB; `prune2vec cache` lists and clears such copies)")
     with staged_folder(folder, CONVERSION) as stage, progress(f"converting {path.name}", total=size) as advance:
-        tokenizer.save_pretrained(stage)
-        config.save_pretrained(stage)
+        model.tokenizer.save_pretrained(stage)
+        model.config.save_pretrained(stage)
         with explained_os_errors(stage / "model.safetensors"):
-            _write(stage / "model.safetensors", file, parts, advance)
+            _write(stage / "model.safetensors", file, model.parts, advance)
         record = {
             "source": path.name,
             "sha256": digest,
-            "tokenizer_repairs": repairs,
+            "tokenizer_repairs": model.repairs,
             "pre_tokenizer": file.metadata.get("tokenizer.ggml.pre"),
         }
         write_json(stage / RECORD, record)
@@ -132,7 +161,7 @@ def _parts(file: GGUFFile, config: PretrainedConfig) -> list[_TensorPart]:
     names = get_tensor_name_map(arch, config.num_hidden_layers)
     processors: dict[str, Any] = TENSOR_PROCESSORS
     processor = processors.get(file.architecture, TensorProcessor)(config=config.to_dict())
-    wanted = {name: _stored_names(name, names.get_name) for name in model.state_dict()}
+    wanted = {name: stored_names(name, names.get_name) for name in model.state_dict()}
     _check_names(file, wanted)
     parts = []
     for name, value in model.state_dict().items():
@@ -147,7 +176,7 @@ def _parts(file: GGUFFile, config: PretrainedConfig) -> list[_TensorPart]:
     return parts
 
 
-def _stored_names(name: str, in_files: Callable[[str], str | None]) -> tuple[str, ...]:
+def stored_names(name: str, in_files: Callable[[str], str | None]) -> tuple[str, ...]:
     """Return what the file calls the tensors that one of the model is made of."""
     fused = _FUSED_EXPERTS.fullmatch(name)
     if fused:

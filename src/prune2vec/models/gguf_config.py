@@ -137,8 +137,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "rope.scaling.yarn_attn_factor": (1.0,),
     "tensor_data_layout": ("Meta AI original pth",),
 }
-# The largest Gemmas scale attention by the width of the model instead of the head's; nothing in the file says so.
-_LARGEST_GEMMA = {"gemma2": 46, "gemma3": 62}
+LARGEST_GEMMA = {"gemma2": 46, "gemma3": 62}
+"""Layers of the Gemmas that scale attention by the width of the model instead of the head's; nothing in a file says so."""
 _ROPE_TENSOR = "rope_freqs.weight"
 
 
@@ -256,7 +256,7 @@ def _heads_and_rotary(said: _Said, spec: Architecture, entries: Mapping[str, Any
     parameters |= _scaling(said, spec, parameters, {**entries, "head_dim": head_dim})
     if not spec.model_type.startswith("gemma"):
         return {"head_dim": head_dim, "rope_parameters": parameters}
-    largest = entries["num_hidden_layers"] == _LARGEST_GEMMA[said.file.architecture]
+    largest = entries["num_hidden_layers"] == LARGEST_GEMMA[said.file.architecture]
     found = {"head_dim": head_dim, "query_pre_attn_scalar": width // heads if largest else head_dim}
     if spec.model_type == "gemma2":
         return {**found, "rope_parameters": parameters}

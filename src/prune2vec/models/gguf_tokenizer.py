@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 from transformers.integrations.gguf.gguf_tokenizer_mapping import (
     GGUF_PRE_TOKENIZER_SPLITS,
@@ -28,6 +28,11 @@ _COMPOSED = ("qwen2", "qwen35")
 # Keys that are understood, beside ids of single tokens, which change nothing.
 _KEYS = (*GGUF_TOKENIZER_MAPPING["tokenizer"], *GGUF_TOKENIZER_MAPPING["tokenizer_config"], "ggml.token_type_count")
 _ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+# Where splits differ: contractions in both cases, capitals within words, digits, blanks and line breaks, combining marks.
+_TELLING = (
+    "I've THEY'RE 'tis he'S re'd Don'T", "HTTPServer McDonald iPhone x2 PDFs", "1 22 333 4444 55555 3.14 1,000 ²½٣", "  a   b\t c",
+    "a\n\n b \r\n\r\n\tc\n  d  \n", "a/b //c\n/d ...\n!!\n\n(e) [f] _g_ #h", "हिन्दी กำลัง cafe\u0301 東京タワー 한국어 🙂👍🏽",
+)  # fmt: skip
 _OFF = ("ggml.add_sep_token", "ggml.remove_extra_whitespaces", "ggml.normalizer.lowercase")
 
 
@@ -67,6 +72,29 @@ def tokenizer_of(file: GGUFFile, rows: int) -> tuple[PreTrainedTokenizerFast, li
     return tokenizer, [*repairs, "model_max_length and padding side set"]
 
 
+def split_name(backend: Tokenizer) -> str | None:
+    """Return the name by which files tell how a byte-level tokeniser splits text; None where no known one does the same."""
+    if backend.pre_tokenizer is None:
+        return None
+    pieces = [[piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(text)] for text in _TELLING]
+    for name in (*GGUF_PRE_TOKENIZER_SPLITS, *_SINGLE_DIGITS, *_LIKE_GPT2):
+        split = _split(name)
+        same = pieces == [[piece for piece, _ in split.pre_tokenize_str(text)] for text in _TELLING]
+        if same and (name in _WHOLE_WORDS) == bool(backend.model.ignore_merges):
+            return name
+    return None
+
+
+def _split(name: str) -> pre_tokenizers.PreTokenizer:
+    """Return what a name stands for in llama.cpp."""
+    if name in _SINGLE_DIGITS or name in _LIKE_GPT2:
+        words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        digits = [pre_tokenizers.Digits(individual_digits=True)] if name in _SINGLE_DIGITS else []
+        return pre_tokenizers.Sequence([*digits, words])
+    split = pre_tokenizers.Split(Regex(GGUF_PRE_TOKENIZER_SPLITS[name]), behavior="isolated")
+    return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
 def _check_keys(file: GGUFFile, said: dict[str, Any]) -> None:
     for key, value in said.items():
         known = key in _KEYS or key.startswith("chat_template") or key == "huggingface.json"
@@ -96,9 +124,7 @@ def _backend(file: GGUFFile, said: dict[str, Any]) -> tuple[Tokenizer, list[str]
         # transformers' classes add tokens to every vocabulary (<|endoftext|>), whose ids have no row.
         backend = without_added(backend, lambda number: number < len(said["ggml.tokens"]))
     if pre in _SINGLE_DIGITS:
-        backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
-        )
+        backend.pre_tokenizer = _split(pre)
         repairs.append("single-digit split restored")
     if pre in _WHOLE_WORDS:
         backend.model.ignore_merges = True

@@ -36,7 +36,7 @@ prune2vec prune elastic/ 6 -o small/
 """
 
 
-@verb(example=EXAMPLE, sections=[OPTIONS])
+@verb(example=EXAMPLE, sections=[OPTIONS], pushes=True)
 @click.argument("model", type=SourceName("model"))
 @click.argument("plan", type=PlanOrDepth())
 @click.option("-o", "--output", type=OutputPath(folder=True), required=True, help="Folder to write.")

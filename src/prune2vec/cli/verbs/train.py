@@ -34,7 +34,7 @@ prune2vec train small/ --data scored.jsonl.gz -o encoder/ --preset effir
 """
 
 
-@verb(example=EXAMPLE, sections=[OPTIONS])
+@verb(example=EXAMPLE, sections=[OPTIONS], pushes=True)
 @click.argument("checkpoint", type=ExistingPath())
 @click.option("--data", type=SourceName("path"), help="Triplets: a file, a folder of files or a hub dataset.")
 @click.option(

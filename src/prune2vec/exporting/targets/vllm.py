@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune2vec.errors import CheckpointError, markdown
-from prune2vec.exporting.target import ExportSource, Written, targets
+from prune2vec.exporting.target import ExportSource, Written, short_window, targets
 from prune2vec.files import read_json, write_json, write_text
 
 if TYPE_CHECKING:
@@ -99,8 +99,7 @@ def _inexpressible(config: Any, layout: Layout, max_length: int) -> str | None:
         return f"its model type is {config.model_type}, whose blocks are not Llama's; expected one of {', '.join(MODEL_TYPES)}"
     if getattr(config, "is_causal", True) is False or getattr(config, "use_bidirectional_attention", False):
         return "its attention is bidirectional, the layout's is causal"
-    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
-    if window is not None and (kinds is None or "sliding_attention" in kinds) and window < max_length:
+    if (window := short_window(config, max_length)) is not None:
         return f"its attention sees {window} tokens back, fewer than the longest text ({max_length} tokens)"
     rope = getattr(config, "rope_parameters", None) or {}
     if (kind := rope.get("rope_type", "default")) not in _ROPE_TYPES:
