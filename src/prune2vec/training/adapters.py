@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import warnings
 from collections.abc import Sequence
@@ -18,9 +19,10 @@ from transformers.pytorch_utils import Conv1D
 
 from prune2vec.errors import ConfigError, TrainingError, did_you_mean, reason_of
 from prune2vec.models.families import block_list, final_modules, find_family
-from prune2vec.models.heads import head_words
+from prune2vec.models.heads import head_words, load_heads, state_width
 from prune2vec.models.quiet import quiet_transformers
 from prune2vec.progress import say
+from prune2vec.pruning.encoder_check import source_of
 from prune2vec.training.train_settings import TrainSettings
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -182,6 +184,20 @@ def load_weights(encoder: SentenceTransformer, checkpoint: Path) -> None:
             part.load_state_dict(state)
         except RuntimeError as error:
             raise TrainingError(f"{folder} does not fit its model ({reason_of(error)}); train again with restart") from error
+
+
+def stored_heads(base: Path, encoder: SentenceTransformer) -> list[nn.Module]:
+    """Round an encoder's heads, each to the dtype in which ``base`` stores it, and return copies in those dtypes."""
+    model = base_model(encoder)
+    stored = load_heads(source_of(str(base)), width=state_width(model.config))
+    heads = []
+    for head, before in zip(heads_of(encoder), stored, strict=False):
+        rounded = copy.deepcopy(head)
+        for mine, copied, kept in zip(head.parameters(), rounded.parameters(), before.parameters(), strict=True):
+            copied.data = copied.data.to(kept.dtype)
+            mine.data.copy_(copied.data)
+        heads.append(rounded)
+    return heads
 
 
 def embed(encoder: SentenceTransformer, texts: Sequence[str]) -> np.ndarray:

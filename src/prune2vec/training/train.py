@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -39,7 +38,7 @@ from prune2vec.pruning.encoder import (
 from prune2vec.pruning.encoder_check import source_of
 from prune2vec.public import public
 from prune2vec.resume import differences, read_lines, step_of
-from prune2vec.training.adapters import base_model, choose_trained, embed, heads_of, load_weights, merge_adapter
+from prune2vec.training.adapters import base_model, choose_trained, embed, load_weights, merge_adapter, stored_heads
 from prune2vec.training.elastic import elastic_depths
 from prune2vec.training.fit import TrainingJob, fit, isolated_randomness
 from prune2vec.training.objective import full_width
@@ -326,7 +325,7 @@ def finish(job: TrainingJob) -> dict[str, Any]:
             load_weights(encoder, checkpoint)
         added = append_projection(encoder, checkpoint) if job.settings.keep_projection else []
         exact = embed(encoder, probe)
-        heads = [*_stored_heads(job.base, encoder), *added]
+        heads = [*stored_heads(job.base, encoder), *added]
         config = read_json(job.base / "config.json")
         stored = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
         encoder.to(getattr(torch, stored, torch.float32))
@@ -345,20 +344,6 @@ def finish(job: TrainingJob) -> dict[str, Any]:
         save_encoder(encoder, job.output, record={**about, "train": record}, extra=texts, heads=heads)
     job.work.remove()
     return record
-
-
-def _stored_heads(base: Path, encoder: SentenceTransformer) -> list[nn.Module]:
-    """Round an encoder's heads, each to the dtype in which ``base`` stores it, and return copies in those dtypes."""
-    model = base_model(encoder)
-    stored = load_heads(source_of(str(base)), width=state_width(model.config))
-    heads = []
-    for head, before in zip(heads_of(encoder), stored, strict=False):
-        rounded = copy.deepcopy(head)
-        for mine, copied, kept in zip(head.parameters(), rounded.parameters(), before.parameters(), strict=True):
-            copied.data = copied.data.to(kept.dtype)
-            mine.data.copy_(copied.data)
-        heads.append(rounded)
-    return heads
 
 
 def _trained_vectors(
