@@ -7,12 +7,12 @@ from typing import Any
 
 from prune2vec.evaluation.item_scores import ItemScores
 from prune2vec.evaluation.results import Results, TaskScore
+from prune2vec.experiments.cell import Cell
 from prune2vec.experiments.cell_table import SweepRecord, cell_rows
 from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
 from prune2vec.experiments.figures import pictures
 from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.report import ReportData, profile_pictures, report_html
-from prune2vec.experiments.sweep import Cell
 from prune2vec.planning.plan import PruningPlan
 from tests.experiments.small import LAYERS, profile_of, recipe_values, results_of
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal
 
 from prune2vec.files import digest_json
 from prune2vec.settings import AS_WRITTEN
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Unit = Literal["queries", "pairs", "texts", "sets of texts"]
 Statistic = Literal["mean", "spearman"]
@@ -53,7 +55,7 @@ class ItemScores:
             column = getattr(self, name)
             if (column or name == "gold") and len(column.split()) != len(self):
                 raise ValueError(f"{name} has {len(column.split())} numbers, values has {len(self)}")
-        if not np.isfinite(self.numbers).all() or not np.isfinite(_read(self.gold)).all():
+        if not all(math.isfinite(float(word)) for column in (self.values, self.gold) for word in column.split()):
             raise ValueError("values and gold hold a number that is not finite")
 
     @classmethod
@@ -73,7 +75,7 @@ class ItemScores:
 
     def __len__(self) -> int:
         """Return how many items there are."""
-        return len(self.numbers)
+        return len(self.values.split())
 
     @cached_property
     def numbers(self) -> NDArray[np.float64]:
@@ -112,4 +114,6 @@ def _written(numbers: Iterable[float]) -> str:
 
 
 def _read(text: str) -> NDArray[np.float64]:
+    import numpy as np  # Here: a table of single results waits for no numpy.
+
     return np.array([float(word) for word in text.split()])

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from prune2vec.errors import EvaluationError, markdown
+from prune2vec.experiments.cell import Cell
 from prune2vec.experiments.comparison import Comparison, ResultRow, TextTable
 from prune2vec.experiments.figures import TASK
 from prune2vec.experiments.stage_runner import SWEEP, SWEEP_TABLES
-from prune2vec.experiments.sweep import Cell
 from prune2vec.files import read_json, write_bytes, write_json, write_text
 
 _FORMAT = "prune2vec.sweep/1"

@@ -11,7 +11,6 @@ from prune2vec.evaluation.results import Results
 from prune2vec.experiments.cell_table import SweepRecord, cell_rows, write_tables
 from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
 from prune2vec.experiments.figures import Picture, Row, pictures, training_curve, write_pictures
-from prune2vec.experiments.gate import losses
 from prune2vec.experiments.ranking_diff import ranking_diffs
 from prune2vec.experiments.report import baseline_of, comparison_html, figures_markdown
 from prune2vec.experiments.stage_runner import ENCODER, FIGURES, PLAN, PROFILE, RESULTS, SLIM_PLAN, SWEEP_TABLES
@@ -67,6 +66,8 @@ def compare_results(
     comparison = comparison_of(rows)
     if gate is not None:
         before = {name: Results.load(file) for name, file in find_results([Path(gate)]).items()}
+        from prune2vec.experiments.gate import losses  # Here, as it takes numpy.
+
         found = losses({row.name: row.results for row in rows}, before, gate=Path(gate), max_drop=max_drop)
         comparison = replace(comparison, losses=found)
     if diff:

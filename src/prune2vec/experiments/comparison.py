@@ -10,7 +10,7 @@ from typing import Any
 
 from prune2vec.errors import markdown, shown, shown_lines
 from prune2vec.evaluation.results import METRICS, Results
-from prune2vec.experiments.intervals import OWN_DATA, SCORE, Gap, gaps
+from prune2vec.experiments.gap import OWN_DATA, SCORE, Gap
 from prune2vec.experiments.ranking_diff import RankingDiff
 from prune2vec.models.kept import Kept
 from prune2vec.planning.plan import PruningPlan
@@ -360,6 +360,10 @@ def _gaps(rows: Sequence[ResultRow]) -> dict[str, dict[str, Gap]]:
     if bm25 := bm25_of(rows):
         retrieval = {**first[1].retrieval, "metrics": bm25["metrics"], "items": bm25.get("items")}
         others.append((_BM25, replace(first[1], retrieval=retrieval, tasks=())))
+    if not others:
+        return {}
+    from prune2vec.experiments.intervals import gaps  # Here: a table of one encoder waits for no numpy.
+
     found = gaps(first[1], [results for _, results in others])
     return {name: of_row for (name, _), of_row in zip(others, found, strict=True)}
 

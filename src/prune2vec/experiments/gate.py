@@ -8,7 +8,8 @@ from pathlib import Path
 from prune2vec.errors import ConfigError, EvaluationError
 from prune2vec.evaluation.item_scores import ItemScores
 from prune2vec.evaluation.results import Results, TaskScore
-from prune2vec.experiments.intervals import OWN_DATA, SCORE, Gap, gaps
+from prune2vec.experiments.gap import OWN_DATA, SCORE, Gap
+from prune2vec.experiments.intervals import gaps
 
 
 def losses(now: Mapping[str, Results], before: Mapping[str, Results], *, gate: Path, max_drop: float) -> tuple[str, ...]:

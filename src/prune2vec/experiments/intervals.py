@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prune2vec.evaluation.item_scores import ItemScores
 from prune2vec.evaluation.results import Results
+from prune2vec.experiments.gap import OWN_DATA, SCORE, Gap
 
-OWN_DATA, SCORE = "own data", "score"
-"""Names of differences that are no task's: of nDCG@10 on the user's own data, and of the one number for comparisons."""
-UNSURE = "no difference that these data can tell"
 LEAST = {"queries": 20, "pairs": 20, "texts": 20, "sets of texts": 10}
 """So many items must score differently for an interval: from fewer it would be too narrow, as a test shows. The score of a set is a
 mean over many texts, of which fewer do."""
@@ -30,37 +27,6 @@ _RESAMPLES = {"mean": 10_000, "spearman": 2_000}
 _CELLS = 1 << 21
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gap:
-    """How much more one encoder scores than another one on the same thing.
-
-    Attributes:
-        value: The difference of the two scores.
-        low: Lower end of its 95 % interval; None where the results hold nothing that an interval could come from.
-        high: Its upper end.
-        over: What the scores are from: ``300 queries``.
-        why: Why there is no interval; empty where there is one.
-    """
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    over: str = ""
-    why: str = ""
-
-    @property
-    def interval(self) -> str:
-        """The interval as shown in a table; empty where there is none."""
-        return f"{self.low:+.4f} to {self.high:+.4f}" if self.low is not None else ""
-
-    @property
-    def verdict(self) -> str:
-        """What the interval says: better, worse, or that these data cannot tell; or why there is none."""
-        if self.low is None or self.high is None:
-            return f"no interval: {self.why}"
-        return UNSURE if self.low <= 0 <= self.high else "better" if self.low > 0 else "worse"
 
 
 def gaps(base: Results, others: Sequence[Results]) -> list[dict[str, Gap]]:

@@ -22,7 +22,7 @@ from prune2vec.experiments.figures import (
     training_curve,
     write_pictures,
 )
-from prune2vec.experiments.intervals import UNSURE
+from prune2vec.experiments.gap import UNSURE
 from prune2vec.experiments.plots import (
     caption,
     inline_svg,

@@ -13,6 +13,7 @@ from prune2vec.errors import ConfigError, EvaluationError, Prune2vecError, did_y
 from prune2vec.evaluation.results import Results
 from prune2vec.evaluation.tasks import resolve_tasks
 from prune2vec.experiments.answers import Answer, load_answers
+from prune2vec.experiments.cell import Cell
 from prune2vec.experiments.cell_table import SweepRecord, cell_rows, write_tables
 from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
 from prune2vec.experiments.figures import Row
@@ -20,7 +21,7 @@ from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.report import ReportData
 from prune2vec.experiments.stage_runner import ANSWERS, MANIFEST, PROFILE, RECIPE, REPORT, RESULTS, STAMPS, Step
 from prune2vec.experiments.stages import Stages
-from prune2vec.experiments.sweep import Cell, read_shard
+from prune2vec.experiments.sweep import read_shard
 from prune2vec.experiments.variant_run import VariantRun
 from prune2vec.files import write_json, write_text
 from prune2vec.machine import describe

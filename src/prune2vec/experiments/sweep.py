@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import product
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from prune2vec.errors import ConfigError
+from prune2vec.experiments.cell import Cell
 from prune2vec.experiments.recipe_variant import KEEP_ALL, RecipeVariant
 from prune2vec.planning.planner import Budget
 from prune2vec.planning.sizes import read_size, written_size
@@ -72,25 +72,6 @@ class Sweep(Settings):
     train: dict[Annotated[str, Field(pattern=_NAME)], dict[str, Any] | None] = Field(default_factory=dict)
     """Ways to train by name, each over the settings of train, for example {short: {steps: 200}, long: {steps: 800}}; null leaves
     untrained."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One variant of a sweep, and where it stands in it.
-
-    Attributes:
-        name: Of the variant.
-        method: As the sweep calls it.
-        size: As the sweep writes it; empty for the whole model.
-        train: Way to train; empty where there is one only.
-        seed: Of the training; None where it is not trained.
-    """
-
-    name: str
-    method: str
-    size: str
-    train: str
-    seed: int | None
 
 
 def cells_of(sweep: Sweep) -> Iterator[tuple[Cell, RecipeVariant]]:
