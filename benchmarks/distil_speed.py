@@ -82,7 +82,7 @@ class Side:
             yield
             return
         with pooled_in_fp32(self._encoder), token_pass(self._encoder, packs=True) as one:
-            self._trainer.loss = PackedLoss(self._loss, [one])
+            self._trainer.loss = PackedLoss(self._loss, self._encoder, one)
             yield
             self._trainer.loss = self._loss
 

@@ -47,7 +47,7 @@ class Side:
         stack.enter_context(pooled_in_fp32(encoder))
         loss = build_loss(encoder, settings)
         loss = ElasticLoss(encoder, loss, every, settings) if every else loss
-        packed = without_padding(loss, [encoder.train()], "auto", max_length=options.max_length)
+        packed = without_padding(loss, encoder.train(), "auto", max_length=options.max_length)
         self._loss, self.packing = stack.enter_context(packed)
         self._batches = [
             [dict(encoder.preprocess([row[name] for row in rows])) for name in rows[0]] for rows in tables.values()

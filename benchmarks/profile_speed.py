@@ -33,6 +33,7 @@ from prune2vec.models.text_settings import TextSettings
 from prune2vec.profiling.measure import measured
 from prune2vec.profiling.profile_settings import ProfileSettings
 from prune2vec.profiling.token_groups import draw_groups, tokenise_groups
+from prune2vec.progress import silenced
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
 SCORERS = {
@@ -153,7 +154,8 @@ def _sections(
     groups = _tokenised(triplets, options, backbone.tokenizer)
     # Without what it found out about the model before: a profile checks it once.
     backbone = replace(backbone)
-    return measured(names, backbone, groups, settings, advance=lambda amount: None)
+    with silenced():
+        return measured(names, backbone, groups, settings)
 
 
 def _triplets(options: argparse.Namespace) -> list[Triplet]:

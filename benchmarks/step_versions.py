@@ -22,7 +22,7 @@ from typing import Any
 from common import WarmVersion, human_bytes, markdown_table, write_result
 
 _WORKER = """
-import json, resource, sys, time
+import inspect, json, resource, sys, time
 from pathlib import Path
 
 given = json.loads(sys.argv[1])
@@ -70,7 +70,9 @@ def told(**what):
 
 
 plain = build_loss(encoder, settings)
-with pooled_in_fp32(encoder), without_padding(plain, [encoder], "on", max_length=settings.max_length) as (loss, _):
+# Earlier versions take several encoders.
+of = [encoder] if "encoders" in inspect.signature(without_padding).parameters else encoder
+with pooled_in_fp32(encoder), without_padding(plain, of, "on", max_length=settings.max_length) as (loss, _):
     torch.manual_seed(1)
     first, tokens = step()
     told(loss=first, tokens=tokens)

@@ -166,7 +166,7 @@ class Side:
             return
         packs = self._name != "sorted"
         with pooled_in_fp32(self._encoder), token_pass(self._encoder, packs=packs, token_budget=self._budget) as one:
-            self._trainer.loss = PackedLoss(self._loss, [one])
+            self._trainer.loss = PackedLoss(self._loss, self._encoder, one)
             yield
             self._trainer.loss = self._loss
 
