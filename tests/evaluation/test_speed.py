@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings

@@ -311,11 +311,6 @@ def test_it_is_the_redundancy_on_windows_and_not_on_the_groups(tmp_path: Path) -
     assert other["digest"] != section["digest"]
 
 
-def test_no_text_no_work(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="none is given"):
-        next(scorers.get("redundancy-plain")(tiny_backbone(tmp_path, "llama"), random_groups(), ProfileSettings()))
-
-
 # Dropping one by one, against the whole model in which what has gone is made silent
 
 EVERY = set(range(5))
