@@ -5,9 +5,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from prune2vec.experiments.report import ReportData, write_report
+from prune2vec.experiments.report import ReportData, headline, write_report
 from prune2vec.planning.plan import PruningPlan
-from tests.experiments.made_sweep import made_page
+from tests.experiments.made_sweep import made_page, made_sweep
 from tests.experiments.small import FALLING, Run, SmallStages
 from tests.experiments.test_plots_redundancy import BOTH
 
@@ -114,3 +114,13 @@ def test_two_hundred_cells_are_under_three_megabytes(tmp_path: Path) -> None:
         assert f"<h2>{title}</h2>" in text
     # All cells are in the tables, and the best ones alone in the headline.
     assert "reverse-91pct-s2" in text and text.count("<li>") < 30
+    comparison, *_ = made_sweep(200)
+    found = headline(comparison)
+    sizes = {row.name: (row.params, row.score or 0.0) for row in comparison.rows[1:] if not row.same_as}
+    best = {
+        (params, score)
+        for params, score in sizes.values()
+        if not any(p <= params and s >= score and (p, s) != (params, score) for p, s in sizes.values())
+    }
+    assert len(best) > 1 and found[0].startswith(f"{len(best)} of {len(comparison.rows) - 1} are beaten by no other one")
+    assert {sizes[sentence.split()[0]] for sentence in found[1:]} == best and len(found) == len(best) + 1

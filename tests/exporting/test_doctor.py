@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -181,9 +182,13 @@ def test_other_encoders_of_ours_have_nothing_wrong(tmp_path: Path, kind: str) ->
     if kind == "uneven":
         cut_encoder(encoder, plan_for(encoder, ALL, {2: 11}))
     save_encoder(encoder, tmp_path / "encoder", record={"model": {"name": "m"}})
-    examined = examine_encoder(tmp_path / "encoder")
+    shutil.copytree(tmp_path / "encoder", tmp_path / "copy")
+    examined = examine_encoder(tmp_path / "encoder", against=tmp_path / "copy")
     assert not examined.failed, examined.render()
     found = verdicts(examined)
+    # The look at an encoder in bf16 rounds the tables of its rotary embedding, and must not come before.
+    same = next(finding.found for finding in examined.findings if finding.what == "vectors of copy")
+    assert same.startswith("largest difference 0,"), same
     assert found["vectors"] == OK and ("in bfloat16" in found) == (kind == "bfloat16")
 
 
@@ -249,10 +254,12 @@ def test_against_a_server(
         url = f"http://127.0.0.1:{server.server_port}"
         main(["doctor", str(folder), "--against", f"{url}/v1/", "--json"])
         rows = {finding["what"]: finding for finding in json.loads(capsys.readouterr().out)["findings"]}
-        with pytest.raises(ConfigError, match=rf"no embeddings from {url}: .*; expected a server with OpenAI's interface"):
-            examine_encoder(sound, against=url)
+        without = {finding.what: finding for finding in examine_encoder(sound, against=url).findings}
         server.shutdown()
         thread.join()
+    # What cannot be asked does not hide what was found about the folder.
+    assert without["against"].verdict == WRONG and without["vectors"].verdict == OK
+    assert re.fullmatch(rf"no embeddings from {url}: .*; expected a server with OpenAI's interface", without["against"].found)
     row = rows["vectors of owner/model"]
     assert row["found"].startswith("largest cosine distance ") and row["found"].endswith(" (18 texts)")
     assert row["verdict"] == (WRONG if fault else OK)
@@ -267,7 +274,7 @@ def test_against_a_gguf_export(sound: Path, tmp_path: Path, monkeypatch: pytest.
     encoder = load_encoder(sound, device="cpu", dtype="float32")
 
     def vectors(path: Path, texts: list[str], *, tokens: int) -> Any:
-        assert path == tmp_path / "out" / "model.gguf" and tokens == 64
+        assert path == tmp_path / "out" / "model.gguf" and 64 <= tokens <= 64 + 8
         return encoder.encode(texts, prompt="", show_progress_bar=False)
 
     monkeypatch.setattr(doctor, "llama_cpp_vectors", vectors)

@@ -247,7 +247,7 @@ def test_vectors_are_compared_where_llama_cpp_is(tmp_path: Path, monkeypatch: py
 
     def vectors(path: Path, texts: list[str], *, tokens: int) -> Any:
         asked.append(texts)
-        assert path.name == "model.gguf" and max(len(encoder.tokenizer(text)["input_ids"]) for text in texts) <= tokens == 48
+        assert path.name == "model.gguf" and max(len(encoder.tokenizer(text)["input_ids"]) for text in texts) <= tokens == 64
         found = encode_probe(encoder, texts, prompts=[""])
         found = found / np.linalg.norm(found, axis=1, keepdims=True)
         return found + noise * np.random.default_rng(0).standard_normal(found.shape)

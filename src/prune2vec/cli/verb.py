@@ -158,6 +158,10 @@ class Verb(click.Command):
             given = {name: taken[name] for name in names if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
             values[section.keyword] = section.load().build(given, where=ctx.command_path)
         assert self.callback is not None
+        if repo is not None:
+            from prune2vec.exporting.hub import check_push
+
+            check_push(repo)
         ctx.meta[WORKING] = True
         result: Printable = _uploaded(ctx, values, repo) if repo is not None else ctx.invoke(self.callback, **values)
         ctx.meta[WORKING] = False
@@ -186,9 +190,8 @@ class Verb(click.Command):
 
 def _uploaded(ctx: click.Context, values: Mapping[str, Any], repo: str) -> Printable:
     """Run a verb, and upload the folder that it has written."""
-    from prune2vec.exporting.hub import check_push, push_folder
+    from prune2vec.exporting.hub import push_folder
 
-    check_push(repo)
     result: Printable = ctx.invoke(ctx.command.callback, **values)  # type: ignore[arg-type]
     return result if values["dry_run"] else Uploaded(result, push_folder(values["output"], repo))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
-from prune2vec.errors import ConfigError, DataError, PlanError
+from prune2vec.errors import ConfigError, DataError, PlanError, ProfileError
 from prune2vec.evaluation.results import Results
 from prune2vec.experiments.cell_table import SweepRecord, cell_rows, write_tables
 from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
@@ -22,6 +23,7 @@ from prune2vec.profiling.profile import Profile
 from prune2vec.progress import say
 from prune2vec.public import public
 
+T = TypeVar("T")
 _WRITTEN = ("comparison.json", "report.md", "report.html", *FIGURES, *SWEEP_TABLES)
 
 
@@ -73,10 +75,10 @@ def compare_results(
     if diff:
         comparison = replace(comparison, worst=ranking_diffs(*(row.results for row in rows)))
     if folder is not None:
+        table = cell_rows(comparison, record or SweepRecord(cells=()))
+        figures = _figures(table, files, comparison)
         with own_folder(folder, COMPARISON) as own, own.writing(*_WRITTEN):
             write_json(folder / "comparison.json", comparison.to_json())
-            table = cell_rows(comparison, record or SweepRecord(cells=()))
-            figures = _figures(table, files, comparison)
             write_pictures(figures, folder)
             parts = ["# Comparison", comparison.to_markdown().rstrip(), figures_markdown(figures)]
             write_text(folder / "report.md", "\n\n".join(filter(None, parts)) + "\n")
@@ -88,18 +90,28 @@ def compare_results(
 
 def _figures(table: Sequence[Row], files: Mapping[str, Path], comparison: Comparison) -> list[Picture]:
     """Return the figures of a comparison; of results that lie in runs also the training curves, and the profiles of several models."""
-    curves = {name: training_curve(file.parent / ENCODER) for name, file in files.items()}
+    curves = {name: _drawable(training_curve, file.parent / ENCODER) or [] for name, file in files.items()}
     profiles: dict[str, tuple[Path, Profile]] = {}
     for run in dict.fromkeys(file.absolute().parent.parent for file in files.values()):
         if (run / PROFILE).is_file():
-            profile = Profile.load(run / PROFILE)
-            profiles.setdefault(profile.digest, (run, profile))
+            profile = _drawable(Profile.load, run / PROFILE)
+            if profile is not None:
+                profiles.setdefault(profile.digest, (run, profile))
     models = [str(profile.model.get("name")).rpartition("/")[2] for _, profile in profiles.values()]
     named = [
         (f"{name} ({run.name})" if models.count(name) > 1 else name, profile)
         for name, (run, profile) in zip(models, profiles.values(), strict=True)
     ]
     return pictures(table, curves=curves, profiles=named, baseline=baseline_of(comparison))
+
+
+def _drawable(load: Callable[[Path], T], path: Path) -> T | None:
+    """Return what a figure is drawn from; a file that cannot be read leaves the figure out, which is said."""
+    try:
+        return load(path)
+    except (DataError, ProfileError) as error:
+        say(f"left out of the figures: {error}")
+        return None
 
 
 def find_results(paths: Sequence[Path]) -> dict[str, Path]:

@@ -254,7 +254,8 @@ class Comparison:
         """Return what the rows of each of several models keep of its largest one's score; None where there are not several."""
         models: dict[str, list[ResultRow]] = {}
         for row in self.rows:
-            models.setdefault(row.model, []).append(row)
+            if row.model:
+                models.setdefault(row.model, []).append(row)
         if len(models) < 2 or max(map(len, models.values())) < 2:
             return None
         rows = []

@@ -285,7 +285,9 @@ def training_curve(encoder: Path) -> list[tuple[float, float]]:
 
 def training_svg(curves: Mapping[str, Curve], rows: Sequence[Row] = ()) -> str:
     """Return training curves by name as SVG text; more than there are colours are coloured by parameters, as the rows have them."""
-    colors: dict[str, Any] = {**colors_of(rows)}
+    known = colors_of(rows)
+    # Cells of one method have one colour, in which their curves could not be told apart.
+    colors: dict[str, Any] = known if len({known.get(name, name) for name in curves}) == len(curves) else {}
     many = len(curves) > len(PALETTE)
     sizes = {row["cell"]: row["parameters"] / 1e6 for row in rows if row.get("parameters") is not None}
     every = max(1, math.ceil(sum(map(len, curves.values())) / _CURVE_POINTS))

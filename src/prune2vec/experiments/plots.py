@@ -30,6 +30,8 @@ _MARKERS = "os^Dv"
 # Typed loosely: matplotlib spells out every key it knows as a literal type.
 _STYLE: Any = {
     "svg.hashsalt": "prune2vec",
+    # A name may hold a dollar.
+    "text.parse_math": False,
     "svg.fonttype": "path",
     "font.family": ["DejaVu Sans"],
     "font.size": 10,

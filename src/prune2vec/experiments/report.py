@@ -114,7 +114,11 @@ def headline(comparison: Comparison | None) -> list[str]:
     first, *others = comparison.rows
     sentences = []
     if len(others) > _MOST_SENTENCES:
-        table = [{"cell": row.name, "parameters": row.params, "score": row.score, "same_as": row.same_as} for row in others]
+        table = [
+            {"cell": row.name, "parameters": row.params, "score": row.score, "same_as": row.same_as, "difference": gap.value}
+            for row in others
+            if (gap := comparison.difference(row.name)) is not None
+        ]
         best = [one.name for one in front(points(table, "parameters", "score"), more=False)]
         others = [row for row in others if row.name in best]
         sentences = [f"{len(others)} of {len(comparison.rows) - 1} are beaten by no other one in both score and parameters:"]

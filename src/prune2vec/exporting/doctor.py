@@ -12,7 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from prune2vec.errors import CheckpointError, ConfigError, Prune2vecError, UnsupportedModel, shown
-from prune2vec.exporting.other_vectors import LEAST_COSINES, LEAST_SERVED, fitting_texts, llama_cpp_vectors, served_vectors
+from prune2vec.exporting.other_vectors import (
+    LEAST_COSINES,
+    LEAST_SERVED,
+    fitting_texts,
+    llama_cpp_vectors,
+    longest_of,
+    served_vectors,
+)
 from prune2vec.files import read_json
 from prune2vec.models.rope import rope_entries
 from prune2vec.models.selftest import is_causal
@@ -115,11 +122,12 @@ def examine_encoder(folder: str | Path, *, against: str | Path | None = None) ->
     findings.append(Finding(what="loads", found="every tensor, and no other", verdict=OK))
     findings += [*_settings(parts, probe), _tokens(encoder, probe), _vectors(vectors, probe)]
     encoder.float()
+    # First, as the look at halves rounds what the vectors in fp32 are made with.
+    compared = list(_against(encoder, parts, str(against))) if against is not None else []
     findings += [_padding(path, parts), _rotary(path, parts), _direction(parts)]
     findings += _behaviour(encoder, path)
     findings.append(Finding(what="served by", found=served_by(parts)))
-    if against is not None:
-        findings += _against(encoder, parts, str(against))
+    findings += compared
     return Examined(folder=path, findings=tuple(findings))
 
 
@@ -260,7 +268,10 @@ def _against(encoder: SentenceTransformer, parts: EncoderParts, other: str) -> I
     path = Path(other)
     about = read_json(path / "export.json") if (path / "export.json").is_file() else {}
     if _is_url(other) or path.suffix == ".gguf" or about.get("target") == "gguf":
-        yield _against_runtime(encoder, parts, str(path / about["model"]) if about else other)
+        try:
+            yield _against_runtime(encoder, parts, str(path / about["model"]) if about else other)
+        except Prune2vecError as error:  # Told beside all that was found about the folder itself.
+            yield Finding(what="against", found=str(error), expected="vectors to compare with", verdict=WRONG)
         return
     prompts = probe_prompts(parts.prompts)
     reference = encode_probe(encoder)
@@ -303,7 +314,7 @@ def _against_runtime(encoder: SentenceTransformer, parts: EncoderParts, other: s
 
         half = GGUFFile.open(Path(other)).metadata.get("general.file_type") in _WHOLE_AND_HALF
         named, least = Path(other).name, LEAST_COSINES["fp16" if half else "q8_0"]
-        vectors = llama_cpp_vectors(Path(other), whole, tokens=parts.max_length)
+        vectors = llama_cpp_vectors(Path(other), whole, tokens=longest_of(parts, whole))
     what, expected = f"vectors of {named}", f"a cosine of {least} at least"
     reference = encode_probe(encoder, texts, prompts=prompts)
     if vectors.shape != reference.shape:

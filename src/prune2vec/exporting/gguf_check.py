@@ -13,7 +13,7 @@ from prune2vec.errors import CheckpointError, shown
 from prune2vec.exporting.gguf_model import FAMILIES, rope_parts, rows_of, stored_type, tensors_of
 from prune2vec.exporting.gguf_vocabulary import spelled
 from prune2vec.exporting.onnx_precision import sample_texts
-from prune2vec.exporting.other_vectors import LEAST_COSINES, fitting_texts, has_llama_cpp, llama_cpp_vectors
+from prune2vec.exporting.other_vectors import LEAST_COSINES, fitting_texts, has_llama_cpp, llama_cpp_vectors, longest_of
 from prune2vec.exporting.target import ExportSource
 from prune2vec.models.gguf import StoredModel, Values
 from prune2vec.models.gguf_config import ARCHITECTURES
@@ -136,7 +136,8 @@ def compare_with_llama_cpp(path: Path, source: ExportSource, *, precision: str) 
     prompts = [""] if parts.leaves_out_prompts else probe_prompts(parts.prompts)
     texts = fitting_texts(parts, prompts)
     reference = encode_probe(source.encoder, texts, prompts=prompts)
-    vectors = llama_cpp_vectors(path, [prompt + text for prompt in prompts for text in texts], tokens=parts.max_length)
+    whole = [prompt + text for prompt in prompts for text in texts]
+    vectors = llama_cpp_vectors(path, whole, tokens=longest_of(parts, whole))
     cosine = cosines(reference, vectors)
     least = LEAST_COSINES[precision]
     if not np.isfinite(vectors).all():

@@ -29,7 +29,8 @@ Right files were seen at 0.999998 and 0.9993 (MiniLM), wrong poolings and prompt
 LEAST_SERVED = 0.99
 """The same of a server, whose precision is not known: halves stay above it, a wrong pooling or prompt below."""
 _BINDING = "xllamacpp"
-_PATIENCE = 120
+# Seconds, for an answer of a server and for all answers of the binding.
+_PATIENCE, _LONGEST_RUN = 120, 3600
 
 
 def has_llama_cpp() -> bool:
@@ -38,13 +39,26 @@ def has_llama_cpp() -> bool:
 
 
 def fitting_texts(parts: EncoderParts, prompts: Sequence[str]) -> list[str]:
-    """Return the probe texts, each halved until it is no longer than the encoder reads, behind any prompt."""
+    """Return the probe texts, each halved until it is no longer than the encoder reads, behind any prompt.
+
+    Raises:
+        CheckpointError: A prompt leaves no room for a text.
+    """
     found = []
     for text in PROBE_TEXTS:
         while max(len(token_ids(parts.tokenizer, [text], prompt=prompt)[0]) for prompt in prompts) > parts.max_length:
             text = text[: len(text) // 2]
+            if not text:
+                raise CheckpointError(
+                    f"a prompt leaves no room for a text in {parts.max_length} tokens; prune with a larger --max-length"
+                )
         found.append(text)
     return found
+
+
+def longest_of(parts: EncoderParts, texts: Sequence[str]) -> int:
+    """Return room for the longest of the texts, in tokens: much less than an encoder of long texts takes."""
+    return max(64, *(len(row) + 8 for row in token_ids(parts.tokenizer, texts)))
 
 
 def llama_cpp_vectors(path: Path, texts: Sequence[str], *, tokens: int) -> NDArray[np.float32]:
@@ -60,7 +74,10 @@ def llama_cpp_vectors(path: Path, texts: Sequence[str], *, tokens: int) -> NDArr
         request = Path(folder) / "request.json"
         request.write_text(json.dumps({"model": str(path), "texts": list(texts), "tokens": tokens}), encoding="utf-8")
         command = [sys.executable, "-m", "prune2vec.exporting.llama_cpp_server", str(request)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=_LONGEST_RUN)
+        except subprocess.TimeoutExpired as error:
+            raise CheckpointError(f"llama.cpp has not answered for {path.name} within {_LONGEST_RUN // 60} minutes") from error
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if "error" in line.lower()] or done.stderr.splitlines()[-1:]
             raise CheckpointError(f"llama.cpp does not take {path.name}: {shown(' '.join(said[:2]), 200)}")

@@ -109,6 +109,7 @@ def teacher_vectors(
     output: Path,
     texts: Sequence[str | Path] = (),
     dtype: str = "auto",
+    wait: bool = False,
 ) -> TeacherVectors:
     """Return the teacher's vector of every text under every prompt.
 
@@ -121,16 +122,17 @@ def teacher_vectors(
         output: The encoder's folder to be.
         texts: The sources of the texts where these are plain: vectors that ``encode`` made of one are known by its order.
         dtype: Of the teacher's forward passes.
+        wait: While another process holds the folder: one of those that train together does so while it reads.
 
     Raises:
-        ConfigError: The teacher has no such prompt.
+        ConfigError: The teacher has no such prompt, or another run holds the folder.
         DataError: Vectors that exist do not fit the texts: missing, of other texts, another number, not finite.
         CheckpointError: The teacher cannot be loaded.
         EncodingError: The teacher's vectors cannot be made, or are damaged.
     """
     if settings.teacher is not None:
         folder = Path(settings.teacher_vectors or output.with_name(f"{output.name}.teacher"))
-        found = _encoded(settings.teacher, folder, wanted, settings, dtype)
+        found = _encoded(settings.teacher, folder, wanted, settings, dtype, wait=wait)
     else:
         found = _existing(Path(str(settings.teacher_vectors)), wanted, texts)
     widths = {vectors.shape[1] for vectors in found.values()}
@@ -147,7 +149,13 @@ def teacher_vectors(
 
 
 def _encoded(
-    teacher: str, folder: Path, wanted: Mapping[TeacherPrompt, Mapping[str, str]], settings: TrainSettings, dtype: str
+    teacher: str,
+    folder: Path,
+    wanted: Mapping[TeacherPrompt, Mapping[str, str]],
+    settings: TrainSettings,
+    dtype: str,
+    *,
+    wait: bool,
 ) -> dict[TeacherPrompt, NDArray[np.float32]]:
     """Return the vectors by prompt, those that are not there encoded first; the teacher is loaded at most once, and let go."""
     identity = teacher_identity(settings)
@@ -157,7 +165,7 @@ def _encoded(
         about = [identity, prompt, settings.max_length, dtype, list(texts)]
         place = folder / f"{_file_name(prompt.name)}-{digest_json(about)[:12]}"
         corpus = place.with_name(f"{place.name}.jsonl.gz")
-        with locked(place, wait=True):  # Processes that train together all read it.
+        with locked(place, wait=wait):
             check_vector_folder(place)
             if not manifest_of(place).exists() or not Store.load(place).complete:
                 if loaded is None:

@@ -276,7 +276,8 @@ def with_teacher(job: TrainingJob, texts: Sources | None) -> TrainingJob:
     if not job.settings.learns_vectors:
         return job
     sources = [texts] if isinstance(texts, str | Path) else list(texts or ())
-    found = teacher_vectors(job.data.wanted(), job.settings, output=job.output, texts=sources, dtype=job.dtype)
+    wait = not job.processes.first
+    found = teacher_vectors(job.data.wanted(), job.settings, output=job.output, texts=sources, dtype=job.dtype, wait=wait)
     return replace(job, data=replace(job.data, teacher=found))
 
 

@@ -99,7 +99,7 @@ A text encoder for llama.cpp, {size / 1e6:.1f} MB in {precision}. The file says 
 attention ({"causal" if causal else "both ways"}) and its special tokens, so no flag has to.
 
 ```sh
-llama-server -m {MODEL} --embedding --ubatch-size {parts.max_length}
+llama-server -m {MODEL} --embedding --batch-size {parts.max_length} --ubatch-size {parts.max_length}
 curl localhost:8080/v1/embeddings -H 'Content-Type: application/json' -d '{{"input": ["some text"]}}'
 ```
 
