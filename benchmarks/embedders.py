@@ -163,7 +163,9 @@ def main() -> None:
             "mean": sum(of_tasks.values()) / len(of_tasks),
             "parameters": results.size["parameters"],
             "bytes": sum(file.stat().st_size for file in (folder / "checkpoint").rglob("*.safetensors")),
-            "texts_per_s": {side: speed["texts_per_s"] for side, speed in results.speed.items()},
+            "texts_per_s": {
+                side: results.speed[side]["texts_per_s"] for side in ("queries", "documents") if side in results.speed
+            },
         }
         if given.asymmetric and row.name != "full" and (folder / "encoder").exists() and not row.name.endswith("contrastive"):
             output = given.work / f"{row.name}-asymmetric.json"
