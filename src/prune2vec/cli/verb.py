@@ -159,11 +159,13 @@ class Verb(click.Command):
             values[section.keyword] = section.load().build(given, where=ctx.command_path)
         assert self.callback is not None
         if repo is not None:
-            from prune2vec.exporting.hub import check_push
+            from prune2vec.exporting.hub import check_push, push_folder
 
             check_push(repo)
         ctx.meta[WORKING] = True
-        result: Printable = _uploaded(ctx, values, repo) if repo is not None else ctx.invoke(self.callback, **values)
+        result: Printable = ctx.invoke(self.callback, **values)
+        if repo is not None and not values["dry_run"]:
+            result = Uploaded(result, push_folder(values["output"], repo))
         ctx.meta[WORKING] = False
         # No control character of a text or a name goes to the terminal as it is.
         click.echo(shown_json(result.to_json()) if as_json else shown_lines(result.render()))
@@ -186,14 +188,6 @@ class Verb(click.Command):
         if keys:
             with formatter.section("Only in a --config file"):
                 formatter.write_text(", ".join(keys))
-
-
-def _uploaded(ctx: click.Context, values: Mapping[str, Any], repo: str) -> Printable:
-    """Run a verb, and upload the folder that it has written."""
-    from prune2vec.exporting.hub import push_folder
-
-    result: Printable = ctx.invoke(ctx.command.callback, **values)  # type: ignore[arg-type]
-    return result if values["dry_run"] else Uploaded(result, push_folder(values["output"], repo))
 
 
 def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,47 +200,48 @@ def front(found: Sequence[FigurePoint], *, more: bool) -> list[FigurePoint]:
 
 def against_svg(rows: Sequence[Row], x: str, y: str, *, baseline: tuple[str, float] | None = None) -> str:
     """Return column ``y`` against column ``x`` as SVG text; scores with their intervals, the front and the baseline."""
-    found, places, scores = points(rows, x, y), _places(rows), y == "score"
-    best = front(found, more=x == "documents_per_s") if scores else []
-    several = len({one.series for one in found}) < len(found)
+    found, places = points(rows, x, y), _places(rows)
+    best = front(found, more=x == "documents_per_s") if y == "score" else []
     with styled_figure(8.2, 3.9) as (figure, axes):
-        axes.plot([one.x for one in best], [one.y for one in best], color=_INK, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
-        for line in dict.fromkeys(one.line for one in found):
-            joined = sorted((one.x, one.y) for one in found if one.line == line)
-            axes.plot(*zip(*joined, strict=True), color=color_of(places[line[0]]), linewidth=1.0, alpha=0.4, zorder=2)
-        for series in dict.fromkeys(one.series for one in found):
-            own, color = [one for one in found if one.series == series], color_of(places[series])
-            for one in own:
-                if one.low is not None:
-                    axes.plot([one.x] * 2, [one.low, one.high], color=color, linewidth=1.6, alpha=0.35, zorder=2)
-            axes.scatter(
-                [one.x for one in own],
-                [one.y for one in own],
-                s=64 if len(found) <= _NAMED else 26,
-                color=color,
-                marker=marker_of(places[series]),
-                edgecolor="white",
-                zorder=3,
-                label=series,
-            )
-        named = found if len(found) <= _NAMED else list(dict.fromkeys([found[0], *best]))
+        axes.margins(x=0.14, y=0.28)
         if max(one.x for one in found) > _SPREAD[x] * min(one.x for one in found):
             log_ticks(axes)
-        _write_names(axes, named, {one.name: color_of(places[one.series]) for one in named}, digits=".3f" if scores else ".3g")
-        if scores and baseline is not None:
-            _draw_baseline(axes, *baseline)
-        if several:
-            figure.legend(loc="outside right upper", fontsize=8)
-        axes.margins(x=0.14, y=0.28)
+        axes.plot([one.x for one in best], [one.y for one in best], color=_INK, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
+        _draw_points(axes, found, places)
         axes.set_xlabel(_AXES[x][0])
-        names = {row.get("score_name") for row in rows if row.get("score") is not None}
-        axes.set_ylabel((names.pop() if len(names) == 1 else "score") if scores else _AXES[y][0])
-        if not scores:
+        if y == "score":
+            _draw_baseline(axes, baseline)
+            names = {row.get("score_name") for row in rows if row.get("score") is not None}
+            axes.set_ylabel(names.pop() if len(names) == 1 else "score")
+        else:
+            axes.set_ylabel(_AXES[y][0])
             axes.set_ylim(bottom=0)
+        named = found if len(found) <= _NAMED else list(dict.fromkeys([found[0], *best]))
+        _write_names(axes, named, places, digits=".3f" if y == "score" else ".3g")
+        if len({one.series for one in found}) < len(found):
+            figure.legend(loc="outside right upper", fontsize=8)
         return drawn(figure)
 
 
-def _draw_baseline(axes: Axes, name: str, score: float) -> None:
+def _draw_points(axes: Axes, found: Sequence[FigurePoint], places: Mapping[str, int]) -> None:
+    """Draw the dots of each series in its colour and shape, their intervals, and what joins those of one line."""
+    for line in dict.fromkeys(one.line for one in found):
+        joined = sorted((one.x, one.y) for one in found if one.line == line)
+        axes.plot(*zip(*joined, strict=True), color=color_of(places[line[0]]), linewidth=1.0, alpha=0.4, zorder=2)
+    size = 64 if len(found) <= _NAMED else 26
+    for series in dict.fromkeys(one.series for one in found):
+        own, color, marker = [one for one in found if one.series == series], color_of(places[series]), marker_of(places[series])
+        for one in own:
+            if one.low is not None and one.high is not None:
+                axes.plot([one.x] * 2, [one.low, one.high], color=color, linewidth=1.6, alpha=0.35, zorder=2)
+        at = [one.x for one in own], [one.y for one in own]
+        axes.scatter(*at, s=size, color=color, marker=marker, edgecolor="white", zorder=3, label=series)
+
+
+def _draw_baseline(axes: Axes, baseline: tuple[str, float] | None) -> None:
+    if baseline is None:
+        return
+    name, score = baseline
     axes.axhline(score, color=_FAINT, linewidth=1.2, linestyle=(0, (1, 2)), zorder=0)
     where = ("axes fraction", "data")
     axes.annotate(
@@ -247,23 +249,21 @@ def _draw_baseline(axes: Axes, name: str, score: float) -> None:
     )
 
 
-def _write_names(axes: Axes, found: Sequence[FigurePoint], colors: Mapping[str, str], *, digits: str) -> None:
-    """Write names beside dots, away from the edge and from the neighbour to the left; many of them slanted."""
+def _write_names(axes: Axes, found: Sequence[FigurePoint], places: Mapping[str, int], *, digits: str) -> None:
+    """Write names beside dots, away from a near neighbour, else from the edge; many of them slanted."""
     ascending, slanted = sorted(found, key=lambda one: one.x), len(found) > _BESIDE
     # Along the axis as it is drawn, which may be logarithmic.
-    least, most = (axes.transData.transform((one.x, one.y))[0] for one in (ascending[0], ascending[-1]))
-    right, last = True, float("-inf")
-    for point in ascending:
-        at = axes.transData.transform((point.x, point.y))[0]
-        near = at - last < 0.2 * (most - least)
-        right = not right if near else at < (least + most) / 2
-        last = at
+    along = [axes.transData.transform((one.x, one.y))[0] for one in ascending]
+    near = [later - sooner < 0.2 * (along[-1] - along[0]) for sooner, later in pairwise(along)]
+    for number, (point, at) in enumerate(zip(ascending, along, strict=True)):
+        before, behind = number > 0 and near[number - 1], number < len(near) and near[number]
+        right = before if before != behind else at < (along[0] + along[-1]) / 2
         where: Any = {"ha": "left", "va": "bottom", "rotation": 32, "rotation_mode": "anchor", "fontsize": 8}
         if not slanted:
             where = {"ha": "left" if right else "right", "va": "bottom"}
         shift = (2, 6) if slanted else (6 if right else -6, 5)
-        text = f"{point.name}  {point.y:{digits}}"
-        axes.annotate(text, (point.x, point.y), shift, textcoords="offset points", color=colors[point.name], **where)
+        text, color = f"{point.name}  {point.y:{digits}}", color_of(places[point.series])
+        axes.annotate(text, (point.x, point.y), shift, textcoords="offset points", color=color, **where)
 
 
 def training_curve(encoder: Path) -> list[tuple[float, float]]:
@@ -352,13 +352,18 @@ def tasks_svg(rows: Sequence[Row]) -> str:
         labels = [row["cell"] for row in (first, *shown)]
         draw_cells(axes, gaps, labels, norm=norm, colors="RdBu", bar=f"difference to {first['cell']}, points")
         axes.set_xticks(range(len(tasks)), tasks, rotation=35, ha="right", rotation_mode="anchor")
-        for at, line in enumerate(table) if len(tasks) * len(table) <= _MOST_NUMBERS else ():
-            for column, score in enumerate(line):
-                if score is not None:
-                    pale = abs(gaps[at][column]) > 0.7 * norm.halfrange
-                    text = f"{100 * score:.1f}"
-                    axes.text(column, at, text, ha="center", va="center", fontsize=8, color="white" if pale else "#1f2933")
+        if len(tasks) * len(table) <= _MOST_NUMBERS:
+            _write_scores(axes, table, gaps, dark=0.7 * norm.halfrange)
         return drawn(figure)
+
+
+def _write_scores(axes: Axes, table: Sequence[Sequence[float | None]], gaps: Sequence[Sequence[float]], *, dark: float) -> None:
+    """Write the scores into the cells of a heat map, in white where it is dark."""
+    for place, (line, differences) in enumerate(zip(table, gaps, strict=True)):
+        for column, (score, gap) in enumerate(zip(line, differences, strict=True)):
+            if score is not None:
+                color = "white" if abs(gap) > dark else "#1f2933"
+                axes.text(column, place, f"{100 * score:.1f}", ha="center", va="center", fontsize=8, color=color)
 
 
 def layers_svg(profiles: Sequence[tuple[str, Profile]]) -> str:

@@ -97,8 +97,12 @@ def interval_of(curve: LayerLoss) -> tuple[list[float], list[float]]:
     return low, high
 
 
-def profile_svg(profile: Profile, picks: Mapping[str, int]) -> str:
-    """Return the layer-loss curve of ``profile`` as SVG text, with the depths ``picks`` (name to depth) marked."""
+def profile_svg(profile: Profile, picks: Mapping[str, int], *, colors: Mapping[str, str] | None = None) -> str:
+    """Return the layer-loss curve of ``profile`` as SVG text, with the depths ``picks`` (name to depth) marked.
+
+    ``colors`` are those of the picks elsewhere in a report; one that has none there gets its own.
+    """
+    colors = {name: color_of(place) for place, name in enumerate(picks)} | dict(colors or {})
     with styled_figure(8.2, 4.9, nrows=2, sharex=True, height_ratios=[3, 1]) as (figure, (top, bottom)):
         curve = profile.layer_loss
         depths = list(range(1, len(curve.loss) + 1))
@@ -113,7 +117,7 @@ def profile_svg(profile: Profile, picks: Mapping[str, int]) -> str:
         bottom.set_xlim(0.5, len(depths) + 0.5)
         whole_ticks(bottom)
         top.axvline(profile.shape.num_layers // 2 + 0.5, color=_FAINT, linewidth=0.8, linestyle=(0, (4, 4)))
-        _mark_picks(picks, curve.loss, top, bottom)
+        _mark_picks(picks, colors, curve.loss, top, bottom)
         return drawn(figure)
 
 
@@ -134,7 +138,7 @@ def whole_ticks(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
 
 
-def _mark_picks(picks: Mapping[str, int], loss: Sequence[float], top: Axes, bottom: Axes) -> None:
+def _mark_picks(picks: Mapping[str, int], colors: Mapping[str, str], loss: Sequence[float], top: Axes, bottom: Axes) -> None:
     bottom_edge, top_edge = top.get_ylim()
     top.set_ylim(bottom_edge, top_edge + 0.18 * (top_edge - bottom_edge))
     together: dict[int, list[str]] = {}
@@ -142,7 +146,7 @@ def _mark_picks(picks: Mapping[str, int], loss: Sequence[float], top: Axes, bott
         together.setdefault(depth, []).append(name)
     row, last = 0, -len(loss)
     for depth, names in sorted(together.items()):
-        color = color_of(list(picks).index(names[0]))
+        color = colors[names[0]]
         for axes in (top, bottom):
             axes.axvline(depth, color=color, linewidth=1.0, alpha=0.55)
         top.plot([depth], [loss[depth - 1]], marker="o", markersize=8, color=color, markeredgecolor="white", zorder=5)

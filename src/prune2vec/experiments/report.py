@@ -95,7 +95,7 @@ def profile_pictures(data: ReportData) -> list[Picture]:
         f"{len(data.profile.layer_loss.group_loss)} groups of texts; the band is the 95 % interval of that mean. The dashed line "
         "parts the two halves that L3Prune searches. Below: how often the right text is found first among a group's."
     )
-    curve = profile_svg(data.profile, data.picks)
+    curve = profile_svg(data.profile, data.picks, colors=colors_of(data.rows))
     found = [Picture(name="profile", title="What each depth is worth", caption=about, svg=curve)]
     if redundancies(data.profile):
         about = f"{caption(data.profile)} Pale sub-layers hardly change it."

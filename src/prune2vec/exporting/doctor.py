@@ -103,7 +103,7 @@ def examine_encoder(folder: str | Path, *, against: str | Path | None = None) ->
 
     Raises:
         CheckpointError: ``folder`` is no encoder's folder.
-        ConfigError: ``against`` is an export that cannot be run here, or a server that does not answer.
+        ConfigError: ``against`` is an export that cannot be run here.
         DataError: ``probe.json`` is damaged.
     """
     path = Path(folder)

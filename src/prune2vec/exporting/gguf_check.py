@@ -10,7 +10,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from prune2vec.errors import CheckpointError, shown
-from prune2vec.exporting.gguf_model import FAMILIES, rope_parts, rows_of, stored_type, tensors_of
+from prune2vec.exporting.gguf_model import BLOCK, FAMILIES, rope_parts, rows_of, stored_type, tensors_of
 from prune2vec.exporting.gguf_vocabulary import spelled
 from prune2vec.exporting.onnx_precision import sample_texts
 from prune2vec.exporting.other_vectors import LEAST_COSINES, fitting_texts, has_llama_cpp, llama_cpp_vectors, longest_of
@@ -112,8 +112,7 @@ def _compare(name: str, found: Values, values: Values, kind: str) -> None:
     if kind == "F16":
         same = np.array_equal(found, values.astype(np.float16).astype(np.float32))
     elif kind == "Q8_0":
-        blocks = (array.reshape(-1, 32) for array in (found, values))
-        read, written = blocks
+        read, written = (array.reshape(-1, BLOCK) for array in (found, values))
         same = bool((np.abs(read - written) <= _Q8_STEP * np.abs(written).max(axis=1, keepdims=True) + 1e-7).all())
     else:
         same = np.allclose(found, values, rtol=0, atol=_SHIFT)

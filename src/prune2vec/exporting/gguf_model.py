@@ -28,7 +28,8 @@ _ONWARD = "export it to onnx, which takes any encoder"
 # Positions and token types are few, and llama.cpp wants them in fp32.
 _WHOLE = ("position_embd.weight", "token_types.weight")
 _LARGEST_FP16 = 65504.0
-_BLOCK = 32
+BLOCK = 32
+"""Numbers that share a scale in q8_0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,4 +294,4 @@ def stored_type(stored: str, values: Values, precision: str) -> GGMLQuantization
     """Return the dtype of a tensor in a file of some precision."""
     if values.ndim < 2 or stored in _WHOLE:
         return GGMLQuantizationType.F32
-    return GGMLQuantizationType.Q8_0 if precision == "q8_0" and values.shape[-1] % _BLOCK == 0 else GGMLQuantizationType.F16
+    return GGMLQuantizationType.Q8_0 if precision == "q8_0" and values.shape[-1] % BLOCK == 0 else GGMLQuantizationType.F16

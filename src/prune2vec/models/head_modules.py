@@ -6,6 +6,7 @@ Each takes and returns a dictionary with the vectors under ``sentence_embedding`
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from prune2vec.models.encoder_files import VECTOR
 Features = dict[str, Tensor]
 
 
-class VectorModule(nn.Module):
+class VectorModule(nn.Module, ABC):
     """Makes other vectors of those it is given; ``settings`` are its own, under sentence-transformers' names."""
 
     def __init__(self, **settings: Any) -> None:
@@ -31,8 +32,9 @@ class VectorModule(nn.Module):
         """Return its settings, as sentence-transformers asks for them."""
         return dict(self.settings)
 
+    @abstractmethod
     def _changed(self, vectors: Tensor) -> Any:
-        raise NotImplementedError
+        """Return the other vectors."""
 
 
 class Dense(VectorModule):

@@ -202,7 +202,16 @@ class TrainSettings(Settings):
     def _fits(self) -> Self:
         if self.warmup_steps is not None and self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}; or leave it out")
-        given = next((name for name in TEACHER if getattr(self, name) is not None), None)
+        return self
+
+    @property
+    def _teaching(self) -> str | None:
+        """The setting that names a teacher, if one does."""
+        return next((name for name in TEACHER if getattr(self, name) is not None), None)
+
+    @model_validator(mode="after")
+    def _distillation_fits(self) -> Self:
+        given = self._teaching
         if given is not None and self.distil in ("data", "none"):
             raise ValueError(f"distil {self.distil!r} and {given} exclude each other; set distil to vectors, or drop {given}")
         if self.distils and (self.cached or self.matryoshka_dims):
@@ -231,9 +240,10 @@ class TrainSettings(Settings):
             raise ValueError(f"depths works with neither cached nor train_top; drop {other}")
         if not self.deepest_teaches:
             return self
-        given = next((name for name in TEACHER if getattr(self, name) is not None), None)
-        if given is not None:
-            raise ValueError(f"deepest_teaches and {given} exclude each other: with a teacher all depths learn from it")
+        if self._teaching is not None:
+            raise ValueError(
+                f"deepest_teaches and {self._teaching} exclude each other: with a teacher all depths learn from it"
+            )
         if self.distil in ("data", "none"):
             raise ValueError(f"deepest_teaches needs distil vectors, similarities or scores, got {self.distil!r}")
         return self
