@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -9,11 +10,13 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from prune2vec.experiments.cell_table import SweepRecord, cell_rows
 from prune2vec.experiments.comparison import ResultRow, comparison_of
 from prune2vec.experiments.figures import (
     FigurePoint,
+    _write_names,
     against_svg,
     colors_of,
     front,
@@ -25,7 +28,7 @@ from prune2vec.experiments.figures import (
     training_svg,
     write_pictures,
 )
-from prune2vec.experiments.plots import color_of
+from prune2vec.experiments.plots import color_of, styled_figure
 from prune2vec.experiments.stage_runner import FIGURES
 from tests.experiments.made_sweep import sweep_rows
 from tests.experiments.small import FALLING, profile_of, results_of
@@ -53,6 +56,23 @@ def test_the_front_is_what_nothing_else_beats(pairs: list[tuple[int, int]], more
     found = front(every, more=more)
     assert {(one.x, one.y) for one in found} == {(one.x, one.y) for one in every if not beaten(one)}
     assert [one.y for one in found] == sorted({one.y for one in found})
+
+
+@pytest.mark.parametrize("near", [(0, 1), (1, 2), (2, 3)])
+def test_the_names_of_two_near_dots_part(near: tuple[int, int]) -> None:
+    xs = [20.0, 60.0, 100.0, 140.0]
+    xs[near[1]] = xs[near[0]] + 8
+    found = [
+        FigurePoint(name=name, series=name, x=x, y=0.5) for name, x in zip(("full", "large", "half", "small"), xs, strict=True)
+    ]
+    with styled_figure(8.2, 3.9) as (figure, axes):
+        axes.margins(x=0.14)
+        axes.scatter(xs, [0.5] * 4)
+        _write_names(axes, found, {one.series: place for place, one in enumerate(found)}, digits=".3f")
+        FigureCanvasAgg(figure).draw()
+        boxes = [text.get_window_extent() for text in axes.texts]
+    assert all(box.width > 20 for box in boxes)
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
 
 
 def test_points_have_the_interval_of_their_difference() -> None:
