@@ -123,12 +123,13 @@ def tables_of(scores: dict[str, dict[str, Any]], tasks: list[str]) -> tuple[Text
         cells = [f"{of['tasks'][task] * 100:.1f}" for task in tasks]
         size = [f"{of['parameters'] / 1e6:.1f} M", f"{of['bytes'] / 1e6:.0f} MB"]
         mean = (f"{of['mean'] * 100:.1f}", f"{of['share'] * 100:.1f} %")
-        rows.append((name, *size, *speed, *cells, *mean))
+        between = [f"{100 * end:+.1f}" for end in of["difference"]]
+        rows.append((name, *size, *speed, *cells, *mean, " to ".join(between)))
         brief.append((name, *size, speed[1], *mean))
     short = [task.removesuffix("Classification") for task in tasks]
     first, last = ("encoder", "parameters", "on disk"), ("mean", "of full")
-    whole = TextTable((*first, "queries/s", "documents/s", *short, *last), tuple(rows))
-    return whole, TextTable((*first, "documents/s", *last), tuple(brief))
+    whole = TextTable((*first, "queries/s", "documents/s", *short, *last, "difference, 95 %"), tuple(rows))
+    return whole.without_empty_columns(), TextTable((*first, "documents/s", *last), tuple(brief))
 
 
 def main() -> None:
@@ -158,9 +159,11 @@ def main() -> None:
         folder = run / (row.same_as or row.name)
         results = Results.load(folder / "results.json")
         of_tasks = {task.name: task.score for task in results.tasks}
+        gap = report.comparison.difference(row.name)
         scores[row.name] = {
             "tasks": of_tasks,
             "mean": sum(of_tasks.values()) / len(of_tasks),
+            "difference": [gap.low, gap.high] if gap is not None and gap.low is not None else [],
             "parameters": results.size["parameters"],
             "bytes": sum(file.stat().st_size for file in (folder / "checkpoint").rglob("*.safetensors")),
             "texts_per_s": {

@@ -1,4 +1,4 @@
-"""A cut for which a number is enough: what a measured plan of that depth would have kept."""
+"""A cut for which numbers are enough: what a measured plan of them would have kept."""
 
 from __future__ import annotations
 
@@ -40,6 +40,25 @@ def test_an_encoder_keeps_its_text_settings(tmp_path: Path, kind: str) -> None:
     assert not known.notes and not known.profile_digest
 
 
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_named_layers_are_cut_as_by_a_measured_plan(tmp_path: Path, family: str) -> None:
+    model = save_tiny(tmp_path / "model", family)
+    plan, known = make_plan(measured(model), method="uniform", layers=3), depth_plan(str(model), [0, 2, 4])
+    assert (known.kept, known.shape, dict(known.model)) == (plan.kept, plan.shape, dict(plan.model))
+    prune_model(model, plan, tmp_path / "measured")
+    assert main(["prune", str(model), "0,2,4", "-o", str(tmp_path / "named")]) == 0
+    found, expected = (SentenceTransformer(str(tmp_path / name), device="cpu").encode(TEXTS) for name in ("named", "measured"))
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("layers", [(), (0, 5), (2, 1), (1, 1), (-1, 2)])
+def test_layers_that_the_model_has_not_are_one_line(tmp_path: Path, layers: tuple[int, ...]) -> None:
+    model = save_tiny(tmp_path / "model", "llama")
+    with pytest.raises(PlanError, match=r"cannot stay of .*; name layers from 0 to 4, each once, in ascending order"):
+        prune_model(model, layers, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("depth", [0, 6])
 def test_a_depth_that_the_model_has_not_is_one_line(tmp_path: Path, depth: int) -> None:
     model = save_tiny(tmp_path / "model", "llama")
@@ -56,6 +75,8 @@ def test_a_depth_that_was_not_trained_is_said(tmp_path: Path, capsys: pytest.Cap
     assert "trained" not in capsys.readouterr().err
     assert depth_plan(str(model), 3).notes == ("the encoder was trained at depths 2, 5, and not at 3",)
     assert "trained at depths 2, 5; at 3 its vectors are not, so train what comes out" in capsys.readouterr().err
+    assert depth_plan(str(model), [0, 1]) == depth_plan(str(model), 2)
+    assert depth_plan(str(model), [0, 4]).notes == ("the encoder was trained at depths 2, 5, and not at 0,4",)
 
 
 def test_the_verb_takes_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

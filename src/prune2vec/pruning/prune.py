@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,7 +51,7 @@ _PIECE = 1 << 22  # values
 @public("prune", "model", "plan", "output", settings=PruneSettings)
 def prune_model(
     model: str | Path,
-    plan: PruningPlan | str | Path | int,
+    plan: PruningPlan | str | Path | int | Sequence[int],
     output: Path | str,
     *,
     settings: PruneSettings | Mapping[str, Any] | None = None,
@@ -65,7 +65,8 @@ def prune_model(
 
     Args:
         model: Hub id, folder, GGUF file or ``smollm2``: the model the plan was made for, a language model or an encoder.
-        plan: A plan, or the path of one; or how many leading layers stay, with nothing measured.
+        plan: A plan, or the path of one; or how many leading layers stay, or the numbers of those that do, from 0, with nothing
+            measured.
         output: Folder to write.
         settings: How the encoder pools and formats texts, where not as the plan was measured.
         **overrides: Single settings by name, over those of ``settings``.
@@ -84,7 +85,7 @@ def prune_model(
     where: Any = {"revision": chosen.revision, "trust_remote_code": chosen.trust_remote_code}
     with locked(target):
         check_ours(target, ENCODER)
-        what = (depth_plan(str(model), plan, **where) if isinstance(plan, int) else plan).with_text(chosen)
+        what = (plan if isinstance(plan, PruningPlan) else depth_plan(str(model), plan, **where)).with_text(chosen)
         opened = open_model(str(model), what, **where)
         folder = opened.source.folder
         if folder is not None and folder.resolve() == target.resolve():

@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from prune2vec.pruning.prune_settings import PruneSettings
 
 
-class PlanOrDepth(ExistingPath):
-    """A plan's file, or the number of layers that stay."""
+class PlanOrLayers(ExistingPath):
+    """A plan's file, or the number of layers that stay, or their own numbers."""
 
     name = "plan"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number, or the path if it exists; ./6 is a file."""
-        return int(value) if str(value).isdecimal() else super().convert(value, param, ctx)
+        """Return the number or numbers, or the path if it exists; ./6 is a file."""
+        numbers = str(value).split(",")
+        if not all(number.isdecimal() for number in numbers):
+            return super().convert(value, param, ctx)
+        return int(value) if len(numbers) == 1 else tuple(map(int, numbers))
 
 
 OPTIONS = OptionGroup(
@@ -33,16 +36,17 @@ OPTIONS = OptionGroup(
 EXAMPLE = """
 prune2vec prune smollm2 plan.json -o small/
 prune2vec prune elastic/ 6 -o small/
+prune2vec prune big/ 0,5,11 -o small/
 """
 
 
 @verb(example=EXAMPLE, sections=[OPTIONS], pushes=True)
 @click.argument("model", type=SourceName("model"))
-@click.argument("plan", type=PlanOrDepth())
+@click.argument("plan", type=PlanOrLayers())
 @click.option("-o", "--output", type=OutputPath(folder=True), required=True, help="Folder to write.")
-def prune(model: str, plan: Path | int, *, output: Path, settings: PruneSettings, dry_run: bool) -> Outcome:
-    """Cut MODEL as PLAN says and save what is left. PLAN is a file that plan made, or the number of leading layers that stay:
-    of an encoder that was trained at this depth (train --depths) that is all there is to do.
+def prune(model: str, plan: Path | int | tuple[int, ...], *, output: Path, settings: PruneSettings, dry_run: bool) -> Outcome:
+    """Cut MODEL as PLAN says and save what is left. PLAN is a file that plan made, or the number of leading layers that stay (of
+    an encoder that was trained at this depth by train --depths that is all there is to do), or the layers themselves, from 0: 0,5,11.
 
     The result is a SentenceTransformer folder. Whole layers and one width for all layers leave a stock one, which loads
     anywhere; dropped sub-layers and uneven widths leave one that needs prune2vec installed and trust_remote_code=True. Only
@@ -52,9 +56,12 @@ def prune(model: str, plan: Path | int, *, output: Path, settings: PruneSettings
     from prune2vec.planning.plan import PruningPlan
     from prune2vec.pruning.portable import describe_cut, record_of
 
-    what = plan if isinstance(plan, int) else PruningPlan.load(plan)
+    what = PruningPlan.load(plan) if isinstance(plan, Path) else plan
     if dry_run:
-        to = f"{what} layers" if isinstance(what, int) else ", ".join(describe_cut(record_of(what)))
+        if isinstance(what, PruningPlan):
+            to = ", ".join(describe_cut(record_of(what)))
+        else:
+            to = f"{what} layers" if isinstance(what, int) else f"layers {', '.join(map(str, what))}"
         check_ours(output, ENCODER)
         check_model(model)
         reads = [model, *([plan] if isinstance(plan, Path) else [])]
