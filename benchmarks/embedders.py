@@ -2,7 +2,8 @@
 
 A cell is a way to cut, a depth, a vocabulary and a way to teach: ``first-6-32k`` keeps the first 6 layers and 32k tokens and learns
 the uncut encoder's vectors, ``first-6-32k-untaught`` is the same cut as it is, ``first-6-32k-contrastive`` the same trained on
-triplets alone, a third as many steps because a row has three texts. ``uniform-6`` keeps layers at an even stride, ``full-32k`` all of
+triplets alone, a third as many steps because a row has three texts, ``first-6-32k-adapters`` learns the vectors with the defaults of
+``train`` (LoRA, twice the rate, three tenths of the steps as warm-up). ``uniform-6`` keeps layers at an even stride, ``full-32k`` all of
 them and fewer tokens. All of it is one recipe for ``prune2vec run``, written into WORK: killed, the same command resumes.
 
 Texts are drawn from both sides of training triplets; none of them is from an evaluated task. Texts are cut at 128 tokens
@@ -33,7 +34,7 @@ from prune2vec.experiments.run import run_recipe
 from prune2vec.profiling.profile import Profile
 
 CELL = re.compile(
-    r"(?P<method>first|uniform|full)(-(?P<depth>\d+))?(-(?P<vocabulary>\d+k))?(-(?P<teaching>untaught|contrastive))?"
+    r"(?P<method>first|uniform|full)(-(?P<depth>\d+))?(-(?P<vocabulary>\d+k))?(-(?P<teaching>untaught|contrastive|adapters))?"
 )
 CUTS = {"first": ("depth", "depth"), "uniform": ("uniform", "layers")}
 PLAIN = ("allnli", "squad", "eli5_question_answer", "fever", "hotpot_qa", "nq", "quora_duplicates", "wiki_split")
@@ -66,9 +67,10 @@ def variant_of(cell: str, steps: int) -> dict[str, Any]:
             "distil": "none",
             "prompts": [],
             "steps": steps // 3,
-            "warmup_steps": steps // 30,
             "learning_rate": 5e-5,
         }
+    elif found["teaching"] == "adapters":
+        variant["train"] = {"preset": "l3prune"}
     return variant
 
 
@@ -76,18 +78,14 @@ def recipe_of(given: argparse.Namespace, texts: Path) -> dict[str, Any]:
     """Return the recipe: the uncut encoder and the cells."""
     train = given.data / "train"
     taught = {
-        "method": "full",
-        "distil": "vectors",
+        "preset": "distil",
         "steps": given.steps,
-        "batch_size": 64,
         "max_length": given.length,
-        "learning_rate": given.learning_rate,
-        "schedule": "linear-to-zero",
-        "warmup_steps": given.steps // 10,
         "save_every": 100,
         "seed": SEED,
         "prompts": given.prompts,
     }
+    evaluated = {"max_length": LENGTH, "max_documents": given.max_documents}
     files = {
         name: [str(train / f"{one}.jsonl.gz") for one in of] for name, of in {"train": TRIPLETS, "profile": PROFILE}.items()
     }
@@ -96,7 +94,7 @@ def recipe_of(given: argparse.Namespace, texts: Path) -> dict[str, Any]:
         "data": {"texts": [str(texts)], **files},
         "profile": {"groups": 10, "group_size": 32, "max_length": given.length},
         "train": taught,
-        "evaluate": {"tasks": given.tasks, "mirror": str(given.data / "mteb"), "max_length": LENGTH},
+        "evaluate": {"tasks": given.tasks, "mirror": str(given.data / "mteb"), **evaluated},
         "variants": [{"name": "full", "method": "full"}, *(variant_of(cell, given.steps) for cell in given.cells)],
     }
 
@@ -113,20 +111,20 @@ def draw_texts(given: argparse.Namespace) -> Path:
     return texts
 
 
-def tables_of(scores: dict[str, dict[str, Any]], tasks: list[str]) -> tuple[TextTable, TextTable]:
+def tables_of(scores: dict[str, dict[str, Any]]) -> tuple[TextTable, TextTable]:
     """Return a row an encoder, with all scores and in brief, and put its share of the uncut one's mean into the scores."""
     rows: list[tuple[str, ...]] = []
     brief: list[tuple[str, ...]] = []
     for name, of in scores.items():
         of["share"] = of["mean"] / scores["full"]["mean"]
         speed = [f"{of['texts_per_s'].get(side, 0):.0f}" for side in ("queries", "documents")]
-        cells = [f"{of['tasks'][task] * 100:.1f}" for task in tasks]
+        cells = [f"{score * 100:.1f}" for score in of["tasks"].values()]
         size = [f"{of['parameters'] / 1e6:.1f} M", f"{of['bytes'] / 1e6:.0f} MB"]
         mean = (f"{of['mean'] * 100:.1f}", f"{of['share'] * 100:.1f} %")
         between = [f"{100 * end:+.1f}" for end in of["difference"]]
         rows.append((name, *size, *speed, *cells, *mean, " to ".join(between)))
         brief.append((name, *size, speed[1], *mean))
-    short = [task.removesuffix("Classification") for task in tasks]
+    short = [task.removesuffix("Classification") for task in scores["full"]["tasks"]]
     first, last = ("encoder", "parameters", "on disk"), ("mean", "of full")
     whole = TextTable((*first, "queries/s", "documents/s", *short, *last, "difference, 95 %"), tuple(rows))
     return whole.without_empty_columns(), TextTable((*first, "documents/s", *last), tuple(brief))
@@ -143,9 +141,9 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=40_000, help="plain texts to learn from")
     parser.add_argument("--prompts", nargs="*", default=[], help="names of the encoder's prompts under which each is learnt")
     parser.add_argument("--steps", type=int, default=1000, help="training steps of 64 texts")
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--length", type=int, default=64, help="longest text in training, in tokens")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
+    parser.add_argument("--max-documents", type=int, help="of a retrieval task: a sample of it")
     parser.add_argument(
         "--asymmetric", nargs="*", default=[], help="tasks on which taught cells search the uncut one's documents"
     )
@@ -180,12 +178,13 @@ def main() -> None:
                     documents_by=run / "full" / "checkpoint",
                     output=output,
                     max_length=LENGTH,
+                    max_documents=given.max_documents,
                     speed_texts=0,
                 )
             scores[row.name]["documents_by_full"] = {task.name: task.score for task in Results.load(output).tasks}
-    table, brief = tables_of(scores, given.tasks)
+    table, brief = tables_of(scores)
     print(table.to_markdown())
-    told = ("texts", "steps", "learning_rate", "length", "prompts", "tasks", "asymmetric")
+    told = ("texts", "steps", "length", "prompts", "tasks", "max_documents", "asymmetric")
     about = {name: getattr(given, name) for name in told} | {"plain_texts_of": PLAIN, "triplets_of": TRIPLETS}
     curve = Profile.load(run / "profile.json").layer_loss
     result = {

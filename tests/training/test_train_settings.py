@@ -69,6 +69,12 @@ def test_effir_is_the_papers_recipe() -> None:
     assert TrainSettings(preset="effir", warmup_steps=150).warmup == 150
 
 
+def test_distil_trains_all_weights_with_a_schedule_to_zero() -> None:
+    chosen = TrainSettings(preset="distil", steps=800)
+    assert (chosen.method, chosen.learning_rate, chosen.schedule, chosen.warmup) == ("full", 1e-4, "linear-to-zero", 80)
+    assert TrainSettings(preset="distil", warmup_steps=5).warmup == 5
+
+
 def test_every_preset_sets_known_keys_to_what_the_class_makes_of_them() -> None:
     for name, values in PRESETS.items():
         made = TrainSettings.build({"preset": name}, where="train()").model_dump()
@@ -122,7 +128,7 @@ def test_identity_is_what_came_of_a_preset_not_its_name() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"preset": "efir"}, "preset: Input should be 'l3prune' or 'effir', got 'efir'"),
+        ({"preset": "efir"}, "preset: Input should be 'l3prune', 'effir' or 'distil', got 'efir'"),
         ({"preset": ["effir"]}, "preset: Input should be"),
         ({"preset": "effir", "lora_rnk": 4}, "unknown key 'lora_rnk'; did you mean 'lora_rank'"),
         ({"preset": "effir", "lora_rank": 0}, "lora_rank: Input should be greater than or equal to 1, got 0"),

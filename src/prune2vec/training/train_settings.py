@@ -34,7 +34,10 @@ _EFFIR: Mapping[str, Any] = {
 }
 _EFFIR_WARMUP_STEPS = 100
 
-PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"l3prune": {}, "effir": _EFFIR})
+# What benchmarks/embedders.py measured on cut encoders that learn their own vectors (docs/embedders.md).
+_DISTIL: Mapping[str, Any] = {"method": "full", "learning_rate": 1e-4, "schedule": "linear-to-zero"}
+
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"l3prune": {}, "effir": _EFFIR, "distil": _DISTIL})
 """What each preset sets; everything else keeps the default of ``TrainSettings``, which is L3Prune's."""
 
 # What each kind of distillation can be measured by, the usual first.
@@ -62,10 +65,11 @@ _OF_DEPTHS = frozenset({"depths", "depth_weights", "depths_per_step", "deepest_t
 class TrainSettings(Settings):
     """How an encoder is trained; the defaults are those of L3Prune (arXiv 2410.14578)."""
 
-    preset: Literal["l3prune", "effir"] = "l3prune"
+    preset: Literal["l3prune", "effir", "distil"] = "l3prune"
     """Set of defaults. effir (arXiv 2512.20612): rank 32, alpha 64, rate 1e-4, 128 rows a step, 7 drawn hard negatives, the effir
     instruction, the rows' teacher scores learnt beside the contrastive loss; prune (and slim) the model for it with
-    --pooling lasttoken --instruction effir. What is set explicitly stays as it is set."""
+    --pooling lasttoken --instruction effir. distil, for a cut that learns a teacher's vectors: all weights, rate 1e-4, falling to
+    zero, a tenth of the steps as warm-up. What is set explicitly stays as it is set."""
     method: Literal["lora", "full"] = "lora"
     """Train low-rank adapters on a frozen model (merged afterwards), or all weights."""
     lora_rank: int = Field(default=16, ge=1, le=2**16)
@@ -86,7 +90,7 @@ class TrainSettings(Settings):
     that, at 99 % of the rate), or at the last step if that is later; linear-to-zero and cosine reach zero at the last step."""
     warmup_steps: int | None = Field(default=None, ge=0, le=10**7)
     """Steps in which the learning rate rises from zero; None is three tenths of the steps, the paper's 300 of 1,000
-    (with the preset effir at most 100)."""
+    (with the preset effir at most 100, with distil a tenth)."""
     steps: int = Field(default=1000, ge=1, le=10**7)
     """Optimiser steps."""
     batch_size: int = Field(default=64, ge=2, le=10**6)
@@ -268,7 +272,7 @@ class TrainSettings(Settings):
         """Warm-up steps, resolved."""
         if self.warmup_steps is not None:
             return self.warmup_steps
-        steps = round(0.3 * self.steps)
+        steps = round((0.1 if self.preset == "distil" else 0.3) * self.steps)
         return min(steps, _EFFIR_WARMUP_STEPS) if self.preset == "effir" else steps
 
     def identity(self) -> dict[str, object]:
