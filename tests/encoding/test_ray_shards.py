@@ -16,10 +16,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from prune2vec.encoding.encode import encode_corpus
-from prune2vec.encoding.ray_shards import encode_on_ray, shards_and_resources, wanted_shards
+from prune2vec.encoding.ray_shards import encode_on_ray, wanted_shards
 from prune2vec.encoding.store import Store
 from prune2vec.encoding.vector_folder import VectorFolder
 from prune2vec.errors import ConfigError, DataError, EncodingError, MissingExtra
+from prune2vec.ray_tasks import shards_and_resources
 from tests.encoding.conftest import read_all
 
 # In a process of its own: Ray leaves sockets and threads behind that pytest would report.
