@@ -74,7 +74,8 @@ def _run_shard(recipe: Recipe, output: Path, stages: Stages | None, shard: str) 
 
 def _there(output: Path) -> int | str:
     """Return into how many shards a run is divided already; auto where it is not."""
-    counts = sorted({int(found.name.rpartition("-of-")[2]) for found in output.glob("shard-*-of-[0-9]*[0-9]")})
+    tails = {found.name.rpartition("-of-")[2] for found in output.glob("shard-*-of-*")}
+    counts = sorted(int(tail) for tail in tails if tail.isdecimal())
     if len(counts) > 1:
         raise ConfigError(
             f"{output} holds shards of {counts[0]} and of {counts[1]}; say how many there are to be, such as --ray 4"
