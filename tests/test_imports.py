@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parent.parent / "src"
 LEVELS = (
     ("errors",),
     ("registry", "files", "progress", "paths", "machine"),
-    ("public", "outputs", "settings", "resume"),
+    ("public", "outputs", "settings", "resume", "ray_tasks"),
     ("data",),
     ("models",),
     ("modules",),

@@ -166,7 +166,7 @@ _EXTRAS = {
     "onnx": ("onnx", "exporting to ONNX"),
     "onnxruntime": ("onnx", "exporting to ONNX"),
     "onnxscript": ("onnx", "exporting to ONNX"),
-    "ray": ("ray", "encoding on Ray"),
+    "ray": ("ray", "working on Ray"),
 }
 
 

@@ -16,10 +16,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from prune2vec.encoding.encode import encode_corpus
-from prune2vec.encoding.ray_shards import encode_on_ray, shards_and_resources, wanted_shards
+from prune2vec.encoding.ray_shards import encode_on_ray, wanted_shards
 from prune2vec.encoding.store import Store
 from prune2vec.encoding.vector_folder import VectorFolder
 from prune2vec.errors import ConfigError, DataError, EncodingError, MissingExtra
+from prune2vec.ray_tasks import shards_and_resources
 from tests.encoding.conftest import read_all
 
 # In a process of its own: Ray leaves sockets and threads behind that pytest would report.
@@ -145,6 +146,7 @@ def test_a_killed_worker_is_started_again_and_goes_on(tmp_path: Path, folder: Pa
 def test_what_a_shard_asks_of_the_cluster(nodes: list[tuple[int, int]], asked: int | str, count: int, needs: object) -> None:
     machines = [{"CPU": float(cpus), **({"GPU": float(gpus)} if gpus else {}), "memory": 1e9} for cpus, gpus in nodes]
     assert shards_and_resources(machines, asked) == (count, needs)
+    assert shards_and_resources(machines, asked, most=1)[0] == (1 if asked == "auto" else count)
 
 
 @given(cpus=st.lists(st.integers(0, 40), min_size=1, max_size=6), asked=st.integers(1, 60))

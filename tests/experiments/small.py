@@ -193,7 +193,7 @@ class SmallStages(Stages):
         number = int(digest_tree(encoder)[:6], 16) / 16**6
         results_of(encoder, params=params, score=number, docs_per_s=1e9 / params).save(output)
 
-    def answer(self, encoder: Path, texts: str, queries: Sequence[str], output: Path) -> None:
+    def answer(self, encoder: Path, texts: str, queries: Sequence[str], settings: Any, output: Path) -> None:
         self.calls.append(f"answer {encoder.parent.name}")
         assert Path(texts).exists()
         save_answers([Answer(query=query, hits=(AnswerHit(name="a.b", text="found", score=0.5),)) for query in queries], output)

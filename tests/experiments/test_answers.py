@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,9 +62,10 @@ def test_what_texts_hold_does_not_steer_a_terminal() -> None:
     assert one.render() == "q\\x1b]0;x\\x07 ---\n  0.500  n\\u202e: t\\x9b"
 
 
-def test_nothing_to_search(tmp_path: Path) -> None:
+def test_nothing_to_search() -> None:
+    encoder: Any = None
     with pytest.raises(DataError, match="no texts to search"):
-        answer(tmp_path, [], ["q"])
+        answer(encoder, [], ["q"], batch_size=8)
 
 
 def test_a_folder_of_queries_and_documents_gives_its_documents(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_what_cannot_be_found_is_refused_before_mining(
     for name in ("train", "dev"):
         (tmp_path / f"{name}.jsonl").write_text('{"query": "a", "positive": "b", "negative": "c"}\n')
     small = SmallStages()
-    recipe = {"model": "model", "data": {"mine": {"source": "docs"}}, **change}
+    recipe = {"model": "model", "data": {"mine": {"source": "docs"}}, "train": {"steps": 2}, **change}
     monkeypatch.setattr(small, "check", Stages().check)
     for dry_run in (False, True):
         with pytest.raises(Prune2vecError, match=message):

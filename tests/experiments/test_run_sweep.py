@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
-from prune2vec.errors import ConfigError, EvaluationError, TrainingError
+from prune2vec.errors import ConfigError, DataError, TrainingError
 from prune2vec.experiments.compare import compare_results
 from prune2vec.experiments.run import list_cells, run_recipe
 from tests.cli.conftest import Cli, cli
@@ -97,10 +97,12 @@ def test_a_plan_that_fails_and_one_without_a_sweep(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="why"):
         run_recipe(recipe_values(tmp_path), tmp_path / "plain", stages=Breaking("train", "small", TrainingError("why")))
     only = {"methods": ["full"], "sizes": ["small"]}
-    with pytest.raises(EvaluationError, match="full failed: why"):
-        run_recipe(
-            recipe_values(tmp_path, sweep=only), tmp_path / "none", stages=Breaking("train", "full", TrainingError("why"))
-        )
+    values = recipe_values(tmp_path, sweep=only)
+    report = run_recipe(values, tmp_path / "none", stages=Breaking("train", "full", TrainingError("why")))
+    assert report.failed and report.render() == "full failed: why" and report.page is None
+    assert list_cells(values, tmp_path / "none", stages=SmallStages()).states == {"full": "failed: why"}
+    with pytest.raises(DataError, match="nothing to compare"):
+        compare_results(tmp_path / "none")
 
 
 def test_stopped_and_started_again_it_makes_the_same_table(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 
 from prune2vec.encoding.store import Store
 from prune2vec.errors import DataError, PlanError
+from prune2vec.evaluation import evaluated
 from prune2vec.experiments.run import Report, run_recipe
 from prune2vec.files import digest_tree
 from prune2vec.pruning.encoder import read_record
+from prune2vec.pruning.plain_encoder import load_to_encode
 from tests.tiny import save_tiny
 from tests.training.encoders import rows, save_tiny_encoder
 
@@ -46,8 +49,25 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def first(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Report:
-    return run_recipe(recipe, tmp_path_factory.mktemp("first"))
+def loads() -> Iterator[list[str]]:
+    """Return the variants whose encoders are loaded to be evaluated or to answer, as they are."""
+    found: list[str] = []
+
+    def counted(folder: str, **how: Any) -> Any:
+        found.append(Path(folder).parent.name)
+        return load_to_encode(folder, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluated, "load_to_encode", counted)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def first(recipe: dict[str, Any], loads: list[str], tmp_path_factory: pytest.TempPathFactory) -> Report:
+    report = run_recipe(recipe, tmp_path_factory.mktemp("first"))
+    # What has just been evaluated answers.
+    assert loads == ["full", "two"]
+    return report
 
 
 def test_chain_of_real_parts(first: Report) -> None:
@@ -58,6 +78,31 @@ def test_chain_of_real_parts(first: Report) -> None:
     assert "Training loss by step" in text, "the training curves are found where training leaves them"
     assert text.count("<svg") == 7
     assert "BM25" in first.render()
+
+
+@pytest.mark.parametrize(
+    ("gone", "loaded"),
+    [
+        (("answers.json",), ["two"]),
+        (("two/results.json",), ["two"]),
+        (("two/results.json", "answers.json"), ["two"]),
+        # It is not the last one evaluated that answers.
+        (("full/results.json", "answers.json"), ["full", "two"]),
+    ],
+)
+def test_what_is_gone_of_the_last_stages_is_made_again_alike(
+    recipe: dict[str, Any], first: Report, loads: list[str], gone: tuple[str, ...], loaded: list[str]
+) -> None:
+    for name in gone:
+        (first.folder / name).unlink()
+    loads.clear()
+    report = run_recipe(recipe, first.folder)
+    assert loads == loaded
+    stages = {"answers.json": "answer", "two/results.json": "two.evaluate", "full/results.json": "full.evaluate"}
+    assert [step.name for step in report.steps if step.outcome == "done"] == [stages[name] for name in gone]
+    hits, before = report.answers[0].hits, first.answers[0].hits
+    assert [hit.text for hit in hits] == [hit.text for hit in before]
+    assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in before], abs=1e-6)
 
 
 def test_a_plan_that_cannot_be_made_names_its_variant(recipe: dict[str, Any], tmp_path: Path) -> None:

@@ -55,6 +55,20 @@ def test_obeys_every_budget(method: str, budget: Budget) -> None:
     assert plan.parameters.items() >= budget.model_dump(exclude_none=True).items()
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_where_nothing_is_to_go_everything_stays(method: str) -> None:
+    # L3Prune's large keeps all layers where the last depth is the best.
+    profile = made_profile(curve_with_minima(9, 3, 9))
+    nothing: dict[str, dict[str, Any]] = {
+        "percent": {"percent": "0%"},
+        "drop": {"drop": "0M0A"},
+        "effir": {"mlps": 0, "width": "0%"},
+    }
+    plan = make_plan(profile, method=method, **nothing.get(method, needed(method, layers=9)))
+    assert plan.keep_layers == tuple(range(9)) and plan.kept.whole_blocks
+    assert plan.shape.params(plan.kept) == plan.shape.params(range(9))
+
+
 def test_what_a_planner_may_choose_is_recorded_whole() -> None:
     plans = {method: make_plan(made_profile(CURVE), method=method, **needed(method)) for method in METHODS}
     assert plans["drop"].drop_mlp and plans["effir"].drop_mlp and plans["effir"].width_cut

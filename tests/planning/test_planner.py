@@ -41,6 +41,7 @@ def test_a_method_or_parameter_with_a_typo_is_named() -> None:
 
 def test_the_methods_of_the_issue_are_there() -> None:
     assert {"percent", "depth", "l3prune", "uniform", "keep-last", "drop", "effir"} <= set(planners.names())
+    assert {"angular", "magnitude", "ablation", "block-influence", "reverse", "random"} <= set(planners.names())
 
 
 def test_a_planner_that_ignores_the_budget_is_caught() -> None:

@@ -102,6 +102,19 @@ class OutputPath(_Path):
         return check_target(super().convert(value, param, ctx), folder=self._folder)
 
 
+class RayShards(click.ParamType[int | str]):
+    """A number of shards, or auto."""
+
+    name = "shards"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Return the number, or auto."""
+        word = str(value)
+        if word != "auto" and not re.fullmatch("[1-9][0-9]{0,5}", word):
+            self.fail(f"{word[:40]!r}: expected a number of shards from 1 to 999,999, or auto", param, ctx)
+        return word if word == "auto" else int(word)
+
+
 _LIMITS = {"ge": ("min", False), "gt": ("min", True), "le": ("max", False), "lt": ("max", True)}
 _PLAIN: dict[object, click.ParamType[Any]] = {
     int: click.INT,

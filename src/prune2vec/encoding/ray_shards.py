@@ -1,10 +1,8 @@
-"""The shards of a corpus as tasks of a Ray cluster: Ray places and retries them, and each resumes after its last whole part."""
+"""The shards of a corpus as tasks of a Ray cluster; each resumes after its last whole part."""
 
 from __future__ import annotations
 
-import os
-import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,11 @@ from prune2vec.encoding.corpus import Corpus
 from prune2vec.encoding.encode import EncodeResult, encode_corpus
 from prune2vec.encoding.encode_settings import MOST_SHARDS, EncodeSettings
 from prune2vec.encoding.store import check_shards, shard_counts
-from prune2vec.errors import ConfigError, EncodingError, Prune2vecError, import_extra, reason_of
+from prune2vec.errors import ConfigError
 from prune2vec.machine import keep_freed_memory
-from prune2vec.progress import say, set_enabled
+from prune2vec.progress import set_enabled
 from prune2vec.public import public
+from prune2vec.ray_tasks import on_ray
 
 
 @public("encode", "encoder", "corpus", "output", settings=EncodeSettings)
@@ -53,38 +52,11 @@ def encode_on_ray(
         raise ConfigError(f"shard {chosen.shard} together with Ray: Ray makes all shards; leave one of the two out")
     Corpus(path=Path(corpus), text_column=chosen.text_column, id_column=chosen.id_column).check_filled()
     wanted = wanted_shards(shards, Path(output))
-    # Ray reports its use to its makers unless told not to before it is imported.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray = import_extra("ray")
-    own = not ray.is_initialized()
-    if own:
-        _start(ray)
-    tasks: list[Any] = []
-    try:
-        count, resources = shards_and_resources([one["Resources"] for one in ray.nodes() if one["Alive"]], wanted)
-        say(f"encoding {count} shards on Ray")
-        name = Path(encoder).resolve() if Path(encoder).is_dir() else encoder
-        task = ray.remote(max_retries=retries, **resources)(_encode_shard)
-        work = (str(name), str(Path(corpus).resolve()), str(Path(output).resolve()), chosen)
-        tasks += [task.remote(*work, f"{shard}/{count}") for shard in range(count)]
-        done: list[EncodeResult] = ray.get(tasks)
-        sums = {key: sum(getattr(shard, key) for shard in done) for key in ("rows", "encoded", "parts")}
-        return replace(done[0], folder=Path(output), shards=tuple(done), **sums)
-    except BaseException as error:
-        for running in tasks:
-            # A shard that went on would hold its folder against the next run of the command.
-            ray.cancel(running, force=True)
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, Prune2vecError):
-            raise cause from None
-        if isinstance(error, ray.exceptions.RayError):
-            raise EncodingError(
-                f"Ray gave up on a shard ({reason_of(cause or error)}); the same command resumes where it stopped"
-            ) from error
-        raise
-    finally:
-        if own:
-            ray.shutdown()
+    name = Path(encoder).resolve() if Path(encoder).is_dir() else encoder
+    work = (str(name), str(Path(corpus).resolve()), str(Path(output).resolve()), chosen)
+    done = on_ray(_encode_shard, *work, shards=wanted, retries=retries)
+    sums = {key: sum(getattr(shard, key) for shard in done) for key in ("rows", "encoded", "parts")}
+    return replace(done[0], folder=Path(output), shards=tuple(done), **sums)
 
 
 def _encode_shard(encoder: str, corpus: str, output: str, settings: EncodeSettings, shard: str) -> EncodeResult:
@@ -102,30 +74,3 @@ def wanted_shards(shards: int | str, output: Path) -> int | str:
         raise ConfigError(f"{shards!r} shards: expected a number from 1 to {MOST_SHARDS:,}, or auto")
     check_shards(output, shards)
     return shards
-
-
-def shards_and_resources(machines: Sequence[Mapping[str, float]], shards: int | str) -> tuple[int, dict[str, int]]:
-    """Return the number of shards, and what each asks of ``machines`` (``{"CPU": 8.0, "GPU": 1.0}``): a GPU, or CPUs."""
-    gpus = sum(int(machine.get("GPU", 0)) for machine in machines)
-    cpus = [int(machine["CPU"]) for machine in machines if machine.get("CPU", 0) >= 1] or [1]
-    count = int(shards) if shards != "auto" else gpus or max(1, sum(cpus) // 4)
-    # Ray sets a task's number of threads to its CPUs, of which every machine must have as many.
-    return count, {"num_gpus": 1} if gpus else {"num_cpus": max(1, min(min(cpus), sum(cpus) // count))}
-
-
-def _start(ray: Any) -> None:
-    """Join the cluster of ``RAY_ADDRESS``, or start one on this machine when it names none."""
-    address = os.environ.get("RAY_ADDRESS") or "local"
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        if port.isdecimal():
-            # Ray itself tries for a quarter of an hour.
-            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-    except (OSError, OverflowError) as error:
-        raise EncodingError(f"no Ray cluster answers at {address} ({error}); look at RAY_ADDRESS") from error
-    # Without an address Ray joins what "ray start" once left on this machine. A cluster has its dashboard or not already.
-    how = {"address": "local", "include_dashboard": False} if address == "local" else {}
-    try:
-        ray.init(log_to_driver=False, logging_level="ERROR", **how)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise EncodingError(f"Ray does not start: {reason_of(error)}; look at RAY_ADDRESS") from error

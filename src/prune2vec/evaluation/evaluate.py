@@ -67,7 +67,23 @@ def evaluate_encoder(
         ConfigError: A setting is unknown or does not fit.
         DataError: The data cannot be read.
     """
-    settings = EvaluateSettings.chosen(settings, overrides, where="evaluate")
+    chosen = EvaluateSettings.chosen(settings, overrides, where="evaluate")
+    return evaluate_and_keep(
+        encoder, data=data, tasks=tasks, mirror=mirror, output=output, documents_by=documents_by, settings=chosen
+    )[0]
+
+
+def evaluate_and_keep(
+    encoder: Path | str,
+    *,
+    data: Path | str | None,
+    tasks: str | Sequence[str] | None,
+    mirror: Path | str | None,
+    output: Path | str | None,
+    settings: EvaluateSettings,
+    documents_by: Path | str | None = None,
+) -> tuple[Results, LoadedEncoder]:
+    """Do what ``evaluate_encoder`` does; return the encoder in memory too, for whoever goes on with it."""
     if data is None and tasks is None:
         raise EvaluationError("nothing to evaluate; give data (held-out triplets or a BEIR folder), tasks, or both")
     file = None
@@ -115,7 +131,7 @@ def evaluate_encoder(
     if file is not None:
         results.save(file)
         parts.remove()
-    return results
+    return results, loaded
 
 
 def _own_scores(encoder: LoadedEncoder, retrieval: Retrieval, settings: EvaluateSettings) -> dict[str, Any]:

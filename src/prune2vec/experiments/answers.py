@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prune2vec.data.beir import is_beir
 from prune2vec.data.documents import Document, same_text
@@ -13,6 +14,9 @@ from prune2vec.data.reader import load_triplets
 from prune2vec.data.rows import read_rows
 from prune2vec.errors import DataError, shown
 from prune2vec.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from prune2vec.evaluation.evaluated import LoadedEncoder
 
 _HITS = 3
 
@@ -42,20 +46,17 @@ class Answer:
         return "\n".join([shown(self.query), *(f"{hit.score:7.3f}  {hit.summary(width - 9)}" for hit in self.hits)])
 
 
-def answer(encoder_folder: Path, documents: Sequence[Document], queries: Sequence[str]) -> list[Answer]:
+def answer(encoder: LoadedEncoder, documents: Sequence[Document], queries: Sequence[str], *, batch_size: int) -> list[Answer]:
     """Return the three documents nearest to each query; a text that comes twice counts once."""
     from torch.nn.functional import normalize
 
-    from prune2vec.evaluation.evaluate_settings import EvaluateSettings
-    from prune2vec.evaluation.evaluated import encode_texts, load_for_evaluation
+    from prune2vec.evaluation.evaluated import encode_texts
 
     unique = list({same_text(document.text): document for document in reversed(documents)}.values())[::-1]
     if not unique:
         raise DataError("no texts to search; give texts that hold something")
-    settings = EvaluateSettings()
-    encoder, size = load_for_evaluation(encoder_folder, settings, stock=False), settings.batch_size
-    vectors = normalize(encode_texts(encoder, [document.text for document in unique], "documents", batch_size=size))
-    wanted = normalize(encode_texts(encoder, queries, "queries", batch_size=size))
+    vectors = normalize(encode_texts(encoder, [document.text for document in unique], "documents", batch_size=batch_size))
+    wanted = normalize(encode_texts(encoder, queries, "queries", batch_size=batch_size))
     scores, places = (wanted @ vectors.T).topk(min(_HITS, len(unique)))
     answers = []
     for query, row, at in zip(queries, scores.tolist(), places.tolist(), strict=True):

@@ -14,7 +14,7 @@ from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_o
 from prune2vec.experiments.figures import Picture, Row, pictures, training_curve, write_pictures
 from prune2vec.experiments.ranking_diff import ranking_diffs
 from prune2vec.experiments.report import baseline_of, comparison_html, figures_markdown
-from prune2vec.experiments.stage_runner import ENCODER, FIGURES, PLAN, PROFILE, RESULTS, SLIM_PLAN, SWEEP_TABLES
+from prune2vec.experiments.stage_runner import ENCODER, FIGURES, PLAN, PROFILE, RESULTS, SLIM_PLAN, SWEEP, SWEEP_TABLES
 from prune2vec.files import write_json, write_text
 from prune2vec.outputs import COMPARISON, own_folder
 from prune2vec.paths import check_target
@@ -56,7 +56,8 @@ def compare_results(
     folder = check_target(Path(output), folder=True) if output is not None else None
     several = [paths] if isinstance(paths, str | Path) else paths
     rows = []
-    files, record = _in_order(find_results([Path(path) for path in several]))
+    places = [Path(path) for path in several]
+    files, record = _in_order(find_results(places), places)
     for name, file in files.items():
         results = Results.load(file)
         folders = (file.parent / SLIM_PLAN, file.parent / PLAN, Path(str(results.encoder.get("path", ""))) / PLAN)
@@ -117,12 +118,13 @@ def _drawable(load: Callable[[Path], T], path: Path) -> T | None:
 def find_results(paths: Sequence[Path]) -> dict[str, Path]:
     """Return a short, distinct name for each results file that ``paths`` lead to, in their order.
 
-    A path may be a results file, a folder that holds ``results.json``, or a folder whose folders do (a run).
+    A path may be a results file, a folder that holds ``results.json``, or a folder whose folders do (a run; one of a sweep may
+    have none, where every cell failed).
     """
     files: dict[Path, None] = {}
     for path in paths:
         found = [path / RESULTS] if (path / RESULTS).is_file() else sorted(path.glob(f"*/{RESULTS}"))
-        if not path.is_file() and not found:
+        if not path.is_file() and not found and not (path / SWEEP).is_file():
             reason = f"holds no {RESULTS}, nor do its folders" if path.is_dir() else "does not exist"
             raise DataError(f"{path} {reason}; make one with prune2vec evaluate -o {RESULTS}")
         files |= dict.fromkeys([path] if path.is_file() else found)
@@ -142,12 +144,11 @@ def find_results(paths: Sequence[Path]) -> dict[str, Path]:
         lengths = longer
 
 
-def _in_order(files: Mapping[str, Path]) -> tuple[Mapping[str, Path], SweepRecord | None]:
+def _in_order(files: Mapping[str, Path], places: Sequence[Path]) -> tuple[Mapping[str, Path], SweepRecord | None]:
     """Return results of runs, or shards, of one sweep by variant and in its order, each once, and their record; others as they are."""
-    records = {
-        folder: SweepRecord.load(folder) for folder in dict.fromkeys(file.absolute().parent.parent for file in files.values())
-    }
-    found = list(records.values())
+    runs = [file.absolute().parent.parent for file in files.values()]
+    runs += [place.absolute() for place in places if (place / SWEEP).is_file()]
+    found = [SweepRecord.load(run) for run in dict.fromkeys(runs)]
     if found[0] is None or any(one is None or one.cells != found[0].cells for one in found):
         return files, None
     first: dict[str, Path] = {}

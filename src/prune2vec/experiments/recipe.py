@@ -114,6 +114,11 @@ class Evaluation(EvaluateSettings):
     mirror: str | None = None
     """Folder with offline copies of MTEB tasks."""
 
+    @property
+    def settings(self) -> EvaluateSettings:
+        """How, without what."""
+        return EvaluateSettings(**{name: getattr(self, name) for name in EvaluateSettings.model_fields})
+
 
 class Recipe(Settings):
     """The main job: profile a model, make plans from the profile, then prune, train and evaluate each plan's encoder."""

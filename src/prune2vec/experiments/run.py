@@ -9,7 +9,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from prune2vec.errors import ConfigError, EvaluationError, Prune2vecError, did_you_mean
+from prune2vec.errors import ConfigError, Prune2vecError, did_you_mean
 from prune2vec.evaluation.results import Results
 from prune2vec.evaluation.tasks import resolve_tasks
 from prune2vec.experiments.answers import Answer, load_answers
@@ -54,6 +54,7 @@ class Report:
         answers: The recipe's example queries with what the smallest encoder found.
         dry_run: Whether nothing was done.
         errors: What stopped the cells of a sweep that failed, by name.
+        page: The report to be looked at; None in a dry run, or where every cell failed.
     """
 
     folder: Path
@@ -62,6 +63,7 @@ class Report:
     answers: tuple[Answer, ...] = ()
     dry_run: bool = False
     errors: Mapping[str, str] = field(default_factory=dict)
+    page: Path | None = None
 
     @property
     def failed(self) -> bool:
@@ -75,7 +77,7 @@ class Report:
         parts = [self.comparison.render() if self.comparison is not None else ""]
         parts += [one.render() for one in self.answers]
         parts += ["\n".join(f"{name} failed: {reason}" for name, reason in self.errors.items())]
-        parts.append(f"report: {self.folder / 'report.html'}")
+        parts += [f"report: {self.page}"] if self.page is not None else []
         return "\n\n".join(part for part in parts if part)
 
     def to_json(self) -> dict[str, Any]:
@@ -87,7 +89,7 @@ class Report:
             "comparison": self.comparison.to_json() if self.comparison is not None else None,
             "answers": [asdict(one) for one in self.answers],
             "errors": dict(self.errors),
-            "report": None if self.dry_run else str(self.folder / "report.html"),
+            "report": None if self.page is None else str(self.page),
         }
 
 
@@ -123,7 +125,7 @@ def run_recipe(
         Prune2vecError: A stage failed; all stages before it stay done.
     """
     stages = stages or Stages()
-    given = _read(recipe)
+    given = recipe_of(recipe)
     recipe, go_on = given.swept().taught(), given.sweep is not None
     folder, only = _chosen(recipe, Path(output).absolute(), cell, shard)
     # Refused at once, not after hours of the stages before.
@@ -155,7 +157,8 @@ def run_recipe(
             return _finish(run, given.cells)
 
 
-def _read(recipe: Recipe | Path | str | Mapping[str, Any]) -> Recipe:
+def recipe_of(recipe: Recipe | Path | str | Mapping[str, Any]) -> Recipe:
+    """Return a recipe as it is, or read one."""
     if isinstance(recipe, Recipe):
         return recipe
     return Recipe.of(recipe) if isinstance(recipe, Mapping) else Recipe.load(Path(recipe))
@@ -194,7 +197,7 @@ def list_cells(
         ConfigError: The recipe is wrong, or there is no such shard.
         CheckpointError: The folder holds something else.
     """
-    given = _read(recipe)
+    given = recipe_of(recipe)
     whole = given.swept().taught()
     folder, only = _chosen(whole, Path(output).absolute(), None, shard)
     check_kind(folder, RUN)
@@ -227,10 +230,11 @@ class CellList:
 
 def _finish(run: VariantRun, cells: tuple[Cell, ...]) -> Report:
     """Write the manifest and the report; quick, so done anew every time."""
+    folder, record = run.folder, SweepRecord(cells=cells, errors=run.errors)
     if not run.plans:
-        raise EvaluationError("; ".join(f"{name} failed: {reason}" for name, reason in run.errors.items()))
-    folder, profile, same = run.folder, Profile.load(run.folder / PROFILE), run.same_cut_as
-    comparison, record = None, SweepRecord(cells=cells, errors=run.errors)
+        record.save(folder)
+        return Report(folder=folder, steps=tuple(run.runner.steps), errors=run.errors)
+    comparison, profile, same = None, Profile.load(folder / PROFILE), run.same_cut_as
     rows: Sequence[Row] = [{"cell": name, "parameters": plan.shape.params(plan.kept)} for name, plan in run.plans.items()]
     if run.recipe.evaluate is not None:
         results = [
@@ -266,7 +270,14 @@ def _finish(run: VariantRun, cells: tuple[Cell, ...]) -> Report:
         record.save(folder)
         if comparison is not None:
             write_tables(rows, folder)
-    return Report(folder=folder, steps=tuple(run.runner.steps), comparison=comparison, answers=answers, errors=run.errors)
+    return Report(
+        folder=folder,
+        steps=tuple(run.runner.steps),
+        comparison=comparison,
+        answers=answers,
+        errors=run.errors,
+        page=folder / "report.html",
+    )
 
 
 def _manifest(run: VariantRun, profile: Profile) -> dict[str, Any]:

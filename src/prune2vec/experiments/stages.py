@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prune2vec.errors import ConfigError, DataError, PlanError
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
@@ -15,12 +16,20 @@ from prune2vec.pruning.prune_settings import PruneSettings
 from prune2vec.training.slim_settings import SlimSettings
 from prune2vec.training.train_settings import TrainSettings
 
+if TYPE_CHECKING:
+    from prune2vec.evaluation.evaluated import LoadedEncoder
+
 
 class Stages:
     """The stages of a run. Each takes inputs and settings, and last the path that it must write, whole or not at all.
 
     A subclass can do some of them in another way.
+
+    Attributes:
+        evaluated: What was evaluated last, in memory until the next variant begins, so that what comes next need not load it again.
     """
+
+    evaluated: LoadedEncoder | None = None
 
     def check(self, recipe: Recipe) -> None:
         """Refuse a model, texts or a teacher that cannot be found, before hours go into what comes before them."""
@@ -92,17 +101,22 @@ class Stages:
 
     def evaluate(self, encoder: Path, evaluation: Evaluation, output: Path) -> None:
         """Write ``results.json``."""
-        from prune2vec.evaluation.evaluate import evaluate_encoder
+        from prune2vec.evaluation.evaluate import evaluate_and_keep
 
-        settings = EvaluateSettings(**{name: getattr(evaluation, name) for name in EvaluateSettings.model_fields})
-        tasks, mirror = evaluation.tasks or None, evaluation.mirror or None
-        evaluate_encoder(encoder, data=evaluation.data, tasks=tasks, mirror=mirror, output=output, settings=settings)
+        tasks, mirror, settings = evaluation.tasks or None, evaluation.mirror or None, evaluation.settings
+        _, self.evaluated = evaluate_and_keep(
+            encoder, data=evaluation.data, tasks=tasks, mirror=mirror, output=output, settings=settings
+        )
 
-    def answer(self, encoder: Path, texts: str, queries: Sequence[str], output: Path) -> None:
+    def answer(self, encoder: Path, texts: str, queries: Sequence[str], settings: EvaluateSettings, output: Path) -> None:
         """Write ``answers.json``."""
+        from prune2vec.evaluation.evaluated import load_for_evaluation
         from prune2vec.experiments.answers import answer, read_documents, save_answers
 
-        save_answers(answer(encoder, read_documents(texts), queries), output)
+        documents, loaded = read_documents(texts), self.evaluated
+        if loaded is None or loaded.folder != encoder:
+            loaded = load_for_evaluation(encoder, settings, stock=False)
+        save_answers(answer(loaded, documents, queries, batch_size=settings.batch_size), output)
 
     def report(self, data: ReportData, folder: Path) -> None:
         """Write ``report.md``, ``report.html`` and pictures into the folder of the run."""

@@ -94,6 +94,7 @@ class VariantRun:
             if (other := first.setdefault(encoder_key(self.recipe, self.plans, name), name)) != name:
                 self.same_cut_as[name] = other
         for name, digest in plans.items():
+            self.stages.evaluated = None
             with self._failing_alone(name):
                 self._make(name, digest)
         self._answer()
@@ -382,11 +383,13 @@ class VariantRun:
         if not queries or texts is None:
             return
         encoder = self._encoders[name] if name is not None else None
+        settings = (self.recipe.evaluate or Evaluation()).settings
+        how = settings.model_dump(mode="json", include={"dtype", "max_length"})
         self.runner.do(
             "answer",
-            lambda path: self.stages.answer(self.encoder_folder(str(name)), texts, queries, path),
+            lambda path: self.stages.answer(self.encoder_folder(str(name)), texts, queries, settings, path),
             output=ANSWERS,
-            inputs={"queries": list(queries), "encoder": encoder, "texts": self.sources[texts]},
+            inputs={"queries": list(queries), "encoder": encoder, "texts": self.sources[texts], "settings": how},
         )
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath
+from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath, RayShards
 from prune2vec.cli.verb import Printable, check_encoder, verb, would
 from prune2vec.public import no_collection
 
@@ -32,20 +31,19 @@ prune2vec encode encoder/ corpus.jsonl.gz -o vectors/ --ray 8
 @click.option("-o", "--output", type=OutputPath(folder=True), required=True, help="Folder to write.")
 @click.option(
     "--ray",
+    "shards",
+    type=RayShards(),
     metavar="N",
     help="Encode N shards on Ray, here or on the cluster of RAY_ADDRESS; auto: those of OUTPUT, or one a GPU.",
 )
-def encode(encoder: Path, corpus: Path, *, output: Path, ray: str | None, settings: EncodeSettings, dry_run: bool) -> Printable:
+def encode(
+    encoder: Path, corpus: Path, *, output: Path, shards: int | str | None, settings: EncodeSettings, dry_run: bool
+) -> Printable:
     """Encode every text of CORPUS.
 
     CORPUS is .jsonl, .csv, .txt (one text a line), each also packed as .gz, .parquet or .arrow, of any size. The vectors are written
     in parts of (id, vector); the same command resumes after an interruption.
     """
-    if ray not in (None, "auto") and not re.fullmatch("[1-9][0-9]{0,5}", str(ray)):
-        raise click.BadParameter(
-            f"{str(ray)[:40]!r}: expected a number of shards from 1 to 999,999, or auto", param_hint="--ray"
-        )
-    shards = int(ray) if ray not in (None, "auto") else ray
     if dry_run:
         from prune2vec.encoding.corpus import Corpus
         from prune2vec.encoding.store import check_shards, check_vector_folder, shard_folder

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from prune2vec.cli.options import ExistingPath, OutputPath
+from prune2vec.cli.options import ExistingPath, OutputPath, RayShards
 from prune2vec.cli.verb import Outcome, Printable, verb, would
 from prune2vec.errors import CheckpointError
 from prune2vec.files import write_text
@@ -32,6 +32,7 @@ prune2vec init -o recipe.yaml
 prune2vec run recipe.yaml -o runs/first
 prune2vec run sweep.yaml -o runs/sweep --list
 prune2vec run sweep.yaml -o runs/sweep --shard 0/4
+prune2vec run sweep.yaml -o runs/sweep --ray 4
 """
 
 
@@ -41,13 +42,33 @@ prune2vec run sweep.yaml -o runs/sweep --shard 0/4
 @click.option("--list", "listed", is_flag=True, help="Only say which variants there are, and which are done.")
 @click.option("--cell", metavar="NAME", help="Do one variant alone, and those that it learns from.")
 @click.option("--shard", metavar="I/N", help="Do one of N parts of the variants (0/4 is the first of four), below OUTPUT.")
-def run(recipe: Path, *, output: Path, listed: bool, cell: str | None, shard: str | None, dry_run: bool) -> Printable:
+@click.option(
+    "--ray",
+    "shards",
+    type=RayShards(),
+    metavar="N",
+    help="Do N parts on Ray, here or on the cluster of RAY_ADDRESS, and compare them; auto: those of OUTPUT, or one a GPU.",
+)
+def run(
+    recipe: Path, *, output: Path, listed: bool, cell: str | None, shard: str | None, shards: int | str | None, dry_run: bool
+) -> Printable:
     """Do all that RECIPE says, from profile to comparison.
 
     Every variant is planned, pruned, trained and evaluated, and all are compared at the end.
 
     Stages whose inputs have not changed are skipped, so the same command resumes after an interruption.
     """
+    if shards is not None:
+        if listed or cell is not None or shard is not None:
+            raise click.UsageError("--ray does all parts; leave --list, --cell and --shard out")
+        if dry_run:
+            from prune2vec.experiments.recipe import Recipe
+
+            Recipe.load(recipe)
+            return would("run a recipe on Ray", reads=[recipe], writes=output)
+        from prune2vec.experiments.ray_sweep import run_on_ray
+
+        return run_on_ray(recipe, output, shards=shards)
     from prune2vec.experiments.run import list_cells, run_recipe
 
     if listed:

@@ -1,0 +1,83 @@
+"""A recipe's run in shards on a Ray cluster, put together at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prune2vec.errors import ConfigError
+from prune2vec.experiments.compare import compare_results
+from prune2vec.experiments.recipe import Recipe
+from prune2vec.experiments.run import Report, recipe_of, run_recipe
+from prune2vec.experiments.stage_runner import RESULTS
+from prune2vec.experiments.stages import Stages
+from prune2vec.outputs import COMPARISON, check_kind
+from prune2vec.progress import set_enabled
+from prune2vec.public import public
+from prune2vec.ray_tasks import on_ray
+
+TOGETHER = "comparison"
+"""Folder of what is put together, beside those of the shards."""
+
+
+@public("run", "recipe", "output")
+def run_on_ray(
+    recipe: Recipe | Path | str | Mapping[str, Any],
+    output: Path | str,
+    *,
+    shards: int | str = "auto",
+    stages: Stages | None = None,
+    retries: int = 3,
+) -> Report:
+    """Do the variants of a recipe in shards, each a task of a Ray cluster, and compare them all in ``output/comparison``.
+
+    A running cluster is joined when ``RAY_ADDRESS`` names one or Ray is initialised in this process; else a Ray of its own
+    runs on this machine for as long as it takes. All machines need the same paths for what the recipe names and the output.
+
+    Args:
+        recipe: As for ``run_recipe``, as are stages.
+        output: Folder to write; every shard has its own folder in it, as of ``run_recipe(shard="0/4")``.
+        shards: How many; auto takes as many as ``output`` has, else one a GPU, or one every four CPUs where there is none.
+        retries: How often a shard is started again when its worker dies; it resumes after its last finished stage.
+
+    Raises:
+        MissingExtra: Ray is not installed.
+        ConfigError: The recipe is wrong, it has fewer variants than ``shards``, or another run writes into a shard.
+        CheckpointError: A folder to be written holds something else.
+        EncodingError: No cluster answers, or a worker died more often than ``retries``. The other shards are stopped then.
+        Prune2vecError: A stage failed; in a sweep, one that all cells need.
+    """
+    chosen, folder, together = recipe_of(recipe), Path(output).absolute(), Path(output).absolute() / TOGETHER
+    names = [variant.name for variant in chosen.swept().variants]
+    check_kind(together, COMPARISON)
+    wanted = _there(folder) if shards == "auto" else shards
+    if wanted != "auto" and not (isinstance(wanted, int) and 1 <= wanted <= len(names)):
+        raise ConfigError(f"{wanted!r} shards: expected a number from 1 to {len(names)}, the number of variants, or auto")
+    reports = on_ray(_run_shard, chosen, folder, stages, shards=wanted, retries=retries, most=len(names))
+    errors = {name: reason for report in reports for name, reason in report.errors.items()}
+    done = {row.name: one.folder for one in reports if one.comparison is not None for row in one.comparison.rows}
+    steps = tuple(step for report in reports for step in report.steps)
+    if not done:
+        return Report(folder=folder, steps=steps, errors=errors)
+    results = [done[name] / name / RESULTS for name in names if name in done]
+    failed = [report.folder for report in reports if report.comparison is None]
+    comparison = compare_results([*results, *failed], output=together)
+    return Report(folder=together, steps=steps, comparison=comparison, errors=errors, page=together / "report.html")
+
+
+def _run_shard(recipe: Recipe, output: Path, stages: Stages | None, shard: str) -> Report:
+    # The worker is a process of its own, and the driver says what is being done.
+    set_enabled(False)
+    return run_recipe(recipe, output, stages=stages, shard=shard)
+
+
+def _there(output: Path) -> int | str:
+    """Return into how many shards a run is divided already; auto where it is not."""
+    tails = {found.name.rpartition("-of-")[2] for found in output.glob("shard-*-of-*")}
+    counts = sorted(int(tail) for tail in tails if tail.isdecimal())
+    if len(counts) > 1:
+        raise ConfigError(
+            f"{output} holds shards of {counts[0]} and of {counts[1]}; say how many there are to be, such as --ray 4"
+        )
+    return counts[0] if counts else "auto"
