@@ -31,6 +31,22 @@ def silenced() -> Iterator[None]:
         _enabled = before
 
 
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers below errors, its progress bars and load reports included, while the context is open."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

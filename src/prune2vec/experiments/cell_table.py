@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from prune2vec.errors import EvaluationError, markdown
-from prune2vec.experiments.cell import Cell
 from prune2vec.experiments.comparison import Comparison, ResultRow, TextTable
 from prune2vec.experiments.figures import TASK
 from prune2vec.experiments.stage_runner import SWEEP, SWEEP_TABLES
@@ -24,6 +23,25 @@ _COLUMNS = (
     *("steps", "final_loss", "train_seconds", "train_memory_bytes", "score_name", "score"),
     *("difference", "low", "high", "verdict", *(f"{what}_digest" for what in _DIGESTS), "same_as"),
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One variant of a sweep, and where it stands in it.
+
+    Attributes:
+        name: Of the variant.
+        method: As the sweep calls it.
+        size: As the sweep writes it; empty for the whole model.
+        train: Way to train; empty where there is one only.
+        seed: Of the training; None where it is not trained.
+    """
+
+    name: str
+    method: str
+    size: str
+    train: str
+    seed: int | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from prune2vec.errors import ConfigError
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
-from prune2vec.experiments.cell import Cell
+from prune2vec.experiments.cell_table import Cell
 from prune2vec.experiments.recipe_variant import KEEP_ALL, RecipeVariant, missing_sections, remedy, wrong
 from prune2vec.experiments.sweep import Sweep, cells_of
 from prune2vec.experiments.yaml_file import OWN_MESSAGE, Location, dashed, dump_yaml, read_yaml, underscored

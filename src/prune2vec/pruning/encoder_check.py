@@ -31,14 +31,13 @@ from prune2vec.models.encoder_files import (
 from prune2vec.models.families import without_head
 from prune2vec.models.heads import HEADS, STOCK, check_activation, check_widths, kind_of
 from prune2vec.models.load import check_numbers, embedding_rows
-from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.rope import rope_entries
 from prune2vec.models.source import HUB_ID, ModelSource
 from prune2vec.models.tensor_check import check_loaded
 from prune2vec.models.weight_files import NoSafetensors, WeightFiles, check_depth, layers_in
 from prune2vec.outputs import changed_files
 from prune2vec.paths import as_path
-from prune2vec.progress import say
+from prune2vec.progress import quiet_transformers, say
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -19,11 +19,10 @@ from prune2vec.models.encoder_files import EncoderForm, PoolingForm, TextsForm, 
 from prune2vec.models.encoder_text import PLAIN_TEXTS, check_plain, saved_pooling, saved_whole, stated_length
 from prune2vec.models.families import find_family, without_head
 from prune2vec.models.heads import NORMALIZE, encoder_modules, in_fp32, kind_of, load_heads, state_width
-from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.source import ModelSource
 from prune2vec.models.tokens import lower_casing
 from prune2vec.models.weight_files import NoSafetensors
-from prune2vec.progress import say
+from prune2vec.progress import quiet_transformers, say
 from prune2vec.pruning.encoder import check_is_encoder, load_encoder
 from prune2vec.pruning.encoder_check import check_files, check_parts, check_unchanged, source_of
 from prune2vec.pruning.portable import UNEVEN_MODULE

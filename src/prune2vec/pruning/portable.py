@@ -25,9 +25,9 @@ from prune2vec.files import write_json
 from prune2vec.forward.pooling import IN_FOLDERS, PoolingMethod, pooling_flags
 from prune2vec.models.block_layout import Layout, uneven_config, uneven_layout
 from prune2vec.models.heads import NORMALIZE, head_words, state_width, write_head
-from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.source import HUB_ID, ModelSource
 from prune2vec.models.tokens import ROLES
+from prune2vec.progress import quiet_transformers
 
 if TYPE_CHECKING:
     from prune2vec.planning.plan import PruningPlan

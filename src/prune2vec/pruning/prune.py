@@ -26,7 +26,6 @@ from prune2vec.models.heads import head_record, head_words, in_fp32, load_heads,
 from prune2vec.models.kept import Kept
 from prune2vec.models.load import context_length, embedding_rows, load_config, load_tokenizer, skeleton_of
 from prune2vec.models.prepared_text import PreparedText, prepare_text
-from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.selftest import check_sub_layers, is_causal
 from prune2vec.models.source import ModelSource, resolve_source
 from prune2vec.models.tensor_check import base_names, check_tensors
@@ -35,7 +34,7 @@ from prune2vec.models.tokens import prompt_ids
 from prune2vec.models.weight_files import WeightFiles, fingerprint
 from prune2vec.outputs import ENCODER, check_ours, locked
 from prune2vec.planning.plan import PruningPlan
-from prune2vec.progress import progress, say
+from prune2vec.progress import progress, quiet_transformers, say
 from prune2vec.pruning.depth_plan import depth_plan
 from prune2vec.pruning.encoder import write_checked
 from prune2vec.pruning.fewer_tokens import check_padding, keep_tokens, renumbered_config, tell_prompts

@@ -25,15 +25,13 @@ from prune2vec.data.triplet import Triplet
 from prune2vec.errors import CheckpointError, TrainingError
 from prune2vec.files import explained_os_errors
 from prune2vec.machine import peak_memory
-from prune2vec.models.quiet import quiet_transformers
-from prune2vec.progress import progress
+from prune2vec.progress import progress, quiet_transformers
 from prune2vec.resume import WorkFolder, step_of
 from prune2vec.training.elastic import ElasticLoss
 from prune2vec.training.monitor import TrainingMonitor
-from prune2vec.training.objective import DistilledLoss, build_loss, pooled_in_fp32
+from prune2vec.training.objective import DistilledLoss, ProjectionSaver, build_loss, pooled_in_fp32
 from prune2vec.training.packed_loss import choose_checkpointing, without_padding
 from prune2vec.training.processes import Processes
-from prune2vec.training.projection import ProjectionSaver
 from prune2vec.training.train_settings import TrainSettings
 from prune2vec.training.training_data import NotingCollator, Row, TrainingData, TrainingTable, largest_batch, plan_batches
 

@@ -22,10 +22,9 @@ from prune2vec.files import digest_json, digest_tree, read_json
 from prune2vec.machine import describe, pick_device, pick_dtype
 from prune2vec.models.encoder_text import matryoshka_dims
 from prune2vec.models.heads import head_record, load_heads, state_width
-from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.text_settings import SAVED
 from prune2vec.outputs import ENCODER, check_kind, check_ours, locked
-from prune2vec.progress import say
+from prune2vec.progress import quiet_transformers, say
 from prune2vec.pruning.encoder import (
     RECORD,
     check_finite,
@@ -41,9 +40,8 @@ from prune2vec.resume import differences, read_lines, step_of
 from prune2vec.training.adapters import base_model, choose_trained, embed, load_weights, merge_adapter, stored_heads
 from prune2vec.training.elastic import elastic_depths
 from prune2vec.training.fit import TrainingJob, fit, isolated_randomness
-from prune2vec.training.objective import full_width
+from prune2vec.training.objective import append_projection, full_width
 from prune2vec.training.processes import Processes, joined
-from prune2vec.training.projection import append_projection
 from prune2vec.training.teacher import check_teacher, teacher_identity, teacher_vectors
 from prune2vec.training.train_settings import TrainSettings, check_tracker
 from prune2vec.training.training_data import Prompting, by_prompt, check_room, plain_data, trained_text, training_data
