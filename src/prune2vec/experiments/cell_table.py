@@ -137,7 +137,8 @@ def write_tables(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
 
 def table_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the rows as Markdown: scores, what was measured, and the spread over seeds where there are several."""
-    tables = [_scores(rows), seed_spread(rows), _measured(rows)]
+    digests = [(row["cell"], *((row[f"{what}_digest"] or "")[:12] for what in _DIGESTS)) for row in rows]
+    tables = [_scores(rows), seed_spread(rows), TextTable(("digests", *_DIGESTS), tuple(digests))]
     parts = ["# Sweep", *(table.without_empty_columns().to_markdown() for table in tables if table is not None)]
     failed = [f"- {markdown(row['cell'])} failed: {markdown(row['error'])}" for row in rows if row["error"]]
     return "\n\n".join(filter(None, [*parts, "\n".join(failed)])) + "\n"
@@ -183,11 +184,6 @@ def seed_spread(rows: Sequence[Mapping[str, Any]]) -> TextTable | None:
         )
     header = ("over seeds", "seeds", "mean score", "standard deviation", "least to most", "mean difference")
     return TextTable(header, tuple(lines)) if lines else None
-
-
-def _measured(rows: Sequence[Mapping[str, Any]]) -> TextTable:
-    header = ("digests", *_DIGESTS)
-    return TextTable(header, tuple((row["cell"], *((row[f"{what}_digest"] or "")[:12] for what in _DIGESTS)) for row in rows))
 
 
 def _number(value: float | None, sign: str = "") -> str:

@@ -9,11 +9,11 @@ from typing import TypeVar
 
 from prune2vec.errors import ConfigError, DataError, EvaluationError, PlanError, ProfileError
 from prune2vec.evaluation.item_scores import ItemScores
-from prune2vec.evaluation.results import Results, TaskScore
+from prune2vec.evaluation.results import Results
 from prune2vec.experiments.cell_table import SweepRecord, cell_rows, write_tables
 from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
 from prune2vec.experiments.figures import Picture, Row, pictures, training_curve, write_pictures
-from prune2vec.experiments.gap import OWN_DATA, SCORE, Gap
+from prune2vec.experiments.gap import OWN_DATA, SCORE
 from prune2vec.experiments.ranking_diff import ranking_diffs
 from prune2vec.experiments.report import baseline_of, comparison_html, figures_markdown
 from prune2vec.experiments.stage_runner import ENCODER, FIGURES, PLAN, PROFILE, RESULTS, SLIM_PLAN, SWEEP_TABLES
@@ -62,7 +62,8 @@ def compare_results(
     for name, file in files.items():
         results = Results.load(file)
         folders = (file.parent / SLIM_PLAN, file.parent / PLAN, Path(str(results.encoder.get("path", ""))) / PLAN)
-        rows.append(ResultRow(name=name, results=results, plan=next(filter(None, map(_read_plan, folders)), None)))
+        plans = (_readable(PruningPlan.load, place, "a plan") for place in folders if place.exists())
+        rows.append(ResultRow(name=name, results=results, plan=next(filter(None, plans), None)))
     if diff and len(rows) != 2:
         raise ConfigError(
             f"the worst queries are those of one result against another one; got {len(rows)} results, expected two"
@@ -90,11 +91,11 @@ def compare_results(
 
 def _figures(table: Sequence[Row], files: Mapping[str, Path], comparison: Comparison) -> list[Picture]:
     """Return the figures of a comparison; of results that lie in runs also the training curves, and the profiles of several models."""
-    curves = {name: _drawable(training_curve, file.parent / ENCODER) or [] for name, file in files.items()}
+    curves = {name: _readable(training_curve, file.parent / ENCODER, "a figure") or [] for name, file in files.items()}
     profiles: dict[str, tuple[Path, Profile]] = {}
     for run in dict.fromkeys(file.absolute().parent.parent for file in files.values()):
         if (run / PROFILE).is_file():
-            profile = _drawable(Profile.load, run / PROFILE)
+            profile = _readable(Profile.load, run / PROFILE, "a figure")
             if profile is not None:
                 profiles.setdefault(profile.digest, (run, profile))
     models = [str(profile.model.get("name")).rpartition("/")[2] for _, profile in profiles.values()]
@@ -105,12 +106,12 @@ def _figures(table: Sequence[Row], files: Mapping[str, Path], comparison: Compar
     return pictures(table, curves=curves, profiles=named, baseline=baseline_of(comparison))
 
 
-def _drawable(load: Callable[[Path], T], path: Path) -> T | None:
-    """Return what a figure is drawn from; a file that cannot be read leaves the figure out, which is said."""
+def _readable(load: Callable[[Path], T], path: Path, what: str) -> T | None:
+    """Return what a file holds; one that cannot be read is left out, which is said."""
     try:
         return load(path)
-    except (DataError, ProfileError) as error:
-        say(f"left out of the figures: {error}")
+    except (DataError, PlanError, ProfileError) as error:
+        say(f"{what} is left out: {error}")
         return None
 
 
@@ -160,16 +161,6 @@ def _in_order(files: Mapping[str, Path]) -> tuple[Mapping[str, Path], SweepRecor
     return {name: first[name] for name in names}, SweepRecord(cells=found[0].cells, errors=errors)
 
 
-def _read_plan(path: Path) -> PruningPlan | None:
-    if not path.exists():
-        return None
-    try:
-        return PruningPlan.load(path)
-    except (DataError, PlanError) as error:
-        say(f"a plan is left out: {error}")
-        return None
-
-
 def losses(now: Mapping[str, Results], before: Mapping[str, Results], *, gate: Path, max_drop: float) -> tuple[str, ...]:
     """Return a line for each score that fell by more than ``max_drop``, beyond its interval.
 
@@ -208,7 +199,11 @@ def losses(now: Mapping[str, Results], before: Mapping[str, Results], *, gate: P
         for what in (key for key in found if key != SCORE or mean):
             gap = found[what]
             if (gap.value if gap.high is None else gap.high) < -max_drop / 100:
-                lines.append(_line(name, {OWN_DATA: "nDCG@10", SCORE: earlier.score_name}.get(what, what), gap, max_drop))
+                of = {OWN_DATA: "nDCG@10", SCORE: earlier.score_name}.get(what, what)
+                within = f"95 % interval {gap.interval}, {gap.over}" if gap.interval else gap.verdict
+                lines.append(
+                    f"{name} lost {-100 * gap.value:.2f} points of {of}, more than {max_drop:g} ({gap.value:+.4f}; {within})"
+                )
     return tuple(lines)
 
 
@@ -222,19 +217,9 @@ def _reasons(now: Results, before: Results) -> Iterator[str]:
     there = {task.name: task for task in now.tasks}
     if lacking := [task.name for task in before.tasks if task.name not in there]:
         yield f"{', '.join(lacking)} is missing now"
-    for task in before.tasks:
-        yield from _task_reasons(there[task.name], task)
-
-
-def _task_reasons(now: TaskScore, before: TaskScore) -> Iterator[str]:
-    if any(key in before.data and key in now.data and before.data[key] != now.data[key] for key in ("digest", "revision")):
-        yield f"the data of {before.name} are others"
-    if before.items and now.items:
-        paired = len(before.items) == len(now.items) and all(map(ItemScores.pairs_with, before.items, now.items))
-        if not paired:
-            yield f"the queries, pairs or texts of {before.name} are others"
-
-
-def _line(name: str, what: str, gap: Gap, max_drop: float) -> str:
-    within = f"95 % interval {gap.interval}, {gap.over}" if gap.interval else gap.verdict
-    return f"{name} lost {-100 * gap.value:.2f} points of {what}, more than {max_drop:g} ({gap.value:+.4f}; {within})"
+    for task, other in ((task, there[task.name]) for task in before.tasks):
+        if any(key in task.data and key in other.data and task.data[key] != other.data[key] for key in ("digest", "revision")):
+            yield f"the data of {task.name} are others"
+        paired = len(task.items) == len(other.items) and all(map(ItemScores.pairs_with, task.items, other.items))
+        if task.items and other.items and not paired:
+            yield f"the queries, pairs or texts of {task.name} are others"

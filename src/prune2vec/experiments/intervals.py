@@ -56,7 +56,9 @@ def _compared(
     """Return how others' scores of one thing differ from ``score``, each with its resampled differences, where there can be any."""
     why = {at: _why_not(items, own) for at, (_, own) in theirs.items()}
     paired = [at for at in theirs if not why[at]]
-    resampled = _resampled([items, *(theirs[at][1] for at in paired)]).T if paired else ()
+    # Each row has the items of every part of a task.
+    parts = zip(items, *(theirs[at][1] for at in paired), strict=True) if paired else ()
+    resampled = np.mean([resampled_differences(part) for part in parts], axis=0).T if paired else ()
     found: dict[int, tuple[Gap, Array | None]] = {
         at: (Gap(value=its - score, over=_over(items), why=why[at]), None) for at, (its, _) in theirs.items()
     }
@@ -111,12 +113,6 @@ def interval(drawn: Array, items: int) -> tuple[float, float]:
     outside = ndtr(math.sqrt(items / (items - 1)) * stdtrit(items - 1, _OUTSIDE / 2))
     low, high = np.nanquantile(drawn, [outside, 1 - outside])
     return float(low), float(high)
-
-
-def _resampled(rows: Sequence[Sequence[ItemScores]]) -> Array:
-    """Return resampled differences to the first row, (resamples, rows - 1); each row has the items of every part of a task."""
-    found: Array = np.mean([resampled_differences(part) for part in zip(*rows, strict=True)], axis=0)
-    return found
 
 
 def resampled_differences(rows: Sequence[ItemScores]) -> Array:

@@ -361,19 +361,18 @@ def _settings(settings: Settings, *, indent: str, skip: tuple[str, ...]) -> list
     own = type(settings).__annotations__
     for name in sorted(set(fields) - set(skip), key=lambda name: (name not in own, list(fields).index(name))):
         lines += _comment(fields[name].description or "", indent)
-        lines += _value(name.replace("_", "-"), getattr(settings, name), indent)
+        key, value = name.replace("_", "-"), getattr(settings, name)
+        if isinstance(value, Settings):
+            lines += [f"{indent}{key}:", *_settings(value, indent=indent + "  ", skip=_HIDDEN)]
+        elif value and isinstance(value, tuple) and isinstance(value[0], RecipeVariant):
+            lines.append(f"{indent}{key}:")
+            for part, field in RecipeVariant.model_fields.items():
+                lines += _comment(f"{part}: {field.description}", "  ")
+            lines += [f"{indent}  - {_flow(one.model_dump(mode='json', exclude_unset=True))}" for one in value]
+        else:
+            lines.append(f"{indent}{key}: {_flow(list(value) if isinstance(value, tuple) else value)}")
         lines += [""] if not indent else []
     return lines
-
-
-def _value(key: str, value: Any, indent: str) -> list[str]:
-    if isinstance(value, Settings):
-        return [f"{indent}{key}:", *_settings(value, indent=indent + "  ", skip=_HIDDEN)]
-    if value and isinstance(value, tuple) and isinstance(value[0], RecipeVariant):
-        about = [_comment(f"{name}: {field.description}", "  ") for name, field in RecipeVariant.model_fields.items()]
-        shown = [f"{indent}  - {_flow(one.model_dump(mode='json', exclude_unset=True))}" for one in value]
-        return [f"{indent}{key}:", *(line for lines in about for line in lines), *shown]
-    return [f"{indent}{key}: {_flow(list(value) if isinstance(value, tuple) else value)}"]
 
 
 def _comment(text: str, indent: str) -> list[str]:

@@ -138,7 +138,13 @@ def fit(
             batches = plan_batches(job.data, trainer, settings.steps)
             checkpointing = _checkpointing(job, encoder, batches, padded=not packing["packed"])
             if job.processes.first:
-                _note(job, batches, gradient_checkpointing=checkpointing, packing=packing, projection=projected is not None)
+                counts, teacher = Counter(name for name, _ in batches), job.data.teacher
+                facts: dict[str, Any] = {"gradient_checkpointing": checkpointing, "packing": packing}
+                if teacher is not None:
+                    shape = dict(zip(("vectors", "dimension"), teacher.vectors.shape, strict=True))
+                    facts["teacher"] = {**shape, "projection": projected is not None}
+                counted = {name: counts[name] for name in job.data.tables}
+                job.work.note({"batches": counted, "processes": job.processes.number, **facts})
             done = step_of(resume) if resume else 0
             with peak_memory() as peak, progress("training", settings.steps, done=done) as advance:
                 watch = TrainingMonitor(
@@ -185,16 +191,6 @@ def _checkpointing(
         rows=rows if job.device.type == "cuda" else rows * number,  # Processes on CPUs share their memory.
         padded=padded,
     )
-
-
-def _note(job: TrainingJob, batches: Sequence[tuple[str, list[Row]]], *, projection: bool, **facts: Any) -> None:
-    """Keep facts about a run for its record."""
-    counts, teacher = Counter(name for name, _ in batches), job.data.teacher
-    if teacher is not None:
-        shape = dict(zip(("vectors", "dimension"), teacher.vectors.shape, strict=True))
-        facts["teacher"] = {**shape, "projection": projection}
-    counted = {name: counts[name] for name in job.data.tables}
-    job.work.note({"batches": counted, "processes": job.processes.number, **facts})
 
 
 def make_trainer(

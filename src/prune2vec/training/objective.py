@@ -144,9 +144,15 @@ class TeacherDistance(nn.Module):
                 projection_dim=width if width != encoder.get_embedding_dimension() else None,
             )
             if self.vectors.projection is not None and get_world_size() > 1:
+
+                def average(parameter: Tensor) -> None:
+                    assert parameter.grad is not None
+                    distributed.all_reduce(parameter.grad)
+                    parameter.grad /= get_world_size()
+
                 # It is no part of the encoder, whose gradients alone the trainer averages over the processes.
                 for parameter in self.vectors.projection.parameters():
-                    parameter.register_post_accumulate_grad_hook(_average)
+                    parameter.register_post_accumulate_grad_hook(average)
 
     def forward(self, ours: list[Tensor], theirs: list[Tensor], labels: Tensor) -> Tensor:
         """Return the distance of vectors by column, (row, dim) each; ``labels`` are the scores where ``theirs`` is empty."""
@@ -162,14 +168,6 @@ class TeacherDistance(nn.Module):
         if theirs:
             labels = torch.stack([self._similarity(theirs[0], document) for document in theirs[1:]], dim=1)
         return self._scores.compute_loss_from_embeddings(ours, labels.float())
-
-
-def _average(parameter: Tensor) -> None:
-    """Replace a gradient by its mean over all processes."""
-    gradient = parameter.grad
-    assert gradient is not None
-    distributed.all_reduce(gradient)
-    gradient /= get_world_size()
 
 
 def similarity_distance(ours: Tensor, theirs: Tensor, *, scale: float | None) -> Tensor:

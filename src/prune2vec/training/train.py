@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from torch import nn
 from transformers import TrainerCallback
 
 from prune2vec.data.plain_texts import Sources, load_texts
@@ -139,8 +138,9 @@ def train_encoder(
         record, done = processes.told(lambda: _finished(job)), chosen.steps
         if record is None:
             choose_trained(encoder, chosen)  # Before the work folder is made: what does not fit the model is refused here.
-            opened = processes.told(lambda: _opened(job))
-            resume = Path(opened) if opened is not None else None
+            check_ours(target, ENCODER)
+            opened = processes.told(lambda: str(job.work.open(job.identity, restart=chosen.restart) or ""))
+            resume = Path(opened) if opened else None
             done = step_of(resume) if resume else 0
             if done < chosen.steps:
                 with job.left_on_failure(), processes.after_first():
@@ -297,13 +297,6 @@ def _finished(job: TrainingJob) -> dict[str, Any] | None:
     return None
 
 
-def _opened(job: TrainingJob) -> str | None:
-    """Make the work folder ready, and return the checkpoint in it to resume from, if there is one."""
-    check_ours(job.output, ENCODER)
-    resume = job.work.open(job.identity, restart=job.settings.restart)
-    return str(resume) if resume is not None else None
-
-
 def finish(job: TrainingJob) -> dict[str, Any]:
     """Save the encoder of the last checkpoint to ``job.output`` and return its training record.
 
@@ -336,23 +329,17 @@ def finish(job: TrainingJob) -> dict[str, Any]:
             encoder.prompts = {**encoder.prompts, "query": query, "document": document}
         about = read_record(job.base)
         if "text" in about:
-            about["text"] = _trained_vectors(trained_text(about, job.settings), heads, encoder, job.settings)
+            text = {key: value for key, value in trained_text(about, job.settings).items() if key != "matryoshka_dims"}
+            text |= {"heads": [head_record(head).model_dump(mode="json") for head in heads]} if heads else {}
+            if job.settings.matryoshka_dims:
+                text["matryoshka_dims"] = sorted({full_width(encoder), *job.settings.matryoshka_dims}, reverse=True)
+            about["text"] = text
         record = _record(job, merge)
         kept = [file for file in (job.work.curve, job.work.dev, job.base / "plan.json") if file.exists()]
         texts = {file.name: file.read_text(encoding="utf-8") for file in kept}
         save_encoder(encoder, job.output, record={**about, "train": record}, extra=texts, heads=heads)
     job.work.remove()
     return record
-
-
-def _trained_vectors(
-    text: dict[str, Any], heads: Sequence[nn.Module], encoder: SentenceTransformer, settings: TrainSettings
-) -> dict[str, Any]:
-    """Return text settings with the heads as they are now, and with those dimensions that were trained for."""
-    now = {"heads": [head_record(head).model_dump(mode="json") for head in heads]} if heads else {}
-    dims = {"matryoshka_dims": sorted({full_width(encoder), *settings.matryoshka_dims}, reverse=True)}
-    text = {key: value for key, value in text.items() if key != "matryoshka_dims"}
-    return {**text, **now, **(dims if settings.matryoshka_dims else {})}
 
 
 def _record(job: TrainingJob, merge: dict[str, float | None]) -> dict[str, Any]:
