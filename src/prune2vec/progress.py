@@ -69,22 +69,16 @@ def progress(label: str, total: float, *, done: float = 0) -> Iterator[Advance]:
     if not _enabled:
         yield lambda amount: None
     elif sys.stderr.isatty():
-        with _bar(label, total, done) as advance:
-            yield advance
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"))
+        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+            task = bar.add_task(label, total=total)
+            bar.update(task, completed=done)
+            yield lambda amount: bar.advance(task, amount)
     else:
         yield _logger(label, total, done)
-
-
-@contextmanager
-def _bar(label: str, total: float, done: float) -> Iterator[Advance]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total)
-        bar.update(task, completed=done)
-        yield lambda amount: bar.advance(task, amount)
 
 
 def _logger(label: str, total: float, done: float) -> Advance:

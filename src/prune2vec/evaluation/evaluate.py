@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prune2vec.data.beir import Retrieval
 from prune2vec.errors import DataError, EvaluationError
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.evaluation.evaluated import LoadedEncoder, load_for_evaluation, with_documents_by
@@ -76,9 +76,7 @@ def evaluate_encoder(
         file = check_target(file, folder=False)
     mirror = Path(mirror) if mirror is not None else None
     chosen = resolve_tasks(tasks, mirror) if tasks is not None else ()
-    retrieval, note = None, ""
-    if data is not None:
-        retrieval, note = sample_retrieval(load_retrieval(data, settings), settings)
+    retrieval, note = sample_retrieval(load_retrieval(data, settings), settings) if data is not None else (None, "")
     seconds: dict[str, float] = {}
     with _timed(seconds, "load"):
         loaded = load_for_evaluation(encoder, settings, stock=bool(chosen))
@@ -90,7 +88,9 @@ def evaluate_encoder(
         with _timed(seconds, "retrieval"):
             described = {**describe_retrieval(loaded, retrieval, source=str(data)), "sample": note}
             key = {"part": "own data", "digest": described["digest"]}
-            own = {"data": described, **parts.get(key, lambda: _own_scores(loaded, retrieval, settings), OwnScores)}
+            bm25 = (lambda: {"bm25": evaluate_bm25(retrieval, settings)}) if settings.bm25 else dict[str, Any]
+            scored = parts.get(key, lambda: {**evaluate_retrieval(loaded, retrieval, settings), **bm25()}, OwnScores)
+            own = {"data": described, **scored}
     with _timed(seconds, "tasks"):
         scores, missing = _all_tasks(loaded, chosen, settings, parts, mirror) if chosen else ([], {})
     if chosen and not scores and not own:
@@ -118,11 +118,6 @@ def evaluate_encoder(
     return results
 
 
-def _own_scores(encoder: LoadedEncoder, retrieval: Retrieval, settings: EvaluateSettings) -> dict[str, Any]:
-    found = evaluate_retrieval(encoder, retrieval, settings)
-    return {**found, "bm25": evaluate_bm25(retrieval, settings)} if settings.bm25 else found
-
-
 def _all_tasks(
     encoder: LoadedEncoder, tasks: Sequence[Task], settings: EvaluateSettings, parts: Parts, mirror: Path | None
 ) -> tuple[list[TaskScore], dict[str, str]]:
@@ -135,7 +130,11 @@ def _all_tasks(
     with progress("MTEB tasks", len(tasks)) as advance:
         for task in tasks:
             try:
-                score = _one_score(encoder, task, settings, parts, mirror)
+                data = task_data(task, mirror)
+                prompts = task_prompts(task, encoder.text_format) if settings.instruction == "mteb" else None
+                key = {"part": "task", "task": asdict(task), "prompts": prompts, "data": data}
+                run = partial(run_task, encoder, task, data=data, prompts=prompts, settings=settings)
+                score = read_as(TaskScore, parts.get(key, lambda run=run: asdict(run()), TaskScore))
                 scores.append(score)
                 say(f"{score.name}: {score.main_score} {score.score:.4f} ({score.seconds:.0f} s)")
             except TaskUnavailable as error:
@@ -143,14 +142,6 @@ def _all_tasks(
                 say(f"{task.name}: missing, {error}")
             advance(1)
     return scores, missing
-
-
-def _one_score(encoder: LoadedEncoder, task: Task, settings: EvaluateSettings, parts: Parts, mirror: Path | None) -> TaskScore:
-    data = task_data(task, mirror)
-    prompts = task_prompts(task, encoder.text_format) if settings.instruction == "mteb" else None
-    key = {"part": "task", "task": asdict(task), "prompts": prompts, "data": data}
-    score = parts.get(key, lambda: asdict(run_task(encoder, task, data=data, prompts=prompts, settings=settings)), TaskScore)
-    return read_as(TaskScore, score)
 
 
 class Parts:

@@ -86,7 +86,9 @@ def saved_pooling(source: ModelSource, modules: Sequence[Mapping[str, Any]]) -> 
         raise CheckpointError(
             f"{source.name}: {modules[1]['path']}/config.json is missing, though modules.json names it; fetch the encoder again"
         )
-    pooling, modes = found[0], [_pooling_name(mode) for mode in found[1]]
+    # Our name of each by its entry, or its flag; of one that we do not know, its own.
+    pooling, bare = found[0], [mode.removeprefix("pooling_mode_") for mode in found[1]]
+    modes = [next((name for name in _POOLINGS if one in (name, f"{name}_token", f"{name}_tokens")), one) for one in bare]
     if len(modes) != 1 or modes[0] not in _POOLINGS:
         raise UnsupportedModel(
             f"{source.name} pools by {' and '.join(modes) or pooling['pooling_mode']}; expected one of {', '.join(_POOLINGS)}"
@@ -99,12 +101,6 @@ def stated_length(texts: Mapping[str, Any]) -> int | None:
     handed = [texts[name] for name in ("tokenizer_args", "processor_kwargs") if name in texts]
     limits: list[int | None] = [entries["model_max_length"] for entries in handed if entries.get("model_max_length")]
     return (limits or [texts.get("max_seq_length")])[0]
-
-
-def _pooling_name(mode: str) -> str:
-    """Return our name of a pooling by its entry, or its flag, in a pooling's file; of one that we do not know, its own."""
-    bare = mode.removeprefix("pooling_mode_")
-    return next((name for name in _POOLINGS if bare in (name, f"{name}_token", f"{name}_tokens")), bare)
 
 
 def check_plain(

@@ -58,18 +58,15 @@ def check_tensors(
     if not other_form:
         return found
     if wanted is None:
-        _check_size(files, kind, sum(tensor.numel() for tensor in expected.values()))
+        # No conversion adds values, and all would be allocated.
+        held = sum(prod(entry.shape) for entry in files.table(files.file_of).values())
+        told = sum(tensor.numel() for tensor in expected.values())
+        if told > held:
+            raise ModelError(
+                f"{who}: config.json tells of a {kind} of {told:,} values, but the weights hold {held:,}; one of the two is of another "
+                "model"
+            )
     return None
-
-
-def _check_size(files: WeightFiles, kind: str, told: int) -> None:
-    """Refuse a model that has more values than its files: no conversion adds any, and all would be allocated."""
-    held = sum(prod(entry.shape) for entry in files.table(files.file_of).values())
-    if told > held:
-        raise ModelError(
-            f"{files.source.name}: config.json tells of a {kind} of {told:,} values, but the weights hold {held:,}; one of the two is "
-            "of another model"
-        )
 
 
 def _matched(model: PreTrainedModel, family: Family, files: WeightFiles) -> tuple[dict[str, str], list[str]]:
