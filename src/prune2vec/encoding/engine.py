@@ -23,13 +23,12 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from prune2vec.errors import EncodingError, did_you_mean
-from prune2vec.forward.batches import Batch, make_batches, packing_obstacle
+from prune2vec.forward.batches import Batch, forget_longest_text, make_batches, packing_obstacle
 from prune2vec.forward.memory_plan import tokens_per_pass
 from prune2vec.forward.packed import BOUNDS, packable
 from prune2vec.forward.pooling import poolings
 from prune2vec.models.heads import NORMALIZE, read_out
 from prune2vec.models.load import embedding_rows
-from prune2vec.models.rope import forget_longest_text
 from prune2vec.models.selftest import is_causal
 from prune2vec.models.tokens import TokenRow, distinct, prompt_ids, token_ids
 from prune2vec.pruning.plain_encoder import AnyEncoder, PlainEncoder, module_kinds

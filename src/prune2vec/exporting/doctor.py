@@ -21,7 +21,7 @@ from prune2vec.exporting.other_vectors import (
     served_vectors,
 )
 from prune2vec.files import read_json
-from prune2vec.models.rope import rope_entries
+from prune2vec.forward.batches import rope_entries
 from prune2vec.models.selftest import is_causal
 from prune2vec.models.tokens import prompt_ids
 from prune2vec.outputs import RECORD as FILES

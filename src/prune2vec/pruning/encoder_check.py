@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from prune2vec.errors import CheckpointError, ConfigError, ModelError, explained
+from prune2vec.forward.batches import rope_entries
 from prune2vec.models.encoder_files import (
     RECORD,
     TEXTS,
@@ -31,7 +32,6 @@ from prune2vec.models.encoder_files import (
 from prune2vec.models.families import without_head
 from prune2vec.models.heads import HEADS, STOCK, check_activation, check_widths, kind_of
 from prune2vec.models.load import check_numbers, embedding_rows
-from prune2vec.models.rope import rope_entries
 from prune2vec.models.source import HUB_ID, ModelSource
 from prune2vec.models.tensor_check import check_loaded
 from prune2vec.models.weight_files import NoSafetensors, WeightFiles, check_depth, layers_in
