@@ -17,7 +17,7 @@ from prune2vec.forward.backbone import Backbone, load_backbone
 from prune2vec.forward.runner import ObservedRun, Observer
 from prune2vec.machine import describe
 from prune2vec.models.kept import Kept
-from prune2vec.models.prepared_text import PreparedText, prepare_text
+from prune2vec.models.prepared_text import prepare_text
 from prune2vec.models.text_settings import TextOptions, check_cls
 from prune2vec.models.tokens import TokenRow, distinct
 from prune2vec.paths import check_target
@@ -113,7 +113,11 @@ def profile_model(
         depth=chosen.max_depth,
         **chosen.model_dump(include={"revision", "dtype", "device", "trust_remote_code", "stream", "memory"}),
     )
-    text = _text_for(backbone, chosen)
+    decided, changed = backbone.usual_text.overridden(chosen)
+    check_cls(decided.pooling, causal=backbone.shape.causal)
+    if backbone.own_text is not None and changed:
+        say(f"not as the encoder {backbone.source.name} does it: {'; '.join(changed)}")
+    text = prepare_text(decided, backbone.tokenizer, context=backbone.max_length)
     # Scorers read the pooling as decided, and no depth beyond the model's.
     depth = chosen.max_depth if chosen.max_depth and chosen.max_depth < backbone.shape.num_layers else None
     chosen = chosen.model_copy(update={"pooling": text.settings.pooling, "max_depth": depth})
@@ -149,16 +153,6 @@ def profile_model(
     if target is not None:
         result.save(target)
     return result
-
-
-def _text_for(backbone: Backbone, chosen: ProfileSettings) -> PreparedText:
-    """Return how texts reach the model: as an encoder that is given as the model has it, or as suits one that is not."""
-    own = backbone.own_text
-    decided, changed = backbone.usual_text.overridden(chosen)
-    check_cls(decided.pooling, causal=backbone.shape.causal)
-    if own is not None and changed:
-        say(f"not as the encoder {backbone.source.name} does it: {'; '.join(changed)}")
-    return prepare_text(decided, backbone.tokenizer, context=backbone.max_length)
 
 
 def scorer_names(settings: ProfileSettings) -> tuple[str, ...]:

@@ -102,7 +102,11 @@ def prune_model(
         if what.drop_attention or what.drop_mlp:
             check_sub_layers_apart(kept)
         parts = _parts(kept, files, what, opened, attention="causal" if causal else "bidirectional")
-        reference, rounded = _rounded(parts, opened.config, what, dtype=chosen.dtype)
+        reference, rounded = _reference_vectors(parts, opened.config, what), ""
+        to = None if chosen.dtype == "auto" else getattr(torch, chosen.dtype)
+        if to is not None and any([round_weights(part, to) for part in (parts.model, *parts.heads)]):
+            exact, reference = reference, _reference_vectors(parts, opened.config, what)
+            rounded = f"; vectors differ by {np.abs(exact - reference).max():.1g} from the model's own weights"
         parity = write_checked(
             parts,
             target,
@@ -341,15 +345,6 @@ def _parts(
             "train": None,
         },
     )
-
-
-def _rounded(parts: EncoderParts, config: Any, plan: PruningPlan, *, dtype: str) -> tuple[NDArray[np.float32], str]:
-    """Round the weights to a dtype, unless it is ``auto``; return the probe vectors, and in words how far they are off."""
-    reference = _reference_vectors(parts, config, plan)
-    if dtype == "auto" or not any([round_weights(part, getattr(torch, dtype)) for part in (parts.model, *parts.heads)]):
-        return reference, ""
-    exact, reference = reference, _reference_vectors(parts, config, plan)
-    return reference, f"; vectors differ by {np.abs(exact - reference).max():.1g} from the model's own weights"
 
 
 def _reference_vectors(parts: EncoderParts, original_config: Any, plan: PruningPlan) -> NDArray[np.float32]:

@@ -33,7 +33,7 @@ from prune2vec.training.objective import DistilledLoss, ProjectionSaver, build_l
 from prune2vec.training.packed_loss import choose_checkpointing, without_padding
 from prune2vec.training.processes import Processes
 from prune2vec.training.train_settings import TrainSettings
-from prune2vec.training.training_data import NotingCollator, Row, TrainingData, TrainingTable, largest_batch, plan_batches
+from prune2vec.training.training_data import NotingCollator, TrainingData, TrainingTable, largest_batch, plan_batches
 
 _EPOCHS = 3  # Of the paper's schedule.
 _LESS_MEMORY = "set gradient_checkpointing to on, lower batch_size or max_length, or use cached with a small mini_batch_size"
@@ -136,7 +136,13 @@ def fit(
             collator = NotingCollator.of(encoder, job.data.prompts)
             trainer = make_trainer(job, encoder, loss, collator, part)
             batches = plan_batches(job.data, trainer, settings.steps)
-            checkpointing = _checkpointing(job, encoder, batches, padded=not packing["packed"])
+            asked, padded, rows = settings.gradient_checkpointing, not packing["packed"], settings.batch_size
+            rows //= job.processes.number
+            rows = min(rows, settings.mini_batch_size) if settings.cached else rows
+            # Processes on CPUs share their memory.
+            rows = rows if job.device.type == "cuda" else rows * job.processes.number
+            largest = largest_batch(batches, job.data, encoder, padded=padded) if asked == "auto" else []
+            checkpointing = choose_checkpointing(encoder, asked, largest, rows=rows, padded=padded)
             if job.processes.first:
                 counts, teacher = Counter(name for name, _ in batches), job.data.teacher
                 facts: dict[str, Any] = {"gradient_checkpointing": checkpointing, "packing": packing}
@@ -175,22 +181,6 @@ def make_loss(
         loss = ElasticLoss(encoder, loss, job.depths, job.settings)
     projected = learnt if learnt is not None and learnt.projection is not None else None
     return (loss if part is None else part.loss(loss)), projected
-
-
-def _checkpointing(
-    job: TrainingJob, encoder: SentenceTransformer, batches: Sequence[tuple[str, list[Row]]], *, padded: bool
-) -> dict[str, Any]:
-    settings, number = job.settings, job.processes.number
-    asked = settings.gradient_checkpointing
-    rows = settings.batch_size // number
-    rows = min(rows, settings.mini_batch_size) if settings.cached else rows
-    return choose_checkpointing(
-        encoder,
-        asked,
-        largest_batch(batches, job.data, encoder, padded=padded) if asked == "auto" else [],
-        rows=rows if job.device.type == "cuda" else rows * number,  # Processes on CPUs share their memory.
-        padded=padded,
-    )
 
 
 def make_trainer(
