@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
@@ -233,23 +233,20 @@ class Recipe(Settings):
         for place, variant in enumerate(self.variants):
             try:
                 variant.training(self.train)
-                if variant.trained_with is not None:
-                    self._check_trained_with(variant, self.variants[:place])
+                if (named := variant.trained_with) is not None:
+                    here = f"variant {variant.name!r}: trained-with {named!r}"
+                    other = next((one for one in self.variants[:place] if one.name == named), None)
+                    if other is None or other.trained_with is not None:
+                        raise ConfigError(f"{here} is no earlier variant that is trained itself; list one before it")
+                    settings = other.training(self.train)
+                    if settings is None:
+                        raise ConfigError(f"{here}, which is not trained")
+                    # Its training must be one that can have several depths.
+                    TrainSettings.chosen(settings, {"depths": settings.depths or (1,)}, where=f"variant {named!r}: train")
             except ConfigError as error:
                 raise wrong(str(error), "variants") from error
             if (found := variant.slim_conflict(self.profile, self.train)) is not None:
                 raise wrong(f"variant {variant.name!r}: give {found[0]} once, in {found[1]}, not in slim", "variants")
-
-    def _check_trained_with(self, variant: RecipeVariant, earlier: Sequence[RecipeVariant]) -> None:
-        """Refuse a variant that is trained with none, or with one whose training cannot have several depths."""
-        here, named = f"variant {variant.name!r}: trained-with", variant.trained_with
-        other = next((one for one in earlier if one.name == named), None)
-        if other is None or other.trained_with is not None:
-            raise ConfigError(f"{here} {named!r} is no earlier variant that is trained itself; list one before it")
-        settings = other.training(self.train)
-        if settings is None:
-            raise ConfigError(f"{here} {named!r}, which is not trained")
-        TrainSettings.chosen(settings, {"depths": settings.depths or (1,)}, where=f"variant {named!r}: train")
 
     def of_model(self, settings: S) -> S:
         """Return a stage's settings with the model's revision and trust filled in."""

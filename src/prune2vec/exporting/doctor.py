@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,14 +128,20 @@ def examine_encoder(folder: str | Path, *, against: str | Path | None = None) ->
         findings.append(Finding(what="loads", found=str(error), expected="every tensor, and no other", verdict=WRONG))
         return Examined(folder=path, findings=tuple(findings))
     findings.append(Finding(what="loads", found="every tensor, and no other", verdict=OK))
-    findings += [*_settings(parts, probe), _tokens(encoder, probe)]
+    settings, wanted = told_settings(parts), probe.settings if probe else None
+    for what, keys in _SETTINGS.items():
+        now, then = (
+            ", ".join(f"{key} {told[key]!r}" for key in keys) if told else _NOT_RECORDED for told in (settings, wanted)
+        )
+        findings.append(_compared(what, now, then))
+    findings.append(_tokens(encoder, probe))
     if probe is None:
         finite = bool(np.isfinite(vectors).all())
         seen, verdict = ("finite", TOLD) if finite else ("NaN", WRONG)
         findings.append(Finding(what="vectors", found=seen, expected=_NOT_RECORDED, verdict=verdict))
     else:
-        then = {"named": "what was recorded", "expected": f"as when it was written, in {probe.dtype}", "dtype": probe.dtype}
-        findings.append(_agreement("vectors", probe.vectors, vectors, **then))
+        expected, about = f"as when it was written, in {probe.dtype}", {"named": "what was recorded", "dtype": probe.dtype}
+        findings.append(_agreement("vectors", probe.vectors, vectors, expected=expected, **about))
     encoder.float()
     # First, as the look at halves rounds what the vectors in fp32 are made with.
     compared = list(_against(encoder, parts, str(against))) if against is not None else []
@@ -161,15 +167,6 @@ def _files(folder: Path) -> Iterator[Finding]:
         yield Finding(what="files", found=f"no record of them ({FILES})", expected=_NOT_RECORDED)
     there = [name for name in _ADAPTERS if (folder / name).exists()]
     yield _compared("adapters", ", ".join(there) or "none beside the weights", "none beside the weights")
-
-
-def _settings(parts: EncoderParts, probe: ProbeRecord | None) -> Iterator[Finding]:
-    def words(settings: Mapping[str, Any], keys: Sequence[str]) -> str:
-        return ", ".join(f"{key} {settings[key]!r}" for key in keys)
-
-    found = told_settings(parts)
-    for what, keys in _SETTINGS.items():
-        yield _compared(what, words(found, keys), words(probe.settings, keys) if probe else _NOT_RECORDED)
 
 
 def _tokens(encoder: SentenceTransformer, probe: ProbeRecord | None) -> Finding:
@@ -287,7 +284,16 @@ def _against(encoder: SentenceTransformer, parts: EncoderParts, other: str) -> I
             f"{other} is an export to {about.get('target')}, which cannot be run here; name an encoder, one to onnx or gguf, or the URL "
             "of a server with OpenAI's interface"
         )
-    yield _agreement_at(f"vectors of {named}", reference, vectors, low=low)
+    what = f"vectors of {named}"
+    if low == "fp32" or reference.shape != vectors.shape:
+        yield _agreement(what, reference, vectors, named="the folder", expected="the same vectors")
+        return
+    # Of an export in fewer bits the mean cosine alone is judged.
+    from prune2vec.exporting.onnx_precision import LEAST_COSINE
+
+    cosine = cosines(reference, vectors)
+    found, expected = f"mean cosine {cosine.mean():.4f}, smallest {cosine.min():.4f}", f"{LEAST_COSINE} on average ({low})"
+    yield Finding(what=what, found=found, expected=expected, verdict=OK if cosine.mean() >= LEAST_COSINE else WRONG)
 
 
 def _is_url(name: str) -> bool:
@@ -316,14 +322,3 @@ def _against_runtime(encoder: SentenceTransformer, parts: EncoderParts, other: s
     words = "; prompts are left out here and pooled there, so texts stood alone" if parts.leaves_out_prompts else ""
     found = f"largest cosine distance {distance.max():.2g} ({len(whole)} texts{words})"
     return Finding(what=what, found=found, expected=expected, verdict=OK if 1 - distance.max() >= least else WRONG)
-
-
-def _agreement_at(what: str, reference: NDArray[np.float32], vectors: NDArray[np.float32], *, low: str) -> Finding:
-    """Compare two encoders' vectors; of an export in fewer bits the mean cosine alone is judged."""
-    if low == "fp32" or reference.shape != vectors.shape:
-        return _agreement(what, reference, vectors, named="the folder", expected="the same vectors")
-    from prune2vec.exporting.onnx_precision import LEAST_COSINE
-
-    cosine = cosines(reference, vectors)
-    found, expected = f"mean cosine {cosine.mean():.4f}, smallest {cosine.min():.4f}", f"{LEAST_COSINE} on average ({low})"
-    return Finding(what=what, found=found, expected=expected, verdict=OK if cosine.mean() >= LEAST_COSINE else WRONG)

@@ -60,7 +60,12 @@ def encoder_text_settings(
     pooling, include_prompt = saved_pooling(source, modules)
     texts = read_texts(source)
     check_plain(source, texts, tokenizer)
-    normalize = kind_of(modules[-1]) == NORMALIZE
+    normalize, told = kind_of(modules[-1]) == NORMALIZE, saved_whole(source)
+    own = (read_form(source, RECORD, OwnForm) or {}).get("text") or {}
+    if own.get("instruction") == E5 and own.get("wrapper", "none") == "none":
+        # An instruction by data set stands in no prompt, and takes the place of the prompts.
+        kept = {name: own[name] for name in ("instruction", "symmetric", "separator") if name in own}
+        told = {"truncate_dim": told["truncate_dim"], "similarity": told["similarity"], **kept}
     return TextSettings.build(
         {
             "pooling": pooling,
@@ -73,7 +78,7 @@ def encoder_text_settings(
             "lower_case": texts.get("do_lower_case", False),
             "heads": [head_record(head) for head in heads],
             "matryoshka_dims": matryoshka_dims(source),
-            **_instructions(source, saved_whole(source)),
+            **told,
         },
         where=f"{source.name}: its sentence-transformers files",
     )
@@ -157,15 +162,6 @@ def saved_whole(source: ModelSource) -> dict[str, Any]:
         "truncate_dim": whole.get("truncate_dim"),
         "similarity": similarity,
     }
-
-
-def _instructions(source: ModelSource, whole: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``whole`` with the instruction by data set of ``prune2vec.json``, which stands in no prompt, in place of prompts."""
-    text = (read_form(source, RECORD, OwnForm) or {}).get("text") or {}
-    if text.get("instruction") != E5 or text.get("wrapper", "none") != "none":
-        return dict(whole)
-    told = {name: text[name] for name in ("instruction", "symmetric", "separator") if name in text}
-    return {"truncate_dim": whole["truncate_dim"], "similarity": whole["similarity"], **told}
 
 
 def matryoshka_dims(source: ModelSource) -> tuple[int, ...]:
