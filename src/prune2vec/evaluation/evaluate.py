@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +129,7 @@ def _all_tasks(
     with progress("MTEB tasks", len(tasks)) as advance:
         for task in tasks:
             try:
-                data = task_data(task, mirror)
-                prompts = task_prompts(task, encoder.text_format) if settings.instruction == "mteb" else None
-                key = {"part": "task", "task": asdict(task), "prompts": prompts, "data": data}
-                run = partial(run_task, encoder, task, data=data, prompts=prompts, settings=settings)
-                score = read_as(TaskScore, parts.get(key, lambda run=run: asdict(run()), TaskScore))
+                score = _one_score(encoder, task, settings, parts, mirror)
                 scores.append(score)
                 say(f"{score.name}: {score.main_score} {score.score:.4f} ({score.seconds:.0f} s)")
             except TaskUnavailable as error:
@@ -142,6 +137,14 @@ def _all_tasks(
                 say(f"{task.name}: missing, {error}")
             advance(1)
     return scores, missing
+
+
+def _one_score(encoder: LoadedEncoder, task: Task, settings: EvaluateSettings, parts: Parts, mirror: Path | None) -> TaskScore:
+    data = task_data(task, mirror)
+    prompts = task_prompts(task, encoder.text_format) if settings.instruction == "mteb" else None
+    key = {"part": "task", "task": asdict(task), "prompts": prompts, "data": data}
+    score = parts.get(key, lambda: asdict(run_task(encoder, task, data=data, prompts=prompts, settings=settings)), TaskScore)
+    return read_as(TaskScore, score)
 
 
 class Parts:

@@ -49,7 +49,7 @@ def plan_figures(plan: PruningPlan, *, length: int = 512) -> dict[str, Any]:
             "tokens_per_text": {"before": cut.tokens_before / cut.texts, "after": cut.tokens_after / cut.texts},
         }
     # With layers, with what goes inside those that stay, and with tokens.
-    cuts = (whole, Kept(layers=kept.layers), replace(kept, vocabulary=None), kept)
+    cuts = (Kept(layers=whole), Kept(layers=kept.layers), replace(kept, vocabulary=None), kept)
     gone = [more - less for more, less in pairwise(map(shape.params, cuts))]
     return {
         "layers": {"before": plan.num_layers, "after": len(kept.layers)},
