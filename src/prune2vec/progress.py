@@ -78,24 +78,20 @@ def progress(label: str, total: float, *, done: float = 0) -> Iterator[Advance]:
             bar.update(task, completed=done)
             yield lambda amount: bar.advance(task, amount)
     else:
-        yield _logger(label, total, done)
+        begin = last = time.monotonic()
+        now_done = done
 
+        def advance(amount: float) -> None:
+            nonlocal last, now_done
+            now_done += amount
+            now = time.monotonic()
+            finished = now_done >= total > 0
+            if now - last < _LOG_EVERY_S and not (finished and now - begin > 2):
+                return
+            last = now
+            speed = (now_done - done) / max(now - begin, 1e-9)
+            left = max(0.0, total - now_done) / speed if speed > 0 else 0.0
+            share = min(100.0, 100 * now_done / total) if total else 100.0
+            say(f"{label}: {share:3.0f} %, {_clock(now - begin)} so far, about {_clock(left)} left")
 
-def _logger(label: str, total: float, done: float) -> Advance:
-    begin = last = time.monotonic()
-    now_done = done
-
-    def advance(amount: float) -> None:
-        nonlocal last, now_done
-        now_done += amount
-        now = time.monotonic()
-        finished = now_done >= total > 0
-        if now - last < _LOG_EVERY_S and not (finished and now - begin > 2):
-            return
-        last = now
-        speed = (now_done - done) / max(now - begin, 1e-9)
-        left = max(0.0, total - now_done) / speed if speed > 0 else 0.0
-        share = min(100.0, 100 * now_done / total) if total else 100.0
-        say(f"{label}: {share:3.0f} %, {_clock(now - begin)} so far, about {_clock(left)} left")
-
-    return advance
+        yield advance

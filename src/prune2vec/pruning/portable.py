@@ -311,7 +311,21 @@ def model_card(parts: EncoderParts, parity: Parity, *, name: str) -> str:
     training, train = "None after the cut: these are the base model's own weights.", parts.record.get("train")
     if train:
         training = _bullets(f"{key}: {value}" for key, value in train.items() if isinstance(value, (str, int, float, bool)))
-        training += _elastic(train.get("depths"))
+        if train.get("depths"):
+            *shallow, whole = map(str, train["depths"])
+            training += (
+                f"\n\nElastic: trained at depths {', '.join(shallow)} and {whole} of {whole} at once. Each is an encoder of its own "
+                f"without more training: `prune2vec prune path/to/this/folder {shallow[0] if shallow else whole} -o smaller`."
+            )
+    dims = (parts.record.get("text") or {}).get("matryoshka_dims")
+    # What is done to a vector after the pooling and how it is compared, where that is not the usual.
+    behind = [
+        f"then {head_words(parts.heads)}" if parts.heads else "",
+        f"cut to {parts.truncate_dim} dimensions" if parts.truncate_dim is not None else "",
+        f"compared by {parts.similarity}" if parts.similarity != "cosine" else "",
+        # In the words of sentence-transformers' cards, where it is looked for.
+        f'trained to be cut: `"matryoshka_dims": {list(dims)}`' if dims else "",
+    ]
     sections = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {markdown(name)}",
@@ -322,7 +336,7 @@ def model_card(parts: EncoderParts, parity: Parity, *, name: str) -> str:
         f'encoder = SentenceTransformer("path/to/this/folder"{", trust_remote_code=True" if uneven else ""})\n'
         'queries = encoder.encode_query(["what to look for"])\ndocuments = encoder.encode_document(["where to look"])\n'
         "scores = encoder.similarity(queries, documents)\n```\n\n"
-        f"Pooling: {parts.pooling}{_behind(parts)}; longest text: {parts.max_length} tokens; prompts: "
+        f"{'; '.join([f'Pooling: {parts.pooling}', *filter(None, behind)])}; longest text: {parts.max_length} tokens; prompts: "
         f"{markdown(dict(parts.prompts))}. Served by: {served_by(parts)}",
         f"## Pruning\n\n{_pruning(parts.record)}",
         f"## Training\n\n{training}",
@@ -331,30 +345,6 @@ def model_card(parts: EncoderParts, parity: Parity, *, name: str) -> str:
         f"largest difference {parity.max_difference:.2g}, smallest cosine {parity.min_cosine:.6f}.",
     ]
     return "\n\n".join(sections) + "\n"
-
-
-def _elastic(depths: Sequence[int] | None) -> str:
-    """Return in words at which depths an encoder was trained, where those are several."""
-    if not depths:
-        return ""
-    *shallow, whole = map(str, depths)
-    return (
-        f"\n\nElastic: trained at depths {', '.join(shallow)} and {whole} of {whole} at once. Each is an encoder of its own without "
-        f"more training: `prune2vec prune path/to/this/folder {shallow[0] if shallow else whole} -o smaller`."
-    )
-
-
-def _behind(parts: EncoderParts) -> str:
-    """Return in words what is done to a vector after the pooling and how it is compared, where that is not the usual."""
-    dims = (parts.record.get("text") or {}).get("matryoshka_dims")
-    words = [
-        f"then {head_words(parts.heads)}" if parts.heads else "",
-        f"cut to {parts.truncate_dim} dimensions" if parts.truncate_dim is not None else "",
-        f"compared by {parts.similarity}" if parts.similarity != "cosine" else "",
-        # In the words of sentence-transformers' cards, where it is looked for.
-        f'trained to be cut: `"matryoshka_dims": {list(dims)}`' if dims else "",
-    ]
-    return "".join(f"; {word}" for word in words if word)
 
 
 def served_by(parts: EncoderParts) -> str:
