@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from prune2vec.errors import CheckpointError, DataError, explained
+from prune2vec.errors import CheckpointError, ConfigError, DataError, explained
 from prune2vec.files import read_json, write_json, write_text
+from prune2vec.forward.pooling import IN_FOLDERS
 from prune2vec.machine import pick_device, pick_dtype
 from prune2vec.models.encoder_files import RECORD as RECORD
 from prune2vec.models.families import without_head
@@ -29,7 +30,7 @@ from prune2vec.paths import closest
 from prune2vec.progress import quiet_transformers
 from prune2vec.pruning.encoder_check import check_can_be_written, check_files, check_fits_together, source_of
 from prune2vec.pruning.parity import PROBE_TEXTS, Parity, compare_vectors, computing_in_float32, probe_prompts
-from prune2vec.pruning.portable import UNEVEN_MODULE, EncoderParts, model_card, write_portable, write_tokenizer
+from prune2vec.pruning.portable import UNEVEN_MODULE, EncoderParts, model_card, write_beside_weights, write_tokenizer
 from prune2vec.public import public
 
 if TYPE_CHECKING:
@@ -152,6 +153,9 @@ def write_checked(
 ) -> Parity:
     """Write ``parts`` into ``folder``, reloaded and compared with ``reference`` before it is renamed into place.
 
+    It is a stock folder, unless the model's blocks are not all alike: then its first module is ours, and its config one that stock
+    classes refuse.
+
     An fp32 comparison of an encoder that is stored in half precision holds one block in fp32 at a time, not the whole.
 
     Args:
@@ -164,11 +168,17 @@ def write_checked(
         release: Let go of the model's weights once they are written, so that they are in memory once; its structure stays.
 
     Raises:
+        ConfigError: There is no such pooling.
         CheckpointError: It cannot be written, or differs.
     """
+    if parts.pooling not in IN_FOLDERS:
+        raise ConfigError(f"sentence-transformers has no pooling {parts.pooling!r}; known: {', '.join(IN_FOLDERS)}")
     device, stored = str(parts.model.device), str(parts.model.dtype).removeprefix("torch.")
     with staged_folder(folder, ENCODER) as stage:
-        write_portable(parts, stage)
+        with quiet_transformers():
+            parts.model.save_pretrained(stage)
+        write_beside_weights(parts, stage, layout=parts.layout)
+        write_json(stage / RECORD, {"format": "prune2vec.encoder/1", **parts.record})
         for name, text in (extra or {}).items():
             write_text(stage / name, text)
         if release:

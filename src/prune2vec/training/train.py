@@ -143,8 +143,11 @@ def train_encoder(
             resume = Path(opened) if opened else None
             done = step_of(resume) if resume else 0
             if done < chosen.steps:
-                with job.left_on_failure(), processes.after_first():
-                    job = with_teacher(job, texts)
+                if chosen.learns_vectors:
+                    sources = [texts] if isinstance(texts, str | Path) else list(texts or ())
+                    about: Any = {"output": target, "texts": sources, "dtype": job.dtype, "wait": not processes.first}
+                    with job.left_on_failure(), processes.after_first():
+                        job = replace(job, data=replace(job.data, teacher=teacher_vectors(job.data.wanted(), chosen, **about)))
                 fit(job, encoder, resume, callbacks)
             del encoder  # The finished encoder is made anew, in fp32: both need not be in memory at once.
             gc.collect()
@@ -261,22 +264,6 @@ def _say_what_is_cut(encoder: SentenceTransformer, base: Path, settings: TrainSe
         say(
             f"this encoder's vectors are meant to be cut to {dims} dimensions too; give matryoshka_dims {dims} to train for that"
         )
-
-
-def with_teacher(job: TrainingJob, texts: Sources | None) -> TrainingJob:
-    """Return the job with the teacher's vectors, where one is learnt from; they are made first if need be.
-
-    Raises:
-        DataError: There are vectors, but they do not fit the texts.
-        CheckpointError: The teacher cannot be loaded.
-        EncodingError: Its vectors cannot be made.
-    """
-    if not job.settings.learns_vectors:
-        return job
-    sources = [texts] if isinstance(texts, str | Path) else list(texts or ())
-    wait = not job.processes.first
-    found = teacher_vectors(job.data.wanted(), job.settings, output=job.output, texts=sources, dtype=job.dtype, wait=wait)
-    return replace(job, data=replace(job.data, teacher=found))
 
 
 def _finished(job: TrainingJob) -> dict[str, Any] | None:
