@@ -31,6 +31,22 @@ def silenced() -> Iterator[None]:
         _enabled = before
 
 
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers below errors, its progress bars and load reports included, while the context is open."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -53,39 +69,29 @@ def progress(label: str, total: float, *, done: float = 0) -> Iterator[Advance]:
     if not _enabled:
         yield lambda amount: None
     elif sys.stderr.isatty():
-        with _bar(label, total, done) as advance:
-            yield advance
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"))
+        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+            task = bar.add_task(label, total=total)
+            bar.update(task, completed=done)
+            yield lambda amount: bar.advance(task, amount)
     else:
-        yield _logger(label, total, done)
+        begin = last = time.monotonic()
+        now_done = done
 
+        def advance(amount: float) -> None:
+            nonlocal last, now_done
+            now_done += amount
+            now = time.monotonic()
+            finished = now_done >= total > 0
+            if now - last < _LOG_EVERY_S and not (finished and now - begin > 2):
+                return
+            last = now
+            speed = (now_done - done) / max(now - begin, 1e-9)
+            left = max(0.0, total - now_done) / speed if speed > 0 else 0.0
+            share = min(100.0, 100 * now_done / total) if total else 100.0
+            say(f"{label}: {share:3.0f} %, {_clock(now - begin)} so far, about {_clock(left)} left")
 
-@contextmanager
-def _bar(label: str, total: float, done: float) -> Iterator[Advance]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total)
-        bar.update(task, completed=done)
-        yield lambda amount: bar.advance(task, amount)
-
-
-def _logger(label: str, total: float, done: float) -> Advance:
-    begin = last = time.monotonic()
-    now_done = done
-
-    def advance(amount: float) -> None:
-        nonlocal last, now_done
-        now_done += amount
-        now = time.monotonic()
-        finished = now_done >= total > 0
-        if now - last < _LOG_EVERY_S and not (finished and now - begin > 2):
-            return
-        last = now
-        speed = (now_done - done) / max(now - begin, 1e-9)
-        left = max(0.0, total - now_done) / speed if speed > 0 else 0.0
-        share = min(100.0, 100 * now_done / total) if total else 100.0
-        say(f"{label}: {share:3.0f} %, {_clock(now - begin)} so far, about {_clock(left)} left")
-
-    return advance
+        yield advance

@@ -199,7 +199,10 @@ def _explained(error: ValidationError, kind: type[Any], *, as_json: bool = False
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         *group, name = first["loc"]
         name = str(name).replace("-", "_")
-        key, known = ".".join(map(str, [*group, name])), _keys_at(kind, group)
+        key = ".".join(map(str, [*group, name]))
+        for part in group:
+            kind = next(_groups_in(_fields(kind).get(str(part))), kind)
+        known = tuple(_fields(kind))
         if name in known:
             return f"key {key!r} is given twice, with a dash and with an underscore"
         return unknown_key(key, known)
@@ -214,13 +217,6 @@ def _explained(error: ValidationError, kind: type[Any], *, as_json: bool = False
         return f"{key or 'the record'}: {said[:1].lower()}{said[1:]}, got {text}"
     near = closest_value(came, re.findall(r"'([^']*)'", context["expected"])) if first["type"] == "literal_error" else ""
     return f"{key}: {said}, got {came!r}{near}" if key else said
-
-
-def _keys_at(kind: type[Any], location: list[int | str]) -> tuple[str, ...]:
-    """Return the keys known at ``location`` inside nested settings or dataclasses."""
-    for part in location:
-        kind = next(_groups_in(_fields(kind).get(str(part))), kind)
-    return tuple(_fields(kind))
 
 
 def _groups_in(annotation: Any) -> Iterator[type[Any]]:

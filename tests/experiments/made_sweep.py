@@ -7,8 +7,7 @@ from typing import Any
 
 from prune2vec.evaluation.item_scores import ItemScores
 from prune2vec.evaluation.results import Results, TaskScore
-from prune2vec.experiments.cell import Cell
-from prune2vec.experiments.cell_table import SweepRecord, cell_rows
+from prune2vec.experiments.cell_table import Cell, SweepRecord, cell_rows
 from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
 from prune2vec.experiments.figures import pictures
 from prune2vec.experiments.recipe import Recipe

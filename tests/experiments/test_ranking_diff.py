@@ -5,18 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from prune2vec.errors import ConfigError
+from prune2vec.errors import ConfigError, EvaluationError, Prune2vecError
 from prune2vec.evaluation.evaluate import evaluate_encoder
 from prune2vec.evaluation.item_scores import ItemScores
 from prune2vec.evaluation.results import Results
 from prune2vec.experiments.compare import compare_results
-from prune2vec.experiments.ranking_diff import ranking_diffs
+from prune2vec.experiments.ranking_diff import JudgedQuery, own_queries, ranking_diffs, task_queries
 from tests.cli.conftest import Cli, cli
+from tests.evaluation.conftest import encoder_folder, mirror, triplets_file
 from tests.evaluation.helpers import QUICK, save_tiny_encoder, write_mirror, write_rows
+from tests.evaluation.test_item_scores_mteb import DOCUMENTS
 from tests.experiments.small import items_of, results_of
 from tests.experiments.test_intervals import task_score
 
-_ = cli
+_ = cli, encoder_folder, mirror, triplets_file
 
 
 def own(values: list[float], ranks: list[int]) -> Results:
@@ -93,3 +95,29 @@ def test_on_the_command_line(evaluated: Path, cli: Cli) -> None:
     assert ran.code == 1 and "got 1 results, expected two" in ran.err
     with pytest.raises(ConfigError, match="expected two"):
         compare_results([evaluated / "one.json"], diff=True)
+
+
+def test_texts_of_the_queries_are_found_again(encoder_folder: Path, mirror: Path, triplets_file: Path) -> None:
+    results = evaluate_encoder(
+        encoder_folder, data=triplets_file, tasks="SciFact", mirror=mirror, max_queries=4, seed=7, **QUICK
+    )
+    own = own_queries(results)
+    assert len(own) == 4 == len(results.own_items[0])
+    assert all(query.text.removesuffix(" question") in query.right[0] for query in own)
+    (score,) = results.tasks
+    assert task_queries(results, score, score.items[0]) == [
+        JudgedQuery(text=DOCUMENTS[0], right=(DOCUMENTS[0],)),
+        JudgedQuery(text=DOCUMENTS[3], right=(DOCUMENTS[3],)),
+    ]
+
+
+def test_texts_that_are_others_now_are_not_shown(encoder_folder: Path, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "dev.jsonl", [{"query": "a b", "positive": "c d"}, {"query": "e", "positive": "f"}])
+    results = evaluate_encoder(encoder_folder, data=data, **QUICK)
+    assert [query.text for query in own_queries(results)] == ["a b", "e"]
+    write_rows(data, [{"query": "e", "positive": "f"}, {"query": "a b", "positive": "c d"}])
+    with pytest.raises(EvaluationError, match=r"dev\.jsonl is not what it was"):
+        own_queries(results)
+    data.unlink()
+    with pytest.raises(Prune2vecError, match=r"dev\.jsonl"):
+        own_queries(results)

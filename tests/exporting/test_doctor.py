@@ -24,8 +24,7 @@ from prune2vec.exporting.doctor import OK, TOLD, WRONG, Examined, examine_encode
 from prune2vec.exporting.export import export_encoder
 from prune2vec.models.kept import Kept
 from prune2vec.outputs import RECORD
-from prune2vec.pruning.encoder import load_encoder, save_encoder
-from prune2vec.pruning.probe_record import PROBE
+from prune2vec.pruning.encoder import PROBE, load_encoder, save_encoder
 from prune2vec.pruning.prune import prune_model
 from tests.exporting.encoders import cut_encoder, installed_targets, plan_for, tiny_encoder
 from tests.pruning.plans import plan_for as whole_plan

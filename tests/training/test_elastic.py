@@ -15,16 +15,18 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from prune2vec.errors import ConfigError
-from prune2vec.forward.depth_states import states_at
+from prune2vec.models.cut import cut_model
 from prune2vec.models.families import block_list, find_family
+from prune2vec.models.selftest import random_ids
 from prune2vec.pruning.encoder import load_encoder
 from prune2vec.pruning.prune import prune_model
 from prune2vec.training.adapters import base_model
-from prune2vec.training.elastic import ElasticLoss, elastic_depths
+from prune2vec.training.elastic import ElasticLoss, elastic_depths, states_at
 from prune2vec.training.objective import TeacherDistance, build_loss
 from prune2vec.training.packed_loss import without_padding
 from prune2vec.training.train import train_encoder
 from prune2vec.training.train_settings import TrainSettings
+from tests.tiny import FAMILIES, tiny_model
 from tests.tiny_encoders import TINY_ENCODERS
 from tests.training.encoders import save_tiny_encoder
 from tests.training.test_packed_loss import LONG, NO_DROPOUT, assert_equal_steps, columns, count_tokens, made, stepped, texts
@@ -36,6 +38,22 @@ OFF: dict[str, Any] = {
     "gpt2": {"resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0},
     "opt": {"dropout": 0, "word_embed_proj_dim": 16},
 }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_states_of_several_depths_are_those_of_the_cuts(family: str) -> None:
+    model = tiny_model(family)
+    ids = random_ids(model)
+    with torch.no_grad():
+        before = model(input_ids=ids, use_cache=False)[0]
+        expected = [cut_model(model, range(depth))(input_ids=ids, use_cache=False)[0] for depth in DEPTHS]
+        with states_at(model, DEPTHS):
+            called, method = model(input_ids=ids, use_cache=False), model.forward(input_ids=ids, use_cache=False)
+        for found in (called[0], called.last_hidden_state, method["last_hidden_state"]):
+            parts = found.chunk(len(DEPTHS), dim=-1)
+            assert all(torch.equal(part, states) for part, states in zip(parts, expected, strict=True))
+        assert torch.equal(model(input_ids=ids, use_cache=False)[0], before)
+    assert "forward" not in vars(model) and not any(module._forward_hooks for module in model.modules())
 
 
 @contextmanager

@@ -222,16 +222,6 @@ def prepare_environment() -> None:
         warnings.simplefilter("ignore")
 
 
-def _complete(asked: str) -> int:
-    """Print click's script for a shell, or what would complete a line of it; a line that is wrong already has nothing."""
-    from click.shell_completion import shell_complete
-
-    try:
-        return shell_complete(program, {}, "prune2vec", _COMPLETE, asked)
-    except click.UsageError:
-        return FAILED
-
-
 def entry() -> NoReturn:
     """Run the command line of this process."""
     prepare_environment()
@@ -239,7 +229,13 @@ def entry() -> NoReturn:
         # A name that is no text (bytes of another encoding) is printed escaped, as on stderr.
         sys.stdout.reconfigure(errors="backslashreplace")
     if asked := os.environ.get(_COMPLETE):
-        sys.exit(_complete(asked))
+        # Prints click's script for a shell, or what would complete a line of it; one that is wrong already has nothing.
+        from click.shell_completion import shell_complete
+
+        try:
+            sys.exit(shell_complete(program, {}, "prune2vec", _COMPLETE, asked))
+        except click.UsageError:
+            sys.exit(FAILED)
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()

@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from prune2vec.cli.options import ExistingPath, GroupedOption, OptionGroup, options_from
-from prune2vec.errors import RENAMED, CheckpointError, ConfigError, DataError, shown_json, shown_lines, unknown_key
+from prune2vec.errors import RENAMED, ConfigError, DataError, shown_json, shown_lines, unknown_key
 from prune2vec.progress import set_enabled
 
 if TYPE_CHECKING:
@@ -99,12 +99,6 @@ def check_texts(source: str) -> None:
 
         if next(iter(read_triplets(source)), None) is None:
             raise DataError(f"{source} holds no triplets")
-
-
-def check_encoder(folder: Path) -> None:
-    """Refuse a folder that is not a SentenceTransformer's."""
-    if not (folder / "modules.json").is_file():
-        raise CheckpointError(f"{folder} has no modules.json, so it is no encoder; make one with prune2vec prune")
 
 
 def launched_as(number: str) -> int:

@@ -17,7 +17,7 @@ from prune2vec.encoding.engine import Engine
 from prune2vec.errors import EncodingError, EvaluationError, reason_of
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.evaluation.evaluated import SIDES, LoadedEncoder, as_stock, engine_under, side_prompt
-from prune2vec.evaluation.mteb_items import TaskItems
+from prune2vec.evaluation.item_scores import TaskItems
 from prune2vec.evaluation.results import TaskScore
 from prune2vec.evaluation.retrieval import sample_task
 from prune2vec.evaluation.tasks import Task

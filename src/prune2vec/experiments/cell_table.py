@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from prune2vec.errors import EvaluationError, markdown
-from prune2vec.experiments.cell import Cell
 from prune2vec.experiments.comparison import Comparison, ResultRow, TextTable
 from prune2vec.experiments.figures import TASK
 from prune2vec.experiments.stage_runner import SWEEP, SWEEP_TABLES
@@ -24,6 +23,25 @@ _COLUMNS = (
     *("steps", "final_loss", "train_seconds", "train_memory_bytes", "score_name", "score"),
     *("difference", "low", "high", "verdict", *(f"{what}_digest" for what in _DIGESTS), "same_as"),
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One variant of a sweep, and where it stands in it.
+
+    Attributes:
+        name: Of the variant.
+        method: As the sweep calls it.
+        size: As the sweep writes it; empty for the whole model.
+        train: Way to train; empty where there is one only.
+        seed: Of the training; None where it is not trained.
+    """
+
+    name: str
+    method: str
+    size: str
+    train: str
+    seed: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +137,8 @@ def write_tables(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
 
 def table_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the rows as Markdown: scores, what was measured, and the spread over seeds where there are several."""
-    tables = [_scores(rows), seed_spread(rows), _measured(rows)]
+    digests = [(row["cell"], *((row[f"{what}_digest"] or "")[:12] for what in _DIGESTS)) for row in rows]
+    tables = [_scores(rows), seed_spread(rows), TextTable(("digests", *_DIGESTS), tuple(digests))]
     parts = ["# Sweep", *(table.without_empty_columns().to_markdown() for table in tables if table is not None)]
     failed = [f"- {markdown(row['cell'])} failed: {markdown(row['error'])}" for row in rows if row["error"]]
     return "\n\n".join(filter(None, [*parts, "\n".join(failed)])) + "\n"
@@ -165,11 +184,6 @@ def seed_spread(rows: Sequence[Mapping[str, Any]]) -> TextTable | None:
         )
     header = ("over seeds", "seeds", "mean score", "standard deviation", "least to most", "mean difference")
     return TextTable(header, tuple(lines)) if lines else None
-
-
-def _measured(rows: Sequence[Mapping[str, Any]]) -> TextTable:
-    header = ("digests", *_DIGESTS)
-    return TextTable(header, tuple((row["cell"], *((row[f"{what}_digest"] or "")[:12] for what in _DIGESTS)) for row in rows))
 
 
 def _number(value: float | None, sign: str = "") -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from prune2vec.errors import ConfigError, DataError, PlanError, ProfileError
+from prune2vec.errors import ConfigError, DataError, EvaluationError, PlanError, ProfileError
+from prune2vec.evaluation.item_scores import ItemScores
 from prune2vec.evaluation.results import Results
 from prune2vec.experiments.cell_table import SweepRecord, cell_rows, write_tables
 from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
 from prune2vec.experiments.figures import Picture, Row, pictures, training_curve, write_pictures
+from prune2vec.experiments.gap import OWN_DATA, SCORE
 from prune2vec.experiments.ranking_diff import ranking_diffs
 from prune2vec.experiments.report import baseline_of, comparison_html, figures_markdown
 from prune2vec.experiments.stage_runner import ENCODER, FIGURES, PLAN, PROFILE, RESULTS, SLIM_PLAN, SWEEP, SWEEP_TABLES
@@ -61,7 +63,8 @@ def compare_results(
     for name, file in files.items():
         results = Results.load(file)
         folders = (file.parent / SLIM_PLAN, file.parent / PLAN, Path(str(results.encoder.get("path", ""))) / PLAN)
-        rows.append(ResultRow(name=name, results=results, plan=next(filter(None, map(_read_plan, folders)), None)))
+        plans = (_readable(PruningPlan.load, place, "a plan") for place in folders if place.exists())
+        rows.append(ResultRow(name=name, results=results, plan=next(filter(None, plans), None)))
     if diff and len(rows) != 2:
         raise ConfigError(
             f"the worst queries are those of one result against another one; got {len(rows)} results, expected two"
@@ -69,8 +72,6 @@ def compare_results(
     comparison = comparison_of(rows)
     if gate is not None:
         before = {name: Results.load(file) for name, file in find_results([Path(gate)]).items()}
-        from prune2vec.experiments.gate import losses  # Here, as it takes numpy.
-
         found = losses({row.name: row.results for row in rows}, before, gate=Path(gate), max_drop=max_drop)
         comparison = replace(comparison, losses=found)
     if diff:
@@ -91,11 +92,11 @@ def compare_results(
 
 def _figures(table: Sequence[Row], files: Mapping[str, Path], comparison: Comparison) -> list[Picture]:
     """Return the figures of a comparison; of results that lie in runs also the training curves, and the profiles of several models."""
-    curves = {name: _drawable(training_curve, file.parent / ENCODER) or [] for name, file in files.items()}
+    curves = {name: _readable(training_curve, file.parent / ENCODER, "a figure") or [] for name, file in files.items()}
     profiles: dict[str, tuple[Path, Profile]] = {}
     for run in dict.fromkeys(file.absolute().parent.parent for file in files.values()):
         if (run / PROFILE).is_file():
-            profile = _drawable(Profile.load, run / PROFILE)
+            profile = _readable(Profile.load, run / PROFILE, "a figure")
             if profile is not None:
                 profiles.setdefault(profile.digest, (run, profile))
     models = [str(profile.model.get("name")).rpartition("/")[2] for _, profile in profiles.values()]
@@ -106,12 +107,12 @@ def _figures(table: Sequence[Row], files: Mapping[str, Path], comparison: Compar
     return pictures(table, curves=curves, profiles=named, baseline=baseline_of(comparison))
 
 
-def _drawable(load: Callable[[Path], T], path: Path) -> T | None:
-    """Return what a figure is drawn from; a file that cannot be read leaves the figure out, which is said."""
+def _readable(load: Callable[[Path], T], path: Path, what: str) -> T | None:
+    """Return what a file holds; one that cannot be read is left out, which is said."""
     try:
         return load(path)
-    except (DataError, ProfileError) as error:
-        say(f"left out of the figures: {error}")
+    except (DataError, PlanError, ProfileError) as error:
+        say(f"{what} is left out: {error}")
         return None
 
 
@@ -154,18 +155,72 @@ def _in_order(files: Mapping[str, Path], places: Sequence[Path]) -> tuple[Mappin
     first: dict[str, Path] = {}
     for file in files.values():
         first.setdefault(file.absolute().parent.name, file)
-    places = {cell.name: place for place, cell in enumerate(found[0].cells)}
+    order = {cell.name: place for place, cell in enumerate(found[0].cells)}
     # Variants that are no cells, such as a teacher, come first, as in the run.
-    names = sorted(first, key=lambda name: places.get(name, -1))
+    names = sorted(first, key=lambda name: order.get(name, -1))
     errors = {name: reason for one in found if one is not None for name, reason in one.errors.items() if name not in first}
     return {name: first[name] for name in names}, SweepRecord(cells=found[0].cells, errors=errors)
 
 
-def _read_plan(path: Path) -> PruningPlan | None:
-    if not path.exists():
-        return None
-    try:
-        return PruningPlan.load(path)
-    except (DataError, PlanError) as error:
-        say(f"a plan is left out: {error}")
-        return None
+def losses(now: Mapping[str, Results], before: Mapping[str, Results], *, gate: Path, max_drop: float) -> tuple[str, ...]:
+    """Return a line for each score that fell by more than ``max_drop``, beyond its interval.
+
+    A score is lost where all of the interval of its difference lies below ``-max_drop``; where the results hold no items, and
+    so there is no interval, the difference itself decides.
+
+    Args:
+        now: Results by name.
+        before: Earlier ones by name; one alone is that of the one in ``now``, whatever they are called.
+        gate: Where these are from.
+        max_drop: In points of 100.
+
+    Raises:
+        EvaluationError: An earlier result is missing, or was not measured on the same thing.
+        ConfigError: ``max_drop`` is no number of points.
+    """
+    if not 0 <= max_drop <= 100:
+        raise ConfigError(f"max_drop is {max_drop}; expected points, from 0 to 100")
+    alone = len(now) == len(before) == 1
+    from prune2vec.experiments.intervals import gaps  # Here, as it takes numpy.
+
+    lines = []
+    for name, results in now.items():
+        if not alone and name not in before:
+            raise EvaluationError(
+                f"{gate} holds no results of {name!r}, but of {', '.join(before)}; compare one results file with one, or a run with "
+                "one whose variants have the same names"
+            )
+        earlier = next(iter(before.values())) if alone else before[name]
+        if (why := next(_reasons(results, earlier), None)) is not None:
+            raise EvaluationError(
+                f"{name} and {gate} are not comparable: {why}; evaluate on what the earlier results were measured on"
+            )
+        (found,) = gaps(earlier, [results])
+        mean = [] if earlier.retrieval or len(earlier.tasks) == 1 else [SCORE]
+        for what in (key for key in found if key != SCORE or mean):
+            gap = found[what]
+            if (gap.value if gap.high is None else gap.high) < -max_drop / 100:
+                of = {OWN_DATA: "nDCG@10", SCORE: earlier.score_name}.get(what, what)
+                within = f"95 % interval {gap.interval}, {gap.over}" if gap.interval else gap.verdict
+                lines.append(
+                    f"{name} lost {-100 * gap.value:.2f} points of {of}, more than {max_drop:g} ({gap.value:+.4f}; {within})"
+                )
+    return tuple(lines)
+
+
+def _reasons(now: Results, before: Results) -> Iterator[str]:
+    """Yield why two results are not comparable."""
+    if before.score is None:
+        yield "the earlier results hold no score"
+    if before.retrieval and now.data_digest != before.data_digest:
+        theirs, ours = (one.retrieval["data"]["source"] if one.retrieval else "none" for one in (before, now))
+        yield f"the data are others ({ours}, before {theirs})"
+    there = {task.name: task for task in now.tasks}
+    if lacking := [task.name for task in before.tasks if task.name not in there]:
+        yield f"{', '.join(lacking)} is missing now"
+    for task, other in ((task, there[task.name]) for task in before.tasks):
+        if any(key in task.data and key in other.data and task.data[key] != other.data[key] for key in ("digest", "revision")):
+            yield f"the data of {task.name} are others"
+        paired = len(task.items) == len(other.items) and all(map(ItemScores.pairs_with, task.items, other.items))
+        if task.items and other.items and not paired:
+            yield f"the queries, pairs or texts of {task.name} are others"

@@ -210,7 +210,11 @@ def against_svg(rows: Sequence[Row], x: str, y: str, *, baseline: tuple[str, flo
         _draw_points(axes, found, places)
         axes.set_xlabel(_AXES[x][0])
         if y == "score":
-            _draw_baseline(axes, baseline)
+            if baseline is not None:
+                name, score = baseline
+                axes.axhline(score, color=_FAINT, linewidth=1.2, linestyle=(0, (1, 2)), zorder=0)
+                where: Any = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right"}
+                axes.annotate(f"{name}  {score:.3f}", (1.0, score), (0, 4), color=_INK, **where)
             names = {row.get("score_name") for row in rows if row.get("score") is not None}
             axes.set_ylabel(names.pop() if len(names) == 1 else "score")
         else:
@@ -236,17 +240,6 @@ def _draw_points(axes: Axes, found: Sequence[FigurePoint], places: Mapping[str, 
                 axes.plot([one.x] * 2, [one.low, one.high], color=color, linewidth=1.6, alpha=0.35, zorder=2)
         at = [one.x for one in own], [one.y for one in own]
         axes.scatter(*at, s=size, color=color, marker=marker, edgecolor="white", zorder=3, label=series)
-
-
-def _draw_baseline(axes: Axes, baseline: tuple[str, float] | None) -> None:
-    if baseline is None:
-        return
-    name, score = baseline
-    axes.axhline(score, color=_FAINT, linewidth=1.2, linestyle=(0, (1, 2)), zorder=0)
-    where = ("axes fraction", "data")
-    axes.annotate(
-        f"{name}  {score:.3f}", (1.0, score), (0, 4), xycoords=where, textcoords="offset points", ha="right", color=_INK
-    )
 
 
 def _write_names(axes: Axes, found: Sequence[FigurePoint], places: Mapping[str, int], *, digits: str) -> None:
@@ -353,17 +346,13 @@ def tasks_svg(rows: Sequence[Row]) -> str:
         draw_cells(axes, gaps, labels, norm=norm, colors="RdBu", bar=f"difference to {first['cell']}, points")
         axes.set_xticks(range(len(tasks)), tasks, rotation=35, ha="right", rotation_mode="anchor")
         if len(tasks) * len(table) <= _MOST_NUMBERS:
-            _write_scores(axes, table, gaps, dark=0.7 * norm.halfrange)
+            cells = [
+                (place, at, score) for place, line in enumerate(table) for at, score in enumerate(line) if score is not None
+            ]
+            for place, at, score in cells:
+                color = "white" if abs(gaps[place][at]) > 0.7 * norm.halfrange else "#1f2933"
+                axes.text(at, place, f"{100 * score:.1f}", ha="center", va="center", fontsize=8, color=color)
         return drawn(figure)
-
-
-def _write_scores(axes: Axes, table: Sequence[Sequence[float | None]], gaps: Sequence[Sequence[float]], *, dark: float) -> None:
-    """Write the scores into the cells of a heat map, in white where it is dark."""
-    for place, (line, differences) in enumerate(zip(table, gaps, strict=True)):
-        for column, (score, gap) in enumerate(zip(line, differences, strict=True)):
-            if score is not None:
-                color = "white" if abs(gap) > dark else "#1f2933"
-                axes.text(column, place, f"{100 * score:.1f}", ha="center", va="center", fontsize=8, color=color)
 
 
 def layers_svg(profiles: Sequence[tuple[str, Profile]]) -> str:

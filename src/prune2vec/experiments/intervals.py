@@ -46,7 +46,18 @@ def gaps(base: Results, others: Sequence[Results]) -> list[dict[str, Gap]]:
                 drawn[at][name] = differences
     for at, other in enumerate(others):
         if other.measured_on == base.measured_on and base.score is not None and other.score is not None:
-            found[at][SCORE] = found[at][OWN_DATA] if base.retrieval else _of_means(base, other, drawn[at])
+            if base.retrieval:
+                found[at][SCORE] = found[at][OWN_DATA]
+                continue
+            value, without = other.score - base.score, [task.name for task in base.tasks if task.name not in drawn[at]]
+            if without:
+                why = f"{', '.join(without)} {'have' if len(without) > 1 else 'has'} none"
+                found[at][SCORE] = Gap(value=value, why=why)
+                continue
+            # Tasks are drawn independently of each other; they themselves are not drawn.
+            resamples = min(map(len, drawn[at].values()))
+            mean = np.mean([drawn[at][task.name][:resamples] for task in base.tasks], axis=0)
+            found[at][SCORE] = _gap(value, mean, [items for task in base.tasks for items in task.items])
     return found
 
 
@@ -56,7 +67,9 @@ def _compared(
     """Return how others' scores of one thing differ from ``score``, each with its resampled differences, where there can be any."""
     why = {at: _why_not(items, own) for at, (_, own) in theirs.items()}
     paired = [at for at in theirs if not why[at]]
-    resampled = _resampled([items, *(theirs[at][1] for at in paired)]).T if paired else ()
+    # Each row has the items of every part of a task.
+    parts = zip(items, *(theirs[at][1] for at in paired), strict=True) if paired else ()
+    resampled = np.mean([resampled_differences(part) for part in parts], axis=0).T if paired else ()
     found: dict[int, tuple[Gap, Array | None]] = {
         at: (Gap(value=its - score, over=_over(items), why=why[at]), None) for at, (its, _) in theirs.items()
     }
@@ -88,17 +101,6 @@ def _over(items: Sequence[ItemScores]) -> str:
     return ", ".join(f"{count:,} {unit}" for unit, count in units.items())
 
 
-def _of_means(base: Results, other: Results, drawn: Mapping[str, Array]) -> Gap:
-    """Return the difference of the means over tasks, which are drawn independently of each other; they themselves are not drawn."""
-    value = (other.score or 0.0) - (base.score or 0.0)
-    without = [task.name for task in base.tasks if task.name not in drawn]
-    if without:
-        return Gap(value=value, why=f"{', '.join(without)} {'have' if len(without) > 1 else 'has'} none")
-    resamples = min(map(len, drawn.values()))
-    mean = np.mean([drawn[task.name][:resamples] for task in base.tasks], axis=0)
-    return _gap(value, mean, [items for task in base.tasks for items in task.items])
-
-
 def _gap(value: float, drawn: Array, items: Sequence[ItemScores]) -> Gap:
     low, high = interval(drawn, min(map(len, items)))
     return Gap(value=value, low=low, high=high, over=_over(items))
@@ -111,12 +113,6 @@ def interval(drawn: Array, items: int) -> tuple[float, float]:
     outside = ndtr(math.sqrt(items / (items - 1)) * stdtrit(items - 1, _OUTSIDE / 2))
     low, high = np.nanquantile(drawn, [outside, 1 - outside])
     return float(low), float(high)
-
-
-def _resampled(rows: Sequence[Sequence[ItemScores]]) -> Array:
-    """Return resampled differences to the first row, (resamples, rows - 1); each row has the items of every part of a task."""
-    found: Array = np.mean([resampled_differences(part) for part in zip(*rows, strict=True)], axis=0)
-    return found
 
 
 def resampled_differences(rows: Sequence[ItemScores]) -> Array:

@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from prune2vec.errors import ConfigError
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
-from prune2vec.experiments.cell import Cell
+from prune2vec.experiments.cell_table import Cell
 from prune2vec.experiments.recipe_variant import KEEP_ALL, RecipeVariant, missing_sections, remedy, wrong
 from prune2vec.experiments.sweep import Sweep, cells_of
 from prune2vec.experiments.yaml_file import OWN_MESSAGE, Location, dashed, dump_yaml, read_yaml, underscored
@@ -238,23 +238,20 @@ class Recipe(Settings):
         for place, variant in enumerate(self.variants):
             try:
                 variant.training(self.train)
-                if variant.trained_with is not None:
-                    self._check_trained_with(variant, self.variants[:place])
+                if (named := variant.trained_with) is not None:
+                    here = f"variant {variant.name!r}: trained-with {named!r}"
+                    other = next((one for one in self.variants[:place] if one.name == named), None)
+                    if other is None or other.trained_with is not None:
+                        raise ConfigError(f"{here} is no earlier variant that is trained itself; list one before it")
+                    settings = other.training(self.train)
+                    if settings is None:
+                        raise ConfigError(f"{here}, which is not trained")
+                    # Its training must be one that can have several depths.
+                    TrainSettings.chosen(settings, {"depths": settings.depths or (1,)}, where=f"variant {named!r}: train")
             except ConfigError as error:
                 raise wrong(str(error), "variants") from error
             if (found := variant.slim_conflict(self.profile, self.train)) is not None:
                 raise wrong(f"variant {variant.name!r}: give {found[0]} once, in {found[1]}, not in slim", "variants")
-
-    def _check_trained_with(self, variant: RecipeVariant, earlier: Sequence[RecipeVariant]) -> None:
-        """Refuse a variant that is trained with none, or with one whose training cannot have several depths."""
-        here, named = f"variant {variant.name!r}: trained-with", variant.trained_with
-        other = next((one for one in earlier if one.name == named), None)
-        if other is None or other.trained_with is not None:
-            raise ConfigError(f"{here} {named!r} is no earlier variant that is trained itself; list one before it")
-        settings = other.training(self.train)
-        if settings is None:
-            raise ConfigError(f"{here} {named!r}, which is not trained")
-        TrainSettings.chosen(settings, {"depths": settings.depths or (1,)}, where=f"variant {named!r}: train")
 
     def of_model(self, settings: S) -> S:
         """Return a stage's settings with the model's revision and trust filled in."""
@@ -366,19 +363,18 @@ def _settings(settings: Settings, *, indent: str, skip: tuple[str, ...]) -> list
     own = type(settings).__annotations__
     for name in sorted(set(fields) - set(skip), key=lambda name: (name not in own, list(fields).index(name))):
         lines += _comment(fields[name].description or "", indent)
-        lines += _value(name.replace("_", "-"), getattr(settings, name), indent)
+        key, value = name.replace("_", "-"), getattr(settings, name)
+        if isinstance(value, Settings):
+            lines += [f"{indent}{key}:", *_settings(value, indent=indent + "  ", skip=_HIDDEN)]
+        elif value and isinstance(value, tuple) and isinstance(value[0], RecipeVariant):
+            lines.append(f"{indent}{key}:")
+            for part, field in RecipeVariant.model_fields.items():
+                lines += _comment(f"{part}: {field.description}", "  ")
+            lines += [f"{indent}  - {_flow(one.model_dump(mode='json', exclude_unset=True))}" for one in value]
+        else:
+            lines.append(f"{indent}{key}: {_flow(list(value) if isinstance(value, tuple) else value)}")
         lines += [""] if not indent else []
     return lines
-
-
-def _value(key: str, value: Any, indent: str) -> list[str]:
-    if isinstance(value, Settings):
-        return [f"{indent}{key}:", *_settings(value, indent=indent + "  ", skip=_HIDDEN)]
-    if value and isinstance(value, tuple) and isinstance(value[0], RecipeVariant):
-        about = [_comment(f"{name}: {field.description}", "  ") for name, field in RecipeVariant.model_fields.items()]
-        shown = [f"{indent}  - {_flow(one.model_dump(mode='json', exclude_unset=True))}" for one in value]
-        return [f"{indent}{key}:", *(line for lines in about for line in lines), *shown]
-    return [f"{indent}{key}: {_flow(list(value) if isinstance(value, tuple) else value)}"]
 
 
 def _comment(text: str, indent: str) -> list[str]:

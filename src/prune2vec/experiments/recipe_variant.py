@@ -12,8 +12,8 @@ from prune2vec.errors import ConfigError, did_you_mean
 from prune2vec.experiments.stage_runner import wrong_folder_name
 from prune2vec.experiments.yaml_file import OWN_MESSAGE
 from prune2vec.models.text_settings import TextOptions
+from prune2vec.planning.depth_rules import Size, count_key
 from prune2vec.planning.planner import Budget
-from prune2vec.planning.sizes import Size, count_key
 from prune2vec.planning.vocabulary import Tokens
 from prune2vec.profiling.profile_settings import ALL, LAYER_LOSS, PLAIN, ProfileSettings
 from prune2vec.settings import Settings

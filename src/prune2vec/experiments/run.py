@@ -13,8 +13,7 @@ from prune2vec.errors import ConfigError, Prune2vecError, did_you_mean
 from prune2vec.evaluation.results import Results
 from prune2vec.evaluation.tasks import resolve_tasks
 from prune2vec.experiments.answers import Answer, load_answers
-from prune2vec.experiments.cell import Cell
-from prune2vec.experiments.cell_table import SweepRecord, cell_rows, write_tables
+from prune2vec.experiments.cell_table import Cell, SweepRecord, cell_rows, write_tables
 from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
 from prune2vec.experiments.figures import Row
 from prune2vec.experiments.recipe import Recipe

@@ -60,8 +60,8 @@ class Stages:
 
     def plan(self, profile: Path, variant: RecipeVariant, texts: Sequence[str], output: Path) -> None:
         """Write a variant's ``plan.json``; its tokens are counted on ``texts``."""
+        from prune2vec.planning.depth_rules import sized
         from prune2vec.planning.planner import Budget, make_plan
-        from prune2vec.planning.sizes import sized
         from prune2vec.profiling.profile import Profile
 
         method, parameters, budget = variant.method, variant.parameters, variant.budget

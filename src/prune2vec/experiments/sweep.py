@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from prune2vec.errors import ConfigError
-from prune2vec.experiments.cell import Cell
+from prune2vec.experiments.cell_table import Cell
 from prune2vec.experiments.recipe_variant import KEEP_ALL, RecipeVariant
+from prune2vec.planning.depth_rules import read_size, written_size
 from prune2vec.planning.planner import Budget
-from prune2vec.planning.sizes import read_size, written_size
 from prune2vec.settings import Seed, Settings
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"

@@ -99,21 +99,17 @@ def _parse(text: str, path: Path) -> YamlFile:
             what = f"more than {_DEEPEST} levels deep" if depth > _DEEPEST else f"more than {_MOST:,} values"
             raise ConfigError(f"{path}:{node.start_mark.line + 1}: {what} with its aliases written out; write less")
         if isinstance(node, yaml.MappingNode):
-            _refuse_repeated(node, path)
+            # YAML would silently take the last one.
+            lines: dict[str, int] = {}
+            for key, _ in node.value:
+                line, name = key.start_mark.line + 1, _key_name(key)
+                if name in lines:
+                    raise ConfigError(f"{path}:{line}: key {name!r} was already given in line {lines[name]}")
+                lines[name] = line
             waiting += [(one, depth + 1) for pair in node.value for one in pair]
         elif isinstance(node, yaml.SequenceNode):
             waiting += [(one, depth + 1) for one in node.value]
     return YamlFile(path, underscored(yaml.load(text, Loader=_Loader)), root)
-
-
-def _refuse_repeated(node: yaml.MappingNode, path: Path) -> None:
-    """Refuse a key given twice: YAML would silently take the last one."""
-    lines: dict[str, int] = {}
-    for key, _ in node.value:
-        line, name = key.start_mark.line + 1, _key_name(key)
-        if name in lines:
-            raise ConfigError(f"{path}:{line}: key {name!r} was already given in line {lines[name]}")
-        lines[name] = line
 
 
 def underscored(value: Any) -> Any:

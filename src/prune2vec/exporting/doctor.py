@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,15 +21,23 @@ from prune2vec.exporting.other_vectors import (
     served_vectors,
 )
 from prune2vec.files import read_json
-from prune2vec.models.rope import rope_entries
+from prune2vec.forward.batches import rope_entries
 from prune2vec.models.selftest import is_causal
 from prune2vec.models.tokens import prompt_ids
 from prune2vec.outputs import RECORD as FILES
 from prune2vec.outputs import changed_files, recorded
-from prune2vec.pruning.encoder import check_is_encoder, encode_probe, load_encoder, parts_of, probe_tokens, read_record
+from prune2vec.pruning.encoder import (
+    ProbeRecord,
+    check_is_encoder,
+    encode_probe,
+    load_encoder,
+    parts_of,
+    probe_tokens,
+    read_record,
+    told_settings,
+)
 from prune2vec.pruning.parity import PROBE_TEXTS, compare_vectors, cosines, probe_prompts
 from prune2vec.pruning.portable import EncoderParts, legacy_rope_entries, served_by
-from prune2vec.pruning.probe_record import ProbeRecord, told_settings
 from prune2vec.public import public
 
 if TYPE_CHECKING:
@@ -111,7 +119,7 @@ def examine_encoder(folder: str | Path, *, against: str | Path | None = None) ->
     if not path.is_dir():
         raise CheckpointError(f"no folder at {path}; doctor examines what is on this machine: download the encoder first")
     probe = ProbeRecord.load(path)
-    findings = [_files(path), _adapters(path)]
+    findings = list(_files(path))
     try:
         encoder = load_encoder(path, dtype=probe.dtype if probe else "float32")
         parts = parts_of(encoder, read_record(path))
@@ -120,12 +128,24 @@ def examine_encoder(folder: str | Path, *, against: str | Path | None = None) ->
         findings.append(Finding(what="loads", found=str(error), expected="every tensor, and no other", verdict=WRONG))
         return Examined(folder=path, findings=tuple(findings))
     findings.append(Finding(what="loads", found="every tensor, and no other", verdict=OK))
-    findings += [*_settings(parts, probe), _tokens(encoder, probe), _vectors(vectors, probe)]
+    settings, wanted = told_settings(parts), probe.settings if probe else None
+    for what, keys in _SETTINGS.items():
+        now, then = (
+            ", ".join(f"{key} {told[key]!r}" for key in keys) if told else _NOT_RECORDED for told in (settings, wanted)
+        )
+        findings.append(_compared(what, now, then))
+    findings.append(_tokens(encoder, probe))
+    if probe is None:
+        finite = bool(np.isfinite(vectors).all())
+        seen, verdict = ("finite", TOLD) if finite else ("NaN", WRONG)
+        findings.append(Finding(what="vectors", found=seen, expected=_NOT_RECORDED, verdict=verdict))
+    else:
+        expected, about = f"as when it was written, in {probe.dtype}", {"named": "what was recorded", "dtype": probe.dtype}
+        findings.append(_agreement("vectors", probe.vectors, vectors, expected=expected, **about))
     encoder.float()
     # First, as the look at halves rounds what the vectors in fp32 are made with.
     compared = list(_against(encoder, parts, str(against))) if against is not None else []
-    findings += [_padding(path, parts), _rotary(path, parts), _direction(parts)]
-    findings += _behaviour(encoder, path)
+    findings += [*_read_elsewhere(path, parts), *_behaviour(encoder, path)]
     findings.append(Finding(what="served by", found=served_by(parts)))
     findings += compared
     return Examined(folder=path, findings=tuple(findings))
@@ -137,27 +157,16 @@ def _compared(what: str, found: str, expected: str) -> Finding:
     return Finding(what=what, found=found, expected=expected, verdict=TOLD if not known else OK if found == expected else WRONG)
 
 
-def _files(folder: Path) -> Finding:
+def _files(folder: Path) -> Iterator[Finding]:
     written = recorded(folder)[1].keys() - set(_FREE)
-    if not written:
-        return Finding(what="files", found=f"no record of them ({FILES})", expected=_NOT_RECORDED)
     changed = [name for name in changed_files(folder, suffix="") if name not in _FREE]
-    found = f"changed or missing: {', '.join(changed)}" if changed else f"all {len(written)} as they were written"
-    return _compared("files", found, f"all {len(written)} as they were written")
-
-
-def _adapters(folder: Path) -> Finding:
+    whole = f"all {len(written)} as they were written"
+    if written:
+        yield _compared("files", f"changed or missing: {', '.join(changed)}" if changed else whole, whole)
+    else:
+        yield Finding(what="files", found=f"no record of them ({FILES})", expected=_NOT_RECORDED)
     there = [name for name in _ADAPTERS if (folder / name).exists()]
-    return _compared("adapters", ", ".join(there) or "none beside the weights", "none beside the weights")
-
-
-def _settings(parts: EncoderParts, probe: ProbeRecord | None) -> Iterator[Finding]:
-    def words(settings: Mapping[str, Any], keys: Sequence[str]) -> str:
-        return ", ".join(f"{key} {settings[key]!r}" for key in keys)
-
-    found = told_settings(parts)
-    for what, keys in _SETTINGS.items():
-        yield _compared(what, words(found, keys), words(probe.settings, keys) if probe else _NOT_RECORDED)
+    yield _compared("adapters", ", ".join(there) or "none beside the weights", "none beside the weights")
 
 
 def _tokens(encoder: SentenceTransformer, probe: ProbeRecord | None) -> Finding:
@@ -173,18 +182,6 @@ def _tokens(encoder: SentenceTransformer, probe: ProbeRecord | None) -> Finding:
     place = next((place for place, (now, then) in enumerate(zip(rows, probe.tokens, strict=True)) if tuple(now) != then), 0)
     found, expected = (f"{texts[place]!r}: {form(row)}" for row in (rows[place], probe.tokens[place]))
     return _compared("tokens", found, expected)
-
-
-def _vectors(vectors: NDArray[np.float32], probe: ProbeRecord | None) -> Finding:
-    """Look for NaN, and compare with what the encoder gave when it was written."""
-    what = "vectors"
-    if probe is None:
-        finite = bool(np.isfinite(vectors).all())
-        return Finding(
-            what=what, found="finite" if finite else "NaN", expected=_NOT_RECORDED, verdict=TOLD if finite else WRONG
-        )
-    expected = f"as when it was written, in {probe.dtype}"
-    return _agreement(what, probe.vectors, vectors, named="what was recorded", expected=expected, dtype=probe.dtype)
 
 
 def _agreement(
@@ -205,36 +202,28 @@ def _agreement(
     return Finding(what=what, found=found, expected=expected, verdict=OK)
 
 
-def _ours(folder: Path) -> bool:
-    return bool(read_record(folder))
-
-
-def _padding(folder: Path, parts: EncoderParts) -> Finding:
+def _read_elsewhere(folder: Path, parts: EncoderParts) -> Iterator[Finding]:
+    """Look at what some release or runtime takes otherwise without a word: sides, rotary entries, which tokens a token sees."""
+    ours = bool(read_record(folder))
     sides = (parts.tokenizer.padding_side, parts.tokenizer.truncation_side)
     found, expected = (f"padded on the {pad}, cut on the {cut}" for pad, cut in (sides, ("right", "right")))
-    return _compared("sides", found, expected if _ours(folder) else _NOT_RECORDED)
-
-
-def _rotary(folder: Path, parts: EncoderParts) -> Finding:
-    """Look for each entry that some release reads; without one it computes other angles without a word."""
-    told = read_json(folder / "config.json")
+    yield _compared("sides", found, expected if ours else _NOT_RECORDED)
+    what, told = "rotary entries", read_json(folder / "config.json")
     wanted = legacy_rope_entries(parts.model.config.to_dict())
-    if not wanted and not rope_entries(parts.model.config):
-        return Finding(what="rotary entries", found="none, and the model needs none")
-    if not _ours(folder):
-        return Finding(what="rotary entries", found=", ".join(key for key in wanted if key in told), expected=_NOT_RECORDED)
     missing = [key for key, value in wanted.items() if told.get(key) != value]
     missing += [] if told.get("rope_parameters") else ["rope_parameters"]
     names = ", ".join(["rope_parameters", *wanted])
-    return _compared("rotary entries", f"missing or other: {', '.join(missing)}" if missing else names, names)
-
-
-def _direction(parts: EncoderParts) -> Finding:
+    if not wanted and not rope_entries(parts.model.config):
+        yield Finding(what=what, found="none, and the model needs none")
+    elif ours:
+        yield _compared(what, f"missing or other: {', '.join(missing)}" if missing else names, names)
+    else:
+        yield Finding(what=what, found=", ".join(key for key in wanted if key in told), expected=_NOT_RECORDED)
     expected = str(parts.record.get("attention") or _NOT_RECORDED)
     try:
-        return _compared("attention", "causal" if is_causal(parts.model) else "bidirectional", expected)
+        yield _compared("attention", "causal" if is_causal(parts.model) else "bidirectional", expected)
     except UnsupportedModel as error:
-        return Finding(what="attention", found=str(error), expected=expected, verdict=WRONG)
+        yield Finding(what="attention", found=str(error), expected=expected, verdict=WRONG)
 
 
 def _behaviour(encoder: SentenceTransformer, folder: Path) -> Iterator[Finding]:
@@ -295,7 +284,16 @@ def _against(encoder: SentenceTransformer, parts: EncoderParts, other: str) -> I
             f"{other} is an export to {about.get('target')}, which cannot be run here; name an encoder, one to onnx or gguf, or the URL "
             "of a server with OpenAI's interface"
         )
-    yield _agreement_at(f"vectors of {named}", reference, vectors, low=low)
+    what = f"vectors of {named}"
+    if low == "fp32" or reference.shape != vectors.shape:
+        yield _agreement(what, reference, vectors, named="the folder", expected="the same vectors")
+        return
+    # Of an export in fewer bits the mean cosine alone is judged.
+    from prune2vec.exporting.onnx_precision import LEAST_COSINE
+
+    cosine = cosines(reference, vectors)
+    found, expected = f"mean cosine {cosine.mean():.4f}, smallest {cosine.min():.4f}", f"{LEAST_COSINE} on average ({low})"
+    yield Finding(what=what, found=found, expected=expected, verdict=OK if cosine.mean() >= LEAST_COSINE else WRONG)
 
 
 def _is_url(name: str) -> bool:
@@ -324,14 +322,3 @@ def _against_runtime(encoder: SentenceTransformer, parts: EncoderParts, other: s
     words = "; prompts are left out here and pooled there, so texts stood alone" if parts.leaves_out_prompts else ""
     found = f"largest cosine distance {distance.max():.2g} ({len(whole)} texts{words})"
     return Finding(what=what, found=found, expected=expected, verdict=OK if 1 - distance.max() >= least else WRONG)
-
-
-def _agreement_at(what: str, reference: NDArray[np.float32], vectors: NDArray[np.float32], *, low: str) -> Finding:
-    """Compare two encoders' vectors; of an export in fewer bits the mean cosine alone is judged."""
-    if low == "fp32" or reference.shape != vectors.shape:
-        return _agreement(what, reference, vectors, named="the folder", expected="the same vectors")
-    from prune2vec.exporting.onnx_precision import LEAST_COSINE
-
-    cosine = cosines(reference, vectors)
-    found, expected = f"mean cosine {cosine.mean():.4f}, smallest {cosine.min():.4f}", f"{LEAST_COSINE} on average ({low})"
-    return Finding(what=what, found=found, expected=expected, verdict=OK if cosine.mean() >= LEAST_COSINE else WRONG)

@@ -11,7 +11,7 @@ from prune2vec.exporting.target import ExportSource, Target, targets
 from prune2vec.files import write_json, write_text
 from prune2vec.models.heads import head_record
 from prune2vec.outputs import EXPORT, check_ours, locked, staged_folder
-from prune2vec.pruning.encoder import check_is_encoder, load_encoder, parts_of
+from prune2vec.pruning.encoder import load_encoder, parts_of
 from prune2vec.pruning.parity import Parity
 from prune2vec.public import public
 
@@ -68,7 +68,6 @@ def export_encoder(
     """
     with locked(Path(output)):
         form = prepared(target, Path(output), precision)
-        check_is_encoder(folder)
         encoder = load_encoder(folder, device="cpu", dtype=form.dtype_for(Path(folder)))
         name = Path(folder).resolve().name
         return write_export(form, encoder, target=target, output=Path(output), name=name, precision=precision, force=force)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from prune2vec.errors import CheckpointError, reason_of
 from prune2vec.forward.pooling import pool, poolings
 from prune2vec.models.heads import read_out
-from prune2vec.models.quiet import quiet_transformers
+from prune2vec.progress import quiet_transformers
 from prune2vec.pruning.portable import EncoderParts
 
 if TYPE_CHECKING:

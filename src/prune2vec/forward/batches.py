@@ -1,12 +1,13 @@
 """Token rows run forward through a model: ordered by length, and laid side by side with padding or end to end without.
 
 Profiling, encoding, evaluation and training all run their rows through ``make_batches`` and ``Batch.run``. Whether a model can
-take rows laid end to end is found out on the model itself, by computing a few both ways.
+take rows laid end to end is found out on the model itself, by computing a few both ways. With some rotary embeddings the longest
+row of a pass decides on the frequencies of all: ``length_kind`` tells which rows may share one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, chain, groupby, islice
@@ -14,20 +15,21 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prune2vec.errors import reason_of
 from prune2vec.forward.packed import ATTENTION, PACKED, holding, packable, packed_inputs
 from prune2vec.forward.pooling import PoolingFn, pool
 from prune2vec.models.families import padding_position
-from prune2vec.models.rope import length_kind
 from prune2vec.models.tokens import TokenRow, length_batches
 
 _PROBE_LENGTHS = (7, 3, 7, 5)
 # Of the states' spread over the tokens, so that a dimension that is large everywhere hides nothing.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 _ROUNDED_TOLERANCE = 0.05
+
+LengthKind = Callable[[int], Hashable]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +198,18 @@ def packing_obstacle(model: PreTrainedModel, *, max_length: int = 512, room: int
     was_training = model.training
     model.eval()
     try:
-        return _difference(model, rows)
+        with torch.no_grad():
+            alone = [model(input_ids=torch.tensor([row], device=model.device), use_cache=False)[0][0] for row in rows]
+            with packable(model):
+                # A model that keeps its own attention would still get it right, with a mask over all rows together.
+                if model.config._attn_implementation != ATTENTION:
+                    return "its class does not let its attention be replaced"
+                found = token_states(model, rows).float()
+        expected = torch.cat(alone).float()
+        share = float((found - expected).norm() / (expected - expected.mean(dim=0)).norm())
+        if not share <= _TOLERANCE.get(model.dtype, _ROUNDED_TOLERANCE):
+            return f"packed rows come out otherwise than alone (by {share:.1e} of the states' spread)"
+        return ""
     except Exception as error:
         # A model may bring code of its own, so anything may come; a fault that is not packing's shows with padding too.
         return f"packed rows fail in it ({reason_of(error)})"
@@ -204,16 +217,42 @@ def packing_obstacle(model: PreTrainedModel, *, max_length: int = 512, room: int
         model.train(was_training)
 
 
-def _difference(model: PreTrainedModel, rows: list[list[int]]) -> str:
-    with torch.no_grad():
-        alone = [model(input_ids=torch.tensor([row], device=model.device), use_cache=False)[0][0] for row in rows]
-        with packable(model):
-            # A model that keeps its own attention would still get it right, with a mask over all rows together.
-            if model.config._attn_implementation != ATTENTION:
-                return "its class does not let its attention be replaced"
-            found = token_states(model, rows).float()
-    expected = torch.cat(alone).float()
-    share = float((found - expected).norm() / (expected - expected.mean(dim=0)).norm())
-    if not share <= _TOLERANCE.get(model.dtype, _ROUNDED_TOLERANCE):
-        return f"packed rows come out otherwise than alone (by {share:.1e} of the states' spread)"
-    return ""
+def length_kind(model: PreTrainedModel) -> LengthKind:
+    """Return what tells the kind of a text by its number of tokens; texts of different kinds must not share a pass.
+
+    transformers takes the frequencies of a pass from its longest text. With longrope there are two sets, one for texts
+    within the positions that the model was first trained with and one for longer ones; with dynamic scaling each length
+    beyond has its own (see ``forget_longest_text``).
+    """
+    entries = rope_entries(model.config)
+    positions = int(getattr(model.config, "max_position_embeddings", 0) or 0)
+    switches = [
+        int(entry.get("original_max_position_embeddings") or positions) for entry in entries if entry["rope_type"] == "longrope"
+    ]
+    dynamic = any("dynamic" in entry["rope_type"] for entry in entries)
+    return lambda length: (sum(length > switch for switch in switches), length if dynamic and length > positions else 0)
+
+
+def forget_longest_text(model: PreTrainedModel) -> None:
+    """Make a model compute the frequencies of every pass from that pass alone; called once, by whoever runs rows through it.
+
+    With dynamic scaling its rotary modules would keep those of the longest text that they have seen.
+    """
+    if any("dynamic" in entry["rope_type"] for entry in rope_entries(model.config)):
+        for module in model.modules():
+            if hasattr(module, "max_seq_len_cached") and _forget not in module._forward_pre_hooks.values():
+                module.register_forward_pre_hook(_forget)
+
+
+def rope_entries(config: Any) -> list[dict[str, Any]]:
+    """Return the rotary settings of a config that name their type: one, or one for each kind of attention."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    entries = [parameters, *parameters.values()] if isinstance(parameters, dict) else []
+    return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("rope_type"), str)]
+
+
+def _forget(module: nn.Module, args: tuple[Any, ...]) -> None:
+    # Any length is then beyond what it has seen, and its frequencies are computed; up to the limit they are the usual ones.
+    for name in vars(module):
+        if name.endswith("max_seq_len_cached"):
+            setattr(module, name, 0)

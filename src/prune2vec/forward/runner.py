@@ -14,14 +14,13 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from prune2vec.forward.batches import Batch, make_batches, packing_obstacle
+from prune2vec.forward.batches import Batch, forget_longest_text, make_batches, packing_obstacle
 from prune2vec.forward.memory_plan import bytes_per_token, tokens_per_pass, tokens_that_fit
 from prune2vec.forward.packed import packable
 from prune2vec.machine import memory_in_use
 from prune2vec.models.cut import cut_model
 from prune2vec.models.families import Family, block_list
 from prune2vec.models.kept import Kept
-from prune2vec.models.rope import forget_longest_text
 from prune2vec.models.tokens import TokenRow
 from prune2vec.progress import Advance
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from prune2vec.errors import ConfigError, UnsupportedModel
 from prune2vec.files import explained_os_errors
-from prune2vec.forward.batches import Batch, equal_lengths, make_batches
+from prune2vec.forward.batches import Batch, equal_lengths, forget_longest_text, length_kind, make_batches
 from prune2vec.forward.block_inputs import BlockInputs, block_inputs, check_probe, probe_model
 from prune2vec.forward.memory_plan import (
     MemoryPlan,
@@ -33,7 +33,6 @@ from prune2vec.machine import free_memory_bytes, memory_in_use, readable_bytes
 from prune2vec.models.block_files import BlockFiles, embedding_path, materialized, with_embeddings
 from prune2vec.models.block_layout import sub_layers_of
 from prune2vec.models.families import Family, SubLayers, block_list
-from prune2vec.models.rope import forget_longest_text, length_kind
 from prune2vec.models.selftest import TOKENS, check_sub_layers
 from prune2vec.models.tokens import TokenRow, length_batches
 from prune2vec.progress import Advance

@@ -15,9 +15,9 @@ from transformers import AutoModel, PreTrainedModel
 
 from prune2vec.errors import UnsupportedModel
 from prune2vec.models.families import Family, in_block, without_head
-from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.tensor_check import check_tensors
 from prune2vec.models.weight_files import WeightFiles
+from prune2vec.progress import quiet_transformers
 
 BlockState = dict[str, Tensor]
 """A block's tensors by their names within it."""

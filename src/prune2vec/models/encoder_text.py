@@ -60,7 +60,12 @@ def encoder_text_settings(
     pooling, include_prompt = saved_pooling(source, modules)
     texts = read_texts(source)
     check_plain(source, texts, tokenizer)
-    normalize = kind_of(modules[-1]) == NORMALIZE
+    normalize, told = kind_of(modules[-1]) == NORMALIZE, saved_whole(source)
+    own = (read_form(source, RECORD, OwnForm) or {}).get("text") or {}
+    if own.get("instruction") == E5 and own.get("wrapper", "none") == "none":
+        # An instruction by data set stands in no prompt, and takes the place of the prompts.
+        kept = {name: own[name] for name in ("instruction", "symmetric", "separator") if name in own}
+        told = {"truncate_dim": told["truncate_dim"], "similarity": told["similarity"], **kept}
     return TextSettings.build(
         {
             "pooling": pooling,
@@ -73,7 +78,7 @@ def encoder_text_settings(
             "lower_case": texts.get("do_lower_case", False),
             "heads": [head_record(head) for head in heads],
             "matryoshka_dims": matryoshka_dims(source),
-            **_instructions(source, saved_whole(source)),
+            **told,
         },
         where=f"{source.name}: its sentence-transformers files",
     )
@@ -86,7 +91,9 @@ def saved_pooling(source: ModelSource, modules: Sequence[Mapping[str, Any]]) -> 
         raise CheckpointError(
             f"{source.name}: {modules[1]['path']}/config.json is missing, though modules.json names it; fetch the encoder again"
         )
-    pooling, modes = found[0], [_pooling_name(mode) for mode in found[1]]
+    # Our name of each by its entry, or its flag; of one that we do not know, its own.
+    pooling, bare = found[0], [mode.removeprefix("pooling_mode_") for mode in found[1]]
+    modes = [next((name for name in _POOLINGS if one in (name, f"{name}_token", f"{name}_tokens")), one) for one in bare]
     if len(modes) != 1 or modes[0] not in _POOLINGS:
         raise UnsupportedModel(
             f"{source.name} pools by {' and '.join(modes) or pooling['pooling_mode']}; expected one of {', '.join(_POOLINGS)}"
@@ -99,12 +106,6 @@ def stated_length(texts: Mapping[str, Any]) -> int | None:
     handed = [texts[name] for name in ("tokenizer_args", "processor_kwargs") if name in texts]
     limits: list[int | None] = [entries["model_max_length"] for entries in handed if entries.get("model_max_length")]
     return (limits or [texts.get("max_seq_length")])[0]
-
-
-def _pooling_name(mode: str) -> str:
-    """Return our name of a pooling by its entry, or its flag, in a pooling's file; of one that we do not know, its own."""
-    bare = mode.removeprefix("pooling_mode_")
-    return next((name for name in _POOLINGS if bare in (name, f"{name}_token", f"{name}_tokens")), bare)
 
 
 def check_plain(
@@ -161,15 +162,6 @@ def saved_whole(source: ModelSource) -> dict[str, Any]:
         "truncate_dim": whole.get("truncate_dim"),
         "similarity": similarity,
     }
-
-
-def _instructions(source: ModelSource, whole: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``whole`` with the instruction by data set of ``prune2vec.json``, which stands in no prompt, in place of prompts."""
-    text = (read_form(source, RECORD, OwnForm) or {}).get("text") or {}
-    if text.get("instruction") != E5 or text.get("wrapper", "none") != "none":
-        return dict(whole)
-    told = {name: text[name] for name in ("instruction", "symmetric", "separator") if name in text}
-    return {"truncate_dim": whole["truncate_dim"], "similarity": whole["similarity"], **told}
 
 
 def matryoshka_dims(source: ModelSource) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from prune2vec.files import digest_file, explained_os_errors, write_json
 from prune2vec.models.cache import RECORD, all_copies, cache_folder
 from prune2vec.models.gguf_file import GGUFFile, StoredTensor
 from prune2vec.outputs import CONVERSION, locked, staged_folder
-from prune2vec.progress import Advance, progress, say
+from prune2vec.progress import Advance, progress, quiet_transformers, say
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerFast
@@ -99,7 +99,6 @@ class StoredModel:
         """
         from prune2vec.models.gguf_config import config_of
         from prune2vec.models.gguf_tokenizer import tokenizer_of
-        from prune2vec.models.quiet import quiet_transformers
 
         with quiet_transformers():
             config = config_of(file)

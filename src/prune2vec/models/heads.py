@@ -1,7 +1,7 @@
 """An encoder's heads, its modules behind the pooling: found in its files, loaded, run, known again, and written.
 
-They are those of ``head_modules``, or of an encoder that sentence-transformers loaded, its own classes of the same names. The L2
-normalisation at an encoder's very end is not one of them: it is the text setting ``normalize``.
+They are sentence-transformers' own without its imports of seconds (``HEAD_CLASSES``), or, of an encoder that the library loaded, its
+classes of the same names. The L2 normalisation at an encoder's very end is not one of them: it is the text setting ``normalize``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from prune2vec.models.encoder_files import (
     NormalizeForm,
     read_form,
 )
-from prune2vec.models.head_modules import HEAD_CLASSES
 from prune2vec.models.source import ModelSource
 from prune2vec.models.text_settings import Head
 from prune2vec.models.weight_files import WeightFiles
@@ -47,6 +46,86 @@ HEADS: dict[str, type[FileForm]] = {
 """What may stand behind the pooling, by sentence-transformers' name of the class, and the form of its file."""
 STOCK = ("sentence_transformers.", "prune2vec.")
 _FIRST = ("Transformer", "UnevenTransformer")
+
+Features = dict[str, Tensor]
+
+
+class VectorModule(nn.Module):
+    """Makes other vectors of those it is given, in a dictionary under ``sentence_embedding``, as in a ``SentenceTransformer``.
+
+    Tensors, values and ``settings`` are those of sentence-transformers' class of the same name.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return its settings, as sentence-transformers asks for them."""
+        return dict(self.settings)
+
+
+class Dense(VectorModule):
+    """A linear layer, an activation and perhaps what it was given added: (row, in_features) to (row, out_features)."""
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool, activation_function: nn.Module, use_residual: bool = False
+    ) -> None:
+        kind, residual = type(activation_function), {"use_residual": True} if use_residual else {}
+        name = f"{kind.__module__}.{kind.__name__}"
+        super().__init__(in_features=in_features, out_features=out_features, bias=bias, activation_function=name, **residual)
+        self.in_features, self.out_features, self.use_residual = in_features, out_features, use_residual
+        self.activation_function = activation_function
+        self.linear = nn.Linear(in_features, out_features, bias=bias)
+        if use_residual and in_features != out_features:
+            self.residual = nn.Linear(in_features, out_features, bias=False)
+
+    def forward(self, features: Features) -> Features:
+        """Return the features with new vectors."""
+        vectors = features[VECTOR]
+        found = self.activation_function(self.linear(vectors))
+        if self.use_residual:
+            found = found + (self.residual(vectors) if hasattr(self, "residual") else vectors)
+        return {**features, VECTOR: found}
+
+    def get_embedding_dimension(self) -> int:
+        """Return the width of its vectors, for which sentence-transformers asks."""
+        return self.out_features
+
+
+class LayerNorm(VectorModule):
+    """A layer norm of vectors of ``dimension`` numbers."""
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__(dimension=dimension)
+        self.dimension, self.norm = dimension, nn.LayerNorm(dimension)
+
+    def forward(self, features: Features) -> Features:
+        """Return the features with new vectors."""
+        return {**features, VECTOR: self.norm(features[VECTOR])}
+
+
+class Dropout(VectorModule):
+    """A dropout, which does nothing but in training."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__(dropout=dropout)
+        self.dropout_layer = nn.Dropout(dropout)
+
+    def forward(self, features: Features) -> Features:
+        """Return the features with new vectors."""
+        return {**features, VECTOR: self.dropout_layer(features[VECTOR])}
+
+
+class Normalize(VectorModule):
+    """An L2 normalisation before the last head."""
+
+    def forward(self, features: Features) -> Features:
+        """Return the features with new vectors."""
+        return {**features, VECTOR: unit_length(features[VECTOR], dim=-1)}
+
+
+HEAD_CLASSES: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in (Dense, LayerNorm, Dropout, Normalize)}
 
 
 def encoder_modules(source: ModelSource) -> list[dict[str, Any]] | None:

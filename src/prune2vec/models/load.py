@@ -12,11 +12,11 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 
 from prune2vec.errors import ModelError, UnsupportedModel, explained
 from prune2vec.models.families import WIDTH_KEYS, Family, find_family, num_layers, padding_position, without_head
-from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.source import ModelSource
 from prune2vec.models.tensor_check import check_loaded
 from prune2vec.models.tokens import NO_TEXT_ROLES, ROLES, without_added
 from prune2vec.models.weight_files import WeightFiles, check_depth
+from prune2vec.progress import quiet_transformers
 
 
 def skeleton_of(

@@ -74,8 +74,14 @@ def parse_drop(text: str) -> tuple[DropPart, ...]:
         place = match.end()
     rest = text[place:].strip()
     if rest or not parts:
+        # What a near miss probably meant.
+        hint = ""
+        if fraction := re.match(r"(0?\.\d{1,18})\s*([ambj])", rest, re.IGNORECASE):
+            hint = f"did you mean {float(Fraction(fraction[1]) * 100):.12g}%{fraction[2].upper()}? "
+        elif turned := re.match(r"([ambj])\s*(\d+%?)", rest, re.IGNORECASE):
+            hint = f"did you mean {turned[2]}{turned[1].upper()}? "
         raise ValueError(
-            f"{_hint(rest)}expected a count or share of A (attentions), M (MLPs), B (blocks) or J (jointly), such as 8M, 50%M, "
+            f"{hint}expected a count or share of A (attentions), M (MLPs), B (blocks) or J (jointly), such as 8M, 50%M, "
             f"last16B or 16M8A, got {text!r}"
         )
     kinds = [part.kind for part in parts]
@@ -85,15 +91,6 @@ def parse_drop(text: str) -> tuple[DropPart, ...]:
     if "J" in kinds and {"A", "M"} & set(kinds):
         raise ValueError(f"J already ranks attentions and MLPs together; leave A and M out of {text!r}")
     return tuple(sorted(parts, key=lambda part: "BJMA".index(part.kind)))
-
-
-def _hint(rest: str) -> str:
-    """Return what a near miss probably meant, as the start of a message."""
-    fraction = re.match(r"(0?\.\d{1,18})\s*([ambj])", rest, re.IGNORECASE)
-    if fraction:
-        return f"did you mean {float(Fraction(fraction[1]) * 100):.12g}%{fraction[2].upper()}? "
-    turned = re.match(r"([ambj])\s*(\d+%?)", rest, re.IGNORECASE)
-    return f"did you mean {turned[2]}{turned[1].upper()}? " if turned else ""
 
 
 Order = Literal["one-shot", "plain", "iterative"]

@@ -48,6 +48,9 @@ def plan_figures(plan: PruningPlan, *, length: int = 512) -> dict[str, Any]:
             "texts": {"counted": cut.texts, "changed": cut.changed},
             "tokens_per_text": {"before": cut.tokens_before / cut.texts, "after": cut.tokens_after / cut.texts},
         }
+    # With layers, with what goes inside those that stay, and with tokens.
+    cuts = (Kept(layers=whole), Kept(layers=kept.layers), replace(kept, vocabulary=None), kept)
+    gone = [more - less for more, less in pairwise(map(shape.params, cuts))]
     return {
         "layers": {"before": plan.num_layers, "after": len(kept.layers)},
         "attention": {"before": plan.num_layers, "after": len(kept.attentions)},
@@ -55,20 +58,12 @@ def plan_figures(plan: PruningPlan, *, length: int = 512) -> dict[str, Any]:
         **neurons,
         **vocabulary,
         "params": {"before": shape.params(whole), "after": shape.params(kept)},
-        "params_cut": _params_cut(plan),
+        "params_cut": dict(zip(("layers", "inside layers", "vocabulary"), gone, strict=True)),
         "params_proportional": {"before": shape.params(whole), "after": shape.proportional_params(len(kept.layers))},
         "flops_per_token": {"before": before, "after": after, "length": length},
         "memory_bytes": {"before": shape.memory_bytes(whole), "after": shape.memory_bytes(kept)},
         "predicted_speedup": before / after,
     }
-
-
-def _params_cut(plan: PruningPlan) -> dict[str, int]:
-    """Return how many parameters go with tokens, with layers, and with what goes inside the layers that stay."""
-    shape, kept = plan.shape, plan.kept
-    layers, inside = Kept(layers=kept.layers), replace(kept, vocabulary=None)
-    sizes = [shape.params(part) for part in (range(plan.num_layers), layers, inside, kept)]
-    return dict(zip(("layers", "inside layers", "vocabulary"), (more - less for more, less in pairwise(sizes)), strict=True))
 
 
 def render_plan(plan: PruningPlan) -> str:

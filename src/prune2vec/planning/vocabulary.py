@@ -203,7 +203,12 @@ def counted_tokens(options: VocabularyOptions, profile: Profile) -> CountedToken
             "more than one table of them; measure it again, or keep the whole vocabulary (--vocabulary all)"
         )
     source = resolve_source(name, revision=profile.model.get("revision"))
-    tokens = TokenVocabulary(_tokenizer_of(source), name)
+    if not source.has("tokenizer.json"):
+        advice = "make one: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+        raise ModelError(f"{source.name} has no tokenizer.json, whose vocabulary could be cut; {advice}")
+    with explained(ModelError, f"{source.name}: cannot read tokenizer.json"):
+        tokenizer = Tokenizer.from_file(str(source.fetch("tokenizer.json")))
+    tokens = TokenVocabulary(tokenizer, name)
     whole, found = _as_read(tokens.backend, profile.text), Counter[int]()
     for _, encoding in _encoded(options, whole, "counting tokens"):
         found.update(encoding.ids)
@@ -216,15 +221,6 @@ def counted_tokens(options: VocabularyOptions, profile: Profile) -> CountedToken
         options=options,
         text=profile.text,
     )
-
-
-def _tokenizer_of(source: ModelSource) -> Tokenizer:
-    file = "tokenizer.json"
-    if not source.has(file):
-        advice = "make one: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
-        raise ModelError(f"{source.name} has no {file}, whose vocabulary could be cut; {advice}")
-    with explained(ModelError, f"{source.name}: cannot read {file}"):
-        return Tokenizer.from_file(str(source.fetch(file)))
 
 
 def _as_read(backend: Tokenizer, text: TextSettings) -> Tokenizer:

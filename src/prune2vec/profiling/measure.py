@@ -17,14 +17,14 @@ from prune2vec.forward.backbone import Backbone, load_backbone
 from prune2vec.forward.runner import ObservedRun, Observer
 from prune2vec.machine import describe
 from prune2vec.models.kept import Kept
-from prune2vec.models.prepared_text import PreparedText, prepare_text
+from prune2vec.models.prepared_text import prepare_text
 from prune2vec.models.text_settings import TextOptions, check_cls
 from prune2vec.models.tokens import TokenRow, distinct
 from prune2vec.paths import check_target
 from prune2vec.profiling.profile import LayerLoss, Profile
 from prune2vec.profiling.profile_settings import ALL, LAYER_LOSS, PLAIN, ProfileSettings
 from prune2vec.profiling.token_groups import TokenGroup, draw_groups, tokenise_groups
-from prune2vec.progress import Advance, progress, say
+from prune2vec.progress import progress, say
 from prune2vec.public import public
 from prune2vec.registry import Registry
 from prune2vec.settings import read_as
@@ -113,7 +113,11 @@ def profile_model(
         depth=chosen.max_depth,
         **chosen.model_dump(include={"revision", "dtype", "device", "trust_remote_code", "stream", "memory"}),
     )
-    text = _text_for(backbone, chosen)
+    decided, changed = backbone.usual_text.overridden(chosen)
+    check_cls(decided.pooling, causal=backbone.shape.causal)
+    if backbone.own_text is not None and changed:
+        say(f"not as the encoder {backbone.source.name} does it: {'; '.join(changed)}")
+    text = prepare_text(decided, backbone.tokenizer, context=backbone.max_length)
     # Scorers read the pooling as decided, and no depth beyond the model's.
     depth = chosen.max_depth if chosen.max_depth and chosen.max_depth < backbone.shape.num_layers else None
     chosen = chosen.model_copy(update={"pooling": text.settings.pooling, "max_depth": depth})
@@ -149,16 +153,6 @@ def profile_model(
     if target is not None:
         result.save(target)
     return result
-
-
-def _text_for(backbone: Backbone, chosen: ProfileSettings) -> PreparedText:
-    """Return how texts reach the model: as an encoder that is given as the model has it, or as suits one that is not."""
-    own = backbone.own_text
-    decided, changed = backbone.usual_text.overridden(chosen)
-    check_cls(decided.pooling, causal=backbone.shape.causal)
-    if own is not None and changed:
-        say(f"not as the encoder {backbone.source.name} does it: {'; '.join(changed)}")
-    return prepare_text(decided, backbone.tokenizer, context=backbone.max_length)
 
 
 def scorer_names(settings: ProfileSettings) -> tuple[str, ...]:
@@ -215,17 +209,13 @@ def measured(
             this_step, wanted = wanted, {}
             every = chain.from_iterable(this_step.values())
             new = [one for one in every if memo.setdefault((one.rows, one.cut, one.key), one) is one]
-            _run_together(new, backbone, settings.token_budget, advance)
+            # One pass for each set of texts, in it each cut of the model once.
+            passes: dict[tuple[TokenRow, ...], dict[Hashable, list[Measurement]]] = {}
+            for one in new:
+                passes.setdefault(one.rows, {}).setdefault(one.cut, []).append(one)
+            for rows, cuts in passes.items():
+                runs = [ObservedRun(kept=observers[0].kept, observers=observers) for observers in cuts.values()]
+                backbone.runner.run(rows, runs, token_budget=settings.token_budget, advance=advance)
             for name, some in this_step.items():
                 step(name, [memo[one.rows, one.cut, one.key].result() for one in some])
     return sections
-
-
-def _run_together(new: Sequence[Measurement], backbone: Backbone, token_budget: int | None, advance: Advance) -> None:
-    """Make the measurements: one pass for each set of texts, in it each cut of the model once."""
-    passes: dict[tuple[TokenRow, ...], dict[Hashable, list[Measurement]]] = {}
-    for one in new:
-        passes.setdefault(one.rows, {}).setdefault(one.cut, []).append(one)
-    for rows, cuts in passes.items():
-        runs = [ObservedRun(kept=observers[0].kept, observers=observers) for observers in cuts.values()]
-        backbone.runner.run(rows, runs, token_budget=token_budget, advance=advance)

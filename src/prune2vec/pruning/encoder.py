@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -16,25 +17,27 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from prune2vec.errors import CheckpointError, explained
+from prune2vec.errors import CheckpointError, ConfigError, DataError, explained
 from prune2vec.files import read_json, write_json, write_text
+from prune2vec.forward.pooling import IN_FOLDERS
 from prune2vec.machine import pick_device, pick_dtype
 from prune2vec.models.encoder_files import RECORD as RECORD
 from prune2vec.models.families import without_head
-from prune2vec.models.heads import HEADS, NORMALIZE, load_heads, state_width
-from prune2vec.models.quiet import quiet_transformers
+from prune2vec.models.heads import HEADS, NORMALIZE, head_record, load_heads, state_width
 from prune2vec.models.tokens import lower_casing
 from prune2vec.outputs import ENCODER, staged_folder
 from prune2vec.paths import closest
+from prune2vec.progress import quiet_transformers
 from prune2vec.pruning.encoder_check import check_can_be_written, check_files, check_fits_together, source_of
 from prune2vec.pruning.parity import PROBE_TEXTS, Parity, compare_vectors, computing_in_float32, probe_prompts
-from prune2vec.pruning.portable import UNEVEN_MODULE, EncoderParts, model_card, write_portable, write_tokenizer
-from prune2vec.pruning.probe_record import ProbeRecord, told_settings
+from prune2vec.pruning.portable import UNEVEN_MODULE, EncoderParts, model_card, write_beside_weights, write_tokenizer
 from prune2vec.public import public
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+_PROBE_FILE = "probe.json"
+_PROBE_FORMAT = "prune2vec.probe/1"
 _SHORT = PROBE_TEXTS[:2]
 _HARMLESS = re.compile(rf"sentence_transformers\..*\b(Pooling|{'|'.join(HEADS)})")
 
@@ -150,6 +153,9 @@ def write_checked(
 ) -> Parity:
     """Write ``parts`` into ``folder``, reloaded and compared with ``reference`` before it is renamed into place.
 
+    It is a stock folder, unless the model's blocks are not all alike: then its first module is ours, and its config one that stock
+    classes refuse.
+
     An fp32 comparison of an encoder that is stored in half precision holds one block in fp32 at a time, not the whole.
 
     Args:
@@ -162,11 +168,17 @@ def write_checked(
         release: Let go of the model's weights once they are written, so that they are in memory once; its structure stays.
 
     Raises:
+        ConfigError: There is no such pooling.
         CheckpointError: It cannot be written, or differs.
     """
+    if parts.pooling not in IN_FOLDERS:
+        raise ConfigError(f"sentence-transformers has no pooling {parts.pooling!r}; known: {', '.join(IN_FOLDERS)}")
     device, stored = str(parts.model.device), str(parts.model.dtype).removeprefix("torch.")
     with staged_folder(folder, ENCODER) as stage:
-        write_portable(parts, stage)
+        with quiet_transformers():
+            parts.model.save_pretrained(stage)
+        write_beside_weights(parts, stage, layout=parts.layout)
+        write_json(stage / RECORD, {"format": "prune2vec.encoder/1", **parts.record})
         for name, text in (extra or {}).items():
             write_text(stage / name, text)
         if release:
@@ -269,3 +281,72 @@ def parts_of(encoder: SentenceTransformer, record: Mapping[str, Any]) -> Encoder
         similarity=str(encoder.similarity_fn_name),
         record=record,
     )
+
+
+def told_settings(parts: EncoderParts) -> dict[str, Any]:
+    """Return how an encoder makes vectors of texts, JSON-ready; prompts without words are none."""
+    return {
+        "pooling": parts.pooling,
+        "include_prompt": parts.include_prompt,
+        "heads": [head_record(head).model_dump(mode="json") for head in parts.heads],
+        "normalize": parts.normalize,
+        "truncate_dim": parts.truncate_dim,
+        "similarity": parts.similarity,
+        "prompts": {name: prompt for name, prompt in parts.prompts.items() if prompt},
+        "default_prompt": parts.default_prompt if parts.prompts.get(parts.default_prompt or "") else None,
+        "max_length": parts.max_length,
+        "lower_case": parts.lower_case,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeRecord:
+    """``probe.json``: what an encoder made of the probe texts when it was written, so that whoever gets the folder can see it again.
+
+    Attributes:
+        texts: The texts.
+        tokens: Their token numbers without a prompt, cut at the longest text.
+        settings: As ``told_settings`` has them.
+        dtype: In which the vectors were computed.
+        vectors: (prompt * text, dim) float32: of all texts without a prompt, then under each different one.
+    """
+
+    texts: tuple[str, ...]
+    tokens: tuple[tuple[int, ...], ...]
+    settings: Mapping[str, Any]
+    dtype: str
+    vectors: NDArray[np.float32]
+
+    def save(self, folder: Path) -> None:
+        """Write the record into an encoder's folder."""
+        value = {
+            "format": _PROBE_FORMAT,
+            "texts": list(self.texts),
+            "tokens": [list(row) for row in self.tokens],
+            "settings": dict(self.settings),
+            "dtype": self.dtype,
+            "shape": list(self.vectors.shape),
+            "float32_base64": base64.b64encode(self.vectors.astype("<f4").tobytes()).decode("ascii"),
+        }
+        write_json(folder / _PROBE_FILE, value)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self | None:
+        """Return an encoder's record, or None where there is none (others' folders); a broken one is a ``DataError``."""
+        path = folder / _PROBE_FILE
+        if not path.is_file():
+            return None
+        value = read_json(path)
+        try:
+            if value["format"] != _PROBE_FORMAT:
+                raise ValueError(value["format"])
+            vectors = np.frombuffer(base64.b64decode(value["float32_base64"]), dtype="<f4").reshape(value["shape"])
+            return cls(
+                texts=tuple(value["texts"]),
+                tokens=tuple(map(tuple, value["tokens"])),
+                settings=dict(value["settings"]),
+                dtype=str(value["dtype"]),
+                vectors=vectors.astype(np.float32),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path} is no record of probe texts ({_PROBE_FORMAT}); fetch the encoder again") from error

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from prune2vec.errors import CheckpointError, ConfigError, ModelError, explained
+from prune2vec.forward.batches import rope_entries
 from prune2vec.models.encoder_files import (
     RECORD,
     TEXTS,
@@ -31,14 +32,12 @@ from prune2vec.models.encoder_files import (
 from prune2vec.models.families import without_head
 from prune2vec.models.heads import HEADS, STOCK, check_activation, check_widths, kind_of
 from prune2vec.models.load import check_numbers, embedding_rows
-from prune2vec.models.quiet import quiet_transformers
-from prune2vec.models.rope import rope_entries
 from prune2vec.models.source import HUB_ID, ModelSource
 from prune2vec.models.tensor_check import check_loaded
 from prune2vec.models.weight_files import NoSafetensors, WeightFiles, check_depth, layers_in
 from prune2vec.outputs import changed_files
 from prune2vec.paths import as_path
-from prune2vec.progress import say
+from prune2vec.progress import quiet_transformers, say
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -106,25 +105,21 @@ def _check_modules(source: ModelSource, modules: list[dict[str, Any]]) -> None:
             as_path(module["path"] or ".")
         except ConfigError as error:
             raise CheckpointError(f"{at}: path: {error}; fetch it again") from error
+    kinds = list(map(kind_of, modules))
     # Others than sentence-transformers' own may make anything.
-    stock = all(module["type"].startswith(STOCK) for module in modules)
-    if stock and not _can_follow(source, modules):
-        kinds = list(map(kind_of, modules))
+    if not all(module["type"].startswith(STOCK) for module in modules):
+        return
+    follow = bool(kinds) and kinds[0] not in _NOT_FIRST
+    if follow:
+        texts = read_texts(source, modules[0]["path"])
+        makes_vectors = kinds[0] not in _WRITABLE[0] or texts.get("module_output_name") == "sentence_embedding"
+        before_normalize = kinds[: kinds.index("Normalize")] if "Normalize" in kinds else kinds
+        follow = makes_vectors or "Pooling" in before_normalize
+    if not follow:
         raise CheckpointError(
             f"{at}: its modules are {', '.join(kinds) or 'none'}; expected Transformer, then Pooling, and perhaps heads: "
             "fetch it again, or make it again with prune2vec prune"
         )
-
-
-def _can_follow(source: ModelSource, modules: list[dict[str, Any]]) -> bool:
-    """Return whether each of sentence-transformers' own modules gets what it takes from those before it."""
-    kinds = list(map(kind_of, modules))
-    if not kinds or kinds[0] in _NOT_FIRST:
-        return False
-    texts = read_texts(source, modules[0]["path"])
-    makes_vectors = kinds[0] not in _WRITABLE[0] or texts.get("module_output_name") == "sentence_embedding"
-    before_normalize = kinds[: kinds.index("Normalize")] if "Normalize" in kinds else kinds
-    return makes_vectors or "Pooling" in before_normalize
 
 
 def check_can_be_written(kinds: Sequence[str], poolings: Sequence[str]) -> None:

@@ -19,11 +19,10 @@ from prune2vec.models.encoder_files import EncoderForm, PoolingForm, TextsForm, 
 from prune2vec.models.encoder_text import PLAIN_TEXTS, check_plain, saved_pooling, saved_whole, stated_length
 from prune2vec.models.families import find_family, without_head
 from prune2vec.models.heads import NORMALIZE, encoder_modules, in_fp32, kind_of, load_heads, state_width
-from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.source import ModelSource
 from prune2vec.models.tokens import lower_casing
 from prune2vec.models.weight_files import NoSafetensors
-from prune2vec.progress import say
+from prune2vec.progress import quiet_transformers, say
 from prune2vec.pruning.encoder import check_is_encoder, load_encoder
 from prune2vec.pruning.encoder_check import check_files, check_parts, check_unchanged, source_of
 from prune2vec.pruning.portable import UNEVEN_MODULE
@@ -104,9 +103,24 @@ def load_to_encode(folder: str, *, device: str = "auto", dtype: str = "auto") ->
 
 
 def _load_plain(source: ModelSource, device: torch.device, dtype: torch.dtype) -> PlainEncoder:
-    modules = _known_modules(source)
-    pooling, include_prompt = saved_pooling(source, modules)
-    whole, texts = saved_whole(source), read_texts(source)
+    """Load an encoder; ``UnsupportedModel`` if only sentence-transformers can."""
+    modules, texts = encoder_modules(source) or [], read_texts(source)
+    other = next(filter(source.has, _OTHERS), None)
+    if other is not None:
+        raise UnsupportedModel(f"it has a {other}")
+    if modules[0]["path"]:
+        raise UnsupportedModel(f"its model is in a folder of its own, {modules[0]['path']}")
+    about = read_form(source, "config_sentence_transformers.json", EncoderForm) or {}
+    made_by = about.get("__version__") or {}
+    version = made_by.get("sentence_transformers", "0") if isinstance(made_by, dict) else made_by
+    if about.get("requirements") or not (isinstance(version, str) and _VERSION.fullmatch(version)):
+        raise UnsupportedModel("it has requirements, or was made by a release, that only the library can judge")
+    states = read_form(source, f"{modules[1]['path']}/config.json", PoolingForm) or {}
+    # A misspelt key would have its default in silence.
+    unknown = sorted({*texts} - {*TextsForm.model_fields, *PLAIN_TEXTS} | {*states} - {*PoolingForm.model_fields})
+    if unknown:
+        raise UnsupportedModel(f"its files have a key that is not known, {unknown[0]}")
+    (pooling, include_prompt), whole = saved_pooling(source, modules), saved_whole(source)
     stated = {"revision": source.revision, "trust_remote_code": False}
     tokenizer = AutoTokenizer.from_pretrained(source.location, **stated)
     if not isinstance(tokenizer, PreTrainedTokenizerBase) or not tokenizer.is_fast:
@@ -117,7 +131,6 @@ def _load_plain(source: ModelSource, device: torch.device, dtype: torch.dtype) -
     # Of a structure that is known, the first output is the states of the last block.
     find_family(model, model.config)
     width = state_width(model.config)
-    states = read_form(source, f"{modules[1]['path']}/config.json", dict[str, Any]) or {}
     pooled = states.get("embedding_dimension") or states.get("word_embedding_dimension")
     check_parts(source.name, model, tokenizer, width=width, pooled=pooled)
     positions = getattr(model.config, "max_position_embeddings", None) or -1
@@ -136,28 +149,6 @@ def _load_plain(source: ModelSource, device: torch.device, dtype: torch.dtype) -
         similarity_fn_name=whole["similarity"],
         kinds=tuple(map(kind_of, modules)),
     )
-
-
-def _known_modules(source: ModelSource) -> list[dict[str, Any]]:
-    """Return the entries of ``modules.json``; ``UnsupportedModel`` if only sentence-transformers can load one."""
-    modules = encoder_modules(source) or []
-    other = next(filter(source.has, _OTHERS), None)
-    if other is not None:
-        raise UnsupportedModel(f"it has a {other}")
-    if modules[0]["path"]:
-        raise UnsupportedModel(f"its model is in a folder of its own, {modules[0]['path']}")
-    whole = read_form(source, "config_sentence_transformers.json", EncoderForm) or {}
-    made_by = whole.get("__version__") or {}
-    version = made_by.get("sentence_transformers", "0") if isinstance(made_by, dict) else made_by
-    if whole.get("requirements") or not (isinstance(version, str) and _VERSION.fullmatch(version)):
-        raise UnsupportedModel("it has requirements, or was made by a release, that only the library can judge")
-    # A misspelt key would have its default in silence.
-    pooling = read_form(source, f"{modules[1]['path']}/config.json", PoolingForm) or {}
-    of_texts, of_pooling = {*TextsForm.model_fields, *PLAIN_TEXTS}, {*PoolingForm.model_fields}
-    unknown = sorted({*read_texts(source)} - of_texts | {*pooling} - of_pooling)
-    if unknown:
-        raise UnsupportedModel(f"its files have a key that is not known, {unknown[0]}")
-    return modules
 
 
 def _load_model(source: ModelSource, dtype: torch.dtype, stated: dict[str, Any], *, uneven: bool) -> PreTrainedModel:

@@ -20,12 +20,11 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prune2vec.errors import ConfigError, ModelError, markdown
+from prune2vec.errors import ModelError, markdown
 from prune2vec.files import write_json
 from prune2vec.forward.pooling import IN_FOLDERS, PoolingMethod, pooling_flags
 from prune2vec.models.block_layout import Layout, uneven_config, uneven_layout
 from prune2vec.models.heads import NORMALIZE, head_words, state_width, write_head
-from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.source import HUB_ID, ModelSource
 from prune2vec.models.tokens import ROLES
 
@@ -99,32 +98,20 @@ class EncoderParts:
         return uneven_layout(self.model)
 
 
-def write_portable(parts: EncoderParts, folder: Path) -> None:
-    """Write an encoder as a sentence-transformers folder into the existing, empty ``folder``.
-
-    It is a stock one, unless the model's blocks are not all alike: then its first module is ours, and its config one that
-    stock classes refuse.
-
-    Raises:
-        ConfigError: There is no such pooling.
-        CheckpointError: The model has other tensors than its config tells.
-    """
-    if parts.pooling not in IN_FOLDERS:
-        raise ConfigError(f"sentence-transformers has no pooling {parts.pooling!r}; known: {', '.join(IN_FOLDERS)}")
-    with quiet_transformers():
-        parts.model.save_pretrained(folder)
-    write_beside_weights(parts, folder, layout=parts.layout)
-    write_json(folder / "prune2vec.json", {"format": "prune2vec.encoder/1", **parts.record})
-
-
 def write_beside_weights(parts: EncoderParts, folder: Path, *, layout: Layout = ()) -> None:
-    """Write what a sentence-transformers folder holds besides its weights, into an existing folder.
+    """Write what a sentence-transformers folder holds besides its weights and our record, into an existing folder.
 
     With a ``layout`` its first module and its config are those of an uneven model; without one they are stock.
     """
     config = json.loads(parts.model.config.to_json_string())
     # The entries that transformers 4 reads, beside those that transformers 5 writes.
-    config.update(legacy_rope_entries(config), **legacy_pattern(config), architectures=[type(parts.model).__name__])
+    config.update(legacy_rope_entries(config), architectures=[type(parts.model).__name__])
+    if "local_attention" in config:
+        # How they tell the layers of ModernBERT that see all tokens: every so many, from the first on. Where no number says it there
+        # is 0, by which they fail instead of taking other layers.
+        local = [kind == "sliding_attention" for kind in config["layer_types"]]
+        numbers = (every for every in range(1, len(local) + 1) if local == [bool(at % every) for at in range(len(local))])
+        config["global_attn_every_n_layers"] = next(numbers, 0)
     if config.get("is_causal") is False:
         # Servers read one or the other.
         config.setdefault("use_bidirectional_attention", True)
@@ -195,18 +182,6 @@ def legacy_rope_entries(config: Mapping[str, Any]) -> dict[str, Any]:
     if parameters.get("rope_type", "default") != "default":
         entries["rope_scaling"] = {key: value for key, value in parameters.items() if key not in entries}
     return {**entries, "rope_local_base_freq": local["rope_theta"]} if "rope_theta" in local else entries
-
-
-def legacy_pattern(config: Mapping[str, Any]) -> dict[str, int]:
-    """Return how transformers 4 and servers tell the layers of ModernBERT that see all tokens: every so many, from the first on.
-
-    Where no number says it there is 0, by which they fail instead of taking other layers.
-    """
-    if "local_attention" not in config:
-        return {}
-    local = [kind == "sliding_attention" for kind in config["layer_types"]]
-    numbers = (number for number in range(1, len(local) + 1) if local == [bool(layer % number) for layer in range(len(local))])
-    return {"global_attn_every_n_layers": next(numbers, 0)}
 
 
 def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_length: int) -> None:
@@ -311,7 +286,21 @@ def model_card(parts: EncoderParts, parity: Parity, *, name: str) -> str:
     training, train = "None after the cut: these are the base model's own weights.", parts.record.get("train")
     if train:
         training = _bullets(f"{key}: {value}" for key, value in train.items() if isinstance(value, (str, int, float, bool)))
-        training += _elastic(train.get("depths"))
+        if train.get("depths"):
+            *shallow, whole = map(str, train["depths"])
+            training += (
+                f"\n\nElastic: trained at depths {', '.join(shallow)} and {whole} of {whole} at once. Each is an encoder of its own "
+                f"without more training: `prune2vec prune path/to/this/folder {shallow[0] if shallow else whole} -o smaller`."
+            )
+    dims = (parts.record.get("text") or {}).get("matryoshka_dims")
+    # What is done to a vector after the pooling and how it is compared, where that is not the usual.
+    behind = [
+        f"then {head_words(parts.heads)}" if parts.heads else "",
+        f"cut to {parts.truncate_dim} dimensions" if parts.truncate_dim is not None else "",
+        f"compared by {parts.similarity}" if parts.similarity != "cosine" else "",
+        # In the words of sentence-transformers' cards, where it is looked for.
+        f'trained to be cut: `"matryoshka_dims": {list(dims)}`' if dims else "",
+    ]
     sections = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {markdown(name)}",
@@ -322,7 +311,7 @@ def model_card(parts: EncoderParts, parity: Parity, *, name: str) -> str:
         f'encoder = SentenceTransformer("path/to/this/folder"{", trust_remote_code=True" if uneven else ""})\n'
         'queries = encoder.encode_query(["what to look for"])\ndocuments = encoder.encode_document(["where to look"])\n'
         "scores = encoder.similarity(queries, documents)\n```\n\n"
-        f"Pooling: {parts.pooling}{_behind(parts)}; longest text: {parts.max_length} tokens; prompts: "
+        f"{'; '.join([f'Pooling: {parts.pooling}', *filter(None, behind)])}; longest text: {parts.max_length} tokens; prompts: "
         f"{markdown(dict(parts.prompts))}. Served by: {served_by(parts)}",
         f"## Pruning\n\n{_pruning(parts.record)}",
         f"## Training\n\n{training}",
@@ -331,30 +320,6 @@ def model_card(parts: EncoderParts, parity: Parity, *, name: str) -> str:
         f"largest difference {parity.max_difference:.2g}, smallest cosine {parity.min_cosine:.6f}.",
     ]
     return "\n\n".join(sections) + "\n"
-
-
-def _elastic(depths: Sequence[int] | None) -> str:
-    """Return in words at which depths an encoder was trained, where those are several."""
-    if not depths:
-        return ""
-    *shallow, whole = map(str, depths)
-    return (
-        f"\n\nElastic: trained at depths {', '.join(shallow)} and {whole} of {whole} at once. Each is an encoder of its own without "
-        f"more training: `prune2vec prune path/to/this/folder {shallow[0] if shallow else whole} -o smaller`."
-    )
-
-
-def _behind(parts: EncoderParts) -> str:
-    """Return in words what is done to a vector after the pooling and how it is compared, where that is not the usual."""
-    dims = (parts.record.get("text") or {}).get("matryoshka_dims")
-    words = [
-        f"then {head_words(parts.heads)}" if parts.heads else "",
-        f"cut to {parts.truncate_dim} dimensions" if parts.truncate_dim is not None else "",
-        f"compared by {parts.similarity}" if parts.similarity != "cosine" else "",
-        # In the words of sentence-transformers' cards, where it is looked for.
-        f'trained to be cut: `"matryoshka_dims": {list(dims)}`' if dims else "",
-    ]
-    return "".join(f"; {word}" for word in words if word)
 
 
 def served_by(parts: EncoderParts) -> str:

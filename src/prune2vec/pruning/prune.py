@@ -26,7 +26,6 @@ from prune2vec.models.heads import head_record, head_words, in_fp32, load_heads,
 from prune2vec.models.kept import Kept
 from prune2vec.models.load import context_length, embedding_rows, load_config, load_tokenizer, skeleton_of
 from prune2vec.models.prepared_text import PreparedText, prepare_text
-from prune2vec.models.quiet import quiet_transformers
 from prune2vec.models.selftest import check_sub_layers, is_causal
 from prune2vec.models.source import ModelSource, resolve_source
 from prune2vec.models.tensor_check import base_names, check_tensors
@@ -35,7 +34,7 @@ from prune2vec.models.tokens import prompt_ids
 from prune2vec.models.weight_files import WeightFiles, fingerprint
 from prune2vec.outputs import ENCODER, check_ours, locked
 from prune2vec.planning.plan import PruningPlan
-from prune2vec.progress import progress, say
+from prune2vec.progress import progress, quiet_transformers, say
 from prune2vec.pruning.depth_plan import depth_plan
 from prune2vec.pruning.encoder import write_checked
 from prune2vec.pruning.fewer_tokens import check_padding, keep_tokens, renumbered_config, tell_prompts
@@ -104,7 +103,11 @@ def prune_model(
         if what.drop_attention or what.drop_mlp:
             check_sub_layers_apart(kept)
         parts = _parts(kept, files, what, opened, attention="causal" if causal else "bidirectional")
-        reference, rounded = _rounded(parts, opened.config, what, dtype=chosen.dtype)
+        reference, rounded = _reference_vectors(parts, opened.config, what), ""
+        to = None if chosen.dtype == "auto" else getattr(torch, chosen.dtype)
+        if to is not None and any([round_weights(part, to) for part in (parts.model, *parts.heads)]):
+            exact, reference = reference, _reference_vectors(parts, opened.config, what)
+            rounded = f"; vectors differ by {np.abs(exact - reference).max():.1g} from the model's own weights"
         parity = write_checked(
             parts,
             target,
@@ -343,15 +346,6 @@ def _parts(
             "train": None,
         },
     )
-
-
-def _rounded(parts: EncoderParts, config: Any, plan: PruningPlan, *, dtype: str) -> tuple[NDArray[np.float32], str]:
-    """Round the weights to a dtype, unless it is ``auto``; return the probe vectors, and in words how far they are off."""
-    reference = _reference_vectors(parts, config, plan)
-    if dtype == "auto" or not any([round_weights(part, getattr(torch, dtype)) for part in (parts.model, *parts.heads)]):
-        return reference, ""
-    exact, reference = reference, _reference_vectors(parts, config, plan)
-    return reference, f"; vectors differ by {np.abs(exact - reference).max():.1g} from the model's own weights"
 
 
 def _reference_vectors(parts: EncoderParts, original_config: Any, plan: PruningPlan) -> NDArray[np.float32]:

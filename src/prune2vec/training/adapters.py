@@ -20,8 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from prune2vec.errors import ConfigError, TrainingError, did_you_mean, reason_of
 from prune2vec.models.families import block_list, final_modules, find_family
 from prune2vec.models.heads import head_words, load_heads, state_width
-from prune2vec.models.quiet import quiet_transformers
-from prune2vec.progress import say
+from prune2vec.progress import quiet_transformers, say
 from prune2vec.pruning.encoder_check import source_of
 from prune2vec.training.train_settings import TrainSettings
 

@@ -25,9 +25,8 @@ from prune2vec.models.block_layout import sub_layers_of
 from prune2vec.models.families import Neurons, block_list, find_family, mlp_width
 from prune2vec.models.heads import state_width
 from prune2vec.models.prepared_text import PreparedText
-from prune2vec.models.quiet import quiet_transformers
 from prune2vec.planning.plan import PruningPlan
-from prune2vec.progress import progress, say
+from prune2vec.progress import progress, quiet_transformers, say
 from prune2vec.pruning.portable import write_tokenizer
 from prune2vec.pruning.prune import open_model, read_kept
 from prune2vec.training.slim_settings import SlimSettings

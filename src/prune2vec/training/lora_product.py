@@ -120,21 +120,17 @@ class _Together:
             found: Tensor = plain(x, *args, **kwargs)
             return found
         if place not in self._made or self._input is None or self._input() is not x or self._version != x._version:
-            self._made = dict(enumerate(_projected(x, self._layers[place:]), start=place))
+            layers, weights = self._layers[place:], list[Any]()
+            rate = _rate(layers[0])
+            for one in layers:
+                name = one.active_adapters[0]
+                weights += [one.base_layer.weight, one.base_layer.bias, one.lora_A[name].weight, one.lora_B[name].weight]
+            scales = [one.scaling[one.active_adapters[0]] / (1 - rate) for one in layers]
+            dropped = dropped_entries(x.numel(), rate) if rate else None
+            made: tuple[Tensor, ...] = _Products.apply(x, dropped, scales, *weights)  # type: ignore[no-untyped-call]
+            self._made = dict(enumerate(made, start=place))
             self._input, self._version = weakref.ref(x), x._version
         return self._made.pop(place)
-
-
-def _projected(x: Tensor, layers: Sequence[LoraLinear]) -> tuple[Tensor, ...]:
-    rate = _rate(layers[0])
-    weights: list[Any] = []
-    for layer in layers:
-        name = layer.active_adapters[0]
-        weights += [layer.base_layer.weight, layer.base_layer.bias, layer.lora_A[name].weight, layer.lora_B[name].weight]
-    scales = [layer.scaling[layer.active_adapters[0]] / (1 - rate) for layer in layers]
-    dropped = dropped_entries(x.numel(), rate) if rate else None
-    made: tuple[Tensor, ...] = _Products.apply(x, dropped, scales, *weights)  # type: ignore[no-untyped-call]
-    return made
 
 
 def dropped_entries(count: int, rate: float) -> Int[Tensor, " dropped"]:
@@ -162,14 +158,6 @@ def _zeroed(x: Tensor, dropped: Tensor | None) -> Tensor:
     return x
 
 
-def _kept(x: Tensor, dropped: Tensor | None) -> Float[Tensor, "token input"]:
-    """Return a layer's input in fp32 with zeros where an entry is dropped."""
-    rows = x.flatten(0, -2)
-    if dropped is None:
-        return rows.float()
-    return _zeroed(rows.to(torch.float32, copy=True, memory_format=torch.contiguous_format), dropped)
-
-
 class _Products(torch.autograd.Function):
     """``x W^T + bias + scale (x' A^T) B^T`` for each layer; ``x'`` is ``x`` with zeros for what is dropped; W is frozen."""
 
@@ -180,7 +168,10 @@ class _Products(torch.autograd.Function):
         """Take of each layer the weight, the bias or None, and the adapter's two matrices, (rank, input) and (output, rank)."""
         bases, biases, downs, ups = weights[::4], weights[1::4], weights[2::4], weights[3::4]
         rows = x.flatten(0, -2)
-        kept = _kept(x, dropped)
+        if dropped is None:
+            kept = rows.float()
+        else:
+            kept = _zeroed(rows.to(torch.float32, copy=True, memory_format=torch.contiguous_format), dropped)
         inner = kept @ torch.cat(downs).t()
         results = []
         parts = inner.split([down.shape[0] for down in downs], dim=1)

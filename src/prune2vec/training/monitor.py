@@ -76,7 +76,14 @@ class TrainingMonitor(TrainerCallback):
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Take the note on this step's batch."""
-        self._note = _of_all(self._notes.popleft(), args)
+        note = self._notes.popleft()
+        if args.world_size > 1:
+            # What the whole batch holds, of which this process has a share.
+            counts = torch.tensor([note.tokens, note.texts, note.cut], device=args.device)
+            distributed.all_reduce(counts)
+            tokens, texts, cut = counts.tolist()
+            note = replace(note, tokens=tokens, texts=texts, cut=cut)
+        self._note = note
         self._step = state.global_step + 1
         if self._note.cut and not self._said_cut:
             self._said_cut = True
@@ -147,13 +154,3 @@ class TrainingMonitor(TrainerCallback):
             f"step {self._step}{where}: the {what} is not finite in {self._dtype}; no weights were saved; "
             f"{cure}, or check the checkpoint's weights, and set restart"
         )
-
-
-def _of_all(note: BatchStats, args: TrainingArguments) -> BatchStats:
-    """Return what the whole batch holds, given what this process's share of it does."""
-    if args.world_size == 1:
-        return note
-    counts = torch.tensor([note.tokens, note.texts, note.cut], device=args.device)
-    distributed.all_reduce(counts)
-    tokens, texts, cut = counts.tolist()
-    return replace(note, tokens=tokens, texts=texts, cut=cut)

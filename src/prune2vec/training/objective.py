@@ -1,14 +1,20 @@
-"""What is minimised: sentence-transformers' losses, put together as the settings say."""
+"""What is minimised: sentence-transformers' losses, put together as the settings say.
+
+An encoder learns the vectors of a teacher of another dimension through a linear projection, which is kept beside it in training
+and, where it is asked for, after it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.losses.merged_forward import embed_columns
 from sentence_transformers.sentence_transformer.losses import (
@@ -21,12 +27,16 @@ from sentence_transformers.sentence_transformer.losses import (
 from sentence_transformers.util import all_gather, all_gather_with_grad, get_world_size, pairwise_cos_sim
 from torch import Tensor, distributed, nn
 from torch.nn.functional import kl_div, mse_loss, normalize
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from prune2vec.errors import ConfigError
+from prune2vec.models.heads import NORMALIZE, Dense, Normalize
+from prune2vec.resume import WorkFolder
 from prune2vec.training.adapters import heads_of
 from prune2vec.training.train_settings import TrainSettings
 
 Features = dict[str, Any]
+_PROJECTION = "projection.safetensors"
 
 
 def build_loss(encoder: SentenceTransformer, settings: TrainSettings, teacher: NDArray[np.float32] | None = None) -> nn.Module:
@@ -134,9 +144,15 @@ class TeacherDistance(nn.Module):
                 projection_dim=width if width != encoder.get_embedding_dimension() else None,
             )
             if self.vectors.projection is not None and get_world_size() > 1:
+
+                def average(parameter: Tensor) -> None:
+                    assert parameter.grad is not None
+                    distributed.all_reduce(parameter.grad)
+                    parameter.grad /= get_world_size()
+
                 # It is no part of the encoder, whose gradients alone the trainer averages over the processes.
                 for parameter in self.vectors.projection.parameters():
-                    parameter.register_post_accumulate_grad_hook(_average)
+                    parameter.register_post_accumulate_grad_hook(average)
 
     def forward(self, ours: list[Tensor], theirs: list[Tensor], labels: Tensor) -> Tensor:
         """Return the distance of vectors by column, (row, dim) each; ``labels`` are the scores where ``theirs`` is empty."""
@@ -152,14 +168,6 @@ class TeacherDistance(nn.Module):
         if theirs:
             labels = torch.stack([self._similarity(theirs[0], document) for document in theirs[1:]], dim=1)
         return self._scores.compute_loss_from_embeddings(ours, labels.float())
-
-
-def _average(parameter: Tensor) -> None:
-    """Replace a gradient by its mean over all processes."""
-    gradient = parameter.grad
-    assert gradient is not None
-    distributed.all_reduce(gradient)
-    gradient /= get_world_size()
 
 
 def similarity_distance(ours: Tensor, theirs: Tensor, *, scale: float | None) -> Tensor:
@@ -196,3 +204,41 @@ def pooled_in_fp32(encoder: SentenceTransformer) -> Iterator[None]:
         handle.remove()
         for head, dtype in dtypes:
             head.to(dtype)
+
+
+class ProjectionSaver(TrainerCallback):
+    """Keeps a loss's projection in the checkpoints, where the trainer puts the encoder's weights alone; and restores it."""
+
+    def __init__(self, loss: EmbedDistillLoss, work: WorkFolder, resumed: Path | None) -> None:
+        self._loss = loss
+        self._work = work
+        self._resumed = resumed
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Take over from a checkpoint."""
+        if self._resumed is not None:
+            self._loss.load_projection(self._resumed / _PROJECTION)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write it into the checkpoint that was just written, which is not marked as whole yet."""
+        if args.process_index == 0:
+            self._loss.save_projection(self._work.checkpoint(state.global_step) / _PROJECTION)
+
+
+def append_projection(encoder: SentenceTransformer, checkpoint: Path) -> list[nn.Module]:
+    """Put a checkpoint's projection at the end of an encoder, and return the heads that came with it, in order.
+
+    The loss compared the teacher's vectors with W x + b of the encoder's own vectors x: a normalised encoder gets a Dense head behind its
+    normalisation, and another normalisation behind that. Without a projection (a teacher of the same dimension) nothing happens.
+    """
+    if not (checkpoint / _PROJECTION).exists():
+        return []
+    state = load_file(checkpoint / _PROJECTION)
+    width, own = state["weight"].shape
+    head = Dense(own, width, bias=True, activation_function=nn.Identity())
+    head.linear.load_state_dict(state)
+    before = [module for module in heads_of(encoder)[-1:] if type(module).__name__ == NORMALIZE]
+    encoder.append(head.to(encoder.device, torch.float32).eval())
+    if before:
+        encoder.append(Normalize())
+    return [*before, head]

@@ -21,11 +21,10 @@ from sentence_transformers.base.losses.merged_forward import column_merging_disa
 from torch import Tensor, nn
 
 from prune2vec.errors import ConfigError
-from prune2vec.forward.batches import packing_obstacle, token_states
+from prune2vec.forward.batches import forget_longest_text, packing_obstacle, token_states
 from prune2vec.forward.memory_plan import tokens_per_pass
 from prune2vec.forward.packed import BOUNDS, packable, row_bounds
 from prune2vec.machine import free_memory_bytes
-from prune2vec.models.rope import forget_longest_text
 from prune2vec.models.tokens import distinct, longest_first
 from prune2vec.training.adapters import base_model
 from prune2vec.training.lora_product import fused_lora

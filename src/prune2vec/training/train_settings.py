@@ -202,19 +202,15 @@ class TrainSettings(Settings):
         made.model_fields_set.difference_update(added)
         return made
 
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.warmup_steps is not None and self.warmup_steps >= self.steps:
-            raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}; or leave it out")
-        return self
-
     @property
     def _teaching(self) -> str | None:
         """The setting that names a teacher, if one does."""
         return next((name for name in TEACHER if getattr(self, name) is not None), None)
 
     @model_validator(mode="after")
-    def _distillation_fits(self) -> Self:
+    def _fits(self) -> Self:
+        if self.warmup_steps is not None and self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}; or leave it out")
         given = self._teaching
         if given is not None and self.distil in ("data", "none"):
             raise ValueError(f"distil {self.distil!r} and {given} exclude each other; set distil to vectors, or drop {given}")

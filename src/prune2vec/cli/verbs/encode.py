@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath, RayShards
-from prune2vec.cli.verb import Printable, check_encoder, verb, would
+from prune2vec.cli.verb import Printable, verb, would
 from prune2vec.public import no_collection
 
 if TYPE_CHECKING:
@@ -47,8 +47,9 @@ def encode(
     if dry_run:
         from prune2vec.encoding.corpus import Corpus
         from prune2vec.encoding.store import check_shards, check_vector_folder, shard_folder
+        from prune2vec.pruning.encoder import check_is_encoder
 
-        check_encoder(encoder)
+        check_is_encoder(encoder)
         shard, count = settings.shard_of
         if shards != "auto":
             check_shards(output, int(shards or count))

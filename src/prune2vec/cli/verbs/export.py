@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from prune2vec.cli.options import ExistingPath, OutputPath
-from prune2vec.cli.verb import Printable, check_encoder, verb, would
+from prune2vec.cli.verb import Printable, verb, would
 
 EXAMPLE = """
 prune2vec export encoder/ --target vllm -o encoder-vllm/
@@ -38,8 +38,9 @@ def export(encoder: Path, *, target: str, precision: str | None, output: Path, d
     """
     if dry_run:
         from prune2vec.exporting.export import prepared
+        from prune2vec.pruning.encoder import check_is_encoder
 
-        check_encoder(encoder)
+        check_is_encoder(encoder)
         prepared(target, output, precision)
         return would(f"export {encoder} to {target}", reads=[encoder], writes=output)
     from prune2vec.exporting.export import export_encoder

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath, SourceName
-from prune2vec.cli.verb import Printable, check_encoder, check_texts, launched_as, verb, would
+from prune2vec.cli.verb import Printable, check_texts, launched_as, verb, would
 from prune2vec.outputs import ENCODER, check_kind
 
 if TYPE_CHECKING:
@@ -59,11 +59,12 @@ def train(
 
     if dry_run:
         from prune2vec.data.plain_texts import read_texts
+        from prune2vec.pruning.encoder import check_is_encoder
         from prune2vec.pruning.encoder_check import check_trainable
         from prune2vec.training.train import check_sources
 
         check_kind(output, ENCODER)
-        check_encoder(checkpoint)
+        check_is_encoder(checkpoint)
         check_trainable(checkpoint)
         check_sources(data, texts, settings)
         if data is not None:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from prune2vec.errors import ConfigError, PlanError
+from prune2vec.planning.depth_rules import count_key, sized
 from prune2vec.planning.planner import make_plan, planners
-from prune2vec.planning.sizes import count_key, sized
 from prune2vec.profiling.profile import Profile
 from tests.experiments.small import LAYERS, profile_of
 

@@ -8,13 +8,8 @@ import pytest
 import pytrec_eval
 from sklearn.linear_model import LogisticRegression
 
-from prune2vec.errors import EvaluationError, Prune2vecError
-from prune2vec.evaluation.evaluate import evaluate_encoder
 from prune2vec.evaluation.evaluated import LoadedEncoder
-from prune2vec.evaluation.item_scores import ItemScores
-from prune2vec.evaluation.judged_queries import JudgedQuery, own_queries, task_queries
-from prune2vec.evaluation.mteb_items import first_right
-from tests.evaluation.helpers import QUICK, write_rows
+from prune2vec.evaluation.item_scores import ItemScores, first_right
 from tests.evaluation.test_mteb_runner import run
 
 DOCUMENTS = ("the quick brown fox", "layers of a language model", "return the number of rows", "birds sing in spring")
@@ -97,29 +92,3 @@ def test_what_does_not_make_the_score_is_not_kept(
 )
 def test_place_of_the_first_right_document(scores: dict[str, float], grades: dict[str, int], place: int) -> None:
     assert first_right(scores, grades) == place
-
-
-def test_texts_of_the_queries_are_found_again(encoder_folder: Path, mirror: Path, triplets_file: Path) -> None:
-    results = evaluate_encoder(
-        encoder_folder, data=triplets_file, tasks="SciFact", mirror=mirror, max_queries=4, seed=7, **QUICK
-    )
-    own = own_queries(results)
-    assert len(own) == 4 == len(results.own_items[0])
-    assert all(query.text.removesuffix(" question") in query.right[0] for query in own)
-    (score,) = results.tasks
-    assert task_queries(results, score, only(score.items)) == [
-        JudgedQuery(text=DOCUMENTS[0], right=(DOCUMENTS[0],)),
-        JudgedQuery(text=DOCUMENTS[3], right=(DOCUMENTS[3],)),
-    ]
-
-
-def test_texts_that_are_others_now_are_not_shown(encoder_folder: Path, tmp_path: Path) -> None:
-    data = write_rows(tmp_path / "dev.jsonl", [{"query": "a b", "positive": "c d"}, {"query": "e", "positive": "f"}])
-    results = evaluate_encoder(encoder_folder, data=data, **QUICK)
-    assert [query.text for query in own_queries(results)] == ["a b", "e"]
-    write_rows(data, [{"query": "e", "positive": "f"}, {"query": "a b", "positive": "c d"}])
-    with pytest.raises(EvaluationError, match=r"dev\.jsonl is not what it was"):
-        own_queries(results)
-    data.unlink()
-    with pytest.raises(Prune2vecError, match=r"dev\.jsonl"):
-        own_queries(results)

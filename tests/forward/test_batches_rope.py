@@ -13,9 +13,8 @@ from transformers import AutoModel
 
 from prune2vec.encoding.engine import Engine
 from prune2vec.forward.backbone import load_backbone
-from prune2vec.forward.batches import token_states
+from prune2vec.forward.batches import forget_longest_text, length_kind, token_states
 from prune2vec.forward.packed import packable
-from prune2vec.models.rope import forget_longest_text, length_kind
 from prune2vec.models.tokens import TokenRow, length_batches
 from prune2vec.pruning.encoder import load_encoder
 from prune2vec.pruning.prune import prune_model
