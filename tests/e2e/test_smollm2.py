@@ -36,8 +36,8 @@ PROSE = (
 )
 RECIPE = """
 data:
-  mine: {source: docstrings, packages: [numpy, rich], max-pairs: 600}
-profile: {groups: 2, group-size: 16, max-length: 64}
+  mine: {source: docstrings, packages: [torch, transformers, numpy, rich], max-pairs: 1500}
+profile: {groups: 3, group-size: 32, max-length: 64}
 prune: {max-length: 64}
 train: {steps: 12, batch-size: 8, max-length: 64, save-every: 3}
 evaluate: {batch-size: 32, speed-texts: 32}
@@ -88,7 +88,7 @@ def run(*arguments: str | Path) -> str:
 def test_every_verb_by_itself(tmp_path: Path) -> None:
     mined, small = tmp_path / "mined", tmp_path / "small"
     run("mine", "docstrings", "-o", mined, "--packages", "numpy,rich", "--max-pairs", "600")
-    options = ("--groups", "2", "--group-size", "16", "--max-length", "64")
+    options = ("--groups", "4", "--group-size", "16", "--max-length", "64")
     profile = json.loads(run("profile", "smollm2", "--texts", mined, "-o", tmp_path / "profile.json", *options, "--json"))
     assert profile
     run(
