@@ -27,8 +27,9 @@ from prune2vec.models.tokens import prompt_ids
 from prune2vec.outputs import RECORD as FILES
 from prune2vec.outputs import changed_files, recorded
 from prune2vec.pruning.encoder import check_is_encoder, encode_probe, load_encoder, parts_of, probe_tokens, read_record
+from prune2vec.pruning.model_card import served_by
 from prune2vec.pruning.parity import PROBE_TEXTS, compare_vectors, cosines, probe_prompts
-from prune2vec.pruning.portable import EncoderParts, legacy_rope_entries, served_by
+from prune2vec.pruning.portable import EncoderParts, legacy_rope_entries
 from prune2vec.pruning.probe_record import ProbeRecord, told_settings
 from prune2vec.public import public
 

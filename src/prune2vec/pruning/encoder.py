@@ -27,8 +27,9 @@ from prune2vec.models.tokens import lower_casing
 from prune2vec.outputs import ENCODER, staged_folder
 from prune2vec.paths import closest
 from prune2vec.pruning.encoder_check import check_can_be_written, check_files, check_fits_together, source_of
+from prune2vec.pruning.model_card import model_card
 from prune2vec.pruning.parity import PROBE_TEXTS, Parity, compare_vectors, computing_in_float32, probe_prompts
-from prune2vec.pruning.portable import UNEVEN_MODULE, EncoderParts, model_card, write_portable, write_tokenizer
+from prune2vec.pruning.portable import UNEVEN_MODULE, EncoderParts, write_portable, write_tokenizer
 from prune2vec.pruning.probe_record import ProbeRecord, told_settings
 from prune2vec.public import public
 
