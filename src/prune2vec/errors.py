@@ -161,6 +161,7 @@ def shown_json(value: Any) -> str:
 
 # Import name, the extra that brings it, and what needs it.
 _EXTRAS = {
+    "bitsandbytes": ("qlora", "training on a base in 4 or 8 bits"),
     "gguf": ("gguf", "reading or writing GGUF files"),
     "mteb": ("eval", "evaluating on MTEB tasks"),
     "onnx": ("onnx", "exporting to ONNX"),

@@ -6,7 +6,7 @@ import pytest
 
 from prune2vec.evaluation.results import METRICS, TaskScore
 from prune2vec.experiments.comparison import Comparison, ResultRow, TextTable, comparison_of
-from prune2vec.experiments.gap import UNSURE
+from prune2vec.experiments.ranking_diff import UNSURE
 from prune2vec.experiments.report import headline
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.pruning.portable import record_of

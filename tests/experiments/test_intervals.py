@@ -11,8 +11,8 @@ from scipy.stats import bootstrap, spearmanr
 
 from prune2vec.evaluation.item_scores import ItemScores, Unit
 from prune2vec.evaluation.results import METRICS, Results, TaskScore
-from prune2vec.experiments.gap import OWN_DATA, SCORE, UNSURE
 from prune2vec.experiments.intervals import LEAST, _counts, gaps, interval, resampled_differences
+from prune2vec.experiments.ranking_diff import OWN_DATA, SCORE, UNSURE
 from tests.experiments.small import results_of
 
 Array = Any

@@ -21,12 +21,14 @@ from prune2vec.exporting import gguf_check, gguf_model, other_vectors
 from prune2vec.exporting.export import export_encoder
 from prune2vec.exporting.gguf_model import header_of, write_file
 from prune2vec.exporting.other_vectors import has_llama_cpp, llama_cpp_vectors
+from prune2vec.forward.pooling import IN_FOLDERS
 from prune2vec.models.families import without_head
 from prune2vec.models.gguf_file import GGUFFile
 from prune2vec.models.kept import Kept
 from prune2vec.models.token_kinds import TokenVocabulary
 from prune2vec.models.tokens import without_added
 from prune2vec.pruning.encoder import encode_probe, parts_of
+from prune2vec.pruning.model_card import served_by
 from tests.exporting.encoders import INSTRUCTION, TEXTS, cut_encoder, export_loaded, plan_for, tiny_encoder
 from tests.tiny import tiny_model
 from tests.token_samples import sample_tokenizer
@@ -194,6 +196,26 @@ def test_uneven_blocks_and_heads_are_refused(tmp_path: Path) -> None:
     cut_encoder(encoder, plan_for(encoder, Kept.of(range(3), drop_mlp=[1]), {2: 11}))
     with pytest.raises(CheckpointError, match="blocks are not all alike: export it to onnx"):
         export_loaded(encoder, target="gguf", output=tmp_path / "out")
+
+
+@pytest.mark.parametrize("family", ["llama", "llama+bidirectional"])
+@pytest.mark.parametrize("behind", ["", "a head", "uneven blocks"])
+def test_the_card_names_llama_cpp_where_the_export_takes_the_encoder(tmp_path: Path, family: str, behind: str) -> None:
+    for pooling in IN_FOLDERS:
+        encoder = tiny_encoder(tmp_path, family, pooling=pooling, prompts=INSTRUCTION, num_hidden_layers=2)
+        if behind == "a head":
+            encoder.insert(2, Dense(32, 16))
+        elif behind:
+            cut_encoder(encoder, plan_for(encoder, Kept.of(range(2), drop_mlp=[1])))
+        parts = parts_of(encoder, {})
+        said = served_by(parts)
+        assert ("--target gguf" in said) == (pooling in gguf_model.POOLINGS and not behind)
+        if "--target gguf" in said:
+            header_of(parts)
+            assert (" pools a prompt's tokens" in said or "pool its tokens" in said) == (pooling != "lasttoken")
+        else:
+            with pytest.raises(CheckpointError, match="onnx"):
+                header_of(parts)
 
 
 def test_a_tokeniser_that_llama_cpp_lacks_is_refused(tmp_path: Path) -> None:

@@ -19,9 +19,7 @@ from prune2vec.training.training_data import BatchStats
 @pytest.fixture
 def watch(tmp_path: Path) -> TrainingMonitor:
     notes = deque([BatchStats(dataset="nq", tokens=10, texts=2, cut=0)])
-    return TrainingMonitor(
-        WorkFolder.beside(tmp_path / "out"), notes=notes, advance=lambda n: None, peak=[1], resumed=None, dtype="bfloat16"
-    )
+    return TrainingMonitor(WorkFolder.beside(tmp_path / "out"), notes=notes, advance=lambda n: None, peak=[1], dtype="bfloat16")
 
 
 def begin(watch: TrainingMonitor, tmp_path: Path, step: int) -> tuple[TrainingArguments, TrainerState, TrainerControl]:

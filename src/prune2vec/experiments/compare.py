@@ -13,8 +13,7 @@ from prune2vec.evaluation.results import Results
 from prune2vec.experiments.cell_table import SweepRecord, cell_rows, write_tables
 from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
 from prune2vec.experiments.figures import Picture, Row, pictures, training_curve, write_pictures
-from prune2vec.experiments.gap import OWN_DATA, SCORE
-from prune2vec.experiments.ranking_diff import ranking_diffs
+from prune2vec.experiments.ranking_diff import OWN_DATA, SCORE, ranking_diffs
 from prune2vec.experiments.report import baseline_of, comparison_html, figures_markdown
 from prune2vec.experiments.stage_runner import ENCODER, FIGURES, PLAN, PROFILE, RESULTS, SLIM_PLAN, SWEEP, SWEEP_TABLES
 from prune2vec.files import write_json, write_text

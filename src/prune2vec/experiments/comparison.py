@@ -10,8 +10,7 @@ from typing import Any
 
 from prune2vec.errors import markdown, shown, shown_lines
 from prune2vec.evaluation.results import METRICS, Results
-from prune2vec.experiments.gap import OWN_DATA, SCORE, Gap
-from prune2vec.experiments.ranking_diff import RankingDiff
+from prune2vec.experiments.ranking_diff import OWN_DATA, SCORE, Gap, RankingDiff
 from prune2vec.models.kept import Kept
 from prune2vec.planning.plan import PruningPlan
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from prune2vec.evaluation.item_scores import ItemScores
 from prune2vec.evaluation.results import Results
-from prune2vec.experiments.gap import OWN_DATA, SCORE, Gap
+from prune2vec.experiments.ranking_diff import OWN_DATA, SCORE, Gap
 
 LEAST = {"queries": 20, "pairs": 20, "texts": 20, "sets of texts": 10}
 """So many items must score differently for an interval: from fewer it would be too narrow, as a test shows. The score of a set is a

@@ -1,4 +1,6 @@
-"""Which queries an encoder ranks worse than another one, with their texts, read again from where the results say that they were."""
+"""How two results differ: a difference of scores with its interval (which ``intervals`` finds, as that takes numpy), and which queries
+one encoder ranks worse than the other, with their texts, read again from where the results say that they were.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,42 @@ from prune2vec.evaluation.item_scores import ItemScores
 from prune2vec.evaluation.results import Results, TaskScore
 from prune2vec.files import digest_json
 
+OWN_DATA, SCORE = "own data", "score"
+"""Names of differences that are no task's: of nDCG@10 on the user's own data, and of the one number for comparisons."""
+UNSURE = "no difference that these data can tell"
 _MOST = 10
 _WIDTH = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """How much more one encoder scores than another one on the same thing.
+
+    Attributes:
+        value: The difference of the two scores.
+        low: Lower end of its 95 % interval; None where the results hold nothing that an interval could come from.
+        high: Its upper end.
+        over: What the scores are from: ``300 queries``.
+        why: Why there is no interval; empty where there is one.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    over: str = ""
+    why: str = ""
+
+    @property
+    def interval(self) -> str:
+        """The interval as shown in a table; empty where there is none."""
+        return f"{self.low:+.4f} to {self.high:+.4f}" if self.low is not None else ""
+
+    @property
+    def verdict(self) -> str:
+        """What the interval says: better, worse, or that these data cannot tell; or why there is none."""
+        if self.low is None or self.high is None:
+            return f"no interval: {self.why}"
+        return UNSURE if self.low <= 0 <= self.high else "better" if self.low > 0 else "worse"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,6 @@ from prune2vec.experiments.figures import (
     training_curve,
     write_pictures,
 )
-from prune2vec.experiments.gap import UNSURE
 from prune2vec.experiments.plots import (
     caption,
     inline_svg,
@@ -30,6 +29,7 @@ from prune2vec.experiments.plots import (
     redundancies,
     redundancy_svg,
 )
+from prune2vec.experiments.ranking_diff import UNSURE
 from prune2vec.files import write_text
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.planning.plan_view import cut_summary, plan_figures

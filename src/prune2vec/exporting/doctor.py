@@ -36,8 +36,9 @@ from prune2vec.pruning.encoder import (
     read_record,
     told_settings,
 )
+from prune2vec.pruning.model_card import served_by
 from prune2vec.pruning.parity import PROBE_TEXTS, compare_vectors, cosines, probe_prompts
-from prune2vec.pruning.portable import EncoderParts, legacy_rope_entries, served_by
+from prune2vec.pruning.portable import EncoderParts, legacy_rope_entries
 from prune2vec.public import public
 
 if TYPE_CHECKING:

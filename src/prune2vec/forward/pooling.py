@@ -101,19 +101,22 @@ class PoolingMethod:
     served: str = "sentence-transformers."
 
 
-_EVERYWHERE = "sentence-transformers, Infinity, TEI, vLLM and llama.cpp."
+EVERYWHERE = (
+    "sentence-transformers, Infinity, TEI, vLLM, and llama.cpp by `prune2vec export --target gguf`, or that says why not."
+)
+"""Who serves the poolings that every server has."""
 _WEIGHTED = (
     "sentence-transformers and Infinity. TEI and llama.cpp have no weighted mean; vLLM pools the last token, with a warning."
 )
 
 POOLINGS: Mapping[str, PoolingMethod] = {
-    "cls": PoolingMethod(weights=cls, flag="pooling_mode_cls_token", vllm=True, served=_EVERYWHERE),
-    "mean": PoolingMethod(weights=mean, flag="pooling_mode_mean_tokens", vllm=True, served=_EVERYWHERE),
+    "cls": PoolingMethod(weights=cls, flag="pooling_mode_cls_token", vllm=True, served=EVERYWHERE),
+    "mean": PoolingMethod(weights=mean, flag="pooling_mode_mean_tokens", vllm=True, served=EVERYWHERE),
     "max": PoolingMethod(weights=largest, flag="pooling_mode_max_tokens"),
     "mean_sqrt_len_tokens": PoolingMethod(weights=mean_sqrt_len_tokens, flag="pooling_mode_mean_sqrt_len_tokens"),
     "weightedmean": PoolingMethod(weights=weightedmean, flag="pooling_mode_weightedmean_tokens", served=_WEIGHTED),
     "weightedmean-paper": PoolingMethod(weights=weightedmean_paper),
-    "lasttoken": PoolingMethod(weights=lasttoken, flag="pooling_mode_lasttoken", vllm=True, served=_EVERYWHERE),
+    "lasttoken": PoolingMethod(weights=lasttoken, flag="pooling_mode_lasttoken", vllm=True, served=EVERYWHERE),
 }
 """By sentence-transformers' name."""
 IN_FOLDERS = {name: method for name, method in POOLINGS.items() if method.flag}

@@ -29,8 +29,9 @@ from prune2vec.outputs import ENCODER, staged_folder
 from prune2vec.paths import closest
 from prune2vec.progress import quiet_transformers
 from prune2vec.pruning.encoder_check import check_can_be_written, check_files, check_fits_together, source_of
+from prune2vec.pruning.model_card import model_card
 from prune2vec.pruning.parity import PROBE_TEXTS, Parity, compare_vectors, computing_in_float32, probe_prompts
-from prune2vec.pruning.portable import UNEVEN_MODULE, EncoderParts, model_card, write_beside_weights, write_tokenizer
+from prune2vec.pruning.portable import UNEVEN_MODULE, EncoderParts, write_beside_weights, write_tokenizer
 from prune2vec.public import public
 
 if TYPE_CHECKING:

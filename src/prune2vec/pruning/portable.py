@@ -7,45 +7,32 @@ written here, in the form that all of them agree on, and only weights and tokeni
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prune2vec.errors import ModelError, markdown
 from prune2vec.files import write_json
 from prune2vec.forward.pooling import IN_FOLDERS, PoolingMethod, pooling_flags
 from prune2vec.models.block_layout import Layout, uneven_config, uneven_layout
-from prune2vec.models.heads import NORMALIZE, head_words, state_width, write_head
-from prune2vec.models.source import HUB_ID, ModelSource
+from prune2vec.models.heads import NORMALIZE, state_width, write_head
 from prune2vec.models.tokens import ROLES
 
 if TYPE_CHECKING:
     from prune2vec.planning.plan import PruningPlan
-    from prune2vec.pruning.parity import Parity
 
 _MODULES = "sentence_transformers.models"
 # Releases before 6 have no such path: better no encoder than one that is causal without a word, as transformers 4 would make it.
 _NEW_TRANSFORMER = "sentence_transformers.base.modules.transformer.Transformer"
 UNEVEN_MODULE = "prune2vec.modules.UnevenTransformer"
-_CARD_HEAD = re.compile(r"---\s*\n(.*?)\n---\s*\n", re.DOTALL)
-_FROM_CARD = ("license", "license_name", "license_link", "base_model", "datasets", "language")
 _FROM_PLAN = ("method", "parameters", "notes", "keep_layers", "drop_attention", "drop_mlp", "num_layers", "profile_digest")
 # What a reader must know before anything else: the usual call does not load it.
-_UNEVEN = (
-    "The blocks of this encoder are not all alike, which stock model classes cannot build. It loads with prune2vec installed "
-    "(`pip install prune2vec`); `trust_remote_code=True` lets sentence-transformers import its module from that package, and "
-    "this folder holds no code. Stock transformers (`AutoModel`), text-embeddings-inference and llama.cpp cannot load it; "
-    "`prune2vec export` writes forms for vLLM (Llama-like models with mean, cls or lasttoken pooling) and ONNX.\n\n"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,112 +237,3 @@ def describe_cut(record: Mapping[str, Any]) -> list[str]:
 
 def _layers(layers: Sequence[int | str]) -> str:
     return f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"
-
-
-def source_card(source: ModelSource) -> dict[str, str | list[str]]:
-    """Return what a model's own card says that holds for an encoder cut from it too: licence, base, data sets, languages."""
-    try:
-        head = _CARD_HEAD.match(source.fetch("README.md").read_text(encoding="utf-8"))
-        found = yaml.safe_load(head[1]) if head else None
-    except (FileNotFoundError, ModelError, UnicodeDecodeError, yaml.YAMLError):
-        # A model is whole without a card, and with one that nobody can read.
-        return {}
-    entries = found if isinstance(found, dict) else {}
-    named = {key: entries[key] for key in _FROM_CARD if entries.get(key)}
-    return {
-        key: value
-        for key, value in named.items()
-        if isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
-    }
-
-
-def model_card(parts: EncoderParts, parity: Parity, *, name: str) -> str:
-    """Return the model card: how to use the encoder, what was pruned, how it was trained, how it was checked."""
-    model, uneven = parts.record.get("model", {}), bool(parts.layout)
-    base = str(model.get("name"))
-    # What the hub reads; only a model of the hub, which has a commit, is named as the base, or what the source's own card names.
-    head: dict[str, Any] = {
-        "library_name": "sentence-transformers",
-        "pipeline_tag": "sentence-similarity",
-        "tags": ["sentence-transformers", "feature-extraction", "prune2vec"],
-    }
-    head |= parts.record.get("card") or {}
-    if model.get("revision") and "/" in base and HUB_ID.fullmatch(base):
-        head["base_model"] = base
-    params = sum(parameter.numel() for part in (parts.model, *parts.heads) for parameter in part.parameters())
-    training, train = "None after the cut: these are the base model's own weights.", parts.record.get("train")
-    if train:
-        training = _bullets(f"{key}: {value}" for key, value in train.items() if isinstance(value, (str, int, float, bool)))
-        if train.get("depths"):
-            *shallow, whole = map(str, train["depths"])
-            training += (
-                f"\n\nElastic: trained at depths {', '.join(shallow)} and {whole} of {whole} at once. Each is an encoder of its own "
-                f"without more training: `prune2vec prune path/to/this/folder {shallow[0] if shallow else whole} -o smaller`."
-            )
-    dims = (parts.record.get("text") or {}).get("matryoshka_dims")
-    # What is done to a vector after the pooling and how it is compared, where that is not the usual.
-    behind = [
-        f"then {head_words(parts.heads)}" if parts.heads else "",
-        f"cut to {parts.truncate_dim} dimensions" if parts.truncate_dim is not None else "",
-        f"compared by {parts.similarity}" if parts.similarity != "cosine" else "",
-        # In the words of sentence-transformers' cards, where it is looked for.
-        f'trained to be cut: `"matryoshka_dims": {list(dims)}`' if dims else "",
-    ]
-    sections = [
-        f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
-        f"# {markdown(name)}",
-        f"A text encoder of {params / 1e6:.1f} M parameters cut from "
-        f"{markdown(model.get('name') or 'a larger model')} with prune2vec.",
-        f"## Use\n\n{_UNEVEN if uneven else ''}"
-        "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
-        f'encoder = SentenceTransformer("path/to/this/folder"{", trust_remote_code=True" if uneven else ""})\n'
-        'queries = encoder.encode_query(["what to look for"])\ndocuments = encoder.encode_document(["where to look"])\n'
-        "scores = encoder.similarity(queries, documents)\n```\n\n"
-        f"{'; '.join([f'Pooling: {parts.pooling}', *filter(None, behind)])}; longest text: {parts.max_length} tokens; prompts: "
-        f"{markdown(dict(parts.prompts))}. Served by: {served_by(parts)}",
-        f"## Pruning\n\n{_pruning(parts.record)}",
-        f"## Training\n\n{training}",
-        f"## Check\n\nReloaded with {'the class of prune2vec' if uneven else 'stock classes'} and compared with "
-        f"{parity.reference} on {parity.texts} texts in {parity.dtype}: "
-        f"largest difference {parity.max_difference:.2g}, smallest cosine {parity.min_cosine:.6f}.",
-    ]
-    return "\n\n".join(sections) + "\n"
-
-
-def served_by(parts: EncoderParts) -> str:
-    """Return in words who computes an encoder's vectors, with these prompts."""
-    if parts.layout:
-        return "sentence-transformers with prune2vec."
-    if parts.made_bidirectional:
-        return (
-            "sentence-transformers 6 with transformers 5 or newer, on which causal classes look both ways. Earlier releases of it "
-            "refuse the folder."
-        )
-    if parts.heads or parts.truncate_dim is not None:
-        return (
-            "sentence-transformers and Infinity. Other servers may leave out what stands behind the pooling: compare vectors."
-        )
-    if parts.leaves_out_prompts and IN_FOLDERS[parts.pooling].vllm:
-        return (
-            "sentence-transformers 6 or newer, without prompts Infinity too. Older ones take the prompt for one token shorter or longer "
-            "than it is, and TEI, vLLM and llama.cpp pool its tokens: texts behind one get other vectors there."
-        )
-    return IN_FOLDERS[parts.pooling].served
-
-
-def _pruning(record: Mapping[str, Any]) -> str:
-    plan, model = record.get("plan", {}), record.get("model", {})
-    if not plan.get("keep_layers"):
-        return "Not recorded."
-    lines = [
-        f"base: {model.get('name')} (revision {model.get('revision') or 'local files'})",
-        f"method: {plan.get('method')} {plan.get('parameters') or ''}",
-        f"kept layers (0-based, of {plan.get('num_layers')}): {', '.join(map(str, plan['keep_layers']))}",
-        *describe_cut(plan)[1:],
-        *(f"note: {note}" for note in plan.get("notes", [])),
-    ]
-    return _bullets(lines)
-
-
-def _bullets(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {markdown(line)}" for line in lines)

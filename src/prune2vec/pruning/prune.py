@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from prune2vec.errors import CheckpointError, ConfigError, ModelError, PlanError, UnsupportedModel, explained
 from prune2vec.files import json_text
-from prune2vec.forward.pooling import POOLINGS, pool, poolings
+from prune2vec.forward.pooling import EVERYWHERE, pool, poolings
 from prune2vec.models.block_files import embedding_path
 from prune2vec.models.block_layout import layout_of, load_with_layout
 from prune2vec.models.cut import Cut, assemble, config_of_entries, cut_config, reference_cut
@@ -38,8 +38,9 @@ from prune2vec.progress import progress, quiet_transformers, say
 from prune2vec.pruning.depth_plan import depth_plan
 from prune2vec.pruning.encoder import write_checked
 from prune2vec.pruning.fewer_tokens import check_padding, keep_tokens, renumbered_config, tell_prompts
+from prune2vec.pruning.model_card import served_by, source_card
 from prune2vec.pruning.parity import PROBE_TEXTS, computing_in_float32, probe_prompts
-from prune2vec.pruning.portable import EncoderParts, describe_cut, record_of, served_by, source_card
+from prune2vec.pruning.portable import EncoderParts, describe_cut, record_of
 from prune2vec.pruning.prune_settings import PruneSettings
 from prune2vec.public import public
 
@@ -121,8 +122,8 @@ def prune_model(
         f"{len(files.opened)} of {len(set(files.file_of.values()))} files; "
         f"{str(kept.dtype).removeprefix('torch.')}{rounded}; largest difference {parity.max_difference:.1g}"
     )
-    if not POOLINGS[parts.pooling].vllm or parts.leaves_out_prompts or parts.made_bidirectional:
-        say(f"{target}: served by {served_by(parts)}")
+    if (served := served_by(parts)) != EVERYWHERE:
+        say(f"{target}: served by {served}")
     return target
 
 

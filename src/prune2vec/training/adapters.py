@@ -135,9 +135,21 @@ def _split_blocks(model: PreTrainedModel, top: int) -> tuple[list[nn.Module], li
 
 
 def restore_adapter(encoder: SentenceTransformer, checkpoint: Path) -> None:
-    """Load an adapter's weights as they were saved: the trainer's own way rounds them to the base's dtype."""
+    """Load an adapter's weights as they were saved."""
     saved = load_file(checkpoint / ADAPTER_FILE)
     set_peft_model_state_dict(base_model(encoder), {key.removeprefix(_PREFIX): value for key, value in saved.items()})
+
+
+def load_adapter(encoder: SentenceTransformer, checkpoint: Path) -> PeftModel:
+    """Put a saved adapter on an encoder's model, as a layer of peft's around it, and return that."""
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5.23 by a deprecated name.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        # GPT-2's layers, which bitsandbytes held as linear ones while the adapter was trained.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False but the target module is `Conv1D`")
+        adapted = PeftModel.from_pretrained(base_model(encoder), str(checkpoint))
+    encoder[0].model = adapted
+    return adapted
 
 
 def merge_adapter(encoder: SentenceTransformer, checkpoint: Path, probe: Sequence[str]) -> float:
@@ -149,14 +161,9 @@ def merge_adapter(encoder: SentenceTransformer, checkpoint: Path, probe: Sequenc
     Raises:
         TrainingError: Merged and unmerged encoder differ by more than fp32 rounding, or the embeddings are not finite.
     """
-    transformer = encoder[0]
-    with warnings.catch_warnings():
-        # peft 0.21 asks transformers 5.23 by a deprecated name.
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-        adapted = PeftModel.from_pretrained(base_model(encoder), str(checkpoint))
-    transformer.model = adapted
+    adapted = load_adapter(encoder, checkpoint)
     unmerged = embed(encoder, probe)
-    transformer.model = adapted.merge_and_unload()
+    encoder[0].model = adapted.merge_and_unload()
     merged = embed(encoder, probe)
     difference = float(np.abs(merged - unmerged).max())
     if not difference <= _MERGE_TOLERANCE:

@@ -27,6 +27,7 @@ from prune2vec.files import explained_os_errors
 from prune2vec.machine import peak_memory
 from prune2vec.progress import progress, quiet_transformers
 from prune2vec.resume import WorkFolder, step_of
+from prune2vec.training.adapters import restore_adapter
 from prune2vec.training.elastic import ElasticLoss
 from prune2vec.training.monitor import TrainingMonitor
 from prune2vec.training.objective import DistilledLoss, ProjectionSaver, build_loss, pooled_in_fp32
@@ -105,6 +106,13 @@ class ModuleTrainer(SentenceTransformerTrainer):
         self.part.restore(Path(checkpoint_path))
 
 
+class AdapterTrainer(SentenceTransformerTrainer):
+    """sentence-transformers' trainer that resumes adapters as they were saved: by itself it loads the base too, and rounds them."""
+
+    def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:
+        restore_adapter(self.model, Path(checkpoint_path))
+
+
 def fit(
     job: TrainingJob,
     encoder: SentenceTransformer,
@@ -158,7 +166,6 @@ def fit(
                     notes=collator.notes,
                     advance=advance,
                     peak=peak,
-                    resumed=resume if settings.method == "lora" and part is None else None,
                     dtype=job.dtype,
                 )
                 kept = [ProjectionSaver(projected, job.work, resume)] if projected is not None else []
@@ -233,7 +240,8 @@ def make_trainer(
             f"{arguments.n_gpu} GPUs are in sight, and a process trains on one; start one a GPU with torchrun --nproc-per-node "
             f"{arguments.n_gpu} -m prune2vec train, or set CUDA_VISIBLE_DEVICES to one of them"
         )
-    trainer = (SentenceTransformerTrainer if part is None else ModuleTrainer)(
+    whole = AdapterTrainer if settings.method == "lora" else SentenceTransformerTrainer
+    trainer = (whole if part is None else ModuleTrainer)(
         model=encoder,
         args=arguments,
         train_dataset=job.data.datasets(),

@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from prune2vec.errors import TrainingError
 from prune2vec.progress import Advance, say
 from prune2vec.resume import WorkFolder, append_line, read_lines
-from prune2vec.training.adapters import restore_adapter
 from prune2vec.training.training_data import BatchStats
 
 
@@ -28,7 +26,6 @@ class TrainingMonitor(TrainerCallback):
         notes: The collator's notes on the batches, oldest first.
         advance: Told of each step done.
         peak: Of the resident memory since the training began, a number that grows; on a GPU torch counts.
-        resumed: The checkpoint whose adapter must be restored.
         dtype: For messages.
     """
 
@@ -39,14 +36,12 @@ class TrainingMonitor(TrainerCallback):
         notes: deque[BatchStats],
         advance: Advance,
         peak: Sequence[int],
-        resumed: Path | None,
         dtype: str,
     ) -> None:
         self._work = work
         self._notes = notes
         self._advance = advance
         self._peak = peak
-        self._resumed = resumed
         self._dtype = dtype
         self._note: BatchStats | None = None
         self._step = 0
@@ -57,9 +52,7 @@ class TrainingMonitor(TrainerCallback):
         self._began = self._since = time.perf_counter()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Take over from a checkpoint exactly, and keep the present rhythm of checkpoints rather than the stored one."""
-        if self._resumed is not None:
-            restore_adapter(kwargs["model"], self._resumed)
+        """Keep the present rhythm of checkpoints rather than a resumed checkpoint's."""
         if args.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(args.device)
         state.save_steps = int(args.save_steps)

@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 
 from prune2vec.data.plain_texts import Sources, load_texts
 from prune2vec.data.reader import Texts, load_triplets
-from prune2vec.errors import ConfigError, TrainingError
+from prune2vec.errors import ConfigError, TrainingError, import_extra
 from prune2vec.files import digest_json, digest_tree, read_json
 from prune2vec.machine import describe, pick_device, pick_dtype
 from prune2vec.models.encoder_text import matryoshka_dims
@@ -41,6 +41,7 @@ from prune2vec.training.elastic import elastic_depths
 from prune2vec.training.fit import TrainingJob, fit, isolated_randomness
 from prune2vec.training.objective import append_projection, full_width
 from prune2vec.training.processes import Processes, joined
+from prune2vec.training.quantised import distance_to_merged, hold_in_bits
 from prune2vec.training.teacher import check_teacher, teacher_identity, teacher_vectors
 from prune2vec.training.train_settings import TrainSettings, check_tracker
 from prune2vec.training.training_data import Prompting, by_prompt, check_room, plain_data, trained_text, training_data
@@ -211,7 +212,8 @@ def prepare(
     device = pick_device(settings.device)
     dtype = str(pick_dtype(settings.dtype, device)).removeprefix("torch.")
     # Weights that are trained are fp32; a frozen base can be bf16.
-    encoder = load_encoder(base, device=str(device), dtype=dtype if settings.method == "lora" else "float32")
+    place = "cpu" if settings.base and import_extra("bitsandbytes") else str(device)
+    encoder = load_encoder(base, device=place, dtype=dtype if settings.method == "lora" else "float32")
     check_writable(encoder)
     # What the end needs of them is refused now.
     load_heads(source_of(str(base)), width=state_width(base_model(encoder).config))
@@ -252,6 +254,8 @@ def prepare(
         depths=depths,
         processes=processes or Processes(),
     )
+    if settings.base:
+        hold_in_bits(encoder, job)
     return encoder, job
 
 
@@ -294,12 +298,14 @@ def finish(job: TrainingJob) -> dict[str, Any]:
         CheckpointError: The folder cannot be written or does not read back.
     """
     with job.work.left_on_failure(), quiet_transformers():
-        encoder = load_encoder(job.base, device=str(job.device), dtype="float32")
+        held = job.settings.base
+        encoder = load_encoder(job.base, device="cpu" if held else str(job.device), dtype="float32")
         checkpoint = job.work.checkpoint(job.settings.steps)
         probe = [text for table in job.data.tables.values() for row in table.rows[:_PROBE_ROWS] for text in row.texts[:2]]
-        difference = None
+        difference, distance = None, {}
         if job.settings.method == "lora":
             difference = merge_adapter(encoder, checkpoint, probe)
+            distance = distance_to_merged(encoder, job, checkpoint, probe) if held else {}
         else:
             load_weights(encoder, checkpoint)
         added = append_projection(encoder, checkpoint) if job.settings.keep_projection else []
@@ -308,7 +314,7 @@ def finish(job: TrainingJob) -> dict[str, Any]:
         config = read_json(job.base / "config.json")
         stored = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
         encoder.to(getattr(torch, stored, torch.float32))
-        merge = {"max_difference": difference, "rounding": float(np.abs(embed(encoder, probe) - exact).max())}
+        merge = {"max_difference": difference, "rounding": float(np.abs(embed(encoder, probe) - exact).max()), **distance}
         # The instruction is saved with the encoder if there was a single one; the E5 set's differ by task and stay the caller's.
         used = {(table.query_prompt, table.document_prompt) for table in job.data.tables.values()}
         if len(used) == 1 and not job.data.plain:

@@ -83,6 +83,9 @@ class TrainSettings(Settings):
     train_top: int | None = Field(default=None, ge=1, le=10**4)
     """Train the last so many of the kept layers alone. Those below keep their weights and need neither gradients nor the
     memory for them. None trains all."""
+    base: Literal["4bit", "8bit"] | None = None
+    """Hold the frozen model in 4 or 8 bits while its adapters are trained (QLoRA), where it does not fit otherwise. They are merged into
+    the weights as they were, and how far the merged vectors are from those of the training is told. None holds it in dtype."""
     learning_rate: float = Field(default=2e-4, gt=0, le=100)
     """Learning rate after warm-up."""
     schedule: Literal["linear", "linear-to-zero", "constant", "cosine"] = "linear"
@@ -211,6 +214,10 @@ class TrainSettings(Settings):
     def _fits(self) -> Self:
         if self.warmup_steps is not None and self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}; or leave it out")
+        if self.base is not None and self.method != "lora":
+            raise ValueError(
+                f"base {self.base!r} is frozen, and method full trains all weights; set method to lora, or leave base out"
+            )
         given = self._teaching
         if given is not None and self.distil in ("data", "none"):
             raise ValueError(f"distil {self.distil!r} and {given} exclude each other; set distil to vectors, or drop {given}")
@@ -276,7 +283,7 @@ class TrainSettings(Settings):
 
         The preset does not count, what came of it does.
         """
-        free = _FREE if self.depths else _FREE | _OF_DEPTHS
+        free = (_FREE if self.depths else _FREE | _OF_DEPTHS) | (set() if self.base else {"base"})
         return {**self.model_dump(mode="json", exclude=set(free)), "warmup_steps": self.warmup}
 
 

@@ -12,9 +12,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prune2vec.forward.pooling import EVERYWHERE
 from prune2vec.models.source import ModelSource
+from prune2vec.pruning.model_card import model_card, served_by, source_card
 from prune2vec.pruning.parity import Parity
-from prune2vec.pruning.portable import EncoderParts, describe_cut, model_card, served_by, source_card
+from prune2vec.pruning.portable import EncoderParts, describe_cut
 
 COMMIT = "0" * 40
 FIXED = {
@@ -157,7 +159,9 @@ def _pooled(pooling: str, *, prompts: bool, kept_in: bool = False) -> str:
 
 def test_who_serves_it_depends_on_the_prompt_too() -> None:
     everywhere = _pooled("mean", prompts=False)
-    assert everywhere.endswith("vLLM and llama.cpp.")
+    assert everywhere == EVERYWHERE
     assert _pooled("lasttoken", prompts=True) == _pooled("mean", prompts=True, kept_in=True) == everywhere
-    assert "vLLM and llama.cpp pool its tokens" in _pooled("mean", prompts=True)
-    assert "no weighted mean" in _pooled("weightedmean", prompts=True)
+    assert "pool its tokens" in _pooled("mean", prompts=True)
+    weighted = _pooled("weightedmean", prompts=False)
+    assert "no weighted mean" in weighted
+    assert _pooled("weightedmean", prompts=True) == f"with prompts sentence-transformers 6 or newer; without {weighted}"
