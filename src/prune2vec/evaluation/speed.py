@@ -60,16 +60,18 @@ def measure_cost(
     return speed, {"process": peak_rss_bytes(), "encoding": peak[0] if speed else None, "cuda": cuda}
 
 
+def _count_tokens(encoder: LoadedEncoder, texts: list[str], prompt: str) -> int:
+    if encoder.engine is not None:
+        return sum(map(len, encoder.engine.with_prompt(prompt).tokenise(texts)))
+    model = as_stock(encoder.model)
+    return sum(int(model.preprocess([text], prompt=prompt or None)["attention_mask"].sum()) for text in texts)
+
+
 def _measure_side(encoder: LoadedEncoder, texts: list[str], side: Side, settings: EvaluateSettings) -> Mapping[str, Any]:
     encoder = encoder.of(side)
     encode = side_encode(encoder, side, batch_size=settings.batch_size)
     # Real tokens of one pass: truncated, prompt included, no padding.
-    prompt = side_prompt(encoder.model, side)
-    if encoder.engine is not None:
-        tokens = sum(map(len, encoder.engine.with_prompt(prompt).tokenise(texts)))
-    else:
-        model = as_stock(encoder.model)
-        tokens = sum(int(model.preprocess([text], prompt=prompt or None)["attention_mask"].sum()) for text in texts)
+    tokens = _count_tokens(encoder, texts, side_prompt(encoder.model, side))
     encode([texts[place] for place in longest_first(list(map(len, texts)))[: settings.batch_size]])
     seconds: list[float] = []
     while len(seconds) < settings.speed_repeats and sum(seconds) < settings.speed_seconds:

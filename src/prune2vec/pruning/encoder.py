@@ -37,7 +37,7 @@ from prune2vec.public import public
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-_PROBE_FILE = "probe.json"
+PROBE = "probe.json"
 _PROBE_FORMAT = "prune2vec.probe/1"
 _SHORT = PROBE_TEXTS[:2]
 _HARMLESS = re.compile(rf"sentence_transformers\..*\b(Pooling|{'|'.join(HEADS)})")
@@ -329,12 +329,12 @@ class ProbeRecord:
             "shape": list(self.vectors.shape),
             "float32_base64": base64.b64encode(self.vectors.astype("<f4").tobytes()).decode("ascii"),
         }
-        write_json(folder / _PROBE_FILE, value)
+        write_json(folder / PROBE, value)
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
         """Return an encoder's record, or None where there is none (others' folders); a broken one is a ``DataError``."""
-        path = folder / _PROBE_FILE
+        path = folder / PROBE
         if not path.is_file():
             return None
         value = read_json(path)
