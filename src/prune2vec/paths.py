@@ -73,6 +73,21 @@ def looks_local(name: str) -> bool:
     )
 
 
+def check_is_encoder(folder: str | Path) -> None:
+    """Refuse, with a ``CheckpointError``, a path that is missing, an export or no encoder; a hub id passes."""
+    path = Path(folder)
+    if path.is_dir():
+        if not (path / "modules.json").is_file():
+            raise CheckpointError(f"{path} is not an encoder: it has no modules.json; make one with prune2vec prune")
+        if (path / "export.json").is_file():
+            raise CheckpointError(f"{path} is an export to another runtime; name the encoder that it was made of")
+        return
+    local = path.is_absolute() or str(folder).startswith(".") or str(folder).count("/") != 1
+    if path.exists() or local or path.parent.is_dir():
+        hint = closest(path) or "; expected a folder made by prune2vec prune or train"
+        raise CheckpointError(f"no encoder at {folder}{hint}")
+
+
 def check_target(path: Path, *, folder: bool) -> Path:
     """Return ``path`` if a file (or folder) could be written there.
 

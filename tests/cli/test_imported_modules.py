@@ -50,6 +50,7 @@ def test_each_verb_imports_what_it_uses(folder: Path) -> None:
         "--help": {*NO_MODEL, "numpy", "pydantic"},
         "plan profile.json --method depth --depth 3 -o plan.json": NO_MODEL,
         "compare results.json results.json": NO_MODEL,
+        "encode encoder corpus.txt -o more --dry-run": {*NEVER, "torch", "transformers"},
         "search vectors fox --corpus corpus.txt": NEVER,
         "encode encoder corpus.txt -o more": NEVER,
         "evaluate encoder --data heldout.jsonl -o again.json": NEVER,

@@ -14,6 +14,7 @@ import pytest
 
 from prune2vec.errors import CheckpointError, ConfigError, TrainingError
 from prune2vec.experiments import ray_sweep
+from prune2vec.experiments.answers import load_answers
 from prune2vec.experiments.ray_sweep import run_on_ray
 from prune2vec.experiments.run import run_recipe
 from tests.cli.conftest import Cli, cli
@@ -90,8 +91,8 @@ def in_turn(monkeypatch: pytest.MonkeyPatch) -> list[int | str]:
     return asked
 
 
-def swept(tmp_path: Path, stages: SmallStages | None = None, sweep: Any = SWEEP, **about: Any) -> Any:
-    values = recipe_values(tmp_path, sweep=sweep)
+def swept(tmp_path: Path, stages: SmallStages | None = None, sweep: Any = SWEEP, queries: Any = (), **about: Any) -> Any:
+    values = recipe_values(tmp_path, sweep=sweep, queries=list(queries))
     return run_on_ray(values, tmp_path / "run", stages=stages or SmallStages(), **about)
 
 
@@ -118,8 +119,14 @@ def test_a_recipe_without_a_sweep_keeps_its_order(tmp_path: Path, in_turn: list[
 
 def test_a_shard_whose_cells_all_fail_stops_no_other_one(tmp_path: Path, in_turn: list[int | str]) -> None:
     sweep = {"methods": ["full", "depth"], "sizes": ["50%"]}
-    report = swept(tmp_path, Breaking("train", "depth-50pct", TrainingError("why")), sweep, shards=2)
+    # What the cell scored in an earlier run is no result of this one; and of nothing no queries are answered.
+    assert not swept(tmp_path, None, sweep, shards=2).failed
+    steps = {"train": {**recipe_values(tmp_path)["train"], "steps": 3}}
+    values = recipe_values(tmp_path, sweep=sweep, queries=["how?"], **steps)
+    breaking = Breaking("train", "depth-50pct", TrainingError("why"))
+    report = run_on_ray(values, tmp_path / "run", stages=breaking, shards=2)
     assert report.failed and report.errors == {"depth-50pct": "why"}
+    assert [answer.query for answer in report.answers] == ["how?"]
     rows = table(tmp_path / "run" / "comparison")
     assert [(row["cell"], row["score"] is None, row["error"]) for row in rows] == [
         ("full", False, None),
@@ -128,6 +135,25 @@ def test_a_shard_whose_cells_all_fail_stops_no_other_one(tmp_path: Path, in_turn
     only = swept(tmp_path / "none", Breaking("train", "full", TrainingError("why")), {"methods": ["full"]})
     assert (only.errors, only.comparison, only.page) == ({"full": "why"}, None, None)
     assert only.render() == "full failed: why" and only.to_json()["report"] is None
+
+
+def test_the_smallest_of_all_shards_answers(tmp_path: Path, in_turn: list[int | str]) -> None:
+    stages = SmallStages()
+    report = swept(tmp_path, stages, {"methods": ["full", "depth"], "sizes": ["50%"]}, queries=["how?"], shards=2)
+    assert in_turn == [2] and [call for call in stages.calls if call.startswith("answer")] == [
+        "answer full",
+        "answer depth-50pct",
+    ]
+    assert list(report.answers) == load_answers(next((tmp_path / "run").glob("shard-*1-of-*2/answers.json")))
+
+
+def test_a_page_that_was_changed_is_refused_before_the_work(tmp_path: Path, in_turn: list[int | str]) -> None:
+    swept(tmp_path, shards=2)
+    (tmp_path / "run" / "comparison" / "report.md").write_text("mine")
+    stages = SmallStages()
+    with pytest.raises(CheckpointError, match=r"report\.md"):
+        swept(tmp_path, stages, shards=2)
+    assert not stages.calls and in_turn == [2]
 
 
 def test_what_cannot_be_is_refused_before_ray_starts(tmp_path: Path, cli: Cli) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from prune2vec.errors import ConfigError, MissingExtra
 from prune2vec.models.kept import Kept
 from prune2vec.pruning.encoder import load_encoder, read_record, save_encoder
+from prune2vec.training.quantised import hold_in_bits
 from prune2vec.training.train import prepare, train_encoder
 from prune2vec.training.train_settings import TrainSettings
 from tests.exporting.encoders import cut_encoder
@@ -62,7 +63,8 @@ def test_a_resumed_run_ends_alike(small: Path, tmp_path: Path, base: str) -> Non
 
 @needs_bitsandbytes
 def test_linear_layers_are_held_in_bits_and_nothing_else(small: Path, tmp_path: Path) -> None:
-    encoder, _ = prepare(small, DATA, tmp_path / "out", TrainSettings(**HOW, base="4bit"))
+    encoder, job = prepare(small, DATA, tmp_path / "out", TrainSettings(**HOW, base="4bit"))
+    hold_in_bits(encoder, job)
     held = {
         name.rpartition(".")[2]
         for name, module in encoder[0].auto_model.named_modules()

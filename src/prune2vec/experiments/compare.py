@@ -25,7 +25,7 @@ from prune2vec.progress import say
 from prune2vec.public import public
 
 T = TypeVar("T")
-_WRITTEN = ("comparison.json", "report.md", "report.html", *FIGURES, *SWEEP_TABLES)
+WRITTEN = ("comparison.json", "report.md", "report.html", *FIGURES, *SWEEP_TABLES)
 
 
 @public("compare", "paths", "output", "gate")
@@ -78,7 +78,7 @@ def compare_results(
     if folder is not None:
         table = cell_rows(comparison, record or SweepRecord(cells=()))
         figures = _figures(table, files, comparison)
-        with own_folder(folder, COMPARISON) as own, own.writing(*_WRITTEN):
+        with own_folder(folder, COMPARISON) as own, own.writing(*WRITTEN):
             write_json(folder / "comparison.json", comparison.to_json())
             write_pictures(figures, folder)
             parts = ["# Comparison", comparison.to_markdown().rstrip(), figures_markdown(figures)]
@@ -148,17 +148,20 @@ def _in_order(files: Mapping[str, Path], places: Sequence[Path]) -> tuple[Mappin
     """Return results of runs, or shards, of one sweep by variant and in its order, each once, and their record; others as they are."""
     runs = [file.absolute().parent.parent for file in files.values()]
     runs += [place.absolute() for place in places if (place / SWEEP).is_file()]
-    found = [SweepRecord.load(run) for run in dict.fromkeys(runs)]
-    if found[0] is None or any(one is None or one.cells != found[0].cells for one in found):
+    found = {run: record for run in dict.fromkeys(runs) if (record := SweepRecord.load(run)) is not None}
+    cells = next((record.cells for record in found.values()), ())
+    if not found or any(run not in found or found[run].cells != cells for run in runs):
         return files, None
     first: dict[str, Path] = {}
-    for file in files.values():
-        first.setdefault(file.absolute().parent.name, file)
-    order = {cell.name: place for place, cell in enumerate(found[0].cells)}
+    for file, run in zip(files.values(), runs, strict=False):
+        # Of a cell that failed there may be results of an earlier try.
+        if file.absolute().parent.name not in found[run].errors:
+            first.setdefault(file.absolute().parent.name, file)
+    order = {cell.name: place for place, cell in enumerate(cells)}
     # Variants that are no cells, such as a teacher, come first, as in the run.
     names = sorted(first, key=lambda name: order.get(name, -1))
-    errors = {name: reason for one in found if one is not None for name, reason in one.errors.items() if name not in first}
-    return {name: first[name] for name in names}, SweepRecord(cells=found[0].cells, errors=errors)
+    errors = {name: reason for one in found.values() for name, reason in one.errors.items() if name not in first}
+    return {name: first[name] for name in names}, SweepRecord(cells=cells, errors=errors)
 
 
 def losses(now: Mapping[str, Results], before: Mapping[str, Results], *, gate: Path, max_drop: float) -> tuple[str, ...]:

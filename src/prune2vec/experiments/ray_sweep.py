@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from prune2vec.errors import ConfigError
-from prune2vec.experiments.compare import compare_results
+from prune2vec.experiments.compare import WRITTEN, compare_results
 from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.run import Report, recipe_of, run_recipe
 from prune2vec.experiments.stage_runner import RESULTS
 from prune2vec.experiments.stages import Stages
-from prune2vec.outputs import COMPARISON, check_kind
-from prune2vec.progress import set_enabled
+from prune2vec.outputs import COMPARISON, OwnFolder, check_kind
+from prune2vec.progress import say, set_enabled
 from prune2vec.public import public
 from prune2vec.ray_tasks import on_ray
 
@@ -50,20 +50,33 @@ def run_on_ray(
     """
     chosen, folder, together = recipe_of(recipe), Path(output).absolute(), Path(output).absolute() / TOGETHER
     names = [variant.name for variant in chosen.swept().variants]
-    check_kind(together, COMPARISON)
+    # Refused at once, not after hours of work.
+    OwnFolder(together, COMPARISON, check_kind(together, COMPARISON)).check(*WRITTEN)
     wanted = _there(folder) if shards == "auto" else shards
     if wanted != "auto" and not (isinstance(wanted, int) and 1 <= wanted <= len(names)):
+        if shards == "auto":
+            raise ConfigError(
+                f"{folder} is divided into {wanted} shards, more than the recipe has variants ({len(names)}); name another output, or "
+                "how many shards there are to be"
+            )
         raise ConfigError(f"{wanted!r} shards: expected a number from 1 to {len(names)}, the number of variants, or auto")
     reports = on_ray(_run_shard, chosen, folder, stages, shards=wanted, retries=retries, most=len(names))
     errors = {name: reason for report in reports for name, reason in report.errors.items()}
     done = {row.name: one.folder for one in reports if one.comparison is not None for row in one.comparison.rows}
     steps = tuple(step for report in reports for step in report.steps)
     if not done:
+        for report in reports:
+            if report.page is not None:
+                say(f"report: {report.page}")
         return Report(folder=folder, steps=steps, errors=errors)
     results = [done[name] / name / RESULTS for name in names if name in done]
     failed = [report.folder for report in reports if report.comparison is None]
     comparison = compare_results([*results, *failed], output=together)
-    return Report(folder=together, steps=steps, comparison=comparison, errors=errors, page=together / "report.html")
+    # Each shard has answered by the smallest encoder of its own.
+    sizes = [(min(row.params for row in one.comparison.rows), one.answers) for one in reports if one.comparison is not None]
+    answers = min(sizes, key=lambda pair: pair[0])[1]
+    page = together / "report.html"
+    return Report(folder=together, steps=steps, comparison=comparison, answers=answers, errors=errors, page=page)
 
 
 def _run_shard(recipe: Recipe, output: Path, stages: Stages | None, shard: str) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,8 +116,16 @@ class Stages:
 
         documents, loaded = read_documents(texts), self.evaluated
         if loaded is None or loaded.folder != encoder:
+            del loaded  # Both need not be in memory at once.
+            self.let_go()
             loaded = load_for_evaluation(encoder, settings, stock=False)
         save_answers(answer(loaded, documents, queries, batch_size=settings.batch_size), output)
+
+    def let_go(self) -> None:
+        """Free the memory of what was evaluated last."""
+        if self.evaluated is not None:
+            self.evaluated = None
+            gc.collect()
 
     def report(self, data: ReportData, folder: Path) -> None:
         """Write ``report.md``, ``report.html`` and pictures into the folder of the run."""

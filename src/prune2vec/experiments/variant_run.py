@@ -94,10 +94,11 @@ class VariantRun:
             if (other := first.setdefault(encoder_key(self.recipe, self.plans, name), name)) != name:
                 self.same_cut_as[name] = other
         for name, digest in plans.items():
-            self.stages.evaluated = None
+            self.stages.let_go()
             with self._failing_alone(name):
                 self._make(name, digest)
         self._answer()
+        self.stages.let_go()
 
     def _make(self, name: str, plan: str | None) -> None:
         """Prune, train and evaluate one variant, or take over the one that keeps the same."""
@@ -380,7 +381,8 @@ class VariantRun:
 
     def _answer(self) -> None:
         queries, texts, name = self.recipe.queries, next(iter(self._texts(_CORPUS)), None), self.smallest()
-        if not queries or texts is None:
+        # In a dry run nothing has been made.
+        if not queries or texts is None or (name is None and self.runner.own is not None):
             return
         encoder = self._encoders[name] if name is not None else None
         settings = (self.recipe.evaluate or Evaluation()).settings

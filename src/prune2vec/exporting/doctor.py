@@ -26,9 +26,9 @@ from prune2vec.models.selftest import is_causal
 from prune2vec.models.tokens import prompt_ids
 from prune2vec.outputs import RECORD as FILES
 from prune2vec.outputs import changed_files, recorded
+from prune2vec.paths import check_is_encoder
 from prune2vec.pruning.encoder import (
     ProbeRecord,
-    check_is_encoder,
     encode_probe,
     load_encoder,
     parts_of,

@@ -26,7 +26,7 @@ from prune2vec.models.families import without_head
 from prune2vec.models.heads import HEADS, NORMALIZE, head_record, load_heads, state_width
 from prune2vec.models.tokens import lower_casing
 from prune2vec.outputs import ENCODER, staged_folder
-from prune2vec.paths import closest
+from prune2vec.paths import check_is_encoder
 from prune2vec.progress import quiet_transformers
 from prune2vec.pruning.encoder_check import check_can_be_written, check_files, check_fits_together, source_of
 from prune2vec.pruning.model_card import model_card
@@ -86,21 +86,6 @@ def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto
         # No text passes BERT's pooler; where the folder holds none, it is of random numbers.
         without_head(modules[0].auto_model)
     return encoder
-
-
-def check_is_encoder(folder: str | Path) -> None:
-    """Refuse, with a ``CheckpointError``, a path that is missing, an export or no encoder; a hub id passes."""
-    path = Path(folder)
-    if path.is_dir():
-        if not (path / "modules.json").is_file():
-            raise CheckpointError(f"{path} is not an encoder: it has no modules.json; make one with prune2vec prune")
-        if (path / "export.json").is_file():
-            raise CheckpointError(f"{path} is an export to another runtime; name the encoder that it was made of")
-        return
-    looks_local = path.is_absolute() or str(folder).startswith(".") or str(folder).count("/") != 1
-    if path.exists() or looks_local or path.parent.is_dir():
-        hint = closest(path) or "; expected a folder made by prune2vec prune or train"
-        raise CheckpointError(f"no encoder at {folder}{hint}")
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:

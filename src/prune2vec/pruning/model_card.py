@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _CARD_HEAD = re.compile(r"---\s*\n(.*?)\n---\s*\n", re.DOTALL)
 _FROM_CARD = ("license", "license_name", "license_link", "base_model", "datasets", "language")
+# What a reader must know before anything else: the usual call does not load it.
 _UNEVEN = (
     "The blocks of this encoder are not all alike, which stock model classes cannot build. It loads with prune2vec installed "
     "(`pip install prune2vec`); `trust_remote_code=True` lets sentence-transformers import its module from that package, and "
@@ -109,15 +110,22 @@ def _behind(parts: EncoderParts) -> str:
 
 def served_by(parts: EncoderParts) -> str:
     """Return in words who computes an encoder's vectors, with these prompts."""
-    if parts.layout:
-        return (
-            "sentence-transformers with prune2vec; onnxruntime by `prune2vec export --target onnx`; vLLM by `--target vllm`, which "
-            "refuses models that are not Llama-like. llama.cpp has no such blocks."
-        )
     method, headed = IN_FOLDERS[parts.pooling], bool(parts.heads) or parts.truncate_dim is not None
+    if parts.layout:
+        possible = method.vllm and not (headed or parts.leaves_out_prompts or parts.made_bidirectional)
+        vllm = "; vLLM by `--target vllm`, or that says why not" if possible else ""
+        prompts = " (texts behind a prompt only where the pooling mask is filled in)" if parts.leaves_out_prompts else ""
+        return (
+            f"sentence-transformers with prune2vec; onnxruntime by `prune2vec export --target onnx`{prompts}{vllm}. llama.cpp has no "
+            "such blocks."
+        )
     if parts.made_bidirectional:
         pooled = ", which pools a prompt's tokens too" if parts.leaves_out_prompts else ""
-        gguf = f" llama.cpp by `prune2vec export --target gguf`{pooled}, but for Gemma." if method.vllm and not headed else ""
+        gguf = (
+            f" llama.cpp by `prune2vec export --target gguf`{pooled}, or that says why not."
+            if method.vllm and not headed
+            else ""
+        )
         return (
             "sentence-transformers 6 with transformers 5 or newer, on which causal classes look both ways. Earlier releases of it "
             f"refuse the folder.{gguf}"

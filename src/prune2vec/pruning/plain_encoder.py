@@ -22,8 +22,9 @@ from prune2vec.models.heads import NORMALIZE, encoder_modules, in_fp32, kind_of,
 from prune2vec.models.source import ModelSource
 from prune2vec.models.tokens import lower_casing
 from prune2vec.models.weight_files import NoSafetensors
+from prune2vec.paths import check_is_encoder
 from prune2vec.progress import quiet_transformers, say
-from prune2vec.pruning.encoder import check_is_encoder, load_encoder
+from prune2vec.pruning.encoder import load_encoder
 from prune2vec.pruning.encoder_check import check_files, check_parts, check_unchanged, source_of
 from prune2vec.pruning.portable import UNEVEN_MODULE
 

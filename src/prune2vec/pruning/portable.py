@@ -32,7 +32,6 @@ _MODULES = "sentence_transformers.models"
 _NEW_TRANSFORMER = "sentence_transformers.base.modules.transformer.Transformer"
 UNEVEN_MODULE = "prune2vec.modules.UnevenTransformer"
 _FROM_PLAN = ("method", "parameters", "notes", "keep_layers", "drop_attention", "drop_mlp", "num_layers", "profile_digest")
-# What a reader must know before anything else: the usual call does not load it.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,11 +23,11 @@ from prune2vec.models.encoder_text import matryoshka_dims
 from prune2vec.models.heads import head_record, load_heads, state_width
 from prune2vec.models.text_settings import SAVED
 from prune2vec.outputs import ENCODER, check_kind, check_ours, locked
+from prune2vec.paths import check_is_encoder
 from prune2vec.progress import quiet_transformers, say
 from prune2vec.pruning.encoder import (
     RECORD,
     check_finite,
-    check_is_encoder,
     check_writable,
     load_encoder,
     read_record,
@@ -138,6 +138,9 @@ def train_encoder(
         encoder, job = prepare(base, data, target, chosen, texts=texts, processes=processes)
         record, done = processes.told(lambda: _finished(job)), chosen.steps
         if record is None:
+            if chosen.base is not None:
+                import_extra("bitsandbytes")
+                hold_in_bits(encoder, job)
             choose_trained(encoder, chosen)  # Before the work folder is made: what does not fit the model is refused here.
             check_ours(target, ENCODER)
             opened = processes.told(lambda: str(job.work.open(job.identity, restart=chosen.restart) or ""))
@@ -212,7 +215,7 @@ def prepare(
     device = pick_device(settings.device)
     dtype = str(pick_dtype(settings.dtype, device)).removeprefix("torch.")
     # Weights that are trained are fp32; a frozen base can be bf16.
-    place = "cpu" if settings.base and import_extra("bitsandbytes") else str(device)
+    place = "cpu" if settings.base else str(device)
     encoder = load_encoder(base, device=place, dtype=dtype if settings.method == "lora" else "float32")
     check_writable(encoder)
     # What the end needs of them is refused now.
@@ -254,8 +257,6 @@ def prepare(
         depths=depths,
         processes=processes or Processes(),
     )
-    if settings.base:
-        hold_in_bits(encoder, job)
     return encoder, job
 
 

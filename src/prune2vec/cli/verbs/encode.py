@@ -47,7 +47,7 @@ def encode(
     if dry_run:
         from prune2vec.encoding.corpus import Corpus
         from prune2vec.encoding.store import check_shards, check_vector_folder, shard_folder
-        from prune2vec.pruning.encoder import check_is_encoder
+        from prune2vec.paths import check_is_encoder
 
         check_is_encoder(encoder)
         shard, count = settings.shard_of

@@ -38,7 +38,7 @@ def export(encoder: Path, *, target: str, precision: str | None, output: Path, d
     """
     if dry_run:
         from prune2vec.exporting.export import prepared
-        from prune2vec.pruning.encoder import check_is_encoder
+        from prune2vec.paths import check_is_encoder
 
         check_is_encoder(encoder)
         prepared(target, output, precision)

@@ -59,13 +59,16 @@ def train(
 
     if dry_run:
         from prune2vec.data.plain_texts import read_texts
-        from prune2vec.pruning.encoder import check_is_encoder
+        from prune2vec.errors import import_extra
+        from prune2vec.paths import check_is_encoder
         from prune2vec.pruning.encoder_check import check_trainable
         from prune2vec.training.train import check_sources
 
         check_kind(output, ENCODER)
         check_is_encoder(checkpoint)
         check_trainable(checkpoint)
+        if settings.base is not None:
+            import_extra("bitsandbytes")
         check_sources(data, texts, settings)
         if data is not None:
             check_texts(data)
