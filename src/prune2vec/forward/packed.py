@@ -109,17 +109,20 @@ def _attention(
     outputs = []
     for (length, count), *states in parts:
         q, k, v = (part[0].unflatten(1, (count, length)).transpose(0, 1) for part in states)
-        mask, told = attention_mask, dict[str, bool]()
-        if mask is not None:
-            # Where a row needs none, the kernel is faster told which way to look.
-            before, everywhere = getattr(mask, _WHOLE, (0, 0))
-            if length <= max(before, everywhere):
-                mask, told = None, {"is_causal": length <= before}
-            else:
-                mask = mask[..., :length, :length]
+        mask, told = _mask_of(attention_mask, length)
         found, _ = sdpa_attention_forward(module, q, k, v, mask, **{**kwargs, **told})
         outputs.append(found.flatten(0, 1))
     return torch.cat(outputs)[None], None
+
+
+def _mask_of(mask: Tensor | None, length: int) -> tuple[Tensor | None, dict[str, bool]]:
+    """Return the mask of a row, and what the kernel is told where it needs none, which is faster."""
+    if mask is None:
+        return None, {}
+    before, everywhere = getattr(mask, _WHOLE, (0, 0))
+    if length <= max(before, everywhere):
+        return None, {"is_causal": length <= before}
+    return mask[..., :length, :length], {}
 
 
 def _mask(*args: Any, **kwargs: Any) -> Any:
