@@ -30,7 +30,7 @@ KILLS = 12
 IMPORTS = (
     *("sentence_transformers", "peft", "datasets", "transformers.models.llama.modeling_llama", "transformers.trainer"),
     *("prune2vec.pruning.prune", "prune2vec.encoding.encode", "prune2vec.evaluation.evaluate", "prune2vec.experiments.run"),
-    *("prune2vec.experiments.plots", "prune2vec.planning.make_plan", "prune2vec.profiling.measure", "prune2vec.training.slim"),
+    *("prune2vec.experiments.plots", "prune2vec.planning.planner", "prune2vec.profiling.measure", "prune2vec.training.slim"),
     *(
         "prune2vec.training.importances.learnt_gates",
         "prune2vec.training.train",
