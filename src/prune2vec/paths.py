@@ -82,8 +82,8 @@ def check_is_encoder(folder: str | Path) -> None:
         if (path / "export.json").is_file():
             raise CheckpointError(f"{path} is an export to another runtime; name the encoder that it was made of")
         return
-    local = path.is_absolute() or str(folder).startswith(".") or str(folder).count("/") != 1
-    if path.exists() or local or path.parent.is_dir():
+    # A name without an owner is no id of the hub here.
+    if path.exists() or "/" not in str(folder) or looks_local(str(folder)) or path.parent.is_dir():
         hint = closest(path) or "; expected a folder made by prune2vec prune or train"
         raise CheckpointError(f"no encoder at {folder}{hint}")
 

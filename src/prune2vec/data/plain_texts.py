@@ -10,7 +10,7 @@ from typing import NamedTuple
 from prune2vec.data.documents import full_text, read_documents
 from prune2vec.data.folders import visible_files
 from prune2vec.data.reader import read_tables, triplets_of
-from prune2vec.data.rows import FORMATS, read_lines, read_rows, suffix_of
+from prune2vec.data.rows import FORMATS, SourceRow, read_lines, read_rows, suffix_of
 from prune2vec.errors import DataError
 from prune2vec.progress import say
 
@@ -64,9 +64,8 @@ def read_texts(source: str | Path) -> Iterator[PlainText]:
         DataError: Nothing is there, or it cannot be read; with file and line.
     """
     path = Path(source).expanduser()
-    there = visible_files(path) if path.is_dir() else [path] if path.is_file() else []
-    tables = any(_suffix(one) in FORMATS for one in there)
-    if documents := [one for one in there if _suffix(one) in _DOCUMENTS and not tables]:
+    documents = _documents_below(path) if path.is_dir() else [path] if _suffix(path) in _DOCUMENTS and path.is_file() else []
+    if documents:
         for file in documents:
             yield from _of_document(file)
     elif path.is_file() and _suffix(path) not in FORMATS:
@@ -78,15 +77,27 @@ def read_texts(source: str | Path) -> Iterator[PlainText]:
     else:
         for _, dataset, rows in read_tables(source):
             for row in rows:
-                if "text" in row.values:
-                    yield PlainText("", full_text(row)[0])
-                    continue
-                for triplet in triplets_of(row, dataset=dataset, require_negative=False):
-                    yield from (PlainText("", text) for text in triplet.texts)
+                yield from (PlainText("", text) for text in _of_row(row, dataset))
 
 
 def _suffix(path: Path) -> str:
     return suffix_of(path).lower()
+
+
+def _of_row(row: SourceRow, dataset: str) -> Iterator[str]:
+    if "text" in row.values:
+        yield full_text(row)[0]
+    else:
+        for triplet in triplets_of(row, dataset=dataset, require_negative=False):
+            yield from triplet.texts
+
+
+def _documents_below(folder: Path) -> list[Path]:
+    """Return the documents of a folder that holds no table of texts; none of one that does."""
+    visible = visible_files(folder)
+    if any(_suffix(path) in FORMATS for path in visible):
+        return []
+    return [path for path in visible if _suffix(path) in _DOCUMENTS]
 
 
 def _of_document(path: Path) -> Iterator[PlainText]:

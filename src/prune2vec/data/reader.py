@@ -124,6 +124,18 @@ def read_hub(source: str) -> Iterator[SourceRow]:
         raise DataError(f"cannot read {source}: {reason_of(error)}; {advice}") from error
 
 
+def _columns_of(row: SourceRow, *, require_negative: bool) -> tuple[str, str, tuple[str, ...]]:
+    """Return the columns of a row's anchor, positives and negatives; one that is missing is a ``DataError``."""
+    anchor, positive, negative = _layout(frozenset(row.values))
+    if anchor and positive and (negative or not require_negative):
+        return anchor, positive, negative
+    missing = "neg" if positive == "pos" else "negative"
+    if not (anchor and positive):
+        missing = "positive" if anchor else "anchor (or query)"
+    found = ", ".join(sorted(map(str, row.values))) or "none"
+    raise DataError(f"{row.where}: column {missing} is missing; found {found}; expected {_EXPECTED}")
+
+
 @lru_cache(maxsize=256)
 def _layout(columns: frozenset[str]) -> tuple[str, str, tuple[str, ...]]:
     """Return which columns of a file hold the anchor, the positives and the negatives; "" for what is missing."""
@@ -141,13 +153,7 @@ def triplets_of(row: SourceRow, *, dataset: str, require_negative: bool) -> list
     Raises:
         DataError: A column is missing or holds something else than text; the message has the place.
     """
-    anchor, positive, negative = _layout(frozenset(row.values))
-    if not (anchor and positive and (negative or not require_negative)):
-        missing = "neg" if positive == "pos" else "negative"
-        if not (anchor and positive):
-            missing = "positive" if anchor else "anchor (or query)"
-        found = ", ".join(sorted(map(str, row.values))) or "none"
-        raise DataError(f"{row.where}: column {missing} is missing; found {found}; expected {_EXPECTED}")
+    anchor, positive, negative = _columns_of(row, require_negative=require_negative)
     query = _text(row, anchor, row.values[anchor])
     positives, negatives = _texts(row, (positive,)), _texts(row, negative)
     own, others = _scores(row, "pos_scores", positives), _scores(row, "neg_scores", negatives)

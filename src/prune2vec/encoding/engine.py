@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from prune2vec.errors import EncodingError, did_you_mean
@@ -188,27 +188,34 @@ class Engine:
         return found if len(different) == len(rows) else found[places]
 
     def _vectors(self, batch: Batch) -> NDArray[np.float32]:
-        states, encoder = batch.run(self._model).float(), self.encoder
-        if isinstance(encoder, PlainEncoder):
-            found = read_out(batch.pooler(poolings.get(encoder.pooling))(states), encoder.heads, normalize=encoder.normalize)
-        else:
-            features: dict[str, Any] = {"token_embeddings": states}
-            if batch.packed:
-                features[BOUNDS] = batch.inputs[BOUNDS]
-            else:
-                features |= {"attention_mask": batch.real.long(), "input_ids": batch.inputs["input_ids"]}
-            if self._prompt_length is not None:
-                features["prompt_length"] = self._prompt_length
-            for module in self._behind:
-                features = module(features)
-            found = features["sentence_embedding"]
-        found = found[:, : self.dimension]
+        states = batch.run(self._model).float()
+        found = (self._read_out if self._transformer is None else self._read_out_by_modules)(batch, states)[:, : self.dimension]
         found = normalize(found, dim=1) if self._normalises_again else found
         vectors: NDArray[np.float32] = found.float().cpu().numpy()
         bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if len(bad):
             text = self._tokenizer.decode(list(batch.rows[bad[0]].ids)[:12])
             raise EncodingError(f"NaN or infinity in the vector of {text!r}...; encode with --dtype float32")
+        return vectors
+
+    def _read_out(self, batch: Batch, states: Tensor) -> Tensor:
+        """Return the vectors of a batch's states as a ``PlainEncoder`` makes them."""
+        encoder: Any = self.encoder
+        pooled = batch.pooler(poolings.get(encoder.pooling))(states)
+        return read_out(pooled, encoder.heads, normalize=encoder.normalize)
+
+    def _read_out_by_modules(self, batch: Batch, states: Tensor) -> Tensor:
+        """Return the vectors of a batch's states as sentence-transformers' modules make them."""
+        features: dict[str, Any] = {"token_embeddings": states}
+        if batch.packed:
+            features[BOUNDS] = batch.inputs[BOUNDS]
+        else:
+            features |= {"attention_mask": batch.real.long(), "input_ids": batch.inputs["input_ids"]}
+        if self._prompt_length is not None:
+            features["prompt_length"] = self._prompt_length
+        for module in self._behind:
+            features = module(features)
+        vectors: Tensor = features["sentence_embedding"]
         return vectors
 
 

@@ -83,20 +83,26 @@ class VectorFolder:
                     f"{store.folder} was made with another {' and '.join(changed)} than {found.first.folder}; "
                     "encode the shards anew into one folder"
                 )
-        missing = [str(shard) for shard in range(found.shards) if shard not in found.stores]
-        if missing and found.stores and not partial:
-            more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-            named = f"shard{'s' * (len(missing) > 1)} {', '.join(missing[:_SHOWN])}{more}"
-            raise EncodingError(f"{folder} lacks {named} of {found.shards}; encode them, or search the others with --partial")
-        unfinished = next((store for store in found.stores.values() if not store.complete), None)
-        if unfinished is not None and not partial:
-            raise EncodingError(
-                f"{unfinished.folder} is not complete: {unfinished.rows:,} rows are there; "
-                "run the same prune2vec encode again to finish it, or search these with --partial"
-            )
+        if found.stores and not partial:
+            found._check_whole()
         if not found.rows:
             raise EncodingError(f"{folder} holds no vectors yet; let prune2vec encode run on")
         return found
+
+    def _check_whole(self) -> None:
+        missing = [str(shard) for shard in range(self.shards) if shard not in self.stores]
+        if missing:
+            more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+            shards = f"shard{'s' * (len(missing) > 1)} {', '.join(missing[:_SHOWN])}{more}"
+            raise EncodingError(
+                f"{self.folder} lacks {shards} of {self.shards}; encode them, or search the others with --partial"
+            )
+        for store in self.stores.values():
+            if not store.complete:
+                raise EncodingError(
+                    f"{store.folder} is not complete: {store.rows:,} rows are there; "
+                    "run the same prune2vec encode again to finish it, or search these with --partial"
+                )
 
     @property
     def first(self) -> Store:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from prune2vec.data.beir import Retrieval
 from prune2vec.errors import DataError, EvaluationError
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.evaluation.evaluated import LoadedEncoder, load_for_evaluation, with_documents_by
@@ -103,9 +104,7 @@ def evaluate_and_keep(
         with _timed(seconds, "retrieval"):
             described = {**describe_retrieval(loaded, retrieval, source=str(data)), "sample": note}
             key = {"part": "own data", "digest": described["digest"]}
-            bm25 = (lambda: {"bm25": evaluate_bm25(retrieval, settings)}) if settings.bm25 else dict[str, Any]
-            scored = parts.get(key, lambda: {**evaluate_retrieval(loaded, retrieval, settings), **bm25()}, OwnScores)
-            own = {"data": described, **scored}
+            own = {"data": described, **parts.get(key, lambda: _own_scores(loaded, retrieval, settings), OwnScores)}
     with _timed(seconds, "tasks"):
         scores, missing = _all_tasks(loaded, chosen, settings, parts, mirror) if chosen else ([], {})
     if chosen and not scores and not own:
@@ -131,6 +130,11 @@ def evaluate_and_keep(
         results.save(file)
         parts.remove()
     return results, loaded
+
+
+def _own_scores(encoder: LoadedEncoder, retrieval: Retrieval, settings: EvaluateSettings) -> dict[str, Any]:
+    found = evaluate_retrieval(encoder, retrieval, settings)
+    return {**found, "bm25": evaluate_bm25(retrieval, settings)} if settings.bm25 else found
 
 
 def _all_tasks(

@@ -170,35 +170,43 @@ class TaskItems:
         return tuple(parts)
 
     def _of_part(self, row: Mapping[str, Any], main_score: str) -> ItemScores | None:
-        import numpy as np
         from mteb.abstasks import AbsTaskClassification, AbsTaskSTS
 
         # Of another task not even the same numbers are the same items.
         about: dict[str, Any] = {"task": self._task.metadata.name, "split": row["split"], "subset": row["hf_subset"]}
         if self._searches:
-            name = next(
-                (main_score.replace(ours, its) for ours, its in _BY_TREC_EVAL.items() if main_score.startswith(ours)), ""
-            )
-            scores, qrels, results = self._found.get((about["subset"], about["split"]), ({}, {}, {}))
-            if any(name not in one for one in scores.values()):
-                return None
-            ids = sorted(scores)
-            ranks = [first_right(results.get(query, {}), qrels.get(query, {})) for query in ids]
-            return ItemScores.of([scores[query][name] for query in ids], items=ids, ranks=ranks, unit="queries", **about)
+            return self._of_queries(about, main_score)
         if isinstance(row.get("v_measures"), list) and main_score == "v_measure":
             return ItemScores.of(row["v_measures"], items=len(row["v_measures"]), unit="sets of texts", **about)
         if isinstance(self._task, AbsTaskSTS) and main_score in ("cosine_spearman", "spearman"):
-            gold = self._data(about)["score"]
-            cosines = self._predictions(about)["similarity_scores" if main_score == "spearman" else "cosine_scores"]
-            if cosines is None:
-                return None
-            return ItemScores.of(cosines, gold=gold, items=list(gold), unit="pairs", statistic="spearman", **about)
+            return self._of_pairs(about, "similarity_scores" if main_score == "spearman" else "cosine_scores")
         if isinstance(self._task, AbsTaskClassification) and main_score == "accuracy" and not self._task.is_cross_validation:
-            labels, every = list(self._data(about)[self._task.label_column_name]), self._predictions(about)
-            # The share of mteb's classifiers, each with training texts of its own, that are right about a test text.
-            right = [[one == label for one, label in zip(guesses, labels, strict=True)] for guesses in every]
-            return ItemScores.of(np.mean(right, axis=0), items=labels, unit="texts", **about)
+            return self._of_texts(about)
         return None
+
+    def _of_queries(self, about: Mapping[str, Any], main_score: str) -> ItemScores | None:
+        name = next((main_score.replace(ours, its) for ours, its in _BY_TREC_EVAL.items() if main_score.startswith(ours)), "")
+        scores, qrels, results = self._found.get((about["subset"], about["split"]), ({}, {}, {}))
+        if any(name not in one for one in scores.values()):
+            return None
+        ids = sorted(scores)
+        ranks = [first_right(results.get(query, {}), qrels.get(query, {})) for query in ids]
+        return ItemScores.of([scores[query][name] for query in ids], items=ids, ranks=ranks, unit="queries", **about)
+
+    def _of_pairs(self, about: Mapping[str, Any], column: str) -> ItemScores | None:
+        gold, found = self._data(about)["score"], self._predictions(about)[column]
+        if found is None:
+            return None
+        return ItemScores.of(found, gold=gold, items=list(gold), unit="pairs", statistic="spearman", **about)
+
+    def _of_texts(self, about: Mapping[str, Any]) -> ItemScores:
+        """Return for each test text the share of mteb's classifiers, each with training texts of its own, that are right."""
+        import numpy as np
+
+        task: Any = self._task
+        labels = list(self._data(about)[task.label_column_name])
+        right = [[one == label for one, label in zip(guesses, labels, strict=True)] for guesses in self._predictions(about)]
+        return ItemScores.of(np.mean(right, axis=0), items=labels, unit="texts", **about)
 
     def _data(self, about: Mapping[str, Any]) -> Any:
         """Return a part of the task's data, where mteb looks for it."""

@@ -133,6 +133,9 @@ class Results(Record):
 
     def render(self) -> str:
         """Return a short table of text."""
+        return "\n".join([*self._cost_lines(), *self._own_lines(), *self._task_lines()])
+
+    def _cost_lines(self) -> list[str]:
         size, memory = self.size, self.memory
         peak = memory.get("cuda") or memory.get("encoding") or memory.get("process") or 0
         documents = (self.encoder.get("documents_by") or {}).get("path")
@@ -144,26 +147,32 @@ class Results(Record):
             if side in self.speed:
                 speed = self.speed[side]
                 lines.append(f"  {side:<9} {speed['texts_per_s']:>10,.1f} texts/s {speed['tokens_per_s']:>12,.0f} tokens/s")
-        if self.retrieval:
-            data, bm25 = self.retrieval["data"], self.retrieval.get("bm25") or {}
-            rows = {"encoder": self.retrieval["metrics"], "BM25": bm25.get("metrics")}
-            sample = f" {data['sample']}" if data.get("sample") else ""
-            lines += [
-                "",
-                f"{data['source']}{sample}: {data['queries']:,} queries, {data['documents']:,} documents",
-                f"  {'':<9}" + "".join(f"{name:>12}" for name in METRICS),
-                *(f"  {name:<9}" + "".join(f"{row[m]:>12.4f}" for m in METRICS) for name, row in rows.items() if row),
-            ]
-        if self.tasks or self.missing:
-            width = max(map(len, [*(task.name for task in self.tasks), *self.missing]))
-            lines += [
-                "",
-                "MTEB tasks",
-                *(f"  {task.name:<{width}}  {task.score:.4f}  {task.main_score}" for task in self.tasks),
-                *(f"  {name:<{width}}  missing  {reason}" for name, reason in self.missing.items()),
-                *([f"  {self._mean_name}: {self.task_mean:.4f}"] if self.task_mean is not None else []),
-            ]
-        return "\n".join(lines)
+        return lines
+
+    def _own_lines(self) -> list[str]:
+        if not self.retrieval:
+            return []
+        data, bm25 = self.retrieval["data"], self.retrieval.get("bm25") or {}
+        rows = {"encoder": self.retrieval["metrics"], "BM25": bm25.get("metrics")}
+        sample = f" {data['sample']}" if data.get("sample") else ""
+        return [
+            "",
+            f"{data['source']}{sample}: {data['queries']:,} queries, {data['documents']:,} documents",
+            f"  {'':<9}" + "".join(f"{name:>12}" for name in METRICS),
+            *(f"  {name:<9}" + "".join(f"{row[m]:>12.4f}" for m in METRICS) for name, row in rows.items() if row),
+        ]
+
+    def _task_lines(self) -> list[str]:
+        if not (self.tasks or self.missing):
+            return []
+        width = max(map(len, [*(task.name for task in self.tasks), *self.missing]))
+        return [
+            "",
+            "MTEB tasks",
+            *(f"  {task.name:<{width}}  {task.score:.4f}  {task.main_score}" for task in self.tasks),
+            *(f"  {name:<{width}}  missing  {reason}" for name, reason in self.missing.items()),
+            *([f"  {self._mean_name}: {self.task_mean:.4f}"] if self.task_mean is not None else []),
+        ]
 
 
 def _all_metrics(found: dict[str, float]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from prune2vec.errors import ConfigError, DataError, EvaluationError, PlanError, ProfileError
 from prune2vec.evaluation.item_scores import ItemScores
-from prune2vec.evaluation.results import Results
+from prune2vec.evaluation.results import Results, TaskScore
 from prune2vec.experiments.cell_table import SweepRecord, cell_rows, write_tables
 from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
 from prune2vec.experiments.figures import Picture, Row, pictures, training_curve, write_pictures
@@ -220,9 +220,14 @@ def _reasons(now: Results, before: Results) -> Iterator[str]:
     there = {task.name: task for task in now.tasks}
     if lacking := [task.name for task in before.tasks if task.name not in there]:
         yield f"{', '.join(lacking)} is missing now"
-    for task, other in ((task, there[task.name]) for task in before.tasks):
-        if any(key in task.data and key in other.data and task.data[key] != other.data[key] for key in ("digest", "revision")):
-            yield f"the data of {task.name} are others"
-        paired = len(task.items) == len(other.items) and all(map(ItemScores.pairs_with, task.items, other.items))
-        if task.items and other.items and not paired:
-            yield f"the queries, pairs or texts of {task.name} are others"
+    for task in before.tasks:
+        yield from _task_reasons(there[task.name], task)
+
+
+def _task_reasons(now: TaskScore, before: TaskScore) -> Iterator[str]:
+    if any(key in before.data and key in now.data and before.data[key] != now.data[key] for key in ("digest", "revision")):
+        yield f"the data of {before.name} are others"
+    if before.items and now.items:
+        paired = len(before.items) == len(now.items) and all(map(ItemScores.pairs_with, before.items, now.items))
+        if not paired:
+            yield f"the queries, pairs or texts of {before.name} are others"

@@ -355,6 +355,19 @@ def bm25_of(rows: Sequence[ResultRow]) -> Mapping[str, Any]:
     return found[0] if same else {}
 
 
+def _gaps(rows: Sequence[ResultRow]) -> dict[str, dict[str, Gap]]:
+    first, *others = ((row.name, row.results) for row in rows)
+    if bm25 := bm25_of(rows):
+        retrieval = {**first[1].retrieval, "metrics": bm25["metrics"], "items": bm25.get("items")}
+        others.append((_BM25, replace(first[1], retrieval=retrieval, tasks=())))
+    if not others:
+        return {}
+    from prune2vec.experiments.intervals import gaps  # Here: a table of one encoder waits for no numpy.
+
+    found = gaps(first[1], [results for _, results in others])
+    return {name: of_row for (name, _), of_row in zip(others, found, strict=True)}
+
+
 def comparison_of(rows: Sequence[ResultRow]) -> Comparison:
     """Return the comparison of ``rows`` with a note for everything that differs and should not."""
     notes = []
@@ -371,16 +384,7 @@ def comparison_of(rows: Sequence[ResultRow]) -> Comparison:
     ]
     if len({(row.results.environment.get("cpu"), row.results.environment.get("gpu")) for row in rows}) > 1:
         notes.append("The speeds are from different machines.")
-    first, *others = ((row.name, row.results) for row in rows)
-    if bm25 := bm25_of(rows):
-        retrieval = {**first[1].retrieval, "metrics": bm25["metrics"], "items": bm25.get("items")}
-        others.append((_BM25, replace(first[1], retrieval=retrieval, tasks=())))
-    found: Mapping[str, Mapping[str, Gap]] = {}
-    if others:
-        from prune2vec.experiments.intervals import gaps  # Here: a table of one encoder waits for no numpy.
-
-        found = dict(zip((name for name, _ in others), gaps(first[1], [results for _, results in others]), strict=True))
-    return Comparison(rows=tuple(rows), gaps=found, notes=tuple(notes))
+    return Comparison(rows=tuple(rows), gaps=_gaps(rows), notes=tuple(notes))
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> TextTable:

@@ -346,13 +346,17 @@ def tasks_svg(rows: Sequence[Row]) -> str:
         draw_cells(axes, gaps, labels, norm=norm, colors="RdBu", bar=f"difference to {first['cell']}, points")
         axes.set_xticks(range(len(tasks)), tasks, rotation=35, ha="right", rotation_mode="anchor")
         if len(tasks) * len(table) <= _MOST_NUMBERS:
-            cells = [
-                (place, at, score) for place, line in enumerate(table) for at, score in enumerate(line) if score is not None
-            ]
-            for place, at, score in cells:
-                color = "white" if abs(gaps[place][at]) > 0.7 * norm.halfrange else "#1f2933"
-                axes.text(at, place, f"{100 * score:.1f}", ha="center", va="center", fontsize=8, color=color)
+            _write_scores(axes, table, gaps, dark=0.7 * norm.halfrange)
         return drawn(figure)
+
+
+def _write_scores(axes: Axes, table: Sequence[Sequence[float | None]], gaps: Sequence[Sequence[float]], *, dark: float) -> None:
+    """Write the scores into the cells of a heat map, in white where it is dark."""
+    for place, (line, differences) in enumerate(zip(table, gaps, strict=True)):
+        for column, (score, gap) in enumerate(zip(line, differences, strict=True)):
+            if score is not None:
+                color = "white" if abs(gap) > dark else "#1f2933"
+                axes.text(column, place, f"{100 * score:.1f}", ha="center", va="center", fontsize=8, color=color)
 
 
 def layers_svg(profiles: Sequence[tuple[str, Profile]]) -> str:

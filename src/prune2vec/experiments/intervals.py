@@ -46,19 +46,19 @@ def gaps(base: Results, others: Sequence[Results]) -> list[dict[str, Gap]]:
                 drawn[at][name] = differences
     for at, other in enumerate(others):
         if other.measured_on == base.measured_on and base.score is not None and other.score is not None:
-            if base.retrieval:
-                found[at][SCORE] = found[at][OWN_DATA]
-                continue
-            value, without = other.score - base.score, [task.name for task in base.tasks if task.name not in drawn[at]]
-            if without:
-                why = f"{', '.join(without)} {'have' if len(without) > 1 else 'has'} none"
-                found[at][SCORE] = Gap(value=value, why=why)
-                continue
-            # Tasks are drawn independently of each other; they themselves are not drawn.
-            resamples = min(map(len, drawn[at].values()))
-            mean = np.mean([drawn[at][task.name][:resamples] for task in base.tasks], axis=0)
-            found[at][SCORE] = _gap(value, mean, [items for task in base.tasks for items in task.items])
+            found[at][SCORE] = found[at][OWN_DATA] if base.retrieval else _of_means(base, other, drawn[at])
     return found
+
+
+def _of_means(base: Results, other: Results, drawn: Mapping[str, Array]) -> Gap:
+    """Return the difference of the means over tasks, which are drawn independently of each other; they themselves are not drawn."""
+    value = (other.score or 0.0) - (base.score or 0.0)
+    without = [task.name for task in base.tasks if task.name not in drawn]
+    if without:
+        return Gap(value=value, why=f"{', '.join(without)} {'have' if len(without) > 1 else 'has'} none")
+    resamples = min(map(len, drawn.values()))
+    mean = np.mean([drawn[task.name][:resamples] for task in base.tasks], axis=0)
+    return _gap(value, mean, [items for task in base.tasks for items in task.items])
 
 
 def _compared(

@@ -213,8 +213,6 @@ def redundancies(profile: Profile) -> dict[str, Redundancy]:
 
 def redundancy_svg(profile: Profile) -> str:
     """Return the heat map of redundancy, where it was measured, as SVG text: layers along x, a row a kind of sub-layer and of text."""
-    from matplotlib.colors import LogNorm
-
     found = redundancies(profile)
     # Rows of one kind of sub-layer stand together.
     rows = [
@@ -223,17 +221,7 @@ def redundancy_svg(profile: Profile) -> str:
         for texts, one in found.items()
     ]
     with styled_figure(8.2, 1.2 + 0.42 * len(rows)) as (figure, axes):
-        values = [[max(value, _LEAST) for value in row] for _, row, _ in rows]
-        low, high = min(map(min, values)), max(map(max, values))
-        # One value alone has no scale.
-        norm = LogNorm(vmin=low, vmax=high if high > low else 2 * low)
-        draw_cells(axes, values, [label for label, _, _ in rows], norm=norm, colors=_COLOURS, bar="1 - cosine")
-        whole_ticks(axes)
-        # The least important of each row are numbered.
-        for place, (row, (_, _, order)) in enumerate(zip(values, rows, strict=True)):
-            for rank, layer in enumerate(order[: marked(len(row))], start=1):
-                colour = "white" if norm(row[layer]) > 0.6 else _INK
-                axes.text(layer, place, str(rank), ha="center", va="center", fontsize=7.5, fontweight="bold", color=colour)
+        _draw(rows, axes)
         axes.set_xlabel(f"layer; 1 to {marked(profile.shape.num_layers)}: the least important of each row", labelpad=6)
         return drawn(figure)
 
@@ -272,6 +260,23 @@ def _agreement(found: Mapping[str, Redundancy]) -> str:
     first, second = found.values()
     values = {_NAMES[kind]: rank_correlation(first.row(kind), second.row(kind)) for kind in KINDS}
     return ", ".join(f"{name} {'undefined' if value is None else f'{value:.2f}'}" for name, value in values.items())
+
+
+def _draw(rows: Sequence[tuple[str, Sequence[float], Sequence[int]]], axes: Axes) -> None:
+    """Draw rows of label, values and layers from the least important; the least are numbered."""
+    from matplotlib.colors import LogNorm
+
+    values = [[max(value, _LEAST) for value in row] for _, row, _ in rows]
+    every = [value for row in values for value in row]
+    low, high = min(every), max(every)
+    # One value alone has no scale.
+    norm = LogNorm(vmin=low, vmax=high if high > low else 2 * low)
+    draw_cells(axes, values, [label for label, _, _ in rows], norm=norm, colors=_COLOURS, bar="1 - cosine")
+    whole_ticks(axes)
+    for place, (row, (_, _, order)) in enumerate(zip(values, rows, strict=True)):
+        for rank, layer in enumerate(order[: marked(len(row))], start=1):
+            colour = "white" if norm(row[layer]) > 0.6 else _INK
+            axes.text(layer, place, str(rank), ha="center", va="center", fontsize=7.5, fontweight="bold", color=colour)
 
 
 def draw_cells(

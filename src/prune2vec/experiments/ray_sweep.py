@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,37 +52,52 @@ def run_on_ray(
     names = [variant.name for variant in chosen.swept().variants]
     # Refused at once, not after hours of work.
     OwnFolder(together, COMPARISON, check_kind(together, COMPARISON)).check(*WRITTEN)
-    wanted = _there(folder) if shards == "auto" else shards
-    if wanted != "auto" and not (isinstance(wanted, int) and 1 <= wanted <= len(names)):
-        if shards == "auto":
-            raise ConfigError(
-                f"{folder} is divided into {wanted} shards, more than the recipe has variants ({len(names)}); name another output, or "
-                "how many shards there are to be"
-            )
-        raise ConfigError(f"{wanted!r} shards: expected a number from 1 to {len(names)}, the number of variants, or auto")
+    wanted = _wanted(shards, folder, len(names))
     reports = on_ray(_run_shard, chosen, folder, stages, shards=wanted, retries=retries, most=len(names))
-    errors = {name: reason for report in reports for name, reason in report.errors.items()}
-    done = {row.name: one.folder for one in reports if one.comparison is not None for row in one.comparison.rows}
-    steps = tuple(step for report in reports for step in report.steps)
-    if not done:
-        for report in reports:
-            if report.page is not None:
-                say(f"report: {report.page}")
-        return Report(folder=folder, steps=steps, errors=errors)
-    results = [done[name] / name / RESULTS for name in names if name in done]
-    failed = [report.folder for report in reports if report.comparison is None]
-    comparison = compare_results([*results, *failed], output=together)
-    # Each shard has answered by the smallest encoder of its own.
-    sizes = [(min(row.params for row in one.comparison.rows), one.answers) for one in reports if one.comparison is not None]
-    answers = min(sizes, key=lambda pair: pair[0])[1]
-    page = together / "report.html"
-    return Report(folder=together, steps=steps, comparison=comparison, answers=answers, errors=errors, page=page)
+    return _compared(reports, names, folder)
 
 
 def _run_shard(recipe: Recipe, output: Path, stages: Stages | None, shard: str) -> Report:
     # The worker is a process of its own, and the driver says what is being done.
     set_enabled(False)
     return run_recipe(recipe, output, stages=stages, shard=shard)
+
+
+def _compared(reports: Sequence[Report], names: Sequence[str], folder: Path) -> Report:
+    """Compare what the shards have made, in the recipe's order."""
+    errors = {name: reason for report in reports for name, reason in report.errors.items()}
+    steps = tuple(step for report in reports for step in report.steps)
+    made = [(report, report.comparison.rows) for report in reports if report.comparison is not None]
+    if not made:
+        for page in filter(None, (report.page for report in reports)):
+            say(f"report: {page}")
+        return Report(folder=folder, steps=steps, errors=errors)
+    done = {row.name: report.folder for report, rows in made for row in rows}
+    results = [done[name] / name / RESULTS for name in names if name in done]
+    failed = [report.folder for report in reports if report.comparison is None]
+    together = folder / TOGETHER
+    return Report(
+        folder=together,
+        steps=steps,
+        comparison=compare_results([*results, *failed], output=together),
+        # Each shard has answered by the smallest encoder of its own.
+        answers=min(made, key=lambda one: min(row.params for row in one[1]))[0].answers,
+        errors=errors,
+        page=together / "report.html",
+    )
+
+
+def _wanted(shards: int | str, folder: Path, variants: int) -> int | str:
+    """Return how many shards there are to be, or auto."""
+    wanted = _there(folder) if shards == "auto" else shards
+    if wanted == "auto" or (isinstance(wanted, int) and 1 <= wanted <= variants):
+        return wanted
+    if shards == "auto":
+        raise ConfigError(
+            f"{folder} is divided into {wanted} shards, more than the recipe has variants ({variants}); name another output, or how "
+            "many shards there are to be"
+        )
+    raise ConfigError(f"{wanted!r} shards: expected a number from 1 to {variants}, the number of variants, or auto")
 
 
 def _there(output: Path) -> int | str:

@@ -198,23 +198,27 @@ def packing_obstacle(model: PreTrainedModel, *, max_length: int = 512, room: int
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
-            alone = [model(input_ids=torch.tensor([row], device=model.device), use_cache=False)[0][0] for row in rows]
-            with packable(model):
-                # A model that keeps its own attention would still get it right, with a mask over all rows together.
-                if model.config._attn_implementation != ATTENTION:
-                    return "its class does not let its attention be replaced"
-                found = token_states(model, rows).float()
-        expected = torch.cat(alone).float()
-        share = float((found - expected).norm() / (expected - expected.mean(dim=0)).norm())
-        if not share <= _TOLERANCE.get(model.dtype, _ROUNDED_TOLERANCE):
-            return f"packed rows come out otherwise than alone (by {share:.1e} of the states' spread)"
-        return ""
+        return _difference(model, rows)
     except Exception as error:
         # A model may bring code of its own, so anything may come; a fault that is not packing's shows with padding too.
         return f"packed rows fail in it ({reason_of(error)})"
     finally:
         model.train(was_training)
+
+
+def _difference(model: PreTrainedModel, rows: list[list[int]]) -> str:
+    with torch.no_grad():
+        alone = [model(input_ids=torch.tensor([row], device=model.device), use_cache=False)[0][0] for row in rows]
+        with packable(model):
+            # A model that keeps its own attention would still get it right, with a mask over all rows together.
+            if model.config._attn_implementation != ATTENTION:
+                return "its class does not let its attention be replaced"
+            found = token_states(model, rows).float()
+    expected = torch.cat(alone).float()
+    share = float((found - expected).norm() / (expected - expected.mean(dim=0)).norm())
+    if not share <= _TOLERANCE.get(model.dtype, _ROUNDED_TOLERANCE):
+        return f"packed rows come out otherwise than alone (by {share:.1e} of the states' spread)"
+    return ""
 
 
 def length_kind(model: PreTrainedModel) -> LengthKind:

@@ -42,27 +42,32 @@ def cut_config_entries(entries: dict[str, Any], keep: Sequence[int], count: int)
     Raises:
         UnsupportedModel: A list has one entry a layer but no record says that it belongs to the layers.
     """
-    changed: dict[str, Any] = {}
+    changed = {}
     step = entries.get("decoder_sparse_step") or 1
     if step > 1:  # Every so many layers have experts, counted from the first; said one by one, the cut can say it too.
         dense = {*(entries.get("mlp_only_layers") or ()), *(layer for layer in range(count) if (layer + 1) % step)}
         entries = {**entries, "mlp_only_layers": sorted(dense)}
         changed["decoder_sparse_step"] = 1
-    for name, value in ((name, value) for name, value in entries.items() if value is not None):
-        if name in LAYER_NUMBER_LISTS:
-            changed[name] = [new for new, old in enumerate(keep) if old in value]
-        elif name in _LEADING_COUNTS:
-            changed[name] = sum(layer < value for layer in keep)
-        elif name == "attention_types":  # GPT-Neo's kinds in run-length form: [[["global", "local"], 12]]
-            kinds = [kind for pattern, times in value for kind in list(pattern) * times]
-            changed[name] = [[[kind], 1] for kind in _kept_of(name, kinds, keep, count)]
-        elif name in PER_LAYER_LISTS:
-            changed[name] = _kept_of(name, value, keep, count)
-        elif isinstance(value, (list, tuple)) and len(value) == count > 1 and name not in _NOT_PER_LAYER:
-            raise UnsupportedModel(
-                f"config entry {name!r} has {count} values, one a layer by its length, and it is not known how to cut it"
-            )
-    return changed
+    cut = {name: _cut_entry(name, value, keep, count) for name, value in entries.items() if value is not None}
+    return {**{name: value for name, value in cut.items() if value is not None}, **changed}
+
+
+def _cut_entry(name: str, value: Any, keep: Sequence[int], count: int) -> Any:
+    """Return a config entry after the cut; None where it stays as it is."""
+    if name in LAYER_NUMBER_LISTS:
+        return [new for new, old in enumerate(keep) if old in value]
+    if name in _LEADING_COUNTS:
+        return sum(layer < value for layer in keep)
+    if name == "attention_types":  # GPT-Neo's kinds in run-length form: [[["global", "local"], 12]]
+        kinds = [kind for pattern, times in value for kind in list(pattern) * times]
+        return [[[kind], 1] for kind in _kept_of(name, kinds, keep, count)]
+    if name in PER_LAYER_LISTS:
+        return _kept_of(name, value, keep, count)
+    if isinstance(value, (list, tuple)) and len(value) == count > 1 and name not in _NOT_PER_LAYER:
+        raise UnsupportedModel(
+            f"config entry {name!r} has {count} values, one a layer by its length, and it is not known how to cut it"
+        )
+    return None
 
 
 def _kept_of(name: str, value: Any, keep: Sequence[int], count: int) -> list[Any]:

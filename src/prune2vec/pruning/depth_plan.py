@@ -28,29 +28,37 @@ def depth_plan(
     """
     backbone = load_backbone(model, revision=revision, trust_remote_code=trust_remote_code, stream="auto", device="cpu")
     layers, folder = backbone.shape.num_layers, backbone.source.folder
-    if isinstance(what, int) and not 1 <= what <= layers:
-        raise PlanError(f"{model} has {layers} layers, so {what} cannot stay; give 1 to {layers}")
-    kept = tuple(range(what) if isinstance(what, int) else what)
-    told = ",".join(map(str, kept))
-    if not kept or any(after <= before for before, after in pairwise((-1, *kept, layers))):
-        raise PlanError(
-            f"layers {told or '(none)'} cannot stay of {model}; name layers from 0 to {layers - 1}, each once, in ascending order"
-        )
-    if leading := kept == tuple(range(len(kept))):
-        told = str(len(kept))
+    kept = _kept(what, model, layers)
+    depth = len(kept) if kept == tuple(range(len(kept))) else None
+    told = str(depth or ",".join(map(str, kept)))
     trained = ((read_record(folder).get("train") or {}).get("depths") or []) if folder is not None else []
     notes = []
     if trained:
-        known, depths = leading and len(kept) in trained, ", ".join(map(str, trained))
-        notes = [f"the encoder was trained at depths {depths}{'' if known else f', and not at {told}'}"]
-        if not known:
+        depths = ", ".join(map(str, trained))
+        notes = [f"the encoder was trained at depths {depths}{'' if depth in trained else f', and not at {told}'}"]
+        if depth not in trained:
             say(f"{model} was trained at depths {depths}; at {told} its vectors are not, so train what comes out")
     return PruningPlan(
         model=backbone.identity(),
         keep_layers=kept,
         text=backbone.usual_text,
-        method="depth" if leading else "layers",
-        parameters={"depth": len(kept)} if leading else {"layers": told},
+        method="depth" if depth else "layers",
+        parameters={"depth": depth} if depth else {"layers": told},
         notes=tuple(notes),
         shape=backbone.shape,
     )
+
+
+def _kept(what: int | Sequence[int], model: str, layers: int) -> tuple[int, ...]:
+    """Return the numbers of the layers that stay; a ``PlanError`` where a model of so many has not got them."""
+    if isinstance(what, int):
+        if not 1 <= what <= layers:
+            raise PlanError(f"{model} has {layers} layers, so {what} cannot stay; give 1 to {layers}")
+        return tuple(range(what))
+    kept = tuple(what)
+    if not kept or any(after <= before for before, after in pairwise((-1, *kept, layers))):
+        raise PlanError(
+            f"layers {','.join(map(str, kept)) or '(none)'} cannot stay of {model}; name layers from 0 to {layers - 1}, each once, in "
+            "ascending order"
+        )
+    return kept

@@ -105,21 +105,25 @@ def _check_modules(source: ModelSource, modules: list[dict[str, Any]]) -> None:
             as_path(module["path"] or ".")
         except ConfigError as error:
             raise CheckpointError(f"{at}: path: {error}; fetch it again") from error
-    kinds = list(map(kind_of, modules))
     # Others than sentence-transformers' own may make anything.
-    if not all(module["type"].startswith(STOCK) for module in modules):
-        return
-    follow = bool(kinds) and kinds[0] not in _NOT_FIRST
-    if follow:
-        texts = read_texts(source, modules[0]["path"])
-        makes_vectors = kinds[0] not in _WRITABLE[0] or texts.get("module_output_name") == "sentence_embedding"
-        before_normalize = kinds[: kinds.index("Normalize")] if "Normalize" in kinds else kinds
-        follow = makes_vectors or "Pooling" in before_normalize
-    if not follow:
+    stock = all(module["type"].startswith(STOCK) for module in modules)
+    if stock and not _can_follow(source, modules):
+        kinds = list(map(kind_of, modules))
         raise CheckpointError(
             f"{at}: its modules are {', '.join(kinds) or 'none'}; expected Transformer, then Pooling, and perhaps heads: "
             "fetch it again, or make it again with prune2vec prune"
         )
+
+
+def _can_follow(source: ModelSource, modules: list[dict[str, Any]]) -> bool:
+    """Return whether each of sentence-transformers' own modules gets what it takes from those before it."""
+    kinds = list(map(kind_of, modules))
+    if not kinds or kinds[0] in _NOT_FIRST:
+        return False
+    texts = read_texts(source, modules[0]["path"])
+    makes_vectors = kinds[0] not in _WRITABLE[0] or texts.get("module_output_name") == "sentence_embedding"
+    before_normalize = kinds[: kinds.index("Normalize")] if "Normalize" in kinds else kinds
+    return makes_vectors or "Pooling" in before_normalize
 
 
 def check_can_be_written(kinds: Sequence[str], poolings: Sequence[str]) -> None:

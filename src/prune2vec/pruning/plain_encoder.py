@@ -104,24 +104,9 @@ def load_to_encode(folder: str, *, device: str = "auto", dtype: str = "auto") ->
 
 
 def _load_plain(source: ModelSource, device: torch.device, dtype: torch.dtype) -> PlainEncoder:
-    """Load an encoder; ``UnsupportedModel`` if only sentence-transformers can."""
-    modules, texts = encoder_modules(source) or [], read_texts(source)
-    other = next(filter(source.has, _OTHERS), None)
-    if other is not None:
-        raise UnsupportedModel(f"it has a {other}")
-    if modules[0]["path"]:
-        raise UnsupportedModel(f"its model is in a folder of its own, {modules[0]['path']}")
-    about = read_form(source, "config_sentence_transformers.json", EncoderForm) or {}
-    made_by = about.get("__version__") or {}
-    version = made_by.get("sentence_transformers", "0") if isinstance(made_by, dict) else made_by
-    if about.get("requirements") or not (isinstance(version, str) and _VERSION.fullmatch(version)):
-        raise UnsupportedModel("it has requirements, or was made by a release, that only the library can judge")
-    states = read_form(source, f"{modules[1]['path']}/config.json", PoolingForm) or {}
-    # A misspelt key would have its default in silence.
-    unknown = sorted({*texts} - {*TextsForm.model_fields, *PLAIN_TEXTS} | {*states} - {*PoolingForm.model_fields})
-    if unknown:
-        raise UnsupportedModel(f"its files have a key that is not known, {unknown[0]}")
-    (pooling, include_prompt), whole = saved_pooling(source, modules), saved_whole(source)
+    modules = _known_modules(source)
+    pooling, include_prompt = saved_pooling(source, modules)
+    whole, texts = saved_whole(source), read_texts(source)
     stated = {"revision": source.revision, "trust_remote_code": False}
     tokenizer = AutoTokenizer.from_pretrained(source.location, **stated)
     if not isinstance(tokenizer, PreTrainedTokenizerBase) or not tokenizer.is_fast:
@@ -132,6 +117,7 @@ def _load_plain(source: ModelSource, device: torch.device, dtype: torch.dtype) -
     # Of a structure that is known, the first output is the states of the last block.
     find_family(model, model.config)
     width = state_width(model.config)
+    states = read_form(source, f"{modules[1]['path']}/config.json", dict[str, Any]) or {}
     pooled = states.get("embedding_dimension") or states.get("word_embedding_dimension")
     check_parts(source.name, model, tokenizer, width=width, pooled=pooled)
     positions = getattr(model.config, "max_position_embeddings", None) or -1
@@ -150,6 +136,28 @@ def _load_plain(source: ModelSource, device: torch.device, dtype: torch.dtype) -
         similarity_fn_name=whole["similarity"],
         kinds=tuple(map(kind_of, modules)),
     )
+
+
+def _known_modules(source: ModelSource) -> list[dict[str, Any]]:
+    """Return the entries of ``modules.json``; ``UnsupportedModel`` if only sentence-transformers can load one."""
+    modules = encoder_modules(source) or []
+    other = next(filter(source.has, _OTHERS), None)
+    if other is not None:
+        raise UnsupportedModel(f"it has a {other}")
+    if modules[0]["path"]:
+        raise UnsupportedModel(f"its model is in a folder of its own, {modules[0]['path']}")
+    whole = read_form(source, "config_sentence_transformers.json", EncoderForm) or {}
+    made_by = whole.get("__version__") or {}
+    version = made_by.get("sentence_transformers", "0") if isinstance(made_by, dict) else made_by
+    if whole.get("requirements") or not (isinstance(version, str) and _VERSION.fullmatch(version)):
+        raise UnsupportedModel("it has requirements, or was made by a release, that only the library can judge")
+    # A misspelt key would have its default in silence.
+    pooling = read_form(source, f"{modules[1]['path']}/config.json", PoolingForm) or {}
+    of_texts, of_pooling = {*TextsForm.model_fields, *PLAIN_TEXTS}, {*PoolingForm.model_fields}
+    unknown = sorted({*read_texts(source)} - of_texts | {*pooling} - of_pooling)
+    if unknown:
+        raise UnsupportedModel(f"its files have a key that is not known, {unknown[0]}")
+    return modules
 
 
 def _load_model(source: ModelSource, dtype: torch.dtype, stated: dict[str, Any], *, uneven: bool) -> PreTrainedModel:

@@ -85,19 +85,13 @@ class EncoderParts:
 
 
 def write_beside_weights(parts: EncoderParts, folder: Path, *, layout: Layout = ()) -> None:
-    """Write what a sentence-transformers folder holds besides its weights and our record, into an existing folder.
+    """Write what a sentence-transformers folder holds besides its weights, into an existing folder.
 
     With a ``layout`` its first module and its config are those of an uneven model; without one they are stock.
     """
     config = json.loads(parts.model.config.to_json_string())
     # The entries that transformers 4 reads, beside those that transformers 5 writes.
-    config.update(legacy_rope_entries(config), architectures=[type(parts.model).__name__])
-    if "local_attention" in config:
-        # How they tell the layers of ModernBERT that see all tokens: every so many, from the first on. Where no number says it there
-        # is 0, by which they fail instead of taking other layers.
-        local = [kind == "sliding_attention" for kind in config["layer_types"]]
-        numbers = (every for every in range(1, len(local) + 1) if local == [bool(at % every) for at in range(len(local))])
-        config["global_attn_every_n_layers"] = next(numbers, 0)
+    config.update(legacy_rope_entries(config), **legacy_pattern(config), architectures=[type(parts.model).__name__])
     if config.get("is_causal") is False:
         # Servers read one or the other.
         config.setdefault("use_bidirectional_attention", True)
@@ -168,6 +162,18 @@ def legacy_rope_entries(config: Mapping[str, Any]) -> dict[str, Any]:
     if parameters.get("rope_type", "default") != "default":
         entries["rope_scaling"] = {key: value for key, value in parameters.items() if key not in entries}
     return {**entries, "rope_local_base_freq": local["rope_theta"]} if "rope_theta" in local else entries
+
+
+def legacy_pattern(config: Mapping[str, Any]) -> dict[str, int]:
+    """Return how transformers 4 and servers tell the layers of ModernBERT that see all tokens: every so many, from the first on.
+
+    Where no number says it there is 0, by which they fail instead of taking other layers.
+    """
+    if "local_attention" not in config:
+        return {}
+    local = [kind == "sliding_attention" for kind in config["layer_types"]]
+    numbers = (number for number in range(1, len(local) + 1) if local == [bool(layer % number) for layer in range(len(local))])
+    return {"global_attn_every_n_layers": next(numbers, 0)}
 
 
 def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_length: int) -> None:

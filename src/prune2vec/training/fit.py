@@ -34,7 +34,7 @@ from prune2vec.training.objective import DistilledLoss, ProjectionSaver, build_l
 from prune2vec.training.packed_loss import choose_checkpointing, without_padding
 from prune2vec.training.processes import Processes
 from prune2vec.training.train_settings import TrainSettings
-from prune2vec.training.training_data import NotingCollator, TrainingData, TrainingTable, largest_batch, plan_batches
+from prune2vec.training.training_data import NotingCollator, Row, TrainingData, TrainingTable, largest_batch, plan_batches
 
 _EPOCHS = 3  # Of the paper's schedule.
 _LESS_MEMORY = "set gradient_checkpointing to on, lower batch_size or max_length, or use cached with a small mini_batch_size"
@@ -144,21 +144,9 @@ def fit(
             collator = NotingCollator.of(encoder, job.data.prompts)
             trainer = make_trainer(job, encoder, loss, collator, part)
             batches = plan_batches(job.data, trainer, settings.steps)
-            asked, padded, rows = settings.gradient_checkpointing, not packing["packed"], settings.batch_size
-            rows //= job.processes.number
-            rows = min(rows, settings.mini_batch_size) if settings.cached else rows
-            # Processes on CPUs share their memory.
-            rows = rows if job.device.type == "cuda" else rows * job.processes.number
-            largest = largest_batch(batches, job.data, encoder, padded=padded) if asked == "auto" else []
-            checkpointing = choose_checkpointing(encoder, asked, largest, rows=rows, padded=padded)
+            checkpointing = _checkpointing(job, encoder, batches, padded=not packing["packed"])
             if job.processes.first:
-                counts, teacher = Counter(name for name, _ in batches), job.data.teacher
-                facts: dict[str, Any] = {"gradient_checkpointing": checkpointing, "packing": packing}
-                if teacher is not None:
-                    shape = dict(zip(("vectors", "dimension"), teacher.vectors.shape, strict=True))
-                    facts["teacher"] = {**shape, "projection": projected is not None}
-                counted = {name: counts[name] for name in job.data.tables}
-                job.work.note({"batches": counted, "processes": job.processes.number, **facts})
+                _note(job, batches, gradient_checkpointing=checkpointing, packing=packing, projection=projected is not None)
             done = step_of(resume) if resume else 0
             with peak_memory() as peak, progress("training", settings.steps, done=done) as advance:
                 watch = TrainingMonitor(
@@ -188,6 +176,32 @@ def make_loss(
         loss = ElasticLoss(encoder, loss, job.depths, job.settings)
     projected = learnt if learnt is not None and learnt.projection is not None else None
     return (loss if part is None else part.loss(loss)), projected
+
+
+def _checkpointing(
+    job: TrainingJob, encoder: SentenceTransformer, batches: Sequence[tuple[str, list[Row]]], *, padded: bool
+) -> dict[str, Any]:
+    settings, number = job.settings, job.processes.number
+    asked = settings.gradient_checkpointing
+    rows = settings.batch_size // number
+    rows = min(rows, settings.mini_batch_size) if settings.cached else rows
+    return choose_checkpointing(
+        encoder,
+        asked,
+        largest_batch(batches, job.data, encoder, padded=padded) if asked == "auto" else [],
+        rows=rows if job.device.type == "cuda" else rows * number,  # Processes on CPUs share their memory.
+        padded=padded,
+    )
+
+
+def _note(job: TrainingJob, batches: Sequence[tuple[str, list[Row]]], *, projection: bool, **facts: Any) -> None:
+    """Keep facts about a run for its record."""
+    counts, teacher = Counter(name for name, _ in batches), job.data.teacher
+    if teacher is not None:
+        shape = dict(zip(("vectors", "dimension"), teacher.vectors.shape, strict=True))
+        facts["teacher"] = {**shape, "projection": projection}
+    counted = {name: counts[name] for name in job.data.tables}
+    job.work.note({"batches": counted, "processes": job.processes.number, **facts})
 
 
 def make_trainer(

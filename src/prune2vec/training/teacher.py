@@ -206,14 +206,7 @@ def _existing(
     known: dict[Path, _Known] = {}
     found: dict[TeacherPrompt, NDArray[np.float32]] = {}
     for prompt, ids in wanted.items():
-        # A folder of its name, one that a teacher filled, or the source itself.
-        inside = [path for path in sorted(source.glob(f"{_file_name(prompt.name)}-*")) if manifest_of(path).exists()]
-        inside = [source / prompt.name] if (source / prompt.name).is_dir() else inside
-        if len(inside) > 1:
-            raise DataError(
-                f"{source}: several folders hold vectors under {prompt.name!r} ({', '.join(one.name for one in inside)}); name one"
-            )
-        place = inside[0] if inside else source
+        place = _place_of(source, prompt.name)
         if texts and place == source and len(wanted) > 1:
             raise DataError(f"{source}: expected a folder of vectors in it for each prompt, and found none for {prompt.name!r}")
         if place not in known:
@@ -221,6 +214,18 @@ def _existing(
         found[prompt] = _matched(known[place], ids, place)
         _check_finite(found[prompt], list(ids), place)
     return found
+
+
+def _place_of(source: Path, name: str) -> Path:
+    """Return where below a source the vectors under a prompt are: a folder of its name, or the source itself."""
+    if (source / name).is_dir():
+        return source / name
+    inside = [path for path in sorted(source.glob(f"{_file_name(name)}-*")) if manifest_of(path).exists()]
+    if len(inside) > 1:
+        raise DataError(
+            f"{source}: several folders hold vectors under {name!r} ({', '.join(one.name for one in inside)}); name one"
+        )
+    return inside[0] if inside else source
 
 
 def _matched(known: _Known, ids: Mapping[str, str], place: Path) -> NDArray[np.float32]:

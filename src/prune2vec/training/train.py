@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+from torch import nn
 from transformers import TrainerCallback
 
 from prune2vec.data.plain_texts import Sources, load_texts
@@ -142,16 +143,12 @@ def train_encoder(
                 import_extra("bitsandbytes")
                 hold_in_bits(encoder, job)
             choose_trained(encoder, chosen)  # Before the work folder is made: what does not fit the model is refused here.
-            check_ours(target, ENCODER)
-            opened = processes.told(lambda: str(job.work.open(job.identity, restart=chosen.restart) or ""))
-            resume = Path(opened) if opened else None
+            opened = processes.told(lambda: _opened(job))
+            resume = Path(opened) if opened is not None else None
             done = step_of(resume) if resume else 0
             if done < chosen.steps:
-                if chosen.learns_vectors:
-                    sources = [texts] if isinstance(texts, str | Path) else list(texts or ())
-                    about: Any = {"output": target, "texts": sources, "dtype": job.dtype, "wait": not processes.first}
-                    with job.left_on_failure(), processes.after_first():
-                        job = replace(job, data=replace(job.data, teacher=teacher_vectors(job.data.wanted(), chosen, **about)))
+                with job.left_on_failure(), processes.after_first():
+                    job = with_teacher(job, texts)
                 fit(job, encoder, resume, callbacks)
             del encoder  # The finished encoder is made anew, in fp32: both need not be in memory at once.
             gc.collect()
@@ -271,6 +268,22 @@ def _say_what_is_cut(encoder: SentenceTransformer, base: Path, settings: TrainSe
         )
 
 
+def with_teacher(job: TrainingJob, texts: Sources | None) -> TrainingJob:
+    """Return the job with the teacher's vectors, where one is learnt from; they are made first if need be.
+
+    Raises:
+        DataError: There are vectors, but they do not fit the texts.
+        CheckpointError: The teacher cannot be loaded.
+        EncodingError: Its vectors cannot be made.
+    """
+    if not job.settings.learns_vectors:
+        return job
+    sources = [texts] if isinstance(texts, str | Path) else list(texts or ())
+    wait = not job.processes.first
+    found = teacher_vectors(job.data.wanted(), job.settings, output=job.output, texts=sources, dtype=job.dtype, wait=wait)
+    return replace(job, data=replace(job.data, teacher=found))
+
+
 def _finished(job: TrainingJob) -> dict[str, Any] | None:
     """Return the record of a finished run with the same identity, of which nothing else is left then; None when there is none.
 
@@ -287,6 +300,13 @@ def _finished(job: TrainingJob) -> dict[str, Any] | None:
     if not job.settings.restart:
         raise TrainingError(f"{job.output} holds another encoder ({changed}); give another output or set restart to replace it")
     return None
+
+
+def _opened(job: TrainingJob) -> str | None:
+    """Make the work folder ready, and return the checkpoint in it to resume from, if there is one."""
+    check_ours(job.output, ENCODER)
+    resume = job.work.open(job.identity, restart=job.settings.restart)
+    return str(resume) if resume is not None else None
 
 
 def finish(job: TrainingJob) -> dict[str, Any]:
@@ -323,17 +343,23 @@ def finish(job: TrainingJob) -> dict[str, Any]:
             encoder.prompts = {**encoder.prompts, "query": query, "document": document}
         about = read_record(job.base)
         if "text" in about:
-            text = {key: value for key, value in trained_text(about, job.settings).items() if key != "matryoshka_dims"}
-            text |= {"heads": [head_record(head).model_dump(mode="json") for head in heads]} if heads else {}
-            if job.settings.matryoshka_dims:
-                text["matryoshka_dims"] = sorted({full_width(encoder), *job.settings.matryoshka_dims}, reverse=True)
-            about["text"] = text
+            about["text"] = _trained_vectors(trained_text(about, job.settings), heads, encoder, job.settings)
         record = _record(job, merge)
         kept = [file for file in (job.work.curve, job.work.dev, job.base / "plan.json") if file.exists()]
         texts = {file.name: file.read_text(encoding="utf-8") for file in kept}
         save_encoder(encoder, job.output, record={**about, "train": record}, extra=texts, heads=heads)
     job.work.remove()
     return record
+
+
+def _trained_vectors(
+    text: dict[str, Any], heads: Sequence[nn.Module], encoder: SentenceTransformer, settings: TrainSettings
+) -> dict[str, Any]:
+    """Return text settings with the heads as they are now, and with those dimensions that were trained for."""
+    now = {"heads": [head_record(head).model_dump(mode="json") for head in heads]} if heads else {}
+    dims = {"matryoshka_dims": sorted({full_width(encoder), *settings.matryoshka_dims}, reverse=True)}
+    text = {key: value for key, value in text.items() if key != "matryoshka_dims"}
+    return {**text, **now, **(dims if settings.matryoshka_dims else {})}
 
 
 def _record(job: TrainingJob, merge: dict[str, float | None]) -> dict[str, Any]:

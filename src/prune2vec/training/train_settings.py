@@ -218,6 +218,10 @@ class TrainSettings(Settings):
             raise ValueError(
                 f"base {self.base!r} is frozen, and method full trains all weights; set method to lora, or leave base out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _distillation_fits(self) -> Self:
         given = self._teaching
         if given is not None and self.distil in ("data", "none"):
             raise ValueError(f"distil {self.distil!r} and {given} exclude each other; set distil to vectors, or drop {given}")
