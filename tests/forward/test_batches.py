@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from prune2vec.forward.batches import Batch, make_batches, packing_obstacle, token_states
-from prune2vec.forward.packed import ATTENTION, packable
+from prune2vec.forward.packed import ATTENTION, Rectangle, packable
 from prune2vec.forward.pooling import poolings
 from prune2vec.models.tokens import TokenRow
 from tests.tiny import VOCAB, tiny_model
@@ -123,7 +123,7 @@ def test_a_state_that_is_large_everywhere_hides_no_leak() -> None:
 
 def test_a_mask_that_is_lost_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("mistral")
-    monkeypatch.setattr("prune2vec.forward.packed._mask_of", lambda *args: (None, {}))
+    monkeypatch.setattr(Rectangle, "mask", lambda self, mask, causal: (None, {}))
     assert packing_obstacle(model, max_length=16) == ""
     assert packing_obstacle(model, max_length=64).startswith("packed rows come out otherwise than alone (by ")
 
@@ -180,7 +180,7 @@ def test_any_error_in_the_model_is_an_obstacle() -> None:
     model = tiny_model("llama")
 
     def refuse(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        assert "packed_runs" not in kwargs, "no room for these"
+        assert "rectangles" not in kwargs, "no room for these"
 
     model.layers[1].self_attn.register_forward_pre_hook(refuse, with_kwargs=True)
     assert packing_obstacle(model) == "packed rows fail in it (no room for these)"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prune2vec.forward.batches import packing_obstacle, token_states
-from prune2vec.forward.packed import packable
+from prune2vec.forward.packed import SIMILAR, packable
 from tests.tiny import FAMILIES, VOCAB, tiny_model
 
 # Lengths 16 to 18 lie around the window of the families that have one.
@@ -58,6 +58,14 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max().clamp(min=1)
 
 
+@pytest.fixture(params=["cpu", "gpu"])
+def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows share calls of the attention kernel as on a CPU, and as on a GPU."""
+    if request.param == "gpu":
+        monkeypatch.setitem(SIMILAR, "cpu", SIMILAR["other"])
+
+
+@pytest.mark.usefixtures("calls")
 @pytest.mark.parametrize("family", PACKS)
 def test_states_and_gradients_are_those_of_rows_alone(family: str) -> None:
     model = adapted(family)
@@ -90,6 +98,7 @@ def test_padded_batches_are_computed_as_before(family: str) -> None:
     assert model.config._attn_implementation == "sdpa"
 
 
+@pytest.mark.usefixtures("calls")
 def test_the_order_of_rows_is_kept() -> None:
     model = tiny_model("llama")
     rows = made_rows(*random.Random(5).sample(range(1, 40), 20), seed=5)

@@ -2,7 +2,8 @@
 
 Norms, MLPs and projections look at one token at a time and need not know where a row ends; attention does. transformers
 passes the row boundaries down to the attention function, and the one registered here cuts queries, keys and values there:
-rows of equal length, which lie side by side, share a call of the ordinary kernel. Which tokens of its row a token sees is as
+rows of equal length, which lie side by side, share a call of the ordinary kernel. On a GPU, where a call costs more than what
+it computes, rows of similar length share one and are filled up for it. Which tokens of its row a token sees is as
 transformers makes the mask of the longest row: that of a shorter one is the beginning of it, as positions alone decide. It
 is seldom needed, as the kernel has its own ways for all tokens before and for all tokens.
 """
@@ -12,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from itertools import accumulate, chain, groupby
+from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import Any, TypeVar
 
 import torch
@@ -23,8 +25,6 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "prune2vec_packed"
-Run = tuple[int, int]
-"""A length, and how many rows in succession have it."""
 BOUNDS = "cu_seq_lens_q"
 """transformers' and sentence-transformers' name for where rows laid end to end begin and end; transformers wants the same
 under another name for keys."""
@@ -34,7 +34,58 @@ PACKED = ContextVar("packed", default=0)
 """Tokens of the longest row of the forward pass under way, where its rows are laid end to end, longest first; else 0."""
 # What a mask carries: up to which length of a row it shows all tokens before, and up to which all tokens.
 _WHOLE = "_prune2vec_whole"
+SIMILAR = {"cpu": 1.0, "other": 0.5}
+"""By the device, down to which share of the longest one's tokens rows share a call of the attention kernel."""
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rectangle:
+    """Rows in succession that share a call of the attention kernel, longest first.
+
+    Attributes:
+        lengths: Tokens of each row.
+        real: Where a token is, (row, position); None where all rows are of one length.
+        places: The positions of the rows' tokens among those of the rectangle; None likewise.
+    """
+
+    lengths: tuple[int, ...]
+    real: Bool[Tensor, "row position"] | None = None
+    places: Int[Tensor, " token"] | None = None
+
+    def filled(self, states: Float[Tensor, "head token dim"]) -> Float[Tensor, "row head position dim"]:
+        """Return the rows' states side by side, zeros after the end of a shorter one."""
+        if self.places is None:
+            return states.unflatten(1, (len(self.lengths), -1)).transpose(0, 1)
+        head, _, dim = states.shape
+        shape = len(self.lengths), self.lengths[0], head, dim
+        whole = states.new_zeros(shape[0] * shape[1], head, dim).index_copy(0, self.places, states.transpose(0, 1))
+        return whole.view(shape).transpose(1, 2)
+
+    def end_to_end(self, states: Float[Tensor, "row position head dim"]) -> Float[Tensor, "token head dim"]:
+        """Return the states of the rows' tokens."""
+        flat = states.flatten(0, 1)
+        return flat if self.places is None else flat.index_select(0, self.places)
+
+    def mask(self, mask: Tensor | None, causal: bool) -> tuple[Tensor | None, dict[str, bool]]:
+        """Return the mask of the rows, and what the kernel is told where it needs none, which is faster.
+
+        Args:
+            mask: That of the longest row of the pass, if there is one.
+            causal: Whether a token sees those before it alone where there is none.
+        """
+        longest = self.lengths[0]
+        before, everywhere = getattr(mask, _WHOLE, (0, 0))
+        causal = causal if mask is None else longest <= before
+        shown = None if mask is None or longest <= max(before, everywhere) else mask[..., :longest, :longest]
+        # What fills up a row comes after all its tokens, so a causal kernel shows it to none of them.
+        if shown is None and (causal or self.real is None):
+            return None, {"is_causal": causal}
+        if self.real is None:
+            return shown, {}
+        seen = self.real[:, None, None] if shown is None else self.real[:, None, None] & shown
+        # A token that sees nothing would be NaN, and so would the gradients of all others.
+        return seen | ~self.real[:, None, :, None], {}
 
 
 @contextmanager
@@ -54,11 +105,10 @@ def packable(model: PreTrainedModel) -> Iterator[None]:
 def packed_inputs(rows: Sequence[Sequence[int]], device: torch.device, padding: int | None = None) -> dict[str, Any]:
     """Return what a model is called with for rows laid end to end, longest first; ``padding`` is its ``padding_position``."""
     lengths = [len(row) for row in rows]
-    runs = tuple((length, len(list(same))) for length, same in groupby(lengths))
     bounds = row_bounds(rows, device)
     ids = torch.tensor(list(chain.from_iterable(rows)), device=device)
     if padding is None:
-        positions = torch.cat([torch.arange(length, device=device).repeat(count) for length, count in runs])
+        positions = torch.arange(len(ids), device=device) - bounds[:-1].repeat_interleave(bounds.diff())
     else:
         counted = (ids != padding).long()
         before = torch.cat([counted.new_zeros(1), counted.cumsum(0)])
@@ -72,8 +122,25 @@ def packed_inputs(rows: Sequence[Sequence[int]], device: torch.device, padding: 
         "cu_seq_lens_k": bounds,
         "max_length_q": max(lengths),
         "max_length_k": max(lengths),
-        "packed_runs": runs,
+        "rectangles": tuple(_rectangles(lengths, device)),
     }
+
+
+def _rectangles(lengths: Sequence[int], device: torch.device) -> Iterator[Rectangle]:
+    """Yield the calls of the attention kernel for rows, longest first: one a length on a CPU, few on a GPU."""
+    least = SIMILAR.get(device.type, SIMILAR["other"])
+    end = 0
+    while end < len(lengths):
+        begin, longest = end, lengths[end]
+        while end < len(lengths) and lengths[end] >= least * longest:
+            end += 1
+        shared = tuple(lengths[begin:end])
+        if shared[-1] == longest:
+            yield Rectangle(lengths=shared)
+        else:
+            real = torch.arange(longest) < torch.tensor(shared)[:, None]
+            places = real.flatten().nonzero()[:, 0]
+            yield Rectangle(lengths=shared, real=real.to(device), places=places.to(device))
 
 
 def row_bounds(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, " bound"]:
@@ -97,32 +164,23 @@ def _attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    packed_runs: tuple[Run, ...] | None = None,
+    rectangles: tuple[Rectangle, ...] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention within each row; without packed rows, transformers' own."""
-    if packed_runs is None:
+    if rectangles is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    told = kwargs.pop("is_causal", None)
+    causal = getattr(module, "is_causal", True) if told is None else told
     # Split, not sliced: the backward pass of a slice fills a tensor of the whole length with zeros, once a slice.
-    sizes = [length * count for length, count in packed_runs]
-    parts = zip(packed_runs, *(states.split(sizes, dim=2) for states in (query, key, value)), strict=True)
+    sizes = [sum(rectangle.lengths) for rectangle in rectangles]
+    parts = zip(rectangles, *(states[0].split(sizes, dim=1) for states in (query, key, value)), strict=True)
     outputs = []
-    for (length, count), *states in parts:
-        q, k, v = (part[0].unflatten(1, (count, length)).transpose(0, 1) for part in states)
-        mask, told = _mask_of(attention_mask, length)
-        found, _ = sdpa_attention_forward(module, q, k, v, mask, **{**kwargs, **told})
-        outputs.append(found.flatten(0, 1))
+    for rectangle, *states in parts:
+        mask, is_causal = rectangle.mask(attention_mask, causal)
+        found, _ = sdpa_attention_forward(module, *map(rectangle.filled, states), mask, **kwargs, **is_causal)
+        outputs.append(rectangle.end_to_end(found))
     return torch.cat(outputs)[None], None
-
-
-def _mask_of(mask: Tensor | None, length: int) -> tuple[Tensor | None, dict[str, bool]]:
-    """Return the mask of a row, and what the kernel is told where it needs none, which is faster."""
-    if mask is None:
-        return None, {}
-    before, everywhere = getattr(mask, _WHOLE, (0, 0))
-    if length <= max(before, everywhere):
-        return None, {"is_causal": length <= before}
-    return mask[..., :length, :length], {}
 
 
 def _mask(*args: Any, **kwargs: Any) -> Any:
