@@ -1,12 +1,15 @@
 """Every depth of a language model, and the methods that choose what stays, side by side: one resumable sweep of ``prune2vec run``.
 
-The whole model is trained once at all depths of --elastic (cells ``elastic-6``, ``elastic-full``); --alone are depths trained each in
-a run of its own, for what that costs; --methods are compared at the parameters of --sizes, with each of --seeds. All cells have the
-same rows, batches and steps, texts cut at --length tokens; evaluation cuts texts at 128. The profile is taken on --probe, the paper's
-1,280 tuples. WORK holds everything that is made on the way: killed, the same command resumes, and a larger sweep keeps what is there.
+The whole model (``full``, what the others are compared with) and the depths of --alone are trained each in a run of its own, with each of
+--seeds (``alone-6``, ``alone-6-s43``); those of --elastic with the whole model in one run (``elastic-6``, ``elastic-full``); those of
+--distilled learn the vectors of ``full`` beside the labels; --methods are compared at the parameters of --sizes. All cells have the
+same rows, batches and steps, texts cut at --length tokens; evaluation cuts texts at 128. The profile is taken on the paper's 1,280
+tuples. WORK holds everything that is made on the way: killed, the same command resumes, and a larger sweep keeps what is there.
+--jobs cells at a time share a GPU.
 
     python benchmarks/depths.py --model smollm2 --data DATA --work runs/depths --out benchmarks/results/smollm2-depths.json \
-        --elastic 3 6 9 12 15 18 21 24 27 --alone 6 12 18 24 --methods random reverse block-influence effir --sizes small large
+        --alone 3 6 9 12 15 18 21 24 27 --elastic 6 12 18 24 --distilled 6 15 --seeds 42 43 --jobs 8 \
+        --methods random reverse uniform keep-last block-influence angular magnitude weights effir drop --sizes small 50%
 
 DATA holds train/ (triplets, NAME.jsonl.gz), mteb/ (a folder a task) and probe-1280.jsonl.gz.
 """
@@ -17,10 +20,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as parquet
 from common import markdown_table, write_result
+from side_by_side import run_side_by_side
 
-from prune2vec.experiments.run import run_recipe
+from prune2vec.experiments.cell_table import SweepRecord, cell_rows
+from prune2vec.experiments.recipe import Recipe
 from prune2vec.profiling.profile import Profile
 
 TRAIN = ("allnli", "squad", "eli5_question_answer", "fever", "hotpot_qa", "nq", "quora_duplicates", "wiki_split")
@@ -33,32 +37,52 @@ SCORERS = ("layer-loss", "redundancy", "magnitude", "angular-distance")
 LENGTH = 128
 
 
+def depth_alone(depth: int) -> dict[str, Any]:
+    """Return the variant of the first layers, trained alone."""
+    return {"name": f"alone-{depth}", "method": "depth", "parameters": {"depth": depth}}
+
+
 def recipe_of(given: argparse.Namespace) -> dict[str, Any]:
     """Return the recipe: what is trained together, what alone, and the methods at each size."""
     together = [
         {"name": f"elastic-{depth}", "method": "depth", "parameters": {"depth": depth}, "trained_with": "elastic-full"}
         for depth in given.elastic
     ]
+    alone = [{"name": "full", "method": "full"}, *map(depth_alone, given.alone)]
+    variants = [{**one, "train": {"seed": given.seeds[0]}} for one in alone]
     # The largest comes first: the others are trained in its run.
-    variants = [{"name": "elastic-full", "method": "full"}, *together] if together else []
-    variants += [{"name": f"alone-{depth}", "method": "depth", "parameters": {"depth": depth}} for depth in given.alone]
+    variants += [{"name": "elastic-full", "method": "full"}, *together] if together else []
+    vectors = str(given.work.resolve() / "teacher-vectors")
+    for depth in given.distilled:
+        variants.append(
+            {**depth_alone(depth), "name": f"distilled-{depth}", "train": {"teacher": "full", "teacher_vectors": vectors}}
+        )
+    for seed in given.seeds[1:]:
+        variants += [{**one, "name": f"{one['name']}-s{seed}", "train": {"seed": seed}} for one in alone]
+    methods = [
+        {"method": "magnitude", "name": name, "parameters": {"by": "weight"}} if name == "weights" else name
+        for name in given.methods
+    ]
+    # Speeds of cells that share a machine say nothing.
+    speed = {"speed_texts": 0} if given.jobs > 1 else {}
+    # Hundreds of passes, so only where it is asked for.
+    scorers = ["ablation"] if "ablation" in given.methods else []
     files = [str(given.data / "train" / f"{name}.jsonl.gz") for name in TRAIN]
     return {
         "model": given.model,
         "data": {"train": files, "profile": [str(given.data / "probe-1280.jsonl.gz")]},
-        "profile": {"groups": given.groups, "group_size": 64, "max_length": given.length, "scorers": list(SCORERS)},
-        "prune": {"max_length": given.length},
+        "profile": {"groups": given.groups, "group_size": 64, "max_length": given.length, "scorers": [*SCORERS, *scorers]},
+        "prune": {"max_length": given.length, "attention": given.attention},
         "train": {
             "steps": given.steps,
             "batch_size": given.batch_size,
             "max_length": given.length,
             "learning_rate": given.learning_rate,
-            "warmup_steps": given.steps // 10,
-            "save_every": 50,
+            "save_every": 200,
         },
-        "evaluate": {"tasks": given.tasks, "mirror": str(given.data / "mteb"), "max_length": LENGTH},
+        "evaluate": {"tasks": given.tasks, "mirror": str(given.data / "mteb"), "max_length": LENGTH, **speed},
         "variants": variants,
-        "sweep": {"methods": ["full", *given.methods], "sizes": given.sizes, "seeds": given.seeds},
+        **({"sweep": {"methods": methods, "sizes": given.sizes, "seeds": given.seeds}} if methods else {}),
     }
 
 
@@ -71,6 +95,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the results")
     parser.add_argument("--elastic", type=int, nargs="*", default=[], help="depths trained together with the whole model")
     parser.add_argument("--alone", type=int, nargs="*", default=[], help="depths trained each in a run of its own")
+    parser.add_argument("--distilled", type=int, nargs="*", default=[], help="depths that learn from the trained whole model")
+    parser.add_argument("--attention", choices=("kept", "bidirectional"), default="kept")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
     parser.add_argument("--methods", nargs="*", default=[], help="planners to compare at each size")
     parser.add_argument("--sizes", nargs="+", default=["small", "large"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
@@ -82,8 +109,9 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     given = parser.parse_args()
     given.data = given.data.resolve()
-    report = run_recipe(recipe_of(given), given.work)
-    rows = parquet.read_table(report.folder / "sweep.parquet").to_pylist()
+    recipe = recipe_of(given)
+    comparison = run_side_by_side(recipe, given.work, given.jobs)
+    rows = cell_rows(comparison, SweepRecord(cells=Recipe.of(recipe).cells))
     header = ("cell", "layers", "parameters", "documents/s", "loss", "minutes", "score", "difference", "verdict")
     shown = [
         (
@@ -95,9 +123,9 @@ def main() -> None:
         for row in rows
     ]
     print(markdown_table(header, shown))
-    told = ("steps", "batch_size", "learning_rate", "length", "seeds", "tasks")
+    told = ("steps", "batch_size", "learning_rate", "length", "seeds", "attention", "tasks")
     settings = {name: getattr(given, name) for name in told} | {"train": TRAIN, "max_length": LENGTH}
-    curve = [round(loss, 4) for loss in Profile.load(report.folder / "profile.json").layer_loss.loss]
+    curve = [round(loss, 4) for loss in Profile.load(given.work / "full" / "profile.json").layer_loss.loss]
     table = {"header": header, "rows": shown}
     write_result(given.out, {"model": given.model, "layer_loss": curve, "rows": rows, "table": table, "settings": settings})
 

@@ -3,8 +3,9 @@
 A cell is a way to cut, a depth, a vocabulary and a way to teach: ``first-6-32k`` keeps the first 6 layers and 32k tokens and learns
 the uncut encoder's vectors, ``first-6-32k-untaught`` is the same cut as it is, ``first-6-32k-contrastive`` the same trained on
 triplets alone, a third as many steps because a row has three texts, ``first-6-32k-adapters`` learns the vectors with the defaults of
-``train`` (LoRA, twice the rate, three tenths of the steps as warm-up). ``uniform-6`` keeps layers at an even stride, ``full-32k`` all of
-them and fewer tokens. All of it is one recipe for ``prune2vec run``, written into WORK: killed, the same command resumes.
+``train`` (LoRA, twice the rate, three tenths of the steps as warm-up). ``-4e-4`` is its rate. ``uniform-6`` keeps layers at an even stride, ``full-32k`` all of
+them and fewer tokens. All of it is one recipe for ``prune2vec run``, written into WORK: killed, the same command resumes. --jobs cells at
+a time share a GPU.
 
 Texts are drawn from both sides of training triplets; none of them is from an evaluated task. Texts are cut at 128 tokens
 in the evaluation, so scores compare the cells with each other; those of the uncut encoder beside published ones show what that costs.
@@ -24,17 +25,17 @@ from pathlib import Path
 from typing import Any
 
 from common import write_result
+from side_by_side import run_side_by_side
 
 from prune2vec.data.plain_texts import load_texts
 from prune2vec.data.triplet import write_json_lines
 from prune2vec.evaluation.evaluate import evaluate_encoder
 from prune2vec.evaluation.results import Results
 from prune2vec.experiments.comparison import TextTable
-from prune2vec.experiments.run import run_recipe
 from prune2vec.profiling.profile import Profile
 
 CELL = re.compile(
-    r"(?P<method>first|uniform|full)(-(?P<depth>\d+))?(-(?P<vocabulary>\d+k))?(-(?P<teaching>untaught|contrastive|adapters))?"
+    r"(?P<method>first|uniform|full)(-(?P<depth>\d+))?(-(?P<vocabulary>\d+k))?(-(?P<teaching>untaught|contrastive|adapters|\d+e-\d+))?"
 )
 CUTS = {"first": ("depth", "depth"), "uniform": ("uniform", "layers")}
 PLAIN = ("allnli", "squad", "eli5_question_answer", "fever", "hotpot_qa", "nq", "quora_duplicates", "wiki_split")
@@ -64,6 +65,7 @@ def variant_of(cell: str, steps: int) -> dict[str, Any]:
     elif found["teaching"] == "contrastive":
         variant["train"] = {
             "teacher": None,
+            "teacher_vectors": None,
             "distil": "none",
             "prompts": [],
             "steps": steps // 3,
@@ -71,6 +73,8 @@ def variant_of(cell: str, steps: int) -> dict[str, Any]:
         }
     elif found["teaching"] == "adapters":
         variant["train"] = {"preset": "l3prune"}
+    elif found["teaching"]:
+        variant["train"] = {"learning_rate": float(found["teaching"])}
     return variant
 
 
@@ -80,12 +84,18 @@ def recipe_of(given: argparse.Namespace, texts: Path) -> dict[str, Any]:
     taught = {
         "preset": "distil",
         "steps": given.steps,
+        "batch_size": given.batch_size,
         "max_length": given.length,
-        "save_every": 100,
+        "save_every": max(100, given.steps // 5),
         "seed": SEED,
         "prompts": given.prompts,
+        "teacher": str(given.model.resolve()),
+        "teacher_vectors": str(given.work / "teacher-vectors"),
+        **({} if given.learning_rate is None else {"learning_rate": given.learning_rate}),
     }
-    evaluated = {"max_length": LENGTH, "max_documents": given.max_documents}
+    # Speeds of cells that share a machine say nothing.
+    speed = {"speed_texts": 0} if given.jobs > 1 else {}
+    evaluated = {"max_length": LENGTH, "max_documents": given.max_documents, **speed}
     files = {
         name: [str(train / f"{one}.jsonl.gz") for one in of] for name, of in {"train": TRIPLETS, "profile": PROFILE}.items()
     }
@@ -117,7 +127,8 @@ def tables_of(scores: dict[str, dict[str, Any]]) -> tuple[TextTable, TextTable]:
     brief: list[tuple[str, ...]] = []
     for name, of in scores.items():
         of["share"] = of["mean"] / scores["full"]["mean"]
-        speed = [f"{of['texts_per_s'].get(side, 0):.0f}" for side in ("queries", "documents")]
+        speeds = (of["texts_per_s"].get(side) for side in ("queries", "documents"))
+        speed = ["" if value is None else f"{value:.0f}" for value in speeds]
         cells = [f"{score * 100:.1f}" for score in of["tasks"].values()]
         size = [f"{of['parameters'] / 1e6:.1f} M", f"{of['bytes'] / 1e6:.0f} MB"]
         mean = (f"{of['mean'] * 100:.1f}", f"{of['share'] * 100:.1f} %")
@@ -127,7 +138,7 @@ def tables_of(scores: dict[str, dict[str, Any]]) -> tuple[TextTable, TextTable]:
     short = [task.removesuffix("Classification") for task in scores["full"]["tasks"]]
     first, last = ("encoder", "parameters", "on disk"), ("mean", "of full")
     whole = TextTable((*first, "queries/s", "documents/s", *short, *last, "difference, 95 %"), tuple(rows))
-    return whole.without_empty_columns(), TextTable((*first, "documents/s", *last), tuple(brief))
+    return whole.without_empty_columns(), TextTable((*first, "documents/s", *last), tuple(brief)).without_empty_columns()
 
 
 def main() -> None:
@@ -140,7 +151,10 @@ def main() -> None:
     parser.add_argument("--cells", nargs="+", required=True, help="what to make and measure beside the uncut encoder")
     parser.add_argument("--texts", type=int, default=40_000, help="plain texts to learn from")
     parser.add_argument("--prompts", nargs="*", default=[], help="names of the encoder's prompts under which each is learnt")
-    parser.add_argument("--steps", type=int, default=1000, help="training steps of 64 texts")
+    parser.add_argument("--steps", type=int, default=1000, help="training steps")
+    parser.add_argument("--batch-size", type=int, default=64, help="texts of a step")
+    parser.add_argument("--learning-rate", type=float, help="default: that of the preset")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
     parser.add_argument("--length", type=int, default=64, help="longest text in training, in tokens")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     parser.add_argument("--max-documents", type=int, help="of a retrieval task: a sample of it")
@@ -149,15 +163,13 @@ def main() -> None:
     )
     given = parser.parse_args()
     given.data, given.work = given.data.resolve(), given.work.resolve()
-    run = given.work / "run"
-    report = run_recipe(recipe_of(given, draw_texts(given)), run)
-    assert report.comparison is not None
+    comparison = run_side_by_side(recipe_of(given, draw_texts(given)), given.work, given.jobs)
     scores: dict[str, dict[str, Any]] = {}
-    for row in report.comparison.rows:
-        folder = run / (row.same_as or row.name)
+    for row in comparison.rows:
+        folder = given.work / row.name / row.name
         results = Results.load(folder / "results.json")
         of_tasks = {task.name: task.score for task in results.tasks}
-        gap = report.comparison.difference(row.name)
+        gap = comparison.difference(row.name)
         scores[row.name] = {
             "tasks": of_tasks,
             "mean": sum(of_tasks.values()) / len(of_tasks),
@@ -175,7 +187,7 @@ def main() -> None:
                     folder / "encoder",
                     tasks=given.asymmetric,
                     mirror=given.data / "mteb",
-                    documents_by=run / "full" / "checkpoint",
+                    documents_by=given.work / "full" / "full" / "checkpoint",
                     output=output,
                     max_length=LENGTH,
                     max_documents=given.max_documents,
@@ -184,9 +196,9 @@ def main() -> None:
             scores[row.name]["documents_by_full"] = {task.name: task.score for task in Results.load(output).tasks}
     table, brief = tables_of(scores)
     print(table.to_markdown())
-    told = ("texts", "steps", "length", "prompts", "tasks", "max_documents", "asymmetric")
+    told = ("texts", "steps", "batch_size", "learning_rate", "length", "prompts", "tasks", "max_documents", "asymmetric")
     about = {name: getattr(given, name) for name in told} | {"plain_texts_of": PLAIN, "triplets_of": TRIPLETS}
-    curve = Profile.load(run / "profile.json").layer_loss
+    curve = Profile.load(given.work / "full" / "profile.json").layer_loss
     result = {
         "model": given.model.name,
         "layer_loss": [round(loss, 4) for loss in curve.loss],

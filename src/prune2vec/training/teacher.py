@@ -109,12 +109,11 @@ def teacher_vectors(
     output: Path,
     texts: Sequence[str | Path] = (),
     dtype: str = "auto",
-    wait: bool = False,
 ) -> TeacherVectors:
     """Return the teacher's vector of every text under every prompt.
 
     With a teacher, what is not there yet is encoded into ``teacher_vectors`` (by default a folder beside the output) by
-    ``encode``: in parts, so that the same call resumes after a kill. Else the vectors there are taken, whoever made them.
+    ``encode``: in parts, so that the same call resumes after a kill. Another run that makes them is waited for. Else the vectors there are taken, whoever made them.
 
     Args:
         wanted: By prompt the distinct texts, each with the id of its document or an empty one.
@@ -122,17 +121,16 @@ def teacher_vectors(
         output: The encoder's folder to be.
         texts: The sources of the texts where these are plain: vectors that ``encode`` made of one are known by its order.
         dtype: Of the teacher's forward passes.
-        wait: While another process holds the folder: one of those that train together does so while it reads.
 
     Raises:
-        ConfigError: The teacher has no such prompt, or another run holds the folder.
+        ConfigError: The teacher has no such prompt.
         DataError: Vectors that exist do not fit the texts: missing, of other texts, another number, not finite.
         CheckpointError: The teacher cannot be loaded.
         EncodingError: The teacher's vectors cannot be made, or are damaged.
     """
     if settings.teacher is not None:
         folder = Path(settings.teacher_vectors or output.with_name(f"{output.name}.teacher"))
-        found = _encoded(settings.teacher, folder, wanted, settings, dtype, wait=wait)
+        found = _encoded(settings.teacher, folder, wanted, settings, dtype)
     else:
         found = _existing(Path(str(settings.teacher_vectors)), wanted, texts)
     widths = {vectors.shape[1] for vectors in found.values()}
@@ -154,8 +152,6 @@ def _encoded(
     wanted: Mapping[TeacherPrompt, Mapping[str, str]],
     settings: TrainSettings,
     dtype: str,
-    *,
-    wait: bool,
 ) -> dict[TeacherPrompt, NDArray[np.float32]]:
     """Return the vectors by prompt, those that are not there encoded first; the teacher is loaded at most once, and let go."""
     identity = teacher_identity(settings)
@@ -165,7 +161,8 @@ def _encoded(
         about = [identity, prompt, settings.max_length, dtype, list(texts)]
         place = folder / f"{_file_name(prompt.name)}-{digest_json(about)[:12]}"
         corpus = place.with_name(f"{place.name}.jsonl.gz")
-        with locked(place, wait=wait):
+        # Another run that learns from this teacher makes them, or a process that trains with this one reads them.
+        with locked(place, wait=True):
             check_vector_folder(place)
             if not manifest_of(place).exists() or not Store.load(place).complete:
                 if loaded is None:

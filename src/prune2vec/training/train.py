@@ -279,8 +279,7 @@ def with_teacher(job: TrainingJob, texts: Sources | None) -> TrainingJob:
     if not job.settings.learns_vectors:
         return job
     sources = [texts] if isinstance(texts, str | Path) else list(texts or ())
-    wait = not job.processes.first
-    found = teacher_vectors(job.data.wanted(), job.settings, output=job.output, texts=sources, dtype=job.dtype, wait=wait)
+    found = teacher_vectors(job.data.wanted(), job.settings, output=job.output, texts=sources, dtype=job.dtype)
     return replace(job, data=replace(job.data, teacher=found))
 
 
