@@ -3,9 +3,9 @@
 A cell is a way to cut, a depth, a vocabulary and a way to teach: ``first-6-32k`` keeps the first 6 layers and 32k tokens and learns
 the uncut encoder's vectors, ``first-6-32k-untaught`` is the same cut as it is, ``first-6-32k-contrastive`` the same trained on
 triplets alone, a third as many steps because a row has three texts, ``first-6-32k-adapters`` learns the vectors with the defaults of
-``train`` (LoRA, twice the rate, three tenths of the steps as warm-up). ``-4e-4`` is its rate. ``uniform-6`` keeps layers at an even stride, ``full-32k`` all of
-them and fewer tokens. All of it is one recipe for ``prune2vec run``, written into WORK: killed, the same command resumes. --jobs cells at
-a time share a GPU.
+``train`` (LoRA, twice the rate, three tenths of the steps as warm-up), ``first-6-32k-2e-4`` at that learning rate. ``uniform-6`` keeps
+layers at an even stride, ``full-32k`` all of them and fewer tokens. All of it is one recipe for ``prune2vec run``, written into WORK:
+killed, the same command resumes. --jobs cells at a time share a GPU.
 
 Texts are drawn from both sides of training triplets; none of them is from an evaluated task. Texts are cut at 128 tokens
 in the evaluation, so scores compare the cells with each other; those of the uncut encoder beside published ones show what that costs.

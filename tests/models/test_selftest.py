@@ -5,7 +5,7 @@ import torch
 
 from prune2vec.errors import UnsupportedModel
 from prune2vec.models.families import Family, SubLayers, final_modules, find_family
-from prune2vec.models.selftest import check_sub_layers, is_causal, self_test
+from prune2vec.models.selftest import check_sub_layers, is_causal, random_ids, self_test
 from tests.tiny import CAUSAL, FAMILIES, tiny_model
 
 
@@ -22,6 +22,15 @@ def test_a_dimension_that_is_large_everywhere_hides_no_direction(family: str) ->
     with torch.no_grad():
         final.register_forward_hook(lambda module, args, output: output + 1000 * torch.eye(32, dtype=output.dtype)[3])
     assert is_causal(model) == (family in CAUSAL)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_tokens_that_were_never_trained_do_not_hide_the_direction(causal: bool) -> None:
+    model = tiny_model("llama" if causal else "bert")
+    last = int(random_ids(model)[0, -1])
+    with torch.no_grad():
+        model.get_input_embeddings().weight[last : last + 20] = 0.0
+    assert is_causal(model) == causal
 
 
 def test_a_class_that_follows_the_config_with_a_mask_alone_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,16 @@ def test_a_killed_pass_resumes_to_the_same_bytes(big: Path, tmp_path: Path, monk
     teacher_vectors(WANTED, learnt(big), output=tmp_path / "cut", dtype="float32")
     assert len(rows) == len(TEXTS) - 20, "finished parts are not encoded again"
     assert files("cut") == files("whole")
+
+
+def test_runs_at_once_encode_each_text_once(big: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = count_rows(monkeypatch)
+    settings = learnt(big, teacher_vectors=str(tmp_path / "shared"))
+    with ThreadPoolExecutor(3) as pool:
+        runs = [pool.submit(teacher_vectors, WANTED, settings, output=tmp_path / name, dtype="float32") for name in "abc"]
+    first, *others = (run.result().vectors for run in runs)
+    assert len(rows) == len(TEXTS)
+    assert all(np.array_equal(first, other) for other in others)
 
 
 def test_prompts_are_the_teachers_own_or_given_words(big: Path, tmp_path: Path) -> None:

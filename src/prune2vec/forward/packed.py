@@ -56,10 +56,11 @@ class Rectangle:
     def filled(self, states: Float[Tensor, "head token dim"]) -> Float[Tensor, "row head position dim"]:
         """Return the rows' states side by side, zeros after the end of a shorter one."""
         if self.places is None:
-            return states.unflatten(1, (len(self.lengths), -1)).transpose(0, 1)
+            rows: Tensor = states.unflatten(1, (len(self.lengths), -1))
+            return rows.transpose(0, 1)
         head, _, dim = states.shape
         shape = len(self.lengths), self.lengths[0], head, dim
-        whole = states.new_zeros(shape[0] * shape[1], head, dim).index_copy(0, self.places, states.transpose(0, 1))
+        whole: Tensor = states.new_zeros(shape[0] * shape[1], head, dim).index_copy(0, self.places, states.transpose(0, 1))
         return whole.view(shape).transpose(1, 2)
 
     def end_to_end(self, states: Float[Tensor, "row position head dim"]) -> Float[Tensor, "token head dim"]:
@@ -170,15 +171,16 @@ def _attention(
     """Attention within each row; without packed rows, transformers' own."""
     if rectangles is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    told = kwargs.pop("is_causal", None)
-    causal = getattr(module, "is_causal", True) if told is None else told
+    # As the kernel decides it where it is not told.
+    causal = getattr(module, "is_causal", True) if (said := kwargs.get("is_causal")) is None else said
     # Split, not sliced: the backward pass of a slice fills a tensor of the whole length with zeros, once a slice.
     sizes = [sum(rectangle.lengths) for rectangle in rectangles]
     parts = zip(rectangles, *(states[0].split(sizes, dim=1) for states in (query, key, value)), strict=True)
     outputs = []
     for rectangle, *states in parts:
-        mask, is_causal = rectangle.mask(attention_mask, causal)
-        found, _ = sdpa_attention_forward(module, *map(rectangle.filled, states), mask, **kwargs, **is_causal)
+        mask, told = rectangle.mask(attention_mask, causal)
+        q, k, v = map(rectangle.filled, states)
+        found, _ = sdpa_attention_forward(module, q, k, v, mask, **{**kwargs, **told})
         outputs.append(rectangle.end_to_end(found))
     return torch.cat(outputs)[None], None
 

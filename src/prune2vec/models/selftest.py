@@ -81,7 +81,11 @@ def is_causal(model: PreTrainedModel) -> bool:
 
 def _looks_back(model: PreTrainedModel, ids: Tensor, given: dict[str, Tensor]) -> bool:
     changed = ids.clone()
-    changed[0, -1] = (changed[0, -1] + 1) % max(2, model.config.vocab_size - 1)
+    # Rows that were never trained may be alike: another id with the same one would change nothing.
+    others = torch.cat([(ids[:1, -1] + 1) % max(2, model.config.vocab_size - 1), ids.flatten()])
+    embed = model.get_input_embeddings()
+    differs = (embed(others) != embed(ids[:1, -1])).any(dim=-1)
+    changed[0, -1] = others[int(differs.int().argmax())]
     both = {name: torch.cat([tensor, tensor]) for name, tensor in given.items()}
     states = model(input_ids=torch.cat([ids, changed]), use_cache=False, **both)[0][:, :-1].double()
     one, two = states[0], states[len(ids)]

@@ -113,7 +113,8 @@ def teacher_vectors(
     """Return the teacher's vector of every text under every prompt.
 
     With a teacher, what is not there yet is encoded into ``teacher_vectors`` (by default a folder beside the output) by
-    ``encode``: in parts, so that the same call resumes after a kill. Another run that makes them is waited for. Else the vectors there are taken, whoever made them.
+    ``encode``: in parts, so that the same call resumes after a kill. Another run that makes them is waited for. Else the
+    vectors there are taken, whoever made them.
 
     Args:
         wanted: By prompt the distinct texts, each with the id of its document or an empty one.
