@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -216,9 +217,10 @@ def make_trainer(
     Raises:
         TrainingError: More than one GPU is in sight.
     """
-    # Each checkpoint gets a model card; it must not ask the hub about the base, nor look for examples in the data.
+    # Checkpoints need no model card; for one the library would ask the hub about the base, and look for examples in the data.
     encoder.model_card_data.local_files_only = True
     encoder.model_card_data.widget = [{"text": ""}]
+    encoder.save_pretrained = partial(encoder.save_pretrained, create_model_card=False)  # type: ignore[method-assign]
     settings = job.settings
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(job.work.folder),
