@@ -184,7 +184,8 @@ def _gemma(family: LlamaCppFamily, config: Any, parts: EncoderParts, *, causal: 
     # Without rotary bases of their own, layers with a window are the others where no text is longer.
     if list(config.layer_types) != usual and (family.arch == "gemma3" or _window(config, parts)):
         return (
-            f"other layers than every {family.period}th see all tokens, which llama.cpp takes for granted: keep leading layers"
+            f"other layers than every {family.period}th see all tokens, which llama.cpp takes for granted: keep leading "
+            f"layers, or such that each {family.period}th of those kept is one that sees all"
         )
     largest = layers == LARGEST_GEMMA[family.arch]
     scale = config.hidden_size // config.num_attention_heads if largest else config.head_dim
