@@ -33,9 +33,9 @@ def run_side_by_side(recipe: Mapping[str, Any], work: Path, jobs: int) -> Compar
     write_text(work / RECIPE, given.to_yaml())
     chosen = given.swept().taught()
     alone = [variant for variant in chosen.variants if variant.trained_with is None]
-    # By seed, so that what one tells is there first.
-    alone.sort(key=lambda variant: training.seed if (training := variant.training(chosen.train)) is not None else 42)
-    names = [variant.name for variant in alone]
+    # By seed, so that what one tells is there first; what is not trained before all.
+    behind = sorted(alone[1:], key=lambda variant: (training := variant.training(chosen.train)) is not None and training.seed)
+    names = [variant.name for variant in (alone[0], *behind)]
     first, *others = names
     _run(work, first)
     done: dict[str, Future[None]] = {}
