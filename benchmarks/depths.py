@@ -5,7 +5,7 @@ The whole model (``full``, what the others are compared with) and the depths of 
 --distilled learn the vectors of ``full`` beside the labels; --methods are compared at the parameters of --sizes. All cells have the
 same rows, batches and steps, texts cut at --length tokens; evaluation cuts texts at 128. The profile is taken on the paper's 1,280
 tuples. WORK holds everything that is made on the way: killed, the same command resumes, and a larger sweep keeps what is there.
---jobs cells at a time share a GPU.
+--jobs processes share the machine, a GPU for example.
 
     python benchmarks/depths.py --model smollm2 --data DATA --work runs/depths --out benchmarks/results/smollm2-depths.json \
         --alone 3 6 9 12 15 18 21 24 27 --elastic 6 12 18 24 --distilled 6 15 --seeds 42 43 --jobs 8 \
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--alone", type=int, nargs="*", default=[], help="depths trained each in a run of its own")
     parser.add_argument("--distilled", type=int, nargs="*", default=[], help="depths that learn from the trained whole model")
     parser.add_argument("--attention", choices=("kept", "bidirectional"), default="kept")
-    parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--methods", nargs="*", default=[], help="planners to compare at each size")
     parser.add_argument("--sizes", nargs="+", default=["small", "large"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
@@ -110,7 +110,7 @@ def main() -> None:
     given = parser.parse_args()
     given.data = given.data.resolve()
     recipe = recipe_of(given)
-    comparison = run_side_by_side(recipe, given.work, given.jobs)
+    comparison, folders = run_side_by_side(recipe, given.work, given.jobs)
     rows = cell_rows(comparison, SweepRecord(cells=Recipe.of(recipe).cells))
     header = ("cell", "layers", "parameters", "documents/s", "loss", "minutes", "score", "difference", "verdict")
     shown = [
@@ -125,7 +125,7 @@ def main() -> None:
     print(markdown_table(header, shown))
     told = ("steps", "batch_size", "learning_rate", "length", "seeds", "attention", "tasks")
     settings = {name: getattr(given, name) for name in told} | {"train": TRAIN, "max_length": LENGTH}
-    curve = [round(loss, 4) for loss in Profile.load(given.work / "full" / "profile.json").layer_loss.loss]
+    curve = [round(loss, 4) for loss in Profile.load(folders["full"].parent / "profile.json").layer_loss.loss]
     table = {"header": header, "rows": shown}
     write_result(given.out, {"model": given.model, "layer_loss": curve, "rows": rows, "table": table, "settings": settings})
 

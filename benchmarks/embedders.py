@@ -5,7 +5,7 @@ the uncut encoder's vectors, ``first-6-32k-untaught`` is the same cut as it is, 
 triplets alone, a third as many steps because a row has three texts, ``first-6-32k-adapters`` learns the vectors with the defaults of
 ``train`` (LoRA, twice the rate, three tenths of the steps as warm-up), ``first-6-32k-2e-4`` at that learning rate. ``uniform-6`` keeps
 layers at an even stride, ``full-32k`` all of them and fewer tokens. All of it is one recipe for ``prune2vec run``, written into WORK:
-killed, the same command resumes. --jobs cells at a time share a GPU.
+killed, the same command resumes. --jobs processes share the machine, a GPU for example.
 
 Texts are drawn from both sides of training triplets; none of them is from an evaluated task. Texts are cut at 128 tokens
 in the evaluation, so scores compare the cells with each other; those of the uncut encoder beside published ones show what that costs.
@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000, help="training steps")
     parser.add_argument("--batch-size", type=int, default=64, help="texts of a step")
     parser.add_argument("--learning-rate", type=float, help="default: that of the preset")
-    parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--length", type=int, default=64, help="longest text in training, in tokens")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     parser.add_argument("--max-documents", type=int, help="of a retrieval task: a sample of it")
@@ -163,10 +163,10 @@ def main() -> None:
     )
     given = parser.parse_args()
     given.data, given.work = given.data.resolve(), given.work.resolve()
-    comparison = run_side_by_side(recipe_of(given, draw_texts(given)), given.work, given.jobs)
+    comparison, folders = run_side_by_side(recipe_of(given, draw_texts(given)), given.work, given.jobs)
     scores: dict[str, dict[str, Any]] = {}
     for row in comparison.rows:
-        folder = given.work / row.name / row.name
+        folder = folders[row.name]
         results = Results.load(folder / "results.json")
         of_tasks = {task.name: task.score for task in results.tasks}
         gap = comparison.difference(row.name)
@@ -187,7 +187,7 @@ def main() -> None:
                     folder / "encoder",
                     tasks=given.asymmetric,
                     mirror=given.data / "mteb",
-                    documents_by=given.work / "full" / "full" / "checkpoint",
+                    documents_by=folders["full"] / "checkpoint",
                     output=output,
                     max_length=LENGTH,
                     max_documents=given.max_documents,
@@ -198,7 +198,7 @@ def main() -> None:
     print(table.to_markdown())
     told = ("texts", "steps", "batch_size", "learning_rate", "length", "prompts", "tasks", "max_documents", "asymmetric")
     about = {name: getattr(given, name) for name in told} | {"plain_texts_of": PLAIN, "triplets_of": TRIPLETS}
-    curve = Profile.load(given.work / "full" / "profile.json").layer_loss
+    curve = Profile.load(folders["full"].parent / "profile.json").layer_loss
     result = {
         "model": given.model.name,
         "layer_loss": [round(loss, 4) for loss in curve.loss],

@@ -232,6 +232,22 @@ def test_a_file_that_was_being_written_by_a_killed_call_is_ours(tmp_path: Path) 
     assert own.files["a"] == files.fingerprint(tmp_path / "a")
 
 
+def test_a_folder_whose_first_record_was_cut_short_is_new(tmp_path: Path) -> None:
+    partial = tmp_path / "out" / f".{RECORD}.partial-123"
+    partial.parent.mkdir()
+    partial.write_text("{")
+    with own_folder(tmp_path / "out", "a test") as own, own.writing("a"):
+        (tmp_path / "out" / "a").write_text("1")
+    assert not partial.exists() and names(tmp_path / "out") == ["a"]
+    # Beside files of others it stays theirs, and is left as it is.
+    (tmp_path / "theirs").mkdir()
+    for name in ("notes.txt", partial.name):
+        (tmp_path / "theirs" / name).write_text("{")
+    with pytest.raises(CheckpointError, match=r"it holds notes\.txt"), own_folder(tmp_path / "theirs", "a test"):
+        pass
+    assert names(tmp_path / "theirs") == [partial.name, "notes.txt"]
+
+
 def test_only_a_new_empty_or_own_folder_is_written_into(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with own_folder(tmp_path / "out", "a test"), own_folder(tmp_path / "deep" / "new", "a test"):

@@ -57,7 +57,8 @@ def check_kind(target: Path, kind: str) -> dict[str, Any]:
             return {}
         if not target.is_dir():
             raise CheckpointError(f"cannot write {target}: a file of that name is there; give the name of a folder")
-        found = min((path.name for path in target.iterdir()), default=None)
+        # A call that was killed before its first record was whole has written nothing else.
+        found = min((path.name for path in target.iterdir() if _partial_of(path, RECORD) is None), default=None)
     wrote, files = recorded(target)
     if found is None or wrote == kind:
         return files
@@ -151,13 +152,19 @@ def clear_partials(path: Path) -> None:
     A folder that a killed call had moved aside, to put its own in place, is put back.
     """
     for stale in path.parent.glob(".*.partial-*"):
-        match = _PARTIAL.fullmatch(stale.name)
-        if match is None or match["name"] != path.name:
+        match = _partial_of(stale, path.name)
+        if match is None:
             continue
         if match["old"] and not path.exists() and (stale / RECORD).is_file():
             stale.rename(path)
         else:
             _remove(stale)
+
+
+def _partial_of(stale: Path, name: str) -> re.Match[str] | None:
+    """Return how a path is named if a call has left it of something called ``name``, half-written or moved aside; else None."""
+    match = _PARTIAL.fullmatch(stale.name)
+    return match if match is not None and match["name"] == name else None
 
 
 def clear_all_partials(folder: Path) -> None:
@@ -284,6 +291,7 @@ def own_folder(target: Path, kind: str) -> Iterator[OwnFolder]:
     """
     with locked(target):
         own, there = OwnFolder(target, kind, check_kind(target, kind)), target.is_dir()
+        clear_partials(target / RECORD)
         try:
             own.save()
             yield own

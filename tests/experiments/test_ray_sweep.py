@@ -158,7 +158,9 @@ def test_a_page_that_was_changed_is_refused_before_the_work(tmp_path: Path, in_t
 
 def test_what_cannot_be_is_refused_before_ray_starts(tmp_path: Path, cli: Cli) -> None:
     for shards in (0, -1, 11, "many"):
-        with pytest.raises(ConfigError, match="shards: expected a number from 1 to 10, the number of variants, or auto"):
+        with pytest.raises(
+            ConfigError, match="shards: expected a number from 1 to 10, the number of variants that are trained apart, or auto"
+        ):
             swept(tmp_path, shards=shards)
     (tmp_path / "run" / "comparison").mkdir(parents=True)
     (tmp_path / "run" / "comparison" / "mine.txt").touch()

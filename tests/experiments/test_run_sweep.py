@@ -144,6 +144,22 @@ def test_shards_put_together_are_the_whole(tmp_path: Path) -> None:
     assert (tmp_path / "merged" / "sweep.md").read_text() == (tmp_path / "whole" / "sweep.md").read_text()
 
 
+def test_what_is_trained_together_is_in_one_shard(tmp_path: Path) -> None:
+    cuts = [
+        {"name": f"at-{depth}", "method": "depth", "parameters": {"depth": depth}, "trained_with": "big"} for depth in (1, 2)
+    ]
+    variants = [{"name": "big", "method": "full"}, *cuts, {"name": "alone", "method": "depth", "parameters": {"depth": 2}}]
+    values, calls = recipe_values(tmp_path, variants=variants), []
+    for shard, cells in (("0/2", {"big", "at-1", "at-2"}), ("1/2", {"alone"})):
+        stages = SmallStages()
+        run_recipe(values, tmp_path / "parts", stages=stages, shard=shard)
+        assert set(list_cells(values, tmp_path / "parts", stages=SmallStages(), shard=shard).states) == cells
+        calls += [call for call in stages.calls if call.startswith("train")]
+    assert calls == ["train big", "train alone"]
+    with pytest.raises(ConfigError, match=r"^shard 2/3 has no cell; there are 2 that are trained apart$"):
+        run_recipe(values, tmp_path / "parts", stages=SmallStages(), shard="2/3")
+
+
 def test_what_failed_in_a_shard_is_in_the_table_of_all(tmp_path: Path) -> None:
     swept(tmp_path, "parts", shard="0/2", stages=Breaking("train", "depth-50pct-s1", TrainingError("why")))
     swept(tmp_path, "parts", shard="1/2")

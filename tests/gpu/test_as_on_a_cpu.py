@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from prune2vec.data.triplet import write_triplets
 from prune2vec.encoding.engine import Engine
 from prune2vec.evaluation.evaluate import evaluate_encoder
 from prune2vec.forward.batches import packing_obstacle, token_states
@@ -103,13 +104,11 @@ def test_training(small: Path, tmp_path: Path, settings: dict[str, Any]) -> None
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_training_in_bf16(small: Path, tmp_path: Path, method: str) -> None:
-    exact, rounded = (
+    found = {}
+    for dtype in ("float32", "bfloat16"):
         train_encoder(small, DATA, tmp_path / dtype, **{**FOUR, "method": method, "device": "cuda", "dtype": dtype})
-        for dtype in ("float32", "bfloat16")
-    )
-    assert exact and rounded
-    first, second = ([line["loss"] for line in curve(tmp_path / dtype)] for dtype in ("float32", "bfloat16"))
-    assert second == pytest.approx(first, rel=0.1)
+        found[dtype] = [line["loss"] for line in curve(tmp_path / dtype)]
+    assert found["bfloat16"] == pytest.approx(found["float32"], rel=0.1)
 
 
 def test_learning_from_a_teacher(small: Path, tmp_path: Path) -> None:
@@ -123,8 +122,6 @@ def test_learning_from_a_teacher(small: Path, tmp_path: Path) -> None:
 
 
 def test_scores(small: Path, tmp_path: Path) -> None:
-    from prune2vec.data.triplet import write_triplets
-
     write_triplets(rows(40), tmp_path / "held-out.jsonl")
     cpu, gpu = (
         evaluate_encoder(small, data=tmp_path / "held-out.jsonl", device=device, dtype="float32") for device in ("cpu", "cuda")

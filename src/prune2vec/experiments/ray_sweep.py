@@ -12,6 +12,7 @@ from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.run import Report, recipe_of, run_recipe
 from prune2vec.experiments.stage_runner import RESULTS
 from prune2vec.experiments.stages import Stages
+from prune2vec.experiments.trained_together import done_apart
 from prune2vec.outputs import COMPARISON, OwnFolder, check_kind
 from prune2vec.progress import say, set_enabled
 from prune2vec.public import public
@@ -43,17 +44,18 @@ def run_on_ray(
 
     Raises:
         MissingExtra: Ray is not installed.
-        ConfigError: The recipe is wrong, it has fewer variants than ``shards``, or another run writes into a shard.
+        ConfigError: The recipe is wrong, it has fewer variants that are trained apart than ``shards``, or another run writes into a shard.
         CheckpointError: A folder to be written holds something else.
         EncodingError: No cluster answers, or a worker died more often than ``retries``. The other shards are stopped then.
         Prune2vecError: A stage failed; in a sweep, one that all cells need.
     """
     chosen, folder, together = recipe_of(recipe), Path(output).absolute(), Path(output).absolute() / TOGETHER
-    names = [variant.name for variant in chosen.swept().variants]
+    swept = chosen.swept()
+    names, apart = [variant.name for variant in swept.variants], len(done_apart(swept))
     # Refused at once, not after hours of work.
     OwnFolder(together, COMPARISON, check_kind(together, COMPARISON)).check(*WRITTEN)
-    wanted = _wanted(shards, folder, len(names))
-    reports = on_ray(_run_shard, chosen, folder, stages, shards=wanted, retries=retries, most=len(names))
+    wanted = _wanted(shards, folder, apart)
+    reports = on_ray(_run_shard, chosen, folder, stages, shards=wanted, retries=retries, most=apart)
     return _compared(reports, names, folder)
 
 
@@ -88,16 +90,18 @@ def _compared(reports: Sequence[Report], names: Sequence[str], folder: Path) -> 
 
 
 def _wanted(shards: int | str, folder: Path, variants: int) -> int | str:
-    """Return how many shards there are to be, or auto."""
+    """Return how many shards of so many ``variants``, trained apart, there are to be, or auto."""
     wanted = _there(folder) if shards == "auto" else shards
     if wanted == "auto" or (isinstance(wanted, int) and 1 <= wanted <= variants):
         return wanted
     if shards == "auto":
         raise ConfigError(
-            f"{folder} is divided into {wanted} shards, more than the recipe has variants ({variants}); name another output, or how "
-            "many shards there are to be"
+            f"{folder} is divided into {wanted} shards, more than the recipe has variants that are trained apart ({variants}); "
+            "name another output, or how many shards there are to be"
         )
-    raise ConfigError(f"{wanted!r} shards: expected a number from 1 to {variants}, the number of variants, or auto")
+    raise ConfigError(
+        f"{wanted!r} shards: expected a number from 1 to {variants}, the number of variants that are trained apart, or auto"
+    )
 
 
 def _there(output: Path) -> int | str:

@@ -21,6 +21,7 @@ from prune2vec.experiments.report import ReportData
 from prune2vec.experiments.stage_runner import ANSWERS, MANIFEST, PROFILE, RECIPE, REPORT, RESULTS, STAMPS, Step
 from prune2vec.experiments.stages import Stages
 from prune2vec.experiments.sweep import read_shard
+from prune2vec.experiments.trained_together import done_apart
 from prune2vec.experiments.variant_run import VariantRun
 from prune2vec.files import write_json, write_text
 from prune2vec.machine import describe
@@ -168,11 +169,13 @@ def _chosen(recipe: Recipe, output: Path, cell: str | None, shard: str | None) -
     names = tuple(variant.name for variant in recipe.variants)
     if shard is not None:
         number, count = read_shard(shard)
-        names, output = names[number::count], output / f"shard-{number:05d}-of-{count:05d}"
+        # What is trained together is one training, and so in one shard.
+        apart, output = done_apart(recipe)[number::count], output / f"shard-{number:05d}-of-{count:05d}"
+        names = tuple(variant.name for variant in recipe.variants if (variant.trained_with or variant.name) in apart)
     if cell is not None and cell not in names:
         raise ConfigError(f"no cell{f' of shard {shard}' if shard else ''} is called {cell!r}{did_you_mean(cell, names)}")
     if not names:
-        raise ConfigError(f"shard {shard} has no cell; there are {len(recipe.variants)} in all")
+        raise ConfigError(f"shard {shard} has no cell; there are {len(done_apart(recipe))} that are trained apart")
     return output, names if cell is None else (cell,)
 
 

@@ -29,6 +29,11 @@ def with_partners(recipe: Recipe, names: Collection[str]) -> tuple[RecipeVariant
     return tuple(variant for variant in recipe.variants if variant.name in wanted)
 
 
+def done_apart(recipe: Recipe) -> tuple[str, ...]:
+    """Return the names of the variants that can be done apart from each other: all but those trained in the training of another."""
+    return tuple(variant.name for variant in recipe.variants if variant.trained_with is None)
+
+
 def cut_depths(recipe: Recipe, plans: Mapping[str, PruningPlan], name: str) -> list[int]:
     """Return the depths of the variants that are trained with one, of those whose plan is there.
 

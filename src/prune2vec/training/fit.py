@@ -217,7 +217,8 @@ def make_trainer(
     Raises:
         TrainingError: More than one GPU is in sight.
     """
-    # Checkpoints need no model card; for one the library would ask the hub about the base, and look for examples in the data.
+    # Checkpoints need no model card. What the trainer prepares for one all the same must not ask the hub about the base, nor look
+    # for examples in the data.
     encoder.model_card_data.local_files_only = True
     encoder.model_card_data.widget = [{"text": ""}]
     encoder.save_pretrained = partial(encoder.save_pretrained, create_model_card=False)  # type: ignore[method-assign]
