@@ -80,7 +80,13 @@ def recipe_of(given: argparse.Namespace) -> dict[str, Any]:
             "learning_rate": given.learning_rate,
             "save_every": 200,
         },
-        "evaluate": {"tasks": given.tasks, "mirror": str(given.data / "mteb"), "max_length": LENGTH, **speed},
+        "evaluate": {
+            "tasks": given.tasks,
+            "mirror": str(given.data / "mteb"),
+            "max_length": LENGTH,
+            "max_documents": given.max_documents,
+            **speed,
+        },
         "variants": variants,
         **({"sweep": {"methods": methods, "sizes": given.sizes, "seeds": given.seeds}} if methods else {}),
     }
@@ -107,6 +113,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=48, help="longest text in profile and training, in tokens")
     parser.add_argument("--groups", type=int, default=20, help="groups of 64 tuples in the profile")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
+    parser.add_argument("--max-documents", type=int, help="most documents of a retrieval task (default: all)")
     given = parser.parse_args()
     given.data = given.data.resolve()
     recipe = recipe_of(given)
@@ -123,7 +130,7 @@ def main() -> None:
         for row in rows
     ]
     print(markdown_table(header, shown))
-    told = ("steps", "batch_size", "learning_rate", "length", "seeds", "attention", "tasks")
+    told = ("steps", "batch_size", "learning_rate", "length", "seeds", "attention", "tasks", "max_documents")
     settings = {name: getattr(given, name) for name in told} | {"train": TRAIN, "max_length": LENGTH}
     curve = [round(loss, 4) for loss in Profile.load(folders["full"].parent / "profile.json").layer_loss.loss]
     table = {"header": header, "rows": shown}

@@ -222,6 +222,25 @@ def make_trainer(
     encoder.model_card_data.local_files_only = True
     encoder.model_card_data.widget = [{"text": ""}]
     encoder.save_pretrained = partial(encoder.save_pretrained, create_model_card=False)  # type: ignore[method-assign]
+    arguments = _arguments(job)
+    whole = AdapterTrainer if job.settings.method == "lora" else SentenceTransformerTrainer
+    trainer = (whole if part is None else ModuleTrainer)(
+        model=encoder,
+        args=arguments,
+        train_dataset=job.data.datasets(),
+        loss=loss,
+        evaluator=evaluators(job.dev, rows=job.settings.dev_rows, batch_size=job.settings.mini_batch_size) or None,
+        data_collator=collator,
+    )
+    if isinstance(trainer, ModuleTrainer) and part is not None:
+        trainer.part = part
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(SentenceTransformerModelCardCallback)
+    return trainer
+
+
+def _arguments(job: TrainingJob) -> SentenceTransformerTrainingArguments:
+    """Return sentence-transformers' arguments for a run, without those of the hub and the terminal."""
     settings = job.settings
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(job.work.folder),
@@ -257,20 +276,7 @@ def make_trainer(
             f"{arguments.n_gpu} GPUs are in sight, and a process trains on one; start one a GPU with torchrun --nproc-per-node "
             f"{arguments.n_gpu} -m prune2vec train, or set CUDA_VISIBLE_DEVICES to one of them"
         )
-    whole = AdapterTrainer if settings.method == "lora" else SentenceTransformerTrainer
-    trainer = (whole if part is None else ModuleTrainer)(
-        model=encoder,
-        args=arguments,
-        train_dataset=job.data.datasets(),
-        loss=loss,
-        evaluator=evaluators(job.dev, rows=settings.dev_rows, batch_size=settings.mini_batch_size) or None,
-        data_collator=collator,
-    )
-    if isinstance(trainer, ModuleTrainer) and part is not None:
-        trainer.part = part
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(SentenceTransformerModelCardCallback)
-    return trainer
+    return arguments
 
 
 def schedule(settings: TrainSettings, data: TrainingData) -> dict[str, Any]:
