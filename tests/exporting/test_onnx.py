@@ -16,12 +16,14 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from prune2vec.errors import CheckpointError, ConfigError, MissingExtra
+from prune2vec.evaluation.retrieval import rank_all, retrieval_metrics
 from prune2vec.exporting import onnx_graph, onnx_precision
 from prune2vec.exporting.export import export_encoder, prepared, write_export
 from prune2vec.exporting.onnx_graph import OnnxEncoder
 from prune2vec.exporting.targets import onnx as target
 from prune2vec.models.kept import Kept
 from prune2vec.pruning.encoder import load_encoder, parts_of
+from prune2vec.pruning.parity import PROBE_TEXTS
 from tests.exporting.encoders import INSTRUCTION, TEXTS, cut_encoder, export_loaded, plan_for, tiny_encoder
 from tests.tiny import BIDIRECTIONAL
 from tests.tiny_encoders import TINY_ENCODERS
@@ -182,11 +184,24 @@ def test_fewer_bits_are_compared_with_fp32(tmp_path: Path, monkeypatch: pytest.M
     expected = np.concatenate([encoder.encode([text], prompt=prompt, show_progress_bar=False) for prompt, text in texts])
     cosines = (found * expected).sum(axis=1)
     assert (agreement["mean_cosine"], agreement["min_cosine"]) == pytest.approx((cosines.mean(), cosines.min()), abs=1e-4)
+    assert agreement["ndcg_at_10"] == pytest.approx(onnx_precision.headline_ndcg(found), abs=1e-6)
+    assert agreement["fp32_ndcg_at_10"] == pytest.approx(onnx_precision.headline_ndcg(expected), abs=1e-6)
     assert (cosines.min() > 0.9999) == (precision == "fp16") and f"smallest {agreement['min_cosine']:.4f}" in done.render()
     assert f"smallest {agreement['min_cosine']:.4f}" in (tmp_path / "out" / "README.md").read_text()
     model = onnx.load(tmp_path / "out" / onnx_graph.MODEL)
     kinds = {tensor.data_type for tensor in model.graph.initializer}
     assert (onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.INT8) in kinds
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_ndcg_of_headlines_is_that_of_evaluate(seed: int) -> None:
+    vectors = np.random.default_rng(seed).standard_normal((len(PROBE_TEXTS) + 2 * 40, 3), dtype=np.float32)
+    headlines, docstrings = np.split(vectors[len(PROBE_TEXTS) :], 2)
+    scores = torch.nn.functional.cosine_similarity(torch.tensor(headlines)[:, None], torch.tensor(docstrings)[None], dim=2)
+    ids = [str(number) for number in range(40)]
+    ranking = rank_all(ids, ids, lambda rows: scores[rows], same={}, seed=seed)
+    expected = retrieval_metrics(ranking, {one: {one: 1} for one in ids})["ndcg@10"]
+    assert onnx_precision.headline_ndcg(vectors) == pytest.approx(expected, abs=1e-6) and 0 < expected < 1
 
 
 def test_far_vectors_and_weights_beyond_fp16_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,8 @@ class Agreement:
         texts: How many were compared, queries and documents under their prompts.
         mean_cosine: Mean cosine between the two vectors of one text.
         min_cosine: The smallest.
+        ndcg_at_10: Of finding each docstring among all by its headline, in the lower precision.
+        fp32_ndcg_at_10: The same in fp32.
         megabytes: Size of the graph, in 10^6 bytes.
         fp32_megabytes: That of the one in fp32.
     """
@@ -41,6 +43,8 @@ class Agreement:
     texts: int
     mean_cosine: float
     min_cosine: float
+    ndcg_at_10: float
+    fp32_ndcg_at_10: float
     megabytes: float
     fp32_megabytes: float
 
@@ -48,7 +52,8 @@ class Agreement:
         """Return it in words."""
         return (
             f"{self.precision} against fp32 on {self.texts} texts: mean cosine {self.mean_cosine:.4f}, smallest "
-            f"{self.min_cosine:.4f}; {self.megabytes:.1f} MB of {self.fp32_megabytes:.1f}"
+            f"{self.min_cosine:.4f}; nDCG@10 {self.ndcg_at_10:.3f}, in fp32 {self.fp32_ndcg_at_10:.3f}; {self.megabytes:.1f} MB "
+            f"of {self.fp32_megabytes:.1f}"
         )
 
 
@@ -86,6 +91,8 @@ def lower_precision(
         texts=len(texts),
         mean_cosine=float(cosine.mean()),
         min_cosine=float(cosine.min()),
+        ndcg_at_10=headline_ndcg(low),
+        fp32_ndcg_at_10=headline_ndcg(full),
         megabytes=_bytes(folder) / 1e6,
         fp32_megabytes=full_bytes / 1e6,
     )
@@ -115,6 +122,15 @@ def encode_sample(encoder: OnnxEncoder, texts: list[tuple[str, str]], prompt_tok
     """
     vectors = [encoder.encode([text], prompt=prompt, prompt_tokens=prompt_tokens.get(prompt, 0)) for prompt, text in texts]
     return np.concatenate(vectors)
+
+
+def headline_ndcg(vectors: NDArray[np.float32]) -> float:
+    """Return nDCG@10 of finding each docstring of ``sample_texts`` by its headline, by cosine, from the texts' (text, dim) vectors."""
+    unit = vectors[len(PROBE_TEXTS) :] / np.linalg.norm(vectors[len(PROBE_TEXTS) :], axis=1, keepdims=True)
+    headlines, docstrings = np.split(unit, 2)
+    scores = headlines @ docstrings.T
+    before = (scores > scores.diagonal()[:, None]).sum(axis=1)
+    return float(np.where(before < 10, 1 / np.log2(before + 2), 0.0).mean())
 
 
 def _quantise(folder: Path) -> None:
