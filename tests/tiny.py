@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +142,16 @@ def tiny_tokenizer(*, bos: bool = False, ends: bool = False) -> PreTrainedTokeni
     )
 
 
-def save_tiny(folder: Path, family: str = "llama", seed: int = 0, *, bos: bool = False, **kwargs: Any) -> Path:
+def save_tiny(
+    folder: Path,
+    family: str = "llama",
+    seed: int = 0,
+    *,
+    bos: bool = False,
+    changes: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> Path:
     """Write a plain Hugging Face checkpoint of a tiny model with its LM head (config, safetensors, tokeniser), return ``folder``."""
-    tiny_model(family, seed, causal_lm=True).save_pretrained(folder, **kwargs)
+    tiny_model(family, seed, causal_lm=True, **(changes or {})).save_pretrained(folder, **kwargs)
     tiny_tokenizer(bos=bos, ends=family in ENCODERS).save_pretrained(folder)
     return folder

@@ -115,12 +115,12 @@ def sample_tokenizer(kind: str, *, ends: bool = True) -> Tokenizer:
     return made
 
 
-def save_model(folder: Path, kind: str = "byte-level", family: str = "llama", *, ends: bool = True) -> Path:
+def save_model(folder: Path, kind: str = "byte-level", family: str = "llama", *, ends: bool = True, **changes: Any) -> Path:
     """Write a tiny checkpoint with a tokeniser of a kind, and more embeddings than tokens."""
     tokenizer = sample_tokenizer(kind, ends=ends)
     rows = tokenizer.get_vocab_size() + _PADDED_ROWS
     roles = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    tiny_model(family, causal_lm=True, vocab_size=rows).save_pretrained(folder)
+    tiny_model(family, causal_lm=True, vocab_size=rows, **changes).save_pretrained(folder)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=256, **roles).save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": [2, 4], "sep_token_id": rows + 7}))

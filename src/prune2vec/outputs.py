@@ -22,6 +22,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from prune2vec.errors import CheckpointError, ConfigError, DataError
 from prune2vec.files import explained_os_errors, fingerprint, read_json, sync_tree, write_json
+from prune2vec.progress import say
 
 RECORD = ".prune2vec-files.json"
 # What a folder may hold, as its record says it.
@@ -93,9 +94,9 @@ def recorded(folder: Path) -> tuple[str, dict[str, Any]]:
 def locked(target: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold ``target``, a folder or a file to be written, for this call: ``.NAME.lock`` beside it, removed at the end.
 
-    With ``wait`` it is waited for, not refused. The operating system drops the lock with its process, so a file that a killed
-    one left is simply taken over. On a file system without locks the file itself is the lock. Folders above ``target`` are
-    made, and removed again if they stay empty.
+    With ``wait`` it is waited for, which is said, and not refused. The operating system drops the lock with its process, so a
+    file that a killed one left is simply taken over. On a file system without locks the file itself is the lock. Folders above
+    ``target`` are made, and removed again if they stay empty.
 
     Raises:
         ConfigError: It is held already, by another process or by this one.
@@ -123,8 +124,7 @@ def locked(target: Path, *, wait: bool = False) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _acquired(path: Path, target: Path, *, wait: bool) -> BaseFileLock:
-    timeout = -1 if wait else 0
+def _acquired(path: Path, target: Path, *, wait: bool, timeout: float = 0) -> BaseFileLock:
     # filelock takes a place where nothing can be written for one that is held.
     path.touch()
     try:
@@ -140,6 +140,9 @@ def _acquired(path: Path, target: Path, *, wait: bool) -> BaseFileLock:
         with suppress(OSError):
             holder = path.read_text(encoding="ascii").strip()
         holder = f" (process {holder})" if holder else ""
+        if wait:
+            say(f"{target} is in use by another run{holder}; waiting for it")
+            return _acquired(path, target, wait=True, timeout=-1)
         raise ConfigError(f"{target} is in use by another run{holder}; wait for it or stop it, or write elsewhere") from error
     with suppress(OSError):
         path.write_text(f"{os.getpid()}\n", encoding="ascii")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +39,24 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+
+
+# What a real vLLM computes from each folder, one after the other.
+IN_VLLM = """
+import json, os, sys
+
+os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
+from vllm import LLM
+
+def encode(folder, texts):
+    # Gone before the next is made: a process has one at a time.
+    model = LLM(folder, runner="pooling", dtype="float32", enforce_eager=True, trust_remote_code=True)
+    return [one.outputs.embedding for one in model.embed(texts, use_tqdm=False)]
+
+texts, folders = json.loads(sys.argv[1])
+for folder in folders:
+    print("@" + json.dumps(encode(folder, texts)))
+"""
 
 
 def assert_same(encoder: Any, folder: Path, **how: Any) -> None:
@@ -137,7 +157,8 @@ def test_what_the_layout_cannot_express_is_refused(tmp_path: Path, family: str, 
     encoder = tiny_encoder(tmp_path, family, **how)
     with pytest.raises(CheckpointError, match=message) as caught:
         export_loaded(encoder, target="vllm", output=tmp_path / "out")
-    assert "\n" not in str(caught.value)
+    said = str(caught.value)
+    assert "\n" not in said and ("own folder" in said) == ("cannot express" in said)
     assert not list(tmp_path.glob("*out*"))
 
 
@@ -151,7 +172,7 @@ def test_a_tensor_without_a_place_is_refused(tmp_path: Path) -> None:
 def test_no_attention_at_all_is_refused(tmp_path: Path) -> None:
     encoder = tiny_encoder(tmp_path)
     cut_encoder(encoder, Kept.of([0, 1], drop_attention=[0, 1]))
-    with pytest.raises(CheckpointError, match="no block has attention"):
+    with pytest.raises(CheckpointError, match=r"no block has attention.*export it to onnx"):
         export_loaded(encoder, target="vllm", output=tmp_path / "out")
 
 
@@ -193,3 +214,25 @@ def test_what_stands_behind_the_pooling_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"a cut to 8 dimensions \(truncate_dim\) behind its pooling"):
         export_encoder(encoder, target="vllm", output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.vllm
+def test_a_real_vllm_gives_the_encoders_vectors(tmp_path: Path) -> None:
+    python = os.environ.get("VLLM_PYTHON")
+    assert python, "VLLM_PYTHON is to name the Python of an environment that has vLLM"
+    expected, folders = [], []
+    for seed, family in enumerate([*FAMILIES, *FAMILIES]):
+        # Its attention kernels take heads of 32 numbers and more.
+        changes = {**FAMILIES[family], "hidden_size": 64, "num_attention_heads": 2, "head_dim": 32}
+        pooling = ("mean", "lasttoken", "cls")[seed % 3]
+        encoder = tiny_encoder(tmp_path, family, pooling=pooling, bos=seed % 2 == 0, seed=seed, **changes)
+        cut_encoder(encoder, random_plan(encoder, seed))
+        export_loaded(encoder, target="vllm", output=tmp_path / f"out-{seed}")
+        # It refuses texts longer than the encoder's longest.
+        expected.append(encoder.encode(TEXTS[:3], show_progress_bar=False))
+        folders.append(str(tmp_path / f"out-{seed}"))
+    command = [python, "-c", IN_VLLM, json.dumps([TEXTS[:3], folders])]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = [json.loads(line[1:]) for line in ran.stdout.splitlines() if line.startswith("@")]
+    assert len(found) == len(folders), ran.stderr[-2000:]
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)

@@ -121,14 +121,14 @@ def served_by(parts: EncoderParts) -> str:
         )
     if parts.made_bidirectional:
         pooled = ", which pools a prompt's tokens too" if parts.leaves_out_prompts else ""
-        gguf = (
-            f" llama.cpp by `prune2vec export --target gguf`{pooled}, or that says why not."
+        others = (
+            f" vLLM 0.32, tried with a Llama{pooled}. llama.cpp by `prune2vec export --target gguf`{pooled}, or that says why not."
             if method.vllm and not headed
             else ""
         )
         return (
             "sentence-transformers 6 with transformers 5 or newer, on which causal classes look both ways. Earlier releases of it "
-            f"refuse the folder.{gguf}"
+            f"refuse the folder.{others}"
         )
     if parts.leaves_out_prompts and method.vllm and not headed:
         return (

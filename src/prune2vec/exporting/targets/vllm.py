@@ -67,12 +67,15 @@ def to_decilm(model: PreTrainedModel, *, max_length: int) -> DeciLM:
     """
     import torch
 
-    from prune2vec.models.block_layout import layout_of
+    from prune2vec.models.block_layout import is_even, layout_of
 
     layout = layout_of(model)
+    refused = "vLLM's DeciLM layout cannot express this encoder"
+    own = "its blocks are all alike: serve the encoder's own folder, and compare with doctor --against URL"
+    instead = own if is_even(layout) else "export it to onnx"
     reason = _inexpressible(model.config, layout, max_length)
     if reason is not None:
-        raise CheckpointError(f"vLLM's DeciLM layout cannot express this encoder: {reason}")
+        raise CheckpointError(f"{refused}: {reason}; {instead}")
     tensors = {f"model.{name}": tensor.detach() for name, tensor in model.state_dict().items()}
     # vLLM's block starts the residual stream in its attention: an MLP before the first attention finds none.
     first = next(number for number, block in enumerate(layout) if block.attention or block.mlp)
@@ -87,8 +90,8 @@ def to_decilm(model: PreTrainedModel, *, max_length: int) -> DeciLM:
     if wrong:
         name = wrong[0]
         raise CheckpointError(
-            f"vLLM's DeciLM layout cannot express this encoder: {name} has shape {found.get(name, 'none (it is missing)')}, "
-            f"the layout has {expected.get(name, 'no place for it')} ({len(wrong)} such tensors)"
+            f"{refused}: {name} has shape {found.get(name, 'none (it is missing)')}, the layout has "
+            f"{expected.get(name, 'no place for it')} ({len(wrong)} such tensors); {instead}"
         )
     return DeciLM(config=config, tensors=tensors, zeroed=zeroed)
 
