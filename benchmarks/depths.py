@@ -17,13 +17,16 @@ DATA holds train/ (triplets, NAME.jsonl.gz), mteb/ (a folder a task) and probe-1
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
 from common import markdown_table, write_result
+from scipy.stats import spearmanr
 from side_by_side import run_side_by_side
 
 from prune2vec.experiments.cell_table import SweepRecord, cell_rows
+from prune2vec.experiments.figures import TASK
 from prune2vec.experiments.recipe import Recipe
 from prune2vec.profiling.profile import Profile
 
@@ -119,12 +122,13 @@ def main() -> None:
     recipe = recipe_of(given)
     comparison, folders = run_side_by_side(recipe, given.work, given.jobs)
     rows = cell_rows(comparison, SweepRecord(cells=Recipe.of(recipe).cells))
-    header = ("cell", "layers", "parameters", "documents/s", "loss", "minutes", "score", "difference", "verdict")
+    columns = (*COLUMNS, *((TASK.format(task), task, 100.0, 1) for task in given.tasks), *SCORES)
+    header = ("cell", "layers", *(title for _, title, _, _ in columns), "what these data tell")
     shown = [
         (
             row["cell"],
-            row["layers"],
-            *(f"{row[name] * times:.{places}f}" if row[name] is not None else "" for name, times, places in COLUMNS),
+            (row["layers"] or "").partition(" ")[0],
+            *(f"{row[name] * times:.{places}f}" if row[name] is not None else "" for name, _, times, places in columns),
             row["verdict"] or row["error"] or "",
         )
         for row in rows
@@ -133,17 +137,35 @@ def main() -> None:
     told = ("steps", "batch_size", "learning_rate", "length", "seeds", "attention", "tasks", "max_documents")
     settings = {name: getattr(given, name) for name in told} | {"train": TRAIN, "max_length": LENGTH}
     curve = [round(loss, 4) for loss in Profile.load(folders["full"].parent / "profile.json").layer_loss.loss]
-    table = {"header": header, "rows": shown}
-    write_result(given.out, {"model": given.model, "layer_loss": curve, "rows": rows, "table": table, "settings": settings})
+    about = {"model": given.model, "settings": settings, "layer_loss": curve, "curve_and_score": curve_and_score(curve, rows)}
+    write_result(given.out, {**about, "rows": rows, "table": {"header": header, "rows": shown}})
+
+
+def curve_and_score(curve: list[float], rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return Spearman's correlation of the loss before training with the score after it, over depths trained alike.
+
+    A curve that tells which depth is worth most after training gives -1.
+    """
+    found = {}
+    for kind, whole in (("elastic", "elastic-full"), ("alone", "full")):
+        cells = [row for row in rows if row["score"] is not None and re.fullmatch(rf"{whole}|{kind}-\d+", row["cell"])]
+        depths = [int(row["layers"].partition(" ")[0]) for row in cells]
+        if len(depths) > 3:
+            correlation = spearmanr([curve[depth - 1] for depth in depths], [row["score"] for row in cells])[0]
+            found[kind] = {"depths": depths, "spearman": round(float(correlation), 3)}
+    return found
 
 
 COLUMNS = (
-    ("parameters", 1e-6, 1),
-    ("documents_per_s", 1.0, 1),
-    ("final_loss", 1.0, 3),
-    ("train_seconds", 1 / 60, 1),
-    ("score", 100.0, 2),
-    ("difference", 100.0, 2),
+    ("parameters", "M parameters", 1e-6, 1),
+    ("final_loss", "loss", 1.0, 3),
+    ("train_seconds", "minutes", 1 / 60, 1),
+)
+SCORES = (
+    ("score", "mean", 100.0, 1),
+    ("difference", "difference", 100.0, 1),
+    ("low", "from", 100.0, 1),
+    ("high", "to", 100.0, 1),
 )
 
 

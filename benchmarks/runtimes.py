@@ -327,9 +327,9 @@ from pathlib import Path
 def encode(folder, prompt, queries, documents):
     # They know no prompts: the caller puts them before the text.
     texts = [prompt + query for query in queries] + documents
-    command = ["node", "--input-type=module", "-e", SCRIPT]
-    command += [json.dumps({"root": f"{Path(folder).parent}/", "name": Path(folder).name, "texts": texts})]
-    ran = subprocess.run(command, cwd=sys.prefix, capture_output=True, text=True)
+    given = json.dumps({"root": f"{Path(folder).parent}/", "name": Path(folder).name, "texts": texts})
+    Path(sys.prefix, "encode.mjs").write_text(SCRIPT)
+    ran = subprocess.run(["node", "encode.mjs", given], cwd=sys.prefix, capture_output=True, text=True)
     if ran.returncode:
         raise RuntimeError(ran.stderr)
     found = json.loads(next(line[1:] for line in ran.stdout.splitlines() if line.startswith("@")))
