@@ -235,7 +235,9 @@ def one_run(args: argparse.Namespace, encoder: Path, corpus: Path, shares: Seque
     """Return the figures of one encoding from an empty folder."""
     folder = args.work / "vectors"
     shutil.rmtree(folder, ignore_errors=True)
-    words = ["encode", encoder, corpus, "-o", folder, "--part-rows", args.part_rows, "--dtype", "float32", "--quiet"]
+    settings = args.work / "settings.yaml"
+    settings.write_text(f"part-rows: {args.part_rows}\n")
+    words = ["encode", encoder, corpus, "-o", folder, "--config", settings, "--dtype", "float32", "--quiet"]
     command = [sys.executable, "-m", "prune2vec", *map(str, words)]
     watched = encode(command, folder, args.texts, shares, args.seed)
     checked = verify(folder, corpus, encoder, sample=args.sample, seed=args.seed)

@@ -148,7 +148,7 @@ def results(folder: Path) -> Iterator[tuple[str, Any]]:
     write_texts(folder)
     os.chdir(folder)
     yield from measured(folder)
-    yield from cut_and_trained()
+    yield from cut_and_trained(folder)
     yield from encoded_and_scored(folder)
     yield from smollm2()
 
@@ -173,34 +173,21 @@ def measured(folder: Path) -> Iterator[tuple[str, Any]]:
         streamed = ("--stream", "on", "-o", f"{family}-streamed.json")
         yield f"streamed {family}", prune2vec("profile", family, "--texts", "triplets.jsonl", *DRAW, *streamed)
     (folder / "plain.txt").write_text("\n".join(" ".join(TEXTS) for _ in range(40)), encoding="utf-8")
-    scorers = ("--scorers", "redundancy,redundancy-iterative,redundancy-plain", "--plain", "plain.txt", "--windows", "4")
-    measured = ("--window-length", "64", "-o", "profile.json")
+    (folder / "windows.yaml").write_text("windows: 4\nwindow-length: 64\n")
+    scorers = ("--scorers", "redundancy,redundancy-iterative,redundancy-plain", "--plain", "plain.txt")
+    measured = ("--config", "windows.yaml", "-o", "profile.json")
     yield "redundancy", prune2vec("profile", "llama", "--texts", "triplets.jsonl", *DRAW, *scorers, *measured)
 
 
-def cut_and_trained() -> Iterator[tuple[str, Any]]:
+def cut_and_trained(folder: Path) -> Iterator[tuple[str, Any]]:
     """Yield plans, slimmed ones too, what pruned models make of texts, and trainings."""
+    (folder / "slim.yaml").write_text("batches: 2\n")
     for name, how in PLANS.items():
         yield f"plan {name}", prune2vec("plan", "profile.json", *how, "-o", f"{name}.json")
     for name in IMPORTANCES:
-        how = (
-            "--importance",
-            name,
-            "--width-cut",
-            "40%",
-            "--steps",
-            "4",
-            "--batches",
-            "2",
-            "--batch-size",
-            "4",
-            "--dtype",
-            "float32",
-        )
-        yield (
-            f"slim {name}",
-            prune2vec("slim", "llama", "mlps.json", "--texts", "triplets.jsonl", *how, "-o", f"slim-{name}.json"),
-        )
+        steps = ("--steps", "4", "--batch-size", "4", "--dtype", "float32", "--config", "slim.yaml")
+        how = ("--importance", name, "--width-cut", "40%", *steps, "-o", f"slim-{name}.json")
+        yield f"slim {name}", prune2vec("slim", "llama", "mlps.json", "--texts", "triplets.jsonl", *how)
     for name in (*PRUNED, "slim-wanda"):
         yield f"prune {name}", prune2vec("prune", "llama", f"{name}.json", "-o", f"pruned-{name}")["plan"]
         yield f"vectors {name}", vectors_of(f"pruned-{name}")
@@ -220,8 +207,9 @@ def encoded_and_scored(folder: Path) -> Iterator[tuple[str, Any]]:
     yield "mine", prune2vec("mine", "notes", "-o", "notes-pairs", "--negatives", "2")
     pairs = sorted((folder / "notes-pairs").glob("**/*.jsonl*"))
     yield "mined pairs", [[pair.name, hashlib.sha256(pair.read_bytes()).hexdigest()] for pair in pairs]
+    (folder / "parts.yaml").write_text("part-rows: 20\n")
     for precision in PRECISIONS:
-        how = ("--precision", precision, "--part-rows", "20", "--dtype", "float32", "-o", f"vectors-{precision}")
+        how = ("--precision", precision, "--config", "parts.yaml", "--dtype", "float32", "-o", f"vectors-{precision}")
         yield f"encode {precision}", prune2vec("encode", "trained-full", "documents.jsonl", *how)
         parts = sorted((folder / f"vectors-{precision}").glob("**/*.parquet"))
         yield (

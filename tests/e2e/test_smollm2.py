@@ -172,7 +172,8 @@ def test_effir_inside_the_blocks(tmp_path: Path) -> None:
     )
     assert set(measured["sections"]) == {"redundancy"}
     assert "MLP of" in run("plan", profile, "--method", "effir", "--mlps", "16", "--width", "30%", "-o", plan)
-    importance = ("--importance", "activation", "--batches", "2", "--batch-size", "8", "--max-length", "48")
+    (tmp_path / "slim.yaml").write_text("batches: 2\n")
+    importance = ("--importance", "activation", "--batch-size", "8", "--max-length", "48", "--config", tmp_path / "slim.yaml")
     run("slim", "smollm2", plan, "--texts", mined, "-o", tmp_path / "slim.json", *importance)
     pruned = json.loads(
         run("prune", "smollm2", tmp_path / "slim.json", "-o", tmp_path / "effir", "--max-length", "64", "--json")

@@ -13,7 +13,8 @@ MEASURE = ("--groups", "2", "--group-size", "8", "--max-length", "64", "--dtype"
 def test_redundancy_is_measured_drawn_and_told(cli: Cli, tmp_path: Path, triplets_file: Path) -> None:
     save_tiny(tmp_path / "model", "llama")
     (tmp_path / "book.txt").write_text("the quick brown fox " * 100)
-    plain = ("--plain", "book.txt", "--windows", "4", "--window-length", "32")
+    (tmp_path / "windows.yaml").write_text("windows: 4\nwindow-length: 32\n")
+    plain = ("--plain", "book.txt", "--config", "windows.yaml")
     words = ("profile", "model", "--texts", triplets_file, *MEASURE, "--scorers", "redundancy,redundancy-plain", *plain)
     ran = cli(*words, "-o", "sub/p.json")
     assert ran.code == 0, ran.err

@@ -11,7 +11,7 @@ from tests.cli.conftest import Cli
 from tests.pruning.plans import plan_for
 from tests.tiny import save_tiny
 
-QUICK = ("--batch-size", "8", "--batches", "2", "--max-length", "32", "--dtype", "float32", "--device", "cpu")
+QUICK = ("--batch-size", "8", "--max-length", "32", "--dtype", "float32", "--device", "cpu")
 
 
 @pytest.fixture

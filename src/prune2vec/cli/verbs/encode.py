@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 OPTIONS = OptionGroup(
-    "settings", "Encoding", "prune2vec.encoding.encode_settings:EncodeSettings", only_config=("calibration token_budget")
+    "settings",
+    "Encoding",
+    "prune2vec.encoding.encode_settings:EncodeSettings",
+    only_config=("calibration part_rows token_budget"),
 )
 EXAMPLE = """
 prune2vec encode encoder/ corpus.jsonl.gz -o vectors/

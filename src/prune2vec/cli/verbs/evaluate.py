@@ -18,7 +18,7 @@ OPTIONS = OptionGroup(
     "settings",
     "Evaluating",
     "prune2vec.evaluation.evaluate_settings:EvaluateSettings",
-    only_config=("batch_size speed_repeats speed_seconds"),
+    only_config=("batch_size seed speed_repeats speed_seconds"),
 )
 EXAMPLE = """
 prune2vec evaluate encoder/ --data heldout.jsonl

@@ -57,7 +57,7 @@ OPTIONS = OptionGroup(
     "settings",
     "Mining",
     "prune2vec.training.mine_negatives:MiningSettings",
-    only_config=("range_min margin max_score min_score batch_size"),
+    only_config=("range_min margin max_score min_score seed batch_size max_length dtype"),
 )
 NEGATIVES_EXAMPLE = """
 prune2vec mine negatives train.jsonl.gz --model encoder/ -o hard.jsonl.gz

@@ -18,8 +18,8 @@ OPTIONS = OptionGroup(
     "Scoring and cutting",
     "prune2vec.training.slim_settings:SlimSettings",
     only_config=(
-        "learning_rate schedule warmup_steps gate_penalty gate_sharpness hard_negatives negative_sampling scale "
-        "max_grad_norm gradient_checkpointing save_every symmetric separator"
+        "floor multiple batches learning_rate schedule warmup_steps gate_penalty gate_sharpness hard_negatives negative_sampling "
+        "scale seed max_grad_norm gradient_checkpointing save_every symmetric separator"
     ),
 )
 EXAMPLE = """
