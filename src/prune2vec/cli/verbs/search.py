@@ -14,9 +14,7 @@ from prune2vec.public import no_collection
 if TYPE_CHECKING:
     from prune2vec.encoding.encode_settings import SearchSettings
 
-OPTIONS = OptionGroup(
-    "settings", "Searching", "prune2vec.encoding.encode_settings:SearchSettings", only_config=("candidates dtype")
-)
+OPTIONS = OptionGroup("settings", "Searching", "prune2vec.encoding.encode_settings:SearchSettings", only_config=("candidates"))
 EXAMPLE = """
 prune2vec search vectors/ "how to cut a layer"
 prune2vec search vectors/ "how to cut a layer" "what a depth is" -k 5 --corpus corpus.jsonl.gz

@@ -22,7 +22,7 @@ OPTIONS = OptionGroup(
     only_config=(
         "lora_alpha lora_dropout target_modules train_top schedule warmup_steps scale negative_sampling "
         "weight_decay max_grad_norm mini_batch_tokens distil_distance distil_scale distil_weight keep_projection "
-        "teacher_temperature symmetric report_to dev_rows save_every depth_weights depths_per_step deepest_teaches"
+        "teacher_temperature gradient_checkpointing symmetric report_to dev_rows save_every depth_weights depths_per_step deepest_teaches"
     ),
 )
 EXAMPLE = """
