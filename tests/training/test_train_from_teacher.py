@@ -21,6 +21,7 @@ from prune2vec.pruning.plain_encoder import load_to_encode
 from prune2vec.training import teacher as teacher_module
 from prune2vec.training.train import train_encoder
 from tests.training.encoders import rows, save_tiny_encoder
+from tests.training.test_teacher import count_rows
 from tests.training.test_train import DATA, StopAt, assert_same_run, curve, weights
 
 QUICK: dict[str, Any] = {
@@ -129,6 +130,24 @@ def test_a_projection_is_kept_only_where_there_is_one(small: Path, same_size: Pa
         train_encoder(small, None, tmp_path / "no", texts=corpus, teacher=same_size, distil="similarities", **settings)
 
 
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_teacher_encodes_what_a_short_run_gets_to_and_no_more(
+    small: Path, wide: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: bool
+) -> None:
+    data, how = (None, {**QUICK, "texts": corpus}) if plain else (rows(90), QUICK)
+    every, few, same = (tmp_path / name for name in ("every", "few", "same"))
+    train_encoder(small, data, every, teacher=wide, **how)
+    encoded, short = count_rows(monkeypatch), {**how, "steps": 5, "save_every": 2}
+    with pytest.raises(KeyboardInterrupt):
+        train_encoder(small, data, few, teacher=wide, callbacks=[StopAt(3)], **short)
+    assert train_encoder(small, data, few, teacher=wide, **short).resumed_from == 2
+    counts = [json.loads((one / "prune2vec.json").read_text())["train"]["teacher"]["vectors"] for one in (few, every)]
+    assert 5 * 8 <= counts[0] == len(encoded) <= 5 * 8 * (1 if plain else 3) < counts[1]
+    # Who has the vectors of all texts learns the same.
+    train_encoder(small, data, same, teacher_vectors=every.with_name("every.teacher"), **short)
+    assert_same_run(few, same)
+
+
 def test_vectors_that_exist_train_to_the_same_weights_without_their_teacher(
     small: Path, wide: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,9 +216,9 @@ def test_an_instruction_for_triplets_is_the_teachers_too(small: Path, same_size:
     (place,) = (tmp_path / "out.teacher").glob("query-*.jsonl.gz")
     kept = place.with_name(place.name.removesuffix(".jsonl.gz"))
     found = teacher_module._read(kept, [])
-    text = DATA[0].anchor
+    (text, row), *_ = found.rows.items()
     expected = SentenceTransformer(str(same_size), device="cpu").encode([text], prompt="Find it\n")
-    np.testing.assert_allclose(found.vectors[found.rows[text]], expected[0], atol=1e-5)
+    np.testing.assert_allclose(found.vectors[row], expected[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(

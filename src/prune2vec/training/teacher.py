@@ -48,7 +48,7 @@ class TeacherPrompt(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherVectors:
-    """A teacher's vectors of all training texts.
+    """A teacher's vectors of the texts that a training gets to.
 
     Attributes:
         vectors: (row, dim), float32.
@@ -57,6 +57,10 @@ class TeacherVectors:
 
     vectors: NDArray[np.float32]
     rows: Mapping[TeacherPrompt, Mapping[str, int]]
+
+    def number(self, prompt: TeacherPrompt, text: str) -> int:
+        """Return the number of a text's row; beyond the last one, where no vector is, for a text that the training does not get to."""
+        return self.rows.get(prompt, {}).get(text, len(self.vectors))
 
 
 class _Known(NamedTuple):

@@ -39,7 +39,7 @@ from prune2vec.public import public
 from prune2vec.resume import differences, read_lines, step_of
 from prune2vec.training.adapters import base_model, choose_trained, embed, load_weights, merge_adapter, stored_heads
 from prune2vec.training.elastic import elastic_depths
-from prune2vec.training.fit import TrainingJob, fit, isolated_randomness
+from prune2vec.training.fit import TrainingJob, fit, isolated_randomness, run_ahead
 from prune2vec.training.objective import append_projection, full_width
 from prune2vec.training.processes import Processes, joined
 from prune2vec.training.quantised import distance_to_merged, hold_in_bits
@@ -147,9 +147,7 @@ def train_encoder(
             resume = Path(opened) if opened is not None else None
             done = step_of(resume) if resume else 0
             if done < chosen.steps:
-                with job.left_on_failure(), processes.after_first():
-                    job = with_teacher(job, texts)
-                fit(job, encoder, resume, callbacks)
+                fit(with_teacher(job, encoder, texts), encoder, resume, callbacks)
             del encoder  # The finished encoder is made anew, in fp32: both need not be in memory at once.
             gc.collect()
             record = processes.told(lambda: finish(job))
@@ -268,18 +266,20 @@ def _say_what_is_cut(encoder: SentenceTransformer, base: Path, settings: TrainSe
         )
 
 
-def with_teacher(job: TrainingJob, texts: Sources | None) -> TrainingJob:
-    """Return the job with the teacher's vectors, where one is learnt from; they are made first if need be.
+def with_teacher(job: TrainingJob, encoder: SentenceTransformer, texts: Sources | None) -> TrainingJob:
+    """Return the job with the vectors of the teacher that is learnt from, if any; they are made first if need be.
 
     Raises:
-        DataError: There are vectors, but they do not fit the texts.
+        DataError: There are vectors, but they do not fit the texts; or the texts cannot fill batches.
         CheckpointError: The teacher cannot be loaded.
         EncodingError: Its vectors cannot be made.
     """
     if not job.settings.learns_vectors:
         return job
     sources = [texts] if isinstance(texts, str | Path) else list(texts or ())
-    found = teacher_vectors(job.data.wanted(), job.settings, output=job.output, texts=sources, dtype=job.dtype)
+    wanted = job.data.wanted(run_ahead(job, encoder) if job.settings.teacher is not None else None)
+    with job.left_on_failure(), job.processes.after_first():
+        found = teacher_vectors(wanted, job.settings, output=job.output, texts=sources, dtype=job.dtype)
     return replace(job, data=replace(job.data, teacher=found))
 
 

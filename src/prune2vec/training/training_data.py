@@ -109,7 +109,7 @@ class TrainingData:
         left_out: Tables with fewer rows than a batch, and how many rows they have.
         digest: SHA-256 of all texts, those left out too.
         settings: How many hard negatives a row has and how they are chosen, and whether teacher scores go with them.
-        teacher: A teacher's vectors of all texts, once they are there.
+        teacher: A teacher's vectors of all texts that the run gets to, once they are there.
     """
 
     tables: Mapping[str, TrainingTable]
@@ -159,18 +159,18 @@ class TrainingData:
             for row in table.rows:
                 rows.append(dict(zip(keys, self.texts_of(row), strict=True)))
                 if self.teacher is not None:
-                    rows[-1]["label"] = [self.teacher.rows[prompt][text] for prompt, text in self._for_teacher(table, row)]
+                    rows[-1]["label"] = [self.teacher.number(prompt, text) for prompt, text in self._for_teacher(table, row)]
                 elif self.settings.distil == "data" and isinstance(row, Triplet):
                     rows[-1]["label"] = [row.scores[0], *(row.scores[1 + n] for n in choose_negatives(row, self.settings))]
             made[name] = Dataset.from_list(rows)
         return made
 
-    def wanted(self) -> dict[TeacherPrompt, dict[str, str]]:
-        """Return the distinct texts that a teacher is to encode under each prompt, in order, each with the id of its document."""
+    def wanted(self, batches: Sequence[tuple[str, Sequence[Row]]] | None = None) -> dict[TeacherPrompt, dict[str, str]]:
+        """Return the distinct texts of ``batches``, or of all rows, by the prompt that a teacher gets, each with its document's id."""
         found: dict[TeacherPrompt, dict[str, str]] = {}
-        for table in self.tables.values():
-            for row in table.rows:
-                for prompt, text in self._for_teacher(table, row):
+        for name, rows in batches or [(name, table.rows) for name, table in self.tables.items()]:
+            for row in rows:
+                for prompt, text in self._for_teacher(self.tables[name], row):
                     found.setdefault(prompt, {}).setdefault(text, row.id if isinstance(row, PlainText) else "")
         return found
 
