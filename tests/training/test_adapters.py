@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraModel
 from sentence_transformers import SentenceTransformer
 
 from prune2vec.errors import ConfigError, TrainingError
 from prune2vec.pruning.encoder import load_encoder
-from prune2vec.training.adapters import add_lora, embed, load_weights, merge_adapter, restore_adapter
+from prune2vec.training.adapters import add_lora, base_model, embed, load_weights, merge_adapter, restore_adapter
 from prune2vec.training.train_settings import TrainSettings
 from tests.training.encoders import save_tiny_encoder
 
@@ -133,6 +134,32 @@ def test_a_merge_that_changes_embeddings_is_refused(small: Path, tmp_path: Path)
     coarse = load_encoder(small, device="cpu", dtype="bfloat16")
     with pytest.raises(TrainingError, match=r"merging the adapter changed embeddings by .*nothing was saved"):
         merge_adapter(coarse, tmp_path / "adapter", PROBE)
+
+
+@pytest.mark.parametrize(("layers", "size"), [(40, 1.0), (2, 1e3), (2, 1e6)])
+def test_what_fp32_may_round_grows_with_the_model_and_its_vectors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layers: int, size: float
+) -> None:
+    folder = save_tiny_encoder(tmp_path / "small", layers=layers)
+    adapted(folder).transformers_model.save_pretrained(tmp_path / "adapter")
+
+    def large() -> SentenceTransformer:
+        encoder = SentenceTransformer(modules=list(load_encoder(folder, device="cpu", dtype="float32"))[:2])
+        base_model(encoder).norm.weight.data *= size
+        return encoder
+
+    # One entry in 1e5 of the vectors' size was refused, which a merge without a fault can reach.
+    assert 1e-8 * size < merge_adapter(large(), tmp_path / "adapter", PROBE) < 1e-4 * 10 * size
+    merge = LoraModel.merge_and_unload
+
+    def slightly_wrong(adapted: LoraModel) -> torch.nn.Module:
+        model = merge(adapted)
+        model.layers[0].mlp.up_proj.weight.data *= 1.05
+        return model
+
+    monkeypatch.setattr(LoraModel, "merge_and_unload", slightly_wrong)
+    with pytest.raises(TrainingError, match="merging the adapter changed embeddings by"):
+        merge_adapter(large(), tmp_path / "adapter", PROBE)
 
 
 def test_restoring_is_exact_on_a_bf16_base(small: Path, tmp_path: Path) -> None:

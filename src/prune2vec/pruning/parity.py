@@ -81,13 +81,17 @@ def compare_vectors(
         max_difference=float(np.abs(reference - reloaded).max()),
         min_cosine=float(cosines(reference, reloaded).min()),
     )
-    scale = max(1.0, float(np.abs(reference).max()))
-    allowed = scale * (_FLOAT32_TOLERANCE if dtype == "float32" else _LOW_PRECISION_TOLERANCE)
+    allowed = rounding(reference, dtype)
     if parity.max_difference > allowed:
         raise CheckpointError(
             f"the written encoder differs from {named} by {parity.max_difference:.2g} (allowed: {allowed:.0e}); nothing was kept"
         )
     return parity
+
+
+def rounding(vectors: NDArray[np.float32], dtype: str = "float32") -> float:
+    """Return by how much rounding may move an entry of the (text, dim) vectors of a deep model that computes in ``dtype``."""
+    return max(1.0, float(np.abs(vectors).max())) * (_FLOAT32_TOLERANCE if dtype == "float32" else _LOW_PRECISION_TOLERANCE)
 
 
 @contextmanager

@@ -22,12 +22,11 @@ from prune2vec.models.families import block_list, final_modules, find_family
 from prune2vec.models.heads import head_words, load_heads, state_width
 from prune2vec.progress import quiet_transformers, say
 from prune2vec.pruning.encoder_check import source_of
+from prune2vec.pruning.parity import rounding
 from prune2vec.training.train_settings import TrainSettings
 
 ADAPTER_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-# fp32 rounding of W + BA against Wx + B(Ax), on unit vectors.
-_MERGE_TOLERANCE = 1e-5
 
 
 def base_model(encoder: SentenceTransformer) -> PreTrainedModel:
@@ -165,10 +164,10 @@ def merge_adapter(encoder: SentenceTransformer, checkpoint: Path, probe: Sequenc
     unmerged = embed(encoder, probe)
     encoder[0].model = adapted.merge_and_unload()
     merged = embed(encoder, probe)
-    difference = float(np.abs(merged - unmerged).max())
-    if not difference <= _MERGE_TOLERANCE:
+    difference, allowed = float(np.abs(merged - unmerged).max()), rounding(unmerged)
+    if not difference <= allowed:
         raise TrainingError(
-            f"merging the adapter changed embeddings by {difference:.1e}, expected at most {_MERGE_TOLERANCE:.0e}; "
+            f"merging the adapter changed embeddings by {difference:.1e}, expected at most {allowed:.0e}; "
             f"nothing was saved, the adapter is in {checkpoint}"
         )
     return difference
