@@ -47,7 +47,7 @@ from prune2vec.training.teacher import check_teacher, teacher_identity, teacher_
 from prune2vec.training.train_settings import TrainSettings, check_tracker
 from prune2vec.training.training_data import Prompting, by_prompt, check_room, plain_data, trained_text, training_data
 
-_PROBE_ROWS = 16
+_PROBE_ROWS = 32
 _FINAL_STEPS = 50
 
 
@@ -321,7 +321,8 @@ def finish(job: TrainingJob) -> dict[str, Any]:
         held = job.settings.base
         encoder = load_encoder(job.base, device="cpu" if held else str(job.device), dtype="float32")
         checkpoint = job.work.checkpoint(job.settings.steps)
-        probe = [text for table in job.data.tables.values() for row in table.rows[:_PROBE_ROWS] for text in row.texts[:2]]
+        tables = list(job.data.tables.values())
+        probe = [text for table in tables for row in table.rows[: 1 + _PROBE_ROWS // len(tables)] for text in row.texts[:2]]
         difference, distance = None, {}
         if job.settings.method == "lora":
             difference = merge_adapter(encoder, checkpoint, probe)
@@ -332,11 +333,13 @@ def finish(job: TrainingJob) -> dict[str, Any]:
         exact = embed(encoder, probe)
         heads = [*stored_heads(job.base, encoder), *added]
         config = read_json(job.base / "config.json")
-        stored = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
-        encoder.to(getattr(torch, stored, torch.float32))
+        dtype = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch."), torch.float32)
+        for parameter in encoder.parameters():  # Computed in fp32 all the same: many a CPU is slow in halves.
+            parameter.data.copy_(parameter.data.to(dtype))
         merge = {"max_difference": difference, "rounding": float(np.abs(embed(encoder, probe) - exact).max()), **distance}
+        encoder.to(dtype)
         # The instruction is saved with the encoder if there was a single one; the E5 set's differ by task and stay the caller's.
-        used = {(table.query_prompt, table.document_prompt) for table in job.data.tables.values()}
+        used = {(table.query_prompt, table.document_prompt) for table in tables}
         if len(used) == 1 and not job.data.plain:
             query, document = used.pop()
             encoder.prompts = {**encoder.prompts, "query": query, "document": document}
