@@ -125,10 +125,26 @@ def test_every_encoder_has_a_query_and_a_document_prompt(big: Path, small: Path)
     assert found == [["find:\n", "", ""], ["", "", ""]]
 
 
-def test_other_texts_or_limits_are_encoded_beside_the_others(big: Path, tmp_path: Path) -> None:
-    for settings, texts in ((learnt(big), TEXTS), (learnt(big), TEXTS[:9]), (learnt(big, max_length=8), TEXTS)):
-        teacher_vectors({DOCUMENT: dict.fromkeys(texts, "")}, settings, output=tmp_path / "out", dtype="float32")
-    assert len(list((tmp_path / "out.teacher").glob("document-*/_manifest.json"))) == 3
+def test_what_is_missing_is_encoded_beside_the_rest(big: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = count_rows(monkeypatch)
+
+    def learn(texts: list[str], **settings: Any) -> NDArray[np.float32]:
+        rows.clear()
+        wanted = {DOCUMENT: dict.fromkeys(texts, "")}
+        return teacher_vectors(wanted, learnt(big, **settings), output=tmp_path / "out", dtype="float32").vectors
+
+    first, again, more, back = (learn(texts) for texts in (TEXTS[:9], TEXTS[2:7], TEXTS, TEXTS[::-1]))
+    assert np.array_equal(again, first[2:7]) and np.array_equal(more[:9], first) and np.array_equal(back, more[::-1])
+    learn(TEXTS[:12])
+    assert not rows
+    learn([*TEXTS[:3], "another", *TEXTS[3:]])
+    assert len(rows) == 1
+    learn(TEXTS[:9], max_length=8)
+    assert len(rows) == 9, "other limits give other vectors"
+    # Without the teacher all of them are found.
+    expected = SentenceTransformer(str(big), device="cpu").encode([*TEXTS, "another"])
+    kept = max((tmp_path / "out.teacher").glob("document-*"), key=lambda place: len(list(place.iterdir())))
+    np.testing.assert_allclose(existing(kept, {DOCUMENT: dict.fromkeys([*TEXTS, "another"], "")}), expected, atol=1e-5)
 
 
 def made(count: int = len(TEXTS), dimension: int = 6) -> NDArray[np.float32]:

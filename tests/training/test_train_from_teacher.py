@@ -213,7 +213,7 @@ def test_each_text_is_learnt_under_each_prompt(corpus: Path, tmp_path: Path) -> 
 
 def test_an_instruction_for_triplets_is_the_teachers_too(small: Path, same_size: Path, tmp_path: Path) -> None:
     train_encoder(small, DATA, tmp_path / "out", teacher=same_size, instruction="Find it", **{**QUICK, "steps": 2})
-    (place,) = (tmp_path / "out.teacher").glob("query-*.jsonl.gz")
+    (place,) = (tmp_path / "out.teacher").glob("query-*/*.jsonl.gz")
     kept = place.with_name(place.name.removesuffix(".jsonl.gz"))
     found = teacher_module._read(kept, [])
     (text, row), *_ = found.rows.items()

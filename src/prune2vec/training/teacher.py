@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -163,33 +163,43 @@ def _encoded(
     loaded: SentenceTransformer | None = None
     found: dict[TeacherPrompt, NDArray[np.float32]] = {}
     for prompt, texts in wanted.items():
-        about = [identity, prompt, settings.max_length, dtype, list(texts)]
-        place = folder / f"{_file_name(prompt.name)}-{digest_json(about)[:12]}"
-        corpus = place.with_name(f"{place.name}.jsonl.gz")
+        kept = folder / f"{_file_name(prompt.name)}-{digest_json([identity, prompt, settings.max_length, dtype])[:12]}"
         # Another run that learns from this teacher makes them, or a process that trains with this one reads them.
-        with locked(place, wait=True):
-            check_vector_folder(place)
-            if not manifest_of(place).exists() or not Store.load(place).complete:
+        with locked(kept, wait=True):
+            ids = {_text_id(text): text for text in texts}
+            known = _whole(kept, ids)
+            missing = {name: text for name, text in ids.items() if name not in known}
+            if missing:
+                place = kept / digest_json(list(missing))[:12]
+                check_vector_folder(place)
                 if loaded is None:
                     loaded = load_encoder(teacher, device=settings.device, dtype=dtype)
                     check_finite(loaded, teacher)
                 before = named_prompt(loaded, prompt.name, whose="the teacher") if prompt.words is None else prompt.words
                 loaded.prompts = {**loaded.prompts, prompt.name: before}
+                corpus = place.with_name(f"{place.name}.jsonl.gz")
                 if not corpus.exists():
-                    write_json_lines(({"_id": _text_id(text), "text": text} for text in texts), corpus)
-                say(f"{teacher} encodes {len(texts):,} texts into {place}, once")
+                    write_json_lines(({"_id": name, "text": text} for name, text in missing.items()), corpus)
+                say(f"{teacher} encodes {len(missing):,} texts into {place}, once")
                 how = EncodeSettings(prompt=prompt.name, max_length=settings.max_length, part_rows=_PART_ROWS)
                 encode_with(loaded, teacher, Corpus(path=corpus), place, how)
-            store = Store.load(place)
-            ids = [name for number in range(len(store.parts)) for name in store.read_ids(number)]
-            if ids != list(map(_text_id, texts)):
-                raise DataError(
-                    f"{place} holds vectors of other texts than it was made for; remove it, and they are encoded again"
-                )
-            found[prompt] = _all_vectors(VectorFolder.open(place))
-            _check_finite(found[prompt], list(texts), place)
+                known |= _whole(kept, missing)
+            found[prompt] = np.stack([known[name] for name in ids])
+            _check_finite(found[prompt], list(texts), kept)
     del loaded
     gc.collect()
+    return found
+
+
+def _whole(kept: Path, wanted: Container[str]) -> dict[str, NDArray[np.float32]]:
+    """Return the vectors of the encodings in a folder that came to their end, by the ids of the texts that are wanted."""
+    found: dict[str, NDArray[np.float32]] = {}
+    for store in map(Store.load, _encodings(kept)):
+        if store.complete:
+            for number in range(len(store.parts)):
+                blocks = store.read_vectors(number, _PART_ROWS)
+                vectors = (vector for block in blocks for vector in store.precision.restore(block))
+                found |= {name: vector for name, vector in zip(store.read_ids(number), vectors, strict=True) if name in wanted}
     return found
 
 
@@ -222,7 +232,8 @@ def _place_of(source: Path, name: str) -> Path:
     """Return where below a source the vectors under a prompt are: a folder of its name, or the source itself."""
     if (source / name).is_dir():
         return source / name
-    inside = [path for path in sorted(source.glob(f"{_file_name(name)}-*")) if manifest_of(path).exists()]
+    named = sorted(source.glob(f"{_file_name(name)}-*"))
+    inside = [path for path in named if manifest_of(path).exists() or _encodings(path)]
     if len(inside) > 1:
         raise DataError(
             f"{source}: several folders hold vectors under {name!r} ({', '.join(one.name for one in inside)}); name one"
@@ -255,6 +266,11 @@ def _check_finite(vectors: NDArray[np.float32], texts: Sequence[str], place: Pat
         raise DataError(f"{place}: NaN or infinity in {len(bad):,} vectors, first that of {text!r}; encode these texts again")
 
 
+def _encodings(kept: Path) -> list[Path]:
+    """Return the encodings of texts that trainings left in a folder, one after the other."""
+    return [path for path in sorted(kept.glob("*")) if manifest_of(path).exists()]
+
+
 _Batch = tuple[str, list[str], NDArray[np.float32]]
 
 
@@ -262,6 +278,11 @@ def _read(place: Path, texts: Sequence[Path]) -> _Known:
     """Read all vectors at a place: those of ``encode``, or rows with a vector and a text or an id."""
     if any(manifest_of(path).exists() for path in (place, *place.glob("shard-*"))):
         return _of_encode(place, texts)
+    if encodings := _encodings(place):
+        each = [_of_encode(one, texts) for one in encodings]
+        begins = np.cumsum([0, *(len(one.vectors) for one in each)])
+        rows = {text: begin + row for begin, one in zip(begins, each, strict=False) for text, row in one.rows.items()}
+        return _Known(np.concatenate([one.vectors for one in each]), rows)
     batches = list(_of_files(place))
     keys = [key for _, names, _ in batches for key in names]
     rows = {key: row for row, key in enumerate(keys)}
