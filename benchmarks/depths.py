@@ -26,7 +26,10 @@ from scipy.stats import spearmanr
 from side_by_side import run_side_by_side
 
 from prune2vec.experiments.cell_table import SweepRecord, cell_rows
+from prune2vec.experiments.comparison import Comparison
 from prune2vec.experiments.figures import TASK
+from prune2vec.experiments.intervals import gaps
+from prune2vec.experiments.ranking_diff import SCORE
 from prune2vec.experiments.recipe import Recipe
 from prune2vec.profiling.profile import Profile
 
@@ -122,7 +125,9 @@ def main() -> None:
     recipe = recipe_of(given)
     comparison, folders = run_side_by_side(recipe, given.work, given.jobs)
     rows = cell_rows(comparison, SweepRecord(cells=Recipe.of(recipe).cells))
-    columns = (*COLUMNS, *((TASK.format(task), task, 100.0, 1) for task in given.tasks), *SCORES)
+    # A sampled task's name says of how many.
+    tasks = [name for name in rows[0] if name.startswith(TASK.format(""))]
+    columns = (*COLUMNS, *((name, name.removeprefix(TASK.format("")), 100.0, 1) for name in tasks), *SCORES)
     header = ("cell", "layers", *(title for _, title, _, _ in columns), "what these data tell")
     shown = [
         (
@@ -138,7 +143,7 @@ def main() -> None:
     settings = {name: getattr(given, name) for name in told} | {"train": TRAIN, "max_length": LENGTH}
     curve = [round(loss, 4) for loss in Profile.load(folders["full"].parent / "profile.json").layer_loss.loss]
     about = {"model": given.model, "settings": settings, "layer_loss": curve, "curve_and_score": curve_and_score(curve, rows)}
-    write_result(given.out, {**about, "rows": rows, "table": {"header": header, "rows": shown}})
+    write_result(given.out, {**about, "pairs": pairs(comparison), "rows": rows, "table": {"header": header, "rows": shown}})
 
 
 def curve_and_score(curve: list[float], rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -153,6 +158,19 @@ def curve_and_score(curve: list[float], rows: list[dict[str, Any]]) -> dict[str,
         if len(depths) > 3:
             correlation = spearmanr([curve[depth - 1] for depth in depths], [row["score"] for row in cells])[0]
             found[kind] = {"depths": depths, "spearman": round(float(correlation), 3)}
+    return found
+
+
+def pairs(comparison: Comparison) -> dict[str, dict[str, list[float | None]]]:
+    """Return by how many points of 100 each later cell's score differs from an earlier one's, with the 95 % interval of that."""
+    cells, found = comparison.rows, {}
+    for number, base in enumerate(cells[:-1], 1):
+        later = cells[number:]
+        differences = (gap[SCORE] for gap in gaps(base.results, [cell.results for cell in later]))
+        found[base.name] = {
+            cell.name: [None if value is None else round(100 * value, 2) for value in (gap.value, gap.low, gap.high)]
+            for cell, gap in zip(later, differences, strict=True)
+        }
     return found
 
 
