@@ -99,7 +99,7 @@ def test_one_line_and_exit_1(cli: Cli, folder: Path, line: str, said: str) -> No
         ("plan profile.json --max-layers 0", "'--max-layers': 0 is not in the range 1<=x<=10000"),
         ("profile gpt2 --texts triplets.jsonl --groups 0", "'--groups': 0 is not in the range 1<=x<=1000000"),
         ("train hollow --data triplets.jsonl -o out --learning-rate inf", "'--learning-rate': inf is not in the range"),
-        ("profile gpt2 --texts triplets.jsonl --seed 1180591620717411303424", "'--seed'"),
+        ("train hollow --data triplets.jsonl -o out --seed 1180591620717411303424", "'--seed'"),
         ("train hollow --data triplets.jsonl -o out --hard-negatives 1180591620717411303424", "'--hard-negatives'"),
         (
             "evaluate hollow --data triplets.jsonl --speed-seconds 3",

@@ -17,7 +17,7 @@ OPTIONS = OptionGroup(
     "settings",
     "Measuring",
     "prune2vec.profiling.profile_settings:ProfileSettings",
-    only_config=("scale rounds symmetric separator normalize windows window_length token_budget"),
+    only_config=("scale rounds symmetric separator seed windows window_length token_budget"),
 )
 EXAMPLE = """
 prune2vec profile smollm2 --texts triplets.jsonl -o profile.json
