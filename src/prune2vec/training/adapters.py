@@ -173,6 +173,19 @@ def merge_adapter(encoder: SentenceTransformer, checkpoint: Path, probe: Sequenc
     return difference
 
 
+def round_to_stored(encoder: SentenceTransformer, dtype: torch.dtype, probe: Sequence[str]) -> float:
+    """Round an fp32 encoder's weights to the dtype in which they are stored, and return by how much that moves an entry of the embeddings.
+
+    Both are computed in fp32: many a CPU is slow in halves.
+    """
+    exact = embed(encoder, probe)
+    for parameter in encoder.parameters():
+        parameter.data.copy_(parameter.data.to(dtype))
+    moved = float(np.abs(embed(encoder, probe) - exact).max())
+    encoder.to(dtype)
+    return moved
+
+
 def load_weights(encoder: SentenceTransformer, checkpoint: Path) -> None:
     """Load a checkpoint's full weights into an encoder, all of them.
 

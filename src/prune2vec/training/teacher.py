@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -167,8 +167,8 @@ def _encoded(
         # Another run that learns from this teacher makes them, or a process that trains with this one reads them.
         with locked(kept, wait=True):
             ids = {_text_id(text): text for text in texts}
-            known = _whole(kept, ids)
-            missing = {name: text for name, text in ids.items() if name not in known}
+            there = {name for store, number in _whole_parts(kept) for name in store.read_ids(number)}
+            missing = {name: text for name, text in ids.items() if name not in there}
             if missing:
                 place = kept / digest_json(list(missing))[:12]
                 check_vector_folder(place)
@@ -183,23 +183,32 @@ def _encoded(
                 say(f"{teacher} encodes {len(missing):,} texts into {place}, once")
                 how = EncodeSettings(prompt=prompt.name, max_length=settings.max_length, part_rows=_PART_ROWS)
                 encode_with(loaded, teacher, Corpus(path=corpus), place, how)
-                known |= _whole(kept, missing)
-            found[prompt] = np.stack([known[name] for name in ids])
+            found[prompt] = _vectors_of(kept, list(ids))
             _check_finite(found[prompt], list(texts), kept)
     del loaded
     gc.collect()
     return found
 
 
-def _whole(kept: Path, wanted: Container[str]) -> dict[str, NDArray[np.float32]]:
-    """Return the vectors of the encodings in a folder that came to their end, by the ids of the texts that are wanted."""
-    found: dict[str, NDArray[np.float32]] = {}
+def _whole_parts(kept: Path) -> Iterator[tuple[Store, int]]:
+    """Yield store and number of each part of the encodings in a folder that came to their end."""
     for store in map(Store.load, _encodings(kept)):
         if store.complete:
-            for number in range(len(store.parts)):
-                blocks = store.read_vectors(number, _PART_ROWS)
-                vectors = (vector for block in blocks for vector in store.precision.restore(block))
-                found |= {name: vector for name, vector in zip(store.read_ids(number), vectors, strict=True) if name in wanted}
+            yield from ((store, number) for number in range(len(store.parts)))
+
+
+def _vectors_of(kept: Path, names: Sequence[str]) -> NDArray[np.float32]:
+    """Return the vectors that encodings in a folder have under some ids, in their order; NaN where there is none."""
+    rows = {name: row for row, name in enumerate(names)}
+    found: NDArray[np.float32] | None = None
+    for store, number in _whole_parts(kept):
+        if found is None:
+            found = np.full((len(names), store.precision.dimension), np.nan, dtype=np.float32)
+        ids = store.read_ids(number)
+        wanted = [place for place, name in enumerate(ids) if name in rows]
+        vectors = np.concatenate([store.precision.restore(block) for block in store.read_vectors(number, _PART_ROWS)])
+        found[[rows[ids[place]] for place in wanted]] = vectors[wanted]
+    assert found is not None
     return found
 
 

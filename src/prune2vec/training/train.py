@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import nn
@@ -37,7 +36,7 @@ from prune2vec.pruning.encoder import (
 from prune2vec.pruning.encoder_check import source_of
 from prune2vec.public import public
 from prune2vec.resume import differences, read_lines, step_of
-from prune2vec.training.adapters import base_model, choose_trained, embed, load_weights, merge_adapter, stored_heads
+from prune2vec.training.adapters import base_model, choose_trained, load_weights, merge_adapter, round_to_stored, stored_heads
 from prune2vec.training.elastic import elastic_depths
 from prune2vec.training.fit import TrainingJob, fit, isolated_randomness, run_ahead
 from prune2vec.training.objective import append_projection, full_width
@@ -330,14 +329,10 @@ def finish(job: TrainingJob) -> dict[str, Any]:
         else:
             load_weights(encoder, checkpoint)
         added = append_projection(encoder, checkpoint) if job.settings.keep_projection else []
-        exact = embed(encoder, probe)
         heads = [*stored_heads(job.base, encoder), *added]
         config = read_json(job.base / "config.json")
         dtype = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch."), torch.float32)
-        for parameter in encoder.parameters():  # Computed in fp32 all the same: many a CPU is slow in halves.
-            parameter.data.copy_(parameter.data.to(dtype))
-        merge = {"max_difference": difference, "rounding": float(np.abs(embed(encoder, probe) - exact).max()), **distance}
-        encoder.to(dtype)
+        merge = {"max_difference": difference, "rounding": round_to_stored(encoder, dtype, probe), **distance}
         # The instruction is saved with the encoder if there was a single one; the E5 set's differ by task and stay the caller's.
         used = {(table.query_prompt, table.document_prompt) for table in tables}
         if len(used) == 1 and not job.data.plain:
