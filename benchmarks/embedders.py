@@ -3,7 +3,8 @@
 A cell is a way to cut, a depth, a vocabulary and a way to teach: ``first-6-32k`` keeps the first 6 layers and 32k tokens and learns
 the uncut encoder's vectors, ``first-6-32k-untaught`` is the same cut as it is, ``first-6-32k-contrastive`` the same trained on
 triplets alone, a third as many steps because a row has three texts, ``first-6-32k-adapters`` learns the vectors with the defaults of
-``train`` (LoRA, twice the rate, three tenths of the steps as warm-up), ``first-6-32k-2e-4`` at that learning rate. ``uniform-6`` keeps
+``train`` (LoRA, twice the rate, three tenths of the steps as warm-up), ``first-6-32k-head`` with a linear head more,
+``first-6-32k-2e-4`` at that learning rate. ``uniform-6`` keeps
 layers at an even stride, ``full-32k`` all of them and fewer tokens. All of it is one recipe for ``prune2vec run``, written into WORK:
 killed, the same command resumes. --jobs processes share the machine, a GPU for example.
 
@@ -33,9 +34,11 @@ from prune2vec.evaluation.evaluate import evaluate_encoder
 from prune2vec.evaluation.results import Results
 from prune2vec.experiments.comparison import TextTable
 from prune2vec.profiling.profile import Profile
+from prune2vec.pruning.encoder import RECORD, read_record
 
 CELL = re.compile(
-    r"(?P<method>first|uniform|full)(-(?P<depth>\d+))?(-(?P<vocabulary>\d+k))?(-(?P<teaching>untaught|contrastive|adapters|\d+e-\d+))?"
+    r"(?P<method>first|uniform|full)(-(?P<depth>\d+))?(-(?P<vocabulary>\d+k))?"
+    r"(-(?P<teaching>untaught|contrastive|adapters|head|\d+e-\d+))?"
 )
 CUTS = {"first": ("depth", "depth"), "uniform": ("uniform", "layers")}
 PLAIN = ("allnli", "squad", "eli5_question_answer", "fever", "hotpot_qa", "nq", "quora_duplicates", "wiki_split")
@@ -73,6 +76,8 @@ def variant_of(cell: str, steps: int) -> dict[str, Any]:
         }
     elif found["teaching"] == "adapters":
         variant["train"] = {"preset": "l3prune"}
+    elif found["teaching"] == "head":
+        variant["train"] = {"keep_projection": True}
     elif found["teaching"]:
         variant["train"] = {"learning_rate": float(found["teaching"])}
     return variant
@@ -141,6 +146,25 @@ def tables_of(scores: dict[str, dict[str, Any]]) -> tuple[TextTable, TextTable]:
     return whole.without_empty_columns(), TextTable((*first, "documents/s", *last), tuple(brief)).without_empty_columns()
 
 
+def scores_of(folder: Path) -> dict[str, Any]:
+    """Return what a cell's folder holds about it: scores, size, speed, and how it was trained, if it was."""
+    results = Results.load(folder / "results.json")
+    of_tasks = {task.name: task.score for task in results.tasks}
+    speeds = {side: results.speed[side]["texts_per_s"] for side in ("queries", "documents") if side in results.speed}
+    trained: dict[str, Any] = {}
+    if (folder / "encoder" / RECORD).exists():
+        record = read_record(folder / "encoder")["train"]
+        trained = {"training": {name: record[name] for name in ("steps", "tokens", "seconds", "final_loss", "teacher")}}
+    return {
+        "tasks": of_tasks,
+        "mean": sum(of_tasks.values()) / len(of_tasks),
+        "parameters": results.size["parameters"],
+        "bytes": sum(file.stat().st_size for file in (folder / "checkpoint").rglob("*.safetensors")),
+        "texts_per_s": speeds,
+        **trained,
+    }
+
+
 def main() -> None:
     """Run what is missing, write the results, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -167,19 +191,9 @@ def main() -> None:
     scores: dict[str, dict[str, Any]] = {}
     for row in comparison.rows:
         folder = folders[row.name]
-        results = Results.load(folder / "results.json")
-        of_tasks = {task.name: task.score for task in results.tasks}
         gap = comparison.difference(row.name)
-        scores[row.name] = {
-            "tasks": of_tasks,
-            "mean": sum(of_tasks.values()) / len(of_tasks),
-            "difference": [gap.low, gap.high] if gap is not None and gap.low is not None else [],
-            "parameters": results.size["parameters"],
-            "bytes": sum(file.stat().st_size for file in (folder / "checkpoint").rglob("*.safetensors")),
-            "texts_per_s": {
-                side: results.speed[side]["texts_per_s"] for side in ("queries", "documents") if side in results.speed
-            },
-        }
+        difference = [gap.low, gap.high] if gap is not None and gap.low is not None else []
+        scores[row.name] = {**scores_of(folder), "difference": difference}
         if given.asymmetric and row.name != "full" and (folder / "encoder").exists() and not row.name.endswith("contrastive"):
             output = given.work / f"{row.name}-asymmetric.json"
             if not output.exists():

@@ -70,7 +70,7 @@ def test_an_encoder_draws_near_to_its_teacher_on_plain_texts(
     before, after, theirs = (vectors_of(folder, corpus) for folder in (small, tmp_path / "out", same_size))
     assert (after * theirs).sum(1).mean() > (before * theirs).sum(1).mean() + 0.2
     record = json.loads((tmp_path / "out" / "prune2vec.json").read_text())["train"]
-    assert record["teacher"] == {"vectors": 90, "dimension": 32, "projection": False}
+    assert record["teacher"] == {"vectors": 90, "dimension": 32, "projection": False, "start": None}
     assert record["data"]["document"]["rows"] == 90, "each distinct text once"
     assert result.steps == 24 and sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.teacher"]
     saved = [SentenceTransformer(str(folder), device="cpu").prompts for folder in (small, tmp_path / "out")]
@@ -122,10 +122,13 @@ def test_a_kept_projection_is_a_head_of_the_encoder(small: Path, wide: Path, cor
     np.testing.assert_allclose(Engine(load_to_encode(str(tmp_path / "with"))).encode(texts), found, atol=1e-5)
 
 
-def test_a_projection_is_kept_only_where_there_is_one(small: Path, same_size: Path, corpus: Path, tmp_path: Path) -> None:
+def test_a_kept_projection_is_a_head_for_a_teacher_of_the_same_size_too(
+    small: Path, same_size: Path, corpus: Path, tmp_path: Path
+) -> None:
     settings = {**QUICK, "steps": 2, "warmup_steps": 0, "keep_projection": True}
     train_encoder(small, None, tmp_path / "out", texts=corpus, teacher=same_size, **settings)
-    assert vectors_of(tmp_path / "out", corpus).shape[1] == 32
+    kinds = [type(module).__name__ for module in SentenceTransformer(str(tmp_path / "out"), device="cpu")]
+    assert kinds == ["Transformer", "Pooling", "Normalize", "Dense", "Normalize"]
     with pytest.raises(ConfigError, match="keep_projection needs a teacher and distil vectors"):
         train_encoder(small, None, tmp_path / "no", texts=corpus, teacher=same_size, distil="similarities", **settings)
 
@@ -143,9 +146,12 @@ def test_a_teacher_encodes_what_a_short_run_gets_to_and_no_more(
     assert train_encoder(small, data, few, teacher=wide, **short).resumed_from == 2
     counts = [json.loads((one / "prune2vec.json").read_text())["train"]["teacher"]["vectors"] for one in (few, every)]
     assert 5 * 8 <= counts[0] == len(encoded) <= 5 * 8 * (1 if plain else 3) < counts[1]
-    # Who has the vectors of all texts learns the same.
+    # Who has the vectors of all texts learns the same, but for the rounding of vectors that were computed in other batches.
     train_encoder(small, data, same, teacher_vectors=every.with_name("every.teacher"), **short)
-    assert_same_run(few, same)
+    losses = [[line["loss"] for line in curve(one)] for one in (few, same)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for name, tensor in weights(few).items():
+        torch.testing.assert_close(tensor, weights(same)[name], rtol=0, atol=1e-4)
 
 
 def test_vectors_that_exist_train_to_the_same_weights_without_their_teacher(
@@ -184,7 +190,8 @@ def test_triplets_are_learnt_contrastively_and_from_a_teacher(small: Path, wide:
     train_encoder(small, DATA, tmp_path / "out", teacher=wide, **QUICK)
     lines = curve(tmp_path / "out")
     assert all(line["loss"] == pytest.approx(line["contrastive"] + line["distillation"], abs=2e-3) for line in lines)
-    assert lines[-1]["distillation"] < lines[0]["distillation"]
+    start = json.loads((tmp_path / "out" / "prune2vec.json").read_text())["train"]["teacher"]["start"]
+    assert lines[-1]["distillation"] < 0.5 * (1 - start["cosine_before"]), "the projection starts near, and stays it"
     assert {path.name.partition("-")[0] for path in (tmp_path / "out.teacher").iterdir()} == {"query", "document"}
 
 

@@ -30,6 +30,7 @@ from prune2vec.progress import progress, quiet_transformers
 from prune2vec.resume import WorkFolder, step_of
 from prune2vec.training.adapters import restore_adapter
 from prune2vec.training.elastic import ElasticLoss
+from prune2vec.training.head_start import solve_start
 from prune2vec.training.monitor import TrainingMonitor
 from prune2vec.training.objective import DistilledLoss, ProjectionSaver, build_loss, pooled_in_fp32
 from prune2vec.training.packed_loss import choose_checkpointing, without_padding
@@ -146,9 +147,10 @@ def fit(
             trainer = make_trainer(job, encoder, loss, collator, part)
             batches = plan_batches(job.data, trainer, settings.steps)
             checkpointing = _checkpointing(job, encoder, batches, padded=not packing["packed"])
-            if job.processes.first:
-                _note(job, batches, gradient_checkpointing=checkpointing, packing=packing, projection=projected is not None)
             done = step_of(resume) if resume else 0
+            teacher = _start_near_teacher(job, encoder, batches, projected) if not done else job.work.notes().get("teacher")
+            if job.processes.first:
+                _note(job, batches, gradient_checkpointing=checkpointing, packing=packing, teacher=teacher)
             with peak_memory() as peak, progress("training", settings.steps, done=done) as advance:
                 watch = TrainingMonitor(
                     job.work,
@@ -211,12 +213,23 @@ def _checkpointing(
     )
 
 
-def _note(job: TrainingJob, batches: Sequence[tuple[str, list[Row]]], *, projection: bool, **facts: Any) -> None:
+def _start_near_teacher(
+    job: TrainingJob, encoder: SentenceTransformer, batches: Sequence[tuple[str, list[Row]]], projected: EmbedDistillLoss | None
+) -> dict[str, Any] | None:
+    """Bring the encoder as near to its teacher, if any, as is to be had without training, and return facts about that teacher."""
+    teacher, settings = job.data.teacher, job.settings
+    if teacher is None:
+        return None
+    facts = dict(zip(("vectors", "dimension"), teacher.vectors.shape, strict=True))
+    # Depths share the last layer, each of which would have it otherwise.
+    solved = settings.distil == "vectors" and settings.distance == "cosine" and not job.depths
+    start = solve_start(encoder, job.data, batches, projected.projection if projected is not None else None) if solved else None
+    return {**facts, "projection": projected is not None, "start": start}
+
+
+def _note(job: TrainingJob, batches: Sequence[tuple[str, list[Row]]], **facts: Any) -> None:
     """Keep facts about a run for its record."""
-    counts, teacher = Counter(name for name, _ in batches), job.data.teacher
-    if teacher is not None:
-        shape = dict(zip(("vectors", "dimension"), teacher.vectors.shape, strict=True))
-        facts["teacher"] = {**shape, "projection": projection}
+    counts = Counter(name for name, _ in batches)
     counted = {name: counts[name] for name in job.data.tables}
     job.work.note({"batches": counted, "processes": job.processes.number, **facts})
 

@@ -118,7 +118,7 @@ class TeacherDistance(nn.Module):
     What is learnt of the teacher (sentence-transformers' losses, but for the similarities):
 
     - ``vectors``: of all texts, by cosine or by squared Euclidean distance (EmbedDistill, arXiv 2301.12005; LEAF, arXiv
-      2509.12539), the student's through ``projection`` where the teacher has another dimension;
+      2509.12539), the student's through ``projection`` where the teacher has another dimension or it is kept;
     - ``similarities``: ``similarity_distance`` over all texts of the batch;
     - ``scores``: its scaled cosines of a row's documents as a distribution (Kullback-Leibler divergence, mean over the rows);
       with ``data`` the labels themselves are the scores, (row, document).
@@ -141,7 +141,7 @@ class TeacherDistance(nn.Module):
             self.vectors = EmbedDistillLoss(
                 encoder,
                 distance_metric="cosine" if settings.distance == "cosine" else "mse",
-                projection_dim=width if width != encoder.get_embedding_dimension() else None,
+                projection_dim=width if settings.keep_projection or width != encoder.get_embedding_dimension() else None,
             )
             if self.vectors.projection is not None and get_world_size() > 1:
 
@@ -229,7 +229,7 @@ def append_projection(encoder: SentenceTransformer, checkpoint: Path) -> list[nn
     """Put a checkpoint's projection at the end of an encoder, and return the heads that came with it, in order.
 
     The loss compared the teacher's vectors with W x + b of the encoder's own vectors x: a normalised encoder gets a Dense head behind its
-    normalisation, and another normalisation behind that. Without a projection (a teacher of the same dimension) nothing happens.
+    normalisation, and another normalisation behind that. Without a projection nothing happens.
     """
     if not (checkpoint / _PROJECTION).exists():
         return []

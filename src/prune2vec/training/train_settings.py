@@ -154,8 +154,9 @@ class TrainSettings(Settings):
     distil_scale: float = Field(default=20.0, gt=0, le=10**6)
     """With similarities by kl, the cosines of both are multiplied by this before their softmax."""
     keep_projection: bool = False
-    """Keep the projection into the space of a teacher of another dimension, as a Dense head of the encoder (L2 normalisation,
-    linear layer), instead of dropping it: its vectors then have the teacher's dimension and are comparable with the teacher's."""
+    """Keep the projection into the teacher's space as a Dense head of the encoder (L2 normalisation, linear layer), instead of
+    dropping it: its vectors then have the teacher's dimension and are comparable with the teacher's. A teacher of the same dimension is
+    learnt through one then, too."""
     distil_weight: float = Field(default=1.0, gt=0, le=10**6)
     """Weight of the distillation beside the contrastive loss, which has 1."""
     prompts: tuple[str, ...] = ()

@@ -159,7 +159,7 @@ class TrainingData:
             for row in table.rows:
                 rows.append(dict(zip(keys, self.texts_of(row), strict=True)))
                 if self.teacher is not None:
-                    rows[-1]["label"] = [self.teacher.number(prompt, text) for prompt, text in self._for_teacher(table, row)]
+                    rows[-1]["label"] = [self.teacher.number(prompt, text) for prompt, text in self.for_teacher(table, row)]
                 elif self.settings.distil == "data" and isinstance(row, Triplet):
                     rows[-1]["label"] = [row.scores[0], *(row.scores[1 + n] for n in choose_negatives(row, self.settings))]
             made[name] = Dataset.from_list(rows)
@@ -170,11 +170,11 @@ class TrainingData:
         found: dict[TeacherPrompt, dict[str, str]] = {}
         for name, rows in batches or [(name, table.rows) for name, table in self.tables.items()]:
             for row in rows:
-                for prompt, text in self._for_teacher(self.tables[name], row):
+                for prompt, text in self.for_teacher(self.tables[name], row):
                     found.setdefault(prompt, {}).setdefault(text, row.id if isinstance(row, PlainText) else "")
         return found
 
-    def _for_teacher(self, table: TrainingTable, row: Row) -> Iterator[tuple[TeacherPrompt, str]]:
+    def for_teacher(self, table: TrainingTable, row: Row) -> Iterator[tuple[TeacherPrompt, str]]:
         """Yield each of a row's texts with the prompt under which a teacher reads it."""
         query, document = table.teacher_prompts
         for place, text in enumerate(self.texts_of(row)):

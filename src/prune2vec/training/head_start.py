@@ -1,0 +1,158 @@
+"""Where learning a teacher's vectors starts: the encoder's last linear layer, solved by least squares before the first step.
+
+A cut changes what reaches that layer, which then is as wrong as the rest. For all others of the weights there is only training; this
+one has a closed form, for one forward pass over a few thousand texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import batch_to_device
+from torch import Tensor, distributed, nn
+from torch.nn.functional import cosine_similarity, normalize
+
+from prune2vec.models.encoder_files import VECTOR
+from prune2vec.models.heads import NORMALIZE
+from prune2vec.progress import progress, say
+from prune2vec.training.adapters import heads_of
+from prune2vec.training.teacher import TeacherVectors
+from prune2vec.training.training_data import Row, TrainingData
+
+_TEXTS = 4096
+_HELD_OUT = 8  # One of so many texts.
+_RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_BATCH = 64
+
+
+def solve_start(
+    encoder: SentenceTransformer,
+    data: TrainingData,
+    batches: Sequence[tuple[str, Sequence[Row]]],
+    projection: nn.Linear | None = None,
+) -> dict[str, Any] | None:
+    """Set the last linear layer to what brings the encoder's vectors nearest to its teacher's on the first texts of a run.
+
+    That is ridge regression onto the teacher's vectors of length 1, by the ridge that does best on one eighth of the texts, taken out
+    for that. The layer keeps its norm, as what matters is direction, and stays as it was where that is no better on these texts.
+
+    Args:
+        encoder: The encoder in training; one whose last head is not a linear layer, that is ``Dense`` without an activation, and
+            that needs no projection either, stays as it is.
+        data: With the teacher's vectors.
+        batches: What the run learns, from its start.
+        projection: Of the loss, into the space of a teacher of another dimension, which is solved in place of a head.
+
+    Returns:
+        How many texts it was solved on, the ridge, and the mean cosine of the eighth before and after; None where there was
+        nothing to solve.
+    """
+    teacher = data.teacher
+    linear = projection if projection is not None else _last_head(encoder)
+    if teacher is None or linear is None or linear.out_features != teacher.vectors.shape[1]:
+        return None
+    rows, theirs = zip(*_inputs(encoder, data, teacher, batches, linear), strict=True)
+    inputs, targets = torch.cat(rows).double(), normalize(torch.cat(theirs).double(), dim=1)
+    apart = torch.arange(len(inputs)) % _HELD_OUT == 0
+
+    def nearness(weight: Tensor, bias: Tensor | None) -> float:
+        found = nn.functional.linear(inputs[apart], weight, bias)
+        return float(cosine_similarity(found, targets[apart]).mean())
+
+    own = linear.bias is not None
+    before = nearness(linear.weight.detach().cpu().double(), linear.bias.detach().cpu().double() if own else None)
+    near, ridge = max((nearness(*ridge_solution(inputs[~apart], targets[~apart], ridge, bias=own)), ridge) for ridge in _RIDGES)
+    found = {"texts": len(inputs), "ridge": ridge, "cosine_before": before, "cosine": max(before, near)}
+    if near > before:
+        _put(linear, *ridge_solution(inputs, targets, ridge, bias=own))
+        say(
+            f"the last linear layer was solved for the teacher's vectors of {len(inputs):,} texts: "
+            f"mean cosine {before:.3f} -> {near:.3f}, on an eighth of them left out for it"
+        )
+    return found
+
+
+def ridge_solution(
+    inputs: Float[Tensor, "row dim"], targets: Float[Tensor, "row out"], ridge: float, *, bias: bool
+) -> tuple[Float[Tensor, "out dim"], Float[Tensor, " out"] | None]:
+    """Return the weight, and the bias if there is to be one, that minimise |inputs W' + b - targets|^2 + penalty |W|^2.
+
+    The penalty is ``ridge`` times the mean of the diagonal of inputs' inputs, so that it means the same at any scale. With a bias both
+    sides are taken from their means, and it is not penalised.
+    """
+    centre, goal = (inputs.mean(dim=0), targets.mean(dim=0)) if bias else (inputs.new_zeros(()), targets.new_zeros(()))
+    left, right = inputs - centre, targets - goal
+    gram = left.T @ left
+    gram.diagonal().add_(ridge * gram.diagonal().mean())
+    weight = torch.linalg.solve(gram, left.T @ right).T
+    return weight, goal - weight @ centre if bias else None
+
+
+def _last_head(encoder: SentenceTransformer) -> nn.Linear | None:
+    """Return the linear layer of the last head that is trained, if nothing but a normalisation stands behind it."""
+    heads: list[Any] = [head for head in heads_of(encoder) if type(head).__name__ != NORMALIZE]
+    if not heads or type(heads[-1]).__name__ != "Dense" or getattr(heads[-1], "use_residual", False):
+        return None
+    linear: nn.Linear = heads[-1].linear
+    return linear if isinstance(heads[-1].activation_function, nn.Identity) and linear.weight.requires_grad else None
+
+
+def _inputs(
+    encoder: SentenceTransformer,
+    data: TrainingData,
+    teacher: TeacherVectors,
+    batches: Sequence[tuple[str, Sequence[Row]]],
+    linear: nn.Linear,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield what reaches the layer, (text, dim), and the teacher's vectors, (text, out), of the first distinct texts of a run."""
+    chosen: dict[str, dict[str, int]] = {}
+    for prompt, text, number in islice(_learnt(data, teacher, batches), _TEXTS):
+        chosen.setdefault(prompt, {})[text] = number
+    caught: list[Tensor] = []
+    training = encoder.training
+    hook = linear.register_forward_pre_hook(lambda module, given: caught.append(given[0]))
+    try:
+        encoder.eval()
+        with torch.no_grad(), progress("start", sum(map(len, chosen.values()))) as advance:
+            for prompt, numbers in chosen.items():
+                ordered = sorted(numbers, key=len)
+                for texts in (ordered[first : first + _BATCH] for first in range(0, len(ordered), _BATCH)):
+                    features = encoder.preprocess(texts, prompt=prompt)
+                    out = encoder(batch_to_device(features, encoder.device))
+                    inputs = caught.pop() if caught else out[VECTOR]
+                    yield inputs.float().cpu(), torch.from_numpy(teacher.vectors[[numbers[text] for text in texts]])
+                    advance(len(texts))
+    finally:
+        hook.remove()
+        encoder.train(training)
+
+
+def _learnt(
+    data: TrainingData, teacher: TeacherVectors, batches: Sequence[tuple[str, Sequence[Row]]]
+) -> Iterator[tuple[str, str, int]]:
+    """Yield every distinct text of a run in turn: what the encoder gets before it, the text, the number of the teacher's vector."""
+    seen: set[tuple[str, str]] = set()
+    for name, rows in batches:
+        for row in rows:
+            for words, (prompt, text) in zip(
+                data.prompts[name].values(), data.for_teacher(data.tables[name], row), strict=True
+            ):
+                if (words, text) not in seen:
+                    seen.add((words, text))
+                    yield words, text, teacher.number(prompt, text)
+
+
+def _put(linear: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
+    """Put a solution into the layer, at the norm of the layer's own weight; of several processes the first one's solution."""
+    with torch.no_grad():
+        scale = linear.weight.detach().double().norm().item() / weight.norm().item()
+        for own, solved in ((linear.weight, weight), (linear.bias, bias)):
+            if solved is not None:
+                own.copy_(scale * solved)
+                if distributed.is_initialized():
+                    distributed.broadcast(own, 0)
