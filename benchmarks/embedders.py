@@ -4,8 +4,8 @@ A cell is a way to cut, a depth, a vocabulary and a way to teach: ``first-6-32k`
 the uncut encoder's vectors, ``first-6-32k-untaught`` is the same cut as it is, ``first-6-32k-contrastive`` the same trained on
 triplets alone, a third as many steps because a row has three texts, ``first-6-32k-adapters`` learns the vectors with the defaults of
 ``train`` (LoRA, twice the rate, three tenths of the steps as warm-up), ``first-6-32k-head`` with a linear head more,
-``first-6-32k-2e-4`` at that learning rate. ``uniform-6`` keeps
-layers at an even stride, ``full-32k`` all of them and fewer tokens. All of it is one recipe for ``prune2vec run``, written into WORK:
+``first-6-32k-2e-4`` at that learning rate. ``uniform-6`` keeps layers at an even stride, ``fit-6`` those that the scorer linear-fit
+prefers, ``full-32k`` all of them and fewer tokens. All of it is one recipe for ``prune2vec run``, written into WORK:
 killed, the same command resumes. --jobs processes share the machine, a GPU for example.
 
 Texts are drawn from both sides of training triplets; none of them is from an evaluated task. Texts are cut at 128 tokens
@@ -37,10 +37,10 @@ from prune2vec.profiling.profile import Profile
 from prune2vec.pruning.encoder import RECORD, read_record
 
 CELL = re.compile(
-    r"(?P<method>first|uniform|full)(-(?P<depth>\d+))?(-(?P<vocabulary>\d+k))?"
+    r"(?P<method>first|uniform|fit|full)(-(?P<depth>\d+))?(-(?P<vocabulary>\d+k))?"
     r"(-(?P<teaching>untaught|contrastive|adapters|head|\d+e-\d+))?"
 )
-CUTS = {"first": ("depth", "depth"), "uniform": ("uniform", "layers")}
+CUTS = {"first": ("depth", "depth"), "uniform": ("uniform", "layers"), "fit": ("linear-fit", "layers")}
 PLAIN = ("allnli", "squad", "eli5_question_answer", "fever", "hotpot_qa", "nq", "quora_duplicates", "wiki_split")
 TRIPLETS = ("allnli", "squad", "fever", "quora_duplicates")
 PROFILE = ("allnli", "squad", "quora_duplicates")
@@ -100,6 +100,7 @@ def recipe_of(given: argparse.Namespace, texts: Path) -> dict[str, Any]:
     }
     # Speeds of cells that share a machine say nothing.
     speed = {"speed_texts": 0} if given.jobs > 1 else {}
+    scorers = ["layer-loss", "linear-fit"] if any(cell.startswith("fit") for cell in given.cells) else ["layer-loss"]
     evaluated = {"max_length": LENGTH, "max_documents": given.max_documents, **speed}
     files = {
         name: [str(train / f"{one}.jsonl.gz") for one in of] for name, of in {"train": TRIPLETS, "profile": PROFILE}.items()
@@ -107,7 +108,7 @@ def recipe_of(given: argparse.Namespace, texts: Path) -> dict[str, Any]:
     return {
         "model": str(given.model.resolve()),
         "data": {"texts": [str(texts)], **files},
-        "profile": {"groups": 10, "group_size": 32, "max_length": given.length},
+        "profile": {"groups": 10, "group_size": 32, "max_length": given.length, "scorers": scorers},
         "train": taught,
         "evaluate": {"tasks": given.tasks, "mirror": str(given.data / "mteb"), **evaluated},
         "variants": [{"name": "full", "method": "full"}, *(variant_of(cell, given.steps) for cell in given.cells)],

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parent.parent / "src"
 # but for the parts of models that saved folders name, and what starts the program.
 LEVELS = (
     ("errors",),
-    ("registry", "files", "progress", "paths", "machine"),
+    ("registry", "files", "progress", "paths", "machine", "ridge"),
     ("public", "outputs", "settings", "resume", "ray_tasks"),
     ("data",),
     ("models",),

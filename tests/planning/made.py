@@ -59,6 +59,12 @@ def made_sections(loss: Sequence[float]) -> dict[str, dict[str, Any]]:
             "distance": [[(1 + n + layer) / (100 + layer) for n in range(len(loss) - layer)] for layer in layers],
             "texts": 10,
         },
+        "linear-fit": {
+            "prefix": [(1 + layer) / len(loss) for layer in layers],
+            "order": [*order[1:]],
+            "cosine": [1 - 0.01 * number for number in layers],
+            "texts": 10,
+        },
         "ablation": {"order": [*order[1:]], "loss": [1.0 + 0.1 * number for number in layers]},
     }
 

@@ -16,6 +16,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "redundancy": {"attention": BLOCK, "mlp": BLOCK, "block": BLOCK, "tokens": 9, "texts": "retrieval"},
     "magnitude": {"relative": BLOCK, "weight": [5.0, 4.0, 3.0, 2.0, 1.0], "tokens": 9},
     "ablation": {"order": [2, 0, 4], "loss": [1.5, 1.4, 1.6, 2.0]},
+    "linear-fit": {"prefix": [0.4, 0.5, 0.7, 0.8, 1.0], "order": [2, 0, 4], "cosine": [1.0, 0.9, 0.65, 0.6], "texts": 9},
     "angular-distance": {
         # Of two blocks the runs from 1 and from 2 turn the state equally: the deeper one goes.
         "distance": [[0.3, 0.5, 0.6, 0.7, 0.8], [0.2, 0.3, 0.5, 0.6], [0.2, 0.3, 0.4], [0.1, 0.5], [0.4]],
@@ -36,6 +37,8 @@ def kept(method: str, layers: int, sections: dict[str, Any] = SECTIONS, **parame
         ("magnitude", {}, {4: (0, 1, 2, 4), 3: (0, 2, 4), 2: (0, 2), 1: (0,)}),
         ("magnitude", {"by": "weight"}, {4: (0, 1, 2, 3), 2: (0, 1), 1: (0,)}),
         ("ablation", {}, {5: (0, 1, 2, 3, 4), 4: (0, 1, 3, 4), 3: (1, 3, 4), 2: (1, 3)}),
+        # At three layers the first ones do better than what the search has left, and below two it has nothing.
+        ("linear-fit", {}, {5: (0, 1, 2, 3, 4), 4: (0, 1, 3, 4), 3: (0, 1, 2), 2: (1, 3), 1: (0,)}),
         ("reverse", {}, {4: (1, 2, 3, 4), 1: (4,)}),
         ("angular", {}, {5: (0, 1, 2, 3, 4), 4: (0, 1, 2, 4), 3: (0, 1, 4), 2: (0, 1), 1: (0,)}),
     ],
@@ -71,6 +74,8 @@ def test_an_order_that_ends_early_is_not_guessed_on() -> None:
         ("ablation", "ablation", {"order": [1, 1]}, "expected different layers of 0 to 4"),
         ("ablation", "ablation", {"order": [7]}, "expected different layers of 0 to 4"),
         ("ablation", "ablation", {"order": 3}, "expected different layers of 0 to 4"),
+        ("linear-fit", "linear-fit", {"order": [1], "prefix": BLOCK, "cosine": [1.0]}, "cosine: expected 2 numbers"),
+        ("linear-fit", "linear-fit", {"order": [1], "prefix": [0.5], "cosine": [1.0, 0.9]}, "prefix: expected 5 numbers"),
         ("angular", "angular-distance", {"distance": [[0.1]]}, "expected 5 rows of distances"),
         ("angular", "angular-distance", {"distance": [[0.1]] * 5}, r"distance\[0\]: expected 5 numbers"),
     ],
@@ -80,7 +85,7 @@ def test_a_broken_section_is_named(method: str, section: str, value: dict[str, A
         kept(method, 3, {**SECTIONS, section: value})
 
 
-@pytest.mark.parametrize("method", ["block-influence", "magnitude", "ablation", "angular"])
+@pytest.mark.parametrize("method", ["block-influence", "magnitude", "ablation", "linear-fit", "angular"])
 def test_a_section_that_was_not_measured_is_asked_for(method: str) -> None:
     with pytest.raises(ProfileError, match="prune2vec profile --scorers"):
         kept(method, 3, {})

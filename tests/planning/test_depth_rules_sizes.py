@@ -11,7 +11,18 @@ from prune2vec.planning.planner import make_plan, planners
 from prune2vec.profiling.profile import Profile
 from tests.experiments.small import LAYERS, profile_of
 
-WHOLE = ("depth", "keep-last", "uniform", "block-influence", "magnitude", "ablation", "reverse", "random", "angular")
+WHOLE = (
+    "depth",
+    "keep-last",
+    "uniform",
+    "block-influence",
+    "magnitude",
+    "ablation",
+    "linear-fit",
+    "reverse",
+    "random",
+    "angular",
+)
 
 
 @pytest.fixture

@@ -28,18 +28,19 @@ def random_groups(groups: int = 2, size: int = 4, seed: int = 0) -> list[TokenGr
     return [TokenGroup(*(tuple(row() for _ in range(size)) for _ in range(3))) for _ in range(groups)]
 
 
+def vector_by_hand(model: torch.nn.Module, row: TokenRow) -> torch.Tensor:
+    """Return the vector of one text in float64, by a model that was really cut."""
+    with torch.inference_mode():
+        states = model(input_ids=torch.tensor([row.ids]), use_cache=False).last_hidden_state[0].double()
+    text = states[row.start :]
+    weights = torch.arange(row.start + 1, len(states) + 1, dtype=torch.float64)
+    return (weights[:, None] * text).sum(0) / weights.sum()
+
+
 def by_hand(model: torch.nn.Module, group: TokenGroup) -> float:
     """Return the loss of one group in float64 from vectors made one text at a time by a model that was really cut."""
-
-    def vector(row: TokenRow) -> torch.Tensor:
-        with torch.inference_mode():
-            states = model(input_ids=torch.tensor([row.ids]), use_cache=False).last_hidden_state[0].double()
-        text = states[row.start :]
-        weights = torch.arange(row.start + 1, len(states) + 1, dtype=torch.float64)
-        return (weights[:, None] * text).sum(0) / weights.sum()
-
     queries, positives, negatives = (
-        [vector(row) for row in rows] for rows in (group.queries, group.positives, group.negatives)
+        [vector_by_hand(model, row) for row in rows] for rows in (group.queries, group.positives, group.negatives)
     )
     losses = []
     for place, query in enumerate(queries):

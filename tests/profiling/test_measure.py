@@ -93,7 +93,7 @@ def test_other_scorers_fill_sections(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert Profile.load(out) == asked
     assert Profile.load(out).digest == asked.digest
     every = profile_model(model, triplets(), **settings, scorers=["all"])
-    assert set(every.sections) == {*asked.sections, "magnitude", "angular-distance", "ablation"}
+    assert set(every.sections) == {*asked.sections, "magnitude", "angular-distance", "ablation", "linear-fit"}
     assert every.sections["redundancy"] == asked.sections["redundancy"]
     plain = profile_model(
         model, triplets(), **settings, scorers=["all"], plain=tmp_path / "plain.txt", windows=3, window_length=16
@@ -107,7 +107,7 @@ def test_what_the_model_is_not_fit_for_is_left_out_only_with_all(tmp_path: Path,
     tiny_tokenizer().save_pretrained(tmp_path / "m")
     settings = {"groups": 2, "group_size": 4, "dtype": "float32", "device": "cpu"}
     profile = profile_model(str(tmp_path / "m"), triplets(), **settings, scorers=["all"])
-    assert set(profile.sections) == {"magnitude", "angular-distance", "ablation"}
+    assert set(profile.sections) == {"magnitude", "angular-distance", "ablation", "linear-fit"}
     assert "redundancy is left out: opt with do_layer_norm_before=False" in capsys.readouterr().err
     with pytest.raises(UnsupportedModel, match="no sub-layer can be taken out"):
         profile_model(str(tmp_path / "m"), triplets(), **settings, scorers=["redundancy"])
@@ -139,7 +139,8 @@ def test_no_order_of_scorers_and_no_company_changes_what_is_found(tmp_path: Path
 
 def test_streamed_profiles_are_those_of_the_model_in_memory(tmp_path: Path) -> None:
     model = str(save_tiny(tmp_path / "m"))
-    settings = {"groups": 2, "group_size": 4, "dtype": "float32", "device": "cpu", "scorers": ("all",)}
+    names = ("redundancy", "redundancy-iterative", "magnitude", "angular-distance", "ablation")
+    settings = {"groups": 2, "group_size": 4, "dtype": "float32", "device": "cpu", "scorers": names}
     resident = profile_model(model, triplets(), **settings, stream="off")
     streamed = profile_model(model, triplets(), **settings, stream="on")
     assert streamed.layer_loss.loss == pytest.approx(resident.layer_loss.loss, rel=1e-5, abs=1e-5)

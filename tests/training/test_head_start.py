@@ -7,18 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from prune2vec.planning.planner import make_plan
 from prune2vec.profiling.measure import profile_model
 from prune2vec.pruning.prune import prune_model
-from prune2vec.training.head_start import ridge_solution
 from prune2vec.training.train import train_encoder
 from tests.tiny_encoders import TINY_ENCODERS
 from tests.training.encoders import rows, save_tiny_encoder
@@ -62,25 +58,6 @@ def student(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start_of(folder: Path) -> dict[str, Any] | None:
     found: dict[str, Any] | None = json.loads((folder / "prune2vec.json").read_text())["train"]["teacher"]["start"]
     return found
-
-
-@given(st.integers(0, 10**6), st.integers(5, 40), st.integers(1, 4), st.floats(1e-3, 10), st.booleans())
-def test_a_solution_is_that_of_ordinary_least_squares_with_rows_for_the_penalty(
-    seed: int, count: int, width: int, ridge: float, bias: bool
-) -> None:
-    draw = np.random.default_rng(seed)
-    inputs, targets = draw.normal(2.0, 1.0, (count, width)), draw.normal(size=(count, 3))
-    weight, offset = ridge_solution(torch.from_numpy(inputs), torch.from_numpy(targets), ridge, bias=bias)
-    left = inputs - inputs.mean(0) if bias else inputs
-    penalty = np.sqrt(ridge * np.square(left).sum(0).mean()) * np.eye(width)
-    # An unpenalised constant is one more column; of the penalty's rows it is zero.
-    columns = np.hstack([left, np.ones((count, 1))]) if bias else left
-    extra = np.hstack([penalty, np.zeros((width, 1))]) if bias else penalty
-    expected, *_ = np.linalg.lstsq(np.vstack([columns, extra]), np.vstack([targets, np.zeros((width, 3))]), rcond=None)
-    np.testing.assert_allclose(weight.numpy(), expected[:width].T, atol=1e-8)
-    assert (offset is not None) == bias
-    if offset is not None:
-        np.testing.assert_allclose(offset.numpy(), expected[width] - expected[:width].T @ inputs.mean(0), atol=1e-8)
 
 
 def test_a_head_that_was_lost_is_found_again(teacher: Path, student: Path, corpus: Path, tmp_path: Path) -> None:

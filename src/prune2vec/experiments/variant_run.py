@@ -203,11 +203,10 @@ class VariantRun:
 
     def _texts(self, mined: str) -> list[str]:
         """Return the texts to train on, or those held out: mined ones, or the recipe's own."""
-        if self.recipe.data.mine is not None:
+        data = self.recipe.data
+        if data.mine is not None:
             return [str(self.folder / DATA / mined)]
-        if mined == _TRAIN:
-            return list(self.recipe.data.train)
-        return [self.recipe.data.dev] if self.recipe.data.dev is not None else []
+        return list(data.train if mined == _TRAIN else filter(None, [data.dev]))
 
     def _profile(self) -> str | None:
         model, settings = self.recipe.model, self.recipe.of_model(self.recipe.profile)
@@ -227,19 +226,20 @@ class VariantRun:
     def _plan(self, variant: RecipeVariant, profile: str | None) -> str | None:
         output, texts = f"{variant.name}/{PLAN}", self._texts(_TRAIN) or list(self.recipe.data.texts)
         # Of a variant that keeps all tokens no text counts, and nothing is said that earlier releases did not say.
-        uncut = variant.vocabulary is None
         unset = [key for key in ("vocabulary", "size") if getattr(variant, key) is None]
         about = variant.model_dump(mode="json", exclude={"slim", "trained_with", *unset})
-        counted = {} if uncut else {"texts": self.sources.together(texts)}
+        counted = {} if variant.vocabulary is None else {"texts": self.sources.together(texts)}
         plan = self.runner.do(
             f"{variant.name}.plan",
             lambda path: self.stages.plan(self.folder / PROFILE, variant, texts, path),
             output=output,
             inputs={"profile": profile, "variant": about, **counted},
         )
-        if plan is not None:
-            self.plans[variant.name] = PruningPlan.load(self.folder / output)
-        return plan
+        if plan is None:
+            return None
+        self.plans[variant.name] = found = PruningPlan.load(self.folder / output)
+        # Another profile that leads to the same plan, with one more scorer for example, is no reason to cut and train anew.
+        return digest_json({**found.to_json(), "profile_digest": ""})
 
     def _slim(self, variant: RecipeVariant, plan: str | None) -> str | None:
         """Decide the width of a variant's plan, if it is to be cut; return the digest of its final plan."""

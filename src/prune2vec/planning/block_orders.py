@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from prune2vec.errors import ProfileError
-from prune2vec.planning.depth_rules import LayersPlanner, fixed_count
+from prune2vec.planning.depth_rules import LayersPlanner, fixed_count, prefix
 from prune2vec.planning.drop import ONE_SHOT, SECTIONS, measured_order, ranked
 from prune2vec.planning.planner import FitsBudget, Picked, planners
 from prune2vec.profiling.profile import Profile, most_redundant_first
@@ -75,6 +75,31 @@ class AblationPlanner(BlockOrder):
     def order(self, profile: Profile) -> Sequence[int]:
         """Return the layers as they went."""
         return measured_order(profile, "ablation", "order")
+
+
+@planners.register("linear-fit")
+class LinearFitPlanner(LayersPlanner):
+    """Keep the layers of whose vectors a linear layer makes most of the whole model's: the first ones, or what is left when the
+    block that is missed least goes, one after the other."""
+
+    def needs(self) -> tuple[str, ...]:
+        """Return the section of ``linear-fit``."""
+        return ("linear-fit",)
+
+    def pick(self, profile: Profile, fits_budget: FitsBudget) -> Picked:
+        """Keep that many, or the best number that the budget admits."""
+        section, total = profile.section("linear-fit"), profile.shape.num_layers
+        order = measured_order(profile, "linear-fit", "order")
+        first = _checked("linear-fit", "prefix", section.get("prefix"), total)
+        chosen = _checked("linear-fit", "cosine", section.get("cosine"), len(order) + 1)
+
+        def layout(count: int, of: int) -> tuple[int, ...]:
+            gone = of - count
+            if gone > len(order) or first[count - 1] >= chosen[gone]:
+                return prefix(count, of)
+            return tuple(sorted(set(range(of)) - set(order[:gone])))
+
+        return fixed_count(profile, fits_budget, layout, count=self.layers, key="layers")
 
 
 @planners.register("reverse")

@@ -1,45 +1,118 @@
-"""The contrastive loss without single blocks: the block whose loss is missed least goes, and all are measured anew.
+"""What is lost without single blocks: the block that is missed least goes, and all are measured anew.
 
-The greedy search of SLEB (arXiv 2402.09025) and Shortened LLaMA (arXiv 2402.02834), with the loss of embeddings (L3Prune,
-section 3) in the place of the perplexity.
+The greedy search of SLEB (arXiv 2402.09025) and Shortened LLaMA (arXiv 2402.02834), with one of two measures in the place of the
+perplexity: the loss of embeddings (L3Prune, section 3), or how much of the whole model's vectors a linear layer makes of the cut's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
 from torch.utils.hooks import RemovableHandle
 
-from prune2vec.forward.backbone import Backbone
+from prune2vec.forward.backbone import Backbone, PooledDepths
 from prune2vec.models.kept import Kept
 from prune2vec.models.text_settings import TextSettings
 from prune2vec.profiling.layer_loss import LossCurve
-from prune2vec.profiling.measure import Measured, scorers
+from prune2vec.profiling.measure import Measured, Measurement, scorers
 from prune2vec.profiling.profile import most_redundant_first
 from prune2vec.profiling.profile_settings import ProfileSettings
-from prune2vec.profiling.token_groups import TokenGroup
+from prune2vec.profiling.token_groups import TokenGroup, distinct_rows
+from prune2vec.ridge import best_ridge_fit
+
+# Of linear-fit: so many texts, of whose vectors at every depth at most so many bytes are held.
+_TEXTS = 1024
+_VECTORS_BYTES = 256 << 20
 
 
 @scorers.register("ablation")
 def score(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings) -> Measured:
     """Order in which blocks go when each time the one goes without which the loss is least; one pass a candidate."""
-    layers, scale, pooling = backbone.shape.num_layers, settings.scale, settings.pooling or TextSettings().pooling
-    rounds = settings.rounds_of(layers)
-    left, gone = list(range(layers)), list[int]()
+    scale, pooling = settings.scale, settings.pooling or TextSettings().pooling
+    curve = LossCurve(backbone, groups, scale=scale, pooling=pooling)
+    curve.later = curve.tokens * sum(_candidates(backbone, settings))
+    (whole,) = yield [curve]
+    order, losses = yield from _greedy(
+        backbone, settings, lambda kept: FinalLoss(backbone, groups, kept, scale=scale, pooling=pooling), float
+    )
+    return {"order": order, "loss": [whole.loss[-1], *losses]}
+
+
+@scorers.register("linear-fit")
+def score_linear_fit(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSettings) -> Measured:
+    """How much of the whole model's vectors a linear layer makes of each depth's, and without which blocks; a pass a candidate."""
+    layers, pooling = backbone.shape.num_layers, settings.pooling or TextSettings().pooling
+    width = int(backbone.model.config.hidden_size)
+    rows = distinct_rows(groups)[: max(1, min(_TEXTS, _VECTORS_BYTES // (4 * layers * width)))]
+    every = DepthVectors(backbone, rows, None, pooling=pooling)
+    every.later = every.tokens * sum(_candidates(backbone, settings))
+    (by_depth,) = yield [every]
+    targets = normalize(by_depth[-1], dim=1)
+
+    def missed(vectors: Sequence[Tensor]) -> float:
+        return 1 - best_ridge_fit(vectors[-1], targets, bias=True).cosine
+
+    prefix = [1 - missed([vectors]) for vectors in by_depth]
+    order, lost = yield from _greedy(
+        backbone, settings, lambda kept: DepthVectors(backbone, rows, kept, pooling=pooling), missed
+    )
+    return {"prefix": prefix, "order": order, "cosine": [prefix[-1], *(1 - one for one in lost)], "texts": len(rows)}
+
+
+def _candidates(backbone: Backbone, settings: ProfileSettings) -> list[int]:
+    """Return how many blocks can go in each round."""
+    layers = backbone.shape.num_layers
+    return [layers - int(backbone.shape.first_stays) - number for number in range(settings.rounds_of(layers))]
+
+
+def _greedy(
+    backbone: Backbone,
+    settings: ProfileSettings,
+    measurement: Callable[[Kept], Measurement],
+    missed: Callable[[Any], float],
+) -> Generator[Sequence[Measurement], Sequence[Any], tuple[list[int], list[float]]]:
+    """Return the order in which blocks go, and what is missed without them and those before, by the result of a measurement."""
+    left, gone, lost = list(range(backbone.shape.num_layers)), list[int](), list[float]()
     # Where the first layer is built otherwise than all others, no other one can take its place.
     first = int(backbone.shape.first_stays)
-    curve = LossCurve(backbone, groups, scale=scale, pooling=pooling)
-    curve.later = curve.tokens * sum(layers - first - number for number in range(rounds))
-    losses = [whole.loss[-1] for whole in (yield [curve])]
-    for _ in range(rounds):
+    for _ in _candidates(backbone, settings):
         candidates = {layer: Kept.whole(other for other in left if other != layer) for layer in left[first:]}
-        found = yield [FinalLoss(backbone, groups, kept, scale=scale, pooling=pooling) for kept in candidates.values()]
-        by_layer = dict(zip(candidates, found, strict=True))
+        found = yield [measurement(kept) for kept in candidates.values()]
+        by_layer = dict(zip(candidates, map(missed, found), strict=True))
         gone.append(most_redundant_first(by_layer)[0])
-        losses.append(by_layer[gone[-1]])
+        lost.append(by_layer[gone[-1]])
         left.remove(gone[-1])
-    return {"order": gone, "loss": losses}
+    return gone, lost
+
+
+class DepthVectors(PooledDepths, Measurement):
+    """The vectors of rows at every depth of the model, or of a cut of it at its end alone: (row, dim) each, fp32, on the CPU."""
+
+    def __init__(self, backbone: Backbone, rows: Sequence[Any], kept: Kept | None, *, pooling: str) -> None:
+        super().__init__(backbone, pooling, self._take)
+        self.rows, self.kept, self.key = tuple(rows), kept, ("vectors", pooling)
+        self._found: dict[int, dict[int, Tensor]] = {}
+
+    def hooks(self, layer: int, block: nn.Module) -> list[RemovableHandle]:
+        """Pool the output of a block that is asked for."""
+        return super().hooks(layer, block) if self.kept is None or layer == len(self.kept.layers) - 1 else []
+
+    def end(self) -> None:
+        """Hand the vectors on, where a block that is asked for has run."""
+        if self._seen:
+            super().end()
+
+    def _take(self, layers: tuple[int, ...], places: Sequence[int], vectors: Tensor) -> None:
+        for layer, of_layer in zip(layers, vectors.float().cpu(), strict=True):
+            self._found.setdefault(layer, {}).update(zip(places, of_layer, strict=True))
+
+    def result(self) -> list[Tensor]:
+        """Return the vectors by depth."""
+        return [torch.stack([found[place] for place in range(len(self.rows))]) for _, found in sorted(self._found.items())]
 
 
 class FinalLoss(LossCurve):

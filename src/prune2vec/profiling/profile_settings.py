@@ -19,7 +19,7 @@ class ProfileSettings(TextOptions):
 
     scorers: tuple[str, ...] = (LAYER_LOSS,)
     """What to measure beside the layer-loss: redundancy, redundancy-plain, redundancy-iterative, magnitude, angular-distance,
-    ablation (a pass for every block and round), or all."""
+    ablation, linear-fit (a pass for every block and round, each), or all."""
 
     groups: int = Field(20, ge=1, le=10**6)
     """Groups of tuples; the loss is the mean over them."""
@@ -56,7 +56,8 @@ class ProfileSettings(TextOptions):
     window_length: int = Field(2048, ge=8, le=2**24)
     """Tokens in each of them (2048 in LLM-Drop)."""
     rounds: int | None = Field(None, ge=1, le=10**4)
-    """What redundancy-iterative (of each kind of sub-layer) and ablation (of blocks) drop one by one; unset: half the layers."""
+    """What redundancy-iterative (of each kind of sub-layer), ablation and linear-fit (of blocks) drop one by one; unset: half the
+    layers."""
 
     def rounds_of(self, layers: int) -> int:
         """Return the rounds for a model of so many layers, of which at least one stays; too many are a ``ConfigError``."""

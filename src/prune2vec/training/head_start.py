@@ -11,7 +11,6 @@ from itertools import islice
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import batch_to_device
 from torch import Tensor, distributed, nn
@@ -20,13 +19,12 @@ from torch.nn.functional import cosine_similarity, normalize
 from prune2vec.models.encoder_files import VECTOR
 from prune2vec.models.heads import NORMALIZE
 from prune2vec.progress import progress, say
+from prune2vec.ridge import RidgeFit, best_ridge_fit
 from prune2vec.training.adapters import heads_of
 from prune2vec.training.teacher import TeacherVectors
 from prune2vec.training.training_data import Row, TrainingData
 
 _TEXTS = 4096
-_HELD_OUT = 8  # One of so many texts.
-_RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _BATCH = 64
 
 
@@ -38,8 +36,8 @@ def solve_start(
 ) -> dict[str, Any] | None:
     """Set the last linear layer to what brings the encoder's vectors nearest to its teacher's on the first texts of a run.
 
-    That is ridge regression onto the teacher's vectors of length 1, by the ridge that does best on one eighth of the texts, taken out
-    for that. The layer keeps its norm, as what matters is direction, and stays as it was where that is no better on these texts.
+    That is ridge regression onto the teacher's vectors of length 1, by the ridge that does best on texts left out. The layer keeps its
+    norm, as what matters is direction, and stays as it was where the solution is no better on these texts, each left out in turn.
 
     Args:
         encoder: The encoder in training; one whose last head is not a linear layer, that is ``Dense`` without an activation, and
@@ -49,48 +47,26 @@ def solve_start(
         projection: Of the loss, into the space of a teacher of another dimension, which is solved in place of a head.
 
     Returns:
-        How many texts it was solved on, the ridge, and the mean cosine of the eighth before and after; None where there was
-        nothing to solve.
+        How many texts it was solved on, the ridge, and the mean cosine before and after; None where there was nothing to solve.
     """
     teacher = data.teacher
     linear = projection if projection is not None else _last_head(encoder)
     if teacher is None or linear is None or linear.out_features != teacher.vectors.shape[1]:
         return None
     rows, theirs = zip(*_inputs(encoder, data, teacher, batches, linear), strict=True)
-    inputs, targets = torch.cat(rows).double(), normalize(torch.cat(theirs).double(), dim=1)
-    apart = torch.arange(len(inputs)) % _HELD_OUT == 0
-
-    def nearness(weight: Tensor, bias: Tensor | None) -> float:
-        found = nn.functional.linear(inputs[apart], weight, bias)
-        return float(cosine_similarity(found, targets[apart]).mean())
-
-    own = linear.bias is not None
-    before = nearness(linear.weight.detach().cpu().double(), linear.bias.detach().cpu().double() if own else None)
-    near, ridge = max((nearness(*ridge_solution(inputs[~apart], targets[~apart], ridge, bias=own)), ridge) for ridge in _RIDGES)
-    found = {"texts": len(inputs), "ridge": ridge, "cosine_before": before, "cosine": max(before, near)}
-    if near > before:
-        _put(linear, *ridge_solution(inputs, targets, ridge, bias=own))
+    inputs, targets = torch.cat(rows), normalize(torch.cat(theirs), dim=1)
+    with torch.no_grad():
+        before = float(
+            cosine_similarity(nn.functional.linear(inputs, *(one.cpu() for one in linear.parameters())), targets).mean()
+        )
+    fit = best_ridge_fit(inputs, targets, bias=linear.bias is not None)
+    if fit.cosine > before and fit.weight.any():
+        _put(linear, fit)
         say(
             f"the last linear layer was solved for the teacher's vectors of {len(inputs):,} texts: "
-            f"mean cosine {before:.3f} -> {near:.3f}, on an eighth of them left out for it"
+            f"mean cosine {before:.3f} -> {fit.cosine:.3f}, each text left out in turn"
         )
-    return found
-
-
-def ridge_solution(
-    inputs: Float[Tensor, "row dim"], targets: Float[Tensor, "row out"], ridge: float, *, bias: bool
-) -> tuple[Float[Tensor, "out dim"], Float[Tensor, " out"] | None]:
-    """Return the weight, and the bias if there is to be one, that minimise |inputs W' + b - targets|^2 + penalty |W|^2.
-
-    The penalty is ``ridge`` times the mean of the diagonal of inputs' inputs, so that it means the same at any scale. With a bias both
-    sides are taken from their means, and it is not penalised.
-    """
-    centre, goal = (inputs.mean(dim=0), targets.mean(dim=0)) if bias else (inputs.new_zeros(()), targets.new_zeros(()))
-    left, right = inputs - centre, targets - goal
-    gram = left.T @ left
-    gram.diagonal().add_(ridge * gram.diagonal().mean())
-    weight = torch.linalg.solve(gram, left.T @ right).T
-    return weight, goal - weight @ centre if bias else None
+    return {"texts": len(inputs), "ridge": fit.ridge, "cosine_before": before, "cosine": max(before, fit.cosine)}
 
 
 def _last_head(encoder: SentenceTransformer) -> nn.Linear | None:
@@ -147,11 +123,11 @@ def _learnt(
                     yield words, text, teacher.number(prompt, text)
 
 
-def _put(linear: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
+def _put(linear: nn.Linear, fit: RidgeFit) -> None:
     """Put a solution into the layer, at the norm of the layer's own weight; of several processes the first one's solution."""
     with torch.no_grad():
-        scale = linear.weight.detach().double().norm().item() / weight.norm().item()
-        for own, solved in ((linear.weight, weight), (linear.bias, bias)):
+        scale = linear.weight.double().norm().item() / fit.weight.norm().item()
+        for own, solved in ((linear.weight, fit.weight), (linear.bias, fit.bias)):
             if solved is not None:
                 own.copy_(scale * solved)
                 if distributed.is_initialized():
