@@ -11,8 +11,9 @@ from click.testing import CliRunner
 from pydantic import BeforeValidator, Field
 
 from prune2vec.cli.app import VERBS, program
-from prune2vec.cli.options import GroupedOption, OptionGroup, SourceName, options_from
+from prune2vec.cli.options import GroupedOption, OptionGroup, SourceName, SourceNames, options_from
 from prune2vec.cli.verb import Outcome, Verb, verb
+from prune2vec.errors import DataError
 from prune2vec.settings import Settings
 
 Doubled = Annotated[int, BeforeValidator(lambda value: int(value) * 2)]
@@ -89,8 +90,6 @@ def test_every_kind_of_field(every: Verb, words: list[str], value: dict[str, Any
 
 
 def test_paths_must_be_there(every: Verb, tmp_path: Path) -> None:
-    from prune2vec.errors import DataError
-
     assert read(every, "--source", str(tmp_path)) == {"source": str(tmp_path)}
     with pytest.raises(DataError, match="does not exist"):
         read(every, "--source", str(tmp_path / "absent"))
@@ -167,3 +166,15 @@ def test_a_name_keeps_the_dot_that_makes_it_a_path(tmp_path: Path, monkeypatch: 
     for word, wanted in (("./docstrings", "./docstrings"), ("docstrings", "docstrings"), ("owner/name", "owner/name")):
         assert kind.convert(word, None, None) == wanted
     assert kind.convert("~/docstrings", None, None) == str(tmp_path / "docstrings")
+
+
+def test_several_names_are_separated_by_commas_unless_the_whole_is_a_path(tmp_path: Path) -> None:
+    one, both = tmp_path / "one.jsonl", tmp_path / "one.jsonl,two.jsonl"
+    one.touch()
+    kind = SourceNames("path")
+    assert kind.convert(f"{one}, owner/name", None, None) == (str(one), "owner/name")
+    assert kind.convert(str(one), None, None) == (str(one),)
+    with pytest.raises(DataError, match=r"two\.jsonl does not exist"):
+        kind.convert(f"{one},{tmp_path / 'two.jsonl'}", None, None)
+    (tmp_path / "one.jsonl,two.jsonl").touch()
+    assert kind.convert(str(both), None, None) == (str(both),)

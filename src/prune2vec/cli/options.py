@@ -88,6 +88,17 @@ class SourceName(_Path):
         return str(path) if word.startswith("~") else word
 
 
+class SourceNames(SourceName):
+    """One or several such names, separated by commas."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the names, each checked; a path that holds a comma is one."""
+        given = (
+            [value] if not isinstance(value, str) or os.path.exists(value) else Listed(or_word=False).convert(value, param, ctx)
+        )
+        return tuple(SourceName.convert(self, one, param, ctx) for one in given)
+
+
 class OutputPath(_Path):
     """A file or folder to write."""
 

@@ -92,11 +92,11 @@ def check_model(name: str) -> None:
         resolve_source(name)
 
 
-def check_texts(source: str) -> None:
+def check_texts(sources: Sequence[str]) -> None:
     """Refuse a local source of triplets whose first one cannot be read."""
-    if os.path.exists(source):
-        from prune2vec.data.reader import read_triplets
+    from prune2vec.data.reader import read_triplets
 
+    for source in filter(os.path.exists, sources):
         if next(iter(read_triplets(source)), None) is None:
             raise DataError(f"{source} holds no triplets")
 

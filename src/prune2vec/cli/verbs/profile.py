@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.options import OptionGroup, OutputPath, SourceName
+from prune2vec.cli.options import OptionGroup, OutputPath, SourceName, SourceNames
 from prune2vec.cli.verb import Outcome, check_model, check_texts, verb, would
 
 if TYPE_CHECKING:
@@ -29,9 +29,14 @@ prune2vec profile smollm2 --texts triplets.jsonl --scorers redundancy,redundancy
 
 @verb(example=EXAMPLE, sections=[OPTIONS])
 @click.argument("model", type=SourceName("model"))
-@click.option("--texts", type=SourceName("path"), required=True, help="Triplets: a file, a folder of files or a hub dataset.")
+@click.option(
+    "--texts",
+    type=SourceNames("path"),
+    required=True,
+    help="Triplets: a file, a folder of files or a hub dataset, or several of these, separated by commas.",
+)
 @click.option("-o", "--output", type=OutputPath(folder=False), default="profile.json", show_default=True, help="File to write.")
-def profile(model: str, *, texts: str, output: Path, settings: ProfileSettings, dry_run: bool) -> Outcome:
+def profile(model: str, *, texts: tuple[str, ...], output: Path, settings: ProfileSettings, dry_run: bool) -> Outcome:
     """Measure what every depth of MODEL is worth, and with --scorers what its sub-layers add.
 
     MODEL is a language model, or an encoder made of one, which is read out as it is: `smollm2`, a hub id, a
@@ -49,7 +54,7 @@ def profile(model: str, *, texts: str, output: Path, settings: ProfileSettings, 
         check_model(model)
         check_texts(texts)
         scorer_names(settings)
-        return would(f"profile {model}", reads=[model, texts], writes=output, settings=settings)
+        return would(f"profile {model}", reads=[model, *texts], writes=output, settings=settings)
     from prune2vec.experiments.plots import profile_svg, redundancies, redundancy_svg, redundancy_table, sparkline
     from prune2vec.files import write_text
     from prune2vec.machine import keep_freed_memory

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath, SourceName
+from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath, SourceName, SourceNames
 from prune2vec.cli.verb import Outcome, check_model, check_texts, verb, would
 
 if TYPE_CHECKING:
@@ -32,13 +32,24 @@ prune2vec slim smollm2 plan.json --scores slim-plan.gates.scores.safetensors -o 
 @verb(example=EXAMPLE, sections=[OPTIONS])
 @click.argument("model", type=SourceName("model"))
 @click.argument("plan", type=ExistingPath())
-@click.option("--texts", type=SourceName("path"), help="Triplets: a file, a folder of files or a hub dataset.")
+@click.option(
+    "--texts",
+    type=SourceNames("path"),
+    help="Triplets: a file, a folder of files or a hub dataset, or several of these, separated by commas.",
+)
 @click.option("--scores", type=ExistingPath(), help="Cut by these scores of an earlier call instead of measuring.")
 @click.option(
     "-o", "--output", type=OutputPath(folder=False), default="slim-plan.json", show_default=True, help="File to write."
 )
 def slim(
-    model: str, plan: Path, *, texts: str | None, scores: Path | None, output: Path, settings: SlimSettings, dry_run: bool
+    model: str,
+    plan: Path,
+    *,
+    texts: tuple[str, ...] | None,
+    scores: Path | None,
+    output: Path,
+    settings: SlimSettings,
+    dry_run: bool,
 ) -> Outcome:
     """Choose the neurons that stay in the MLPs that PLAN keeps of MODEL.
 
@@ -54,7 +65,7 @@ def slim(
         if texts is not None:
             check_texts(texts)
         action = f"slim the MLPs of {len(loaded.kept.mlps)} layers of {model}"
-        reads = [model, plan, *(one for one in (texts, scores) if one is not None)]
+        reads = [model, plan, *(texts or ()), *filter(None, (scores,))]
         return would(action, reads=reads, writes=output, settings=settings)
     from prune2vec.training.slim import slim_plan
     from prune2vec.training.width_decision import render_slim, slim_figures

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath, SourceName
+from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath, SourceNames
 from prune2vec.cli.verb import Printable, check_texts, launched_as, verb, would
 from prune2vec.outputs import ENCODER, check_kind
 
@@ -36,16 +36,26 @@ prune2vec train small/ --data scored.jsonl.gz -o encoder/ --preset effir
 
 @verb(example=EXAMPLE, sections=[OPTIONS], pushes=True)
 @click.argument("checkpoint", type=ExistingPath())
-@click.option("--data", type=SourceName("path"), help="Triplets: a file, a folder of files or a hub dataset.")
+@click.option(
+    "--data",
+    type=SourceNames("path"),
+    help="Triplets: a file, a folder of files or a hub dataset, or several of these, separated by commas.",
+)
 @click.option(
     "--texts",
-    type=SourceName("path"),
+    type=SourceNames("path"),
     help="Plain texts, in place of triplets, to learn a teacher's vectors from: .txt (one a line), Markdown, JSONL, CSV, Parquet "
-    "(column text, or the sides of triplets), a folder of these or a hub dataset.",
+    "(column text, or the sides of triplets), a folder of these or a hub dataset, or several of these, separated by commas.",
 )
 @click.option("-o", "--output", type=OutputPath(folder=True), required=True, help="Folder to write.")
 def train(
-    checkpoint: Path, *, data: str | None, texts: str | None, output: Path, settings: TrainSettings, dry_run: bool
+    checkpoint: Path,
+    *,
+    data: tuple[str, ...] | None,
+    texts: tuple[str, ...] | None,
+    output: Path,
+    settings: TrainSettings,
+    dry_run: bool,
 ) -> Printable:
     """Train the encoder in CHECKPOINT: on triplets (--data) contrastively, with --teacher on its vectors too; or on plain texts
     (--texts) on the vectors of a --teacher alone.
@@ -72,10 +82,10 @@ def train(
         check_sources(data, texts, settings)
         if data is not None:
             check_texts(data)
-        elif texts is not None and os.path.exists(texts):
-            next(read_texts(texts), None)
+        for source in filter(os.path.exists, texts or ()):
+            next(read_texts(source), None)
         check_tracker(settings.report_to)
-        reads = [checkpoint, *filter(None, (data, texts, settings.teacher))]
+        reads = [checkpoint, *(data or texts or ()), *filter(None, (settings.teacher,))]
         return would(f"train {checkpoint}", reads=reads, writes=output, settings=settings)
     from prune2vec.training.train import train_encoder
 
