@@ -47,6 +47,12 @@ def test_what_stays(method: str, parameters: dict[str, str], orders: dict[int, t
     assert {layers: kept(method, layers, **parameters) for layers in orders} == orders
 
 
+def test_what_a_linear_layer_makes_of_either_cut_is_told() -> None:
+    profile = made_profile(CURVE, sections=SECTIONS)
+    notes = [make_plan(profile, method="linear-fit", layers=layers).notes for layers in (4, 1)]
+    assert [one[-1].partition(": ")[2] for one in notes] == ["first layers 0.800, searched 0.900", "first layers 0.400"]
+
+
 def test_a_random_cut_is_its_seeds_and_part_of_the_larger_ones() -> None:
     cuts = [set(kept("random", layers, seed=seed)) for seed in range(40) for layers in (4, 3, 2, 1)]
     assert all(cuts[place] > cuts[place + 1] for place in range(len(cuts)) if place % 4 != 3)

@@ -99,7 +99,12 @@ class LinearFitPlanner(LayersPlanner):
                 return prefix(count, of)
             return tuple(sorted(set(range(of)) - set(order[:gone])))
 
-        return fixed_count(profile, fits_budget, layout, count=self.layers, key="layers")
+        picked = fixed_count(profile, fits_budget, layout, count=self.layers, key="layers")
+        count = len(picked.kept.layers)
+        told = f"mean cosine to the whole model's vectors through a linear layer: first layers {first[count - 1]:.3f}"
+        if total - count <= len(order):
+            told += f", searched {chosen[total - count]:.3f}"
+        return Picked(picked.kept, (*picked.notes, told))
 
 
 @planners.register("reverse")
