@@ -12,8 +12,8 @@ block under the comment ``<!-- run -->`` is run, one after the other, in a folde
 
 Generated are the table between ``<!-- methods -->`` and ``<!-- /methods -->``, the text between ``<!-- demo -->`` and
 ``<!-- /demo -->`` (from benchmarks/results/demo.json, which scripts/demo_record.py writes), the table between
-``<!-- table NAME.json -->`` (or ``NAME.json#brief``) and ``<!-- /table -->``, which a benchmark left in that result, and the
-whole of docs/cli.md.
+``<!-- table NAME.json -->`` (or ``NAME.json#brief``) and ``<!-- /table -->``, which a benchmark left in that result, the
+recipe of ``prune2vec init`` between ``<!-- recipe -->`` and ``<!-- /recipe -->``, and the whole of docs/cli.md.
 """
 
 from __future__ import annotations
@@ -44,13 +44,14 @@ from prune2vec.cli.app import VERBS, prepare_environment, program  # noqa: E402
 from prune2vec.cli.app import main as run_verb  # noqa: E402
 from prune2vec.cli.verbs.methods import methods  # noqa: E402
 from prune2vec.experiments.comparison import TextTable  # noqa: E402
+from prune2vec.experiments.recipe import init_recipe  # noqa: E402
 from prune2vec.files import read_json  # noqa: E402
 from scripts import demo_record  # noqa: E402
 
 _FENCE = re.compile(r"^```(?P<language>\w*)\s*$")
 _RUN = re.compile(r"^<!-- run\b(?P<changes>.*)-->\s*$")
 _GENERATED = re.compile(
-    r"(?P<open><!-- (?P<what>methods|demo|table)(?: (?P<of>[\w-]+\.json(?:#\w+)?))? -->\n).*?(?P<close><!-- /(?P=what) -->)",
+    r"(?P<open><!-- (?P<what>methods|demo|table|recipe)(?: (?P<of>[\w-]+\.json(?:#\w+)?))? -->\n).*?(?P<close><!-- /(?P=what) -->)",
     re.DOTALL,
 )
 _RUN_LIMIT_S = 600
@@ -321,6 +322,7 @@ def generated(pages: Sequence[Path], root: Path) -> dict[Path, str]:
         "methods": lambda _: methods_table(),
         "demo": lambda _: demo_record.block(read_json(results / demo_record.RECORD.name)),
         "table": lambda of: table_of(results, of),
+        "recipe": lambda _: f"\n```yaml\n{init_recipe().rstrip()}\n```\n\n",
     }
     wanted = {root / "docs" / "cli.md": cli_page()}
     for page in pages:

@@ -50,8 +50,3 @@ def test_no_line_is_very_long_and_every_comment_is_a_comment() -> None:
         "method": "l3prune",
         "parameters": {"variant": "large"},
     }
-
-
-def test_the_page_about_the_recipe_is_current() -> None:
-    page = Path(__file__).parents[2] / "docs" / "recipe.md"
-    assert init_recipe().rstrip() in page.read_text(encoding="utf-8")
