@@ -26,13 +26,10 @@ def test_only_what_depends_on_a_change_is_done_again(run: Run) -> None:
 
 def test_another_profile_that_leads_to_the_same_plans_is_no_reason_to_make_them_anew(run: Run) -> None:
     run()
-    before = {name: json.loads((run.output / name / "plan.json").read_text()) for name in VARIANTS}
+    before = {name: (run.output / name / "plan.json").read_text() for name in VARIANTS}
     _, calls = run(profile={"seed": 3})
     assert calls == ["profile"]
-    after = {name: json.loads((run.output / name / "plan.json").read_text()) for name in VARIANTS}
-    for name in VARIANTS:
-        assert before[name].pop("profile_digest") != after[name].pop("profile_digest")
-    assert before == after
+    assert before == {name: (run.output / name / "plan.json").read_text() for name in VARIANTS}
     assert run(profile={"seed": 3})[1] == []
 
 

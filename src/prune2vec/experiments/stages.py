@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +64,7 @@ class Stages:
     def plan(self, profile: Path, variant: RecipeVariant, texts: Sequence[str], output: Path) -> None:
         """Write a variant's ``plan.json``; its tokens are counted on ``texts``."""
         from prune2vec.planning.depth_rules import sized
+        from prune2vec.planning.plan import PruningPlan
         from prune2vec.planning.planner import Budget, make_plan
         from prune2vec.profiling.profile import Profile
 
@@ -73,9 +76,15 @@ class Stages:
             method, parameters = "depth", {"depth": Profile.load(profile).shape.num_layers}
         vocabulary = None if variant.vocabulary is None else {"vocabulary": variant.vocabulary, "texts": tuple(texts)}
         try:
-            make_plan(profile, method=method, budget=budget, vocabulary=vocabulary, output=output, **parameters)
+            made = make_plan(profile, method=method, budget=budget, vocabulary=vocabulary, **parameters)
         except (ConfigError, PlanError) as error:
             raise type(error)(f"variant {variant.name!r}: {error}") from error
+        # Another profile that leads to the same plan, with one more scorer for example, is no reason to cut and train anew.
+        before = None
+        with suppress(DataError, PlanError):  # None is there, or one of an earlier release.
+            before = PruningPlan.load(output)
+        if before is None or replace(made, profile_digest=before.profile_digest) != before:
+            made.save(output)
 
     def slim(self, model: str, plan: Path, texts: Sequence[str], settings: SlimSettings, output: Path) -> None:
         """Write ``slim-plan.json``, a plan with its width decided."""

@@ -235,11 +235,9 @@ class VariantRun:
             output=output,
             inputs={"profile": profile, "variant": about, **counted},
         )
-        if plan is None:
-            return None
-        self.plans[variant.name] = found = PruningPlan.load(self.folder / output)
-        # Another profile that leads to the same plan, with one more scorer for example, is no reason to cut and train anew.
-        return digest_json({**found.to_json(), "profile_digest": ""})
+        if plan is not None:
+            self.plans[variant.name] = PruningPlan.load(self.folder / output)
+        return plan
 
     def _slim(self, variant: RecipeVariant, plan: str | None) -> str | None:
         """Decide the width of a variant's plan, if it is to be cut; return the digest of its final plan."""
