@@ -88,6 +88,9 @@ class SourceName(_Path):
         return str(path) if word.startswith("~") else word
 
 
+TRIPLETS = "Triplets: a file, a folder of files or a hub dataset, or several of these, separated by commas."
+
+
 class SourceNames(SourceName):
     """One or several such names, separated by commas."""
 

@@ -223,6 +223,8 @@ class PooledDepths(Observer):
     def end(self) -> None:
         """Hand the batch's vectors on; a ``ProfileError`` names depth, text and dtype of one that is NaN or infinite."""
         seen, self._seen = self._seen, {}
+        if not seen:
+            return  # None of the blocks that ran is read out.
         vectors = torch.stack(list(seen.values()))
         own = self._backbone.own_text
         if own is not None:

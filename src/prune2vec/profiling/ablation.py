@@ -7,9 +7,11 @@ perplexity: the loss of embeddings (L3Prune, section 3), or how much of the whol
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.hooks import RemovableHandle
@@ -17,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from prune2vec.forward.backbone import Backbone, PooledDepths
 from prune2vec.models.kept import Kept
 from prune2vec.models.text_settings import TextSettings
+from prune2vec.models.tokens import TokenRow
 from prune2vec.profiling.layer_loss import LossCurve
 from prune2vec.profiling.measure import Measured, Measurement, scorers
 from prune2vec.profiling.profile import most_redundant_first
@@ -37,7 +40,7 @@ def score(backbone: Backbone, groups: Sequence[TokenGroup], settings: ProfileSet
     curve.later = curve.tokens * sum(_candidates(backbone, settings))
     (whole,) = yield [curve]
     order, losses = yield from _greedy(
-        backbone, settings, lambda kept: FinalLoss(backbone, groups, kept, scale=scale, pooling=pooling), float
+        backbone, settings, lambda kept: FinalLoss(backbone, groups, kept, scale=scale, pooling=pooling)
     )
     return {"order": order, "loss": [whole.loss[-1], *losses]}
 
@@ -48,18 +51,12 @@ def score_linear_fit(backbone: Backbone, groups: Sequence[TokenGroup], settings:
     layers, pooling = backbone.shape.num_layers, settings.pooling or TextSettings().pooling
     width = int(backbone.model.config.hidden_size)
     rows = distinct_rows(groups)[: max(1, min(_TEXTS, _VECTORS_BYTES // (4 * layers * width)))]
-    every = DepthVectors(backbone, rows, None, pooling=pooling)
+    every = DepthVectors(backbone, rows, pooling)
     every.later = every.tokens * sum(_candidates(backbone, settings))
     (by_depth,) = yield [every]
     targets = normalize(by_depth[-1], dim=1)
-
-    def missed(vectors: Sequence[Tensor]) -> float:
-        return 1 - best_ridge_fit(vectors[-1], targets, bias=True).cosine
-
-    prefix = [1 - missed([vectors]) for vectors in by_depth]
-    order, lost = yield from _greedy(
-        backbone, settings, lambda kept: DepthVectors(backbone, rows, kept, pooling=pooling), missed
-    )
+    prefix = [best_ridge_fit(vectors, targets, bias=True).cosine for vectors in by_depth]
+    order, lost = yield from _greedy(backbone, settings, lambda kept: FinalFit(backbone, rows, pooling, kept, targets))
     return {"prefix": prefix, "order": order, "cosine": [prefix[-1], *(1 - one for one in lost)], "texts": len(rows)}
 
 
@@ -73,16 +70,15 @@ def _greedy(
     backbone: Backbone,
     settings: ProfileSettings,
     measurement: Callable[[Kept], Measurement],
-    missed: Callable[[Any], float],
 ) -> Generator[Sequence[Measurement], Sequence[Any], tuple[list[int], list[float]]]:
-    """Return the order in which blocks go, and what is missed without them and those before, by the result of a measurement."""
+    """Return the order in which blocks go, and the results, which are what is missed without them and those before."""
     left, gone, lost = list(range(backbone.shape.num_layers)), list[int](), list[float]()
     # Where the first layer is built otherwise than all others, no other one can take its place.
     first = int(backbone.shape.first_stays)
     for _ in _candidates(backbone, settings):
         candidates = {layer: Kept.whole(other for other in left if other != layer) for layer in left[first:]}
         found = yield [measurement(kept) for kept in candidates.values()]
-        by_layer = dict(zip(candidates, map(missed, found), strict=True))
+        by_layer = dict(zip(candidates, found, strict=True))
         gone.append(most_redundant_first(by_layer)[0])
         lost.append(by_layer[gone[-1]])
         left.remove(gone[-1])
@@ -90,29 +86,46 @@ def _greedy(
 
 
 class DepthVectors(PooledDepths, Measurement):
-    """The vectors of rows at every depth of the model, or of a cut of it at its end alone: (row, dim) each, fp32, on the CPU."""
+    """The vectors of rows at every depth: (row, dim) each, fp32, on the CPU."""
 
-    def __init__(self, backbone: Backbone, rows: Sequence[Any], kept: Kept | None, *, pooling: str) -> None:
+    def __init__(self, backbone: Backbone, rows: Sequence[TokenRow], pooling: str) -> None:
         super().__init__(backbone, pooling, self._take)
-        self.rows, self.kept, self.key = tuple(rows), kept, ("vectors", pooling)
+        self.rows, self.key = tuple(rows), ("vectors", pooling)
         self._found: dict[int, dict[int, Tensor]] = {}
-
-    def hooks(self, layer: int, block: nn.Module) -> list[RemovableHandle]:
-        """Pool the output of a block that is asked for."""
-        return super().hooks(layer, block) if self.kept is None or layer == len(self.kept.layers) - 1 else []
-
-    def end(self) -> None:
-        """Hand the vectors on, where a block that is asked for has run."""
-        if self._seen:
-            super().end()
 
     def _take(self, layers: tuple[int, ...], places: Sequence[int], vectors: Tensor) -> None:
         for layer, of_layer in zip(layers, vectors.float().cpu(), strict=True):
             self._found.setdefault(layer, {}).update(zip(places, of_layer, strict=True))
 
-    def result(self) -> list[Tensor]:
+    def result(self) -> Any:
         """Return the vectors by depth."""
         return [torch.stack([found[place] for place in range(len(self.rows))]) for _, found in sorted(self._found.items())]
+
+
+class FinalFit(DepthVectors):
+    """How much a linear layer misses of the whole model's vectors, from those of a cut at its end: 1 - mean cosine."""
+
+    def __init__(
+        self, backbone: Backbone, rows: Sequence[TokenRow], pooling: str, kept: Kept, targets: Float[Tensor, "row dim"]
+    ) -> None:
+        super().__init__(backbone, rows, pooling)
+        self.kept, self.key = kept, ("linear fit", pooling)
+        self._targets = targets
+
+    def hooks(self, layer: int, block: nn.Module) -> list[RemovableHandle]:
+        """Pool the output of the last block."""
+        assert self.kept is not None
+        return super().hooks(layer, block) if layer == len(self.kept.layers) - 1 else []
+
+    @cached_property
+    def _missed(self) -> float:
+        (vectors,) = super().result()
+        self._found.clear()  # The profile keeps its measurements; there are hundreds of cuts.
+        return 1 - best_ridge_fit(vectors, self._targets, bias=True).cosine
+
+    def result(self) -> float:
+        """Return what is missed."""
+        return self._missed
 
 
 class FinalLoss(LossCurve):
@@ -135,11 +148,6 @@ class FinalLoss(LossCurve):
         """Pool the output of the last block."""
         assert self.kept is not None
         return super().hooks(layer, block) if layer == len(self.kept.layers) - 1 else []
-
-    def end(self) -> None:
-        """Hand the vectors on, where the last block has run."""
-        if self._seen:
-            super().end()
 
     def result(self) -> float:  # type: ignore[override]
         """Return the loss."""

@@ -66,6 +66,10 @@ def solve_start(
             f"the last linear layer was solved for the teacher's vectors of {len(inputs):,} texts: "
             f"mean cosine {before:.3f} -> {fit.cosine:.3f}, each text left out in turn"
         )
+    if distributed.is_initialized():
+        # The first process decides for all, so that none waits for another that rounded otherwise.
+        for parameter in linear.parameters():
+            distributed.broadcast(parameter.data, 0)
     return {"texts": len(inputs), "ridge": fit.ridge, "cosine_before": before, "cosine": max(before, fit.cosine)}
 
 
@@ -124,11 +128,9 @@ def _learnt(
 
 
 def _put(linear: nn.Linear, fit: RidgeFit) -> None:
-    """Put a solution into the layer, at the norm of the layer's own weight; of several processes the first one's solution."""
+    """Put a solution into the layer, at the norm of the layer's own weight."""
     with torch.no_grad():
         scale = linear.weight.double().norm().item() / fit.weight.norm().item()
         for own, solved in ((linear.weight, fit.weight), (linear.bias, fit.bias)):
             if solved is not None:
                 own.copy_(scale * solved)
-                if distributed.is_initialized():
-                    distributed.broadcast(own, 0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.options import OptionGroup, OutputPath, SourceName, SourceNames
+from prune2vec.cli.options import TRIPLETS, OptionGroup, OutputPath, SourceName, SourceNames
 from prune2vec.cli.verb import Outcome, check_model, check_texts, verb, would
 
 if TYPE_CHECKING:
@@ -29,12 +29,7 @@ prune2vec profile smollm2 --texts triplets.jsonl --scorers redundancy,redundancy
 
 @verb(example=EXAMPLE, sections=[OPTIONS])
 @click.argument("model", type=SourceName("model"))
-@click.option(
-    "--texts",
-    type=SourceNames("path"),
-    required=True,
-    help="Triplets: a file, a folder of files or a hub dataset, or several of these, separated by commas.",
-)
+@click.option("--texts", type=SourceNames("path"), required=True, help=TRIPLETS)
 @click.option("-o", "--output", type=OutputPath(folder=False), default="profile.json", show_default=True, help="File to write.")
 def profile(model: str, *, texts: tuple[str, ...], output: Path, settings: ProfileSettings, dry_run: bool) -> Outcome:
     """Measure what every depth of MODEL is worth, and with --scorers what its sub-layers add.

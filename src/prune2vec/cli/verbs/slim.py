@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath, SourceName, SourceNames
+from prune2vec.cli.options import TRIPLETS, ExistingPath, OptionGroup, OutputPath, SourceName, SourceNames
 from prune2vec.cli.verb import Outcome, check_model, check_texts, verb, would
 
 if TYPE_CHECKING:
@@ -32,11 +32,7 @@ prune2vec slim smollm2 plan.json --scores slim-plan.gates.scores.safetensors -o 
 @verb(example=EXAMPLE, sections=[OPTIONS])
 @click.argument("model", type=SourceName("model"))
 @click.argument("plan", type=ExistingPath())
-@click.option(
-    "--texts",
-    type=SourceNames("path"),
-    help="Triplets: a file, a folder of files or a hub dataset, or several of these, separated by commas.",
-)
+@click.option("--texts", type=SourceNames("path"), help=TRIPLETS)
 @click.option("--scores", type=ExistingPath(), help="Cut by these scores of an earlier call instead of measuring.")
 @click.option(
     "-o", "--output", type=OutputPath(folder=False), default="slim-plan.json", show_default=True, help="File to write."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath, SourceNames
+from prune2vec.cli.options import TRIPLETS, ExistingPath, OptionGroup, OutputPath, SourceNames
 from prune2vec.cli.verb import Printable, check_texts, launched_as, verb, would
 from prune2vec.outputs import ENCODER, check_kind
 
@@ -36,11 +36,7 @@ prune2vec train small/ --data scored.jsonl.gz -o encoder/ --preset effir
 
 @verb(example=EXAMPLE, sections=[OPTIONS], pushes=True)
 @click.argument("checkpoint", type=ExistingPath())
-@click.option(
-    "--data",
-    type=SourceNames("path"),
-    help="Triplets: a file, a folder of files or a hub dataset, or several of these, separated by commas.",
-)
+@click.option("--data", type=SourceNames("path"), help=TRIPLETS)
 @click.option(
     "--texts",
     type=SourceNames("path"),
