@@ -71,10 +71,10 @@ class Side:
         )
         self._encoder.model_card_data.local_files_only = True
         self._encoder.model_card_data.widget = [{"text": ""}]
-        self._trainer = SentenceTransformerTrainer(model=self._encoder, args=arguments, train_dataset=rows, loss=loss)
+        self._trainer: Any = SentenceTransformerTrainer(model=self._encoder, args=arguments, train_dataset=rows, loss=loss)
         self._trainer.remove_callback(PrinterCallback)
         self._trainer.add_callback(self.losses)
-        self._loss = self._trainer.loss
+        self._loss: Any = self._trainer.loss
 
     @contextmanager
     def _ready(self) -> Iterator[None]:

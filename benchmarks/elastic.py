@@ -12,8 +12,9 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,12 @@ class Side:
             self._optimiser.zero_grad()
 
 
+def rounds_of(sides: Iterable[Side]) -> None:
+    """Train each for one epoch."""
+    for side in sides:
+        side.round()
+
+
 def _moved(column: dict[str, Any], device: torch.device) -> dict[str, Any]:
     return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in column.items()}
 
@@ -83,7 +90,7 @@ def measured(tables: Tables, options: argparse.Namespace) -> dict[str, Any]:
         }
         if options.apart:
             runs = [alone, *(Side(stack, folders[depth], tables, options, []) for depth in options.depths[:-1])]
-            sides["each depth in a run of its own"] = synchronised(lambda: [side.round() for side in runs])
+            sides["each depth in a run of its own"] = synchronised(partial(rounds_of, runs))
         found = abab(sides, options.rounds, warmup=options.warmup)
     steps = len(tables)
     return {

@@ -117,7 +117,7 @@ def recipe_of(given: argparse.Namespace, texts: Path) -> dict[str, Any]:
 
 def draw_texts(given: argparse.Namespace) -> Path:
     """Return the file of the plain texts, drawn once: distinct ones, from all the triplets' sides alike."""
-    texts = given.work / "texts.jsonl.gz"
+    texts: Path = given.work / "texts.jsonl.gz"
     if not texts.exists():
         given.work.mkdir(parents=True, exist_ok=True)
         found = load_texts([given.data / "train" / f"{name}.jsonl.gz" for name in PLAIN])

@@ -70,7 +70,8 @@ def gated(gate: Tensor, up: Tensor) -> Tensor:
 
 def compile_layers(layers: nn.ModuleList) -> None:
     """Give the layers forward functions whose small operations are compiled once for all."""
-    norm, add, gate = (torch.compile(function, dynamic=True) for function in (normed, added_and_normed, gated))
+    norm = torch.compile(normed, dynamic=True)
+    add, gate = torch.compile(added_and_normed, dynamic=True), torch.compile(gated, dynamic=True)
 
     def forward_of(layer: Any) -> Callable[..., Tensor]:
         first, second, mlp = layer.input_layernorm, layer.post_attention_layernorm, layer.mlp
@@ -78,7 +79,8 @@ def compile_layers(layers: nn.ModuleList) -> None:
         def forward(hidden_states: Tensor, **kwargs: Any) -> Tensor:
             found, _ = layer.self_attn(norm(hidden_states, first.weight, first.variance_epsilon), **kwargs)
             states, inner = add(hidden_states, found, second.weight, second.variance_epsilon)
-            return states + mlp.down_proj(gate(mlp.gate_proj(inner), mlp.up_proj(inner)))
+            narrowed: Tensor = mlp.down_proj(gate(mlp.gate_proj(inner), mlp.up_proj(inner)))
+            return states + narrowed
 
         return forward
 
@@ -88,7 +90,7 @@ def compile_layers(layers: nn.ModuleList) -> None:
 
 def engine_of(folder: Path, dtype: str, *, joined: bool, compiled: bool) -> Engine:
     """Return an engine of its own for a side."""
-    encoder = load_encoder(folder, device="cpu", dtype=dtype)
+    encoder: Any = load_encoder(folder, device="cpu", dtype=dtype)
     encoder.max_seq_length = MAX_LENGTH
     layers = encoder[0].auto_model.layers
     for layer in layers if joined else ():

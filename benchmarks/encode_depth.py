@@ -31,7 +31,7 @@ def cut_encoders(encoder: Path, depths: list[int], folder: Path) -> dict[int, Pa
     from prune2vec.models.cut import cut_model
     from prune2vec.pruning.encoder import load_encoder, save_encoder
 
-    whole = load_encoder(encoder, device="cpu", dtype="float32")
+    whole: Any = load_encoder(encoder, device="cpu", dtype="float32")
     model = whole[0].auto_model
     found = {}
     for depth in depths:
@@ -51,7 +51,7 @@ def child(options: argparse.Namespace) -> None:
 
     if options.keep_memory:
         keep_freed_memory()
-    encoder = load_encoder(options.encoder, device="cpu", dtype=options.dtype)
+    encoder: Any = load_encoder(options.encoder, device="cpu", dtype=options.dtype)
     encoder.max_seq_length = MAX_LENGTH
     engine = Engine(encoder)
     texts = workloads()["mixed texts"][: options.texts]

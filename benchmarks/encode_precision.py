@@ -22,7 +22,7 @@ from torch import Tensor
 
 from prune2vec.data.beir import Retrieval
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
-from prune2vec.evaluation.evaluated import encode_texts, load_for_evaluation
+from prune2vec.evaluation.evaluated import Side, encode_texts, load_for_evaluation
 from prune2vec.evaluation.retrieval import load_retrieval, rank_all, retrieval_metrics, sample_retrieval, self_documents
 
 Vectors = dict[str, Tensor]
@@ -35,7 +35,7 @@ def vectors_of(encoder: Path, retrieval: Retrieval, *, dtype: str, stock: bool, 
         loaded = replace(loaded, engine=None)
     elif loaded.engine is None:
         raise SystemExit("the engine does not take this encoder")
-    sides = {"queries": list(retrieval.queries.values()), "documents": list(retrieval.corpus.values())}
+    sides: dict[Side, list[str]] = {"queries": list(retrieval.queries.values()), "documents": list(retrieval.corpus.values())}
     return {side: encode_texts(loaded, texts, side, batch_size=settings.batch_size) for side, texts in sides.items()}
 
 

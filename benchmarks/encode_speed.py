@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,7 @@ def compared(peers: Mapping[str, tuple[Peer, int]], engine: Engine, texts: list[
     """
     for peer in {id(peer): peer for peer, _ in peers.values()}.values():
         peer.take(texts)
-    sides: dict[str, Callable[[], object]] = {
-        name: (lambda peer=peer, size=size: peer.encode(size)) for name, (peer, size) in peers.items()
-    }
+    sides: dict[str, Callable[[], object]] = {name: partial(peer.encode, size) for name, (peer, size) in peers.items()}
     measured = abab({**sides, OURS: synchronised(lambda: engine.encode(texts))}, rounds)
     ours, own = measured[OURS]["seconds"], engine.encode(texts)
     row: dict[str, Any] = {

@@ -71,14 +71,20 @@ def main() -> None:
     from prune2vec.data.plain_texts import read_texts
 
     folders = [options.whole, options.cut]
-    whole, cut = (SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": "float32"}) for folder in folders)
+    encoders: list[Any] = [
+        SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": "float32"}) for folder in folders
+    ]
+    whole, cut = encoders
     result: dict[str, Any] = {
         "plan": json.loads((options.cut / "prune2vec.json").read_text(encoding="utf-8"))["plan"],
-        "parameters": [sum(one.numel() for one in encoder.parameters()) for encoder in (whole, cut)],
-        "tokens": [encoder[0].auto_model.config.vocab_size for encoder in (whole, cut)],
+        "parameters": [sum(one.numel() for one in encoder.parameters()) for encoder in encoders],
+        "tokens": [encoder[0].auto_model.config.vocab_size for encoder in encoders],
         "weights_bytes": [(folder / "model.safetensors").stat().st_size for folder in folders],
         "tokenizer_bytes": [(folder / "tokenizer.json").stat().st_size for folder in folders],
-        "texts": {path.name: measure(whole, cut, list(islice(read_texts(path), options.most))) for path in options.texts},
+        "texts": {
+            path.name: measure(whole, cut, [one.text for one in islice(read_texts(path), options.most)])
+            for path in options.texts
+        },
     }
     write_result(options.out, result)
     rows = [(name, *map(str, found.values())) for name, found in result["texts"].items()]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentence_transformers
@@ -24,7 +25,7 @@ TEXTS = [
     "One long passage, longer than any encoder reads. " * 120,
 ]
 
-UNEVEN = {
+UNEVEN: dict[str, dict[str, Any]] = {
     "mlp": {"drop_mlp": [1]},
     "attention": {"drop_attention": [3]},
     "widths": {"neurons": {0: range(20), 2: range(5, 30)}},

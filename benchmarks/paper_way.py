@@ -9,6 +9,7 @@ row; one loss a depth and batch. Which tokens are the text is found by tokenisin
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,9 +53,7 @@ def layer_losses(
     return [sum(column) / len(curves) for column in zip(*curves, strict=True)]
 
 
-def _pooled_depths(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int
-) -> list[Tensor]:
+def _pooled_depths(model: Any, tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> list[Tensor]:
     """Return one (text, dim) tensor of pooled vectors a depth."""
     inputs = tokenizer(texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt").to(model.device)
     counts = [

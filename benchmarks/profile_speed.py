@@ -28,7 +28,9 @@ from prune2vec.data.reader import load_triplets
 from prune2vec.data.triplet import Triplet
 from prune2vec.forward.backbone import Backbone, load_backbone
 from prune2vec.machine import keep_freed_memory, pick_device, pick_dtype
+from prune2vec.models.load import load_tokenizer
 from prune2vec.models.prepared_text import prepare_text
+from prune2vec.models.source import resolve_source
 from prune2vec.models.text_settings import TextSettings
 from prune2vec.profiling.measure import measured
 from prune2vec.profiling.profile_settings import ProfileSettings
@@ -163,7 +165,7 @@ def _triplets(options: argparse.Namespace) -> list[Triplet]:
 
 
 def _tokenised(triplets: list[Triplet], options: argparse.Namespace, tokenizer: Any = None) -> list[Any]:
-    tokens = tokenizer if tokenizer is not None else paper_way.load_tokenizer(paper_way.resolve_source(options.model))
+    tokens = tokenizer if tokenizer is not None else load_tokenizer(resolve_source(options.model))
     size = min(paper_way.BATCH, len(triplets))
     groups = draw_groups(triplets, groups=len(triplets) // size, size=size, seed=0, order="file")
     text = prepare_text(TextSettings(max_length=options.max_length), tokens, context=options.max_length)

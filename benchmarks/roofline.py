@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def matrix_throughput(products: list[tuple[int, int, int]], dtype: str, device: 
         left = torch.randn(rows, inner, device=device).to(getattr(torch, dtype))
         # As a linear layer has it: the weight's rows are the outputs.
         right = torch.randn(columns, inner, device=device).to(getattr(torch, dtype))
-        seconds = fastest(lambda a=left, b=right: torch.nn.functional.linear(a, b), rounds)
+        seconds = fastest(partial(torch.nn.functional.linear, left, right), rounds)
         found[f"{rows} x {inner} x {columns}"] = 2 * rows * inner * columns / seconds
     return found
 

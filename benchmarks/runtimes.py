@@ -43,7 +43,7 @@ DOCUMENTS = ["The quick brown fox jumps over the lazy dog.", "a", "def add(a, b)
 WORDS = [" ".join((QUERIES + DOCUMENTS)[(row + shift) % 6] for shift in range(2)) for row in range(64)]
 SAME = 1e-5
 # vLLM has attention kernels for heads of 32 and more.
-HEADS = {"hidden_size": 64, "num_attention_heads": 2}
+HEADS: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 2}
 TORCH = f"torch=={torch.__version__.partition('+')[0]}"
 
 
@@ -379,7 +379,7 @@ def make_folders(work: Path) -> dict[str, dict[str, Any]]:
             profile = profile_model(
                 str(model), texts, scorers=("layer-loss", "redundancy"), groups=2, group_size=8, dtype="float32"
             )
-            tokens = {"vocabulary": {"vocabulary": "90%", "texts": str(texts)}} if name == "vocabulary" else {}
+            tokens: dict[str, Any] = {"vocabulary": {"vocabulary": "90%", "texts": str(texts)}} if name == "vocabulary" else {}
             plan = make_plan(profile, **dict(kind.plan), **tokens)
             prune_model(str(model), plan, folder, max_length=128, **dict(kind.prune))
         encoder = load_encoder(folder, device="cpu", dtype="float32")
@@ -461,7 +461,8 @@ def cell(result: dict[str, Any], near: float) -> str:
 
 def tables_of(results: dict[str, Any]) -> dict[str, TextTable]:
     """Return the matrix, and what is said by those that refuse, by kind."""
-    rows, said = [], {}
+    rows: list[tuple[str, ...]] = []
+    said: dict[tuple[str, str], list[str]] = {}
     for name, of in results.items():
         runtime, kinds = RUNTIMES[name], of["kinds"]
         rows.append((f"{name} ({of['versions'][runtime.version_of]})", *(cell(kinds[kind], runtime.near) for kind in KINDS)))

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def small(options: argparse.Namespace) -> dict[str, Any]:
         found = _profile(options, options.model, files[way], [*ways[way], "--dtype", "float32"], max_length=512)
         runs[way].append(found)
 
-    times = abab({way: lambda way=way: work(way) for way in ways}, options.rounds, warmup=0)
+    times = abab({way: partial(work, way) for way in ways}, options.rounds, warmup=0)
     curves = [Profile.load(file).layer_loss.loss for file in files.values()]
     return {
         "ways": {way: {**times[way], **_memory(max(runs[way], key=lambda run: run.peak_rss))} for way in ways},

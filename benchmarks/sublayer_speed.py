@@ -14,6 +14,7 @@ import json
 import random
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -66,7 +67,7 @@ def main() -> None:
             neurons=dict.fromkeys(kept.mlps, stay) if share else {},
             method="benchmark",
         )
-    models = {name: cut_model(backbone.model, plan, share=True) for name, plan in plans.items()}
+    models = {name: cut_model(backbone.model, plan.kept, plan.neurons, share=True) for name, plan in plans.items()}
     rows: dict[str, dict[str, object]] = {name: {"params": plan.shape.params(plan.kept)} for name, plan in plans.items()}
     for length in options.lengths:
         seconds = time_rounds(
@@ -86,7 +87,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def time_rounds(
-    models: dict[str, torch.nn.Module], *, rounds: int, shape: tuple[int, int], vocabulary: int
+    models: Mapping[str, torch.nn.Module], *, rounds: int, shape: tuple[int, int], vocabulary: int
 ) -> dict[str, list[float]]:
     """Return seconds for one batch of ``shape`` by model and round, the order drawn anew each round."""
     ids = torch.randint(3, vocabulary, shape, generator=torch.Generator().manual_seed(0))

@@ -130,7 +130,7 @@ class Side:
             loss = plain_recipe(self._encoder, options)
         else:
             loss = our_recipe(self._encoder, options, options.top if name == "top" else None)
-        self._trainer = self._make_trainer(loss, tables, options)
+        self._trainer: Any = self._make_trainer(loss, tables, options)
 
     def _make_trainer(self, loss: nn.Module, tables: Tables, options: argparse.Namespace) -> SentenceTransformerTrainer:
         arguments = SentenceTransformerTrainingArguments(
@@ -156,7 +156,7 @@ class Side:
         trainer = SentenceTransformerTrainer(model=self._encoder, args=arguments, train_dataset=data, loss=loss)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(self.losses)
-        self._loss = trainer.loss
+        self._loss: Any = trainer.loss
         return trainer
 
     @contextmanager

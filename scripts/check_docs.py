@@ -32,7 +32,9 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -97,7 +99,8 @@ def blocks(page: Path) -> Iterator[Block]:
     """Yield the fenced blocks of a page."""
     directive: str | None = None
     language: str | None = None
-    start, code = 0, []
+    start = 0
+    code: list[str] = []
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
         fence = _FENCE.match(line.strip())
         if language is not None and line.strip() == "```":
@@ -249,14 +252,14 @@ def _in_bash(code: str, folder: Path, said: int) -> int:
                     with connection:
                         asked, streams, _, _ = socket.recv_fds(connection, 2**16, 3)
                         cwd, *words = asked.decode().split("\0")
-                        status = _forked(lambda words=words: sys.exit(run_verb(words)), Path(cwd), streams)
+                        status = _forked(partial(run_verb, words), Path(cwd), streams)
                         connection.sendall(str(status).encode())
                         for stream in streams:
                             os.close(stream)
         return running.returncode
 
 
-def _forked(work: Callable[[], object], folder: Path, streams: Sequence[int]) -> int:
+def _forked(work: Callable[[], int | None], folder: Path, streams: Sequence[int]) -> int:
     """Do a piece of work in a fork of this process, in ``folder`` and with these standard streams; return its exit status."""
     child = os.fork()
     if child:
@@ -267,8 +270,7 @@ def _forked(work: Callable[[], object], folder: Path, streams: Sequence[int]) ->
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
         os.chdir(folder)
-        work()
-        status = 0
+        status = work() or 0
     except SystemExit as request:
         status = int(request.code or 0)
     except BaseException:
@@ -311,7 +313,7 @@ def cli_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _without_width() -> dict[str, object]:
+def _without_width() -> dict[str, Any]:
     return {key: value for key, value in program.context_settings.items() if key != "max_content_width"}
 
 

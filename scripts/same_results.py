@@ -192,8 +192,8 @@ def cut_and_trained(folder: Path) -> Iterator[tuple[str, Any]]:
         yield f"prune {name}", prune2vec("prune", "llama", f"{name}.json", "-o", f"pruned-{name}")["plan"]
         yield f"vectors {name}", vectors_of(f"pruned-{name}")
     for name, how in TRAINED.items():
-        steps = ("--steps", "4", "--batch-size", "4", "--max-length", "64", "--dtype", "float32", "--learning-rate", "1e-3")
-        trained = prune2vec("train", "pruned-small", "--data", "triplets.jsonl", *steps, *how, "-o", f"trained-{name}")
+        shared = ("--steps", "4", "--batch-size", "4", "--max-length", "64", "--dtype", "float32", "--learning-rate", "1e-3")
+        trained = prune2vec("train", "pruned-small", "--data", "triplets.jsonl", *shared, *how, "-o", f"trained-{name}")
         yield f"train {name}", trained
         yield f"trained vectors {name}", vectors_of(f"trained-{name}")
 

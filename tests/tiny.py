@@ -97,7 +97,7 @@ def tiny_model(family: str, seed: int = 0, *, causal_lm: bool = False, **changes
     """Return a random model in eval mode with 5 layers, whose norms and biases are random too."""
     torch.manual_seed(seed)
     with_head = AutoModelForMaskedLM if family in ENCODERS else AutoModelForCausalLM
-    auto = with_head if causal_lm else AutoModel
+    auto: Any = with_head if causal_lm else AutoModel
     model = auto.from_config(tiny_config(family, **changes))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
