@@ -41,6 +41,35 @@ def test_rows_are_streamed_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (found[2].where, found[2].number) == ("owner/name: row 3", 2)
 
 
+@pytest.mark.parametrize(
+    ("there", "split", "read"),
+    [
+        (["train", "validation", "test"], "test", ["test"]),
+        (["train", "validation", "test"], "validation", ["validation"]),
+        (["train", "validation", "test"], "dev", ["validation"]),
+        (["train", "validation", "test"], "train", ["train"]),
+        (["train", "validation"], "test", ["validation"]),
+        (["train"], "test", ["train"]),
+    ],
+)
+def test_held_out_splits_are_read_where_there_are_any(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    there: list[str],
+    split: str,
+    read: list[str],
+) -> None:
+    folder = tmp_path / "owner" / "name"
+    folder.mkdir(parents=True)
+    for name in there:
+        (folder / f"{name}.jsonl").write_text(json.dumps({"query": name, "positive": "p"}) + "\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert [row.values["query"] for row in read_hub("owner/name", split)] == read
+    told = capsys.readouterr().err
+    assert ("left out" in told) == (split != "train" and len(there) > 1)
+
+
 def test_split_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "owner" / "name"
     folder.mkdir(parents=True)

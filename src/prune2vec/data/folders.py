@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,21 +63,30 @@ def choose_files(folder: Path, split: str = TRAIN) -> list[TextFile]:
     files = [_text_file(path, folder) for path in known if _SHARD.sub("", _stem(path)) not in _NOT_TRIPLETS]
     if not files:
         raise DataError(f"{folder}: a folder of queries and documents, not of triplets; it is for evaluation only")
-    held_out = [file for file in files if file.split not in ("", TRAIN)]
-    if split == TRAIN:
-        chosen = [file for file in files if file.split in ("", TRAIN)]
-        if not chosen:
-            reason = f"only held-out files ({_listed(held_out)}), which are not trained on"
-            raise DataError(f"{folder}: {reason}; name the file itself to read it")
-    else:
-        wanted = _SPLITS.get(split.lower(), split)
-        chosen = [file for file in held_out if file.split == wanted] or held_out or files
+    splits = chosen_splits((file.split for file in files), split)
+    chosen = [file for file in files if file.split in splits]
+    if not chosen:
+        reason = f"only held-out files ({_listed(files)}), which are not trained on"
+        raise DataError(f"{folder}: {reason}; name the file itself to read it")
     taken = set(chosen)
     left = [file for file in files if file not in taken]
     if left:
         why = "held-out files are not trained on" if split == TRAIN else f"the held-out files are {_listed(chosen)}"
         say(f"{folder}: {why}; left out {_listed(left)}")
     return chosen
+
+
+def chosen_splits(there: Iterable[str], split: str) -> set[str]:
+    """Return which of the splits that are there to read for ``split``, by the rule of ``choose_files``; "" is an untold one."""
+    known = set(there)
+    held_out = known - {"", TRAIN}
+    return known - held_out if split == TRAIN else {_SPLITS.get(split.lower(), split)} & held_out or held_out or known
+
+
+def split_told(name: str) -> str:
+    """Return the split that a name tells by its last word for one (train, validation, test), else an empty text."""
+    words = _SPLIT.findall(name)
+    return _SPLITS[words[-1].lower()] if words else ""
 
 
 def visible_files(folder: Path) -> list[Path]:
@@ -121,8 +130,7 @@ def _names(file: Path, key: str, inner: str = "") -> list[str]:
 def _text_file(path: Path, folder: Path) -> TextFile:
     inside = [part.name for part in path.relative_to(folder).parents][:-1]
     names = [_SHARD.sub("", _stem(path)), *inside]
-    # The last word of a name that tells one.
-    split = next((_SPLITS[words[-1].lower()] for name in names if (words := _SPLIT.findall(name))), "")
+    split = next(filter(None, map(split_told, names)), "")
     told = [name for name in map(_without_split, names) if name not in _PLAIN]
     # A name that is a split alone is as good as the folder's own where both are side by side.
     if not told and not inside and names[0] not in _PLAIN:

@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from prune2vec.data.documents import full_text
-from prune2vec.data.folders import TRAIN, choose_files, dataset_name
+from prune2vec.data.folders import TRAIN, choose_files, chosen_splits, dataset_name, split_told
 from prune2vec.data.rows import FORMATS, SourceRow, read_rows, sound_text, suffix_of
 from prune2vec.data.triplet import Triplet
 from prune2vec.errors import DataError, reason_of
@@ -63,7 +64,8 @@ def read_triplets(source: str | Path, *, require_negative: bool = True, split: s
     Args:
         source: Path or hub id.
         require_negative: Whether a row without negatives is an error (no such column) or incomplete (no such text).
-        split: Which files of a folder are read: with train never held-out ones, else those if there are any.
+        split: Which files of a folder, or splits of a hub data set, are read: with train never held-out ones, else those if
+            there are any.
 
     Raises:
         DataError: Nothing is there, a file is empty or cannot be read, or a row does not fit; the message has file and line.
@@ -98,7 +100,7 @@ def read_tables(source: str | Path, split: str = TRAIN) -> Iterator[tuple[str, s
         # A hub id, and no mistyped path: that has a known suffix or starts in an existing folder.
         if hub is None or suffix_of(path) in FORMATS or (path.parent.is_dir() and str(path.parent) != "."):
             raise DataError(f"{source}: no such file or folder{closest(path)}")
-        yield hub[0], hub[1].rpartition("/")[2], read_hub(hub[0])
+        yield hub[0], hub[1].rpartition("/")[2], read_hub(hub[0], split)
 
 
 def _numbered_on(rows: Iterable[SourceRow], ends: Counter[str], dataset: str) -> Iterator[SourceRow]:
@@ -109,19 +111,38 @@ def _numbered_on(rows: Iterable[SourceRow], ends: Counter[str], dataset: str) ->
         yield replace(row, number=first + row.number) if first else row
 
 
-def read_hub(source: str) -> Iterator[SourceRow]:
-    """Yield the rows of a hub data set (``HUB_DATASET``), streamed through ``datasets``; if it cannot be read, a ``DataError``."""
+def read_hub(source: str, split: str = TRAIN) -> Iterator[SourceRow]:
+    """Yield the rows of a hub data set (``HUB_DATASET``), streamed through ``datasets``; if it cannot be read, a ``DataError``.
+
+    Args:
+        source: Its id.
+        split: With train the split of that name, else as of a folder.
+    """
     import datasets
     from datasets.exceptions import DatasetsError
 
     repo, config, revision = HUB_DATASET.fullmatch(source).groups()  # type: ignore[union-attr]
     try:
-        rows = datasets.load_dataset(repo, config, split=TRAIN, revision=revision, streaming=True)
-        for number, values in enumerate(rows):
+        names = (
+            [TRAIN]
+            if split == TRAIN
+            else _held_out(source, datasets.get_dataset_split_names(repo, config, revision=revision), split)
+        )
+        parts = (datasets.load_dataset(repo, config, split=name, revision=revision, streaming=True) for name in names)
+        for number, values in enumerate(chain.from_iterable(parts)):
             yield SourceRow(f"{source}: row {number + 1}", number, values)
     except (OSError, ValueError, DatasetsError) as error:
         advice = "expected an existing file, a folder or a hub data set (owner/name)"
         raise DataError(f"cannot read {source}: {reason_of(error)}; {advice}") from error
+
+
+def _held_out(source: str, names: Sequence[str], split: str) -> list[str]:
+    """Return the splits of a hub data set to read for one that is not train, and say what is left out."""
+    wanted = chosen_splits(map(split_told, names), split)
+    chosen = [name for name in names if split_told(name) in wanted]
+    if left := [name for name in names if name not in chosen]:
+        say(f"{source}: the held-out splits are {', '.join(chosen)}; left out {', '.join(left)}")
+    return chosen
 
 
 def _columns_of(row: SourceRow, *, require_negative: bool) -> tuple[str, str, tuple[str, ...]]:

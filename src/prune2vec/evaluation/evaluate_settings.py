@@ -29,7 +29,8 @@ class EvaluateSettings(Settings):
     """Quick look: search among so many documents, all that are relevant to a query and others drawn with the seed. Scores
     are higher than on the whole task; its name in the results says how much of it was used."""
     split: str = "test"
-    """Which relevance judgements of a BEIR folder to use, or which held-out files of a folder of triplets."""
+    """Which relevance judgements of a BEIR folder to use, or which held-out files of a folder of triplets or splits of
+    a hub data set."""
     corpus: Path | None = None
     """More documents to search in, as distractors: .jsonl, .csv, .parquet or .arrow with "text" and, if there
     is one, "title", or .txt."""
