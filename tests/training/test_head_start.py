@@ -75,6 +75,13 @@ def test_a_head_that_was_lost_is_found_again(teacher: Path, student: Path, corpu
     assert (ours * theirs).sum(1).min() > 0.99
 
 
+def test_a_text_under_several_prompts_is_left_out_as_one(teacher: Path, student: Path, corpus: Path, tmp_path: Path) -> None:
+    prompts = ("query", "document")
+    train_encoder(student, None, tmp_path / "out", texts=corpus, teacher=teacher, prompts=prompts, **{**FULL, "steps": 100})
+    start = start_of(tmp_path / "out")
+    assert start is not None and 400 <= start["texts"] <= len(set(corpus.read_text().splitlines()))
+
+
 def test_a_killed_run_keeps_the_start_and_its_record(teacher: Path, student: Path, corpus: Path, tmp_path: Path) -> None:
     settings = {**FULL, "teacher": teacher, "teacher_vectors": tmp_path / "kept", "texts": corpus}
     train_encoder(student, None, tmp_path / "whole", **settings)

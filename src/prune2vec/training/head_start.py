@@ -115,15 +115,19 @@ def _inputs(
 def _learnt(
     data: TrainingData, teacher: TeacherVectors, batches: Sequence[tuple[str, Sequence[Row]]]
 ) -> Iterator[tuple[str, str, int]]:
-    """Yield every distinct text of a run in turn: what the encoder gets before it, the text, the number of the teacher's vector."""
-    seen: set[tuple[str, str]] = set()
+    """Yield every distinct text of a run in turn: what the encoder gets before it, the text, the number of the teacher's vector.
+
+    A text that is learnt under several prompts comes once, under the first: its vectors are so near to each other that what is
+    left out would still be there.
+    """
+    seen: set[str] = set()
     for name, rows in batches:
         for row in rows:
             for words, (prompt, text) in zip(
                 data.prompts[name].values(), data.for_teacher(data.tables[name], row), strict=True
             ):
-                if (words, text) not in seen:
-                    seen.add((words, text))
+                if text not in seen:
+                    seen.add(text)
                     yield words, text, teacher.number(prompt, text)
 
 
