@@ -6,7 +6,8 @@ triplets alone, a third as many steps because a row has three texts, ``first-6-3
 ``train`` (LoRA, twice the rate, three tenths of the steps as warm-up), ``first-6-32k-head`` with a linear head more,
 ``first-6-32k-2e-4`` at that learning rate. ``uniform-6`` keeps layers at an even stride, ``fit-6`` those that the scorer linear-fit
 prefers, ``full-32k`` all of them and fewer tokens. All of it is one recipe for ``prune2vec run``, written into WORK:
-killed, the same command resumes. --jobs processes share the machine, a GPU for example.
+killed, the same command resumes. --jobs processes share the machine, a GPU for example; speeds are measured once all is done,
+one encoder after the other.
 
 Texts are drawn from both sides of training triplets; none of them is from an evaluated task. Texts are cut at 128 tokens
 in the evaluation, so scores compare the cells with each other; those of the uncut encoder beside published ones show what that costs.
@@ -31,8 +32,12 @@ from side_by_side import run_side_by_side
 from prune2vec.data.plain_texts import load_texts
 from prune2vec.data.triplet import write_json_lines
 from prune2vec.evaluation.evaluate import evaluate_encoder
+from prune2vec.evaluation.evaluate_settings import EvaluateSettings
+from prune2vec.evaluation.evaluated import load_for_evaluation
 from prune2vec.evaluation.results import Results
+from prune2vec.evaluation.speed import measure_cost
 from prune2vec.experiments.comparison import TextTable
+from prune2vec.files import read_json, write_json
 from prune2vec.profiling.profile import Profile
 from prune2vec.pruning.encoder import RECORD, read_record
 
@@ -98,10 +103,8 @@ def recipe_of(given: argparse.Namespace, texts: Path) -> dict[str, Any]:
         "teacher_vectors": str(given.work / "teacher-vectors"),
         **({} if given.learning_rate is None else {"learning_rate": given.learning_rate}),
     }
-    # Speeds of cells that share a machine say nothing.
-    speed = {"speed_texts": 0} if given.jobs > 1 else {}
     scorers = ["layer-loss", "linear-fit"] if any(cell.startswith("fit") for cell in given.cells) else ["layer-loss"]
-    evaluated = {"max_length": LENGTH, "max_documents": given.max_documents, **speed}
+    evaluated = {"max_length": LENGTH, "max_documents": given.max_documents, "speed_texts": 0}
     files = {
         name: [str(train / f"{one}.jsonl.gz") for one in of] for name, of in {"train": TRIPLETS, "profile": PROFILE}.items()
     }
@@ -133,8 +136,7 @@ def tables_of(scores: dict[str, dict[str, Any]]) -> tuple[TextTable, TextTable]:
     brief: list[tuple[str, ...]] = []
     for name, of in scores.items():
         of["share"] = of["mean"] / scores["full"]["mean"]
-        speeds = (of["texts_per_s"].get(side) for side in ("queries", "documents"))
-        speed = ["" if value is None else f"{value:.0f}" for value in speeds]
+        speed = [f"{of['texts_per_s'][side]:.0f}" for side in ("queries", "documents")]
         cells = [f"{score * 100:.1f}" for score in of["tasks"].values()]
         size = [f"{of['parameters'] / 1e6:.1f} M", f"{of['bytes'] / 1e6:.0f} MB"]
         mean = (f"{of['mean'] * 100:.1f}", f"{of['share'] * 100:.1f} %")
@@ -147,11 +149,22 @@ def tables_of(scores: dict[str, dict[str, Any]]) -> tuple[TextTable, TextTable]:
     return whole.without_empty_columns(), TextTable((*first, "documents/s", *last), tuple(brief)).without_empty_columns()
 
 
+def speed_of(folder: Path) -> dict[str, float]:
+    """Return the texts/s of a cell's queries and documents, measured the first time that it is asked."""
+    kept = folder / "speed.json"
+    if not kept.exists():
+        settings = EvaluateSettings(max_length=LENGTH)
+        made = folder / "encoder" if (folder / "encoder").exists() else folder / "checkpoint"
+        speed, _ = measure_cost(load_for_evaluation(made, settings), None, source="", settings=settings)
+        write_json(kept, {side: speed[side]["texts_per_s"] for side in ("queries", "documents")})
+    found: dict[str, float] = read_json(kept)
+    return found
+
+
 def scores_of(folder: Path) -> dict[str, Any]:
     """Return what a cell's folder holds about it: scores, size, speed, and how it was trained, if it was."""
     results = Results.load(folder / "results.json")
     of_tasks = {task.name: task.score for task in results.tasks}
-    speeds = {side: results.speed[side]["texts_per_s"] for side in ("queries", "documents") if side in results.speed}
     trained: dict[str, Any] = {}
     if (folder / "encoder" / RECORD).exists():
         record = read_record(folder / "encoder")["train"]
@@ -161,7 +174,7 @@ def scores_of(folder: Path) -> dict[str, Any]:
         "mean": sum(of_tasks.values()) / len(of_tasks),
         "parameters": results.size["parameters"],
         "bytes": sum(file.stat().st_size for file in (folder / "checkpoint").rglob("*.safetensors")),
-        "texts_per_s": speeds,
+        "texts_per_s": speed_of(folder),
         **trained,
     }
 
