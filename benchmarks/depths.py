@@ -1,14 +1,15 @@
 """Every depth of a language model, and the methods that choose what stays, side by side: one resumable sweep of ``prune2vec run``.
 
-The whole model (``full``, what the others are compared with) and the depths of --alone are trained each in a run of its own, with each of
---seeds (``alone-6``, ``alone-6-s43``); those of --elastic with the whole model in one run (``elastic-6``, ``elastic-full``); those of
---distilled learn the vectors of ``full`` beside the labels; --methods are compared at the parameters of --sizes. All cells have the
-same rows, batches and steps, texts cut at --length tokens; evaluation cuts texts at 128. The profile is taken on the paper's 1,280
-tuples. WORK holds everything that is made on the way: killed, the same command resumes, and a larger sweep keeps what is there.
---jobs processes share the machine, a GPU for example.
+The whole model (``full``, what the others are compared with) and the depths of --alone are trained each in a run of its own, those of
+--again with every further seed too (``alone-6``, ``alone-6-s43``); those of --elastic with the whole model in one run (``elastic-6``,
+``elastic-full``); those of --distilled learn the vectors of ``full`` beside the labels; of --drop so many sub-layers of a kind go, the
+most redundant first (``drop-16M``); --methods are compared at the parameters of --sizes. All cells have as many rows and steps, with one
+seed the same, texts cut at --length tokens; evaluation cuts texts at 128. The profile is taken on the paper's 1,280 tuples. WORK holds
+everything that is made on the way: killed, the same command resumes, and a larger sweep keeps what is there. --jobs processes share the
+machine, a GPU for example.
 
     python benchmarks/depths.py --model smollm2 --data DATA --work runs/depths --out benchmarks/results/smollm2-depths.json \
-        --alone 3 6 9 12 15 18 21 24 27 --elastic 6 12 18 24 --distilled 6 15 --seeds 42 43 --jobs 8 \
+        --alone 3 6 9 12 15 18 21 24 27 --elastic 6 12 18 24 --distilled 6 15 --again 6 15 --drop 16M --jobs 8 \
         --methods random reverse uniform keep-last block-influence angular magnitude weights effir drop --sizes small 50%
 
 DATA holds train/ (triplets, NAME.jsonl.gz), mteb/ (a folder a task) and probe-1280.jsonl.gz.
@@ -56,6 +57,10 @@ def recipe_of(given: argparse.Namespace) -> dict[str, Any]:
     ]
     alone = [{"name": "full", "method": "full"}, *map(depth_alone, given.alone)]
     variants = [{**one, "train": {"seed": given.seeds[0]}} for one in alone]
+    for seed in given.seeds[1:]:
+        again = map(depth_alone, given.again)
+        variants += [{**one, "name": f"{one['name']}-s{seed}", "train": {"seed": seed}} for one in again]
+    variants += [{"name": f"drop-{drop}", "method": "drop", "parameters": {"drop": drop}} for drop in given.drop]
     # The largest comes first: the others are trained in its run.
     variants += [{"name": "elastic-full", "method": "full"}, *together] if together else []
     vectors = str(given.work.resolve() / "teacher-vectors")
@@ -63,8 +68,6 @@ def recipe_of(given: argparse.Namespace) -> dict[str, Any]:
         variants.append(
             {**depth_alone(depth), "name": f"distilled-{depth}", "train": {"teacher": "full", "teacher_vectors": vectors}}
         )
-    for seed in given.seeds[1:]:
-        variants += [{**one, "name": f"{one['name']}-s{seed}", "train": {"seed": seed}} for one in alone]
     methods = [
         {"method": "magnitude", "name": name, "parameters": {"by": "weight"}} if name == "weights" else name
         for name in given.methods
@@ -94,7 +97,7 @@ def recipe_of(given: argparse.Namespace) -> dict[str, Any]:
             **speed,
         },
         "variants": variants,
-        **({"sweep": {"methods": methods, "sizes": given.sizes, "seeds": given.seeds}} if methods else {}),
+        **({"sweep": {"methods": methods, "sizes": given.sizes, "seeds": given.seeds[:1]}} if methods else {}),
     }
 
 
@@ -107,12 +110,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the results")
     parser.add_argument("--elastic", type=int, nargs="*", default=[], help="depths trained together with the whole model")
     parser.add_argument("--alone", type=int, nargs="*", default=[], help="depths trained each in a run of its own")
+    parser.add_argument("--again", type=int, nargs="*", default=[], help="depths of --alone that are trained with every seed")
+    parser.add_argument("--drop", nargs="*", default=[], help="sub-layers to drop, as prune2vec plan --drop takes them: 16M")
     parser.add_argument("--distilled", type=int, nargs="*", default=[], help="depths that learn from the trained whole model")
     parser.add_argument("--attention", choices=("kept", "bidirectional"), default="kept")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--methods", nargs="*", default=[], help="planners to compare at each size")
     parser.add_argument("--sizes", nargs="+", default=["small", "large"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[42])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43], help="the first is everything's")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=2e-4)
