@@ -68,6 +68,7 @@ def test_held_out_splits_are_read_where_there_are_any(
     assert [row.values["query"] for row in read_hub("owner/name", split)] == read
     told = capsys.readouterr().err
     assert ("left out" in told) == (split != "train" and len(there) > 1)
+    assert ("nothing is held out" in told) == (split == "test" and there == ["train"])
 
 
 def test_split_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def choose_files(folder: Path, split: str = TRAIN) -> list[TextFile]:
     files = [_text_file(path, folder) for path in known if _SHARD.sub("", _stem(path)) not in _NOT_TRIPLETS]
     if not files:
         raise DataError(f"{folder}: a folder of queries and documents, not of triplets; it is for evaluation only")
-    splits = chosen_splits((file.split for file in files), split)
+    splits = chosen_splits(folder, (file.split for file in files), split)
     chosen = [file for file in files if file.split in splits]
     if not chosen:
         reason = f"only held-out files ({_listed(files)}), which are not trained on"
@@ -76,11 +76,18 @@ def choose_files(folder: Path, split: str = TRAIN) -> list[TextFile]:
     return chosen
 
 
-def chosen_splits(there: Iterable[str], split: str) -> set[str]:
-    """Return which of the splits that are there to read for ``split``, by the rule of ``choose_files``; "" is an untold one."""
+def chosen_splits(source: str | Path, there: Iterable[str], split: str) -> set[str]:
+    """Return which of the splits that are there to read for ``split``, by the rule of ``choose_files``; "" is an untold one.
+
+    Says so where rows that are named as those to train on are read for anything else.
+    """
     known = set(there)
     held_out = known - {"", TRAIN}
-    return known - held_out if split == TRAIN else {_SPLITS.get(split.lower(), split)} & held_out or held_out or known
+    if split == TRAIN:
+        return known - held_out
+    if TRAIN in known and not held_out:
+        say(f"{source}: nothing is held out; its training rows are read, and a score on what was trained on says little")
+    return {_SPLITS.get(split.lower(), split)} & held_out or held_out or known
 
 
 def split_told(name: str) -> str:

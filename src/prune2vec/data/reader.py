@@ -138,7 +138,7 @@ def read_hub(source: str, split: str = TRAIN) -> Iterator[SourceRow]:
 
 def _held_out(source: str, names: Sequence[str], split: str) -> list[str]:
     """Return the splits of a hub data set to read for one that is not train, and say what is left out."""
-    wanted = chosen_splits(map(split_told, names), split)
+    wanted = chosen_splits(source, map(split_told, names), split)
     chosen = [name for name in names if split_told(name) in wanted]
     if left := [name for name in names if name not in chosen]:
         say(f"{source}: the held-out splits are {', '.join(chosen)}; left out {', '.join(left)}")
