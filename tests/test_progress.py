@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import os
 import pty
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from prune2vec import progress as module
 from prune2vec.progress import _clock, progress, say, set_enabled
 
 
@@ -51,7 +51,7 @@ def test_a_quick_step_leaves_no_line_in_a_log(capsys: pytest.CaptureFixture[str]
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Return a list whose only entry is the time that progress sees."""
     now = [100.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import profile_speed
 import pytest
+from common import ChildRun
 
 from tests.tiny import save_tiny
 
@@ -52,11 +53,11 @@ def test_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert "| prune2vec | float32 |" in capsys.readouterr().out
 
 
-def _in_this_process(words: list[object]) -> profile_speed.ChildRun:
+def _in_this_process(words: list[object]) -> ChildRun:
     given = sys.argv
     try:
         sys.argv = [str(word) for word in words]
         options = profile_speed._options()
     finally:
         sys.argv = given
-    return profile_speed.ChildRun(1.0, 10**6, json.dumps(profile_speed._side(options.child, options)()) + "\n")
+    return ChildRun(1.0, 10**6, json.dumps(profile_speed._side(options.child, options)()) + "\n")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import stream
-from random_model import Sizes, total_bytes
+from random_model import LIKE, Sizes, total_bytes
 
 SIZES = Sizes(layers=3, hidden=64, intermediate=96, heads=4, kv_heads=2, vocabulary=400)
 MEASURED: dict[str, Any] = {
@@ -24,7 +24,7 @@ def options(monkeypatch: pytest.MonkeyPatch) -> Any:
     rates = {"gpu": "a GPU", "gpu-tflops": 100, "gpu-share": 0.5, "link-gb-s": 2, "disk-gb-s": 5}
     given = {"texts": "t", "work": "w", "out": "o", "paper-tokens": 1000, "paper-length": 10, "depth": 2, **rates}
     monkeypatch.setattr(sys, "argv", ["x", *(word for name, value in given.items() for word in (f"--{name}", str(value)))])
-    monkeypatch.setitem(stream.LIKE, "70B", SIZES)
+    monkeypatch.setitem(LIKE, "70B", SIZES)
     return stream._options()
 
 

@@ -164,7 +164,7 @@ def test_the_probe_keeps_to_the_memory() -> None:
 
 
 def test_attention_is_set_back_where_setting_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, kept = tiny_model("llama"), tiny_model("llama").set_attn_implementation.__func__
+    model, kept = tiny_model("llama"), tiny_model("llama").set_attn_implementation.__func__  # type: ignore[attr-defined]
 
     def fail(self: PreTrainedModel, name: str) -> None:
         kept(self, name)

@@ -38,7 +38,7 @@ def test_packed_states_and_gradients(family: str) -> None:
     model, given = adapted(family), made_rows(*LENGTHS)
     expected = alone(model, given)
     theirs = gradients(model, expected)
-    model.cuda()
+    model.to("cuda")
     assert packing_obstacle(model, max_length=64) == ""
     with packable(model):
         found = token_states(model, given)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoModel
 
 from prune2vec.errors import ModelError, Prune2vecError
 from prune2vec.forward.backbone import load_backbone
-from prune2vec.models import load as load_module
 from prune2vec.models.tensor_check import check_loaded
 from tests.pruning.plans import kept_of, plan_for
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
@@ -143,7 +143,7 @@ def test_a_library_error_of_any_kind_is_one_line(tmp_path: Path, monkeypatch: py
     def fails(*args: object, **kwargs: object) -> None:
         raise AttributeError("no such thing\nsecond line")
 
-    monkeypatch.setattr(load_module.AutoModel, "from_config", fails)
+    monkeypatch.setattr(AutoModel, "from_config", fails)
     with pytest.raises(Prune2vecError, match=r"m: config\.json makes no model: no such thing$"):
         load_backbone(str(folder), device="cpu")
 

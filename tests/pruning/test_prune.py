@@ -49,7 +49,7 @@ def truncated_original(model: Path, depth: int, pooling: str) -> np.ndarray:
     return torch.nn.functional.normalize(torch.cat(vectors), dim=1).numpy()
 
 
-def _pass_through(module: object, args: tuple, kwargs: dict, output: object) -> object:
+def _pass_through(module: object, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> object:
     states = args[0] if args else kwargs["hidden_states"]
     return (states, *output[1:]) if isinstance(output, tuple) else states
 

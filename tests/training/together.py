@@ -101,7 +101,7 @@ def go_wrong(folder: Path) -> None:
     }
     (folder / f"wrong.{rank}.json").write_text(json.dumps(seen))
     if rank == 1:
-        train_module.fit = broken
+        train_module.fit = broken  # type: ignore[attr-defined]
     words = ["train", folder / "encoder", "--data", folder / "dev.jsonl", "-o", folder / "together" / "failed"]
     sys.exit(main([*map(str, words), "--batch-size", "8", "--steps", "2", "--device", "cpu"]))
 
