@@ -9,7 +9,7 @@ everything that is made on the way: killed, the same command resumes, and a larg
 machine, a GPU for example.
 
     python benchmarks/depths.py --model smollm2 --data DATA --work runs/depths --out benchmarks/results/smollm2-depths.json \
-        --alone 3 6 9 12 15 18 21 24 27 --elastic 6 12 18 24 --distilled 6 15 --again 6 15 --drop 16M --jobs 8 \
+        --alone 3 6 9 12 15 18 21 24 27 --elastic 6 12 18 24 --distilled 6 15 --seeds 42 43 --again 6 15 --drop 16M --jobs 8 \
         --methods random reverse uniform keep-last block-influence angular magnitude weights effir drop --sizes small 50%
 
 DATA holds train/ (triplets, NAME.jsonl.gz), mteb/ (a folder a task) and probe-1280.jsonl.gz.
@@ -110,14 +110,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the results")
     parser.add_argument("--elastic", type=int, nargs="*", default=[], help="depths trained together with the whole model")
     parser.add_argument("--alone", type=int, nargs="*", default=[], help="depths trained each in a run of its own")
-    parser.add_argument("--again", type=int, nargs="*", default=[], help="depths of --alone that are trained with every seed")
+    parser.add_argument("--again", type=int, nargs="*", default=[], help="depths that are trained with the other --seeds too")
     parser.add_argument("--drop", nargs="*", default=[], help="sub-layers to drop, as prune2vec plan --drop takes them: 16M")
     parser.add_argument("--distilled", type=int, nargs="*", default=[], help="depths that learn from the trained whole model")
     parser.add_argument("--attention", choices=("kept", "bidirectional"), default="kept")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--methods", nargs="*", default=[], help="planners to compare at each size")
     parser.add_argument("--sizes", nargs="+", default=["small", "large"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43], help="the first is everything's")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42], help="the first is everything's, the others --again's")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=2e-4)
