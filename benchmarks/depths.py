@@ -3,7 +3,8 @@
 The whole model (``full``, what the others are compared with) and the depths of --alone are trained each in a run of its own, those of
 --again with every further seed too (``alone-6``, ``alone-6-s43``); those of --elastic with the whole model in one run (``elastic-6``,
 ``elastic-full``); those of --distilled learn the vectors of ``full`` beside the labels; of --drop so many sub-layers of a kind go, the
-most redundant first (``drop-16M``); --methods are compared at the parameters of --sizes. All cells have as many rows and steps, with one
+most redundant first (``drop-16M``); those of --bidirectional are trained alone with every token seeing all others
+(``bidirectional-6``); --methods are compared at the parameters of --sizes. All cells have as many rows and steps, with one
 seed the same, texts cut at --length tokens; evaluation cuts texts at 128. The profile is taken on the paper's 1,280 tuples. WORK holds
 everything that is made on the way: killed, the same command resumes, and a larger sweep keeps what is there. --jobs processes share the
 machine, a GPU for example.
@@ -68,6 +69,9 @@ def recipe_of(given: argparse.Namespace) -> dict[str, Any]:
         variants.append(
             {**depth_alone(depth), "name": f"distilled-{depth}", "train": {"teacher": "full", "teacher_vectors": vectors}}
         )
+    variants += [
+        {**depth_alone(depth), "name": f"bidirectional-{depth}", "attention": "bidirectional"} for depth in given.bidirectional
+    ]
     methods = [
         {"method": "magnitude", "name": name, "parameters": {"by": "weight"}} if name == "weights" else name
         for name in given.methods
@@ -81,7 +85,7 @@ def recipe_of(given: argparse.Namespace) -> dict[str, Any]:
         "model": given.model,
         "data": {"train": files, "profile": [str(given.data / "probe-1280.jsonl.gz")]},
         "profile": {"groups": given.groups, "group_size": 64, "max_length": given.length, "scorers": [*SCORERS, *scorers]},
-        "prune": {"max_length": given.length, "attention": given.attention},
+        "prune": {"max_length": given.length},
         "train": {
             "steps": given.steps,
             "batch_size": given.batch_size,
@@ -113,7 +117,7 @@ def main() -> None:
     parser.add_argument("--again", type=int, nargs="*", default=[], help="depths that are trained with the other --seeds too")
     parser.add_argument("--drop", nargs="*", default=[], help="sub-layers to drop, as prune2vec plan --drop takes them: 16M")
     parser.add_argument("--distilled", type=int, nargs="*", default=[], help="depths that learn from the trained whole model")
-    parser.add_argument("--attention", choices=("kept", "bidirectional"), default="kept")
+    parser.add_argument("--bidirectional", type=int, nargs="*", default=[], help="depths trained alone, made bidirectional")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--methods", nargs="*", default=[], help="planners to compare at each size")
     parser.add_argument("--sizes", nargs="+", default=["small", "large"])
@@ -144,7 +148,7 @@ def main() -> None:
         for row in rows
     ]
     print(markdown_table(header, shown))
-    told = ("steps", "batch_size", "learning_rate", "length", "seeds", "attention", "tasks", "max_documents")
+    told = ("steps", "batch_size", "learning_rate", "length", "seeds", "tasks", "max_documents")
     settings = {name: getattr(given, name) for name in told} | {"train": TRAIN, "max_length": LENGTH}
     curve = [round(loss, 4) for loss in Profile.load(folders["full"].parent / "profile.json").layer_loss.loss]
     about = {"model": given.model, "settings": settings, "layer_loss": curve, "curve_and_score": curve_and_score(curve, rows)}

@@ -154,7 +154,9 @@ class SmallStages(Stages):
                 self._work()
             if loaded.neurons:
                 write_json(stage / "widths.json", {layer: len(stay) for layer, stay in loaded.neurons.items()})
-            write_json(stage / "prune2vec.json", {"keep_layers": list(kept), "num_layers": LAYERS})
+            write_json(
+                stage / "prune2vec.json", {"keep_layers": list(kept), "num_layers": LAYERS, "attention": settings.attention}
+            )
 
     def train(self, checkpoint: Path, texts: Sequence[str], settings: Any, output: Path, *, plain: bool = False) -> None:
         """A chain of digests that is kept step by step beside the output, and gone on with."""

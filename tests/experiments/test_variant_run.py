@@ -96,6 +96,20 @@ def test_equal_plans_are_built_once(run: Run) -> None:
     assert not (run.output / "large" / "encoder").exists()
 
 
+def test_one_plan_with_either_attention_is_two_encoders(run: Run) -> None:
+    six: dict[str, Any] = {"name": "six", "method": "depth", "parameters": {"depth": 6}}
+    run(variants=[six])
+    variants = [six, {**six, "name": "sees-all", "attention": "bidirectional"}, {**six, "name": "kept", "attention": "kept"}]
+    report, calls = run(variants=variants)
+    assert calls == ["prune sees-all", "train sees-all", "evaluate sees-all"]
+    assert [step.name for step in report.steps if step.detail.startswith("keeps the same as")] == ["kept"]
+    seen = {name: json.loads((run.output / name / "checkpoint" / "prune2vec.json").read_text()) for name in ("six", "sees-all")}
+    assert [record["attention"] for record in seen.values()] == ["kept", "bidirectional"]
+    # Given to the variant or to all of them, it is one and the same.
+    _, calls = run(variants=[{**six, "attention": "kept"}, {**six, "name": "sees-all"}], prune={"attention": "bidirectional"})
+    assert calls == []
+
+
 def test_encoder_of_an_earlier_plan_does_not_linger_in_a_twin(run: Run) -> None:
     run()
     assert (run.output / "large" / "encoder").exists()
@@ -331,7 +345,11 @@ def test_an_encoder_as_model_is_trained_where_others_are_trained_with_it(run: Ru
         (trained_together(train={"cached": True}), "variant 'full': train: depths works with neither cached nor train_top"),
         (
             [*trained_together()[:1], {**trained_together()[1], "train": {"steps": 3}}],
-            "variant 'large': trained-with takes that variant's training and its neurons; drop train and slim",
+            "variant 'large': trained-with takes that variant's training, neurons and attention; drop train, slim and attention",
+        ),
+        (
+            [*trained_together()[:1], {**trained_together()[1], "attention": "bidirectional"}],
+            "variant 'large': trained-with takes that variant's training, neurons and attention; drop train, slim and attention",
         ),
     ],
 )

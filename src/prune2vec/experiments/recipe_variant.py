@@ -16,6 +16,7 @@ from prune2vec.planning.depth_rules import Size, count_key
 from prune2vec.planning.planner import Budget
 from prune2vec.planning.vocabulary import Tokens
 from prune2vec.profiling.profile_settings import ALL, LAYER_LOSS, PLAIN, ProfileSettings
+from prune2vec.pruning.prune_settings import Attention
 from prune2vec.settings import Settings
 from prune2vec.training.slim_settings import SlimSettings
 from prune2vec.training.train_settings import TrainSettings
@@ -51,6 +52,9 @@ class RecipeVariant(Settings):
     """How the neurons to cut are chosen, for example {width-cut: 30%, importance: gates}; default: gates, where the plan cuts a
     share of them. Texts, what stands around them, pooling and hard negatives are those of the other stages."""
 
+    attention: Attention | None = None
+    """Which tokens a token sees in this variant, kept or bidirectional, where that is to differ from prune.attention."""
+
     train: dict[str, Any] | None = Field(default_factory=dict)
     """Training settings of this variant alone, over those of train, for example {steps: 500}; null leaves it untrained."""
 
@@ -71,8 +75,10 @@ class RecipeVariant(Settings):
             raise wrong(f"{here}: method full keeps every layer; it takes neither parameters nor a size or budget")
         if (reason := wrong_folder_name(self.name)) is not None:
             raise wrong(f"{here}: {reason}")
-        if self.trained_with is not None and (self.train != {} or self.slim is not None):
-            raise wrong(f"{here}: trained-with takes that variant's training and its neurons; drop train and slim")
+        if self.trained_with is not None and (self.train != {} or self.slim is not None or self.attention is not None):
+            raise wrong(
+                f"{here}: trained-with takes that variant's training, neurons and attention; drop train, slim and attention"
+            )
         try:
             self.sections()
             self._check_size()

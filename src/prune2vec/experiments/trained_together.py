@@ -57,7 +57,7 @@ def cut_depths(recipe: Recipe, plans: Mapping[str, PruningPlan], name: str) -> l
 
 
 def encoder_key(recipe: Recipe, plans: Mapping[str, PruningPlan], name: str) -> object:
-    """Return what makes the encoders of two variants the same: what they keep, and how they are trained, alone or with others.
+    """Return what makes the encoders of two variants the same: what they keep and see, and how they are trained, alone or with others.
 
     Raises:
         ConfigError: The variant is trained with one whose first layers it does not keep.
@@ -65,7 +65,8 @@ def encoder_key(recipe: Recipe, plans: Mapping[str, PruningPlan], name: str) -> 
     variants = {variant.name: variant for variant in recipe.variants}
     plan, trainer = plans[name], variants[name].trained_with
     tokens = plan.vocabulary.kept if plan.vocabulary is not None else None
-    cut = plan.keep_layers, plan.drop_attention, plan.drop_mlp, tuple(sorted(plan.neurons.items())), tokens
+    attention = variants[trainer or name].attention or recipe.prune.attention
+    cut = plan.keep_layers, plan.drop_attention, plan.drop_mlp, tuple(sorted(plan.neurons.items())), tokens, attention
     training, depths = variants[trainer or name].training(recipe.train), tuple(cut_depths(recipe, plans, trainer or name))
     if trainer is not None and trainer in plans and plans[trainer].keep_layers == plan.keep_layers:
         trainer = None

@@ -227,7 +227,7 @@ class VariantRun:
         output, texts = f"{variant.name}/{PLAN}", self._texts(_TRAIN) or list(self.recipe.data.texts)
         # Of a variant that keeps all tokens no text counts, and nothing is said that earlier releases did not say.
         unset = [key for key in ("vocabulary", "size") if getattr(variant, key) is None]
-        about = variant.model_dump(mode="json", exclude={"slim", "trained_with", *unset})
+        about = variant.model_dump(mode="json", exclude={"slim", "trained_with", "attention", *unset})
         counted = {} if variant.vocabulary is None else {"texts": self.sources.together(texts)}
         plan = self.runner.do(
             f"{variant.name}.plan",
@@ -296,11 +296,13 @@ class VariantRun:
                 write_text(self.folder / name / RESULTS, results)
 
     def _prune(self, name: str, plan: str | None) -> str | None:
-        model, settings = self.recipe.model, self._at_commit(name, self.recipe.of_model(self.recipe.prune))
+        shared = self.recipe.prune
+        attention = self._variants[name].attention or shared.attention
+        settings = self._at_commit(name, self.recipe.of_model(shared.model_copy(update={"attention": attention})))
         depth_file, slimmed = self.folder / name / PLAN, self.folder / name / SLIM_PLAN
         return self.runner.do(
             f"{name}.prune",
-            lambda path: self.stages.prune(model, slimmed if slimmed.exists() else depth_file, settings, path),
+            lambda path: self.stages.prune(self.recipe.model, slimmed if slimmed.exists() else depth_file, settings, path),
             output=f"{name}/{CHECKPOINT}",
             inputs={"model": self.sources[self.recipe.model], "plan": plan, "settings": settings.model_dump(mode="json")},
         )
