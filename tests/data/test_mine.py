@@ -98,8 +98,10 @@ def test_docstrings_are_mined_from_a_root(tmp_path: Path) -> None:
 def test_settings_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="root and packages belong to the source 'docstrings'"):
         mine(folder, tmp_path / "out", packages=["numpy"])
-    with pytest.raises(ConfigError, match="max_pairs is 0"):
+    with pytest.raises(ConfigError, match=r"mine: max_pairs: .*greater than or equal to 1, got 0"):
         mine(folder, tmp_path / "out", max_pairs=0)
+    with pytest.raises(ConfigError, match=r"mine: dev_fraction: .*less than 1, got 1"):
+        mine(folder, tmp_path / "out", settings={"dev_fraction": 1.0})
     with pytest.raises(DataError, match=r"docstring: no such folder; .*did you mean 'docstrings'"):
         mine("docstring", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -190,7 +190,7 @@ def test_what_llama_cpp_computes_differently_is_refused(
 def test_uneven_blocks_and_heads_are_refused(tmp_path: Path) -> None:
     encoder = tiny_encoder(tmp_path, num_hidden_layers=3)
     encoder.insert(2, Dense(32, 16))
-    with pytest.raises(CheckpointError, match="for which a GGUF file has no place"):
+    with pytest.raises(CheckpointError, match=r"for which llama\.cpp has no place"):
         export_loaded(encoder, target="gguf", output=tmp_path / "out")
     encoder = tiny_encoder(tmp_path, num_hidden_layers=3)
     cut_encoder(encoder, plan_for(encoder, Kept.of(range(3), drop_mlp=[1]), {2: 11}))

@@ -206,9 +206,7 @@ def test_the_weights_keep_their_number_format(tmp_path: Path) -> None:
 
 def test_what_stands_behind_the_pooling_is_refused(tmp_path: Path) -> None:
     encoder = replace(TINY_ENCODERS["embeddinggemma"], family="llama").save(tmp_path / "m")
-    with pytest.raises(
-        CheckpointError, match=r"has Dense 32 -> 96, Dense 96 -> 32 behind its pooling, for which the form has no"
-    ):
+    with pytest.raises(CheckpointError, match=r"has Dense 32 -> 96, Dense 96 -> 32 behind its pooling, for which vLLM has no"):
         export_encoder(encoder, target="vllm", output=tmp_path / "out")
     encoder = replace(TINY_ENCODERS["embeddinggemma"], family="llama", heads=[NORMALIZE], truncate_dim=8).save(tmp_path / "cut")
     with pytest.raises(CheckpointError, match=r"a cut to 8 dimensions \(truncate_dim\) behind its pooling"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import random
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from prune2vec.data.docstrings import mine_docstrings
 from prune2vec.data.pairs import MinedPairs
 from prune2vec.data.sections import mine_folder
 from prune2vec.data.triplet import Triplet, digest_texts, write_json_lines, write_triplets
+from prune2vec.data.triplet_settings import TripletSettings
 from prune2vec.errors import ConfigError, DataError, did_you_mean
 from prune2vec.files import write_json
 from prune2vec.machine import installed_version
@@ -81,17 +82,14 @@ class MinedFolder:
         return self.folder / _CORPUS
 
 
-@public("mine", "source", "output", "root")
+@public("mine", "source", "output", "root", settings=TripletSettings)
 def mine(
     source: str | Path,
     output: Path | str,
     *,
     root: Path | str | None = None,
-    packages: Collection[str] | None = None,
-    max_pairs: int | None = None,
-    negatives: int = 1,
-    dev_fraction: float = 0.1,
-    seed: int = 42,
+    settings: TripletSettings | Mapping[str, Any] | None = None,
+    **overrides: Any,
 ) -> MinedFolder:
     """Mine triplets and write ``train.jsonl.gz``, ``dev.jsonl.gz``, ``corpus.jsonl.gz`` and ``mined.json``.
 
@@ -101,24 +99,21 @@ def mine(
         source: ``"docstrings"`` (of installed packages) or a folder of Markdown, reStructuredText or plain text.
         output: Folder to write; an earlier result of this verb there is replaced as a whole.
         root: Where the packages are, by default the site-packages of the running Python.
-        packages: Only these packages.
-        max_pairs: At most so many pairs.
-        negatives: Hard negatives for each pair.
-        dev_fraction: Largest share of the pairs to hold out, by whole packages or files.
-        seed: Seed of every draw.
+        settings: How many pairs of which texts, and how many of them are held out.
+        **overrides: Single settings by name, over those of ``settings``.
 
     Raises:
         ConfigError: Settings do not fit each other.
         DataError: The source is not there or holds too little.
         CheckpointError: The folder holds something else, or cannot be written.
     """
-    output = Path(output)
+    output, chosen = Path(output), TripletSettings.chosen(settings, overrides, where="mine")
     with locked(output):
         check_ours(output, TEXTS)
-        pairs = _pairs(source, root=root, packages=packages, max_pairs=max_pairs, seed=seed)
-        train, dev = split_by_group(pairs.triplets, dev_fraction=dev_fraction, seed=seed)
-        train = add_negatives(train, negatives=negatives, seed=seed)
-        dev = add_negatives(dev, negatives=negatives, seed=seed) if dev else []
+        pairs = _pairs(source, root, chosen)
+        train, dev = split_by_group(pairs.triplets, dev_fraction=chosen.dev_fraction, seed=chosen.seed)
+        train = add_negatives(train, negatives=chosen.negatives, seed=chosen.seed)
+        dev = add_negatives(dev, negatives=chosen.negatives, seed=chosen.seed) if dev else []
         groups = Counter(row.group for row in pairs.triplets)
         versions = {"python": platform.python_version(), "prune2vec": installed_version("prune2vec") or "unknown"}
         manifest = {
@@ -130,13 +125,7 @@ def mine(
             "groups": dict(sorted(groups.items())),
             "dev_groups": sorted({row.group for row in dev}),
             "digests": {"train": digest_texts(train), "dev": digest_texts(dev)},
-            "settings": {
-                "max_pairs": max_pairs,
-                "negatives": negatives,
-                "dev_fraction": dev_fraction,
-                "seed": seed,
-                "packages": sorted(packages) if packages is not None else None,
-            },
+            "settings": chosen.model_dump(mode="json"),
             "versions": {**versions, "packages": pairs.versions},
         }
         with staged_folder(output, TEXTS) as stage:
@@ -150,17 +139,14 @@ def mine(
     return MinedFolder(folder=output, manifest=manifest)
 
 
-def _pairs(
-    source: str | Path, *, root: str | Path | None, packages: Collection[str] | None, max_pairs: int | None, seed: int
-) -> MinedPairs:
-    if max_pairs is not None and max_pairs < 1:
-        raise ConfigError(f"max_pairs is {max_pairs}; expected at least 1")
+def _pairs(source: str | Path, root: str | Path | None, chosen: TripletSettings) -> MinedPairs:
+    packages, most, seed = chosen.packages, chosen.max_pairs, chosen.seed
     if str(source) == DOCSTRINGS:
-        return mine_docstrings(Path(root) if root is not None else None, packages=packages, max_pairs=max_pairs, seed=seed)
+        return mine_docstrings(Path(root) if root is not None else None, packages=packages, max_pairs=most, seed=seed)
     if root is not None or packages is not None:
         raise ConfigError(f"root and packages belong to the source {DOCSTRINGS!r}, not to a folder of documents ({source})")
     folder = Path(source).expanduser()
     if not folder.is_dir():
         close = did_you_mean(str(source), [DOCSTRINGS])
         raise DataError(f"{source}: no such folder; expected {DOCSTRINGS!r} or a folder of documents{close}")
-    return mine_folder(folder, max_pairs=max_pairs, seed=seed)
+    return mine_folder(folder, max_pairs=most, seed=seed)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Self, TypeVar
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from prune2vec.data.triplet_settings import TripletSettings
 from prune2vec.errors import ConfigError
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.experiments.cell_table import Cell
@@ -23,7 +24,7 @@ from prune2vec.models.text_settings import PAPER_POOLING, TextOptions
 from prune2vec.paths import as_path, closest, looks_local
 from prune2vec.profiling.profile_settings import ProfileSettings
 from prune2vec.pruning.prune_settings import PruneSettings
-from prune2vec.settings import Seed, Settings
+from prune2vec.settings import Settings
 from prune2vec.training.slim_settings import SlimSettings
 from prune2vec.training.train_settings import TrainSettings
 
@@ -63,21 +64,13 @@ Sources = Annotated[
 ]
 
 
-class Mine(Settings):
+class Mine(TripletSettings):
     """Texts made from what the user has."""
 
     source: str = DOCSTRINGS
     """docstrings (of the Python packages installed beside prune2vec), or a folder of Markdown, RST or text files."""
-    packages: tuple[str, ...] | None = None
-    """Only the docstrings of these packages; default: of all that are installed."""
-    max_pairs: int | None = Field(default=None, ge=1, le=10**9)
-    """At most so many (query, text) pairs."""
-    negatives: int = Field(default=1, ge=0, le=10**3)
-    """Hard negatives for each pair."""
     dev_fraction: float = Field(default=0.1, gt=0, lt=1)
     """Largest share of the pairs to hold out, by whole packages or files."""
-    seed: Seed = 42
-    """Seed of the split and of the draws."""
 
 
 class Data(Settings):

@@ -53,7 +53,7 @@ class Stages:
         """Mine texts into a folder."""
         from prune2vec.data.mine import mine
 
-        mine(**settings.model_dump(), output=output)
+        mine(settings.source, output, settings=settings.model_dump(exclude={"source"}))
 
     def profile(self, model: str, texts: Sequence[str], settings: ProfileSettings, output: Path) -> None:
         """Write ``profile.json``."""

@@ -15,10 +15,10 @@ from prune2vec.errors import CheckpointError, ConfigError, Prune2vecError, Unsup
 from prune2vec.exporting.other_vectors import (
     LEAST_COSINES,
     LEAST_SERVED,
-    fitting_texts,
     llama_cpp_vectors,
     longest_of,
     served_vectors,
+    texts_and_vectors,
 )
 from prune2vec.files import read_json
 from prune2vec.forward.batches import rope_entries
@@ -303,23 +303,20 @@ def _is_url(name: str) -> bool:
 
 def _against_runtime(encoder: SentenceTransformer, parts: EncoderParts, other: str) -> Finding:
     """Compare with a GGUF file that llama.cpp runs, or with a server: prompts stand before texts, and are pooled there."""
-    prompts = [""] if parts.leaves_out_prompts else probe_prompts(parts.prompts)
-    texts = fitting_texts(parts, prompts)
-    whole = [prompt + text for prompt in prompts for text in texts]
+    texts, reference = texts_and_vectors(encoder, parts)
     if _is_url(other):
-        (named, vectors), least = served_vectors(other.rstrip("/"), whole), LEAST_SERVED
+        (named, vectors), least = served_vectors(other.rstrip("/"), texts), LEAST_SERVED
     else:
         from prune2vec.models.gguf_file import GGUFFile
 
         half = GGUFFile.open(Path(other)).metadata.get("general.file_type") in _WHOLE_AND_HALF
         named, least = Path(other).name, LEAST_COSINES["fp16" if half else "q8_0"]
-        vectors = llama_cpp_vectors(Path(other), whole, tokens=longest_of(parts, whole))
+        vectors = llama_cpp_vectors(Path(other), texts, tokens=longest_of(parts, texts))
     what, expected = f"vectors of {named}", f"a cosine of {least} at least"
-    reference = encode_probe(encoder, texts, prompts=prompts)
     if vectors.shape != reference.shape:
         found = f"of shape {vectors.shape}, the folder's of {reference.shape}"
         return Finding(what=what, found=found, expected=expected, verdict=WRONG)
     distance = 1 - cosines(reference, vectors)
     words = "; prompts are left out here and pooled there, so texts stood alone" if parts.leaves_out_prompts else ""
-    found = f"largest cosine distance {distance.max():.2g} ({len(whole)} texts{words})"
+    found = f"largest cosine distance {distance.max():.2g} ({len(texts)} texts{words})"
     return Finding(what=what, found=found, expected=expected, verdict=OK if 1 - distance.max() >= least else WRONG)

@@ -13,14 +13,13 @@ from prune2vec.errors import CheckpointError, shown
 from prune2vec.exporting.gguf_model import BLOCK, FAMILIES, rope_parts, rows_of, stored_type, tensors_of
 from prune2vec.exporting.gguf_vocabulary import spelled
 from prune2vec.exporting.onnx_precision import sample_texts
-from prune2vec.exporting.other_vectors import LEAST_COSINES, fitting_texts, has_llama_cpp, llama_cpp_vectors, longest_of
+from prune2vec.exporting.other_vectors import LEAST_COSINES, has_llama_cpp, llama_cpp_vectors, longest_of, texts_and_vectors
 from prune2vec.exporting.target import ExportSource
 from prune2vec.models.gguf import StoredModel, Values
 from prune2vec.models.gguf_config import ARCHITECTURES
 from prune2vec.models.gguf_file import GGUFFile
 from prune2vec.models.tokens import token_ids
-from prune2vec.pruning.encoder import encode_probe
-from prune2vec.pruning.parity import Parity, cosines, probe_prompts
+from prune2vec.pruning.parity import Parity, cosines
 from prune2vec.pruning.portable import EncoderParts
 
 # Half a step of 8 bits and the rounding of a block's scale to fp16, of the largest number in the block.
@@ -123,20 +122,13 @@ def _compare(name: str, found: Values, values: Values, kind: str) -> None:
 def compare_with_llama_cpp(path: Path, source: ExportSource, *, precision: str) -> Parity | None:
     """Compare the vectors that llama.cpp makes of the probe texts with the encoder's; None where its binding is not installed.
 
-    Prompts are left out where the encoder leaves them out of its pooling, which llama.cpp does not. A text that is longer than
-    the encoder reads is halved until it is not.
-
     Raises:
         CheckpointError: llama.cpp does not take the file, or the vectors are too far from the encoder's.
     """
     if not has_llama_cpp():
         return None
-    parts = source.parts
-    prompts = [""] if parts.leaves_out_prompts else probe_prompts(parts.prompts)
-    texts = fitting_texts(parts, prompts)
-    reference = encode_probe(source.encoder, texts, prompts=prompts)
-    whole = [prompt + text for prompt in prompts for text in texts]
-    vectors = llama_cpp_vectors(path, whole, tokens=longest_of(parts, whole))
+    texts, reference = texts_and_vectors(source.encoder, source.parts)
+    vectors = llama_cpp_vectors(path, texts, tokens=longest_of(source.parts, texts))
     cosine = cosines(reference, vectors)
     least = LEAST_COSINES[precision]
     if not np.isfinite(vectors).all():

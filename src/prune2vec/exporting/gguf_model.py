@@ -16,7 +16,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from prune2vec.errors import CheckpointError
 from prune2vec.exporting.gguf_vocabulary import vocabulary_of
-from prune2vec.exporting.target import short_window
+from prune2vec.exporting.target import check_pooled, short_window
 from prune2vec.models.gguf import Values, stored_names
 from prune2vec.models.gguf_config import ARCHITECTURES, LARGEST_GEMMA
 from prune2vec.models.selftest import is_causal
@@ -129,19 +129,10 @@ def rows_of(model: PreTrainedModel) -> int:
 
 def _family(parts: EncoderParts) -> LlamaCppFamily:
     """Refuse what no GGUF file holds, whatever the family, and return the family."""
-    from prune2vec.models.heads import head_words
-
     family = FAMILIES.get(parts.model.config.model_type)
     if parts.layout:
         raise CheckpointError(f"llama.cpp has no models whose blocks are not all alike: {_ONWARD}, or to vllm")
-    if parts.pooling not in POOLINGS:
-        raise CheckpointError(
-            f"llama.cpp cannot pool by {parts.pooling}; it has {', '.join(POOLINGS)}: prune or train the encoder with one of these, "
-            "or export it to onnx"
-        )
-    if parts.heads or parts.truncate_dim is not None:
-        what = head_words(parts.heads) if parts.heads else f"a cut to {parts.truncate_dim} dimensions (truncate_dim)"
-        raise CheckpointError(f"this encoder has {what} behind its pooling, for which a GGUF file has no place: {_ONWARD}")
+    check_pooled(parts, "llama.cpp", POOLINGS)
     if family is None:
         raise CheckpointError(
             f"prune2vec writes GGUF files of {', '.join(FAMILIES)}; this encoder's model type is {parts.model.config.model_type}: "

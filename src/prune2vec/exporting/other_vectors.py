@@ -11,15 +11,19 @@ from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prune2vec.errors import CheckpointError, ConfigError, reason_of, shown
 from prune2vec.models.tokens import token_ids
-from prune2vec.pruning.parity import PROBE_TEXTS
+from prune2vec.pruning.encoder import encode_probe
+from prune2vec.pruning.parity import PROBE_TEXTS, probe_prompts
 from prune2vec.pruning.portable import EncoderParts
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 LEAST_COSINES = {"fp16": 0.9999, "q8_0": 0.99}
 """Smallest cosine to the encoder's vectors in fp32 that is near enough, by the precision of the weights.
@@ -38,12 +42,16 @@ def has_llama_cpp() -> bool:
     return find_spec(_BINDING) is not None
 
 
-def fitting_texts(parts: EncoderParts, prompts: Sequence[str]) -> list[str]:
-    """Return the probe texts, each halved until it is no longer than the encoder reads, behind any prompt.
+def texts_and_vectors(encoder: SentenceTransformer, parts: EncoderParts) -> tuple[list[str], NDArray[np.float32]]:
+    """Return the probe texts behind every prompt, each as one string, and the (text, dim) vectors that the encoder makes of them.
+
+    Prompts are left out where the encoder leaves them out of its pooling, which other runtimes do not. A text that is longer
+    than the encoder reads is halved until it is not.
 
     Raises:
         CheckpointError: A prompt leaves no room for a text.
     """
+    prompts = [""] if parts.leaves_out_prompts else probe_prompts(parts.prompts)
     found = []
     for text in PROBE_TEXTS:
         while max(len(token_ids(parts.tokenizer, [text], prompt=prompt)[0]) for prompt in prompts) > parts.max_length:
@@ -53,7 +61,7 @@ def fitting_texts(parts: EncoderParts, prompts: Sequence[str]) -> list[str]:
                     f"a prompt leaves no room for a text in {parts.max_length} tokens; prune with a larger --max-length"
                 )
         found.append(text)
-    return found
+    return [prompt + text for prompt in prompts for text in found], encode_probe(encoder, found, prompts=prompts)
 
 
 def longest_of(parts: EncoderParts, texts: Sequence[str]) -> int:

@@ -6,11 +6,12 @@ heavy libraries are imported in its methods, so that the names can be listed wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from prune2vec.errors import CheckpointError
 from prune2vec.registry import Registry
 
 if TYPE_CHECKING:
@@ -81,6 +82,26 @@ class Target(Protocol):
         Raises:
             CheckpointError: The form cannot express the encoder, or what was written differs from it.
         """
+
+
+def check_pooled(parts: EncoderParts, runtime: str, poolings: Collection[str]) -> None:
+    """Refuse an encoder that pools in a way that ``runtime`` does not know, or has anything behind its pooling.
+
+    Raises:
+        CheckpointError: It is such a one.
+    """
+    from prune2vec.models.heads import head_words
+
+    if parts.pooling not in poolings:
+        raise CheckpointError(
+            f"{runtime} cannot pool by {parts.pooling}; it has {', '.join(poolings)}: prune or train the encoder with one of these, "
+            "or export it to onnx"
+        )
+    if parts.heads or parts.truncate_dim is not None:
+        what = head_words(parts.heads) if parts.heads else f"a cut to {parts.truncate_dim} dimensions (truncate_dim)"
+        raise CheckpointError(
+            f"this encoder has {what} behind its pooling, for which {runtime} has no place: export it to onnx"
+        )
 
 
 targets: Registry[type[Target]] = Registry("export target", package="prune2vec.exporting.targets")

@@ -12,6 +12,7 @@ from prune2vec.cli.verb import Outcome, Printable, verb, would
 from prune2vec.outputs import TEXTS, check_ours
 
 if TYPE_CHECKING:
+    from prune2vec.data.triplet_settings import TripletSettings
     from prune2vec.training.mine_negatives import MiningSettings
 
 EXAMPLE = """
@@ -20,35 +21,25 @@ prune2vec mine docs/ -o triplets/ --negatives 3
 """
 
 
-@verb(example=EXAMPLE)
+TEXT_OPTIONS = OptionGroup("settings", "Triplets", "prune2vec.data.triplet_settings:TripletSettings")
+
+
+@verb(example=EXAMPLE, sections=[TEXT_OPTIONS])
 @click.argument("source", type=SourceName("source"))
 @click.option("-o", "--output", type=OutputPath(folder=True), required=True, help="Folder to write.")
-@click.option("--packages", metavar="NAMES", help="Only these packages, separated by commas.")
-@click.option("--max-pairs", type=click.IntRange(1, 10**9), help="At most so many pairs.")
-@click.option("--negatives", type=click.IntRange(0, 10**3), default=1, show_default=True, help="Hard negatives for each pair.")
-@click.option(
-    "--dev-fraction",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=0.1,
-    show_default=True,
-    help="Largest share of the pairs to hold out, by whole packages or files.",
-)
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=42, show_default=True, help="Seed of every draw.")
-def mine(source: str, *, output: Path, packages: str | None, dry_run: bool, **settings: object) -> Outcome:
+def mine(source: str, *, output: Path, settings: TripletSettings, dry_run: bool) -> Outcome:
     """Make training triplets from text that you have.
 
     SOURCE is `docstrings` (those of the installed Python packages) or a folder of Markdown, RST or plain text. A triplet
     is a query, its positive and hard negatives from the same package or folder. `prune2vec mine negatives` finds harder ones
     with an encoder.
     """
-    names = [name.strip() for name in packages.split(",")] if packages else None
-    settings = {**settings, "packages": names}
     if dry_run:
         check_ours(output, TEXTS)
         return would(f"mine {source}", reads=[source], writes=output, settings=settings)
     from prune2vec.data.mine import mine as mine_texts
 
-    mined = mine_texts(source, output, **settings)  # type: ignore[arg-type]
+    mined = mine_texts(source, output, settings=settings)
     counts = "\n".join(f"{name:<8}{count:>9,}" for name, count in mined.manifest["counts"].items())
     return Outcome(f"{counts}\n{mined.folder}", {"output": str(mined.folder), **mined.manifest})
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune2vec.errors import CheckpointError, markdown
-from prune2vec.exporting.target import ExportSource, Written, short_window, targets
+from prune2vec.exporting.target import ExportSource, Written, check_pooled, short_window, targets
 from prune2vec.files import read_json, write_json, write_text
 
 if TYPE_CHECKING:
@@ -207,25 +207,15 @@ class VllmTarget:
 
         from prune2vec.forward.pooling import IN_VLLM
         from prune2vec.models.block_layout import is_even, layout_of
-        from prune2vec.models.heads import head_words
         from prune2vec.pruning.portable import write_modules, write_tokenizer
 
         parts = source.parts
-        if parts.pooling not in IN_VLLM:
-            raise CheckpointError(
-                f"vLLM cannot pool by {parts.pooling}; it serves {', '.join(IN_VLLM)}: "
-                "prune or train the encoder with one of these, or export it to onnx"
-            )
-        if source.parts.leaves_out_prompts:
+        check_pooled(parts, "vLLM", IN_VLLM)
+        if parts.leaves_out_prompts:
             names = ", ".join(name for name, prompt in parts.prompts.items() if prompt)
             raise CheckpointError(
                 f"vLLM pools a prompt's tokens too; this encoder leaves those of its prompts ({names}) out of its "
                 f"{parts.pooling}: use lasttoken pooling or no prompt, or export it to onnx"
-            )
-        if parts.heads or parts.truncate_dim is not None:
-            what = head_words(parts.heads) if parts.heads else f"a cut to {parts.truncate_dim} dimensions (truncate_dim)"
-            raise CheckpointError(
-                f"this encoder has {what} behind its pooling, for which the form has no place: export it to onnx"
             )
         made = to_decilm(parts.model, max_length=parts.max_length)
         save_torch_state_dict(made.tensors, folder)
