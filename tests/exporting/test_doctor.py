@@ -168,8 +168,27 @@ def test_an_older_folder_is_told_and_not_judged(folder: Path) -> None:
     nan(folder)
     assert verdicts(examine_encoder(folder))["vectors"] == WRONG
     (folder / PROBE).write_text('{"format": "prune2vec.probe/2"}')
-    with pytest.raises(DataError, match=r"probe\.json is no record of probe texts"):
+    with pytest.raises(DataError, match=r"probe\.json: not a record of probe texts"):
         examine_encoder(folder)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "message"),
+    [
+        ("shape", [-1, 32], r"shape is \[-1, 32\], expected two lengths"),
+        ("shape", [3, 5], "cannot reshape array"),
+        ("float32_base64", "abc", "padding"),
+        ("tokens", None, "tokens: input should be a valid"),
+    ],
+)
+def test_damaged_numbers_of_the_probe_are_one_line(folder: Path, entry: str, value: Any, message: str) -> None:
+    record = json.loads((folder / PROBE).read_text())
+    (folder / PROBE).write_text(json.dumps({**record, entry: value}))
+    with pytest.raises(
+        DataError, match=rf"probe\.json: broken record of probe texts \(.*{message}.*\); make it again"
+    ) as caught:
+        examine_encoder(folder)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "uneven", "bert", "gpt2"])

@@ -5,17 +5,17 @@ from __future__ import annotations
 import io
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from prune2vec.errors import EvaluationError, markdown
 from prune2vec.experiments.comparison import Comparison, ResultRow, TextTable
 from prune2vec.experiments.figures import TASK
-from prune2vec.experiments.stage_runner import SWEEP, SWEEP_TABLES
-from prune2vec.files import read_json, write_bytes, write_json, write_text
+from prune2vec.experiments.stage_runner import SWEEP_TABLES
+from prune2vec.files import write_bytes, write_text
+from prune2vec.settings import Record
 
-_FORMAT = "prune2vec.sweep/1"
 _TEXTS = ("cell", "method", "size", "train", "layers", "score_name", "verdict", "error")
 _DIGESTS = ("profile", "plan", "encoder", "data")
 _COLUMNS = (
@@ -45,31 +45,15 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepRecord:
-    """Which cells a sweep has, in their order, and what stopped those that failed, by name."""
+class SweepRecord(Record):
+    """``sweep.json``: which cells a sweep has, in their order, and what stopped those that failed, by name."""
+
+    FORMAT = "prune2vec.sweep/1"
+    KIND, VERB = "list of cells", "run"
+    ERROR = EvaluationError
 
     cells: tuple[Cell, ...]
     errors: Mapping[str, str] = field(default_factory=dict)
-
-    def save(self, folder: Path) -> None:
-        """Write ``sweep.json``."""
-        cells = [asdict(cell) for cell in self.cells]
-        write_json(folder / SWEEP, {"format": _FORMAT, "cells": cells, "errors": dict(self.errors)})
-
-    @classmethod
-    def load(cls, folder: Path) -> SweepRecord | None:
-        """Read what ``save`` wrote into a folder; None where it is not there.
-
-        Raises:
-            EvaluationError: It is broken.
-        """
-        if not (folder / SWEEP).is_file():
-            return None
-        value = read_json(folder / SWEEP)
-        try:
-            return cls(cells=tuple(Cell(**cell) for cell in value["cells"]), errors=dict(value["errors"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise EvaluationError(f"{folder / SWEEP}: broken list of cells ({error}); run the recipe again") from error
 
 
 def cell_rows(comparison: Comparison, record: SweepRecord) -> list[dict[str, Any]]:

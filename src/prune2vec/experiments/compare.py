@@ -148,7 +148,7 @@ def _in_order(files: Mapping[str, Path], places: Sequence[Path]) -> tuple[Mappin
     """Return results of runs, or shards, of one sweep by variant and in its order, each once, and their record; others as they are."""
     runs = [file.absolute().parent.parent for file in files.values()]
     runs += [place.absolute() for place in places if (place / SWEEP).is_file()]
-    found = {run: record for run in dict.fromkeys(runs) if (record := SweepRecord.load(run)) is not None}
+    found = {run: SweepRecord.load(run / SWEEP) for run in dict.fromkeys(runs) if (run / SWEEP).is_file()}
     cells = next((record.cells for record in found.values()), ())
     if not found or any(run not in found or found[run].cells != cells for run in runs):
         return files, None

@@ -18,7 +18,7 @@ from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_o
 from prune2vec.experiments.figures import Row
 from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.report import ReportData
-from prune2vec.experiments.stage_runner import ANSWERS, MANIFEST, PROFILE, RECIPE, REPORT, RESULTS, STAMPS, Step
+from prune2vec.experiments.stage_runner import ANSWERS, MANIFEST, PROFILE, RECIPE, REPORT, RESULTS, STAMPS, SWEEP, Step
 from prune2vec.experiments.stages import Stages
 from prune2vec.experiments.sweep import read_shard
 from prune2vec.experiments.trained_together import done_apart
@@ -205,11 +205,11 @@ def list_cells(
     check_kind(folder, RUN)
     run = VariantRun(whole, folder, stages or Stages(), None, only=only)
     run.do()
-    record = SweepRecord.load(folder)
+    errors = SweepRecord.load(folder / SWEEP).errors if (folder / SWEEP).is_file() else {}
     states = {}
     for name in only:
         waiting = [step for step in run.runner.steps if step.name.rpartition(".")[0] == name and step.outcome == "would run"]
-        error = record.errors.get(name) if record is not None and waiting else None
+        error = errors.get(name) if waiting else None
         states[name] = f"failed: {error}" if error else "to do" if waiting else "done"
     return CellList(states=states)
 
@@ -234,7 +234,7 @@ def _finish(run: VariantRun, cells: tuple[Cell, ...]) -> Report:
     """Write the manifest and the report; quick, so done anew every time."""
     folder, record = run.folder, SweepRecord(cells=cells, errors=run.errors)
     if not run.plans:
-        record.save(folder)
+        record.save(folder / SWEEP)
         return Report(folder=folder, steps=tuple(run.runner.steps), errors=run.errors)
     comparison, profile, same = None, Profile.load(folder / PROFILE), run.same_cut_as
     rows: Sequence[Row] = [{"cell": name, "parameters": plan.shape.params(plan.kept)} for name, plan in run.plans.items()]
@@ -269,7 +269,7 @@ def _finish(run: VariantRun, cells: tuple[Cell, ...]) -> Report:
     write_json(folder / MANIFEST, facts)
     run.stages.report(data, folder)
     if cells:
-        record.save(folder)
+        record.save(folder / SWEEP)
         if comparison is not None:
             write_tables(rows, folder)
     return Report(

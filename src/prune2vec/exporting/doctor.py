@@ -28,6 +28,7 @@ from prune2vec.outputs import RECORD as FILES
 from prune2vec.outputs import changed_files, recorded
 from prune2vec.paths import check_is_encoder
 from prune2vec.pruning.encoder import (
+    PROBE,
     ProbeRecord,
     encode_probe,
     load_encoder,
@@ -119,7 +120,7 @@ def examine_encoder(folder: str | Path, *, against: str | Path | None = None) ->
     check_is_encoder(path)
     if not path.is_dir():
         raise CheckpointError(f"no folder at {path}; doctor examines what is on this machine: download the encoder first")
-    probe = ProbeRecord.load(path)
+    probe = ProbeRecord.load(path / PROBE) if (path / PROBE).is_file() else None
     findings = list(_files(path))
     try:
         encoder = load_encoder(path, dtype=probe.dtype if probe else "float32")

@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,12 +34,12 @@ from prune2vec.pruning.model_card import model_card
 from prune2vec.pruning.parity import PROBE_TEXTS, Parity, compare_vectors, computing_in_float32, probe_prompts
 from prune2vec.pruning.portable import UNEVEN_MODULE, EncoderParts, write_beside_weights, write_tokenizer
 from prune2vec.public import public
+from prune2vec.settings import Record
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 PROBE = "probe.json"
-_PROBE_FORMAT = "prune2vec.probe/1"
 _SHORT = PROBE_TEXTS[:2]
 _HARMLESS = re.compile(rf"sentence_transformers\..*\b(Pooling|{'|'.join(HEADS)})")
 
@@ -185,8 +186,9 @@ def write_checked(
             tokens=probe_tokens(reloaded, PROBE_TEXTS),
             settings=told_settings(parts_of(reloaded, {})),
             dtype=dtype,
-            vectors=vectors,
-        ).save(stage)
+            shape=vectors.shape,
+            float32_base64=base64.b64encode(vectors.astype("<f4").tobytes()).decode("ascii"),
+        ).save(stage / PROBE)
         write_text(stage / "README.md", model_card(parts, parity, name=folder.name))
     return parity
 
@@ -286,7 +288,7 @@ def told_settings(parts: EncoderParts) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeRecord:
+class ProbeRecord(Record):
     """``probe.json``: what an encoder made of the probe texts when it was written, so that whoever gets the folder can see it again.
 
     Attributes:
@@ -294,45 +296,28 @@ class ProbeRecord:
         tokens: Their token numbers without a prompt, cut at the longest text.
         settings: As ``told_settings`` has them.
         dtype: In which the vectors were computed.
-        vectors: (prompt * text, dim) float32: of all texts without a prompt, then under each different one.
+        shape: Of the vectors: (prompt * text, dim); of all texts without a prompt, then under each different one.
+        float32_base64: Their numbers.
     """
+
+    FORMAT = "prune2vec.probe/1"
+    KIND, VERB = "record of probe texts", "prune"
+    ERROR = DataError
 
     texts: tuple[str, ...]
     tokens: tuple[tuple[int, ...], ...]
     settings: Mapping[str, Any]
     dtype: str
-    vectors: NDArray[np.float32]
+    shape: tuple[int, int]
+    float32_base64: str
 
-    def save(self, folder: Path) -> None:
-        """Write the record into an encoder's folder."""
-        value = {
-            "format": _PROBE_FORMAT,
-            "texts": list(self.texts),
-            "tokens": [list(row) for row in self.tokens],
-            "settings": dict(self.settings),
-            "dtype": self.dtype,
-            "shape": list(self.vectors.shape),
-            "float32_base64": base64.b64encode(self.vectors.astype("<f4").tobytes()).decode("ascii"),
-        }
-        write_json(folder / PROBE, value)
+    def __post_init__(self) -> None:
+        """Refuse numbers that are not as many as the shape says."""
+        if self.vectors.shape != self.shape:
+            raise ValueError(f"shape is {list(self.shape)}, expected two lengths")
 
-    @classmethod
-    def load(cls, folder: Path) -> Self | None:
-        """Return an encoder's record, or None where there is none (others' folders); a broken one is a ``DataError``."""
-        path = folder / PROBE
-        if not path.is_file():
-            return None
-        value = read_json(path)
-        try:
-            if value["format"] != _PROBE_FORMAT:
-                raise ValueError(value["format"])
-            vectors = np.frombuffer(base64.b64decode(value["float32_base64"]), dtype="<f4").reshape(value["shape"])
-            return cls(
-                texts=tuple(value["texts"]),
-                tokens=tuple(map(tuple, value["tokens"])),
-                settings=dict(value["settings"]),
-                dtype=str(value["dtype"]),
-                vectors=vectors.astype(np.float32),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path} is no record of probe texts ({_PROBE_FORMAT}); fetch the encoder again") from error
+    @cached_property
+    def vectors(self) -> NDArray[np.float32]:
+        """The vectors, float32."""
+        numbers = np.frombuffer(base64.b64decode(self.float32_base64), dtype="<f4")
+        return numbers.reshape(self.shape).astype(np.float32)
