@@ -14,12 +14,12 @@ from tests.experiments.small import profile_of, results_of
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
-    """Two encoders evaluated by hand, one with its plan beside the results and one with it in the encoder."""
+    """Two encoders evaluated by hand, each with its plan."""
     profile = profile_of()
     for name, depth, score in (("full", 12, 0.5), ("small", 3, 0.4)):
         plan = PruningPlan(model=profile.model, shape=profile.shape, keep_layers=tuple(range(depth)), method="depth")
         encoder = tmp_path / "encoders" / name
-        plan.save((encoder if name == "small" else tmp_path / name) / "plan.json")
+        plan.save(encoder / "plan.json")
         results_of(encoder, score=score).save(tmp_path / name / "results.json")
     return tmp_path
 
@@ -40,6 +40,22 @@ def test_layers_from_the_record_when_there_is_no_plan(elsewhere: Path) -> None:
     assert (row.name, row.layers, row.proportional_params) == ("alone", "2 of 4", None)
 
 
+def test_a_plan_that_lies_beside_results_is_not_theirs(elsewhere: Path) -> None:
+    profile = profile_of()
+    other = PruningPlan(model=profile.model, shape=profile.shape, keep_layers=(0, 1), method="depth")
+    for folder in (elsewhere, elsewhere / "full"):
+        other.save(folder / "plan.json")
+    record = {"keep_layers": [0, 1, 2], "num_layers": 4}
+    results_of("gone", encoder={"path": "gone", "record": record}).save(elsewhere / "cut.json")
+    results_of("nowhere").save(elsewhere / "whole.json")
+    rows = compare_results([elsewhere / "cut.json", elsewhere / "whole.json", elsewhere / "full"]).rows
+    assert [row.layers for row in rows] == ["3 of 4", "", "12 of 12"]
+    # In a run it is: its folder says so.
+    (elsewhere / "stamps").mkdir()
+    (elsewhere / "recipe.yaml").write_text("variants: [{name: small}, {name: full}]\n")
+    assert [(row.name, row.layers) for row in compare_results(elsewhere).rows] == [("small", "3 of 12"), ("full", "2 of 12")]
+
+
 def test_writes_table_and_page(elsewhere: Path) -> None:
     comparison = compare_results([elsewhere], output=elsewhere / "report")
     assert json.loads((elsewhere / "report" / "comparison.json").read_text()) == comparison.to_json()
@@ -57,7 +73,7 @@ def test_only_its_own_files_are_written_over(elsewhere: Path) -> None:
     with pytest.raises(CheckpointError, match=r"report/report\.md was changed since prune2vec wrote it"):
         compare_results([elsewhere / "full"], output=elsewhere / "report")
     before = digest_tree(elsewhere / "encoders")
-    with pytest.raises(CheckpointError, match="it holds small, and no record"):
+    with pytest.raises(CheckpointError, match="it holds full, and no record"):
         compare_results([elsewhere / "full"], output=elsewhere / "encoders")
     assert (elsewhere / "report" / "report.md").read_text() == "mine" and digest_tree(elsewhere / "encoders") == before
 
@@ -91,6 +107,20 @@ def test_names_are_as_short_as_can_be(runs: Path) -> None:
     assert list(find_results([runs / "one"])) == ["full", "small"]
     assert list(find_results([runs / "one" / "full", runs / "two" / "full"])) == ["one/full", "two/full"]
     assert list(find_results([runs / "mine.json", runs / "one" / "small" / "results.json"])) == ["mine", "small"]
+
+
+def test_a_file_and_a_folder_of_one_name_are_two(runs: Path) -> None:
+    (runs / "one" / "full.json").write_text("{}")
+    (runs / "one" / "full.txt").write_text("{}")
+    given = [
+        runs / "one" / "full.json",
+        runs / "one" / "small" / "results.json",
+        runs / "one" / "full",
+        runs / "one" / "full.txt",
+    ]
+    found = find_results(given)
+    assert list(found) == ["full.json", "small", "full", "full.txt"]
+    assert list(found.values()) == [*given[:2], runs / "one" / "full" / "results.json", given[3]]
 
 
 def test_same_file_counts_once(runs: Path) -> None:

@@ -106,6 +106,9 @@ def test_a_run_is_compared_with_a_run_by_the_names_of_its_variants(tmp_path: Pat
     assert line.startswith("small lost 2.")
     with pytest.raises(EvaluationError, match="holds no results of 'small', but of full; compare one results file with one"):
         compare_results(tmp_path / "now", gate=tmp_path / "before" / "full")
+    (tmp_path / "now" / "full" / "results.json").unlink()
+    gone, lost = compare_results(tmp_path / "now", gate=tmp_path / "before").losses
+    assert gone == "full is missing now" and lost == line
 
 
 def tasks_of(*names: str, **data: str) -> Results:

@@ -11,6 +11,7 @@ from pyarrow import parquet
 
 from prune2vec.errors import ConfigError, DataError, TrainingError
 from prune2vec.experiments.compare import compare_results
+from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.run import list_cells, run_recipe
 from tests.cli.conftest import Cli, cli
 from tests.experiments.small import SmallStages, recipe_values
@@ -128,6 +129,78 @@ def test_one_cell_alone_with_its_teacher(tmp_path: Path) -> None:
     assert [row["cell"] for row in table(tmp_path / "run")] == ["big", "depth-25pct-s2"]
     with pytest.raises(ConfigError, match="no cell is called 'depth-25pct-s3'; did you mean 'depth-25pct-s"):
         run_recipe(values, tmp_path / "run", stages=stages, cell="depth-25pct-s3")
+
+
+def test_one_cell_again_leaves_what_is_known_of_the_others(tmp_path: Path) -> None:
+    stages = Breaking("train", "depth-50pct-s1", MemoryError("no room"))
+    swept(tmp_path, stages=stages)
+    before = table(tmp_path / "run")
+    again = SmallStages()
+    report = swept(tmp_path, stages=again, cell="random-25pct-s2")
+    assert again.calls == [] and not report.failed, "it is done already, and the other one's failure is not this call's"
+    assert table(tmp_path / "run") == before
+    listed = list_cells(recipe_values(tmp_path, sweep=SWEEP), tmp_path / "run", stages=SmallStages())
+    assert listed.states["depth-50pct-s1"] == "failed: no room"
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert list(manifest["plans"]) == [name for name in NAMES if name != "depth-50pct-s1"]
+    # The one that failed, alone: then the table is that of a run in one piece.
+    swept(tmp_path, stages=SmallStages(), cell="depth-50pct-s1")
+    swept(tmp_path, "whole")
+    assert table(tmp_path / "run") == table(tmp_path / "whole")
+    assert (tmp_path / "run" / "sweep.md").read_text() == (tmp_path / "whole" / "sweep.md").read_text()
+
+
+def test_a_cell_of_an_earlier_recipe_is_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    methods = ["full", "depth"]
+    for size in ("50%", "30%"):
+        values = recipe_values(tmp_path, variants=[], sweep={"methods": methods, "sizes": [size]})
+        run_recipe(values, tmp_path / "run", stages=SmallStages())
+    assert [row.name for row in compare_results(tmp_path / "run").rows] == ["full", "depth-30pct"]
+    assert "left out is what its recipe no longer has: depth-50pct" in capsys.readouterr().err
+    variants = [
+        {"name": name, "method": "depth", "parameters": {"depth": depth}} for name, depth in (("whole", 12), ("half", 6))
+    ]
+    run_recipe(recipe_values(tmp_path, variants=variants), tmp_path / "plain", stages=SmallStages())
+    assert [row.name for row in compare_results(tmp_path / "plain").rows] == ["whole", "half"], "in the recipe's order"
+
+
+def test_differences_over_seeds_are_those_of_one_seed_each(tmp_path: Path) -> None:
+    swept(tmp_path)
+    scores = {row["cell"]: row["score"] for row in table(tmp_path / "run")}
+    mean = sum(scores[f"depth-25pct-s{seed}"] - scores[f"full-s{seed}"] for seed in (1, 2)) / 2
+    lines = [line.split(" | ") for line in (tmp_path / "run" / "sweep.md").read_text().splitlines()]
+    found = {cells[0].removeprefix("| "): cells[-1].removesuffix(" |").strip("| ") for cells in lines if len(cells) == 6}
+    assert found["depth 25%"] == f"{mean:+.4f}" and found["full"] == ""
+
+
+def test_an_encoder_that_is_not_trained_has_no_seeds(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "modules.json").write_text("[]")
+    values = recipe_values(tmp_path, model=str(model), variants=[], sweep={**SWEEP, "methods": ["full", "depth"]})
+    stages = SmallStages()
+    run_recipe(values, tmp_path / "run", stages=stages)
+    assert [call for call in stages.calls if call.endswith(("full-s1", "full-s2"))] == ["prune full-s1", "evaluate full-s1"]
+    assert "| full |" not in (tmp_path / "run" / "sweep.md").read_text().partition("over seeds")[2]
+
+
+def test_the_seed_of_a_sweep_without_seeds_is_that_of_the_training(tmp_path: Path) -> None:
+    def seeds(**about: Any) -> dict[str, Any]:
+        recipe = Recipe.of(recipe_values(tmp_path, **about)).swept()
+        return {one.name: settings.seed for one in recipe.variants if (settings := one.training(recipe.train)) is not None}
+
+    only: dict[str, Any] = {"methods": ["full"], "sizes": ["small"]}
+    assert seeds(train={"steps": 4, "seed": 7}, variants=[], sweep=only) == {"full": 7}
+    assert seeds(variants=[], sweep={**only, "train": {"short": {"seed": 9}, "long": {}}}) == {"full-short": 9, "full-long": 42}
+    with pytest.raises(ConfigError, match="the way to train 'short' has a seed, and the sweep has seeds"):
+        seeds(variants=[], sweep={**only, "seeds": [1], "train": {"short": {"seed": 9}}})
+    values = recipe_values(tmp_path, train={"steps": 4, "seed": 7}, variants=[], sweep={**only, "seeds": [1, 2]})
+    run_recipe(values, tmp_path / "run", stages=SmallStages())
+    told = json.loads((tmp_path / "run" / "manifest.json").read_text())["seeds"]
+    assert {name: seed for name, seed in told.items() if name.startswith("full")} == {
+        "full-s1.train.seed": 1,
+        "full-s2.train.seed": 2,
+    }
 
 
 def test_shards_put_together_are_the_whole(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.experiments.small import recipe_values
 
 
 def names(**sweep: Any) -> list[str]:
-    return [cell.name for cell, _ in cells_of(Sweep.build(sweep, where="sweep"))]
+    return [cell.name for cell, _ in cells_of(Sweep.build(sweep, where="sweep"), 42)]
 
 
 def test_names_say_what_a_cell_is() -> None:
@@ -41,7 +41,7 @@ def test_a_cell_is_a_variant_with_its_settings() -> None:
     sweep = Sweep.build(
         {"methods": ["depth"], "sizes": ["30%", {"max-params": 90}], "seeds": [5], "train": {"a": {"steps": 2}}}, where=""
     )
-    (cell, share), (_, budget) = cells_of(sweep)
+    (cell, share), (_, budget) = cells_of(sweep, 42)
     assert share.train == {"steps": 2, "seed": 5} and share.method == "depth" and share.budget is None
     assert share.model_dump(mode="json")["size"] == "30%"
     assert budget.budget is not None and budget.budget.max_params == 90 and budget.size is None
@@ -61,7 +61,7 @@ SIZES = st.lists(
     methods=st.lists(st.sampled_from(["full", "depth", "random", "effir"]), min_size=1, unique=True),
 )
 def test_every_combination_is_there_once(sizes: list[Any], seeds: list[int], methods: list[str]) -> None:
-    found = list(cells_of(Sweep.build({"methods": methods, "sizes": sizes, "seeds": seeds}, where="sweep")))
+    found = list(cells_of(Sweep.build({"methods": methods, "sizes": sizes, "seeds": seeds}, where="sweep"), 42))
     cut = [method for method in methods if method != "full"]
     assert len(found) == len(seeds) * (len(cut) * len(sizes) + ("full" in methods))
     assert (
@@ -70,7 +70,7 @@ def test_every_combination_is_there_once(sizes: list[Any], seeds: list[int], met
     again = Sweep.build(
         Sweep.build({"methods": methods, "sizes": sizes, "seeds": seeds}, where="s").model_dump(mode="json"), where="s"
     )
-    assert list(cells_of(again)) == found
+    assert list(cells_of(again, 42)) == found
 
 
 @pytest.mark.parametrize(

@@ -151,15 +151,26 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> TextTable:
 
 
 def seed_spread(rows: Sequence[Mapping[str, Any]]) -> TextTable | None:
-    """Return mean and spread over the seeds of each method, size and way to train; None where nothing has several."""
+    """Return mean and spread over the seeds of each method, size and way to train; None where nothing has several.
+
+    The mean difference is that to the first row's method, each seed from the same seed.
+    """
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
-        if row["seed"] is not None and row["score"] is not None:
+        # What is the same as another cell, such as an encoder that is not trained, has no seed of its own.
+        if row["seed"] is not None and row["score"] is not None and not row["same_as"]:
             groups.setdefault((row["method"], row["size"], row["train"]), []).append(row)
-    several = {key: found for key, found in groups.items() if len(found) > 1}
+    base = next((row for row in rows if row["score"] is not None and row["difference"] is None), None)
+    its_own = groups.get((base["method"], base["size"], base["train"]), []) if base is not None else []
+    of_base = {row["seed"]: row["score"] for row in its_own}
     lines = []
-    for key, found in several.items():
-        scores, differences = ([row[what] for row in found if row[what] is not None] for what in ("score", "difference"))
+    for key, found in groups.items():
+        if len(found) == 1:
+            continue
+        scores = [row["score"] for row in found]
+        compared = [row for row in found if row["difference"] is not None] if found is not its_own else []
+        differences = [row["score"] - of_base[row["seed"]] for row in compared if row["seed"] in of_base]
+        differences = differences if of_base else [row["difference"] for row in compared]
         spread = f"{min(scores):.4f} to {max(scores):.4f}"
         difference = f"{statistics.fmean(differences):+.4f}" if differences else ""
         deviation = f"{statistics.stdev(scores):.4f}"

@@ -15,7 +15,19 @@ from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_o
 from prune2vec.experiments.figures import Picture, Row, pictures, training_curve, write_pictures
 from prune2vec.experiments.ranking_diff import OWN_DATA, SCORE, ranking_diffs
 from prune2vec.experiments.report import baseline_of, comparison_html, figures_markdown
-from prune2vec.experiments.stage_runner import ENCODER, FIGURES, PLAN, PROFILE, RESULTS, SLIM_PLAN, SWEEP, SWEEP_TABLES
+from prune2vec.experiments.stage_runner import (
+    ENCODER,
+    FIGURES,
+    PLAN,
+    PROFILE,
+    RECIPE,
+    RESULTS,
+    SLIM_PLAN,
+    STAMPS,
+    SWEEP,
+    SWEEP_TABLES,
+)
+from prune2vec.experiments.yaml_file import read_yaml
 from prune2vec.files import write_json, write_text
 from prune2vec.outputs import COMPARISON, own_folder
 from prune2vec.paths import check_target
@@ -61,7 +73,13 @@ def compare_results(
     files, record = _in_order(find_results(places), places)
     for name, file in files.items():
         results = Results.load(file)
-        folders = (file.parent / SLIM_PLAN, file.parent / PLAN, Path(str(results.encoder.get("path", ""))) / PLAN)
+        # Of a run a variant's plan lies beside its results; what lies beside other results may be any plan.
+        beside = (
+            [file.parent / SLIM_PLAN, file.parent / PLAN]
+            if file.name == RESULTS and _is_run(file.absolute().parent.parent)
+            else []
+        )
+        folders = (*beside, Path(str(results.encoder.get("path", ""))) / PLAN)
         plans = (_readable(PruningPlan.load, place, "a plan") for place in folders if place.exists())
         rows.append(ResultRow(name=name, results=results, plan=next(filter(None, plans), None)))
     if diff and len(rows) != 2:
@@ -119,11 +137,18 @@ def find_results(paths: Sequence[Path]) -> dict[str, Path]:
     """Return a short, distinct name for each results file that ``paths`` lead to, in their order.
 
     A path may be a results file, a folder that holds ``results.json``, or a folder whose folders do (a run; one of a sweep may
-    have none, where every cell failed).
+    have none, where every cell failed). Of a run there are the variants that its recipe has, in its order; others are an earlier
+    recipe's.
     """
     files: dict[Path, None] = {}
     for path in paths:
         found = [path / RESULTS] if (path / RESULTS).is_file() else sorted(path.glob(f"*/{RESULTS}"))
+        if not (path / RESULTS).is_file() and _is_run(path):
+            variants = [str(variant["name"]) for variant in read_yaml(path / RECIPE).values["variants"]]
+            there = {file.parent.name: file for file in found}
+            found = [there.pop(name) for name in variants if name in there]
+            if there:
+                say(f"{path}: left out is what its recipe no longer has: {', '.join(there)}")
         if not path.is_file() and not found and not (path / SWEEP).is_file():
             reason = f"holds no {RESULTS}, nor do its folders" if path.is_dir() else "does not exist"
             raise DataError(f"{path} {reason}; make one with prune2vec evaluate -o {RESULTS}")
@@ -132,6 +157,10 @@ def find_results(paths: Sequence[Path]) -> dict[str, Path]:
         raise DataError("nothing to compare; give results.json files, or folders that hold them")
     # Each name is the shortest end of its path that tells it from the others.
     whole = [file.absolute().parent.parts if file.name == RESULTS else file.absolute().with_suffix("").parts for file in files]
+    whole = [
+        file.absolute().parts if whole.count(parts) > 1 and file.name != RESULTS else parts
+        for file, parts in zip(files, whole, strict=True)
+    ]
     lengths = [1] * len(whole)
     while True:
         names = ["/".join(parts[-length:]) for parts, length in zip(whole, lengths, strict=True)]
@@ -142,6 +171,10 @@ def find_results(paths: Sequence[Path]) -> dict[str, Path]:
         if longer == lengths:
             return dict(zip(names, files, strict=True))
         lengths = longer
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / RECIPE).is_file() and (folder / STAMPS).is_dir()
 
 
 def _in_order(files: Mapping[str, Path], places: Sequence[Path]) -> tuple[Mapping[str, Path], SweepRecord | None]:
@@ -167,8 +200,8 @@ def _in_order(files: Mapping[str, Path], places: Sequence[Path]) -> tuple[Mappin
 def losses(now: Mapping[str, Results], before: Mapping[str, Results], *, gate: Path, max_drop: float) -> tuple[str, ...]:
     """Return a line for each score that fell by more than ``max_drop``, beyond its interval.
 
-    A score is lost where all of the interval of its difference lies below ``-max_drop``; where the results hold no items, and
-    so there is no interval, the difference itself decides.
+    A score is lost where all of the interval of its difference lies below ``-max_drop``; where there is no interval, as
+    the results hold no items or too few of them score differently, the difference itself decides. A result that is gone is lost too.
 
     Args:
         now: Results by name.
@@ -185,7 +218,7 @@ def losses(now: Mapping[str, Results], before: Mapping[str, Results], *, gate: P
     alone = len(now) == len(before) == 1
     from prune2vec.experiments.intervals import gaps  # Here, as it takes numpy.
 
-    lines = []
+    lines = [] if alone else [f"{name} is missing now" for name in before if name not in now]
     for name, results in now.items():
         if not alone and name not in before:
             raise EvaluationError(

@@ -304,7 +304,7 @@ class Comparison:
             for name, found in self.gaps.items()
             for what, gap in found.items()
             # The score on own data, or on one task, is there under its own name.
-            if not (what == SCORE and len(found) == 2)
+            if not (what == SCORE and (OWN_DATA in found or len(found) == 2))
         ]
         header = (f"against {self.rows[0].name}", "on", "difference", "95 % interval", "from", "verdict")
         return TextTable(header, tuple(rows)) if rows else None

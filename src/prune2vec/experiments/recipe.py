@@ -159,15 +159,16 @@ class Recipe(Settings):
     @property
     def cells(self) -> tuple[Cell, ...]:
         """The variants of the sweep, by where they stand in it; none without a sweep."""
-        return () if self.sweep is None else tuple(cell for cell, _ in cells_of(self.sweep))
+        return tuple(cell for cell, _ in self._swept())
 
     def swept(self) -> Self:
         """Return the recipe with the sweep written out, its variants behind the others."""
         if self.sweep is None:
             return self
-        return self.model_copy(
-            update={"variants": (*self.variants, *(variant for _, variant in cells_of(self.sweep))), "sweep": None}
-        )
+        return self.model_copy(update={"variants": (*self.variants, *(variant for _, variant in self._swept())), "sweep": None})
+
+    def _swept(self) -> Iterator[tuple[Cell, RecipeVariant]]:
+        return iter(()) if self.sweep is None else cells_of(self.sweep, (self.train or TrainSettings()).seed)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

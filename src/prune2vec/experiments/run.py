@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.resources import as_file, files
@@ -154,7 +154,8 @@ def run_recipe(
                     own.remove(RECIPE)
             raise
         with own.writing(RECIPE, *REPORT):
-            return _finish(run, given.cells)
+            whole = run if cell is None else _with_others(run, _chosen(recipe, Path(output).absolute(), None, shard)[1])
+            return _finish(run, whole, given.cells)
 
 
 def recipe_of(recipe: Recipe | Path | str | Mapping[str, Any]) -> Recipe:
@@ -205,12 +206,10 @@ def list_cells(
     check_kind(folder, RUN)
     run = VariantRun(whole, folder, stages or Stages(), None, only=only)
     run.do()
-    errors = SweepRecord.load(folder / SWEEP).errors if (folder / SWEEP).is_file() else {}
-    states = {}
-    for name in only:
-        waiting = [step for step in run.runner.steps if step.name.rpartition(".")[0] == name and step.outcome == "would run"]
-        error = errors.get(name) if waiting else None
-        states[name] = f"failed: {error}" if error else "to do" if waiting else "done"
+    waiting = _waiting(run, only)
+    states = {
+        name: f"failed: {waiting[name]}" if waiting.get(name) else "to do" if name in waiting else "done" for name in only
+    }
     return CellList(states=states)
 
 
@@ -230,14 +229,36 @@ class CellList:
         return {"cells": dict(self.states)}
 
 
-def _finish(run: VariantRun, cells: tuple[Cell, ...]) -> Report:
-    """Write the manifest and the report; quick, so done anew every time."""
-    folder, record = run.folder, SweepRecord(cells=cells, errors=run.errors)
-    if not run.plans:
+def _waiting(run: VariantRun, names: Iterable[str]) -> dict[str, str]:
+    """Return which variants of a dry run are not done, each with what stopped it the last time; empty where nothing did."""
+    file = run.folder / SWEEP
+    errors = SweepRecord.load(file).errors if file.is_file() else {}
+    would_run = {step.name.rpartition(".")[0] for step in run.runner.steps if step.outcome == "would run"}
+    return {name: errors.get(name, "") for name in names if name in would_run}
+
+
+def _with_others(run: VariantRun, names: Sequence[str]) -> VariantRun:
+    """Return a run of one cell with what earlier runs did of the others, or what stopped them, for the tables of all."""
+    others = VariantRun(run.recipe, run.folder, run.stages, None, only=names, go_on=True)
+    others.do()
+    waiting = _waiting(others, [name for name in names if name not in run.plans])
+    others.errors = {name: reason for name, reason in waiting.items() if reason} | run.errors
+    plans = {**others.plans, **run.plans}
+    others.plans = {name: plans[name] for name in names if name in plans and name not in waiting}
+    # What this run has made itself is no copy, whatever the others keep.
+    copies = {name: other for name, other in others.same_cut_as.items() if name not in run.plans} | run.same_cut_as
+    others.same_cut_as = {name: other for name, other in copies.items() if {name, other} <= others.plans.keys()}
+    return others
+
+
+def _finish(run: VariantRun, whole: VariantRun, cells: tuple[Cell, ...]) -> Report:
+    """Write the manifest and the report, of what is done of the ``whole``; quick, so done anew every time."""
+    folder, record = run.folder, SweepRecord(cells=cells, errors=whole.errors)
+    if not whole.plans:
         record.save(folder / SWEEP)
         return Report(folder=folder, steps=tuple(run.runner.steps), errors=run.errors)
-    comparison, profile, same = None, Profile.load(folder / PROFILE), run.same_cut_as
-    rows: Sequence[Row] = [{"cell": name, "parameters": plan.shape.params(plan.kept)} for name, plan in run.plans.items()]
+    comparison, profile, same = None, Profile.load(folder / PROFILE), whole.same_cut_as
+    rows: Sequence[Row] = [{"cell": name, "parameters": plan.shape.params(plan.kept)} for name, plan in whole.plans.items()]
     if run.recipe.evaluate is not None:
         results = [
             ResultRow(
@@ -245,23 +266,23 @@ def _finish(run: VariantRun, cells: tuple[Cell, ...]) -> Report:
                 results=Results.load(folder / name / RESULTS),
                 plan=plan,
                 same_as=same.get(name),
-                teacher=run.teacher_of(name),
+                teacher=whole.teacher_of(name),
             )
-            for name, plan in run.plans.items()
+            for name, plan in whole.plans.items()
         ]
         comparison = comparison_of(results)
         rows = cell_rows(comparison, record)
     answers = tuple(load_answers(folder / ANSWERS)) if "answer" in run.runner.records else ()
-    facts = _manifest(run, profile)
+    facts = _manifest(whole, profile)
     data = ReportData(
         profile=profile,
-        plans=run.plans,
+        plans=whole.plans,
         same_cut_as=same,
         comparison=comparison,
         answers=answers,
         answered_by=run.smallest() or "",
         rows=rows,
-        encoders={name: run.encoder_folder(name) for name in run.plans if name not in same},
+        encoders={name: whole.encoder_folder(name) for name in whole.plans if name not in same},
         manifest=facts,
         recipe=run.recipe.to_yaml(),
     )
@@ -308,7 +329,10 @@ def _manifest(run: VariantRun, profile: Profile) -> dict[str, Any]:
 
 def _seeds(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, int]]:
     for key, value in values.items():
-        if isinstance(value, Mapping):
+        if key == "variants":
+            for variant in value:
+                yield from _seeds(variant, f"{variant['name']}.")
+        elif isinstance(value, Mapping):
             yield from _seeds(value, f"{prefix}{key}.")
         elif key == "seed":
             yield f"{prefix}{key}", value

@@ -183,7 +183,8 @@ class StageRunner:
     def _note(self, step: Step, record: StageRecord) -> str:
         self.steps.append(step)
         self.records[step.name] = record
-        say(step.render())
+        if self.own is not None:
+            say(step.render())
         return record.output_digest
 
     def reuse(self, variant: str, other: str, *, stages: Sequence[str]) -> None:

@@ -67,24 +67,30 @@ class Sweep(Settings):
     sizes: tuple[SweepSize, ...] = Field(default=("small", "large"), min_length=1)
     """How much stays: shares of the layers (30%), L3Prune's small or large, numbers of layers, or budgets ({max-params: 90M}). A
     method that does not keep whole layers gets as many parameters as the first so many layers have."""
-    seeds: tuple[Seed, ...] = Field(default=(42,), min_length=1)
-    """Seeds of the training."""
+    seeds: tuple[Seed, ...] = ()
+    """Seeds of the training; without any it is train's own."""
     train: dict[Annotated[str, Field(pattern=_NAME)], dict[str, Any] | None] = Field(default_factory=dict)
     """Ways to train by name, each over the settings of train, for example {short: {steps: 200}, long: {steps: 800}}; null leaves
     untrained."""
 
 
-def cells_of(sweep: Sweep) -> Iterator[tuple[Cell, RecipeVariant]]:
+def cells_of(sweep: Sweep, seed: int) -> Iterator[tuple[Cell, RecipeVariant]]:
     """Yield every cell of a sweep with its variant: training settings and seeds outermost, then methods, then sizes.
 
+    ``seed`` is that of the training where the sweep has none.
+
     Raises:
-        ConfigError: A method does not exist, or takes no size.
+        ConfigError: A method does not exist, or takes no size, or a way to train has a seed beside the sweep's.
     """
-    for (way, settings), seed in product((sweep.train or {"": {}}).items(), sweep.seeds):
-        if settings is None and seed != sweep.seeds[0]:
+    for way, settings in sweep.train.items():
+        if sweep.seeds and settings is not None and "seed" in settings:
+            raise ConfigError(f"the way to train {way!r} has a seed, and the sweep has seeds; give one of them")
+    seeds = sweep.seeds or (seed,)
+    for (way, settings), chosen in product((sweep.train or {"": {}}).items(), seeds):
+        if settings is None and chosen != seeds[0]:
             continue
-        suffix = [way] * (len(sweep.train) > 1) + [f"s{seed}"] * (len(sweep.seeds) > 1 and settings is not None)
-        train = None if settings is None else {**settings, "seed": seed}
+        suffix = [way] * (len(sweep.train) > 1) + [f"s{chosen}"] * (len(seeds) > 1 and settings is not None)
+        train = None if settings is None else {"seed": chosen, **settings}
         for method in sweep.methods:
             called = method.name or method.method
             for size in ("",) if method.method == KEEP_ALL else sweep.sizes:
@@ -97,7 +103,7 @@ def cells_of(sweep: Sweep) -> Iterator[tuple[Cell, RecipeVariant]]:
                     about["size"] = written_size(size)
                 variant = RecipeVariant.build({"name": "-".join(parts), **about}, where=f"sweep: {'-'.join(parts)}")
                 yield (
-                    Cell(name=variant.name, method=called, size=text, train=way, seed=seed if settings is not None else None),
+                    Cell(name=variant.name, method=called, size=text, train=way, seed=None if train is None else train["seed"]),
                     variant,
                 )
 

@@ -8,6 +8,7 @@ from prune2vec.errors import ConfigError
 from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.recipe_variant import RecipeVariant
 from prune2vec.planning.plan import PruningPlan
+from prune2vec.training.train_settings import TrainSettings
 
 
 def with_partners(recipe: Recipe, names: Collection[str]) -> tuple[RecipeVariant, ...]:
@@ -56,8 +57,10 @@ def cut_depths(recipe: Recipe, plans: Mapping[str, PruningPlan], name: str) -> l
     return depths
 
 
-def encoder_key(recipe: Recipe, plans: Mapping[str, PruningPlan], name: str) -> object:
+def encoder_key(recipe: Recipe, plans: Mapping[str, PruningPlan], name: str, training: TrainSettings | None) -> object:
     """Return what makes the encoders of two variants the same: what they keep and see, and how they are trained, alone or with others.
+
+    ``training`` is how the variant is trained, or the one that it is trained with.
 
     Raises:
         ConfigError: The variant is trained with one whose first layers it does not keep.
@@ -67,7 +70,7 @@ def encoder_key(recipe: Recipe, plans: Mapping[str, PruningPlan], name: str) -> 
     tokens = plan.vocabulary.kept if plan.vocabulary is not None else None
     attention = variants[trainer or name].attention or recipe.prune.attention
     cut = plan.keep_layers, plan.drop_attention, plan.drop_mlp, tuple(sorted(plan.neurons.items())), tokens, attention
-    training, depths = variants[trainer or name].training(recipe.train), tuple(cut_depths(recipe, plans, trainer or name))
+    depths = tuple(cut_depths(recipe, plans, trainer or name))
     if trainer is not None and trainer in plans and plans[trainer].keep_layers == plan.keep_layers:
         trainer = None
     return cut, training and training.model_dump_json(), trainer, depths

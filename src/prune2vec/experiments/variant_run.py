@@ -91,7 +91,7 @@ class VariantRun:
                 plans[variant.name] = self._slim(variant, self._plan(variant, profile))
         first: dict[object, str] = {}
         for name in self.plans:
-            if (other := first.setdefault(encoder_key(self.recipe, self.plans, name), name)) != name:
+            if (other := first.setdefault(encoder_key(self.recipe, self.plans, name, self._training(name)), name)) != name:
                 self.same_cut_as[name] = other
         for name, digest in plans.items():
             self.stages.let_go()

@@ -14,7 +14,7 @@ from prune2vec.errors import ConfigError, reason_of
 Location = Sequence[int | str]
 OWN_MESSAGE = "recipe"
 """Type of a validation error that is worded for the user already."""
-_LARGEST, _MOST, _DEEPEST = 2_000_000, 10_000, 50
+_LARGEST, _MOST, _DEEPEST = 2_000_000, 100_000, 50
 
 
 class _Loader(yaml.SafeLoader):
