@@ -22,7 +22,7 @@ from pydantic import (
     field_validator,
 )
 
-from prune2vec.errors import ConfigError, Prune2vecError, closest_value, unknown_key
+from prune2vec.errors import CheckpointError, ConfigError, DataError, Prune2vecError, closest_value, unknown_key
 from prune2vec.files import digest_json, read_json, write_json
 
 T = TypeVar("T")
@@ -158,8 +158,24 @@ class Record:
         return digest_json(self.to_json())
 
     def save(self, path: Path) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file, whole or not at all; anything but an earlier record of its kind is not written over (``check_replaceable``)."""
+        self.check_replaceable(path)
         write_json(path, self.to_json())
+
+    @classmethod
+    def check_replaceable(cls, path: Path) -> None:
+        """Refuse, with a ``CheckpointError``, to write over a file that is no such record, of whatever version."""
+        if not path.is_file() or not path.stat().st_size:
+            return
+        try:
+            value = read_json(path)
+        except DataError:
+            value = None
+        kind = str(value.get("format")) if isinstance(value, dict) else ""
+        if kind.partition("/")[0] != cls.FORMAT.partition("/")[0]:
+            raise CheckpointError(
+                f"cannot write {path}: it is no {cls.KIND} of prune2vec, and would be lost; name another file"
+            )
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -72,9 +72,10 @@ def test_judged_documents_outside_the_corpus_stay_and_are_told(folder: Path, cap
     ("rows", "message"),
     [
         ("q9\td1\t1\n", r"test\.tsv:2: query 'q9' is not in the queries file"),
-        ("q1\td1\thigh\n", r"test\.tsv:2: score is 'high', expected a whole number"),
-        ("q1\td1\t0.5\n", r"test\.tsv:2: score is '0\.5', expected a whole number"),
-        ("q1\td1\tinf\n", r"test\.tsv:2: score is 'inf', expected a whole number"),
+        ("q1\td1\thigh\n", r"test\.tsv:2: score is 'high', expected a whole number up to 1,000,000"),
+        ("q1\td1\t0.5\n", r"test\.tsv:2: score is '0\.5', expected a whole number up to 1,000,000"),
+        ("q1\td1\t3000000000\n", r"test\.tsv:2: score is '3000000000', expected a whole number up to 1,000,000"),
+        ("q1\td1\tinf\n", r"test\.tsv:2: score is 'inf', expected a whole number up to 1,000,000"),
         ("q1\td1\t1\nq1\td1\t2\n", r"test\.tsv:3: query 'q1' and document 'd1' have another score in an earlier row"),
         ("", r"test\.tsv: no rows"),
     ],

@@ -113,6 +113,7 @@ def test_nothing_to_choose_from(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="0 negatives of 10 candidates"):
         add_negatives([], negatives=0)
     rows = [_row("one", "same text"), _row("one", "other words"), _row("two", "third thing")]
+    assert len(add_negatives(rows, negatives=11)[0].negatives) == 1, "of more candidates than 10, if so many are asked for"
     found = add_negatives(rows)
     assert [row.negatives[0] for row in found[:2]] == ["third thing", "third thing"]
     assert capsys.readouterr().err == ""

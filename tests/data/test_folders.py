@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from prune2vec.data.folders import choose_files, dataset_name
-from prune2vec.errors import DataError
+from prune2vec.data.folders import check_held_out, choose_files, dataset_name, visible_files
+from prune2vec.errors import ConfigError, DataError
 
 
 def _folder(tmp_path: Path, *names: str) -> Path:
@@ -103,3 +103,31 @@ def test_another_programs_state_is_none_of_save_to_disk(tmp_path: Path) -> None:
 
 def test_a_name_that_is_no_utf8_is_a_data_set_that_can_be_written() -> None:
     assert dataset_name(Path(os.fsdecode(b"caf\xe9.jsonl"))) == "caf\ufffd"
+
+
+def test_what_is_held_out_is_not_trained_on(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, "alpha.jsonl", "beta.jsonl", "dev.jsonl", "deep/test.jsonl")
+    with pytest.raises(
+        ConfigError, match=r"beta\.jsonl is held out, and .*nq is trained on, which has it too; take it out, or give"
+    ):
+        check_held_out(folder / "beta.jsonl", train=["some/dataset", folder])
+    with pytest.raises(ConfigError, match=r"dev\.jsonl is held out, and .*dev\.jsonl is trained on"):
+        check_held_out(folder / "dev.jsonl", train=[str(folder / "deep" / ".." / "dev.jsonl")])
+    with pytest.raises(ConfigError, match=r"dev\.jsonl is held out, and .*nq is learnt from, which has it too"):
+        check_held_out(folder / "dev.jsonl", train=[], texts=[folder])
+    only = _folder(tmp_path / "other", "alpha.jsonl")
+    with pytest.raises(ConfigError, match=r"alpha\.jsonl is held out, and .*nq is trained on"):
+        check_held_out(only, train=[only])
+    # By their names they are left out, and a folder's held-out files are others than those to train on.
+    for held_out in (folder / "dev.jsonl", folder, "some/dataset", folder / "gone.jsonl"):
+        check_held_out(held_out, train=[folder], texts=[only])
+    beir = _folder(tmp_path / "third", "corpus.jsonl", "queries.jsonl", "qrels/test.tsv")
+    check_held_out(beir, train=[folder])
+
+
+def test_what_prune2vec_wrote_into_a_folder_is_not_read(tmp_path: Path) -> None:
+    folder = _folder(
+        tmp_path, "a.md", "runs/first/.prune2vec-files.json", "runs/first/report.md", "runs/first/x/README.md", "runs/b.md"
+    )
+    assert [path.relative_to(folder).as_posix() for path in visible_files(folder)] == ["a.md", "runs/b.md"]
+    assert [path.name for path in visible_files(folder / "runs" / "first")] == ["report.md", "README.md"]

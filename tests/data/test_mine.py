@@ -95,6 +95,13 @@ def test_docstrings_are_mined_from_a_root(tmp_path: Path) -> None:
     assert mined.manifest["source"] == "docstrings"
 
 
+def test_pairs_alone(folder: Path, tmp_path: Path) -> None:
+    mined = mine(folder, tmp_path / "out", negatives=0)
+    assert mined.manifest["counts"]["train"] > 0 and not any(
+        row.negatives for row in load_triplets(mined.train, require_negative=False)
+    )
+
+
 def test_settings_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="root and packages belong to the source 'docstrings'"):
         mine(folder, tmp_path / "out", packages=["numpy"])

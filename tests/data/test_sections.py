@@ -44,5 +44,16 @@ def test_limit(folder: Path) -> None:
 def test_nothing_to_find(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         mine_folder(tmp_path / "gone")
-    with pytest.raises(DataError, match=r"no sections of a heading and text in 0 files; expected \.md"):
+    with pytest.raises(DataError, match=r"nothing to mine in 0 files; expected \.md"):
         mine_folder(tmp_path)
+    (tmp_path / "short.md").write_text("# A heading\ntoo short\n# Another one\nshort too\n")
+    with pytest.raises(
+        DataError, match=r"nothing to mine in 1 files; 2 sections: text too short; expected \.md, .* of 12 words"
+    ):
+        mine_folder(tmp_path)
+
+
+def test_words_without_blanks_between_them_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "zh.md").write_text("# 安装说明\n请先安装软件包，然后运行命令来训练模型。\n# 短\n太短了\n", encoding="utf-8")
+    mined = mine_folder(tmp_path)
+    assert [row.anchor for row in mined.triplets] == ["zh: 安装说明"] and mined.rejected == {"text too short": 1}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from prune2vec.errors import ConfigError, EvaluationError
+from prune2vec.errors import CheckpointError, ConfigError, EvaluationError
 from prune2vec.evaluation.evaluate import evaluate_encoder
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.evaluation.results import Results
@@ -102,9 +102,26 @@ def test_documents_in_another_space_are_refused(encoder_folder: Path, triplets_f
         evaluate_encoder(encoder_folder, data=triplets_file, documents_by=wide, **QUICK)
 
 
-def test_an_output_folder_gets_a_results_file(encoder_folder: Path, triplets_file: Path, tmp_path: Path) -> None:
-    evaluate_encoder(encoder_folder, data=triplets_file, output=tmp_path / "out", bm25=False, **QUICK)
-    assert "bm25" not in Results.load(tmp_path / "out" / "results.json").retrieval
+def test_the_output_is_a_file_of_any_name_that_holds_nothing_else(
+    encoder_folder: Path, triplets_file: Path, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        evaluate_encoder(encoder_folder, data=triplets_file, output=tmp_path / "out", bm25=False, **QUICK)
+    assert "bm25" not in Results.load(tmp_path / "out").retrieval
+    for text in ('{"my": "notes"}', "notes", '{"format": "prune2vec.plan/2"}'):
+        (tmp_path / "mine").write_text(text)
+        with pytest.raises(
+            CheckpointError, match="mine: it is no results file of prune2vec, and would be lost; name another file"
+        ):
+            evaluate_encoder(encoder_folder, data=triplets_file, output=tmp_path / "mine", **QUICK)
+        assert (tmp_path / "mine").read_text() == text
+    with pytest.raises(CheckpointError, match="a folder of that name is there"):
+        evaluate_encoder(encoder_folder, data=triplets_file, output=tmp_path, **QUICK)
+
+
+def test_a_text_longer_than_the_models_positions_is_refused_at_once(encoder_folder: Path, triplets_file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"max_length is 3000, and the model of .* has \d+ positions; give at most so many"):
+        evaluate_encoder(encoder_folder, data=triplets_file, max_length=3000, **QUICK)
 
 
 def test_bad_calls_are_one_line(encoder_folder: Path, mirror: Path) -> None:

@@ -51,8 +51,8 @@ def test_the_digest_follows_the_weights(encoder: LoadedEncoder, tmp_path: Path) 
 
 
 def test_max_length_replaces_the_encoders_own(encoder_folder: Path) -> None:
-    short = load_for_evaluation(encoder_folder, EvaluateSettings(**QUICK, max_length=5))
-    assert short.model.max_seq_length == 5
+    short = load_for_evaluation(encoder_folder, EvaluateSettings(**QUICK, max_length=8))
+    assert short.model.max_seq_length == 8
 
 
 def test_dtype_is_used(encoder_folder: Path) -> None:

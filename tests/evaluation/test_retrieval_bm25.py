@@ -20,3 +20,8 @@ def test_scores_equal_the_formula() -> None:
 def test_queries_and_corpora_without_words_find_nothing() -> None:
     assert Bm25(["cat", "dog"]).scores(["the", "zebra", ""]).eq(-math.inf).all()
     assert Bm25(["the", ""]).scores(["cat"]).eq(-math.inf).all()
+
+
+def test_letters_of_unspaced_scripts_are_words() -> None:
+    scores = Bm25(["请先安装软件包，然后运行命令。", "河水流过山谷", "install the package"]).scores(["怎么安装软件", "河"])
+    assert scores.argmax(dim=1).tolist() == [0, 1] and scores[1, 0] == -math.inf

@@ -65,8 +65,9 @@ def test_what_is_whole_is_left_alone() -> None:
 
 
 def test_notes() -> None:
-    assert sampling_note(queries=(300, 300), documents=(1000, 5183)) == "(1,000 of 5,183 documents)"
-    assert sampling_note(queries=(50, 300), documents=(10, 10)) == "(50 of 300 queries)"
+    assert sampling_note(queries=(300, 300), documents=(1000, 5183), seed=42) == "(1,000 of 5,183 documents)"
+    assert sampling_note(queries=(50, 300), documents=(10, 10), seed=7) == "(50 of 300 queries, seed 7)"
+    assert sampling_note(queries=(5, 5), documents=(10, 10), seed=7) == ""
 
 
 def run(encoder: LoadedEncoder, name: str, mirror: Path, settings: EvaluateSettings) -> TaskScore:
@@ -113,13 +114,13 @@ def test_results_say_what_was_sampled_and_how_texts_were_cut(
     encoder_folder: Path, triplets_file: Path, mirror: Path, tmp_path: Path
 ) -> None:
     asked = {"data": triplets_file, "tasks": "SciFact,STSBenchmark", "mirror": mirror, **QUICK}
-    found = evaluate_encoder(encoder_folder, **asked, max_queries=1, max_documents=3, max_length=5)
+    found = evaluate_encoder(encoder_folder, **asked, max_queries=1, max_documents=3, max_length=8)
     assert [task.name for task in found.tasks] == ["SciFact (3 of 4 documents, 1 of 2 queries)", "STSBenchmark"]
     assert found.score_name == "nDCG@10 (3 of 12 documents, 1 of 6 queries)"
     assert (found.retrieval["data"]["queries"], found.retrieval["data"]["documents"]) == (1, 3)
     assert "(3 of 12 documents, 1 of 6 queries): 1 queries, 3 documents" in found.render()
-    assert (found.settings["max_documents"], found.settings["max_queries"], found.settings["max_length"]) == (3, 1, 5)
-    assert found.encoder["max_length"] == 5
+    assert (found.settings["max_documents"], found.settings["max_queries"], found.settings["max_length"]) == (3, 1, 8)
+    assert found.encoder["max_length"] == 8
     assert found.retrieval["data"]["truncated_documents"] == 3
     whole = evaluate_encoder(encoder_folder, **asked)
     assert "mean of 2 of 2 tasks, 1 sampled:" in found.render()

@@ -9,9 +9,11 @@ import pytest
 from prune2vec.errors import CheckpointError, ConfigError
 from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.run import run_recipe
+from prune2vec.experiments.stages import Stages
 from prune2vec.files import digest_tree
 from prune2vec.profiling.profile import Profile
 from tests.experiments.small import FALLING, VARIANTS, Run, SmallStages, profile_of, recipe_values
+from tests.tiny import save_tiny
 
 
 def test_only_what_depends_on_a_change_is_done_again(run: Run) -> None:
@@ -373,3 +375,27 @@ def test_a_cut_that_is_no_depth_of_the_other_is_refused_before_training(run: Run
     with pytest.raises(ConfigError, match="variant 'cut' is trained with 'full', but does not keep the first of its layers"):
         run(small=small, variants=[*trained_together()[:1], {"name": "cut", **cut, "trained-with": "full"}])
     assert small.calls == ["profile"]
+
+
+def test_a_run_inside_the_folder_that_it_mines_settles(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "a.md").write_text("# A\n")
+    run = Run(tmp_path)
+    run.output = notes / "runs" / "first"
+    mined = {"mine": {"source": str(notes)}}
+    assert run(data=mined)[1][0] == "mine"
+    assert run(data=mined)[1] == [], "what the run wrote is none of what it reads"
+    (notes / "a.md").write_text("# B\n")
+    assert run(data=mined)[1][0] == "mine"
+
+
+def test_what_is_trained_on_is_not_evaluated_on(tmp_path: Path) -> None:
+    values = recipe_values(tmp_path)
+    row = json.dumps({"query": "a", "positive": "b", "negative": "c"})
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.jsonl").write_text(f"{row}\n")
+    model = str(save_tiny(tmp_path / "m"))
+    leak = {**values, "model": model, "data": {**values["data"], "dev": values["data"]["train"]}}
+    with pytest.raises(ConfigError, match=r"train\.jsonl is held out, and .*train\.jsonl is trained on, which has it too"):
+        Stages().check(Recipe.of(leak))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prune2vec.errors import PlanError
+from prune2vec.errors import CheckpointError, PlanError
 from prune2vec.models.shape import _NEURONS, _PARTS
 from prune2vec.models.text_settings import TextSettings
 from prune2vec.planning.plan import PruningPlan, VocabularyCut, _packed, _unpacked
@@ -275,3 +275,18 @@ def test_prompts_keep_their_names(tmp_path: Path) -> None:
     plan = made_plan(text=TextSettings(prompts={"s2p-query": "find: "}, instruction="saved"))
     plan.save(tmp_path / "plan.json")
     assert PruningPlan.load(tmp_path / "plan.json").text.prompts == {"s2p-query": "find: "}
+
+
+def test_a_plan_is_not_written_over_anything_else(tmp_path: Path) -> None:
+    profile, other = tmp_path / "profile.json", tmp_path / "plan.json"
+    for text in ('{"format": "prune2vec.profile/2"}', "my notes", "[]"):
+        profile.write_text(text)
+        with pytest.raises(
+            CheckpointError, match=r"profile\.json: it is no plan of prune2vec, and would be lost; name another file"
+        ):
+            made_plan().save(profile)
+        assert profile.read_text() == text
+    for text in ("", '{"format": "prune2vec.plan/0"}'):
+        other.write_text(text)
+        made_plan().save(other)
+        assert PruningPlan.load(other) == made_plan()

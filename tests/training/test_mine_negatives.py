@@ -123,6 +123,13 @@ def test_what_cannot_be_is_one_line_and_leaves_no_file(small: Path, tmp_path: Pa
         mine_negatives(rows(6), tmp_path / "absent", tmp_path / "folder.jsonl")
     (tmp_path / "folder.jsonl").rmdir()
     assert list(tmp_path.iterdir()) == []
+    write_triplets(rows(6), output)
+    before = output.read_bytes()
+    with pytest.raises(
+        DataError, match=r"cannot write .*hard\.jsonl: the rows are read from it, and would lose their negatives"
+    ):
+        mine_negatives(tmp_path / "." / "hard.jsonl", small, output)
+    assert output.read_bytes() == before
 
 
 def test_pairs_without_negatives_will_do(small: Path, tmp_path: Path) -> None:

@@ -240,6 +240,9 @@ def test_bad_input_is_one_line(small: Path, tmp_path: Path) -> None:
         train_encoder(small, DATA, tmp_path / "encoder", learning_rat=1)
     with pytest.raises(DataError, match="no source of texts"):
         train_encoder(small, [], tmp_path / "encoder")
+    write_triplets(rows(20), tmp_path / "rows.jsonl")
+    with pytest.raises(ConfigError, match=r"rows\.jsonl is held out, and .*rows\.jsonl is trained on"):
+        train_encoder(small, tmp_path / "rows.jsonl", tmp_path / "encoder", dev=tmp_path / "rows.jsonl", **QUICK)
     same = rows(1) * 16
     with pytest.raises(DataError, match=r"one: 16 rows give 0 batches of 8 in which no text comes twice, expected 2"):
         train_encoder(small, same, tmp_path / "encoder", **QUICK)

@@ -16,6 +16,8 @@ from prune2vec.progress import say
 
 _JUDGED = (".tsv", ".jsonl", ".csv", ".parquet")
 # What a column of judgements is called, in small letters without anything between them; earlier names before later ones.
+# trec_eval counts larger ones as none.
+_HIGHEST = 1_000_000
 _COLUMNS = {
     "query-id": ("queryid", "qid", "query", "topicid", "topic"),
     "corpus-id": ("corpusid", "docid", "did", "pid", "documentid", "passageid", "corpus", "document", "doc"),
@@ -138,6 +140,6 @@ def _judgement(row: SourceRow) -> tuple[str, str, int]:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if not number.is_integer():
-        raise DataError(f"{row.where}: score is {value!r}, expected a whole number")
+    if not number.is_integer() or abs(number) > _HIGHEST:
+        raise DataError(f"{row.where}: score is {value!r}, expected a whole number up to {_HIGHEST:,}")
     return ids[0], ids[1], int(number)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from prune2vec.data.pairs import text_key
+from prune2vec.data.pairs import WORD, text_key
 from prune2vec.data.triplet import Triplet
 from prune2vec.errors import ConfigError, DataError
 from prune2vec.progress import progress, say
@@ -24,23 +23,23 @@ _CANDIDATES = 10
 _MIN_POOL = 20
 # Above this share of common words a text is rather a copy of the positive than a negative.
 _NEAR_COPY = 0.8
-_WORD = re.compile(r"\w\w+")
 
 
 def add_negatives(
-    triplets: Sequence[Triplet], *, negatives: int = 1, candidates: int = _CANDIDATES, seed: int = 42
+    triplets: Sequence[Triplet], *, negatives: int = 1, candidates: int | None = None, seed: int = 42
 ) -> list[Triplet]:
     """Return the triplets with negatives drawn from the best BM25 matches of the anchor among the others' positives.
 
     Texts of the same group are searched, and all texts where the group has fewer than 20 or nothing fits. Never taken: the
     positive, a text of the same words, a near copy of it (over 80 % common words), or a text whose own query has the same
-    words. Rows for which nothing is left are dropped, with a line on stderr. So many of the best ``candidates`` are drawn that
-    not only the hardest, often a false one, is taken; negatives that a row has are replaced.
+    words. Rows for which nothing is left are dropped, with a line on stderr. They are drawn from the best ``candidates`` (10, or as
+    many as are drawn) so that not only the hardest, often a false one, is taken; negatives that a row has are replaced.
 
     Raises:
         ConfigError: A number is below 1.
         DataError: The texts are too few or too alike for any negative.
     """
+    candidates = max(_CANDIDATES, negatives) if candidates is None else candidates
     if negatives < 1 or candidates < negatives:
         raise ConfigError(f"got {negatives} negatives of {candidates} candidates; expected at least 1, and as many candidates")
     result: dict[int, Triplet] = {}
@@ -117,7 +116,7 @@ class _Pool:
 
 
 def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
+    return WORD.findall(text.lower())
 
 
 def best_places(scores: NDArray[np.floating[Any]], count: int) -> NDArray[np.int64]:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from prune2vec.data.rows import FORMATS, known_suffixes, suffix_of
-from prune2vec.errors import DataError
+from prune2vec.errors import ConfigError, DataError
 from prune2vec.files import read_json
+from prune2vec.outputs import RECORD
 from prune2vec.progress import say
 
 TRAIN = "train"
@@ -57,12 +58,7 @@ def choose_files(folder: Path, split: str = TRAIN) -> list[TextFile]:
     Raises:
         DataError: There is no file of texts, or for ``train`` only held-out ones.
     """
-    known = _found(folder, _DEPTH)
-    if not known:
-        raise DataError(f"{folder}: no file of texts in this folder; expected {known_suffixes()}")
-    files = [_text_file(path, folder) for path in known if _SHARD.sub("", _stem(path)) not in _NOT_TRIPLETS]
-    if not files:
-        raise DataError(f"{folder}: a folder of queries and documents, not of triplets; it is for evaluation only")
+    files = _triplet_files(folder)
     splits = chosen_splits(folder, (file.split for file in files), split)
     chosen = [file for file in files if file.split in splits]
     if not chosen:
@@ -76,18 +72,57 @@ def choose_files(folder: Path, split: str = TRAIN) -> list[TextFile]:
     return chosen
 
 
+def _triplet_files(folder: Path) -> list[TextFile]:
+    """Return the files of a folder of triplets, of whatever split; a folder without any is a ``DataError``."""
+    known = _found(folder, _DEPTH)
+    if not known:
+        raise DataError(f"{folder}: no file of texts in this folder; expected {known_suffixes()}")
+    files = [_text_file(path, folder) for path in known if _SHARD.sub("", _stem(path)) not in _NOT_TRIPLETS]
+    if not files:
+        raise DataError(f"{folder}: a folder of queries and documents, not of triplets; it is for evaluation only")
+    return files
+
+
+def check_held_out(held_out: str | Path, *, train: Iterable[str | Path], texts: Iterable[str | Path] = ()) -> None:
+    """Refuse, with a ``ConfigError``, to evaluate on a file that is read to train on: of triplets, or of plain texts."""
+    held = _read_from(held_out, "test")
+    for source in train:
+        for path in sorted(held & _read_from(source, TRAIN)):
+            raise ConfigError(
+                f"{path} is held out, and {source} is trained on, which has it too; take it out, or give it a name that says dev or test"
+            )
+    for source in texts:
+        for path in sorted(path for path in held if path.is_relative_to(Path(source).resolve())):
+            raise ConfigError(f"{path} is held out, and {source} is learnt from, which has it too; take it out")
+
+
+def _read_from(source: str | Path, split: str) -> set[Path]:
+    """Return the local files of triplets that are read for a split."""
+    path = Path(source)
+    if not path.is_dir():
+        return {path.resolve()} if path.is_file() else set()
+    try:
+        files = _triplet_files(path)
+    except DataError:
+        return set()  # A folder of queries and documents; one that is none of either is told when it is read.
+    splits = _splits_for({file.split for file in files}, split)
+    return {file.path.resolve() for file in files if file.split in splits}
+
+
 def chosen_splits(source: str | Path, there: Iterable[str], split: str) -> set[str]:
     """Return which of the splits that are there to read for ``split``, by the rule of ``choose_files``; "" is an untold one.
 
     Says so where rows that are named as those to train on are read for anything else.
     """
     known = set(there)
-    held_out = known - {"", TRAIN}
-    if split == TRAIN:
-        return known - held_out
-    if TRAIN in known and not held_out:
+    if split != TRAIN and TRAIN in known and not known - {"", TRAIN}:
         say(f"{source}: nothing is held out; its training rows are read, and a score on what was trained on says little")
-    return {_SPLITS.get(split.lower(), split)} & held_out or held_out or known
+    return _splits_for(known, split)
+
+
+def _splits_for(known: set[str], split: str) -> set[str]:
+    held_out = known - {"", TRAIN}
+    return known - held_out if split == TRAIN else {_SPLITS.get(split.lower(), split)} & held_out or held_out or known
 
 
 def split_told(name: str) -> str:
@@ -97,9 +132,12 @@ def split_told(name: str) -> str:
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """Return all files below a folder, in the order of their paths, but those that are hidden or of installed code."""
+    """Return all files below a folder, in the order of their paths, but those that are hidden, of installed code, or in a folder
+    that prune2vec wrote: a run inside the folder that it mines would learn from its own reports."""
+    ours = {record.parent for record in folder.rglob(RECORD)} - {folder}
     found = ((path, path.relative_to(folder).parts) for path in sorted(folder.rglob("*")) if path.is_file())
-    return [path for path, parts in found if not any(part in _SKIPPED or part[0] == "." for part in parts)]
+    visible = (path for path, parts in found if not any(part in _SKIPPED or part[0] == "." for part in parts))
+    return [path for path in visible if ours.isdisjoint(path.parents)]
 
 
 def _listed(files: Sequence[TextFile]) -> str:

@@ -112,8 +112,9 @@ def mine(
         check_ours(output, TEXTS)
         pairs = _pairs(source, root, chosen)
         train, dev = split_by_group(pairs.triplets, dev_fraction=chosen.dev_fraction, seed=chosen.seed)
-        train = add_negatives(train, negatives=chosen.negatives, seed=chosen.seed)
-        dev = add_negatives(dev, negatives=chosen.negatives, seed=chosen.seed) if dev else []
+        if chosen.negatives:
+            train = add_negatives(train, negatives=chosen.negatives, seed=chosen.seed)
+            dev = add_negatives(dev, negatives=chosen.negatives, seed=chosen.seed) if dev else []
         groups = Counter(row.group for row in pairs.triplets)
         versions = {"python": platform.python_version(), "prune2vec": installed_version("prune2vec") or "unknown"}
         manifest = {

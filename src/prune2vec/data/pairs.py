@@ -17,7 +17,10 @@ MAX_CHARS = 2000
 _MAX_ANCHOR_WORDS = 40
 # Larger files are not text written by people.
 _MAX_BYTES = 2 << 20
-_WORD = re.compile(r"[^\W\d_]{2,}")
+UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+"""Letters of scripts that put no blank between words (Thai, Lao, kana, Han), as in a regular expression: each counts as a word."""
+WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]{{2,}}")
+_LETTERS = re.compile(rf"[{UNSPACED}]|[^\W\d_{UNSPACED}]{{2,}}")
 _KEY = re.compile(r"\w+")
 
 PairsOf = Callable[[Path], Iterable[tuple[str, str, str, str]] | None]
@@ -97,9 +100,9 @@ class MinedPairs:
         keys, reason = {text_key(anchor), text_key(positive)}, ""
         if self.full:
             reason = "over the limit"
-        elif not self.min_anchor_words <= len(anchor.split()) <= _MAX_ANCHOR_WORDS or not _WORD.search(anchor):
+        elif not self.min_anchor_words <= len(anchor.split()) <= _MAX_ANCHOR_WORDS or not _LETTERS.search(anchor):
             reason = "query too short or too long"
-        elif len(_WORD.findall(positive)) < MIN_WORDS:
+        elif len(_LETTERS.findall(positive)) < MIN_WORDS:
             reason = "text too short"
         elif not self._seen.isdisjoint(keys):
             reason = "duplicate"

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from prune2vec.data.folders import visible_files
-from prune2vec.data.pairs import MinedPairs
+from prune2vec.data.pairs import MIN_WORDS, MinedPairs
 from prune2vec.errors import DataError
 
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n(?:---|\.\.\.)\n", re.DOTALL)
@@ -152,8 +152,9 @@ def mine_folder(folder: Path, *, max_pairs: int | None = None, seed: int = 42) -
     mined = MinedPairs(source=str(folder), min_anchor_words=_MIN_ANCHOR_WORDS, limit=max_pairs)
     mined.read(files, partial(_pairs_of, folder=folder), seed=seed)
     if not mined:
-        expected = f"expected {', '.join(_FINDERS)} files"
-        raise DataError(f"{folder}: no sections of a heading and text in {mined.files} files; {expected}")
+        why = "".join(f"; {count} sections: {reason}" for reason, count in mined.rejected.items())
+        expected = f"expected {', '.join(_FINDERS)} files, with sections of a heading and a text of {MIN_WORDS} words or more"
+        raise DataError(f"{folder}: nothing to mine in {mined.files} files{why}; {expected}")
     return mined
 
 

@@ -15,7 +15,7 @@ class TripletSettings(Settings):
     max_pairs: int | None = Field(default=None, ge=1, le=10**9)
     """At most so many (query, text) pairs."""
     negatives: int = Field(default=1, ge=0, le=10**3)
-    """Hard negatives for each pair."""
+    """Hard negatives for each pair; 0 leaves them out."""
     dev_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Largest share of the pairs to hold out, by whole packages or files."""
     seed: Seed = 42

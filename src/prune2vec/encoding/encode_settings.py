@@ -20,7 +20,7 @@ class EncodeSettings(Settings):
 
     prompt: str = "document"
     """Name of the encoder's prompt that stands before every text: document, query or another of its prompts; or none."""
-    max_length: int | None = Field(default=None, ge=1, le=2**24)
+    max_length: int | None = Field(default=None, ge=8, le=2**24)
     """Longest text in tokens, special tokens included; unset keeps the encoder's own limit."""
     dimensions: int | None = Field(default=None, ge=1, le=10**6)
     """Keep only the first so many dimensions and normalise again (for encoders trained with matryoshka dimensions)."""

@@ -55,7 +55,7 @@ def evaluate_encoder(
         data: Held-out triplets (file, folder or hub dataset), or a BEIR folder.
         tasks: MTEB task names and presets (``"mteb-15"``).
         mirror: Folder of local copies of the tasks' data, one folder per task; nothing is fetched then.
-        output: Where to write ``results.json``: a file, or a folder for it.
+        output: The file to write, as a rule ``results.json``.
         documents_by: Another encoder, for the documents alone: that whose vectors the evaluated one, for the queries, learnt.
             Of tasks only those that tell the two apart ask it.
         settings: How to evaluate.
@@ -86,10 +86,9 @@ def evaluate_and_keep(
     """Do what ``evaluate_encoder`` does; return the encoder in memory too, for whoever goes on with it."""
     if data is None and tasks is None:
         raise EvaluationError("nothing to evaluate; give data (held-out triplets or a BEIR folder), tasks, or both")
-    file = None
-    if output is not None:
-        file = Path(output) if Path(output).suffix == ".json" else Path(output) / "results.json"
-        file = check_target(file, folder=False)
+    file = check_target(Path(output), folder=False) if output is not None else None
+    if file is not None:
+        Results.check_replaceable(file)
     mirror = Path(mirror) if mirror is not None else None
     chosen = resolve_tasks(tasks, mirror) if tasks is not None else ()
     retrieval, note = sample_retrieval(load_retrieval(data, settings), settings) if data is not None else (None, "")

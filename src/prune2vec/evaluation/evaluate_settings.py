@@ -19,7 +19,7 @@ class EvaluateSettings(Settings):
     """dtype of the weights; auto is bf16 where the hardware multiplies it fast, else fp32."""
     device: str = "auto"
     """Where the encoder runs: auto, cpu, cuda, cuda:1, mps."""
-    max_length: int | None = Field(default=None, ge=1, le=2**24)
+    max_length: int | None = Field(default=None, ge=8, le=2**24)
     """Longest text in tokens, special tokens included; None keeps the encoder's own limit."""
     instruction: Literal["none", "mteb"] = "none"
     """Instructions for MTEB tasks: none (the encoder's own prompts), or the task's: L3Prune's, and in beir-13 EffiR's."""

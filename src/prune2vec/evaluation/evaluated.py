@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from prune2vec.encoding.engine import Engine
-from prune2vec.errors import CheckpointError, EncodingError, EvaluationError, reason_of
+from prune2vec.errors import CheckpointError, ConfigError, EncodingError, EvaluationError, reason_of
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.files import digest_tree
 from prune2vec.machine import pick_device, pick_dtype
+from prune2vec.models.load import context_length
 from prune2vec.models.prepared_text import saved_prompts
 from prune2vec.models.text_settings import PromptTemplate
 from prune2vec.models.tokens import longest_first
@@ -105,7 +106,7 @@ def load_for_evaluation(encoder: Path | str, settings: EvaluateSettings, *, stoc
 
     Raises:
         CheckpointError: It is not an encoder, does not load, or gives vectors that are not finite.
-        ConfigError: The device does not exist here.
+        ConfigError: The device does not exist here, or texts may be longer than the model has positions.
     """
     device = pick_device(settings.device)
     if device.type == "cuda":
@@ -120,6 +121,13 @@ def load_for_evaluation(encoder: Path | str, settings: EvaluateSettings, *, stoc
         folder = Path(snapshot_download(str(encoder), local_files_only=True))
     record = read_record(folder)
     if settings.max_length is not None:
+        inner = model.transformers_model
+        # Of a model that says none, nothing is known.
+        told = inner is not None and getattr(inner.config, "max_position_embeddings", None) is not None
+        if inner is not None and told and settings.max_length > (most := context_length(inner)):
+            raise ConfigError(
+                f"max_length is {settings.max_length}, and the model of {encoder} has {most} positions; give at most so many"
+            )
         model.max_seq_length = settings.max_length
     return LoadedEncoder(
         model=model,

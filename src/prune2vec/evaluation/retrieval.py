@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 
 from prune2vec.data.beir import Retrieval, is_beir, read_beir, triplets_as_retrieval
 from prune2vec.data.documents import read_documents, same_text
+from prune2vec.data.pairs import WORD
 from prune2vec.data.reader import load_triplets
 from prune2vec.errors import EvaluationError
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
@@ -39,6 +40,7 @@ SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 """sentence-transformers' similarities of (query, dim) and (document, dim), (query, document): larger is more alike."""
 BM25: dict[str, Any] = {"method": "lucene", "k1": 1.5, "b": 0.75}
+_TOKENS: dict[str, Any] = {"token_pattern": WORD.pattern, "stopwords": "english", "show_progress": False, "return_ids": False}
 _STEPS_PER_UNIT = 1_000_000
 _CELLS = 1 << 24
 
@@ -107,10 +109,14 @@ def _chosen(
     return kept, sorted([*needed, *drawn(others, None if most is None else max(0, most - len(needed)))])
 
 
-def sampling_note(*, queries: tuple[int, int], documents: tuple[int, int]) -> str:
-    """Return how many are kept of how many, ``(1,000 of 5,183 documents, 50 of 300 queries)``; nothing where all are."""
+def sampling_note(*, queries: tuple[int, int], documents: tuple[int, int], seed: int) -> str:
+    """Return how many are kept of how many, ``(1,000 of 5,183 documents, 50 of 300 queries)``; nothing where all are.
+
+    Another seed than the usual one is named: another sample is another task.
+    """
     pairs = {"documents": documents, "queries": queries}
     parts = [f"{kept:,} of {there:,} {what}" for what, (kept, there) in pairs.items() if kept < there]
+    parts += [f"seed {seed}"] if parts and seed != EvaluateSettings.model_fields["seed"].default else []
     return f"({', '.join(parts)})" if parts else ""
 
 
@@ -128,7 +134,7 @@ def sample_retrieval(retrieval: Retrieval, settings: EvaluateSettings) -> tuple[
         corpus=corpus,
         qrels={name: _without(retrieval.qrels[name], lost) for name in chosen},
     )
-    return sample, sampling_note(queries=(len(kept), len(names)), documents=(len(found), len(documents)))
+    return sample, sampling_note(queries=(len(kept), len(names)), documents=(len(found), len(documents)), seed=settings.seed)
 
 
 def sample_task(task: AbsTask, settings: EvaluateSettings) -> str:
@@ -153,7 +159,7 @@ def sample_task(task: AbsTask, settings: EvaluateSettings) -> str:
         data["relevant_docs"] = {names[place]: _without(qrels[names[place]], lost) for place in kept}
         counts.append((len(kept), len(judged), len(found), len(documents)))
     some_queries, queries, some_documents, all_documents = map(sum, zip(*counts, strict=True))
-    return sampling_note(queries=(some_queries, queries), documents=(some_documents, all_documents))
+    return sampling_note(queries=(some_queries, queries), documents=(some_documents, all_documents), seed=settings.seed)
 
 
 def _without(grades: Mapping[str, int], lost: Container[str]) -> dict[str, int]:
@@ -314,14 +320,14 @@ def query_metrics(ranking: Ranking, qrels: Mapping[str, Mapping[str, int]]) -> d
 
 
 class Bm25:
-    """An index over documents: Lucene's BM25, English stop words, no stemming."""
+    """An index over documents: Lucene's BM25, English stop words, no stemming; each letter of an unspaced script is a word."""
 
     def __init__(self, documents: Sequence[str]) -> None:
         import bm25s
 
         self._index = bm25s.BM25(**BM25)
         self._size = len(documents)
-        tokens = bm25s.tokenize(list(documents), stopwords="english", show_progress=False, return_ids=False)
+        tokens = bm25s.tokenize(list(documents), **_TOKENS)
         self._empty = not any(tokens)
         if not self._empty:
             self._index.index(tokens, show_progress=False)
@@ -330,7 +336,7 @@ class Bm25:
         """Return the scores, (queries, documents); ``-inf`` where no word of the query is in the document."""
         import bm25s
 
-        rows = bm25s.tokenize(list(queries), stopwords="english", show_progress=False, return_ids=False)
+        rows = bm25s.tokenize(list(queries), **_TOKENS)
         none = np.zeros(self._size, dtype=np.float32)
         found = [self._index.get_scores(words) if words and not self._empty else none for words in rows]
         scores = torch.from_numpy(np.stack(found))

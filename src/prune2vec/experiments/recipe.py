@@ -194,6 +194,10 @@ class Recipe(Settings):
         if self.evaluate is not None and not (tested or self.evaluate.data or self.evaluate.tasks):
             hint = "give data.dev, evaluate.data or evaluate.tasks, or set evaluate to null"
             raise wrong(f"nothing to evaluate on; {hint}", "data")
+        if self.queries and not (tested or (self.evaluate is not None and self.evaluate.data)):
+            raise wrong(
+                "no texts to answer the queries from; give data.dev, data.mine or evaluate.data, or drop queries", "queries"
+            )
         self._check_stages()
         self._check_variants()
         # What a method reads must be measured, before hours go into the profile.

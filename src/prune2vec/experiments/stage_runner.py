@@ -20,6 +20,7 @@ from typing import Any, Literal
 from prune2vec.errors import DataError
 from prune2vec.files import digest_json, fingerprint, read_json, write_json
 from prune2vec.machine import installed_version
+from prune2vec.outputs import RECORD as FILES
 from prune2vec.outputs import OwnFolder, remove_folder
 from prune2vec.progress import say
 
@@ -90,10 +91,15 @@ class StageRecord:
 
 
 def listing(path: Path) -> Listing:
-    """Return size and digest of a file, or of every visible file below a folder; empty when nothing is there."""
+    """Return size and digest of a file, or of every visible file below a folder; empty when nothing is there.
+
+    What prune2vec has written into folders inside is left out: a run may lie in the folder that it mines.
+    """
     if path.is_file():
         return {path.name: fingerprint(path)}
-    names = ((file.relative_to(path), file) for file in sorted(path.rglob("*")) if file.is_file())
+    ours = {record.parent for record in path.rglob(FILES)} - {path}
+    files = (file for file in sorted(path.rglob("*")) if file.is_file() and ours.isdisjoint(file.parents))
+    names = ((file.relative_to(path), file) for file in files)
     return {name.as_posix(): fingerprint(file) for name, file in names if not any(part.startswith(".") for part in name.parts)}
 
 

@@ -47,7 +47,7 @@ class Stages:
         for settings in filter(None, (variant.training(recipe.train) for variant in recipe.variants)):
             if settings.teacher not in names:
                 plain = bool(recipe.data.texts) and settings.learns_vectors
-                check_sources(None if plain else "triplets", recipe.data.texts if plain else None, settings)
+                check_sources(None if plain else recipe.data.train, recipe.data.texts if plain else None, settings)
 
     def mine(self, settings: Mine, output: Path) -> None:
         """Mine texts into a folder."""
@@ -144,6 +144,7 @@ class Stages:
 def _check_texts(recipe: Recipe) -> None:
     """Read the first row of each of a recipe's texts; one that holds none is a ``DataError``."""
     from prune2vec.data.documents import read_documents
+    from prune2vec.data.folders import check_held_out
     from prune2vec.data.plain_texts import read_texts
     from prune2vec.data.reader import read_triplets
 
@@ -152,6 +153,9 @@ def _check_texts(recipe: Recipe) -> None:
     held_out = [data.dev, train.dev if train is not None else None, evaluate.data if evaluate is not None else None]
     profiled = data.profile or data.train
     with_negatives = {*profiled, *(data.train if train is not None and train.hard_negatives > 0 else ())}
+    for one in held_out:
+        if one:
+            check_held_out(one, train=data.train, texts=data.texts)
     named = [str(one) for one in held_out if one and not Path(one).is_dir()]
     for texts in dict.fromkeys((*data.train, *data.profile, *named)):
         if next(read_triplets(texts, require_negative=texts in with_negatives), None) is None:

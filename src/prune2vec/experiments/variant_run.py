@@ -380,12 +380,13 @@ class VariantRun:
         )
 
     def _answer(self) -> None:
-        queries, texts, name = self.recipe.queries, next(iter(self._texts(_CORPUS)), None), self.smallest()
+        evaluation, queries, name = self.recipe.evaluate or Evaluation(), self.recipe.queries, self.smallest()
+        texts = next(iter(self._texts(_CORPUS)), evaluation.data)
         # In a dry run nothing has been made.
         if not queries or texts is None or (name is None and self.runner.own is not None):
             return
         encoder = self._encoders[name] if name is not None else None
-        settings = (self.recipe.evaluate or Evaluation()).settings
+        settings = evaluation.settings
         how = settings.model_dump(mode="json", include={"dtype", "max_length"})
         self.runner.do(
             "answer",

@@ -104,6 +104,8 @@ def profile_model(
     """
     chosen = ProfileSettings.chosen(settings, overrides, where="profile")
     target = check_target(Path(output), folder=False) if output is not None else None
+    if target is not None:
+        Profile.check_replaceable(target)
     names = scorer_names(chosen)
     # Texts are read first: their faults show in a second, a model takes longer.
     triplets = load_triplets(texts)

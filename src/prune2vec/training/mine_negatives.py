@@ -131,6 +131,9 @@ def mine_negatives(
     """
     chosen = MiningSettings.chosen(settings, overrides, where="mine negatives")
     target = check_target(Path(output), folder=False)
+    given = [data] if isinstance(data, str | Path) else data
+    if any(isinstance(one, str | Path) and Path(one).resolve() == target.resolve() for one in given):
+        raise DataError(f"cannot write {target}: the rows are read from it, and would lose their negatives; name another file")
     if not target.name.endswith((".jsonl", ".jsonl.gz")):
         raise DataError(f"cannot write triplets to {target.name}; the name must end in .jsonl or .jsonl.gz")
     # The command line reads this file for its options; torch must not come with them.

@@ -73,6 +73,7 @@ def slim_plan(
     given = (plan if isinstance(plan, PruningPlan) else PruningPlan.load(Path(plan))).with_text(chosen)
     chosen = chosen.model_copy(update={"max_length": given.text.max_length})
     target = check_target(Path(output), folder=False).absolute()
+    PruningPlan.check_replaceable(target)
     check_slim(given, chosen, texts=texts is not None, scores=scores is not None)
     found = NeuronScores.load(Path(scores)) if scores is not None else None
     if found is not None:

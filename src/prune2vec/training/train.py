@@ -14,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 from transformers import TrainerCallback
 
+from prune2vec.data.folders import check_held_out
 from prune2vec.data.plain_texts import Sources, load_texts
 from prune2vec.data.reader import Texts, load_triplets
 from prune2vec.errors import ConfigError, TrainingError, import_extra
@@ -168,6 +169,8 @@ def check_sources(data: Texts | None, texts: Sources | None, settings: TrainSett
     """
     if (data is None) == (texts is None):
         raise ConfigError("train: give either data (triplets) or texts (plain texts, to learn a teacher's vectors from)")
+    if settings.dev is not None:
+        check_held_out(settings.dev, train=_paths(data), texts=_paths(texts))
     if settings.teacher is not None:
         check_is_encoder(settings.teacher)
     check_teacher(settings)
@@ -185,6 +188,11 @@ def check_sources(data: Texts | None, texts: Sources | None, settings: TrainSett
         raise ConfigError(
             f"instruction {settings.instruction!r} is for triplets; plain texts are learnt under the encoder's own prompts (prompts)"
         )
+
+
+def _paths(given: Texts | Sources | None) -> list[str | Path]:
+    several = [given] if isinstance(given, str | Path) else given or []
+    return [one for one in several if isinstance(one, str | Path)]
 
 
 def prepare(
