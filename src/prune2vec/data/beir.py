@@ -16,7 +16,7 @@ from prune2vec.progress import say
 
 _JUDGED = (".tsv", ".jsonl", ".csv", ".parquet")
 # What a column of judgements is called, in small letters without anything between them; earlier names before later ones.
-# trec_eval counts larger ones as none.
+# Of numbers beyond 32 bits trec_eval makes none.
 _HIGHEST = 1_000_000
 _COLUMNS = {
     "query-id": ("queryid", "qid", "query", "topicid", "topic"),
