@@ -25,9 +25,11 @@ from prune2vec.files import explained_os_errors, fingerprint, read_json, sync_tr
 from prune2vec.progress import say
 
 RECORD = ".prune2vec-files.json"
+VECTORS = "_manifest.json"
+"""The manifest of a folder of vectors, which has no such record: it grows part by part."""
 # What a folder may hold, as its record says it.
 COMPARISON, CONVERSION, ENCODER, EXPORT = "a comparison", "a converted model", "an encoder", "an export"
-RUN, TEXTS = "a run", "mined texts"
+RUN, TEXTS, TAUGHT = "a run", "mined texts", "a teacher's vectors"
 _FORMAT = "prune2vec.files/1"
 # What a file system without locks answers.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)

@@ -84,6 +84,21 @@ def test_ids(tmp_path: Path) -> None:
     assert next(read_documents(path)) == Document("7", "a", "a", has_id=True)
 
 
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (["1", None], r"c\.jsonl:2: no id, and its number '1' is an earlier row's id; give each row an id"),
+        ([None, None, "1"], r"c\.jsonl:3: id '1' is that of an earlier row without one, its number; give each row an id"),
+        (["x", None, "1"], r"c\.jsonl:3: id '1' is that of an earlier row"),
+    ],
+)
+def test_a_number_that_stands_for_an_id_is_no_other_rows_id(tmp_path: Path, ids: list[str | None], message: str) -> None:
+    rows = [{"text": f"text {place}"} | ({} if name is None else {"_id": name}) for place, name in enumerate(ids)]
+    with pytest.raises(DataError, match=message):
+        list(read_documents(_jsonl(tmp_path / "c.jsonl", rows)))
+    assert len(list(read_documents(_jsonl(tmp_path / "d.jsonl", [*rows[:1], {"_id": "9", "text": "x"}])))) == 2
+
+
 def test_a_document_that_comes_twice_is_read_once_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"_id": "a", "text": "x"}, {"_id": "b", "text": "x"}, {"_id": "a", "text": "x"}, {"text": "x"}, {"text": "x"}]
     path = _jsonl(tmp_path / "c.jsonl", rows)

@@ -113,14 +113,16 @@ def test_what_is_held_out_is_not_trained_on(tmp_path: Path) -> None:
         check_held_out(folder / "beta.jsonl", train=["some/dataset", folder])
     with pytest.raises(ConfigError, match=r"dev\.jsonl is held out, and .*dev\.jsonl is trained on"):
         check_held_out(folder / "dev.jsonl", train=[str(folder / "deep" / ".." / "dev.jsonl")])
-    with pytest.raises(ConfigError, match=r"dev\.jsonl is held out, and .*nq is learnt from, which has it too"):
-        check_held_out(folder / "dev.jsonl", train=[], texts=[folder])
+    documents = _folder(tmp_path / "notes", "a.md", "deep/dev.txt")
+    for held_out, texts in ((folder / "beta.jsonl", folder), (documents / "deep" / "dev.txt", documents)):
+        with pytest.raises(ConfigError, match=rf"{held_out.name} is held out, and .*nq is learnt from, which has it too"):
+            check_held_out(held_out, train=[], texts=["some/dataset", texts])
     only = _folder(tmp_path / "other", "alpha.jsonl")
     with pytest.raises(ConfigError, match=r"alpha\.jsonl is held out, and .*nq is trained on"):
         check_held_out(only, train=[only])
     # By their names they are left out, and a folder's held-out files are others than those to train on.
     for held_out in (folder / "dev.jsonl", folder, "some/dataset", folder / "gone.jsonl"):
-        check_held_out(held_out, train=[folder], texts=[only])
+        check_held_out(held_out, train=[folder], texts=[only, folder])
     beir = _folder(tmp_path / "third", "corpus.jsonl", "queries.jsonl", "qrels/test.tsv")
     check_held_out(beir, train=[folder])
 

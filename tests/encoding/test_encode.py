@@ -374,7 +374,7 @@ def test_a_bad_row_names_file_and_line(tmp_path: Path, folder: Path, corpus: Pat
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"shard": "3/3"}, EncodingError, "numbered from 0 to 2"),
+        ({"shard": "3/3"}, ConfigError, "numbered from 0 to 2"),
         ({"prompt": "quarry"}, EncodingError, "did you mean 'query'"),
         ({"dimensions": 64}, EncodingError, "the encoder has 32"),
         ({"precision": "binary", "dimensions": 12}, EncodingError, "multiple of 8"),

@@ -108,7 +108,11 @@ def test_a_moved_encoder_is_named(tmp_path: Path, encoder: Path, corpus: Path) -
         search_vectors(tmp_path / "v", "a")
     found = search_vectors(tmp_path / "v", "a", k=1, encoder=tmp_path / "there", device="cpu", dtype="float32")
     assert len(found.hits[0]) == 1
+    # Encoded again by the encoder where it is now, nothing is computed, and it is known.
+    assert encode_corpus(tmp_path / "there", corpus, tmp_path / "v", dtype="float32", device="cpu").encoded == 0
+    assert search_vectors(tmp_path / "v", "a", k=1, device="cpu", dtype="float32").hits == found.hits
     shutil.move(tmp_path / "there", tmp_path / "here")
+    encode_corpus(tmp_path / "here", corpus, tmp_path / "v", dtype="float32", device="cpu")
     (tmp_path / "here" / "README.md").write_text("retrained")
     with pytest.raises(EncodingError, match=r"made with another encoder than .*here is now \(its files differ\)"):
         search_vectors(tmp_path / "v", "a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,21 @@ def test_the_best_other_documents_of_the_same_data_set(small: Path, tmp_path: Pa
     ]
     assert (result.rows, result.written, result.complete, result.negatives) == (21, 21, 21, 4.0)
     assert all(row.scores == () for row in mined)
+
+
+def test_negatives_of_a_pair_that_comes_again_are_documents_too(small: Path, tmp_path: Path) -> None:
+    table = [replace(row, negatives=(f"the other {number} of {row.anchor}",)) for row in rows(5) for number in range(4)]
+    mine_negatives(table, small, tmp_path / "hard.jsonl", negatives=24, **{**OPEN, "range_max": 1000})
+    mined = load_triplets(tmp_path / "hard.jsonl")
+    assert len(mined) == 5 and all(len(row.negatives) == 24 for row in mined), "4 positives of others and 20 negatives"
+
+
+def test_a_longest_text_is_no_longer_than_the_encoders(small: Path, tmp_path: Path) -> None:
+    table = rows(6)
+    long = [replace(row, anchor=f"{row.anchor} {'brown ' * 80}") for row in table]
+    for name, limit in (("own", None), ("more", 4096)):
+        mine_negatives(long, small, tmp_path / f"{name}.jsonl", negatives=2, score=True, max_length=limit, **OPEN)
+    assert (tmp_path / "own.jsonl").read_bytes() == (tmp_path / "more.jsonl").read_bytes()
 
 
 def test_what_is_nearly_as_similar_as_the_positive_is_left_out(small: Path, tmp_path: Path) -> None:
@@ -129,6 +145,8 @@ def test_what_cannot_be_is_one_line_and_leaves_no_file(small: Path, tmp_path: Pa
         DataError, match=r"cannot write .*hard\.jsonl: the rows are read from it, and would lose their negatives"
     ):
         mine_negatives(tmp_path / "." / "hard.jsonl", small, output)
+    with pytest.raises(DataError, match=r"cannot write .*hard\.jsonl: the rows are read from it"):
+        mine_negatives(tmp_path, small, output)
     assert output.read_bytes() == before
 
 

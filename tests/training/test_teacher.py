@@ -19,7 +19,8 @@ from prune2vec.encoding.engine import Engine
 from prune2vec.encoding.store import Store
 from prune2vec.errors import ConfigError, DataError
 from prune2vec.training import teacher as teacher_module
-from prune2vec.training.teacher import TeacherPrompt, check_teacher, named_prompt, teacher_identity, teacher_vectors
+from prune2vec.training.sources import check_sources
+from prune2vec.training.teacher import TeacherPrompt, named_prompt, teacher_identity, teacher_vectors
 from prune2vec.training.train_settings import TrainSettings
 from tests.training.encoders import save_tiny_encoder
 
@@ -160,7 +161,7 @@ def write(path: Path, vectors: NDArray[np.float32], **keys: list[str] | list[int
 
 def existing(source: Path, wanted: Any = None, texts: Any = ()) -> NDArray[np.float32]:
     settings = TrainSettings(teacher_vectors=source)
-    check_teacher(settings)
+    check_sources(None, list(texts), settings)
     return teacher_vectors(wanted or WANTED, settings, output=source.parent / "out", texts=texts).vectors
 
 
@@ -183,6 +184,16 @@ def test_vectors_from_anywhere_by_id(tmp_path: Path) -> None:
     assert np.array_equal(existing(write(tmp_path / "a.parquet", vectors[::-1], id=ids[::-1]), wanted), vectors)
     numbered = {DOCUMENT: {text: str(place) for place, text in enumerate(TEXTS)}}
     assert np.array_equal(existing(write(tmp_path / "b.parquet", vectors, _id=list(range(len(TEXTS)))), numbered), vectors)
+
+
+def test_one_id_of_two_texts_is_refused(tmp_path: Path) -> None:
+    half = len(TEXTS) // 2
+    wanted = {DOCUMENT: {text: str(place % half) for place, text in enumerate(TEXTS[: 2 * half])}}
+    vectors = write(tmp_path / "a.parquet", made(2 * half), id=list(range(2 * half)))
+    with pytest.raises(
+        DataError, match=r"has vectors by id, and of the 44 distinct texts several have one id, as lines of two files"
+    ):
+        existing(vectors, wanted)
 
 
 def test_vectors_that_encode_made_of_the_texts(big: Path, tmp_path: Path) -> None:

@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
 from transformers import TrainerCallback
 
 from prune2vec.data.instructions import E5_DATASETS
 from prune2vec.data.triplet import write_triplets
 from prune2vec.errors import CheckpointError, ConfigError, DataError, TrainingError
+from prune2vec.files import digest_tree
 from prune2vec.resume import WorkFolder
 from prune2vec.training.train import train_encoder
 from tests.tiny import tiny_tokenizer
@@ -190,6 +192,43 @@ def test_other_settings_need_restart(small: Path, tmp_path: Path) -> None:
     assert (result.steps, result.resumed_from, len(curve(output))) == (6, None, 6)
 
 
+def test_a_finished_run_leaves_another_runs_checkpoints(small: Path, tmp_path: Path) -> None:
+    output, first, other = tmp_path / "encoder", {**QUICK, "steps": 2}, {**QUICK, "steps": 12}
+    train_encoder(small, DATA, output, **first)
+    with pytest.raises(KeyboardInterrupt):
+        train_encoder(small, DATA, output, callbacks=[StopAt(9)], restart=True, **other)
+    before = digest_tree(tmp_path / ".encoder.training")
+    assert train_encoder(small, DATA, output, **first).steps == 2
+    assert digest_tree(tmp_path / ".encoder.training") == before
+    assert train_encoder(small, DATA, output, restart=True, **other).resumed_from is not None
+
+
+def test_a_prompt_that_takes_in_the_text_is_refused_before_training(small: Path, tmp_path: Path) -> None:
+    encoder = SentenceTransformer(str(small), device="cpu")
+    # The blank at its end merges with the first word of a text.
+    encoder.prompts = {"query": "find: ", "document": ""}
+    encoder.save_pretrained(str(tmp_path / "base"), create_model_card=False)
+    with pytest.raises(CheckpointError, match=r"this encoder pools no token, .*let the prompt end with a line break"):
+        train_encoder(tmp_path / "base", DATA, tmp_path / "encoder", **QUICK)
+    assert not (tmp_path / ".encoder.training").exists()
+
+
+def test_a_default_prompt_that_was_not_trained_with_is_none_any_more(tmp_path: Path) -> None:
+    base = save_tiny_encoder(tmp_path / "small")
+    encoder = SentenceTransformer(str(base), device="cpu")
+    encoder.prompts, encoder.default_prompt_name = {"query": "find:\n", "document": ""}, "query"
+    encoder.save_pretrained(str(tmp_path / "base"), create_model_card=False)
+    train_encoder(tmp_path / "base", DATA, tmp_path / "none", instruction="none", **{**QUICK, "steps": 1})
+    train_encoder(tmp_path / "base", DATA, tmp_path / "saved", **{**QUICK, "steps": 1})
+    found = {name: SentenceTransformer(str(tmp_path / name), device="cpu").default_prompt_name for name in ("none", "saved")}
+    assert found == {"none": None, "saved": "query"}
+
+
+def test_similarities_without_a_teacher_are_told(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_encoder(small, DATA, tmp_path / "encoder", distil="scores", **{**QUICK, "steps": 1})
+    assert "distil scores has no teacher to learn from, so the triplets' labels alone are learnt" in capsys.readouterr().err
+
+
 def test_folders_that_are_not_ours_are_left_alone(small: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
@@ -197,6 +236,8 @@ def test_folders_that_are_not_ours_are_left_alone(small: Path, tmp_path: Path) -
         train_encoder(small, DATA, tmp_path / "mine", **QUICK, restart=True)
     with pytest.raises(TrainingError, match="the checkpoint to train"):
         train_encoder(small, DATA, small, **QUICK)
+    with pytest.raises(ConfigError, match="which is inside it, and would be a change of it"):
+        train_encoder(small, DATA, small / "trained", **QUICK)
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 

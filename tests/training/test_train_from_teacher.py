@@ -192,7 +192,7 @@ def test_triplets_are_learnt_contrastively_and_from_a_teacher(small: Path, wide:
     assert all(line["loss"] == pytest.approx(line["contrastive"] + line["distillation"], abs=2e-3) for line in lines)
     start = json.loads((tmp_path / "out" / "prune2vec.json").read_text())["train"]["teacher"]["start"]
     assert lines[-1]["distillation"] < 0.5 * (1 - start["cosine_before"]), "the projection starts near, and stays it"
-    assert {path.name.partition("-")[0] for path in (tmp_path / "out.teacher").iterdir()} == {"query", "document"}
+    assert {path.name.partition("-")[0] for path in (tmp_path / "out.teacher").glob("[!.]*")} == {"query", "document"}
 
 
 def with_prompts(folder: Path, prompts: dict[str, str]) -> Path:
@@ -292,3 +292,31 @@ def test_triplet_files_are_plain_texts_too(small: Path, same_size: Path, tmp_pat
     train_encoder(small, None, tmp_path / "out", texts=tmp_path, teacher=same_size, **{**QUICK, "steps": 2})
     record = json.loads((tmp_path / "out" / "prune2vec.json").read_text())["train"]
     assert record["data"]["document"]["rows"] == 48
+
+
+def test_whole_vectors_are_learnt_of_an_encoder_that_cuts_its_own(
+    small: Path, same_size: Path, wide: Path, corpus: Path, tmp_path: Path
+) -> None:
+    encoder = SentenceTransformer(str(small), device="cpu", truncate_dim=16)
+    encoder.save_pretrained(str(tmp_path / "cut"), create_model_card=False)
+    for teacher in (same_size, wide):
+        found, whole = (tmp_path / f"{name}-{teacher.parent.name}" for name in ("cut", "whole"))
+        train_encoder(tmp_path / "cut", None, found, texts=corpus, teacher=teacher, **FULL)
+        train_encoder(small, None, whole, texts=corpus, teacher=teacher, **FULL)
+        assert [step["loss"] for step in curve(found)] == [step["loss"] for step in curve(whole)]
+        assert SentenceTransformer(str(found), device="cpu").encode("a text").shape == (16,)
+
+
+def test_outputs_among_the_texts_are_not_read(small: Path, same_size: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "a.md").write_text("\n\n".join(text for row in rows(20) for text in row.texts))
+    settings = {**FULL, "steps": 4, "save_every": 2, "teacher": same_size}
+    with pytest.raises(KeyboardInterrupt):
+        train_encoder(small, None, notes / "encoder", texts=notes, callbacks=[StopAt(1)], **settings)
+    assert train_encoder(small, None, notes / "encoder", texts=notes, **settings).steps == 4
+    record = json.loads((notes / "encoder" / "prune2vec.json").read_text())["train"]
+    again = train_encoder(small, None, notes / "other", texts=notes, **settings)
+    other = json.loads((notes / "other" / "prune2vec.json").read_text())["train"]
+    assert again.steps == 4 and other["identity"]["data"] == record["identity"]["data"]
+    assert_same_run(notes / "encoder", notes / "other")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 from click.core import ParameterSource
 
-from prune2vec.cli.options import ExistingPath, GroupedOption, OptionGroup, options_from
+from prune2vec.cli.options import ExistingPath, GroupedOption, Listed, OptionGroup, SourceNames, options_from
 from prune2vec.errors import RENAMED, ConfigError, DataError, shown_json, shown_lines, unknown_key
 from prune2vec.progress import set_enabled
 
@@ -92,12 +92,12 @@ def check_model(name: str) -> None:
         resolve_source(name)
 
 
-def check_texts(sources: Sequence[str]) -> None:
-    """Refuse a local source of triplets whose first one cannot be read."""
+def check_texts(sources: Sequence[str], *, require_negative: bool = True) -> None:
+    """Refuse a local source of triplets, or of pairs, whose first one cannot be read."""
     from prune2vec.data.reader import read_triplets
 
     for source in filter(os.path.exists, sources):
-        if next(iter(read_triplets(source)), None) is None:
+        if next(iter(read_triplets(source, require_negative=require_negative)), None) is None:
             raise DataError(f"{source} holds no triplets")
 
 
@@ -197,7 +197,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
             raise ConfigError(f"{file.where([name])}: {unknown_key(name, known)}")
     ctx.default_map = {}
     for name, value in file.values.items():
-        several = known[name].nargs == -1 or known[name].type.name == "list"
+        several = known[name].nargs == -1 or isinstance(known[name].type, Listed | SourceNames)
         if isinstance(value, dict) or (isinstance(value, list) and not several):
             raise ConfigError(f"{file.where([name])}: {name}: expected one value, got {value!r}")
         # As it is written on a command line: there 1.9 and true are no whole numbers.

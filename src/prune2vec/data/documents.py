@@ -76,12 +76,19 @@ def _documents(path: Path, text_column: str, id_column: str | None) -> Iterator[
             raise no_rows(path)
         return
     seen: dict[int, int] = {}
-    twice = 0
+    twice, leading = 0, None
+    # Numbers of rows without an id: all of those before the first one with, and these behind it.
+    unnamed: set[int] = set()
     for row in read_rows(path):
         (text, bare), name = full_text(row, text_column), document_id(row, id_column)
         document = Document(id=str(row.number) if name is None else name, text=text, bare=bare, has_id=name is not None)
         # Without an id of its own a row is known by its number, of which there is one.
+        if not document.has_id and leading is not None:
+            unnamed.add(row.number)
         if document.has_id:
+            leading = row.number if leading is None else leading
+            if document.id.isdecimal() and (int(document.id) < leading or int(document.id) in unnamed):
+                raise DataError(f"{row.where}: id {document.id!r} is that of an earlier row without one, its number; give each row an id")
             key, digest = hash(document.id), hash(document.text)
             before = seen.get(key)
             if before == digest:
@@ -90,6 +97,8 @@ def _documents(path: Path, text_column: str, id_column: str | None) -> Iterator[
             if before is not None:
                 _check_alone(path, row, document.id, id_column)
             seen[key] = digest
+        elif seen.get(hash(document.id)) is not None:
+            raise DataError(f"{row.where}: no id, and its number {document.id!r} is an earlier row's id; give each row an id")
         yield document
     if twice:
         say(f"{path}: left out {twice} documents that come twice, with the same id and text")

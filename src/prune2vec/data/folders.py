@@ -12,7 +12,7 @@ from typing import Any
 from prune2vec.data.rows import FORMATS, known_suffixes, suffix_of
 from prune2vec.errors import ConfigError, DataError
 from prune2vec.files import read_json
-from prune2vec.outputs import RECORD
+from prune2vec.outputs import RECORD, VECTORS
 from prune2vec.progress import say
 
 TRAIN = "train"
@@ -85,19 +85,21 @@ def _triplet_files(folder: Path) -> list[TextFile]:
 
 def check_held_out(held_out: str | Path, *, train: Iterable[str | Path], texts: Iterable[str | Path] = ()) -> None:
     """Refuse, with a ``ConfigError``, to evaluate on a file that is read to train on: of triplets, or of plain texts."""
-    held = _read_from(held_out, "test")
+    held = files_read(held_out, "test")
     for source in train:
-        for path in sorted(held & _read_from(source, TRAIN)):
+        for path in sorted(held & files_read(source)):
             raise ConfigError(
                 f"{path} is held out, and {source} is trained on, which has it too; take it out, or give it a name that says dev or test"
             )
     for source in texts:
-        for path in sorted(path for path in held if path.is_relative_to(Path(source).resolve())):
+        # Where a folder has no table, all documents below it are read.
+        tables, place = files_read(source), Path(source).resolve()
+        for path in sorted(path for path in held if path in tables or (not tables and path.is_relative_to(place))):
             raise ConfigError(f"{path} is held out, and {source} is learnt from, which has it too; take it out")
 
 
-def _read_from(source: str | Path, split: str) -> set[Path]:
-    """Return the local files of triplets that are read for a split."""
+def files_read(source: str | Path, split: str = TRAIN) -> set[Path]:
+    """Return the local files of triplets that are read from a source for a split; none where it is no local one."""
     path = Path(source)
     if not path.is_dir():
         return {path.resolve()} if path.is_file() else set()
@@ -134,7 +136,7 @@ def split_told(name: str) -> str:
 def visible_files(folder: Path) -> list[Path]:
     """Return all files below a folder, in the order of their paths, but those that are hidden, of installed code, or in a folder
     that prune2vec wrote: a run inside the folder that it mines would learn from its own reports."""
-    ours = {record.parent for record in folder.rglob(RECORD)} - {folder}
+    ours = {record.parent for name in (RECORD, VECTORS) for record in folder.rglob(name)} - {folder}
     found = ((path, path.relative_to(folder).parts) for path in sorted(folder.rglob("*")) if path.is_file())
     visible = (path for path, parts in found if not any(part in _SKIPPED or part[0] == "." for part in parts))
     return [path for path in visible if ours.isdisjoint(path.parents)]
@@ -158,7 +160,8 @@ def _found(folder: Path, depth: int) -> list[Path]:
     files = [path for path in entries if path.is_file() and suffix_of(path) in FORMATS]
     if files or not depth:
         return files
-    folders = [path for path in entries if path.is_dir() and not path.is_symlink() and path.name not in _NOT_TRIPLETS]
+    others = (path for path in entries if path.is_dir() and not any((path / name).exists() for name in (RECORD, VECTORS)))
+    folders = [path for path in others if not path.is_symlink() and path.name not in _NOT_TRIPLETS]
     return [path for one in folders for path in _found(one, depth - 1)]
 
 

@@ -140,14 +140,25 @@ def mine(
     return MinedFolder(folder=output, manifest=manifest)
 
 
+def check_source(source: str | Path, settings: TripletSettings, root: str | Path | None = None) -> None:
+    """Refuse a source that is neither docstrings nor a folder, or what belongs to the other one.
+
+    Raises:
+        ConfigError: ``root`` or ``packages`` are given with a folder of documents.
+        DataError: There is no such folder.
+    """
+    if str(source) == DOCSTRINGS:
+        return
+    if root is not None or settings.packages is not None:
+        raise ConfigError(f"root and packages belong to the source {DOCSTRINGS!r}, not to a folder of documents ({source})")
+    if not Path(source).expanduser().is_dir():
+        close = did_you_mean(str(source), [DOCSTRINGS])
+        raise DataError(f"{source}: no such folder; expected {DOCSTRINGS!r} or a folder of documents{close}")
+
+
 def _pairs(source: str | Path, root: str | Path | None, chosen: TripletSettings) -> MinedPairs:
+    check_source(source, chosen, root)
     packages, most, seed = chosen.packages, chosen.max_pairs, chosen.seed
     if str(source) == DOCSTRINGS:
         return mine_docstrings(Path(root) if root is not None else None, packages=packages, max_pairs=most, seed=seed)
-    if root is not None or packages is not None:
-        raise ConfigError(f"root and packages belong to the source {DOCSTRINGS!r}, not to a folder of documents ({source})")
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        close = did_you_mean(str(source), [DOCSTRINGS])
-        raise DataError(f"{source}: no such folder; expected {DOCSTRINGS!r} or a folder of documents{close}")
-    return mine_folder(folder, max_pairs=most, seed=seed)
+    return mine_folder(Path(source).expanduser(), max_pairs=most, seed=seed)

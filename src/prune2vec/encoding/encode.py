@@ -88,8 +88,6 @@ def encode_corpus(
     """
     chosen = EncodeSettings.chosen(settings, overrides, where="encode")
     shard, shards = chosen.shard_of
-    if shard >= shards:
-        raise EncodingError(f"shard {chosen.shard}: shards are numbered from 0 to {shards - 1}")
     check_shards(Path(output), shards)
     folder = shard_folder(Path(output), shard, shards)
     with locked(folder):
@@ -152,7 +150,11 @@ def _opened(folder: Path, encoder: Path | str, engine: Engine, source: Corpus, s
             raise EncodingError(f"{folder} holds vectors made otherwise ({changed}); give another output")
         same = store.identity.get("corpus") == identity["corpus"]
         same = same and store.made_by.get("corpus_mtime_ns") == made_by["corpus_mtime_ns"]
-        return replace(store, identity=identity, made_by=made_by, complete=store.complete and same)
+        now = replace(store, identity=identity, made_by=made_by, complete=store.complete and same)
+        if now.complete and store.made_by != made_by:
+            # The encoder lies elsewhere, where a search is to find it.
+            now.save()
+        return now
     ranges = None
     if settings.precision == "int8":
         # From the corpus's head whatever the shard, so that all shards have the same range.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from prune2vec.settings import Settings
 
@@ -43,6 +43,14 @@ class EncodeSettings(Settings):
     """auto, cpu, cuda, cuda:1, mps."""
     token_budget: int | None = Field(default=None, ge=64, le=2**31)
     """Tokens in one forward pass; changes speed and memory, and at most the last digits. Unset takes what suits the device."""
+
+    @field_validator("shard")
+    @classmethod
+    def _is_there(cls, shard: str) -> str:
+        number, count = map(int, shard.split("/"))
+        if number >= count:
+            raise ValueError(f"{shard}: shards are numbered from 0 to {count - 1}")
+        return shard
 
     @property
     def shard_of(self) -> tuple[int, int]:

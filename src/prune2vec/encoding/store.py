@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from prune2vec.errors import EncodingError, reason_of
 from prune2vec.files import read_json, write_bytes, write_text
+from prune2vec.outputs import VECTORS
 
 FORMAT = "prune2vec.vectors/1"
 # Readers of a folder of Parquet (pandas, pyarrow, polars, datasets) pass over names that begin so.
-MANIFEST = "_manifest.json"
+MANIFEST = VECTORS
 _EARLIER_MANIFEST = "manifest.json"
 _SHARD = re.compile(r"shard-\d+-of-(\d+)")
 _BITS = 8

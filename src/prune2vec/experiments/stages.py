@@ -38,7 +38,7 @@ class Stages:
         """Refuse a model, texts or a teacher that cannot be found, before hours go into what comes before them."""
         from prune2vec.models.load import load_config
         from prune2vec.models.source import resolve_source
-        from prune2vec.training.train import check_sources
+        from prune2vec.training.sources import check_sources
 
         source = resolve_source(recipe.model, revision=recipe.revision)
         load_config(source, trust_remote_code=recipe.trust_remote_code)

@@ -385,8 +385,7 @@ class VariantRun:
         # In a dry run nothing has been made.
         if not queries or texts is None or (name is None and self.runner.own is not None):
             return
-        encoder = self._encoders[name] if name is not None else None
-        settings = evaluation.settings
+        encoder, settings = self._encoders[name] if name is not None else None, evaluation.settings
         how = settings.model_dump(mode="json", include={"dtype", "max_length"})
         self.runner.do(
             "answer",

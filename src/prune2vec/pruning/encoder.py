@@ -242,6 +242,11 @@ def check_writable(encoder: SentenceTransformer) -> None:
                 "sentence-transformers gives this encoder other tokens than the tokeniser that would be written with it; "
                 "has it a chat template, or does it cut texts at their beginning?"
             )
+    if not encode_probe(encoder).any(axis=1).all():
+        raise CheckpointError(
+            "of a text under one of its prompts this encoder pools no token, as the prompt's last token takes in the text's first; let the "
+            "prompt end with a line break, or pool it with the text (include_prompt)"
+        )
 
 
 def parts_of(encoder: SentenceTransformer, record: Mapping[str, Any]) -> EncoderParts:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from prune2vec.data.documents import same_text
+from prune2vec.data.folders import files_read
 from prune2vec.data.reader import Texts, load_triplets
 from prune2vec.data.triplet import Triplet, write_triplets
 from prune2vec.errors import ConfigError, DataError, reason_of
@@ -130,27 +131,26 @@ def mine_negatives(
         CheckpointError: The encoder does not load, or the file cannot be written.
     """
     chosen = MiningSettings.chosen(settings, overrides, where="mine negatives")
-    target = check_target(Path(output), folder=False)
-    given = [data] if isinstance(data, str | Path) else data
-    if any(isinstance(one, str | Path) and Path(one).resolve() == target.resolve() for one in given):
-        raise DataError(f"cannot write {target}: the rows are read from it, and would lose their negatives; name another file")
-    if not target.name.endswith((".jsonl", ".jsonl.gz")):
-        raise DataError(f"cannot write triplets to {target.name}; the name must end in .jsonl or .jsonl.gz")
+    target = check_target_of(data, Path(output))
     # The command line reads this file for its options; torch must not come with them.
     from prune2vec.pruning.encoder import check_finite, load_encoder
     from prune2vec.training.fit import isolated_randomness
 
     tables: dict[str, dict[tuple[str, str], Triplet]] = {}
+    documents: dict[str, dict[str, None]] = {}
     for row in load_triplets(data, require_negative=False):
         tables.setdefault(row.dataset, {}).setdefault((row.anchor, row.positive), row)
+        # A pair may come again with other negatives.
+        documents.setdefault(row.dataset, {}).update(dict.fromkeys(row.texts[1:]))
     distinct = sum(map(len, tables.values()))
     encoder = load_encoder(model, device=chosen.device, dtype=chosen.dtype)
     check_finite(encoder, model)
-    encoder.max_seq_length = chosen.max_length or encoder.max_seq_length
+    if chosen.max_length is not None:
+        encoder.max_seq_length = min(chosen.max_length, encoder.max_seq_length or chosen.max_length)
     mined: list[Triplet] = []
     with isolated_randomness(chosen.seed):
-        for table in tables.values():
-            mined += _mined(list(table.values()), encoder, chosen)
+        for name, table in tables.items():
+            mined += _mined(list(table.values()), list(documents[name]), encoder, chosen)
     if not mined:
         raise DataError(
             f"no row of {distinct} got a hard negative; loosen relative_margin, range_min or max_score, or add texts"
@@ -168,13 +168,30 @@ def mine_negatives(
     )
 
 
-def _mined(rows: Sequence[Triplet], encoder: SentenceTransformer, settings: MiningSettings) -> list[Triplet]:
+def check_target_of(data: Texts, output: Path) -> Path:
+    """Return the file to write, if it can be written and is none of those that the rows are read from.
+
+    Raises:
+        DataError: It is one of them, or no JSON-lines file.
+        CheckpointError: It cannot be written.
+    """
+    target = check_target(output, folder=False)
+    given = [data] if isinstance(data, str | Path) else data
+    if any(isinstance(one, str | Path) and target.resolve() in files_read(one) for one in given):
+        raise DataError(f"cannot write {target}: the rows are read from it, and would lose their negatives; name another file")
+    if not target.name.endswith((".jsonl", ".jsonl.gz")):
+        raise DataError(f"cannot write triplets to {target.name}; the name must end in .jsonl or .jsonl.gz")
+    return target
+
+
+def _mined(
+    rows: Sequence[Triplet], documents: list[str], encoder: SentenceTransformer, settings: MiningSettings
+) -> list[Triplet]:
     """Return the rows of one data set that get hard negatives, with the cosines of the positive and of each of them."""
     from datasets import Dataset
     from sentence_transformers.util import mine_hard_negatives as mine
 
     pairs = Dataset.from_dict({"anchor": [row.anchor for row in rows], "positive": [row.positive for row in rows]})
-    documents = list(dict.fromkeys(text for row in rows for text in row.texts[1:]))
     watched: Any = _Watched(encoder, sys.stderr)
     try:
         with redirect_stderr(io.StringIO()):

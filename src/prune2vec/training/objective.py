@@ -138,11 +138,13 @@ class TeacherDistance(nn.Module):
         if width is not None and settings.distil == "vectors":
             # The projection's start must not depend on what was drawn before.
             torch.manual_seed(settings.seed)
-            self.vectors = EmbedDistillLoss(
-                encoder,
-                distance_metric="cosine" if settings.distance == "cosine" else "mse",
-                projection_dim=width if settings.keep_projection or width != encoder.get_embedding_dimension() else None,
-            )
+            # What is learnt are whole vectors, whatever the encoder cuts off at the end.
+            with encoder.truncate_embeddings(None):
+                self.vectors = EmbedDistillLoss(
+                    encoder,
+                    distance_metric="cosine" if settings.distance == "cosine" else "mse",
+                    projection_dim=width if settings.keep_projection or width != full_width(encoder) else None,
+                )
             if self.vectors.projection is not None and get_world_size() > 1:
 
                 def average(parameter: Tensor) -> None:

@@ -24,7 +24,7 @@ from prune2vec.encoding.vector_folder import VectorFolder
 from prune2vec.errors import ConfigError, DataError, did_you_mean, reason_of, shown
 from prune2vec.files import digest_file, digest_json, digest_tree
 from prune2vec.models.prepared_text import saved_prompts
-from prune2vec.outputs import locked
+from prune2vec.outputs import TAUGHT, OwnFolder, locked
 from prune2vec.progress import say
 from prune2vec.pruning.encoder import check_finite, load_encoder
 from prune2vec.training.train_settings import TrainSettings
@@ -94,18 +94,6 @@ def teacher_identity(settings: TrainSettings) -> str | None:
     return digest_tree(place) if place.is_dir() else digest_file(place)
 
 
-def check_teacher(settings: TrainSettings) -> None:
-    """Refuse vectors that are not there, where no teacher is given that could make them.
-
-    Raises:
-        DataError: They are not there.
-    """
-    if settings.teacher is None and settings.teacher_vectors is not None and not Path(settings.teacher_vectors).exists():
-        raise DataError(
-            f"teacher_vectors: {settings.teacher_vectors} does not exist; give vectors that do, or a teacher to make them"
-        )
-
-
 def teacher_vectors(
     wanted: Mapping[TeacherPrompt, Mapping[str, str]],
     settings: TrainSettings,
@@ -135,6 +123,9 @@ def teacher_vectors(
     """
     if settings.teacher is not None:
         folder = Path(settings.teacher_vectors or output.with_name(f"{output.name}.teacher"))
+        if not folder.exists():
+            # So that it is known for ours where it lies among the texts.
+            OwnFolder(folder, TAUGHT, {}).save()
         found = _encoded(settings.teacher, folder, wanted, settings, dtype)
     else:
         found = _existing(Path(str(settings.teacher_vectors)), wanted, texts)
@@ -252,6 +243,11 @@ def _place_of(source: Path, name: str) -> Path:
 
 def _matched(known: _Known, ids: Mapping[str, str], place: Path) -> NDArray[np.float32]:
     """Return the vectors of texts, in their order."""
+    if known.by_id and len(set(ids.values())) < len(ids):
+        raise DataError(
+            f"{place} has vectors by id, and of the {len(ids):,} distinct texts several have one id, as lines of two files have: put them "
+            "into one file, or give a column text beside the vectors"
+        )
     if known.by_id and len(known.rows) != len(ids):
         raise DataError(
             f"{place} has {len(known.rows):,} vectors by id, and there are {len(ids):,} distinct texts; give those of these texts, "

@@ -14,7 +14,6 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 from transformers import TrainerCallback
 
-from prune2vec.data.folders import check_held_out
 from prune2vec.data.plain_texts import Sources, load_texts
 from prune2vec.data.reader import Texts, load_triplets
 from prune2vec.errors import ConfigError, TrainingError, import_extra
@@ -24,7 +23,6 @@ from prune2vec.models.encoder_text import matryoshka_dims
 from prune2vec.models.heads import head_record, load_heads, state_width
 from prune2vec.models.text_settings import SAVED
 from prune2vec.outputs import ENCODER, check_kind, check_ours, locked
-from prune2vec.paths import check_is_encoder
 from prune2vec.progress import quiet_transformers, say
 from prune2vec.pruning.encoder import (
     RECORD,
@@ -43,7 +41,8 @@ from prune2vec.training.fit import TrainingJob, fit, isolated_randomness, run_ah
 from prune2vec.training.objective import append_projection, full_width
 from prune2vec.training.processes import Processes, joined
 from prune2vec.training.quantised import distance_to_merged, hold_in_bits
-from prune2vec.training.teacher import check_teacher, teacher_identity, teacher_vectors
+from prune2vec.training.sources import check_sources
+from prune2vec.training.teacher import teacher_identity, teacher_vectors
 from prune2vec.training.train_settings import TrainSettings, check_tracker
 from prune2vec.training.training_data import Prompting, by_prompt, check_room, plain_data, trained_text, training_data
 
@@ -159,42 +158,6 @@ def train_encoder(
     )
 
 
-def check_sources(data: Texts | None, texts: Sources | None, settings: TrainSettings) -> None:
-    """Refuse both triplets and plain texts or neither, settings that do not fit the one given, and a teacher that is not there.
-
-    Raises:
-        ConfigError: They do not fit each other.
-        DataError: Vectors of a teacher are not there.
-        CheckpointError: The teacher is no encoder.
-    """
-    if (data is None) == (texts is None):
-        raise ConfigError("train: give either data (triplets) or texts (plain texts, to learn a teacher's vectors from)")
-    if settings.dev is not None:
-        check_held_out(settings.dev, train=_paths(data), texts=_paths(texts))
-    if settings.teacher is not None:
-        check_is_encoder(settings.teacher)
-    check_teacher(settings)
-    if texts is None:
-        if settings.prompts:
-            raise ConfigError("prompts are for plain texts (--texts); triplets have the query's and the document's")
-        return
-    if not settings.learns_vectors:
-        raise ConfigError("plain texts have nothing to learn without a teacher; give teacher (an encoder) or teacher_vectors")
-    if settings.distil == "scores":
-        raise ConfigError(
-            "distil 'scores' compares the documents of triplets; for plain texts set it to vectors or similarities"
-        )
-    if settings.instruction != SAVED:
-        raise ConfigError(
-            f"instruction {settings.instruction!r} is for triplets; plain texts are learnt under the encoder's own prompts (prompts)"
-        )
-
-
-def _paths(given: Texts | Sources | None) -> list[str | Path]:
-    several = [given] if isinstance(given, str | Path) else given or []
-    return [one for one in several if isinstance(one, str | Path)]
-
-
 def prepare(
     base: Path,
     data: Texts | None,
@@ -212,6 +175,10 @@ def prepare(
         CheckpointError: The encoder cannot be loaded, could not be written as it is, or gives vectors that are not finite.
     """
     check_sources(data, texts, settings)
+    if base.resolve() in output.resolve().parents:
+        raise ConfigError(
+            f"cannot train {base} into {output}, which is inside it, and would be a change of it; name another output"
+        )
     plain = load_texts(texts) if texts is not None else []
     triplets = load_triplets(data, require_negative=settings.hard_negatives > 0) if data is not None else []
     device = pick_device(settings.device)
@@ -291,7 +258,7 @@ def with_teacher(job: TrainingJob, encoder: SentenceTransformer, texts: Sources 
 
 
 def _finished(job: TrainingJob) -> dict[str, Any] | None:
-    """Return the record of a finished run with the same identity, of which nothing else is left then; None when there is none.
+    """Return the record of a finished run with the same identity, of whose work nothing is left then; None when there is none.
 
     Raises:
         TrainingError: There is a finished run with another identity, or another encoder, and ``restart`` is off.
@@ -301,7 +268,7 @@ def _finished(job: TrainingJob) -> dict[str, Any] | None:
     record = read_record(job.output).get("train") or {}
     changed = differences(record.get("identity") or {}, job.identity) if record else "it was not trained"
     if not changed:
-        job.work.remove()
+        job.work.remove_if(job.identity)
         return dict(record)
     if not job.settings.restart:
         raise TrainingError(f"{job.output} holds another encoder ({changed}); give another output or set restart to replace it")
@@ -346,6 +313,10 @@ def finish(job: TrainingJob) -> dict[str, Any]:
         if len(used) == 1 and not job.data.plain:
             query, document = used.pop()
             encoder.prompts = {**encoder.prompts, "query": query, "document": document}
+            default = encoder.prompts.get(encoder.default_prompt_name or "", "")
+            if job.settings.instruction != SAVED and default not in (query, document):
+                # It would stand before texts that had another beginning in training.
+                encoder.default_prompt_name = None
         about = read_record(job.base)
         if "text" in about:
             about["text"] = _trained_vectors(trained_text(about, job.settings), heads, encoder, job.settings)

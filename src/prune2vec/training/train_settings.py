@@ -98,7 +98,7 @@ class TrainSettings(Settings):
     """Optimiser steps."""
     batch_size: int = Field(default=64, ge=2, le=10**6)
     """Rows a step, of all processes together; all from one dataset, and no text twice."""
-    max_length: int = Field(default=512, ge=1, le=2**24)
+    max_length: int = Field(default=512, ge=8, le=2**24)
     """Longest text in tokens, instruction and special tokens included; what is longer is cut and counted."""
     scale: float = Field(default=50.0, gt=0, le=10**6)
     """Cosines are multiplied by this in the loss (1 / temperature)."""
@@ -131,7 +131,7 @@ class TrainSettings(Settings):
     prune ENCODER 6 then gives that size without more training."""
     depth_weights: tuple[Annotated[float, Field(gt=0, le=10**6)], ...] = ()
     """Weight of the loss at each of the depths, the whole encoder's last; empty is 1 for each."""
-    depths_per_step: int | None = Field(default=None, ge=1, le=10**4)
+    depths_per_step: int | None = Field(default=None, ge=2, le=10**4)
     """So many of the depths, drawn anew for each step, the whole encoder always among them; None takes all in each step."""
     deepest_teaches: bool = False
     """The shallower depths learn the whole encoder's vectors of the same pass too, as distil, distil_distance and distil_weight

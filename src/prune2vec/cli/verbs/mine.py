@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from prune2vec.cli.options import OptionGroup, OutputPath, SourceName
-from prune2vec.cli.verb import Outcome, Printable, verb, would
+from prune2vec.cli.verb import Outcome, Printable, check_texts, verb, would
 from prune2vec.outputs import TEXTS, check_ours
 
 if TYPE_CHECKING:
@@ -35,7 +35,10 @@ def mine(source: str, *, output: Path, settings: TripletSettings, dry_run: bool)
     with an encoder.
     """
     if dry_run:
+        from prune2vec.data.mine import check_source
+
         check_ours(output, TEXTS)
+        check_source(source, settings)
         return would(f"mine {source}", reads=[source], writes=output, settings=settings)
     from prune2vec.data.mine import mine as mine_texts
 
@@ -69,6 +72,12 @@ def mine_negatives(data: str, *, model: str, output: Path, settings: MiningSetti
     scores nearly as high as the positive is left out, since it may be an answer too.
     """
     if dry_run:
+        from prune2vec.paths import check_is_encoder
+        from prune2vec.training.mine_negatives import check_target_of
+
+        check_target_of(data, output)
+        check_is_encoder(model)
+        check_texts([data], require_negative=False)
         reads = [data, model]
         return would(f"mine negatives for {data}", reads=reads, writes=output, settings=settings)
     from prune2vec.training.mine_negatives import mine_negatives as mine

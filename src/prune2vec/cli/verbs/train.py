@@ -68,7 +68,7 @@ def train(
         from prune2vec.errors import import_extra
         from prune2vec.paths import check_is_encoder
         from prune2vec.pruning.encoder_check import check_trainable
-        from prune2vec.training.train import check_sources
+        from prune2vec.training.sources import check_sources
 
         check_kind(output, ENCODER)
         check_is_encoder(checkpoint)
@@ -77,7 +77,7 @@ def train(
             import_extra("bitsandbytes")
         check_sources(data, texts, settings)
         if data is not None:
-            check_texts(data)
+            check_texts(data, require_negative=settings.hard_negatives > 0)
         for source in filter(os.path.exists, texts or ()):
             next(read_texts(source), None)
         check_tracker(settings.report_to)
