@@ -320,3 +320,15 @@ def test_what_was_written_is_what_is_loaded(sound: Path) -> None:
     encoder = load_encoder(sound, device="cpu", dtype="float32")
     assert told["settings"]["prompts"] == {"query": "find what answers\n"} and told["settings"]["pooling"] == "lasttoken"
     assert told["shape"] == [2 * len(told["texts"]), encoder.get_embedding_dimension()]
+
+
+@pytest.mark.parametrize("record", ["[1]", '{"target": "onnx"}', '{"target": "onnx", "max_length": "8"}', '{"target": "gguf"}'])
+def test_an_export_with_a_broken_record_is_one_line(sound: Path, tmp_path: Path, record: str) -> None:
+    (tmp_path / "export.json").write_text(record)
+    with pytest.raises(CheckpointError, match=r"export\.json: broken record of an export \(\w+ is missing\); make it again"):
+        examine_encoder(sound, against=str(tmp_path))
+
+
+def test_an_encoder_is_loaded_to_encode(sound: Path) -> None:
+    encoder = load_encoder(sound, device="cpu", dtype="float32")
+    assert not any(module.training for module in encoder.modules())

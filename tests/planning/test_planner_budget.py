@@ -13,7 +13,7 @@ from prune2vec.models.shape import ModelShape
 from prune2vec.planning.depth_rules import Layout, first_and_last, prefix, spread
 from prune2vec.planning.planner import Budget, make_plan, planners
 from prune2vec.profiling.profile import Profile
-from tests.planning.made import made_profile, made_shape
+from tests.planning.made import curve_with_minima, made_profile, made_shape
 
 LAYOUTS: dict[str, Layout] = {"uniform": spread, "keep-last": first_and_last}
 WHOLE_LAYERS = [method for method in planners.names() if method not in ("drop", "effir")]
@@ -147,3 +147,14 @@ def test_the_pick_is_admitted_and_the_best_admitted_where_the_free_pick_is_not(
     best = min(admitted, key=lambda n: loss[n - 1])
     assert plan.keep_layers == layout(best, total)
     assert "over the budget" in plan.notes[0] and f"kept {best}" in plan.notes[0]
+
+
+def test_a_budget_that_cannot_be_met_is_told_in_its_own_unit() -> None:
+    for limits, words in (
+        ({"max_memory": 1000}, r"the smallest of those tried has [\d,]+ bytes against at most 1,000"),
+        ({"min_speedup": 1000}, r"the smallest of those tried has a speed-up of [\d.]+ against at least 1000"),
+        ({"max_params": 10}, r"the smallest of those tried has [\d,]+ parameters against at most 10"),
+    ):
+        for method in ("depth", "l3prune"):
+            with pytest.raises(PlanError, match=words):
+                make_plan(made_profile(curve_with_minima(8, 2, 6)), method=method, budget=limits)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from prune2vec.errors import ConfigError, ModelError, PlanError, UnsupportedModel
+from prune2vec.errors import ConfigError, DataError, ModelError, PlanError, UnsupportedModel
 from prune2vec.models.kept import Kept
 from prune2vec.models.text_settings import TextSettings
 from prune2vec.models.token_kinds import TokenVocabulary
@@ -146,6 +146,15 @@ def test_the_most_frequent_ones_stay(counts: dict[int, int], size: int, share: F
 def test_too_few_tokens_say_how_many_it_takes(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"a vocabulary of 100 tokens is too small: .* are 2\d\d; give that many or more"):
         plan_of(measured(tmp_path / "m"), 100)
+
+
+def test_texts_without_a_token_are_refused_before_a_plan_is_written(tmp_path: Path) -> None:
+    profile = measured(tmp_path / "m")
+    (tmp_path / "m" / "corpus.txt").write_text("")
+    (tmp_path / "plan.json").write_text("")
+    with pytest.raises(DataError, match=r"corpus\.txt"):
+        plan_of(profile, output=tmp_path / "plan.json")
+    assert (tmp_path / "plan.json").read_text() == ""
 
 
 def test_prompts_and_roles_stay(tmp_path: Path) -> None:

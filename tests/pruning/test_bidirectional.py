@@ -10,7 +10,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from torch.nn.functional import gelu, layer_norm, softmax
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from prune2vec.encoding.engine import Engine
 from prune2vec.errors import ConfigError, UnsupportedModel
@@ -21,7 +21,7 @@ from prune2vec.pruning.encoder import load_encoder, read_record
 from prune2vec.pruning.parity import PROBE_TEXTS
 from prune2vec.pruning.prune import prune_model
 from tests.pruning.plans import plan_for
-from tests.tiny import BIDIRECTIONAL, ENCODERS, VOCAB, save_tiny, tiny_model
+from tests.tiny import _BASE, BIDIRECTIONAL, ENCODERS, VOCAB, save_tiny, tiny_model, tiny_tokenizer
 
 TEXTS = [*PROBE_TEXTS, "quick brown fox", "layers of a language model hold what an encoder needs " * 3]
 
@@ -174,3 +174,20 @@ def test_the_first_token_of_a_causal_model_is_not_pooled(tmp_path: Path) -> None
         prune_model(model, plan_for(model, [0]), tmp_path / "out", max_length=64, pooling="cls")
     out = prune_model(model, plan_for(model, [0]), tmp_path / "out", max_length=64, pooling="cls", attention="bidirectional")
     assert json.loads((out / "1_Pooling" / "config.json").read_text())["include_prompt"] is True
+
+
+@pytest.mark.parametrize("family", ["nomic_bert", "jina_embeddings_v3"])
+def test_families_whose_files_have_other_names_than_their_class(tmp_path: Path, family: str) -> None:
+    model = AutoModel.from_config(AutoConfig.for_model(family, **_BASE))
+    model.save_pretrained(tmp_path / "m")
+    tiny_tokenizer().save_pretrained(tmp_path / "m")
+    for what in (model.config.num_hidden_layers, 3, (0, 2, 4)):
+        out = prune_model(tmp_path / "m", what, tmp_path / "out")
+        assert json.loads((out / "parity.json").read_text())["max_difference"] < 1e-5
+
+
+def test_a_family_that_cannot_be_cut_tensor_by_tensor_is_told_why(tmp_path: Path) -> None:
+    AutoModel.from_config(AutoConfig.for_model("gte", **_BASE)).save_pretrained(tmp_path / "m")
+    tiny_tokenizer().save_pretrained(tmp_path / "m")
+    with pytest.raises(UnsupportedModel, match="cannot be cut: its files hold tensors under other names than its class"):
+        prune_model(tmp_path / "m", 3, tmp_path / "out")

@@ -95,10 +95,9 @@ class SourceNames(SourceName):
     """One or several such names, separated by commas."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the names, each checked; a path that holds a comma is one."""
-        given = (
-            [value] if not isinstance(value, str) or os.path.exists(value) else Listed(or_word=False).convert(value, param, ctx)
-        )
+        """Return the names, each checked; a path that holds a comma is one. A list from a settings file comes as it is."""
+        one = isinstance(value, str) and os.path.exists(value)
+        given = [value] if one or not isinstance(value, str | list) else Listed(or_word=False).convert(value, param, ctx)
         return tuple(SourceName.convert(self, one, param, ctx) for one in given)
 
 

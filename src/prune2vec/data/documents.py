@@ -76,19 +76,13 @@ def _documents(path: Path, text_column: str, id_column: str | None) -> Iterator[
             raise no_rows(path)
         return
     seen: dict[int, int] = {}
-    twice, leading = 0, None
-    # Numbers of rows without an id: all of those before the first one with, and these behind it.
-    unnamed: set[int] = set()
+    twice, numbers = 0, _Numbers()
     for row in read_rows(path):
         (text, bare), name = full_text(row, text_column), document_id(row, id_column)
         document = Document(id=str(row.number) if name is None else name, text=text, bare=bare, has_id=name is not None)
+        numbers.check(row, document, named=hash(document.id) in seen)
         # Without an id of its own a row is known by its number, of which there is one.
-        if not document.has_id and leading is not None:
-            unnamed.add(row.number)
         if document.has_id:
-            leading = row.number if leading is None else leading
-            if document.id.isdecimal() and (int(document.id) < leading or int(document.id) in unnamed):
-                raise DataError(f"{row.where}: id {document.id!r} is that of an earlier row without one, its number; give each row an id")
             key, digest = hash(document.id), hash(document.text)
             before = seen.get(key)
             if before == digest:
@@ -97,11 +91,33 @@ def _documents(path: Path, text_column: str, id_column: str | None) -> Iterator[
             if before is not None:
                 _check_alone(path, row, document.id, id_column)
             seen[key] = digest
-        elif seen.get(hash(document.id)) is not None:
-            raise DataError(f"{row.where}: no id, and its number {document.id!r} is an earlier row's id; give each row an id")
         yield document
     if twice:
         say(f"{path}: left out {twice} documents that come twice, with the same id and text")
+
+
+class _Numbers:
+    """The numbers of rows without an id: all of those before the first row that has one, and single ones after it."""
+
+    def __init__(self) -> None:
+        self._first_id: int | None = None
+        self._later: set[int] = set()
+
+    def check(self, row: SourceRow, document: Document, *, named: bool) -> None:
+        """Refuse, with a ``DataError``, an id that is the number of a row without one; ``named`` says that a row has this id."""
+        if not document.has_id:
+            if named:
+                raise DataError(
+                    f"{row.where}: no id, and its number {document.id!r} is an earlier row's id; give each row an id"
+                )
+            if self._first_id is not None:
+                self._later.add(row.number)
+            return
+        self._first_id = row.number if self._first_id is None else self._first_id
+        if document.id.isdecimal() and (int(document.id) < self._first_id or int(document.id) in self._later):
+            raise DataError(
+                f"{row.where}: id {document.id!r} is that of an earlier row without one, its number; give each row an id"
+            )
 
 
 def _check_alone(path: Path, row: SourceRow, name: str, id_column: str | None) -> None:

@@ -257,7 +257,7 @@ def _behaviour(encoder: SentenceTransformer, folder: Path) -> Iterator[Finding]:
 def _against(encoder: SentenceTransformer, parts: EncoderParts, other: str) -> Iterator[Finding]:
     """Compare the vectors of the probe texts, under the encoder's own prompts, with another's."""
     path = Path(other)
-    about = read_json(path / "export.json") if (path / "export.json").is_file() else {}
+    about = _export_record(path / "export.json") if (path / "export.json").is_file() else {}
     if _is_url(other) or path.suffix == ".gguf" or about.get("target") == "gguf":
         try:
             yield _against_runtime(encoder, parts, str(path / about["model"]) if about else other)
@@ -296,6 +296,19 @@ def _against(encoder: SentenceTransformer, parts: EncoderParts, other: str) -> I
     cosine = cosines(reference, vectors)
     found, expected = f"mean cosine {cosine.mean():.4f}, smallest {cosine.min():.4f}", f"{LEAST_COSINE} on average ({low})"
     yield Finding(what=what, found=found, expected=expected, verdict=OK if cosine.mean() >= LEAST_COSINE else WRONG)
+
+
+def _export_record(file: Path) -> dict[str, Any]:
+    """Return what an export says of itself; one that lacks what is read here is a ``CheckpointError``."""
+    value = read_json(file)
+    needs: dict[str, dict[str, type]] = {"onnx": {"max_length": int, "prompts": dict}, "gguf": {"model": str}}
+    wanted = needs.get(str(value.get("target")), {}) if isinstance(value, dict) else {"target": str}
+    broken = [key for key, kind in wanted.items() if not (isinstance(value, dict) and isinstance(value.get(key), kind))]
+    if broken:
+        raise CheckpointError(
+            f"{file}: broken record of an export ({broken[0]} is missing); make it again with prune2vec export"
+        )
+    return dict(value)
 
 
 def _is_url(name: str) -> bool:

@@ -94,6 +94,14 @@ def config_of_entries(config: Any, entries: Mapping[str, Any]) -> Any:
     return new
 
 
+def check_decided(kept: Kept) -> None:
+    """Refuse, with a ``PlanError``, a share of the neurons that does not say which go."""
+    if kept.width_cut:
+        raise PlanError(
+            f"the plan is to cut {float(kept.width_cut):.1%} of the neurons, but not which; run prune2vec slim first"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cut:
     """What happens to each tensor of a model.
@@ -132,10 +140,7 @@ class Cut:
         check_keep(kept.layers, len(blocks))
         if family.first_stays:
             check_first_layer(kept, model.config.model_type)
-        if kept.width_cut:
-            raise PlanError(
-                f"the plan is to cut {float(kept.width_cut):.1%} of the neurons, but not which; run prune2vec slim first"
-            )
+        check_decided(kept)
         if kept.widths and not neurons:
             raise PlanError("these widths do not say which neurons stay; give the plan's neurons too")
         if kept.whole_blocks:

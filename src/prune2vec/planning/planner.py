@@ -33,7 +33,8 @@ class Budget(Settings):
     max_layers: int | None = Field(default=None, ge=1, le=10**4)
     """Most layers; one without attention or without MLP counts as well."""
     max_memory: Amount | None = None
-    """Most memory for encoding, estimated from weights and activations: 500MB, 4GB."""
+    """Most memory for encoding, estimated from weights and activations in the model's dtype: 500MB, 4GB. Where a model in bf16 is
+    computed in float32, as on CPUs without bf16 matrix units, it is twice as much."""
     min_speedup: float | None = Field(default=None, ge=1, le=10**4)
     """Least speed-up over the whole model, predicted from FLOPs per token."""
 
@@ -162,7 +163,19 @@ def make_plan(
 def _pick(planner: Planner, profile: Profile, limits: Budget, tokens: int | None) -> Picked:
     """Return what the planner picks of a model of which so many tokens stay, all for None."""
     shape = profile.shape.with_tokens(tokens)
-    return planner.pick(replace(profile, shape=shape), lambda kept: not limits.exceeded(shape, kept))
+    tried: list[tuple[int, str]] = []
+
+    def fits(kept: Kept) -> bool:
+        over = limits.exceeded(shape, kept)
+        tried.extend([(shape.params(kept), "; ".join(over))] if over else [])
+        return not over
+
+    try:
+        return planner.pick(replace(profile, shape=shape), fits)
+    except PlanError as error:
+        if not tried:
+            raise
+        raise PlanError(f"{error} (the smallest of those tried has {min(tried)[1]})") from error
 
 
 def _tokens_within(planner: Planner, profile: Profile, limits: Budget, counted: CountedTokens) -> tuple[int, ...] | None:

@@ -16,7 +16,7 @@ from tokenizers import Encoding, Tokenizer
 
 from prune2vec.data.instructions import E5_TEXTS, Instructions
 from prune2vec.data.plain_texts import read_texts
-from prune2vec.errors import ModelError, PlanError, explained
+from prune2vec.errors import DataError, ModelError, PlanError, explained
 from prune2vec.models.source import ModelSource, resolve_source
 from prune2vec.models.text_settings import SAVED, PromptTemplate, TextSettings
 from prune2vec.models.token_kinds import TokenVocabulary, lowered, token_numbers
@@ -193,7 +193,7 @@ def counted_tokens(options: VocabularyOptions, profile: Profile) -> CountedToken
     Raises:
         ModelError: The model cannot be found, or has no ``tokenizer.json``.
         UnsupportedModel: Its tokeniser is of another kind.
-        DataError: The texts cannot be read.
+        DataError: The texts cannot be read, or there is none.
         PlanError: The profile does not tell how many token embeddings there are.
     """
     shape, name = profile.shape, options.model or str(profile.model.get("name"))
@@ -212,6 +212,8 @@ def counted_tokens(options: VocabularyOptions, profile: Profile) -> CountedToken
     whole, found = _as_read(tokens.backend, profile.text), Counter[int]()
     for _, encoding in _encoded(options, whole, "counting tokens"):
         found.update(encoding.ids)
+    if not found:
+        raise DataError(f"{', '.join(options.texts)}: no text to count tokens on; give texts that the encoder is to read")
     prompts = [number for text in _around(profile.text, source) for number in whole.encode(text, add_special_tokens=False).ids]
     always = tokens.required([*_roles(source, tokens), *prompts], found) | tokens.spelling([*found, *prompts])
     return CountedTokens(

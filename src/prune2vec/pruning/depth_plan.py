@@ -28,7 +28,7 @@ def depth_plan(
     """
     backbone = load_backbone(model, revision=revision, trust_remote_code=trust_remote_code, stream="auto", device="cpu")
     layers, folder = backbone.shape.num_layers, backbone.source.folder
-    kept = _kept(what, model, layers)
+    kept = kept_layers(what, model, layers)
     depth = len(kept) if kept == tuple(range(len(kept))) else None
     told = str(depth or ",".join(map(str, kept)))
     trained = ((read_record(folder).get("train") or {}).get("depths") or []) if folder is not None else []
@@ -49,7 +49,7 @@ def depth_plan(
     )
 
 
-def _kept(what: int | Sequence[int], model: str, layers: int) -> tuple[int, ...]:
+def kept_layers(what: int | Sequence[int], model: str, layers: int) -> tuple[int, ...]:
     """Return the numbers of the layers that stay; a ``PlanError`` where a model of so many has not got them."""
     if isinstance(what, int):
         if not 1 <= what <= layers:

@@ -86,7 +86,8 @@ def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto
     if len(modules) > 1 and isinstance(modules[1], Pooling):
         # No text passes BERT's pooler; where the folder holds none, it is of random numbers.
         without_head(modules[0].auto_model)
-    return encoder
+    # The library leaves the outermost module in the mode for training, which would switch the inner ones to it when set again.
+    return encoder.eval()
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
@@ -317,9 +318,11 @@ class ProbeRecord(Record):
     float32_base64: str
 
     def __post_init__(self) -> None:
-        """Refuse numbers that are not as many as the shape says."""
+        """Refuse numbers that are not as many as the shape says, and tokens of other texts."""
         if self.vectors.shape != self.shape:
             raise ValueError(f"shape is {list(self.shape)}, expected two lengths")
+        if len(self.tokens) != len(self.texts):
+            raise ValueError(f"tokens are those of {len(self.tokens)} texts, and there are {len(self.texts)}")
 
     @cached_property
     def vectors(self) -> NDArray[np.float32]:

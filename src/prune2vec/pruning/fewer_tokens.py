@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -57,7 +58,12 @@ def renumbered_config(config: Any, cut: VocabularyCut) -> Any:
     for key, listed in token_numbers(entries).items():
         stay = [numbers[old] for old in listed if old in numbers]
         changes[key] = stay if isinstance(entries[key], list) else next(iter(stay), None)
-    return config_of_entries(config, {**entries, **changes})
+    try:
+        return config_of_entries(config, {**entries, **changes})
+    except StrictDataclassError:
+        # A class that takes no None has its default number then, which no text has.
+        gone = [key for key, value in changes.items() if value is None]
+        return config_of_entries(config, {key: value for key, value in {**entries, **changes}.items() if key not in gone})
 
 
 def check_padding(model: PreTrainedModel, cut: VocabularyCut) -> None:

@@ -156,18 +156,7 @@ def open_model(model: str, plan: PruningPlan, *, revision: str | None, trust_rem
         )
     source = resolve_source(model, revision=revision or plan.model.get("revision"))
     config = load_config(source, trust_remote_code=trust_remote_code)
-    layers = getattr(config, "num_hidden_layers", None)
-    if (config.model_type, layers) != (plan.shape.model_type, plan.num_layers):
-        raise PlanError(
-            f"the plan is for a {plan.shape.model_type} of {plan.num_layers} layers ({plan.model.get('name')}), but this model is a "
-            f"{config.model_type} of {layers}; make one for it with prune2vec profile and plan"
-        )
-    found = fingerprint(source)
-    if plan.model.get("fingerprint") != found:
-        raise PlanError(
-            f"the plan was made for {plan.model.get('name')} ({plan.model.get('fingerprint')}), but {source.name} is another model of the "
-            f"same shape ({found}); make a plan for it with prune2vec profile and plan"
-        )
+    check_made_for(source, config, plan)
     heads = load_heads(source, width=state_width(config))
     if tuple(map(head_record, heads)) != plan.text.heads:
         told = ", ".join(head.kind for head in plan.text.heads)
@@ -186,6 +175,22 @@ def open_model(model: str, plan: PruningPlan, *, revision: str | None, trust_rem
     if cut is not None and whole is not None:
         tell_prompts(whole, cut, text.prompts.values())
     return OpenedModel(source, config, skeleton, family, text, heads)
+
+
+def check_made_for(source: ModelSource, config: Any, plan: PruningPlan) -> None:
+    """Refuse, with a ``PlanError``, a plan for another model."""
+    layers = getattr(config, "num_hidden_layers", None)
+    if (config.model_type, layers) != (plan.shape.model_type, plan.num_layers):
+        raise PlanError(
+            f"the plan is for a {plan.shape.model_type} of {plan.num_layers} layers ({plan.model.get('name')}), but this model is a "
+            f"{config.model_type} of {layers}; make one for it with prune2vec profile and plan"
+        )
+    found = fingerprint(source)
+    if plan.model.get("fingerprint") != found:
+        raise PlanError(
+            f"the plan was made for {plan.model.get('name')} ({plan.model.get('fingerprint')}), but {source.name} is another model of the "
+            f"same shape ({found}); make a plan for it with prune2vec profile and plan"
+        )
 
 
 class KeptModel(NamedTuple):
@@ -243,6 +248,12 @@ def read_kept(opened: OpenedModel, plan: PruningPlan) -> KeptModel:
         )
     other = sorted(name if isinstance(name, str) else name[0] for key in _DIFFERENCES for name in info[key])
     if other:
+        layer, _ = in_block(other[0], cut.blocks) or (len(plan.keep_layers), "")
+        if layer >= len(plan.keep_layers) or len(plan.keep_layers) == plan.num_layers:
+            raise UnsupportedModel(
+                f"{source.name} cannot be cut: its files hold tensors under other names than its class, {other[0]} among them; give the "
+                "model as transformers' save_pretrained writes it"
+            )
         # check_tensors found every kept tensor in its shape, so it is the cut class that has others.
         raise UnsupportedModel(
             f"{source.name} cannot be cut to layers {list(cut.kept.layers)}: its config tells kinds of layers (dense, mixture of "
@@ -260,6 +271,9 @@ def _of_backbone(stored: Iterable[str], skeleton: PreTrainedModel) -> dict[str, 
     # An OPT base model has a child called "decoder", its causal LM a prefix "model."; a prefix can also be a child's name.
     if under and skeleton.base_model_prefix not in children:
         return {name: name for name in under}
+    if type(skeleton).__name__ in (skeleton.config.architectures or ()):
+        # Files of the base class hold nothing else, under whatever names transformers converts.
+        return {name: name for name in names}
     return {name: name for name in names if name.partition(".")[0] in children}
 
 

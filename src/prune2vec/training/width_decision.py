@@ -216,6 +216,8 @@ def decided(plan: PruningPlan, found: NeuronScores, settings: SlimSettings) -> P
     if settings.max_params is None:
         _check_left(plan, settings, left=left, total=total)
     wanted, cut = _asked(plan, found.scores, settings), total - left
+    if (settings.width_cut is not None or settings.max_params is not None) and (over := _over(plan, left=left, total=total)):
+        say(f"with the widths that were asked for, the encoder is over the limits that the plan was made for: {over}")
     if 2 * cut < wanted:
         say(f"{cut} neurons go, under half of the {wanted} that were asked for: the rules for the widths keep the others")
     worthless = sum(int(np.count_nonzero(values == 0)) for values in found.scores.values())
@@ -276,15 +278,18 @@ def _check_left(plan: PruningPlan, settings: SlimSettings, *, left: int, total: 
             f"{share_text(share)} of {total} neurons should go, but by the rules for the widths none does; lower multiple, "
             "leave uniform out, or cut more"
         )
-    if settings.width_cut is None:
-        given = {name: plan.parameters[name] for name in Budget.model_fields if name in plan.parameters}
-        cut = replace(full(plan).kept, width_cut=Fraction(total - left, total))
-        over = Budget.build(given, where="plan").exceeded(plan.shape, cut)
-        if over:
-            raise PlanError(
-                f"with these widths the encoder is over the limits that the plan was made for: {'; '.join(over)}; lower multiple, "
-                "leave uniform out, or give --max-params"
-            )
+    if settings.width_cut is None and (over := _over(plan, left=left, total=total)):
+        raise PlanError(
+            f"with these widths the encoder is over the limits that the plan was made for: {over}; lower multiple, "
+            "leave uniform out, or give --max-params"
+        )
+
+
+def _over(plan: PruningPlan, *, left: int, total: int) -> str:
+    """Return, in words, which of the limits that the plan was made for are not met when so many neurons of ``total`` are left."""
+    given = {name: plan.parameters[name] for name in Budget.model_fields if name in plan.parameters}
+    cut = replace(full(plan).kept, width_cut=Fraction(total - left, total))
+    return "; ".join(Budget.build(given, where="plan").exceeded(plan.shape, cut))
 
 
 def slim_figures(plan: PruningPlan) -> dict[str, Any]:

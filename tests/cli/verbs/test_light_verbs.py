@@ -12,6 +12,7 @@ from prune2vec.outputs import CONVERSION, staged_folder
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.planning.planner import planners
 from tests.cli.conftest import Cli
+from tests.tiny import save_tiny
 
 
 def test_plan_writes_what_it_prints(cli: Cli, profile_file: Path, tmp_path: Path) -> None:
@@ -111,3 +112,12 @@ def test_cache_lists_and_clears(cli: Cli, tmp_path: Path, monkeypatch: pytest.Mo
     assert "deleted 1 converted models" in cli("cache", "clear").out
     assert not copy.exists()
     assert "PRUNE2VEC_CACHE" in cli("cache", "--help").out
+
+
+def test_a_dry_run_of_prune_looks_whether_plan_and_model_fit(cli: Cli, profile_file: Path, tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "m")
+    assert cli("plan", profile_file).code == 0
+    for plan, said in (("99", "so 99 cannot stay"), ("3,1", "layers 3,1 cannot stay"), ("plan.json", "the plan is for a")):
+        ran = cli("prune", model, plan, "-o", "small", "--dry-run")
+        assert ran.code == 1 and said in ran.err and ran.err.count("\n") == 1, ran.err
+    assert cli("prune", model, "3", "-o", "small", "--dry-run").code == 0

@@ -48,3 +48,10 @@ def test_the_profile_may_not_have_the_name_of_its_picture(cli: Cli, triplets_fil
     ran = cli("profile", "smollm2", "--texts", triplets_file, "-o", "p.svg", "--dry-run")
     assert ran.code == 2
     assert "p.svg is the name of the picture" in ran.err
+
+
+def test_a_picture_of_the_users_is_not_written_over(cli: Cli, triplets_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "fig.svg").write_text("mine")
+    ran = cli("profile", "gpt2", "--texts", triplets_file, "-o", "fig.json", "--dry-run")
+    assert ran.code == 1 and "cannot write fig.svg, the picture of fig.json: it is there" in ran.err
+    assert (tmp_path / "fig.svg").read_text() == "mine"

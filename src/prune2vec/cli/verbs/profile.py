@@ -9,6 +9,7 @@ import click
 
 from prune2vec.cli.options import TRIPLETS, OptionGroup, OutputPath, SourceName, SourceNames
 from prune2vec.cli.verb import Outcome, check_model, check_texts, verb, would
+from prune2vec.errors import CheckpointError
 
 if TYPE_CHECKING:
     from prune2vec.profiling.profile_settings import ProfileSettings
@@ -45,6 +46,12 @@ def profile(model: str, *, texts: tuple[str, ...], output: Path, settings: Profi
             f"{output} is the name of the picture; give -o a name for the profile, such as {output.stem}.json"
         )
 
+    stem = output.with_name(output.name.removesuffix(".json"))
+    curve_file, redundancy_file = (stem.with_name(f"{stem.name}{ending}") for ending in (".svg", ".redundancy.svg"))
+    if not output.exists() and (there := [str(path) for path in (curve_file, redundancy_file) if path.exists()]):
+        raise CheckpointError(
+            f"cannot write {there[0]}, the picture of {output}: it is there; move it away, or give another -o"
+        )
     if dry_run:
         check_model(model)
         check_texts(texts)
@@ -61,9 +68,9 @@ def profile(model: str, *, texts: tuple[str, ...], output: Path, settings: Profi
     layers = result.shape.num_layers
     names = [name for name, last in (("small", layers // 2), ("large", layers)) if layers > 1 and last <= result.depths]
     picks = {name: len(make_plan(result, method="l3prune", variant=name).keep_layers) for name in names}
-    pictures = {output.with_suffix(".svg"): profile_svg(result, picks)}
+    pictures = {curve_file: profile_svg(result, picks)}
     if redundancies(result):
-        pictures[output.with_suffix(".redundancy.svg")] = redundancy_svg(result)
+        pictures[redundancy_file] = redundancy_svg(result)
     for path, svg in pictures.items():
         write_text(path, svg)
     curve, last = result.layer_loss, "full" if result.depths == layers else "end"

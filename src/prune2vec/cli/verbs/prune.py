@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath, SourceName
-from prune2vec.cli.verb import Outcome, check_model, verb, would
+from prune2vec.cli.verb import Outcome, verb, would
 from prune2vec.outputs import ENCODER, check_ours
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ def prune(model: str, plan: Path | int | tuple[int, ...], *, output: Path, setti
     an encoder that was trained at this depth by train --depths that is all there is to do), or the layers themselves, from 0: 0,5,11.
 
     The result is a SentenceTransformer folder. Whole layers and one width for all layers leave a stock one, which loads
-    anywhere; dropped sub-layers and uneven widths leave one that needs prune2vec installed and trust_remote_code=True. Only
-    the weights that stay are read.
+    anywhere; dropped sub-layers and uneven widths leave one that needs prune2vec installed and trust_remote_code=True. Of
+    a plan only the weights that stay are read.
     """
     from prune2vec.files import read_json
     from prune2vec.planning.plan import PruningPlan
@@ -58,12 +59,25 @@ def prune(model: str, plan: Path | int | tuple[int, ...], *, output: Path, setti
 
     what = PruningPlan.load(plan) if isinstance(plan, Path) else plan
     if dry_run:
+        from prune2vec.models.cut import check_decided
+        from prune2vec.models.load import load_config
+        from prune2vec.models.source import resolve_source
+        from prune2vec.pruning.depth_plan import kept_layers
+        from prune2vec.pruning.prune import check_made_for
+
+        check_ours(output, ENCODER)
+        if os.path.isdir(model):
+            source = resolve_source(model)
+            config = load_config(source, trust_remote_code=settings.trust_remote_code)
+            if isinstance(what, PruningPlan):
+                check_made_for(source, config, what)
+                check_decided(what.kept)
+            else:
+                kept_layers(what, model, config.num_hidden_layers)
         if isinstance(what, PruningPlan):
             to = ", ".join(describe_cut(record_of(what)))
         else:
             to = f"{what} layers" if isinstance(what, int) else f"layers {', '.join(map(str, what))}"
-        check_ours(output, ENCODER)
-        check_model(model)
         reads = [model, *([plan] if isinstance(plan, Path) else [])]
         return would(f"prune {model} to {to}", reads=reads, writes=output, settings=settings)
     from prune2vec.pruning.prune import prune_model
