@@ -24,6 +24,7 @@ from pydantic import (
 
 from prune2vec.errors import CheckpointError, ConfigError, DataError, Prune2vecError, closest_value, unknown_key
 from prune2vec.files import digest_json, read_json, write_json
+from prune2vec.paths import check_target
 
 T = TypeVar("T")
 
@@ -158,15 +159,19 @@ class Record:
         return digest_json(self.to_json())
 
     def save(self, path: Path) -> None:
-        """Write the file, whole or not at all; anything but an earlier record of its kind is not written over (``check_replaceable``)."""
-        self.check_replaceable(path)
-        write_json(path, self.to_json())
+        """Write the file, whole or not at all; anything but an earlier record of its kind is not written over (``target``)."""
+        write_json(self.target(path), self.to_json())
 
     @classmethod
-    def check_replaceable(cls, path: Path) -> None:
-        """Refuse, with a ``CheckpointError``, to write over a file that is no such record, of whatever version."""
+    def target(cls, path: Path | str) -> Path:
+        """Return a path if the record can be written there; long work asks before it starts.
+
+        Raises:
+            CheckpointError: As ``check_target``; or a file is there that is no such record, of whatever version.
+        """
+        path = check_target(Path(path), folder=False)
         if not path.is_file() or not path.stat().st_size:
-            return
+            return path
         try:
             value = read_json(path)
         except DataError:
@@ -176,6 +181,7 @@ class Record:
             raise CheckpointError(
                 f"cannot write {path}: it is no {cls.KIND} of prune2vec, and would be lost; name another file"
             )
+        return path
 
     @classmethod
     def load(cls, path: Path) -> Self:

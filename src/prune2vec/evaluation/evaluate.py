@@ -27,7 +27,6 @@ from prune2vec.evaluation.speed import measure_cost
 from prune2vec.evaluation.tasks import Task, resolve_tasks, task_prompts
 from prune2vec.files import digest_json, read_json, write_json
 from prune2vec.machine import describe
-from prune2vec.paths import check_target
 from prune2vec.progress import progress, say
 from prune2vec.public import public
 from prune2vec.settings import read_as
@@ -86,9 +85,7 @@ def evaluate_and_keep(
     """Do what ``evaluate_encoder`` does; return the encoder in memory too, for whoever goes on with it."""
     if data is None and tasks is None:
         raise EvaluationError("nothing to evaluate; give data (held-out triplets or a BEIR folder), tasks, or both")
-    file = check_target(Path(output), folder=False) if output is not None else None
-    if file is not None:
-        Results.check_replaceable(file)
+    file = Results.target(output) if output is not None else None
     mirror = Path(mirror) if mirror is not None else None
     chosen = resolve_tasks(tasks, mirror) if tasks is not None else ()
     retrieval, note = sample_retrieval(load_retrieval(data, settings), settings) if data is not None else (None, "")

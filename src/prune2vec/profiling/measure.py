@@ -20,7 +20,6 @@ from prune2vec.models.kept import Kept
 from prune2vec.models.prepared_text import prepare_text
 from prune2vec.models.text_settings import TextOptions, check_cls
 from prune2vec.models.tokens import TokenRow, distinct
-from prune2vec.paths import check_target
 from prune2vec.profiling.profile import LayerLoss, Profile
 from prune2vec.profiling.profile_settings import ALL, LAYER_LOSS, PLAIN, ProfileSettings
 from prune2vec.profiling.token_groups import TokenGroup, draw_groups, tokenise_groups
@@ -103,9 +102,7 @@ def profile_model(
         ConfigError: A setting is unknown or does not fit.
     """
     chosen = ProfileSettings.chosen(settings, overrides, where="profile")
-    target = check_target(Path(output), folder=False) if output is not None else None
-    if target is not None:
-        Profile.check_replaceable(target)
+    target = Profile.target(output) if output is not None else None
     names = scorer_names(chosen)
     # Texts are read first: their faults show in a second, a model takes longer.
     triplets = load_triplets(texts)

@@ -15,7 +15,6 @@ from prune2vec.errors import DataError, PlanError
 from prune2vec.machine import pick_device, pick_dtype
 from prune2vec.models.text_settings import SAVED, PromptTemplate
 from prune2vec.outputs import clear_partials, locked
-from prune2vec.paths import check_target
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.progress import say
 from prune2vec.public import public
@@ -72,8 +71,7 @@ def slim_plan(
     chosen = SlimSettings.chosen(settings, overrides, where="slim()")
     given = (plan if isinstance(plan, PruningPlan) else PruningPlan.load(Path(plan))).with_text(chosen)
     chosen = chosen.model_copy(update={"max_length": given.text.max_length})
-    target = check_target(Path(output), folder=False).absolute()
-    PruningPlan.check_replaceable(target)
+    target = PruningPlan.target(output).absolute()
     check_slim(given, chosen, texts=texts is not None, scores=scores is not None)
     found = NeuronScores.load(Path(scores)) if scores is not None else None
     if found is not None:

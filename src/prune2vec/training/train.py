@@ -176,9 +176,7 @@ def prepare(
     """
     check_sources(data, texts, settings)
     if base.resolve() in output.resolve().parents:
-        raise ConfigError(
-            f"cannot train {base} into {output}, which is inside it, and would be a change of it; name another output"
-        )
+        raise ConfigError(f"{output} is inside {base}, which is trained, and would be a change of it; name another output")
     plain = load_texts(texts) if texts is not None else []
     triplets = load_triplets(data, require_negative=settings.hard_negatives > 0) if data is not None else []
     device = pick_device(settings.device)
