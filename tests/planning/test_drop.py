@@ -140,7 +140,7 @@ def test_an_order_that_names_too_few_layers_is_not_the_budgets_fault() -> None:
     enough = dropped(profile, None, order="iterative", budget=Budget(max_params=sizes[0]))
     assert enough.drop_mlp == (1, 3)
     assert dropped(profile, None, budget=Budget(max_params=sizes[1])).drop_mlp == (2, 3, 4)
-    message = rf"^the iterative order names only 2 of 5 MLPs, and without them there are {sizes[0]:,} parameters, .*more rounds.*one-shot \(the smallest.*\)$"
+    message = rf"^the iterative order names only 2 of 5 MLPs, and without them there are {sizes[0]:,} parameters, .*more rounds"
     with pytest.raises(PlanError, match=message):
         dropped(profile, None, order="iterative", budget=Budget(max_params=sizes[1]))
 
