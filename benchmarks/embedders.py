@@ -142,11 +142,11 @@ def tables_of(scores: dict[str, dict[str, Any]]) -> tuple[TextTable, TextTable]:
         mean = (f"{of['mean'] * 100:.1f}", f"{of['share'] * 100:.1f} %")
         between = [f"{100 * end:+.1f}" for end in of["difference"]]
         rows.append((name, *size, *speed, *cells, *mean, " to ".join(between)))
-        brief.append((name, *size, speed[1], *mean))
+        brief.append((name, *size, *mean))
     short = [task.removesuffix("Classification") for task in scores["full"]["tasks"]]
     first, last = ("encoder", "parameters", "on disk"), ("mean", "of full")
     whole = TextTable((*first, "queries/s", "documents/s", *short, *last, "difference, 95 %"), tuple(rows))
-    return whole.without_empty_columns(), TextTable((*first, "documents/s", *last), tuple(brief)).without_empty_columns()
+    return whole.without_empty_columns(), TextTable((*first, *last), tuple(brief))
 
 
 def speed_of(folder: Path) -> dict[str, float]:
