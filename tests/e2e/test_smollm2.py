@@ -134,7 +134,7 @@ def kill_at_random(recipe: Path, output: Path, seed: int) -> int:
             command("run", recipe, "-o", output), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
         )
         try:
-            _, errors = process.communicate(timeout=generator.uniform(8, 30) if kills < 4 else None)
+            _, errors = process.communicate(timeout=generator.uniform(8, 30) if kills < 3 else None)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
