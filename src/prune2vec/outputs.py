@@ -92,6 +92,17 @@ def recorded(folder: Path) -> tuple[str, dict[str, Any]]:
     return "", {}
 
 
+def is_ours(folder: Path) -> bool:
+    """Return whether prune2vec writes this folder: as a whole, file by file, or as vectors."""
+    return any((folder / name).exists() for name in (RECORD, VECTORS))
+
+
+def files_of_others(folder: Path) -> list[Path]:
+    """Return the files below a folder, in the order of their paths, but those in folders inside that prune2vec writes."""
+    ours = {path.parent for name in (RECORD, VECTORS) for path in folder.rglob(name)} - {folder}
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and ours.isdisjoint(path.parents)]
+
+
 @contextmanager
 def locked(target: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold ``target``, a folder or a file to be written, for this call: ``.NAME.lock`` beside it, removed at the end.

@@ -153,6 +153,13 @@ def test_every_difference_says_how_sure_it_is(comparison: Comparison) -> None:
     assert headline(same)[0].endswith(f"nDCG@10 0.500 (+0.000, 95 % interval +0.000 to +0.000: {UNSURE}).")
 
 
+def test_own_data_beside_tasks_is_told_once() -> None:
+    rows = [ResultRow(name=name, results=results_of(tasks=(task("A", 0.5),))) for name in ("full", "small")]
+    table = comparison_of(rows).differences()
+    assert table is not None
+    assert [(row[0], row[1]) for row in table.rows if row[0] == "small"] == [("small", "A"), ("small", "nDCG@10")]
+
+
 def test_files_of_earlier_releases_have_no_interval_and_that_is_said(comparison: Comparison) -> None:
     full, small = comparison.rows
     retrieval = {key: value for key, value in small.results.retrieval.items() if key != "items"}

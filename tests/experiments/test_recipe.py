@@ -189,3 +189,10 @@ def test_argument_is_not_changed(tmp_path: Path) -> None:
 def test_a_pooling_that_no_encoder_has_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"profile\.pooling weightedmean-paper is for profiles alone"):
         Recipe.of({**recipe_values(tmp_path), "profile": {"pooling": "weightedmean-paper"}})
+
+
+def test_queries_need_texts_to_answer_from(tmp_path: Path) -> None:
+    values = recipe_values(tmp_path, queries=["how?"], evaluate=None)
+    values["data"] = {"train": values["data"]["train"]}
+    with pytest.raises(ConfigError, match="no texts to answer the queries from"):
+        Recipe.of(values)

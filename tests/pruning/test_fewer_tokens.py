@@ -17,10 +17,10 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from prune2vec.errors import PlanError, UnsupportedModel
 from prune2vec.models.text_settings import TextSettings
-from prune2vec.planning.plan import PruningPlan
+from prune2vec.planning.plan import PruningPlan, VocabularyCut
 from prune2vec.planning.planner import make_plan
 from prune2vec.pruning.encoder import load_encoder
-from prune2vec.pruning.fewer_tokens import check_padding
+from prune2vec.pruning.fewer_tokens import check_padding, renumbered_config
 from prune2vec.pruning.prune import prune_model
 from tests.planning.made import curve_with_minima, made_profile
 from tests.pruning.plans import plan_for
@@ -189,3 +189,10 @@ def test_padding_that_positions_are_counted_from(tmp_path: Path) -> None:
         check_padding(roberta, replace(cut, kept=cut.kept[1:]))
     # Elsewhere it is a number like any other.
     check_padding(tiny_model("llama", pad_token_id=2), replace(cut, kept=cut.kept[1:]))
+
+
+def test_a_config_that_takes_no_none_keeps_its_default_number() -> None:
+    config = AutoConfig.for_model("eurobert", vocab_size=600, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+    cut = VocabularyCut(kept=(0, 1, 2, 9), digest="d", texts=1, changed=0, tokens_before=1, tokens_after=1)
+    found = renumbered_config(config, cut)
+    assert (found.vocab_size, found.mask_token_id) == (4, config.mask_token_id), "no kept token is its mask"

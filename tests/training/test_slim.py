@@ -206,6 +206,15 @@ def test_a_cut_that_cuts_nothing_is_refused(tiny: Tiny, capsys: pytest.CaptureFi
     assert "24 neurons go, under half of the 50 that were asked for" in capsys.readouterr().err
 
 
+def test_widths_of_ones_own_say_which_limit_of_the_plan_they_break(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = tiny.plan.shape.params(tiny.plan.kept)
+    plan = replace(tiny.plan, parameters={**tiny.plan.parameters, "max_params": whole - 4000})
+    tiny("less", plan=plan, **CHEAP, width_cut="1%")
+    assert "the encoder is over the limits that the plan was made for: " in capsys.readouterr().err
+    tiny("enough", plan=plan, **CHEAP, width_cut="60%")
+    assert "over the limits" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("importance", ["gates", "activation", "taylor", "wanda"])
 def test_texts_are_looked_at_before_the_model(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, importance: str) -> None:
     monkeypatch.setattr("prune2vec.training.slim.load_context", not_again)

@@ -14,10 +14,10 @@ from prune2vec.data.triplet import Triplet
 from prune2vec.errors import DataError, did_you_mean
 from prune2vec.progress import say
 
-_JUDGED = (".tsv", ".jsonl", ".csv", ".parquet")
-# What a column of judgements is called, in small letters without anything between them; earlier names before later ones.
 # Of numbers beyond 32 bits trec_eval makes none.
 _HIGHEST = 1_000_000
+_JUDGED = (".tsv", ".jsonl", ".csv", ".parquet")
+# What a column of judgements is called, in small letters without anything between them; earlier names before later ones.
 _COLUMNS = {
     "query-id": ("queryid", "qid", "query", "topicid", "topic"),
     "corpus-id": ("corpusid", "docid", "did", "pid", "documentid", "passageid", "corpus", "document", "doc"),

@@ -12,7 +12,7 @@ from typing import Any
 from prune2vec.data.rows import FORMATS, known_suffixes, suffix_of
 from prune2vec.errors import ConfigError, DataError
 from prune2vec.files import read_json
-from prune2vec.outputs import RECORD, VECTORS
+from prune2vec.outputs import files_of_others, is_ours
 from prune2vec.progress import say
 
 TRAIN = "train"
@@ -136,10 +136,8 @@ def split_told(name: str) -> str:
 def visible_files(folder: Path) -> list[Path]:
     """Return all files below a folder, in the order of their paths, but those that are hidden, of installed code, or in a folder
     that prune2vec wrote: a run inside the folder that it mines would learn from its own reports."""
-    ours = {record.parent for name in (RECORD, VECTORS) for record in folder.rglob(name)} - {folder}
-    found = ((path, path.relative_to(folder).parts) for path in sorted(folder.rglob("*")) if path.is_file())
-    visible = (path for path, parts in found if not any(part in _SKIPPED or part[0] == "." for part in parts))
-    return [path for path in visible if ours.isdisjoint(path.parents)]
+    found = ((path, path.relative_to(folder).parts) for path in files_of_others(folder))
+    return [path for path, parts in found if not any(part in _SKIPPED or part[0] == "." for part in parts)]
 
 
 def _listed(files: Sequence[TextFile]) -> str:
@@ -160,9 +158,8 @@ def _found(folder: Path, depth: int) -> list[Path]:
     files = [path for path in entries if path.is_file() and suffix_of(path) in FORMATS]
     if files or not depth:
         return files
-    others = (path for path in entries if path.is_dir() and not any((path / name).exists() for name in (RECORD, VECTORS)))
-    folders = [path for path in others if not path.is_symlink() and path.name not in _NOT_TRIPLETS]
-    return [path for one in folders for path in _found(one, depth - 1)]
+    folders = [path for path in entries if path.is_dir() and not path.is_symlink() and path.name not in _NOT_TRIPLETS]
+    return [path for one in folders if not is_ours(one) for path in _found(one, depth - 1)]
 
 
 def _names(file: Path, key: str, inner: str = "") -> list[str]:

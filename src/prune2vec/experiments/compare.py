@@ -143,12 +143,7 @@ def find_results(paths: Sequence[Path]) -> dict[str, Path]:
     files: dict[Path, None] = {}
     for path in paths:
         found = [path / RESULTS] if (path / RESULTS).is_file() else sorted(path.glob(f"*/{RESULTS}"))
-        if not (path / RESULTS).is_file() and _is_run(path):
-            variants = [str(variant["name"]) for variant in read_yaml(path / RECIPE).values["variants"]]
-            there = {file.parent.name: file for file in found}
-            found = [there.pop(name) for name in variants if name in there]
-            if there:
-                say(f"{path}: left out is what its recipe no longer has: {', '.join(there)}")
+        found = _of_recipe(path, found) if _is_run(path) else found
         if not path.is_file() and not found and not (path / SWEEP).is_file():
             reason = f"holds no {RESULTS}, nor do its folders" if path.is_dir() else "does not exist"
             raise DataError(f"{path} {reason}; make one with prune2vec evaluate -o {RESULTS}")
@@ -171,6 +166,16 @@ def find_results(paths: Sequence[Path]) -> dict[str, Path]:
         if longer == lengths:
             return dict(zip(names, files, strict=True))
         lengths = longer
+
+
+def _of_recipe(run: Path, results: Sequence[Path]) -> list[Path]:
+    """Return the results of the variants that a run's recipe has, in its order; says which others are left out."""
+    there = {file.parent.name: file for file in results}
+    variants = [str(variant["name"]) for variant in read_yaml(run / RECIPE).values["variants"]]
+    found = [there.pop(name) for name in variants if name in there]
+    if there:
+        say(f"{run}: left out is what its recipe no longer has: {', '.join(there)}")
+    return found
 
 
 def _is_run(folder: Path) -> bool:

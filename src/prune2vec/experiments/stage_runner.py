@@ -20,8 +20,7 @@ from typing import Any, Literal
 from prune2vec.errors import DataError
 from prune2vec.files import digest_json, fingerprint, read_json, write_json
 from prune2vec.machine import installed_version
-from prune2vec.outputs import RECORD as FILES
-from prune2vec.outputs import OwnFolder, remove_folder
+from prune2vec.outputs import OwnFolder, files_of_others, remove_folder
 from prune2vec.progress import say
 
 # The names of what a run writes into its folder, beside the folders of its variants.
@@ -97,9 +96,7 @@ def listing(path: Path) -> Listing:
     """
     if path.is_file():
         return {path.name: fingerprint(path)}
-    ours = {record.parent for record in path.rglob(FILES)} - {path}
-    files = (file for file in sorted(path.rglob("*")) if file.is_file() and ours.isdisjoint(file.parents))
-    names = ((file.relative_to(path), file) for file in files)
+    names = ((file.relative_to(path), file) for file in files_of_others(path))
     return {name.as_posix(): fingerprint(file) for name, file in names if not any(part.startswith(".") for part in name.parts)}
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import product
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from prune2vec.errors import ConfigError
 from prune2vec.experiments.cell_table import Cell
@@ -73,6 +73,13 @@ class Sweep(Settings):
     """Ways to train by name, each over the settings of train, for example {short: {steps: 200}, long: {steps: 800}}; null leaves
     untrained."""
 
+    @model_validator(mode="after")
+    def _seeds_once(self) -> Self:
+        twice = next((way for way, settings in self.train.items() if self.seeds and "seed" in (settings or {})), None)
+        if twice is not None:
+            raise ValueError(f"the way to train {twice!r} has a seed, and the sweep has seeds; give one of them")
+        return self
+
 
 def cells_of(sweep: Sweep, seed: int) -> Iterator[tuple[Cell, RecipeVariant]]:
     """Yield every cell of a sweep with its variant: training settings and seeds outermost, then methods, then sizes.
@@ -80,11 +87,8 @@ def cells_of(sweep: Sweep, seed: int) -> Iterator[tuple[Cell, RecipeVariant]]:
     ``seed`` is that of the training where the sweep has none.
 
     Raises:
-        ConfigError: A method does not exist, or takes no size, or a way to train has a seed beside the sweep's.
+        ConfigError: A method does not exist, or takes no size.
     """
-    for way, settings in sweep.train.items():
-        if sweep.seeds and settings is not None and "seed" in settings:
-            raise ConfigError(f"the way to train {way!r} has a seed, and the sweep has seeds; give one of them")
     seeds = sweep.seeds or (seed,)
     for (way, settings), chosen in product((sweep.train or {"": {}}).items(), seeds):
         if settings is None and chosen != seeds[0]:

@@ -61,7 +61,7 @@ def renumbered_config(config: Any, cut: VocabularyCut) -> Any:
     try:
         return config_of_entries(config, {**entries, **changes})
     except StrictDataclassError:
-        # A class that takes no None has its default number then, which no text has.
+        # A class that takes no None has its own default then.
         gone = [key for key, value in changes.items() if value is None]
         return config_of_entries(config, {key: value for key, value in {**entries, **changes}.items() if key not in gone})
 
