@@ -42,6 +42,21 @@ def test_pooling_is_that_of_the_rectangle(name: str, sizes: list[tuple[int, int]
     torch.testing.assert_close(packed.pooler(weigh)(end_to_end), padded.pooler(weigh)(states), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_attention_is_not_cudnns_while_rows_run(before: bool) -> None:
+    seen = []
+    hook = MODEL.register_forward_hook(lambda *_: seen.append(torch.backends.cuda.cudnn_sdp_enabled()))
+    was = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(before)
+    try:
+        both(rows_of([(3, 0), (2, 0)]))[0].run(MODEL)
+        assert torch.backends.cuda.cudnn_sdp_enabled() is before
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(was)
+        hook.remove()
+    assert seen == [False]
+
+
 @given(sizes=ROWS)
 def test_tokens_lie_longest_row_first(sizes: list[tuple[int, int]]) -> None:
     rows = rows_of(sizes)

@@ -89,6 +89,25 @@ def test_checkpointing_activations_changes_no_loss(small: Path, tmp_path: Path, 
     assert losses(tmp_path / "encoder") == pytest.approx(losses(plain), abs=1e-5)
 
 
+@pytest.mark.parametrize("packing", ["on", "off"])
+def test_no_attention_of_a_training_is_cudnns(
+    small: Path, tmp_path: Path, packing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel, seen = torch.nn.functional.scaled_dot_product_attention, []
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        # The trainer's and the library's, forward and once more for the backward pass, not those of the checks after it.
+        if torch.is_grad_enabled():
+            seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return kernel(*args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    train_encoder(small, DATA, tmp_path / "encoder", **FOUR, packing=packing, gradient_checkpointing="on")
+    assert len(seen) > FOUR["steps"]
+    assert not any(seen)
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def test_cached_run_equals_the_plain_one(small: Path, tmp_path: Path, plain: Path) -> None:
     train_encoder(small, DATA, tmp_path / "encoder", **FOUR, lora_dropout=0.0, cached=True, mini_batch_size=3)
     assert losses(tmp_path / "encoder") == pytest.approx(losses(plain), abs=1e-4)

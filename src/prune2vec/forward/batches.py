@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prune2vec.errors import reason_of
-from prune2vec.forward.packed import ATTENTION, PACKED, holding, packable, packed_inputs
+from prune2vec.forward.packed import ATTENTION, PACKED, attention_of_any_shape, holding, packable, packed_inputs
 from prune2vec.forward.pooling import PoolingFn, pool
 from prune2vec.models.families import padding_position
 from prune2vec.models.tokens import TokenRow, length_batches
@@ -63,7 +63,7 @@ class Batch:
 
     def run(self, model: PreTrainedModel) -> Float[Tensor, "batch position dim"]:
         """Return the model's final states; for rows laid end to end it must be within ``packable``."""
-        with holding(PACKED, self.inputs["max_length_q"] if self.packed else 0):
+        with holding(PACKED, self.inputs["max_length_q"] if self.packed else 0), attention_of_any_shape():
             states: Tensor = model(**self.inputs, use_cache=False)[0]
         return states
 

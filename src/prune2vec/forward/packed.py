@@ -103,6 +103,21 @@ def packable(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
+@contextmanager
+def attention_of_any_shape() -> Iterator[None]:
+    """Keep torch from cuDNN's attention while the context is open, on whatever GPU.
+
+    It makes a plan for every new shape of its inputs, which takes longer than a training step, and texts bring new ones with
+    every batch. The other kernels take any shape.
+    """
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+
+
 def packed_inputs(rows: Sequence[Sequence[int]], device: torch.device, padding: int | None = None) -> dict[str, Any]:
     """Return what a model is called with for rows laid end to end, longest first; ``padding`` is its ``padding_position``."""
     lengths = [len(row) for row in rows]

@@ -25,6 +25,7 @@ from prune2vec.data.beir import triplets_as_retrieval
 from prune2vec.data.triplet import Triplet
 from prune2vec.errors import CheckpointError, TrainingError
 from prune2vec.files import explained_os_errors
+from prune2vec.forward.packed import attention_of_any_shape
 from prune2vec.machine import peak_memory
 from prune2vec.progress import progress, quiet_transformers
 from prune2vec.resume import WorkFolder, step_of
@@ -137,7 +138,8 @@ def fit(
         TrainingError: A loss or a gradient is not finite, or more than one GPU is in sight.
     """
     settings = job.settings
-    with job.left_on_failure(), quiet_transformers(), pooled_in_fp32(encoder):
+    # Around all of it: checkpointed activations are computed anew in the backward pass, and unpacked texts by the library.
+    with job.left_on_failure(), quiet_transformers(), pooled_in_fp32(encoder), attention_of_any_shape():
         if part is not None:
             torch.manual_seed(settings.seed)
             part.install(encoder)
