@@ -190,11 +190,11 @@ def _line(cells: Iterable[object]) -> str:
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
-    """Write a result with the machine and the versions it was measured with; of paths only the last name."""
+    """Write a result with the machine and the versions it was measured with, this one where it does not say; of paths the last name."""
     from prune2vec.machine import describe
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {**_without_folders(result), "environment": describe()})
+    write_json(path, {"environment": describe(), **_without_folders(result)})
 
 
 def _without_folders(value: Any) -> Any:

@@ -3,11 +3,11 @@
 The whole model (``full``, what the others are compared with) and the depths of --alone are trained each in a run of its own, those of
 --again with every further seed too (``alone-6``, ``alone-6-s43``); those of --elastic with the whole model in one run (``elastic-6``,
 ``elastic-full``); those of --distilled learn the vectors of ``full`` beside the labels; of --drop so many sub-layers of a kind go, the
-most redundant first (``drop-16M``); those of --bidirectional are trained alone with every token seeing all others
-(``bidirectional-6``); --methods are compared at the parameters of --sizes. All cells have as many rows and steps, with one
-seed the same, texts cut at --length tokens; evaluation cuts texts at 128. The profile is taken on the paper's 1,280 tuples. WORK holds
-everything that is made on the way: killed, the same command resumes, and a larger sweep keeps what is there. --jobs processes share the
-machine, a GPU for example.
+most redundant first (``drop-16M``), and those of --narrow lose a share of the neurons of the MLPs that stay too, by EffiR's gates
+(``narrow-16M-30pct``); those of --bidirectional are trained alone with every token seeing all others (``bidirectional-6``);
+--methods are compared at the parameters of --sizes. All cells have as many rows and steps, with one seed the same, texts cut at
+--length tokens; evaluation cuts texts at 128. The profile is taken on the paper's 1,280 tuples. WORK holds everything that is made on
+the way: killed, the same command resumes, and a larger sweep keeps what is there. --jobs processes share the machine, a GPU for example.
 
     python benchmarks/depths.py --model smollm2 --data DATA --work runs/depths --out benchmarks/results/smollm2-depths.json \
         --alone 3 6 9 12 15 18 21 24 27 --elastic 6 12 18 24 --distilled 6 15 --seeds 42 43 --again 6 15 --drop 16M --jobs 8 \
@@ -62,6 +62,10 @@ def recipe_of(given: argparse.Namespace) -> dict[str, Any]:
         again = map(depth_alone, given.again)
         variants += [{**one, "name": f"{one['name']}-s{seed}", "train": {"seed": seed}} for one in again]
     variants += [{"name": f"drop-{drop}", "method": "drop", "parameters": {"drop": drop}} for drop in given.drop]
+    for narrow in given.narrow:
+        drop, share = narrow.split(":")
+        width = {"method": "drop", "parameters": {"drop": drop}, "slim": {"width_cut": share}}
+        variants.append({"name": f"narrow-{drop}-{share.replace('%', 'pct')}", **width})
     # The largest comes first: the others are trained in its run.
     variants += [{"name": "elastic-full", "method": "full"}, *together] if together else []
     vectors = str(given.work.resolve() / "teacher-vectors")
@@ -116,9 +120,13 @@ def main() -> None:
     parser.add_argument("--alone", type=int, nargs="*", default=[], help="depths trained each in a run of its own")
     parser.add_argument("--again", type=int, nargs="*", default=[], help="depths that are trained with the other --seeds too")
     parser.add_argument("--drop", nargs="*", default=[], help="sub-layers to drop, as prune2vec plan --drop takes them: 16M")
+    parser.add_argument(
+        "--narrow", nargs="*", default=[], help="sub-layers to drop and the share of neurons that goes then: 16M:30%%"
+    )
     parser.add_argument("--distilled", type=int, nargs="*", default=[], help="depths that learn from the trained whole model")
     parser.add_argument("--bidirectional", type=int, nargs="*", default=[], help="depths trained alone, made bidirectional")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--done", action="store_true", help="start nothing: the table of the cells that are done")
     parser.add_argument("--methods", nargs="*", default=[], help="planners to compare at each size")
     parser.add_argument("--sizes", nargs="+", default=["small", "large"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[42], help="the first is everything's, the others --again's")
@@ -132,7 +140,7 @@ def main() -> None:
     given = parser.parse_args()
     given.data = given.data.resolve()
     recipe = recipe_of(given)
-    comparison, folders = run_side_by_side(recipe, given.work, given.jobs)
+    comparison, folders = run_side_by_side(recipe, given.work, given.jobs, start=not given.done)
     rows = cell_rows(comparison, SweepRecord(cells=Recipe.of(recipe).cells))
     # A sampled task's name says of how many.
     tasks = [name for name in rows[0] if name.startswith(TASK.format(""))]
@@ -151,7 +159,13 @@ def main() -> None:
     told = ("steps", "batch_size", "learning_rate", "length", "seeds", "tasks", "max_documents")
     settings = {name: getattr(given, name) for name in told} | {"train": TRAIN, "max_length": LENGTH}
     curve = [round(loss, 4) for loss in Profile.load(folders["full"].parent / "profile.json").layer_loss.loss]
-    about = {"model": given.model, "settings": settings, "layer_loss": curve, "curve_and_score": curve_and_score(curve, rows)}
+    about = {
+        "environment": comparison.rows[0].results.environment,
+        "model": given.model,
+        "settings": settings,
+        "layer_loss": curve,
+        "curve_and_score": curve_and_score(curve, rows),
+    }
     write_result(given.out, {**about, "pairs": pairs(comparison), "rows": rows, "table": {"header": header, "rows": shown}})
 
 

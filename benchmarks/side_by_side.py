@@ -18,8 +18,10 @@ from prune2vec.experiments.stage_runner import RECIPE, RESULTS
 from prune2vec.files import write_text
 
 
-def run_side_by_side(recipe: Mapping[str, Any], work: Path, jobs: int) -> tuple[Comparison, dict[str, Path]]:
-    """Do every variant of a recipe, in ``jobs`` processes.
+def run_side_by_side(
+    recipe: Mapping[str, Any], work: Path, jobs: int, *, start: bool = True
+) -> tuple[Comparison, dict[str, Path]]:
+    """Do every variant of a recipe, in ``jobs`` processes, or with ``start`` false take those that are done by then.
 
     Returns:
         The comparison of those that did not fail, in the recipe's order, whose report is in ``work/comparison``; and the folder of
@@ -29,7 +31,7 @@ def run_side_by_side(recipe: Mapping[str, Any], work: Path, jobs: int) -> tuple[
     work.mkdir(parents=True, exist_ok=True)
     write_text(work / RECIPE, given.to_yaml())
     run = [sys.executable, "-m", "prune2vec", "run", str(work / RECIPE), "-o", str(work)]
-    shards = [subprocess.Popen([*run, "--shard", f"{number}/{jobs}"]) for number in range(jobs)]
+    shards = [subprocess.Popen([*run, "--shard", f"{number}/{jobs}"]) for number in range(jobs if start else 0)]
     # A cell that fails stops no others, and is in none of the results.
     codes = [shard.wait() for shard in shards]
     print(f"shards ended with {codes}", file=sys.stderr)
