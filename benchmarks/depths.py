@@ -23,6 +23,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from common import markdown_table, write_result
 from scipy.stats import spearmanr
 from side_by_side import run_side_by_side
@@ -31,8 +32,10 @@ from prune2vec.experiments.cell_table import SweepRecord, cell_rows
 from prune2vec.experiments.comparison import Comparison
 from prune2vec.experiments.figures import TASK
 from prune2vec.experiments.intervals import gaps
+from prune2vec.experiments.plots import color_of, drawn, styled_figure, whole_ticks
 from prune2vec.experiments.ranking_diff import SCORE
 from prune2vec.experiments.recipe import Recipe
+from prune2vec.files import write_text
 from prune2vec.profiling.profile import Profile
 
 TRAIN = ("allnli", "squad", "eli5_question_answer", "fever", "hotpot_qa", "nq", "quora_duplicates", "wiki_split")
@@ -113,7 +116,7 @@ def main() -> None:
     """Run what is missing, write the results, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2")
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=lambda path: Path(path).resolve(), required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made on the way")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the results")
     parser.add_argument("--elastic", type=int, nargs="*", default=[], help="depths trained together with the whole model")
@@ -138,7 +141,6 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     parser.add_argument("--max-documents", type=int, help="most documents of a retrieval task (default: all)")
     given = parser.parse_args()
-    given.data = given.data.resolve()
     recipe = recipe_of(given)
     comparison, folders = run_side_by_side(recipe, given.work, given.jobs, start=not given.done)
     rows = cell_rows(comparison, SweepRecord(cells=Recipe.of(recipe).cells))
@@ -167,6 +169,7 @@ def main() -> None:
         "curve_and_score": curve_and_score(curve, rows),
     }
     write_result(given.out, {**about, "pairs": pairs(comparison), "rows": rows, "table": {"header": header, "rows": shown}})
+    write_text(given.out.with_suffix(".svg"), curve_above_scores(curve, rows))
 
 
 def curve_and_score(curve: list[float], rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -195,6 +198,40 @@ def pairs(comparison: Comparison) -> dict[str, dict[str, list[float | None]]]:
             for cell, gap in zip(later, differences, strict=True)
         }
     return found
+
+
+def curve_above_scores(curve: list[float], rows: list[dict[str, Any]]) -> str:
+    """Return a picture of the loss before training and of the scores after it, by depth, as SVG text.
+
+    Cells with the first layers are joined, with the interval of their difference from the whole model; those of another seed are
+    hollow, and what keeps other parts of the model stands where as many parameters are.
+    """
+    whole, depths = rows[0], range(1, len(curve) + 1)
+    first = sorted(
+        (row for row in rows if re.fullmatch(r"full|alone-\d+|depth-small", row["cell"])), key=lambda row: row["parameters"]
+    )
+    layers = [int(row["layers"].split()[0]) for row in first]
+    a_layer, rest = np.polyfit(layers, [row["parameters"] for row in first], 1)
+    with styled_figure(8.2, 5.6, nrows=2, sharex=True, height_ratios=[2, 3]) as (figure, (top, bottom)):
+        top.plot(depths, curve, color=color_of(0), linewidth=1.8, marker="o", markersize=3)
+        top.set_ylabel("loss before training")
+        low, high = (
+            [100 * (whole["score"] + (row[end] if row[end] is not None else 0)) for row in first] for end in ("low", "high")
+        )
+        bottom.vlines(layers, low, high, color=color_of(0), alpha=0.35, linewidth=2)
+        bottom.plot(layers, [100 * row["score"] for row in first], color=color_of(0), linewidth=1.8, marker="o", markersize=4)
+        for row in rows:
+            place = (row["parameters"] - rest) / a_layer, 100 * row["score"]
+            if re.fullmatch(r"alone-\d+-s\d+", row["cell"]):
+                bottom.plot(*place, color=color_of(0), marker="o", markersize=5, markerfacecolor="none")
+            elif row["method"] not in (None, "depth") or row["cell"].startswith("drop"):
+                bottom.plot(*place, color=color_of(1), marker="x", markersize=6)
+                bottom.annotate(row["cell"], place, (6, 2), textcoords="offset points", color=color_of(1))
+        bottom.set_ylabel("mean score after training")
+        bottom.set_xlabel(f"first layers kept, of {len(curve)}; what keeps other parts: where as many parameters are")
+        bottom.set_xlim(0.5, len(curve) + 0.5)
+        whole_ticks(bottom)
+        return drawn(figure)
 
 
 COLUMNS = (
