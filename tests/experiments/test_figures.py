@@ -75,6 +75,24 @@ def test_the_names_of_two_near_dots_part(near: tuple[int, int]) -> None:
     assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
 
 
+def test_slanted_names_of_dots_above_one_another_part() -> None:
+    places = {
+        "a": (50, 0.45),
+        "b": (70, 0.49),
+        "lower": (92.0, 0.496),
+        "upper": (92.1, 0.5),
+        "c": (106, 0.53),
+        "d": (113, 0.548),
+    }
+    places |= {"full": (134, 0.549), "other": (134, 0.556)}
+    found = [FigurePoint(name=name, series=name, x=x, y=y) for name, (x, y) in reversed(places.items())]
+    with styled_figure(8.2, 3.9) as (_, axes):
+        axes.scatter([one.x for one in found], [one.y for one in found])
+        _write_names(axes, found, dict.fromkeys(places, 0), digits=".3f")
+        down = {text.get_text().partition(" ")[0] for text in axes.texts if text.get_rotation() > 180}
+    assert down == {"lower", "full"}
+
+
 def test_points_have_the_interval_of_their_difference() -> None:
     rows = [
         ResultRow(name="full", results=results_of(score=0.5, params=7_000_000, docs_per_s=10.0)),

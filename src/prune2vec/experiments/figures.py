@@ -244,17 +244,20 @@ def _draw_points(axes: Axes, found: Sequence[FigurePoint], places: Mapping[str, 
 
 def _write_names(axes: Axes, found: Sequence[FigurePoint], places: Mapping[str, int], *, digits: str) -> None:
     """Write names beside dots, away from a near neighbour, else from the edge; many of them slanted."""
-    ascending, slanted = sorted(found, key=lambda one: one.x), len(found) > _BESIDE
+    ascending, slanted = sorted(found, key=lambda one: (one.x, one.y)), len(found) > _BESIDE
     # Along the axis as it is drawn, which may be logarithmic.
     along = [axes.transData.transform((one.x, one.y))[0] for one in ascending]
-    near = [later - sooner < 0.2 * (along[-1] - along[0]) for sooner, later in pairwise(along)]
+    steps = [(later - sooner) / (along[-1] - along[0] or 1) for sooner, later in pairwise(along)]
+    near, above = [step < 0.2 for step in steps], [step < 0.03 for step in steps]
     for number, (point, at) in enumerate(zip(ascending, along, strict=True)):
         before, behind = number > 0 and near[number - 1], number < len(near) and near[number]
         right = before if before != behind else at < (along[0] + along[-1]) / 2
-        where: Any = {"ha": "left", "va": "bottom", "rotation": 32, "rotation_mode": "anchor", "fontsize": 8}
-        if not slanted:
-            where = {"ha": "left" if right else "right", "va": "bottom"}
-        shift = (2, 6) if slanted else (6 if right else -6, 5)
+        # Below its dot where another one is above it.
+        down = slanted and number < len(above) and above[number]
+        where: Any = {"va": "top" if down else "bottom", "ha": "left" if right or slanted else "right"}
+        if slanted:
+            where |= {"rotation": -55 if down else 55, "rotation_mode": "anchor", "fontsize": 8}
+        shift = (2, -6 if down else 6) if slanted else (6 if right else -6, 5)
         text, color = f"{point.name}  {point.y:{digits}}", color_of(places[point.series])
         axes.annotate(text, (point.x, point.y), shift, textcoords="offset points", color=color, **where)
 
