@@ -20,6 +20,7 @@ from prune2vec.machine import (
     peak_rss_bytes,
     pick_device,
     pick_dtype,
+    release_memory,
 )
 
 
@@ -93,6 +94,45 @@ def test_importing_it_does_not_import_torch() -> None:
 
 def test_free_memory_is_plausible() -> None:
     assert 2**20 < free_memory_bytes(torch.device("cpu")) < 2**50
+
+
+def test_free_memory_of_a_gpu_has_what_torch_keeps_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 70)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 40)
+    assert free_memory_bytes(torch.device("cuda")) == 130
+
+
+def test_a_gpu_is_asked_for_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = [0]
+
+    class On:
+        def __init__(self, device: torch.device) -> None:
+            self._device = device.index
+
+        def __enter__(self) -> None:
+            current.append(self._device)
+
+        def __exit__(self, *_: object) -> None:
+            current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", On)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: current[-1] == 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"number {device.index}")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_dtype("auto", torch.device("cuda", 0)) == torch.bfloat16
+    assert pick_dtype("auto", torch.device("cuda", 1)) == torch.float32
+    assert describe(torch.device("cuda", 1))["gpu"] == "number 1"
+    assert describe(torch.device("cpu"))["gpu"] is None
+
+
+def test_released_memory_is_given_back_by_a_gpu_that_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
+    for used in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda used=used: used)
+        release_memory()
+    assert emptied == [True]
 
 
 def test_memory_in_use_goes_up_and_down() -> None:

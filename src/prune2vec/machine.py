@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import platform
 import sys
 import threading
@@ -58,7 +59,8 @@ def pick_dtype(dtype: str = "auto", device: torch.device | None = None) -> torch
         chosen: torch.dtype = getattr(torch, dtype)
         return chosen
     if device is not None and device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+        with torch.cuda.device(device):
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     fast_cpu = (device is None or device.type == "cpu") and cpu_has_fast_bf16()
     return torch.bfloat16 if fast_cpu else torch.float32
 
@@ -123,15 +125,29 @@ def free_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         import torch
 
-        return int(torch.cuda.mem_get_info(device)[0])
+        # What torch keeps for itself, it takes again before anything else.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     free = int(psutil.virtual_memory().available)
     limit = _CGROUP_LIMIT.read_text(encoding="ascii").strip() if _CGROUP_LIMIT.exists() else ""
     return min(free, max(int(limit) - memory_in_use(), 0)) if limit.isdigit() else free
 
 
-def describe() -> dict[str, Any]:
-    """Return library versions and the kind of machine, to be stored beside a measurement."""
+def release_memory() -> None:
+    """Free models that are held by nothing but themselves, and give other processes what torch keeps of a GPU's memory."""
+    gc.collect()
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def describe(device: torch.device | None = None) -> dict[str, Any]:
+    """Return library versions and the kind of machine, to be stored beside a measurement.
+
+    ``device`` is where it was measured; without it the GPU is the one that torch would take, if there is one.
+    """
     import torch
+
+    gpu = torch.cuda.is_available() if device is None else device.type == "cuda"
 
     return {
         "python": platform.python_version(),
@@ -140,7 +156,7 @@ def describe() -> dict[str, Any]:
         "cpu": _cpu_info("model name") or platform.processor(),
         "cpu_fast_bf16": cpu_has_fast_bf16(),
         "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name(device) if gpu else None,
     }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,34 @@ def test_every_cell_is_in_the_table_with_its_digests(tmp_path: Path) -> None:
     text = (tmp_path / "run" / "sweep.md").read_text()
     mean = (rows[1]["score"] + rows[6]["score"]) / 2
     assert f"| depth 25% | 2 | {mean:.4f} |" in text
+
+
+def test_a_cell_that_fails_leaves_nothing_in_memory(tmp_path: Path) -> None:
+    class Model:
+        def __init__(self) -> None:
+            self.own = self
+
+    failed: list[weakref.ref[Model]] = []
+    left: list[bool] = []
+
+    class Holding(SmallStages):
+        def train(self, checkpoint: Path, texts: Any, settings: Any, output: Path, *, plain: bool = False) -> None:
+            if output.parent.name == "full-s1":
+                model = Model()
+                failed.append(weakref.ref(model))
+                raise MemoryError("no room")
+            super().train(checkpoint, texts, settings, output, plain=plain)
+
+        def prune(self, model: str, plan: Path | int, settings: Any, output: Path) -> None:
+            left.extend(one() is not None for one in failed)
+            super().prune(model, plan, settings, output)
+
+    gc.disable()
+    try:
+        assert swept(tmp_path, stages=Holding()).errors == {"full-s1": "no room"}
+    finally:
+        gc.enable()
+    assert left and not any(left)
 
 
 def test_a_cell_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:

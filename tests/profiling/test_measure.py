@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from prune2vec.data.triplet import Triplet
 from prune2vec.errors import ConfigError, DataError, ProfileError, Prune2vecError, UnsupportedModel
@@ -135,6 +136,37 @@ def test_no_order_of_scorers_and_no_company_changes_what_is_found(tmp_path: Path
     every = profile_model(model, triplets(), **settings, scorers="redundancy-iterative,redundancy")
     for name in ("redundancy", "redundancy-iterative"):
         assert profile_model(model, triplets(), **settings, scorers=name).sections == {name: every.sections[name]}
+
+
+def test_float64_is_for_the_cpu_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    to_cpu, double, add = Tensor.cpu, Tensor.double, Tensor.sum
+    fetched: list[Tensor] = []
+
+    def cpu(tensor: Tensor) -> Tensor:
+        fetched.append(to_cpu(tensor).clone())
+        return fetched[-1]
+
+    def there(tensor: Tensor) -> None:
+        """As an Apple GPU says it of what was not fetched."""
+        if not any(tensor.untyped_storage().data_ptr() == one.untyped_storage().data_ptr() for one in fetched):
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+    def checked_double(tensor: Tensor) -> Tensor:
+        there(tensor)
+        return double(tensor)
+
+    def checked_sum(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if kwargs.get("dtype") is torch.float64:
+            there(tensor)
+        return add(tensor, *args, **kwargs)
+
+    model = save_tiny(tmp_path / "model")
+    with monkeypatch.context() as patch:
+        patch.setattr(Tensor, "cpu", cpu)
+        patch.setattr(Tensor, "double", checked_double)
+        patch.setattr(Tensor, "sum", checked_sum)
+        profile_model(str(model), triplets(), groups=1, group_size=8, scorers=["redundancy", "magnitude"], dtype="float32")
+    assert fetched
 
 
 def test_streamed_profiles_are_those_of_the_model_in_memory(tmp_path: Path) -> None:

@@ -77,6 +77,14 @@ def test_auto_switches_on_when_activations_do_not_fit(encoder: SentenceTransform
     assert is_on(encoder)
 
 
+def test_what_the_optimiser_will_take_is_not_free(encoder: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prune2vec.training.packed_loss.free_memory_bytes", lambda device: 10**9)
+    largest = [encoder.preprocess(["the fox jumps"] * 4)] * 3
+    trained = sum(parameter.numel() for parameter in encoder.requires_grad_(True).parameters())
+    assert choose_checkpointing(encoder, "auto", largest, rows=4)["free_bytes"] == 10**9 - 12 * trained
+    assert choose_checkpointing(encoder.requires_grad_(False), "auto", largest, rows=4)["free_bytes"] == 10**9
+
+
 def test_without_padding_only_real_tokens_count(encoder: SentenceTransformer) -> None:
     column = encoder.preprocess(["the fox jumps over the lazy dog", "a", "the dog", "a b"])
     lengths = sorted(column["attention_mask"].sum(dim=1).tolist())

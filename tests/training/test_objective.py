@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import DistillKLDivLoss
+from sentence_transformers.sentence_transformer.modules import Dense
 from sentence_transformers.util import pairwise_cos_sim
 from torch.nn.functional import cross_entropy, normalize
 
@@ -194,6 +195,18 @@ def test_loss_of_a_bf16_encoder_is_fp32_from_the_pooling_on(small: Path) -> None
     # Rounding to bf16 anywhere between the pooling and the loss would leave a trace of its 8 bits.
     assert not torch.equal(vectors[0], vectors[0].bfloat16().float())
     assert embeddings(encoder)[0].dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_heads_are_fp32_under_autocast_too(small: Path, autocast: bool) -> None:
+    encoder = load_encoder(small, device="cpu", dtype="float32")
+    encoder.append(Dense(encoder.get_embedding_dimension() or 0, 24, activation_function=torch.nn.Identity()))
+    forward, seen = encoder[-1].forward, []
+    encoder[-1].linear.register_forward_hook(lambda head, args, output: seen.append((args[0].dtype, output.dtype)))
+    with pooled_in_fp32(encoder), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        embeddings(encoder)
+    assert set(seen) == {(torch.float32, torch.float32)}
+    assert encoder[-1].forward == forward and "forward" not in encoder[-1].__dict__
 
 
 def three_rows(dtype: torch.dtype = torch.float64) -> tuple[list[torch.Tensor], torch.Tensor]:

@@ -56,6 +56,16 @@ def made(folder: Path, *, method: str = "lora", **settings: Any) -> SentenceTran
     return encoder.train()
 
 
+def test_a_step_fetches_each_column_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = made(save_tiny_encoder(tmp_path / "m"))
+    inputs, fetched, fetch = columns(encoder), [], Tensor.tolist
+    monkeypatch.setattr(Tensor, "tolist", lambda tensor: fetched.append(tensor.shape) or fetch(tensor))
+    with without_padding(build_loss(encoder, TrainSettings()), encoder, "on", max_length=LONG) as (loss, _):
+        fetched.clear()
+        loss(inputs, None)
+    assert [shape for shape in fetched if len(shape) > 1] == [(2, *column["input_ids"].shape) for column in inputs]
+
+
 def stepped(encoder: SentenceTransformer, loss: nn.Module, inputs: list[dict[str, Any]], labels: Tensor | None = None) -> Any:
     """Return the loss and every gradient of one step."""
     encoder.zero_grad()

@@ -15,14 +15,37 @@ from safetensors.torch import load_file
 
 from prune2vec.data.triplet import write_triplets
 from prune2vec.errors import ConfigError
-from prune2vec.training.processes import Processes, joined
+from prune2vec.experiments.run import run_recipe
+from prune2vec.training.processes import Processes, check_one_gpu, joined
+from prune2vec.training.train import train_encoder
 from prune2vec.training.train_settings import TrainSettings
+from tests.tiny import save_tiny
 from tests.training.encoders import rows, save_tiny_encoder
 from tests.training.test_train import assert_same_run, curve
 from tests.training.together import FEW, MORE, Gradients, run
 
 ROOT = Path(__file__).parent.parent.parent
 Job = subprocess.CompletedProcess[str]
+
+
+def test_one_process_that_sees_several_gpus_is_refused_before_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    said = r"^this machine has 2 GPUs, and a process trains on one; set CUDA_VISIBLE_DEVICES=1 and device to cuda, or let train use them "
+    with pytest.raises(ConfigError, match=said):
+        train_encoder(tmp_path / "no encoder", rows(8), tmp_path / "out", device="cuda:1")
+    recipe = {
+        "model": str(save_tiny(tmp_path / "model")),
+        "train": {"device": "cuda:1"},
+        "variants": [{"name": "full", "method": "full"}],
+    }
+    write_triplets(rows(8), tmp_path / "texts.jsonl")
+    with pytest.raises(ConfigError, match=said):
+        run_recipe({**recipe, "evaluate": None, "data": {"train": [str(tmp_path / "texts.jsonl")]}}, tmp_path / "run")
+    assert not (tmp_path / "run" / "profile.json").exists()
+    check_one_gpu("cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    check_one_gpu("cuda")
 
 
 @pytest.fixture(scope="module")

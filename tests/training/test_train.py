@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from prune2vec.data.triplet import write_triplets
 from prune2vec.errors import CheckpointError, ConfigError, DataError, TrainingError
 from prune2vec.files import digest_tree
 from prune2vec.resume import WorkFolder
-from prune2vec.training.train import train_encoder
+from prune2vec.training.train import finishing_device, train_encoder
 from tests.tiny import tiny_tokenizer
 from tests.training.encoders import rows, save_tiny_encoder
 
@@ -353,3 +354,12 @@ def test_rows_without_scores_are_refused_before_training(small: Path, tmp_path: 
     with pytest.raises(DataError, match=r"row 1 of one has 0 teacher scores for 2 documents"):
         train_encoder(small, DATA, tmp_path / "encoder", **QUICK, distil="data")
     assert not (tmp_path / "encoder").exists()
+
+
+def test_what_a_gpu_has_no_room_for_is_finished_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "0_Transformer").mkdir()
+    (tmp_path / "0_Transformer" / "model.safetensors").write_bytes(bytes(1000))
+    for free, place in ((2000, "cpu"), (2001, "cuda:1")):
+        monkeypatch.setattr("prune2vec.training.train.free_memory_bytes", lambda device, free=free: free)
+        assert finishing_device(SimpleNamespace(base=tmp_path, device=torch.device("cuda", 1))) == place  # type: ignore[arg-type]
+        assert finishing_device(SimpleNamespace(base=tmp_path, device=torch.device("cpu"))) == "cpu"  # type: ignore[arg-type]

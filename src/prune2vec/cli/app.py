@@ -61,7 +61,18 @@ _QUIET = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-LOGGERS = ("accelerate", "bm25s", "datasets", "httpx", "huggingface_hub", "mteb", "peft", "sentence_transformers", "torch")
+LOGGERS = (
+    "accelerate",
+    "bitsandbytes",
+    "bm25s",
+    "datasets",
+    "httpx",
+    "huggingface_hub",
+    "mteb",
+    "peft",
+    "sentence_transformers",
+    "torch",
+)
 """Their loggers speak only of errors."""
 # As click names it: bash_source asks for the script of bash.
 _COMPLETE = "_PRUNE2VEC_COMPLETE"

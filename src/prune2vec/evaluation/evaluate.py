@@ -119,7 +119,7 @@ def evaluate_and_keep(
         tasks=tuple(scores),
         missing=missing,
         settings=settings.model_dump(mode="json"),
-        environment=describe(),
+        environment=describe(loaded.model.device),
         seconds=seconds,
     )
     if file is not None:

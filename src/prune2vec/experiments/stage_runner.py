@@ -7,7 +7,6 @@ its output still equals the listing. Killed in between, it is done again and giv
 
 from __future__ import annotations
 
-import gc
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any, Literal
 
 from prune2vec.errors import DataError
 from prune2vec.files import digest_json, fingerprint, read_json, write_json
-from prune2vec.machine import installed_version
+from prune2vec.machine import installed_version, release_memory
 from prune2vec.outputs import OwnFolder, files_of_others, remove_folder
 from prune2vec.progress import say
 
@@ -175,7 +174,7 @@ class StageRunner:
             begin = time.monotonic()
             action(path)
             # The next stage loads a model of its own.
-            gc.collect()
+            release_memory()
             seconds = time.monotonic() - begin
             finished = datetime.now(UTC).isoformat(timespec="seconds")
             made = listing(path)

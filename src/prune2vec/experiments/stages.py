@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -14,6 +13,7 @@ from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.experiments.recipe import Evaluation, Mine, Recipe
 from prune2vec.experiments.recipe_variant import KEEP_ALL, RecipeVariant
 from prune2vec.experiments.report import ReportData, write_report
+from prune2vec.machine import release_memory
 from prune2vec.profiling.profile_settings import ProfileSettings
 from prune2vec.pruning.prune_settings import PruneSettings
 from prune2vec.training.slim_settings import SlimSettings
@@ -38,6 +38,7 @@ class Stages:
         """Refuse a model, texts or a teacher that cannot be found, before hours go into what comes before them."""
         from prune2vec.models.load import load_config
         from prune2vec.models.source import resolve_source
+        from prune2vec.training.processes import check_one_gpu
         from prune2vec.training.sources import check_sources
 
         source = resolve_source(recipe.model, revision=recipe.revision)
@@ -45,6 +46,7 @@ class Stages:
         _check_texts(recipe)
         names = {variant.name for variant in recipe.variants}
         for settings in filter(None, (variant.training(recipe.train) for variant in recipe.variants)):
+            check_one_gpu(settings.device)
             if settings.teacher not in names:
                 plain = bool(recipe.data.texts) and settings.learns_vectors
                 check_sources(None if plain else recipe.data.train, recipe.data.texts if plain else None, settings)
@@ -131,10 +133,9 @@ class Stages:
         save_answers(answer(loaded, documents, queries, batch_size=settings.batch_size), output)
 
     def let_go(self) -> None:
-        """Free the memory of what was evaluated last."""
-        if self.evaluated is not None:
-            self.evaluated = None
-            gc.collect()
+        """Free the memory of what was evaluated last, and of what failed."""
+        self.evaluated = None
+        release_memory()
 
     def report(self, data: ReportData, folder: Path) -> None:
         """Write ``report.md``, ``report.html`` and pictures into the folder of the run."""

@@ -92,11 +92,13 @@ class BlockMagnitude(_BlockObserver):
     def see(self, layer: int, block: nn.Module, before: Tensor, after: Tensor) -> Tensor:
         """Return the sum of the ratio over the batch's tokens."""
         if layer not in self._weights:
-            # Here, as the values of a streamed block are there while it runs.
-            self._weights[layer] = sum(float(weight.detach().abs().sum(dtype=torch.float64)) for weight in block.parameters())
+            # Here, as the values of a streamed block are there while it runs; on the CPU, as not every device has float64.
+            self._weights[layer] = sum(
+                float(weight.detach().abs().cpu().sum(dtype=torch.float64)) for weight in block.parameters()
+            )
         added = torch.linalg.vector_norm(after.float() - before.float(), dim=-1)
         ratio = added / torch.linalg.vector_norm(after.float(), dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
-        total: Tensor = ratio.masked_fill(~self._real, 0).sum(dtype=torch.float64)
+        total: Tensor = ratio.masked_fill(~self._real, 0).cpu().sum(dtype=torch.float64)
         return total
 
     def take(self, layer: int, value: Tensor) -> None:

@@ -135,7 +135,7 @@ class SublayerImportance(Measurement):
         """Add up the batch; a state that is NaN or infinite is a ``ProfileError``."""
         sums, self._sums = self._sums, {}
         self._units.clear()
-        values = torch.stack(list(sums.values())).double().cpu() if sums else torch.zeros(0)
+        values = torch.stack(list(sums.values())).cpu().double() if sums else torch.zeros(0)
         if not torch.isfinite(values).all():
             layer, kind = list(sums)[int((~torch.isfinite(values)).nonzero()[0])]
             what = "" if kind == "block" else f" after the {kind}"

@@ -135,7 +135,7 @@ def fit(
 
     Raises:
         DataError: The tables cannot fill batches without repeating a text.
-        TrainingError: A loss or a gradient is not finite, or more than one GPU is in sight.
+        TrainingError: A loss or a gradient is not finite.
     """
     settings = job.settings
     # Around all of it: checkpointed activations are computed anew in the backward pass, and unpacked texts by the library.
@@ -243,11 +243,7 @@ def make_trainer(
     collator: NotingCollator,
     part: TrainableModule | None = None,
 ) -> SentenceTransformerTrainer:
-    """Return sentence-transformers' trainer for a run, without a word of its own on the terminal.
-
-    Raises:
-        TrainingError: More than one GPU is in sight.
-    """
+    """Return sentence-transformers' trainer for a run, without a word of its own on the terminal."""
     # Checkpoints need no model card. What the trainer prepares for one all the same must not ask the hub about the base, nor look
     # for examples in the data.
     encoder.model_card_data.local_files_only = True
@@ -273,7 +269,7 @@ def make_trainer(
 def _arguments(job: TrainingJob) -> SentenceTransformerTrainingArguments:
     """Return sentence-transformers' arguments for a run, without those of the hub and the terminal."""
     settings = job.settings
-    arguments = SentenceTransformerTrainingArguments(
+    return SentenceTransformerTrainingArguments(
         output_dir=str(job.work.folder),
         max_steps=settings.steps,
         per_device_train_batch_size=settings.batch_size,
@@ -302,12 +298,6 @@ def _arguments(job: TrainingJob) -> SentenceTransformerTrainingArguments:
         report_to=settings.report_to,
         disable_tqdm=True,
     )
-    if arguments.n_gpu > 1:
-        raise TrainingError(
-            f"{arguments.n_gpu} GPUs are in sight, and a process trains on one; start one a GPU with torchrun --nproc-per-node "
-            f"{arguments.n_gpu} -m prune2vec train, or set CUDA_VISIBLE_DEVICES to one of them"
-        )
-    return arguments
 
 
 def schedule(settings: TrainSettings, data: TrainingData) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def _learnt(
 def _put(linear: nn.Linear, fit: RidgeFit) -> None:
     """Put a solution into the layer, at the norm of the layer's own weight."""
     with torch.no_grad():
-        scale = linear.weight.double().norm().item() / fit.weight.norm().item()
+        scale = linear.weight.cpu().double().norm().item() / fit.weight.norm().item()
         for own, solved in ((linear.weight, fit.weight), (linear.bias, fit.bias)):
             if solved is not None:
                 own.copy_(scale * solved)

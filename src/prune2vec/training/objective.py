@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -196,16 +197,23 @@ def pooled_in_fp32(encoder: SentenceTransformer) -> Iterator[None]:
         output["token_embeddings"] = output["token_embeddings"].float()
         return output
 
+    def exact(forward: Any, *args: Any, **kwargs: Any) -> Any:
+        # Full training in bf16 is autocast, which would make bf16 products of the heads too.
+        with torch.autocast(encoder.device.type, enabled=False):
+            return forward(*args, **kwargs)
+
     handle = encoder[0].register_forward_hook(widen)
     dtypes = [(head, next(head.parameters()).dtype) for head in heads_of(encoder) if any(True for _ in head.parameters())]
     try:
         for head, _ in dtypes:
             head.float()
+            head.forward = partial(exact, head.forward)
         yield
     finally:
         handle.remove()
         for head, dtype in dtypes:
             head.to(dtype)
+            head.__dict__.pop("forward", None)
 
 
 class ProjectionSaver(TrainerCallback):

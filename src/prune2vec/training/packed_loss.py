@@ -36,6 +36,7 @@ Packing = Literal["auto", "on", "off"]
 # Of the free memory, for the activations of the largest batch; they are measured on a few rows.
 _SHARE = 0.6
 _SAMPLE_ROWS = 2
+_PER_TRAINED = 12  # Bytes a trained number needs beside itself: its gradient and Adam's two states, in fp32.
 
 
 class PackedTransformer:
@@ -71,11 +72,11 @@ class PackedTransformer:
 
     def __call__(self, features: Features, **kwargs: Any) -> Features:
         """Return ``features`` with the states of their tokens end to end, and where each text begins."""
-        if not _is_text(features):
-            return dict(self._plain(features, **kwargs))
-        rows = self.expected.get(id(features["input_ids"]))
+        rows = self.expected.get(id(features.get("input_ids")))
         if rows is None:
-            rows = _rows(features)
+            rows = _text_rows(features)
+            if rows is None:
+                return dict(self._plain(features, **kwargs))
             begins, states = self._computed(rows)
         else:
             begins, states = self._states = self._states or self._computed(chain(*self.expected.values()))
@@ -98,7 +99,8 @@ class PackedLoss(nn.Module):
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None) -> Any:
         """Return what the loss returns."""
         columns = list(sentence_features)
-        self._computed.expected = {id(column["input_ids"]): _rows(column) for column in columns if _is_text(column)}
+        rows = [(column, _text_rows(column)) for column in columns]
+        self._computed.expected = {id(column["input_ids"]): found for column, found in rows if found is not None}
         try:
             with column_merging_disabled():
                 return self.loss(columns, labels)
@@ -146,18 +148,16 @@ def token_pass(encoder: SentenceTransformer, *, packs: bool, token_budget: int |
             del transformer.forward
 
 
-def _is_text(features: Features) -> bool:
-    """Whether features are padded texts of which each has a token that is pooled: the rest is left to the library."""
-    mask = features.get("attention_mask")
-    if "input_ids" not in features or not isinstance(mask, Tensor) or mask.ndim != 2:
-        return False
-    prompt = torch.as_tensor(features.get("prompt_length", 0)).flatten()[0]
-    return bool(mask.sum(dim=1).min() > prompt.to(mask.device))
-
-
-def _rows(features: Features) -> list[Row]:
-    ids, mask = features["input_ids"].tolist(), features["attention_mask"].tolist()
-    return [tuple(token for token, seen in zip(*row, strict=True) if seen) for row in zip(ids, mask, strict=True)]
+def _text_rows(features: Features) -> list[Row] | None:
+    """Return the rows of padded texts of which each has a token that is pooled; None for the rest, which is left to the library."""
+    ids, mask = features.get("input_ids"), features.get("attention_mask")
+    if not isinstance(ids, Tensor) or not isinstance(mask, Tensor) or mask.ndim != 2:
+        return None
+    prompt = int(torch.as_tensor(features.get("prompt_length", 0)).flatten()[0])
+    # Both at once: a copy from a GPU waits for all that it was given to do.
+    both = zip(*torch.stack([ids, mask]).tolist(), strict=True)
+    rows = [tuple(token for token, seen in zip(*row, strict=True) if seen) for row in both]
+    return rows if all(len(row) > prompt for row in rows) else None
 
 
 def choose_checkpointing(
@@ -179,7 +179,7 @@ def choose_checkpointing(
 
     Returns:
         Whether it is ``on``, and for ``auto`` the ``activation_bytes`` of the largest batch without it, and the ``free_bytes``
-        at the start; else None.
+        at the start, less what gradients and the optimiser will take; else None.
     """
     choice: dict[str, Any] = {"on": asked == "on", "activation_bytes": None, "free_bytes": None}
     if asked == "auto":
@@ -189,7 +189,8 @@ def choose_checkpointing(
             lengths = (column["attention_mask"].sum(dim=1) for column in largest)
             tokens = sum(int(found.sort(descending=True).values[:rows].sum()) for found in lengths)
         needed = round(activation_bytes_per_token(encoder, largest[-1], padded=padded) * tokens)
-        free = free_memory_bytes(encoder.device)
+        trained = sum(parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad)
+        free = free_memory_bytes(encoder.device) - _PER_TRAINED * trained
         choice = {"on": needed > _SHARE * free, "activation_bytes": needed, "free_bytes": free}
     if choice["on"]:
         model = base_model(encoder)

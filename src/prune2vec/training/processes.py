@@ -98,10 +98,12 @@ def joined(settings: TrainSettings) -> Iterator[Processes]:
     Of an error in several of them, one process alone raises it; the others end with ``SystemExit``.
 
     Raises:
-        ConfigError: The launcher did not say all that is needed, or the device does not fit several processes.
+        ConfigError: The launcher did not say all that is needed, the device does not fit several processes, or one process sees several
+            GPUs.
     """
     number = int(os.environ.get("WORLD_SIZE", "1"))
     if number == 1:
+        check_one_gpu(settings.device)
         yield Processes()
         return
     missing = next((name for name in _SAID if name not in os.environ), None)
@@ -138,6 +140,20 @@ def joined(settings: TrainSettings) -> Iterator[Processes]:
         raise
     if own:
         distributed.destroy_process_group()
+
+
+def check_one_gpu(device: str) -> None:
+    """Refuse to train in one process that sees several GPUs: the trainer would spread its batches over all of them.
+
+    Raises:
+        ConfigError: There are several, and the device is one of them.
+    """
+    found = pick_device(device)
+    if found.type == "cuda" and (there := torch.cuda.device_count()) > 1:
+        raise ConfigError(
+            f"this machine has {there} GPUs, and a process trains on one; set CUDA_VISIBLE_DEVICES={found.index or 0} and device to cuda, "
+            f"or let train use them all: torchrun --nproc-per-node {there} -m prune2vec train"
+        )
 
 
 def _take_device(device: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from prune2vec.encoding.store import Store, check_vector_folder, manifest_of
 from prune2vec.encoding.vector_folder import VectorFolder
 from prune2vec.errors import ConfigError, DataError, did_you_mean, reason_of, shown
 from prune2vec.files import digest_file, digest_json, digest_tree
+from prune2vec.machine import release_memory
 from prune2vec.models.prepared_text import saved_prompts
 from prune2vec.outputs import TAUGHT, OwnFolder, locked
 from prune2vec.progress import say
@@ -177,7 +177,7 @@ def _encoded(
             found[prompt] = _vectors_of(kept, list(ids))
             _check_finite(found[prompt], list(texts), kept)
     del loaded
-    gc.collect()
+    release_memory()
     return found
 
 

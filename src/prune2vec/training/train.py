@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +17,7 @@ from prune2vec.data.plain_texts import Sources, load_texts
 from prune2vec.data.reader import Texts, load_triplets
 from prune2vec.errors import ConfigError, TrainingError, import_extra
 from prune2vec.files import digest_json, digest_tree, read_json
-from prune2vec.machine import describe, pick_device, pick_dtype
+from prune2vec.machine import describe, free_memory_bytes, pick_device, pick_dtype, release_memory
 from prune2vec.models.encoder_text import matryoshka_dims
 from prune2vec.models.heads import head_record, load_heads, state_width
 from prune2vec.models.text_settings import SAVED
@@ -148,7 +147,7 @@ def train_encoder(
             if done < chosen.steps:
                 fit(with_teacher(job, encoder, texts), encoder, resume, callbacks)
             del encoder  # The finished encoder is made anew, in fp32: both need not be in memory at once.
-            gc.collect()
+            release_memory()
             record = processes.told(lambda: finish(job))
     return TrainResult(
         folder=target,
@@ -291,7 +290,7 @@ def finish(job: TrainingJob) -> dict[str, Any]:
     """
     with job.work.left_on_failure(), quiet_transformers():
         held = job.settings.base
-        encoder = load_encoder(job.base, device="cpu" if held else str(job.device), dtype="float32")
+        encoder = load_encoder(job.base, device="cpu" if held else finishing_device(job), dtype="float32")
         checkpoint = job.work.checkpoint(job.settings.steps)
         tables = list(job.data.tables.values())
         probe = [text for table in tables for row in table.rows[: 1 + _PROBE_ROWS // len(tables)] for text in row.texts[:2]]
@@ -324,6 +323,15 @@ def finish(job: TrainingJob) -> dict[str, Any]:
         save_encoder(encoder, job.output, record={**about, "train": record}, extra=texts, heads=heads)
     job.work.remove()
     return record
+
+
+def finishing_device(job: TrainingJob) -> str:
+    """Return where the encoder is finished, in fp32: where it was trained, or on the CPU where a GPU has no room for that."""
+    if job.device.type != "cuda":
+        return str(job.device)
+    # Weights of 16 bits take twice what their files do.
+    needed = 2 * sum(file.stat().st_size for file in job.base.rglob("*.safetensors"))
+    return str(job.device) if needed < free_memory_bytes(job.device) else "cpu"
 
 
 def _trained_vectors(
@@ -368,5 +376,5 @@ def _record(job: TrainingJob, merge: dict[str, float | None]) -> dict[str, Any]:
         "device": str(job.device),
         "dtype": job.dtype,
         "processes": notes.get("processes", 1),
-        "machine": describe(),
+        "machine": describe(job.device),
     }

@@ -20,6 +20,7 @@ from prune2vec.resume import append_line, cut_back, read_lines, step_of
 from prune2vec.training.fit import TrainingJob, fit
 from prune2vec.training.importance_context import ImportanceContext
 from prune2vec.training.neuron_importance import LOSS, STEPS, TEXTS, importances
+from prune2vec.training.processes import check_one_gpu
 from prune2vec.training.slim_settings import SlimSettings
 from prune2vec.training.training_data import training_data
 
@@ -150,6 +151,7 @@ def gates(context: ImportanceContext, triplets: Sequence[Triplet], settings: Sli
     The gates start at 1 and are trained with AdamW without weight decay on the training loss plus a penalty; all else is
     frozen. Resumes after an interruption, to the same result.
     """
+    check_one_gpu(settings.device)
     chosen = settings.for_training()
     job = TrainingJob(
         base=context.output.parent,
