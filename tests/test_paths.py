@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prune2vec.errors import CheckpointError, DataError
-from prune2vec.paths import check_target, looks_local, must_exist
+from prune2vec.paths import check_is_encoder, check_target, looks_local, must_exist
 
 
 def test_the_close_match_is_in_the_same_folder(tmp_path: Path) -> None:
@@ -26,6 +26,14 @@ def test_nothing_close_names_the_folder(tmp_path: Path) -> None:
     (tmp_path / "zzz").touch()
     with pytest.raises(DataError, match="looked in"):
         must_exist(tmp_path / "profile.json")
+
+
+def test_a_file_is_no_encoder_and_no_typo(tmp_path: Path) -> None:
+    (tmp_path / "texts.jsonl").touch()
+    with pytest.raises(
+        CheckpointError, match=r"^no encoder at .*texts\.jsonl; expected a folder made by prune2vec prune or train$"
+    ):
+        check_is_encoder(tmp_path / "texts.jsonl")
 
 
 @pytest.mark.parametrize("name", ["./model", "model/", "../model", "~/model", "a/b/c", "model.gguf", "/model", "rows.jsonl.gz"])

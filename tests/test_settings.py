@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -112,6 +113,21 @@ def test_a_missing_key_is_named_without_the_whole_file() -> None:
 
 def test_a_check_over_several_keys_is_shown_in_its_own_words() -> None:
     assert refused({"learning_rate": 2}) == "learning_rate is above 1; lower it"
+
+
+def test_the_home_folder_stands_in_for_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Places(Settings):
+        """Paths."""
+
+        one: Path | None = None
+        """A path."""
+        some: tuple[str, ...] = ()
+        """No paths."""
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Places(one=Path("~/c.jsonl")).one == Places.build({"one": "~/c.jsonl"}, where="x").one == tmp_path / "c.jsonl"
+    assert Places(some=("~",)).some == ("~",)
+    assert Places().one is None
 
 
 def test_settings_are_frozen_and_refuse_unknown_keys_when_built_directly() -> None:

@@ -84,7 +84,8 @@ def check_is_encoder(folder: str | Path) -> None:
         return
     # A name without an owner is no id of the hub here.
     if path.exists() or "/" not in str(folder) or looks_local(str(folder)) or path.parent.is_dir():
-        hint = closest(path) or "; expected a folder made by prune2vec prune or train"
+        hint = "" if path.exists() else closest(path)
+        hint = hint or "; expected a folder made by prune2vec prune or train"
         raise CheckpointError(f"no encoder at {folder}{hint}")
 
 

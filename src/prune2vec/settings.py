@@ -24,7 +24,7 @@ from pydantic import (
 
 from prune2vec.errors import CheckpointError, ConfigError, DataError, Prune2vecError, closest_value, unknown_key
 from prune2vec.files import digest_json, read_json, write_json
-from prune2vec.paths import check_target
+from prune2vec.paths import as_path, check_target
 
 T = TypeVar("T")
 
@@ -86,6 +86,12 @@ class Settings(BaseModel):
         if bool not in (kind, *get_args(kind)) and any(isinstance(one, bool) for one in found):
             raise ValueError(f"expected no truth value here, got {str(value).lower()}")
         return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _home(cls, value: Any) -> Any:
+        """Put the home folder in place of ``~`` in a path."""
+        return as_path(value) if isinstance(value, Path) else value
 
     @classmethod
     def build(cls, values: Mapping[str, Any], *, where: str) -> Self:

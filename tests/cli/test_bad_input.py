@@ -69,6 +69,7 @@ CASES = [
     ("train hollow --data triplets.jsonl -o encoder --dev dev.jsonl", "dev.jsonl does not exist"),
     ("train hollow --data triplets.jsonl -o bad.json", "a file of that name"),
     ("evaluate ./encoder --data triplets.jsonl", "encoder does not exist"),
+    ("evaluate hollow --data triplets.jsonl --dry-run", "hollow is not an encoder"),
     ("compare results.json", "results.json does not exist"),
     ("run recipe.yml -o runs/first", "recipe.yml does not exist"),
     ("run typo.yaml -o runs/first", "typo.yaml"),

@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from prune2vec.data.beir import read_beir
 from prune2vec.data.documents import Document, read_documents, same_text
@@ -97,6 +99,17 @@ def test_a_number_that_stands_for_an_id_is_no_other_rows_id(tmp_path: Path, ids:
     with pytest.raises(DataError, match=message):
         list(read_documents(_jsonl(tmp_path / "c.jsonl", rows)))
     assert len(list(read_documents(_jsonl(tmp_path / "d.jsonl", [*rows[:1], {"_id": "9", "text": "x"}])))) == 2
+
+
+def test_whole_numbers_that_a_decimal_cannot_hold_are_no_ids(tmp_path: Path) -> None:
+    for number in (2**53, 2**53 + 2):
+        parquet.write_table(pyarrow.table({"id": [7.0, float(number)], "text": ["a", "b"]}), tmp_path / "t.parquet")
+        if number == 2**53:
+            assert [one.id for one in read_documents(tmp_path / "t.parquet")] == ["7", "9007199254740992"]
+    with pytest.raises(
+        DataError, match=r"id is 9\.0072e\+15, and so large a decimal has lost digits; store ids as text or int64"
+    ):
+        list(read_documents(tmp_path / "t.parquet"))
 
 
 def test_a_document_that_comes_twice_is_read_once_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

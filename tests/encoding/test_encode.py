@@ -20,6 +20,8 @@ from prune2vec.encoding.encode import encode_corpus
 from prune2vec.encoding.engine import Engine
 from prune2vec.encoding.store import Store
 from prune2vec.errors import CheckpointError, ConfigError, DataError, EncodingError
+from prune2vec.evaluation.evaluate import evaluate_encoder
+from prune2vec.exporting.export import export_encoder
 from prune2vec.pruning.encoder import load_encoder
 from tests.encoding.conftest import ROWS, read_all
 from tests.encoding.test_engine import texts
@@ -38,6 +40,19 @@ def test_rows_come_out_in_order_with_their_ids(tmp_path: Path, folder: Path, cor
     np.testing.assert_allclose(found, vectors, atol=1e-5, rtol=0)
     schema = pyarrow.parquet.read_schema(tmp_path / "v" / "part-00000.parquet")
     assert schema.field("vector").type == pyarrow.list_(pyarrow.float32(), 32)
+
+
+def test_an_output_inside_the_encoder_is_refused(tmp_path: Path, folder: Path, corpus: Path) -> None:
+    # Its files count where it is asked whether vectors are of this encoder.
+    before = sorted(folder.rglob("*"))
+    for output in (folder / "vectors", folder / "0_Transformer" / ".." / "deep" / "vectors"):
+        with pytest.raises(ConfigError, match=r"vectors is inside .*, and would be a change of it; name another output"):
+            encode_corpus(folder, corpus, output)
+    with pytest.raises(ConfigError, match="would be a change of it"):
+        evaluate_encoder(folder, data=corpus, output=folder / "results.json")
+    with pytest.raises(ConfigError, match="would be a change of it"):
+        export_encoder(folder, target="onnx", output=folder / "onnx")
+    assert sorted(folder.rglob("*")) == before
 
 
 @pytest.mark.parametrize("kind", ["txt", "jsonl.gz", "parquet", "csv"])

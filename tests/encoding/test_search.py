@@ -12,7 +12,7 @@ import pytest
 
 from prune2vec.encoding.encode import encode_corpus
 from prune2vec.encoding.search import read_queries, search_vectors
-from prune2vec.errors import ConfigError, EncodingError
+from prune2vec.errors import ConfigError, DataError, EncodingError
 from prune2vec.pruning.encoder import load_encoder
 from prune2vec.pruning.prune import prune_model
 from tests.cli.conftest import Cli, cli
@@ -197,6 +197,23 @@ def test_nothing_to_search_for(vectors: Path) -> None:
     for queries, k in (([], 10), (["a"], 0)):
         with pytest.raises(ConfigError, match="expected at least one of each"):
             search_vectors(vectors, queries, k=k)
+
+
+@pytest.mark.parametrize("queries", ["caf\udce9", ["a", None], [1], 7, None])
+def test_a_query_that_is_no_text_is_one_line(vectors: Path, queries: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^the query .* is no text; expected a string that UTF-8 can spell$"):
+        search_vectors(vectors, queries)
+    with pytest.raises(ConfigError, match="k = '2': expected at least one of each, and a whole number k"):
+        search_vectors(vectors, "a", k="2")  # type: ignore[arg-type]
+
+
+def test_blank_queries_of_a_file_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "q.jsonl").write_text('{"text": "birds"}\n{"text": " "}\n{"text": ""}\n')
+    assert read_queries(tmp_path / "q.jsonl") == ["birds"]
+    assert "2 blank queries are left out" in capsys.readouterr().err
+    (tmp_path / "q.jsonl").write_text('{"text": " "}\n')
+    with pytest.raises(DataError, match=r"q\.jsonl holds no query: 1 rows, all blank"):
+        read_queries(tmp_path / "q.jsonl")
 
 
 def test_the_title_of_a_query_is_not_searched_for(tmp_path: Path) -> None:

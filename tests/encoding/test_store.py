@@ -15,6 +15,7 @@ import pytest
 from datasets import load_dataset
 
 from prune2vec.encoding.store import Precision, Store, ranges_of
+from prune2vec.errors import EncodingError
 
 
 @pytest.mark.parametrize("offset", [0.0, -3.0, 1000.0])
@@ -31,6 +32,13 @@ def test_the_nearest_step(offset: float) -> None:
     assert (np.abs(back - vectors) <= 0.51 * (high - low) / 255)[:, exact].all()
     # What search restores is that, up to the digits of fp32.
     assert (np.abs(precision.restore(codes) - back) <= 1e-6 * np.abs([low, high]).max(axis=0)).all()
+
+
+def test_what_half_precision_cannot_hold_is_refused() -> None:
+    precision = Precision(name="float16", dimension=2)
+    assert precision.store(np.array([[65504.0, -1.0]], dtype=np.float32)).tolist() == [[65504.0, -1.0]]
+    with pytest.raises(EncodingError, match="a vector has 70000, beyond the 65504 of float16; store float32 or int8"):
+        precision.store(np.array([[1.0, 2.0], [-70000.0, 1.0]], dtype=np.float32))
 
 
 def test_values_outside_the_range_are_its_ends() -> None:

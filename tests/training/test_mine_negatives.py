@@ -150,6 +150,26 @@ def test_what_cannot_be_is_one_line_and_leaves_no_file(small: Path, tmp_path: Pa
     assert output.read_bytes() == before
 
 
+def test_nothing_but_mined_rows_is_written_over(small: Path, tmp_path: Path) -> None:
+    for folder in ("texts", "mined"):
+        (tmp_path / folder).mkdir()
+    write_triplets(rows(6), tmp_path / "texts" / "train.jsonl")
+    write_triplets(rows(4, start=9), tmp_path / "texts" / "dev.jsonl")
+    (tmp_path / "mined" / "notes.jsonl").write_text('{"my": "own"}\n')
+    said = {
+        "texts/dev.jsonl": "its rows are held out from those to train on",
+        "mined/notes.jsonl": "holds something else than mined rows",
+    }
+    for other, why in ((tmp_path / name, why) for name, why in said.items()):
+        before = other.read_bytes()
+        with pytest.raises(DataError, match=why):
+            mine_negatives(tmp_path / "texts", small, other, negatives=2, **OPEN)
+        assert other.read_bytes() == before
+    for count in (1, 2):
+        output = tmp_path / "mined" / "hard.jsonl"
+        assert mine_negatives(tmp_path / "texts", small, output, negatives=count, **OPEN).negatives == count
+
+
 def test_pairs_without_negatives_will_do(small: Path, tmp_path: Path) -> None:
     write_triplets([Triplet(anchor=row.anchor, positive=row.positive) for row in rows(8)], tmp_path / "pairs.jsonl")
     assert mine_negatives(tmp_path / "pairs.jsonl", small, tmp_path / "hard.jsonl", negatives=2, **OPEN).written == 8

@@ -237,7 +237,7 @@ def test_folders_that_are_not_ours_are_left_alone(small: Path, tmp_path: Path) -
         train_encoder(small, DATA, tmp_path / "mine", **QUICK, restart=True)
     with pytest.raises(TrainingError, match="the checkpoint to train"):
         train_encoder(small, DATA, small, **QUICK)
-    with pytest.raises(ConfigError, match=r"trained is inside .*, which is trained, and would be a change of it"):
+    with pytest.raises(ConfigError, match=r"trained is inside .*, and would be a change of it; name another output"):
         train_encoder(small, DATA, small / "trained", **QUICK)
     assert (tmp_path / "mine" / "thesis.txt").exists()
 

@@ -20,6 +20,7 @@ from prune2vec.errors import DataError, reason_of
 _NEVER_PACKED = (".parquet", ".arrow")
 _BOM = "\ufeff"
 _ROWS_AT_A_TIME = 1024
+_WHOLE = 2**53  # Up to here a decimal holds every whole number.
 _ARROW_FILE = b"ARROW1"
 _JSON_KINDS = {list: "a list", str: "a string", type(None): "null", bool: "a truth value"}
 
@@ -38,6 +39,10 @@ def id_text(row: SourceRow, column: str, value: Any) -> str:
     if isinstance(value, str):
         return sound_text(row, column, value)
     if isinstance(value, float) and value.is_integer():
+        if abs(value) > _WHOLE:
+            raise DataError(
+                f"{row.where}: {column} is {value:g}, and so large a decimal has lost digits; store ids as text or int64"
+            )
         return str(int(value))
     if not isinstance(value, int) or isinstance(value, bool):
         raise DataError(f"{row.where}: {column} is {_kind_of(value)}, expected a string or a whole number")

@@ -33,7 +33,7 @@ class EncodeSettings(Settings):
     shard: str = Field(default="0/1", pattern=r"^[0-9]{1,6}/[1-9][0-9]{0,5}$")
     """Which share of the rows: i/n takes every n-th row from the i-th on (0/4, 1/4, 2/4, 3/4 on four machines)."""
     text_column: str = "text"
-    """Column with the text; a title column, if there is one, stands before it with a blank."""
+    """Column with the text; before the column text, and no other, a title column stands with a blank, if there is one."""
     id_column: str | None = None
     """Column with the id; unset takes _id or id, else the row's number."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from prune2vec.encoding.corpus import document_bytes
 from prune2vec.encoding.encode_settings import SearchSettings
 from prune2vec.encoding.engine import prompted_engine
 from prune2vec.encoding.vector_folder import VectorFolder, VectorPart, unit_rows
-from prune2vec.errors import ConfigError, EncodingError, shown
+from prune2vec.errors import ConfigError, DataError, EncodingError, shown
 from prune2vec.files import digest_tree
 from prune2vec.progress import say
 from prune2vec.pruning.plain_encoder import load_to_encode
@@ -109,9 +110,11 @@ def search_vectors(
         CheckpointError: The encoder cannot be loaded.
     """
     chosen = SearchSettings.chosen(settings, overrides, where="search")
-    asked = (queries,) if isinstance(queries, str) else tuple(queries)
-    if not asked or k < 1:
-        raise ConfigError(f"{len(asked)} queries and k = {k}: expected at least one of each")
+    asked = tuple(queries) if isinstance(queries, Sequence) and not isinstance(queries, str) else (queries,)
+    if not asked or not isinstance(k, int) or k < 1:
+        raise ConfigError(f"{len(asked)} queries and k = {k!r}: expected at least one of each, and a whole number k")
+    if wrong := [query for query in asked if not _is_text(query)]:
+        raise ConfigError(f"the query {wrong[0]!r} is no text; expected a string that UTF-8 can spell")
     folder = VectorFolder.open(Path(vectors), partial=chosen.partial)
     by_cosine = _by_cosine(folder)
     embedded = _embedded(asked, folder, encoder, chosen)
@@ -132,6 +135,11 @@ def search_vectors(
         for of_query, near in zip(scores.tolist(), rows.tolist(), strict=True)
     )
     return SearchResult(queries=asked, hits=hits, rows=folder.rows)
+
+
+def _is_text(query: object) -> bool:
+    # Bytes of another encoding come from a command line as halves of surrogate pairs.
+    return isinstance(query, str) and not re.search("[\ud800-\udfff]", query)
 
 
 def _by_cosine(folder: VectorFolder) -> bool:
@@ -223,5 +231,15 @@ def _read_texts(folder: VectorFolder, names: Mapping[int, str], corpus: Path) ->
 
 
 def read_queries(path: Path) -> list[str]:
-    """Return the texts of a file of queries, in any format of a corpus, without their titles."""
-    return [document.bare for document in read_documents(path) if document.bare.strip()]
+    """Return the texts of a file of queries, in any format of a corpus, without their titles; says how many are blank.
+
+    Raises:
+        DataError: It cannot be read, or all are blank.
+    """
+    texts = [document.bare for document in read_documents(path)]
+    found = [text for text in texts if text.strip()]
+    if not found:
+        raise DataError(f"{path} holds no query: {len(texts)} rows, all blank")
+    if len(found) < len(texts):
+        say(f"{path}: {len(texts) - len(found)} blank queries are left out")
+    return found

@@ -68,7 +68,14 @@ class Precision:
         if self.name == "binary":
             return np.packbits(vectors > 0, axis=1)
         if self.ranges is None:
-            return vectors.astype(self.name)
+            with np.errstate(over="ignore"):
+                stored = vectors.astype(self.name)
+            if not np.isfinite(stored).all():
+                most = np.finfo(self.name).max
+                raise EncodingError(
+                    f"a vector has {np.abs(vectors).max():.0f}, beyond the {most:.0f} of {self.name}; store float32 or int8"
+                )
+            return stored
         # To the nearest step: sentence-transformers' own function cuts towards 0, which doubles the error. Outside the
         # calibrated range a value would wrap around.
         codes = np.rint((vectors - self.ranges[0]) / self._step - 128)

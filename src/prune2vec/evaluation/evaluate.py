@@ -27,6 +27,7 @@ from prune2vec.evaluation.speed import measure_cost
 from prune2vec.evaluation.tasks import Task, resolve_tasks, task_prompts
 from prune2vec.files import digest_json, read_json, write_json
 from prune2vec.machine import describe
+from prune2vec.outputs import check_outside
 from prune2vec.progress import progress, say
 from prune2vec.public import public
 from prune2vec.settings import read_as
@@ -86,6 +87,8 @@ def evaluate_and_keep(
     if data is None and tasks is None:
         raise EvaluationError("nothing to evaluate; give data (held-out triplets or a BEIR folder), tasks, or both")
     file = Results.target(output) if output is not None else None
+    if file is not None:
+        check_outside(file, encoder)
     mirror = Path(mirror) if mirror is not None else None
     chosen = resolve_tasks(tasks, mirror) if tasks is not None else ()
     retrieval, note = sample_retrieval(load_retrieval(data, settings), settings) if data is not None else (None, "")

@@ -253,13 +253,20 @@ def _reasons(now: Results, before: Results) -> Iterator[str]:
     if before.score is None:
         yield "the earlier results hold no score"
     if before.retrieval and now.data_digest != before.data_digest:
-        theirs, ours = (one.retrieval["data"]["source"] if one.retrieval else "none" for one in (before, now))
-        yield f"the data are others ({ours}, before {theirs})"
+        ours, theirs = map(_data_of, (now, before))
+        yield f"the data are others ({ours}, before {theirs})" if ours != theirs else f"the texts of {ours} are others"
     there = {task.name: task for task in now.tasks}
     if lacking := [task.name for task in before.tasks if task.name not in there]:
         yield f"{', '.join(lacking)} is missing now"
     for task in before.tasks:
         yield from _task_reasons(there[task.name], task)
+
+
+def _data_of(results: Results) -> str:
+    if not results.retrieval:
+        return "none"
+    data = results.retrieval["data"]
+    return f"{data['queries']} queries, {data['documents']} documents of {data['source']}"
 
 
 def _task_reasons(now: TaskScore, before: TaskScore) -> Iterator[str]:

@@ -10,7 +10,7 @@ from prune2vec.errors import ConfigError
 from prune2vec.exporting.target import ExportSource, Target, targets
 from prune2vec.files import write_json, write_text
 from prune2vec.models.heads import head_record
-from prune2vec.outputs import EXPORT, check_ours, locked, staged_folder
+from prune2vec.outputs import EXPORT, check_ours, check_outside, locked, staged_folder
 from prune2vec.pruning.encoder import load_encoder, parts_of
 from prune2vec.pruning.parity import Parity
 from prune2vec.public import public
@@ -66,6 +66,7 @@ def export_encoder(
         MissingExtra: A library that the target needs is not installed.
         CheckpointError: It is no encoder's folder, the target's form cannot express it, or the result differs from it.
     """
+    check_outside(output, folder)
     with locked(Path(output)):
         form = prepared(target, Path(output), precision)
         encoder = load_encoder(folder, device="cpu", dtype=form.dtype_for(Path(folder)))

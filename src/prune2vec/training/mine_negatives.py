@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from prune2vec.data.documents import same_text
 from prune2vec.data.folders import files_read
 from prune2vec.data.reader import Texts, load_triplets
+from prune2vec.data.rows import read_rows
 from prune2vec.data.triplet import Triplet, write_triplets
 from prune2vec.errors import ConfigError, DataError, reason_of
 from prune2vec.paths import check_target
@@ -172,16 +173,29 @@ def check_target_of(data: Texts, output: Path) -> Path:
     """Return the file to write, if it can be written and is none of those that the rows are read from.
 
     Raises:
-        DataError: It is one of them, or no JSON-lines file.
+        DataError: It is one of them, or held out from them, holds something else than triplets, or is no JSON-lines file.
         CheckpointError: It cannot be written.
     """
     target = check_target(output, folder=False)
     given = [data] if isinstance(data, str | Path) else data
-    if any(isinstance(one, str | Path) and target.resolve() in files_read(one) for one in given):
+    sources = [one for one in given if isinstance(one, str | Path)]
+    if any(target.resolve() in files_read(one) for one in sources):
         raise DataError(f"cannot write {target}: the rows are read from it, and would lose their negatives; name another file")
+    if any(target.resolve() in files_read(one, split) for one in sources for split in ("validation", "test")):
+        raise DataError(f"cannot write {target}: its rows are held out from those to train on; name another file")
     if not target.name.endswith((".jsonl", ".jsonl.gz")):
         raise DataError(f"cannot write triplets to {target.name}; the name must end in .jsonl or .jsonl.gz")
+    if target.exists() and not _holds_triplets(target):
+        raise DataError(f"{target} holds something else than mined rows, and would be lost; name another file")
     return target
+
+
+def _holds_triplets(file: Path) -> bool:
+    try:
+        first = next(iter(read_rows(file)), None)
+    except DataError:
+        return False
+    return first is not None and {"query", "positive"} <= first.values.keys()
 
 
 def _mined(

@@ -21,7 +21,7 @@ from prune2vec.machine import describe, free_memory_bytes, pick_device, pick_dty
 from prune2vec.models.encoder_text import matryoshka_dims
 from prune2vec.models.heads import head_record, load_heads, state_width
 from prune2vec.models.text_settings import SAVED
-from prune2vec.outputs import ENCODER, check_kind, check_ours, locked
+from prune2vec.outputs import ENCODER, check_kind, check_ours, check_outside, locked
 from prune2vec.progress import quiet_transformers, say
 from prune2vec.pruning.encoder import (
     RECORD,
@@ -174,8 +174,7 @@ def prepare(
         CheckpointError: The encoder cannot be loaded, could not be written as it is, or gives vectors that are not finite.
     """
     check_sources(data, texts, settings)
-    if base.resolve() in output.resolve().parents:
-        raise ConfigError(f"{output} is inside {base}, which is trained, and would be a change of it; name another output")
+    check_outside(output, base)
     plain = load_texts(texts) if texts is not None else []
     triplets = load_triplets(data, require_negative=settings.hard_negatives > 0) if data is not None else []
     device = pick_device(settings.device)

@@ -56,6 +56,10 @@ def evaluate(
         raise click.UsageError("nothing to evaluate on: give --data or --tasks")
     names = [name.strip() for name in tasks.split(",") if name.strip()] if tasks else None
     if dry_run:
+        from prune2vec.paths import check_is_encoder
+
+        for one in filter(None, (encoder, documents_by)):
+            check_is_encoder(one)
         if names is not None:
             from prune2vec.evaluation.tasks import resolve_tasks
 
