@@ -21,6 +21,7 @@ from prune2vec.machine import (
     pick_device,
     pick_dtype,
     release_memory,
+    widest_dtype,
 )
 
 
@@ -124,6 +125,11 @@ def test_a_gpu_is_asked_for_by_its_number(monkeypatch: pytest.MonkeyPatch) -> No
     assert pick_dtype("auto", torch.device("cuda", 1)) == torch.float32
     assert describe(torch.device("cuda", 1))["gpu"] == "number 1"
     assert describe(torch.device("cpu"))["gpu"] is None
+
+
+def test_apples_gpus_have_no_float64() -> None:
+    assert widest_dtype(torch.device("mps")) == torch.float32
+    assert widest_dtype(torch.device("cpu")) == widest_dtype(torch.device("cuda", 1)) == torch.float64
 
 
 def test_released_memory_is_given_back_by_a_gpu_that_was_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,13 @@ def pick_dtype(dtype: str = "auto", device: torch.device | None = None) -> torch
     return torch.bfloat16 if fast_cpu else torch.float32
 
 
+def widest_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype for sums of many numbers on ``device``: float64, which Apple's GPUs have not, there float32."""
+    import torch
+
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 @functools.cache
 def cpu_has_fast_bf16() -> bool:
     """Return whether the CPU has bf16 matrix units (AMX); with the dot products of AVX-512 alone, fp32 is the faster one."""

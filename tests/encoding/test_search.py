@@ -207,6 +207,12 @@ def test_a_query_that_is_no_text_is_one_line(vectors: Path, queries: Any) -> Non
         search_vectors(vectors, "a", k="2")  # type: ignore[arg-type]
 
 
+def test_queries_come_in_any_row_of_texts(vectors: Path) -> None:
+    hits = search_vectors(vectors, ["a", "b"], k=2).hits
+    assert search_vectors(vectors, np.array(["a", "b"]), k=np.int64(2)).hits == hits  # type: ignore[arg-type]
+    assert search_vectors(vectors, iter(["a", "b"]), k=2).hits == hits  # type: ignore[arg-type]
+
+
 def test_blank_queries_of_a_file_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "q.jsonl").write_text('{"text": "birds"}\n{"text": " "}\n{"text": ""}\n')
     assert read_queries(tmp_path / "q.jsonl") == ["birds"]

@@ -87,9 +87,8 @@ def _looks_back(model: PreTrainedModel, ids: Tensor, given: dict[str, Tensor]) -
     differs = (embed(others) != embed(ids[:1, -1])).any(dim=-1)
     changed[0, -1] = others[int(differs.int().argmax())]
     both = {name: torch.cat([tensor, tensor]) for name, tensor in given.items()}
-    states = (
-        model(input_ids=torch.cat([ids, changed]), use_cache=False, **both)[0][:, :-1].cpu().double()
-    )  # Not every device has float64.
+    # On the CPU, as not every device has float64.
+    states = model(input_ids=torch.cat([ids, changed]), use_cache=False, **both)[0][:, :-1].cpu().double()
     one, two = states[0], states[len(ids)]
     # Of the states' spread over the tokens, so that a dimension that is large everywhere hides nothing. Rows of one shape are
     # computed alike in any dtype; only experts, which are given other tokens then, round otherwise.

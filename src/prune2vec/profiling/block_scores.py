@@ -16,6 +16,7 @@ from prune2vec.errors import ProfileError
 from prune2vec.forward.backbone import Backbone
 from prune2vec.forward.batches import Batch
 from prune2vec.forward.pooling import lasttoken
+from prune2vec.machine import widest_dtype
 from prune2vec.models.families import states_of
 from prune2vec.models.tokens import TokenRow
 from prune2vec.profiling.measure import Measured, Measurement, scorers
@@ -92,13 +93,13 @@ class BlockMagnitude(_BlockObserver):
     def see(self, layer: int, block: nn.Module, before: Tensor, after: Tensor) -> Tensor:
         """Return the sum of the ratio over the batch's tokens."""
         if layer not in self._weights:
-            # Here, as the values of a streamed block are there while it runs; on the CPU, as not every device has float64.
+            # Here, as the values of a streamed block are there while it runs.
             self._weights[layer] = sum(
-                float(weight.detach().abs().cpu().sum(dtype=torch.float64)) for weight in block.parameters()
+                float(weight.detach().abs().sum(dtype=widest_dtype(weight.device))) for weight in block.parameters()
             )
         added = torch.linalg.vector_norm(after.float() - before.float(), dim=-1)
         ratio = added / torch.linalg.vector_norm(after.float(), dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
-        total: Tensor = ratio.masked_fill(~self._real, 0).cpu().sum(dtype=torch.float64)
+        total: Tensor = ratio.masked_fill(~self._real, 0).sum(dtype=widest_dtype(ratio.device))
         return total
 
     def take(self, layer: int, value: Tensor) -> None:
