@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prune2vec.errors import ConfigError, ModelError, ProfileError, UnsupportedModel, explained, reason_of
 from prune2vec.forward.batches import Batch
-from prune2vec.forward.memory_plan import bytes_per_token, parameter_bytes
+from prune2vec.forward.memory_plan import bytes_per_token, parameter_bytes, tokens_per_pass
 from prune2vec.forward.pooling import poolings
 from prune2vec.forward.runner import InMemoryRunner, Observer
 from prune2vec.forward.streaming import StreamingRunner
@@ -34,9 +34,6 @@ from prune2vec.models.tokens import lower_casing
 from prune2vec.models.weight_files import WeightFiles, fingerprint
 
 Stream = Literal["auto", "on", "off"]
-
-# What counts as a batch when it is decided whether a model fits.
-_BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +138,7 @@ def load_backbone(
     allowed = memory if memory is not None else memory_in_use(place) + free_memory_bytes(place)
     with explained(ModelError, f"{source.name}: the model of its config.json does not run"), _memory_explained(source):
         # With batches of ordinary size.
-        needed = parameter_bytes(model, model.dtype) + _BATCH_TOKENS * bytes_per_token(model, family)
+        needed = parameter_bytes(model, model.dtype) + tokens_per_pass(place, packed=True) * bytes_per_token(model, family)
         if stream == "on" or (stream == "auto" and needed > allowed - memory_in_use(place)):
             if getattr(config, "quantization_config", None) is not None:
                 # Its tensors are no plain numbers: read one by one they would be taken for the weights.
