@@ -55,6 +55,19 @@ def test_an_output_inside_the_encoder_is_refused(tmp_path: Path, folder: Path, c
     assert sorted(folder.rglob("*")) == before
 
 
+def test_numbers_outside_the_ranges_of_int8_are_told(
+    tmp_path: Path, folder: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encode_corpus(folder, corpus, tmp_path / "all", precision="int8")
+    assert "outside the ranges" not in capsys.readouterr().err
+    encode_corpus(folder, corpus, tmp_path / "two", precision="int8", calibration=2)
+    said = capsys.readouterr().err
+    share = float(re.search(r"two: ([\d.]+)% of the numbers lie outside the ranges", said)[1])  # type: ignore[index]
+    vectors = read_all(Store.load(encode_corpus(folder, corpus, tmp_path / "exact", dtype="float32").folder))[1]
+    low, high = vectors[:2].min(axis=0), vectors[:2].max(axis=0)
+    assert share == pytest.approx(100 * np.mean((vectors < low) | (vectors > high)), abs=3)
+
+
 @pytest.mark.parametrize("kind", ["txt", "jsonl.gz", "parquet", "csv"])
 def test_every_format(tmp_path: Path, folder: Path, kind: str) -> None:
     some = [text.replace("\n", " ") for text in texts(9)[2:]]

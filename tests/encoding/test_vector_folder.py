@@ -101,15 +101,26 @@ def test_ties_come_in_order_at_the_last_place_too(
         np.testing.assert_allclose(scores, np.take_along_axis(every, expected, axis=1), atol=1e-5)
 
 
-def test_of_bits_as_far_away_the_lower_rows_are_candidates(tmp_path: Path) -> None:
+def test_of_bits_as_far_away_the_querys_floats_choose_candidates(tmp_path: Path) -> None:
     # Of 400 rows of 32 bits several are as far away as the last of 12 candidates.
     folder = stored(tmp_path, drawn(400), precision="binary", part=150)
     queries = drawn(50, seed=1)
     found = folder.nearest(queries, 12, candidates=1)[1]
     bits = np.unpackbits(read_all(folder.first)[1], axis=1)
     far = (bits[None] != (queries > 0)[:, None]).sum(axis=2)
-    expected = np.lexsort((np.broadcast_to(np.arange(400), far.shape), far))[:, :12]
+    products = queries @ np.where(bits, 1.0, -1.0).T
+    expected = np.lexsort((np.broadcast_to(np.arange(400), far.shape), -products, far))[:, :12]
     np.testing.assert_array_equal(np.sort(found, axis=1), np.sort(expected, axis=1))
+
+
+def test_bits_are_found_wherever_they_stand_in_the_corpus(tmp_path: Path) -> None:
+    vectors, queries = drawn(4000, seed=2), drawn(60, seed=3)
+    found = stored(tmp_path, vectors, precision="binary", part=1000).nearest(queries, 10, candidates=3)[1]
+    best = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
+    here = [np.isin(best[row], found[row]) for row in range(len(queries))]
+    first = np.concatenate([hit[best[row] < 2000] for row, hit in enumerate(here)])
+    second = np.concatenate([hit[best[row] >= 2000] for row, hit in enumerate(here)])
+    assert abs(first.mean() - second.mean()) < 0.06
 
 
 def test_a_text_that_is_there_many_times(tmp_path: Path) -> None:

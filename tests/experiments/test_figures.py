@@ -203,6 +203,12 @@ def test_the_curve_of_an_encoder_is_that_of_its_depth(tmp_path: Path) -> None:
     whole = encoder(tmp_path / "whole", depth=4, lines=lines)
     assert training_curve(whole) == [(1, 2.0), (2, 1.5)]
     assert training_curve(encoder(tmp_path / "cut", depth=2, cut_from=str(whole))) == [(1, 3.0)]
+    # As it would be alone, whatever it weighed.
+    settled = json.loads((whole / "prune2vec.json").read_text())
+    settled["train"] = {"depths": [2, 4], "settings": {"depth_weights": [0.5, 2.0]}}
+    (whole / "prune2vec.json").write_text(json.dumps(settled))
+    assert training_curve(whole) == [(1, 1.0), (2, 0.75)]
+    assert training_curve(tmp_path / "cut") == [(1, 6.0)]
     # Cut out of an encoder that was trained for itself, or not trained at all.
     assert training_curve(encoder(tmp_path / "shorter", depth=2, cut_from=str(alone))) == []
     assert training_curve(encoder(tmp_path / "untrained", depth=2)) == [] == training_curve(tmp_path / "none")

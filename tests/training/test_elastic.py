@@ -226,6 +226,15 @@ def test_the_deepest_teaches_the_others(five: Path, distil: Any) -> None:
     assert_equal_steps(stepped(encoder, elastic(encoder, settings), inputs), (first[0] + last[0], expected))
 
 
+def test_the_deepest_teaches_an_encoder_whose_vectors_are_cut(five: Path) -> None:
+    losses = []
+    for cut in (None, 16):
+        encoder = made(five)
+        encoder.truncate_dim = cut
+        losses.append(elastic(encoder, TrainSettings(depths=DEPTHS, deepest_teaches=True))(columns(encoder), None))
+    assert all(torch.equal(losses[0][name], losses[1][name]) for name in losses[0])
+
+
 def test_some_depths_are_drawn_for_a_step_and_the_deepest_always(five: Path) -> None:
     encoder = made(five)
     loss, inputs = elastic(encoder, TrainSettings(depths=DEPTHS, depths_per_step=2)), columns(encoder)

@@ -19,10 +19,12 @@ from prune2vec.encoding.store import Precision, Store, check_shards, check_vecto
 from prune2vec.errors import DataError, EncodingError
 from prune2vec.files import digest_tree
 from prune2vec.outputs import check_outside, clear_all_partials, locked
-from prune2vec.progress import progress
+from prune2vec.progress import progress, say
 from prune2vec.pruning.plain_encoder import AnyEncoder, load_to_encode
 from prune2vec.public import public
 from prune2vec.resume import differences
+
+_CLIPPED = 0.01  # Share of numbers outside the ranges of int8 of which a user should know.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +175,7 @@ def _filled(store: Store, engine: Engine, source: Corpus, settings: EncodeSettin
     clear_all_partials(folder)
     parts = _prepared(store, engine, source, settings)
     share = 0.0
+    numbers = outside = 0.0
 
     def advance_tokens(tokens: float) -> None:
         # Progress is counted in texts: a part's tokens are as many as its texts.
@@ -190,7 +193,14 @@ def _filled(store: Store, engine: Engine, source: Corpus, settings: EncodeSettin
                 documents, rows, digest = part
                 share = len(rows) / max(1, sum(map(len, rows)))
                 vectors = engine.encode_rows(rows, advance=advance_tokens)
+                numbers += vectors.size
+                outside += vectors.size * store.precision.outside(vectors)
                 store = store.add([document.id for document in documents], vectors, source=digest)
+        if outside > _CLIPPED * numbers:
+            say(
+                f"{folder}: {outside / numbers:.1%} of the numbers lie outside the ranges of the texts that these are from, and are stored "
+                "as their ends, by which search loses; encode anew with more texts to calibration, or with precision float16"
+            )
         return store.finish()
     except BaseException as error:
         # Whatever is wrong with the folder now must not hide the error.

@@ -124,7 +124,8 @@ def search_vectors(
     scores, rows = folder.nearest(
         unit_rows(embedded) if by_cosine else embedded,
         k,
-        unit=by_cosine and not folder.first.made_by.get("normalised", False),
+        # Rounded to 256 steps a vector has not quite the length that it had.
+        unit=by_cosine and (folder.first.precision.name == "int8" or not folder.first.made_by.get("normalised", False)),
         candidates=chosen.candidates,
     )
     names = folder.ids(rows.ravel().tolist())

@@ -81,6 +81,12 @@ class Precision:
         codes = np.rint((vectors - self.ranges[0]) / self._step - 128)
         return np.asarray(np.clip(codes, -128, 127), dtype=np.int8)
 
+    def outside(self, vectors: NDArray[np.float32]) -> float:
+        """Return the share of the numbers of (row, dim) vectors that lie outside the ranges, and are stored as their ends."""
+        if self.ranges is None:
+            return 0.0
+        return float(np.mean((vectors < self.ranges[0] - self._step) | (vectors > self.ranges[1] + self._step)))
+
     def restore(self, stored: NDArray[Any]) -> NDArray[np.float32]:
         """Return stored (row, width) numbers as (row, dim) float32; a bit becomes 1 or -1."""
         if self.name == "binary":

@@ -154,7 +154,8 @@ class VectorFolder:
         """Return scores and numbers of the k rows nearest to each of (query, dim) queries, best first, both (query, at most k).
 
         The score is the inner product with the vector as it is stored; of equal scores the lower row comes first. Bits, as
-        rows of 1 and -1 scaled to length 1, are found by their Hamming distance and ranked by the inner product.
+        rows of 1 and -1 scaled to length 1, are found by their Hamming distance, of equal ones the larger inner product first, and
+        ranked by the inner product.
 
         Args:
             queries: The queries, float32.
@@ -174,7 +175,8 @@ class VectorFolder:
         scores, numbers = np.zeros_like(keys), np.zeros(keys.shape, dtype=np.int64)
         # In float64, rounded at the end: in float32 a matrix product gives equal rows other last digits at other places.
         exact = queries.astype(np.float64).T / (np.sqrt(dimension) if bits else 1)
-        signs = np.where(queries > 0, 1.0, -1.0).T
+        lengths = np.linalg.norm(exact, axis=0) * np.sqrt(dimension)
+        nearer = np.where(queries > 0, 1.0, -1.0).T + exact / np.maximum(lengths, np.finfo(np.float64).tiny)
         step = max(1, _NUMBERS // max(len(queries), dimension))
         row = 0
         with progress("searching", self.rows) as advance:
@@ -183,8 +185,9 @@ class VectorFolder:
                     vectors = part.store.precision.restore(stored)
                     vectors = (unit_rows(vectors) if unit and not bits else vectors).astype(np.float64)
                     products = (vectors @ exact).T.astype(np.float32)
-                    # The inner product of signs is the dimension less twice the Hamming distance.
-                    found = (vectors @ signs).T.astype(np.float32) if bits else products
+                    # The inner product of signs is the dimension less twice the Hamming distance, of which many are equal: then the
+                    # query's floats decide, by less than 1.
+                    found = (vectors @ nearer).T.astype(np.float32) if bits else products
                     # A later row of equal score is not better.
                     better_than = found > keys[:, -1:]
                     for query in np.flatnonzero(better_than.any(axis=1)):

@@ -273,10 +273,13 @@ def training_curve(encoder: Path) -> list[tuple[float, float]]:
     record = read_json(encoder / "prune2vec.json") if (encoder / "prune2vec.json").is_file() else {}
     part = f"depth_{len(record.get('keep_layers') or ())}"
     own = read_lines(encoder / "train.jsonl")
-    shared = [] if own else read_lines(Path(str((record.get("model") or {}).get("name"))) / "train.jsonl")
-    lines = own or [line for line in shared if part in line]
+    whole = Path(str((record.get("model") or {}).get("name")))
+    lines = own or [line for line in read_lines(whole / "train.jsonl") if part in line]
+    trained = (record if own or not lines else read_json(whole / "prune2vec.json")).get("train") or {}
+    weights = dict(zip(trained.get("depths", ()), trained.get("settings", {}).get("depth_weights", ()), strict=False))
+    weight = weights.get(len(record.get("keep_layers") or ()), 1.0)
     # The trainer writes a zero for a depth that a step did not draw.
-    return [(line["step"], line.get(part, line["loss"])) for line in lines if line.get(part) != 0]
+    return [(line["step"], line[part] / weight if part in line else line["loss"]) for line in lines if line.get(part) != 0]
 
 
 def training_svg(curves: Mapping[str, Curve], rows: Sequence[Row] = ()) -> str:

@@ -59,7 +59,6 @@ _LABELLED = 4
 _COLOURS = "YlGnBu"
 # Values closer to zero than this are drawn as it: a dropped or silent sub-layer has none at all.
 _LEAST = 1e-9
-_Z95 = 1.96
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -92,8 +91,15 @@ def drawn(figure: Figure) -> str:
 
 
 def interval_of(curve: LayerLoss) -> tuple[list[float], list[float]]:
-    """Return the lower and upper ends of the 95 % intervals of a curve's losses."""
-    low, high = ([loss + z * error for loss, error in zip(curve.loss, curve.std_error, strict=True)] for z in (-_Z95, _Z95))
+    """Return the lower and upper ends of the 95 % intervals of a curve's losses, by Student's t, as few groups tell their spread badly.
+
+    Of one group there is none, and both are the losses.
+    """
+    from scipy.special import stdtrit
+
+    groups = len(curve.group_loss)
+    wide = float(stdtrit(groups - 1, 0.975)) if groups > 1 else 0.0
+    low, high = ([loss + t * error for loss, error in zip(curve.loss, curve.std_error, strict=True)] for t in (-wide, wide))
     return low, high
 
 

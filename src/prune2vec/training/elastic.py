@@ -19,7 +19,7 @@ from prune2vec.models.block_layout import uneven_layout
 from prune2vec.models.families import block_list, final_modules, find_family, states_of
 from prune2vec.models.selftest import self_test
 from prune2vec.training.adapters import base_model
-from prune2vec.training.objective import TeacherDistance
+from prune2vec.training.objective import TeacherDistance, full_width
 from prune2vec.training.train_settings import TrainSettings
 
 Features = dict[str, Any]
@@ -76,8 +76,7 @@ class ElasticLoss(nn.Module):
         self._weights = dict(zip(depths, settings.depth_weights or (1.0,) * len(depths), strict=True))
         self._drawn = settings.depths_per_step or len(depths)
         self._distil_weight = settings.distil_weight
-        width = encoder.get_embedding_dimension()
-        self._taught = TeacherDistance(encoder, settings, width=width) if settings.deepest_teaches else None
+        self._taught = TeacherDistance(encoder, settings, width=full_width(encoder)) if settings.deepest_teaches else None
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor) -> dict[str, Tensor]:
         """Return the weighted loss of each depth of this step, ``depth_6`` for one; the trainer adds them up and logs each."""
