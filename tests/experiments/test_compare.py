@@ -9,7 +9,7 @@ from prune2vec.errors import CheckpointError, DataError, EvaluationError
 from prune2vec.experiments.compare import compare_results, find_results
 from prune2vec.files import digest_tree
 from prune2vec.planning.plan import PruningPlan
-from tests.experiments.small import profile_of, results_of
+from tests.experiments.small import Run, profile_of, results_of
 
 
 @pytest.fixture
@@ -135,3 +135,15 @@ def test_nothing_there(runs: Path) -> None:
         find_results([runs / "none"])
     with pytest.raises(DataError, match="nothing to compare"):
         find_results([])
+
+
+def test_results_of_an_encoder_that_was_made_anew_are_left_out(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run()
+    assert set(find_results([run.output])) == {"full", "large", "small"}
+    run(train={"steps": 4, "learning_rate": 0.01}, evaluate=None)
+    capsys.readouterr()
+    with pytest.raises(DataError, match=r"holds no results\.json"):
+        find_results([run.output])
+    assert "left out are results of an earlier encoder: full, large, small; run its recipe again" in capsys.readouterr().err
+    run(train={"steps": 4, "learning_rate": 0.01})
+    assert set(find_results([run.output])) == {"full", "large", "small"}

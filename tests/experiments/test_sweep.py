@@ -18,6 +18,18 @@ def names(**sweep: Any) -> list[str]:
     return [cell.name for cell, _ in cells_of(Sweep.build(sweep, where="sweep"), 42)]
 
 
+def test_what_is_not_trained_is_not_trained_in_a_sweep_either(tmp_path: Path) -> None:
+    values = {**recipe_values(tmp_path), "train": None}
+    for sweep, trained in (
+        ({}, [None]),
+        ({"seeds": [1, 2]}, [None]),
+        ({"train": {"a": {"steps": 5}, "b": None}}, [5, None]),
+    ):
+        recipe = Recipe.of({**values, "sweep": {"methods": ["full"], **sweep}}).swept()
+        settings = [one.training(recipe.train) for one in recipe.variants]
+        assert [one and one.steps for one in settings] == trained
+
+
 def test_names_say_what_a_cell_is() -> None:
     found = names(
         methods=["full", "depth", {"method": "random", "name": "dice", "parameters": {"seed": 3}}],

@@ -10,10 +10,13 @@ from prune2vec.errors import CheckpointError, ConfigError
 from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.run import run_recipe
 from prune2vec.experiments.stages import Stages
+from prune2vec.experiments.trained_together import copies_of
 from prune2vec.files import digest_tree
 from prune2vec.profiling.profile import Profile
+from prune2vec.pruning.prune_settings import PruneSettings
 from tests.experiments.small import FALLING, VARIANTS, Run, SmallStages, profile_of, recipe_values
 from tests.tiny import save_tiny
+from tests.training.encoders import save_tiny_encoder
 
 
 def test_only_what_depends_on_a_change_is_done_again(run: Run) -> None:
@@ -234,6 +237,30 @@ def test_an_encoder_as_model_teaches_all_but_its_copy(run: Run) -> None:
     other = Watched()
     run(small=other, model=str(model), train={"steps": 4, "distil": "none"})
     assert other.teachers() == {"full": None, "large": None, "small": None}
+
+
+def test_what_is_cut_of_an_encoder_is_no_copy_of_it(run: Run) -> None:
+    model = save_tiny_encoder(run.folder / "model")
+    small = Watched()
+    variants = [
+        {"name": "seeing-all", "method": "full", "attention": "bidirectional"},
+        {"name": "fewer", "method": "full", "vocabulary": 300},
+        {"name": "narrow", "method": "full", "slim": {"width-cut": "30%", "importance": "magnitude"}},
+        {"name": "copy", "method": "full"},
+    ]
+    recipe = Recipe.of({**recipe_values(run.folder, model=str(model)), "variants": variants}).swept().taught()
+    assert copies_of(recipe) == ("copy",)
+    run(small=small, model=str(model), variants=[variants[0], variants[-1]])
+    assert set(small.seen) == {"seeing-all"}
+    both_ways = recipe.model_copy(update={"prune": PruneSettings(attention="bidirectional")})
+    assert copies_of(both_ways) == ()
+
+
+def test_a_teacher_takes_nothing_that_is_for_its_pupils(run: Run) -> None:
+    small = Watched()
+    run(small=small, train={"steps": 2, "teacher": "full", "keep_projection": True})
+    kept = {name: settings.keep_projection for name, (settings, _, _) in small.seen.items()}
+    assert kept == {"full": False, "large": True, "small": True}
 
 
 def test_commit_that_was_profiled_is_the_one_that_is_cut(run: Run) -> None:

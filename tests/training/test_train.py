@@ -193,6 +193,15 @@ def test_other_settings_need_restart(small: Path, tmp_path: Path) -> None:
     assert (result.steps, result.resumed_from, len(curve(output))) == (6, None, 6)
 
 
+def test_a_finished_run_says_that_it_had_no_dev(
+    small: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(whole, tmp_path / "out")
+    write_triplets(rows(4, start=60), tmp_path / "dev.jsonl")
+    assert train_encoder(small, DATA, tmp_path / "out", **QUICK, dev=tmp_path / "dev.jsonl").dev == {}
+    assert "is finished, and was trained without dev; evaluate it on" in capsys.readouterr().err
+
+
 def test_a_finished_run_leaves_another_runs_checkpoints(small: Path, tmp_path: Path) -> None:
     output, first, other = tmp_path / "encoder", {**QUICK, "steps": 2}, {**QUICK, "steps": 12}
     train_encoder(small, DATA, output, **first)

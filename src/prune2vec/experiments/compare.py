@@ -26,6 +26,7 @@ from prune2vec.experiments.stage_runner import (
     STAMPS,
     SWEEP,
     SWEEP_TABLES,
+    StageRecord,
 )
 from prune2vec.experiments.yaml_file import read_yaml
 from prune2vec.files import write_json, write_text
@@ -175,7 +176,17 @@ def _of_recipe(run: Path, results: Sequence[Path]) -> list[Path]:
     found = [there.pop(name) for name in variants if name in there]
     if there:
         say(f"{run}: left out is what its recipe no longer has: {', '.join(there)}")
-    return found
+    if stale := [file.parent.name for file in found if _of_another_encoder(run / STAMPS, file.parent.name)]:
+        say(f"{run}: left out are results of an earlier encoder: {', '.join(stale)}; run its recipe again")
+    return [file for file in found if file.parent.name not in stale]
+
+
+def _of_another_encoder(stamps: Path, name: str) -> bool:
+    """Whether a variant's encoder was made anew since its results were."""
+    made = [StageRecord.load(stamps / f"{name}.{stage}.json") for stage in ("evaluate", "train", "prune")]
+    evaluated, *encoders = made
+    there = {record.output_digest for record in encoders if record is not None}
+    return evaluated is not None and bool(there) and evaluated.inputs.get("encoder") not in there
 
 
 def _is_run(folder: Path) -> bool:

@@ -14,6 +14,7 @@ from prune2vec.experiments.recipe_variant import KEEP_ALL, RecipeVariant
 from prune2vec.planning.depth_rules import read_size, written_size
 from prune2vec.planning.planner import Budget
 from prune2vec.settings import Seed, Settings
+from prune2vec.training.train_settings import TrainSettings
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
@@ -81,16 +82,17 @@ class Sweep(Settings):
         return self
 
 
-def cells_of(sweep: Sweep, seed: int) -> Iterator[tuple[Cell, RecipeVariant]]:
+def cells_of(sweep: Sweep, seed: int | None) -> Iterator[tuple[Cell, RecipeVariant]]:
     """Yield every cell of a sweep with its variant: training settings and seeds outermost, then methods, then sizes.
 
-    ``seed`` is that of the training where the sweep has none.
+    ``seed`` is that of the training where the sweep has none; None where the recipe trains nothing but what a way to train says.
 
     Raises:
         ConfigError: A method does not exist, or takes no size.
     """
-    seeds = sweep.seeds or (seed,)
-    for (way, settings), chosen in product((sweep.train or {"": {}}).items(), seeds):
+    ways: Mapping[str, dict[str, Any] | None] = sweep.train or {"": {} if seed is not None else None}
+    seeds = sweep.seeds or (TrainSettings().seed if seed is None else seed,)
+    for (way, settings), chosen in product(ways.items(), seeds):
         if settings is None and chosen != seeds[0]:
             continue
         suffix = [way] * (len(sweep.train) > 1) + [f"s{chosen}"] * (len(seeds) > 1 and settings is not None)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 from prune2vec.errors import ConfigError
 from prune2vec.experiments.recipe import Recipe
-from prune2vec.experiments.recipe_variant import RecipeVariant
+from prune2vec.experiments.recipe_variant import KEEP_ALL, RecipeVariant
 from prune2vec.planning.plan import PruningPlan
 from prune2vec.training.train_settings import TrainSettings
 
@@ -28,6 +28,18 @@ def with_partners(recipe: Recipe, names: Collection[str]) -> tuple[RecipeVariant
         waiting += [one.name for one in recipe.variants if one.trained_with == name]
         waiting += [trainer] if trainer is not None else []
     return tuple(variant for variant in recipe.variants if variant.name in wanted)
+
+
+def copies_of(recipe: Recipe) -> tuple[str, ...]:
+    """Return the names of the variants that are the model as it is: every layer, neuron and token, and its own attention."""
+    return tuple(
+        one.name
+        for one in recipe.variants
+        if one.method == KEEP_ALL
+        and one.slim is None
+        and one.vocabulary is None
+        and (one.attention or recipe.prune.attention) == "kept"
+    )
 
 
 def done_apart(recipe: Recipe) -> tuple[str, ...]:

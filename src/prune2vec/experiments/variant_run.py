@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from prune2vec.errors import ConfigError, PlanError, reason_of
 from prune2vec.experiments.recipe import DOCSTRINGS, Evaluation, Recipe
-from prune2vec.experiments.recipe_variant import KEEP_ALL, RecipeVariant
+from prune2vec.experiments.recipe_variant import RecipeVariant
 from prune2vec.experiments.stage_runner import (
     ANSWERS,
     CHECKPOINT,
@@ -26,7 +26,7 @@ from prune2vec.experiments.stage_runner import (
     installed_packages,
 )
 from prune2vec.experiments.stages import Stages
-from prune2vec.experiments.trained_together import cut_depths, encoder_key, with_partners
+from prune2vec.experiments.trained_together import copies_of, cut_depths, encoder_key, with_partners
 from prune2vec.files import digest_json, write_bytes, write_text
 from prune2vec.outputs import OwnFolder, remove_folder
 from prune2vec.planning.plan import PruningPlan
@@ -152,8 +152,7 @@ class VariantRun:
         if training is None or training.teacher is None:
             return None
         if training.teacher == self.recipe.model:
-            copies = (variant.name for variant in self.recipe.variants if variant.method == KEEP_ALL)
-            return next((copy for copy in copies if self._training(copy) is None), None)
+            return next((copy for copy in copies_of(self.recipe) if self._training(copy) is None), None)
         return training.teacher if training.teacher in self._variants else None
 
     @property
@@ -171,7 +170,7 @@ class VariantRun:
             return self._training(variant.trained_with)
         settings = variant.training(self.recipe.train)
         depths = cut_depths(self.recipe, self.plans, name)
-        if settings is None or (variant.method == KEEP_ALL and settings.teacher == self.recipe.model and not depths):
+        if settings is None or (name in copies_of(self.recipe) and settings.teacher == self.recipe.model and not depths):
             return None
         if depths:
             settings = TrainSettings.chosen(
@@ -179,7 +178,8 @@ class VariantRun:
             )
         if settings.teacher != name:
             return settings
-        alone = settings.model_copy(update={"teacher": None, "teacher_vectors": None})
+        # Nor what is for one.
+        alone = settings.model_copy(update={"teacher": None, "teacher_vectors": None, "keep_projection": False, "prompts": ()})
         return alone if self._texts(_TRAIN) else None
 
     def smallest(self) -> str | None:

@@ -264,6 +264,10 @@ def _finished(job: TrainingJob) -> dict[str, Any] | None:
     record = read_record(job.output).get("train") or {}
     changed = differences(record.get("identity") or {}, job.identity) if record else "it was not trained"
     if not changed:
+        if job.dev and not record.get("dev"):
+            say(
+                f"{job.output} is finished, and was trained without dev; evaluate it on {job.settings.dev}, or give another output"
+            )
         job.work.remove_if(job.identity)
         return dict(record)
     if not job.settings.restart:
