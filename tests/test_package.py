@@ -89,7 +89,7 @@ def test_the_wheel_has_the_licence_and_the_command(unpacked: Path) -> None:
 def test_every_import_is_declared() -> None:
     """Nothing works by the luck of another package's dependencies."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = [line for name in ("gguf", "eval", "onnx", "ray") for line in project["optional-dependencies"][name]]
+    extras = [line for name in ("gguf", "eval", "onnx", "qlora", "ray") for line in project["optional-dependencies"][name]]
     declared = {normal(line) for line in [*project["dependencies"], *extras]}
     owners = packages_distributions()
     foreign = (
