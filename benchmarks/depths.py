@@ -224,7 +224,7 @@ def curve_above_scores(curve: list[float], rows: list[dict[str, Any]]) -> str:
             place = (row["parameters"] - rest) / a_layer, 100 * row["score"]
             if re.fullmatch(r"alone-\d+-s\d+", row["cell"]):
                 bottom.plot(*place, color=color_of(0), marker="o", markersize=5, markerfacecolor="none")
-            elif row["method"] not in (None, "depth") or row["cell"].startswith("drop"):
+            elif row["method"] not in (None, "depth") or row["cell"].startswith(("drop", "narrow")):
                 bottom.plot(*place, color=color_of(1), marker="x", markersize=6)
                 bottom.annotate(row["cell"], place, (6, 2), textcoords="offset points", color=color_of(1))
         bottom.set_ylabel("mean score after training")

@@ -97,16 +97,6 @@ def is_ours(folder: Path) -> bool:
     return any((folder / name).exists() for name in (RECORD, VECTORS))
 
 
-def check_outside(output: Path | str, encoder: Path | str) -> None:
-    """Refuse to write into an encoder's folder, all of whose files count where it is asked whether it is still the same.
-
-    Raises:
-        ConfigError: The output lies in there.
-    """
-    if Path(encoder).is_dir() and Path(encoder).resolve() in Path(output).resolve().parents:
-        raise ConfigError(f"{output} is inside {encoder}, and would be a change of it; name another output")
-
-
 def files_of_others(folder: Path) -> list[Path]:
     """Return the files below a folder, in the order of their paths, but those in folders inside that prune2vec writes."""
     ours = {path.parent for name in (RECORD, VECTORS) for path in folder.rglob(name)} - {folder}

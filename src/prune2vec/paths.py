@@ -89,6 +89,16 @@ def check_is_encoder(folder: str | Path) -> None:
         raise CheckpointError(f"no encoder at {folder}{hint}")
 
 
+def check_outside(output: Path | str, encoder: Path | str) -> None:
+    """Refuse to write into an encoder's folder, all of whose files count where it is asked whether it is still the same.
+
+    Raises:
+        ConfigError: The output lies in there.
+    """
+    if Path(encoder).is_dir() and Path(encoder).resolve() in Path(output).resolve().parents:
+        raise ConfigError(f"{output} is inside {encoder}, and would be a change of it; name another output")
+
+
 def check_target(path: Path, *, folder: bool) -> Path:
     """Return ``path`` if a file (or folder) could be written there.
 

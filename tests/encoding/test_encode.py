@@ -23,8 +23,11 @@ from prune2vec.errors import CheckpointError, ConfigError, DataError, EncodingEr
 from prune2vec.evaluation.evaluate import evaluate_encoder
 from prune2vec.exporting.export import export_encoder
 from prune2vec.pruning.encoder import load_encoder
+from tests.cli.conftest import Cli, cli
 from tests.encoding.conftest import ROWS, read_all
 from tests.encoding.test_engine import texts
+
+_ = cli
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,7 @@ def test_rows_come_out_in_order_with_their_ids(tmp_path: Path, folder: Path, cor
     assert schema.field("vector").type == pyarrow.list_(pyarrow.float32(), 32)
 
 
-def test_an_output_inside_the_encoder_is_refused(tmp_path: Path, folder: Path, corpus: Path) -> None:
+def test_an_output_inside_the_encoder_is_refused(cli: Cli, folder: Path, corpus: Path) -> None:
     # Its files count where it is asked whether vectors are of this encoder.
     before = sorted(folder.rglob("*"))
     for output in (folder / "vectors", folder / "0_Transformer" / ".." / "deep" / "vectors"):
@@ -52,6 +55,11 @@ def test_an_output_inside_the_encoder_is_refused(tmp_path: Path, folder: Path, c
         evaluate_encoder(folder, data=corpus, output=folder / "results.json")
     with pytest.raises(ConfigError, match="would be a change of it"):
         export_encoder(folder, target="onnx", output=folder / "onnx")
+    for line in ("encode {} {} -o {}/vectors", "evaluate {} --data {} -o {}/results.json", "train {} --data {} -o {}/out"):
+        assert "would be a change of it" in cli(*line.format(folder, corpus, folder).split(), "--dry-run").err, line
+    assert (
+        "would be a change of it" in cli("export", str(folder), "--target", "onnx", "-o", str(folder / "onnx"), "--dry-run").err
+    )
     assert sorted(folder.rglob("*")) == before
 
 

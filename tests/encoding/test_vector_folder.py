@@ -113,16 +113,6 @@ def test_of_bits_as_far_away_the_querys_floats_choose_candidates(tmp_path: Path)
     np.testing.assert_array_equal(np.sort(found, axis=1), np.sort(expected, axis=1))
 
 
-def test_bits_are_found_wherever_they_stand_in_the_corpus(tmp_path: Path) -> None:
-    vectors, queries = drawn(4000, seed=2), drawn(60, seed=3)
-    found = stored(tmp_path, vectors, precision="binary", part=1000).nearest(queries, 10, candidates=3)[1]
-    best = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
-    here = [np.isin(best[row], found[row]) for row in range(len(queries))]
-    first = np.concatenate([hit[best[row] < 2000] for row, hit in enumerate(here)])
-    second = np.concatenate([hit[best[row] >= 2000] for row, hit in enumerate(here)])
-    assert abs(first.mean() - second.mean()) < 0.06
-
-
 def test_a_text_that_is_there_many_times(tmp_path: Path) -> None:
     query = drawn(1, seed=4)
     near = unit_rows(query + 0.3 * drawn(1, seed=5))

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from prune2vec.errors import ConfigError
 from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.sweep import Sweep, cells_of, read_shard
+from prune2vec.training.train_settings import TrainSettings
 from tests.experiments.small import recipe_values
 
 
 def names(**sweep: Any) -> list[str]:
-    return [cell.name for cell, _ in cells_of(Sweep.build(sweep, where="sweep"), 42)]
+    return [cell.name for cell, _ in cells_of(Sweep.build(sweep, where="sweep"), TrainSettings())]
 
 
 def test_what_is_not_trained_is_not_trained_in_a_sweep_either(tmp_path: Path) -> None:
@@ -53,7 +54,7 @@ def test_a_cell_is_a_variant_with_its_settings() -> None:
     sweep = Sweep.build(
         {"methods": ["depth"], "sizes": ["30%", {"max-params": 90}], "seeds": [5], "train": {"a": {"steps": 2}}}, where=""
     )
-    (cell, share), (_, budget) = cells_of(sweep, 42)
+    (cell, share), (_, budget) = cells_of(sweep, TrainSettings())
     assert share.train == {"steps": 2, "seed": 5} and share.method == "depth" and share.budget is None
     assert share.model_dump(mode="json")["size"] == "30%"
     assert budget.budget is not None and budget.budget.max_params == 90 and budget.size is None
@@ -73,7 +74,7 @@ SIZES = st.lists(
     methods=st.lists(st.sampled_from(["full", "depth", "random", "effir"]), min_size=1, unique=True),
 )
 def test_every_combination_is_there_once(sizes: list[Any], seeds: list[int], methods: list[str]) -> None:
-    found = list(cells_of(Sweep.build({"methods": methods, "sizes": sizes, "seeds": seeds}, where="sweep"), 42))
+    found = list(cells_of(Sweep.build({"methods": methods, "sizes": sizes, "seeds": seeds}, where="sweep"), TrainSettings()))
     cut = [method for method in methods if method != "full"]
     assert len(found) == len(seeds) * (len(cut) * len(sizes) + ("full" in methods))
     assert (
@@ -82,7 +83,7 @@ def test_every_combination_is_there_once(sizes: list[Any], seeds: list[int], met
     again = Sweep.build(
         Sweep.build({"methods": methods, "sizes": sizes, "seeds": seeds}, where="s").model_dump(mode="json"), where="s"
     )
-    assert list(cells_of(again, 42)) == found
+    assert list(cells_of(again, TrainSettings())) == found
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from prune2vec.encoding.engine import Engine, prompted_engine
 from prune2vec.encoding.store import Precision, Store, check_shards, check_vector_folder, manifest_of, ranges_of, shard_folder
 from prune2vec.errors import DataError, EncodingError
 from prune2vec.files import digest_tree
-from prune2vec.outputs import check_outside, clear_all_partials, locked
+from prune2vec.outputs import clear_all_partials, locked
+from prune2vec.paths import check_outside
 from prune2vec.progress import progress, say
 from prune2vec.pruning.plain_encoder import AnyEncoder, load_to_encode
 from prune2vec.public import public

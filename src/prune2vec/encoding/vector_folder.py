@@ -175,7 +175,7 @@ class VectorFolder:
         scores, numbers = np.zeros_like(keys), np.zeros(keys.shape, dtype=np.int64)
         # In float64, rounded at the end: in float32 a matrix product gives equal rows other last digits at other places.
         exact = queries.astype(np.float64).T / (np.sqrt(dimension) if bits else 1)
-        lengths = np.linalg.norm(exact, axis=0) * np.sqrt(dimension)
+        lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
         nearer = np.where(queries > 0, 1.0, -1.0).T + exact / np.maximum(lengths, np.finfo(np.float64).tiny)
         step = max(1, _NUMBERS // max(len(queries), dimension))
         row = 0

@@ -27,7 +27,7 @@ from prune2vec.evaluation.speed import measure_cost
 from prune2vec.evaluation.tasks import Task, resolve_tasks, task_prompts
 from prune2vec.files import digest_json, read_json, write_json
 from prune2vec.machine import describe
-from prune2vec.outputs import check_outside
+from prune2vec.paths import check_outside
 from prune2vec.progress import progress, say
 from prune2vec.public import public
 from prune2vec.settings import read_as

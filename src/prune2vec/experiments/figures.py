@@ -243,23 +243,32 @@ def _draw_points(axes: Axes, found: Sequence[FigurePoint], places: Mapping[str, 
 
 
 def _write_names(axes: Axes, found: Sequence[FigurePoint], places: Mapping[str, int], *, digits: str) -> None:
-    """Write names beside dots, away from a near neighbour, else from the edge; many of them slanted."""
-    ascending, slanted = sorted(found, key=lambda one: (one.x, one.y)), len(found) > _BESIDE
+    """Write names beside dots, many of them slanted."""
+    ascending = sorted(found, key=lambda one: (one.x, one.y))
     # Along the axis as it is drawn, which may be logarithmic.
-    along = [axes.transData.transform((one.x, one.y))[0] for one in ascending]
-    steps = [(later - sooner) / (along[-1] - along[0] or 1) for sooner, later in pairwise(along)]
-    near, above = [step < 0.2 for step in steps], [step < 0.03 for step in steps]
-    for number, (point, at) in enumerate(zip(ascending, along, strict=True)):
-        before, behind = number > 0 and near[number - 1], number < len(near) and near[number]
-        right = before if before != behind else at < (along[0] + along[-1]) / 2
-        # Below its dot where another one is above it.
-        down = slanted and number < len(above) and above[number]
-        where: Any = {"va": "top" if down else "bottom", "ha": "left" if right or slanted else "right"}
-        if slanted:
-            where |= {"rotation": -55 if down else 55, "rotation_mode": "anchor", "fontsize": 8}
-        shift = (2, -6 if down else 6) if slanted else (6 if right else -6, 5)
+    drawn_at = [axes.transData.transform((one.x, one.y))[0] for one in ascending]
+    along = [(at - drawn_at[0]) / (drawn_at[-1] - drawn_at[0] or 1) for at in drawn_at]
+    wheres = _slanted(along) if len(found) > _BESIDE else _beside(along)
+    for point, where in zip(ascending, wheres, strict=True):
         text, color = f"{point.name}  {point.y:{digits}}", color_of(places[point.series])
-        axes.annotate(text, (point.x, point.y), shift, textcoords="offset points", color=color, **where)
+        axes.annotate(text, (point.x, point.y), textcoords="offset points", color=color, **where)
+
+
+def _slanted(along: Sequence[float]) -> list[dict[str, Any]]:
+    """Return where slanted names stand, by the dots' shares of the axis: above a dot, below one that has another above it."""
+    how = {"ha": "left", "rotation_mode": "anchor", "fontsize": 8}
+    up, down = ({**how, "xytext": (2, 6 * way), "rotation": 55 * way} for way in (1, -1))
+    under = [*(later - sooner < 0.03 for sooner, later in pairwise(along)), False]
+    return [{**down, "va": "top"} if one else {**up, "va": "bottom"} for one in under]
+
+
+def _beside(along: Sequence[float]) -> list[dict[str, Any]]:
+    """Return where names stand, by the dots' shares of the axis: away from a near neighbour, else from the edge."""
+    near = [later - sooner < 0.2 for sooner, later in pairwise(along)]
+    left = {"ha": "right", "va": "bottom", "xytext": (-6, 5)}
+    right = {"ha": "left", "va": "bottom", "xytext": (6, 5)}
+    neighbours = zip(along, [False, *near], [*near, False], strict=True)
+    return [right if (before if before != behind else at < along[-1] / 2) else left for at, before, behind in neighbours]
 
 
 def training_curve(encoder: Path) -> list[tuple[float, float]]:
@@ -271,13 +280,14 @@ def training_curve(encoder: Path) -> list[tuple[float, float]]:
         DataError: The encoder's record cannot be read.
     """
     record = read_json(encoder / "prune2vec.json") if (encoder / "prune2vec.json").is_file() else {}
-    part = f"depth_{len(record.get('keep_layers') or ())}"
+    depth = len(record.get("keep_layers") or ())
+    part = f"depth_{depth}"
     own = read_lines(encoder / "train.jsonl")
     whole = Path(str((record.get("model") or {}).get("name")))
     lines = own or [line for line in read_lines(whole / "train.jsonl") if part in line]
     trained = (record if own or not lines else read_json(whole / "prune2vec.json")).get("train") or {}
     weights = dict(zip(trained.get("depths", ()), trained.get("settings", {}).get("depth_weights", ()), strict=False))
-    weight = weights.get(len(record.get("keep_layers") or ()), 1.0)
+    weight = weights.get(depth, 1.0)
     # The trainer writes a zero for a depth that a step did not draw.
     return [(line["step"], line[part] / weight if part in line else line["loss"]) for line in lines if line.get(part) != 0]
 

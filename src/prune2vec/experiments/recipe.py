@@ -168,7 +168,7 @@ class Recipe(Settings):
         return self.model_copy(update={"variants": (*self.variants, *(variant for _, variant in self._swept())), "sweep": None})
 
     def _swept(self) -> Iterator[tuple[Cell, RecipeVariant]]:
-        return iter(()) if self.sweep is None else cells_of(self.sweep, self.train.seed if self.train is not None else None)
+        return iter(()) if self.sweep is None else cells_of(self.sweep, self.train)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

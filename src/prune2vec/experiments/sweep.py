@@ -82,16 +82,16 @@ class Sweep(Settings):
         return self
 
 
-def cells_of(sweep: Sweep, seed: int | None) -> Iterator[tuple[Cell, RecipeVariant]]:
+def cells_of(sweep: Sweep, shared: TrainSettings | None) -> Iterator[tuple[Cell, RecipeVariant]]:
     """Yield every cell of a sweep with its variant: training settings and seeds outermost, then methods, then sizes.
 
-    ``seed`` is that of the training where the sweep has none; None where the recipe trains nothing but what a way to train says.
+    ``shared`` is how the recipe trains: where it is None nothing is trained but what a way to train says.
 
     Raises:
         ConfigError: A method does not exist, or takes no size.
     """
-    ways: Mapping[str, dict[str, Any] | None] = sweep.train or {"": {} if seed is not None else None}
-    seeds = sweep.seeds or (TrainSettings().seed if seed is None else seed,)
+    ways: Mapping[str, dict[str, Any] | None] = sweep.train or {"": None if shared is None else {}}
+    seeds = sweep.seeds or ((shared or TrainSettings()).seed,)
     for (way, settings), chosen in product(ways.items(), seeds):
         if settings is None and chosen != seeds[0]:
             continue

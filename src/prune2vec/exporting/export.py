@@ -10,7 +10,8 @@ from prune2vec.errors import ConfigError
 from prune2vec.exporting.target import ExportSource, Target, targets
 from prune2vec.files import write_json, write_text
 from prune2vec.models.heads import head_record
-from prune2vec.outputs import EXPORT, check_ours, check_outside, locked, staged_folder
+from prune2vec.outputs import EXPORT, check_ours, locked, staged_folder
+from prune2vec.paths import check_outside
 from prune2vec.pruning.encoder import load_encoder, parts_of
 from prune2vec.pruning.parity import Parity
 from prune2vec.public import public

@@ -147,7 +147,7 @@ def profile_model(
             "device": backbone.device.type,
             "text_format": asdict(text.layout),
         },
-        environment={**describe(backbone.model.device), **backbone.runner.account()},
+        environment={**describe(backbone.device), **backbone.runner.account()},
     )
     if target is not None:
         result.save(target)

@@ -21,7 +21,8 @@ from prune2vec.machine import describe, free_memory_bytes, pick_device, pick_dty
 from prune2vec.models.encoder_text import matryoshka_dims
 from prune2vec.models.heads import head_record, load_heads, state_width
 from prune2vec.models.text_settings import SAVED
-from prune2vec.outputs import ENCODER, check_kind, check_ours, check_outside, locked
+from prune2vec.outputs import ENCODER, check_kind, check_ours, locked
+from prune2vec.paths import check_outside
 from prune2vec.progress import quiet_transformers, say
 from prune2vec.pruning.encoder import (
     RECORD,

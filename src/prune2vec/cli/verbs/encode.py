@@ -50,9 +50,10 @@ def encode(
     if dry_run:
         from prune2vec.encoding.corpus import Corpus
         from prune2vec.encoding.store import check_shards, check_vector_folder, shard_folder
-        from prune2vec.paths import check_is_encoder
+        from prune2vec.paths import check_is_encoder, check_outside
 
         check_is_encoder(encoder)
+        check_outside(output, encoder)
         shard, count = settings.shard_of
         if shards != "auto":
             check_shards(output, int(shards or count))

@@ -56,10 +56,12 @@ def evaluate(
         raise click.UsageError("nothing to evaluate on: give --data or --tasks")
     names = [name.strip() for name in tasks.split(",") if name.strip()] if tasks else None
     if dry_run:
-        from prune2vec.paths import check_is_encoder
+        from prune2vec.paths import check_is_encoder, check_outside
 
         for one in filter(None, (encoder, documents_by)):
             check_is_encoder(one)
+        if output is not None:
+            check_outside(output, encoder)
         if names is not None:
             from prune2vec.evaluation.tasks import resolve_tasks
 

@@ -38,9 +38,10 @@ def export(encoder: Path, *, target: str, precision: str | None, output: Path, d
     """
     if dry_run:
         from prune2vec.exporting.export import prepared
-        from prune2vec.paths import check_is_encoder
+        from prune2vec.paths import check_is_encoder, check_outside
 
         check_is_encoder(encoder)
+        check_outside(output, encoder)
         prepared(target, output, precision)
         return would(f"export {encoder} to {target}", reads=[encoder], writes=output)
     from prune2vec.exporting.export import export_encoder
