@@ -43,6 +43,14 @@ def test_a_list_in_a_settings_file(cli: Cli, encoder_files: Path, tmp_path: Path
     assert ran.data["settings"]["cached"] is True
 
 
+@pytest.mark.parametrize("option", ["--tasks", "--data", "--matryoshka-dims"])
+def test_a_list_given_twice_is_wrong_usage(cli: Cli, encoder_files: Path, triplets_file: Path, option: str) -> None:
+    verb = "evaluate" if option == "--tasks" else "train"
+    ran = cli(verb, "encoder", option, triplets_file, option, "64", "-o", "out", "--dry-run")
+    assert ran.code == USAGE
+    assert f"{option} is given 2 times; give all in one, separated by commas" in ran.err
+
+
 @pytest.mark.parametrize(("word", "said"), [("\ud800", "is not UTF-8"), ("a\0b", "NUL character"), ("x" * 300, "too long")])
 def test_a_settings_file_that_no_file_can_be_is_wrong_usage(cli: Cli, profile_file: Path, word: str, said: str) -> None:
     ran = cli("plan", profile_file, "--config", word)

@@ -247,6 +247,18 @@ def test_shards_put_together_are_the_whole(tmp_path: Path) -> None:
     assert (tmp_path / "merged" / "sweep.md").read_text() == (tmp_path / "whole" / "sweep.md").read_text()
 
 
+def test_a_sweep_done_twice_is_compared_with_itself(tmp_path: Path) -> None:
+    for run in ("first", "second"):
+        swept(tmp_path, run)
+        swept(tmp_path, f"{run}-parts", shard="0/3")
+    rows = compare_results([tmp_path / "first", tmp_path / "second"], output=tmp_path / "both").rows
+    assert [row.name for row in rows] == [f"{run}/{name}" for run in ("first", "second") for name in NAMES]
+    shards = [tmp_path / f"{run}-parts" / "shard-00000-of-00003" for run in ("first", "second")]
+    assert len(compare_results(shards).rows) == 2 * len(NAMES[::3]), "one shard, done twice"
+    files = [tmp_path / run / NAMES[0] / "results.json" for run in ("first", "second")]
+    assert [row.name for row in compare_results(files).rows] == [f"{run}/{NAMES[0]}" for run in ("first", "second")]
+
+
 def test_what_is_trained_together_is_in_one_shard(tmp_path: Path) -> None:
     cuts = [
         {"name": f"at-{depth}", "method": "depth", "parameters": {"depth": depth}, "trained_with": "big"} for depth in (1, 2)

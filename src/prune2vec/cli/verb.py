@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -123,9 +124,19 @@ class Verb(click.Command):
         return [*super().get_params(ctx), *self.section_options]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the command line; a value from the settings file that does not fit is reported with the file's name."""
+        """Parse the command line; a value from the settings file that does not fit is reported with the file's name.
+
+        Raises:
+            click.UsageError: A list is given twice, of which the first would be lost.
+        """
         try:
-            return super().parse_args(ctx, args)
+            given = list(args)  # Parsing takes it to pieces.
+            rest = super().parse_args(ctx, args)
+            _, _, order = self.make_parser(ctx).parse_args(given)
+            for param, times in Counter(order).items():
+                if times > 1 and _takes_several(param):
+                    raise click.UsageError(f"{param.opts[-1]} is given {times} times; give all in one, separated by commas", ctx)
+            return rest
         except click.NoSuchOption as error:
             old = error.option_name
             new = RENAMED.get(old.lstrip("-").replace("-", "_"), "")
@@ -184,6 +195,11 @@ class Verb(click.Command):
                 formatter.write_text(", ".join(keys))
 
 
+def _takes_several(param: click.Parameter) -> bool:
+    """Whether a value is a list, written with commas."""
+    return isinstance(param.type, Listed | SourceNames)
+
+
 def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
     """Make the keys of a YAML file the defaults of this command line."""
     if path is None:
@@ -197,8 +213,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
             raise ConfigError(f"{file.where([name])}: {unknown_key(name, known)}")
     ctx.default_map = {}
     for name, value in file.values.items():
-        several = known[name].nargs == -1 or isinstance(known[name].type, Listed | SourceNames)
-        if isinstance(value, dict) or (isinstance(value, list) and not several):
+        if isinstance(value, dict) or (isinstance(value, list) and not (known[name].nargs == -1 or _takes_several(known[name]))):
             raise ConfigError(f"{file.where([name])}: {name}: expected one value, got {value!r}")
         # As it is written on a command line: there 1.9 and true are no whole numbers.
         ctx.default_map[name] = value if value is None or isinstance(value, list) else str(value)

@@ -201,11 +201,18 @@ def _in_order(files: Mapping[str, Path], places: Sequence[Path]) -> tuple[Mappin
     cells = next((record.cells for record in found.values()), ())
     if not found or any(run not in found or found[run].cells != cells for run in runs):
         return files, None
+    # Shards of one sweep share teachers at most; other runs that share a variant are to be compared with each other.
+    (count, *counts) = {run.name.partition("-of-")[2] for run in found}
+    shards = bool(count) and not counts and len({run.name for run in found}) == len(found)
     first: dict[str, Path] = {}
     for file, run in zip(files.values(), runs, strict=False):
+        name = file.absolute().parent.name
         # Of a cell that failed there may be results of an earlier try.
-        if file.absolute().parent.name not in found[run].errors:
-            first.setdefault(file.absolute().parent.name, file)
+        if name in found[run].errors:
+            continue
+        if name in first and not shards:
+            return files, None
+        first.setdefault(name, file)
     order = {cell.name: place for place, cell in enumerate(cells)}
     # Variants that are no cells, such as a teacher, come first, as in the run.
     names = sorted(first, key=lambda name: order.get(name, -1))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.options import ExistingPath, OptionGroup, OutputPath, SourceName
+from prune2vec.cli.options import ExistingPath, Listed, OptionGroup, OutputPath, SourceName
 from prune2vec.cli.verb import Printable, verb, would
 from prune2vec.public import no_collection
 
@@ -32,7 +32,7 @@ prune2vec evaluate encoder/ --tasks SciFact --max-documents 1000 --max-queries 1
 @verb(example=EXAMPLE, sections=[OPTIONS])
 @click.argument("encoder", type=SourceName("encoder"))
 @click.option("--data", type=SourceName("path"), help="Held-out triplets, or a BEIR folder.")
-@click.option("--tasks", help="MTEB tasks, separated by commas, or a preset (mteb-15, beir-13).")
+@click.option("--tasks", type=Listed(or_word=False), help="MTEB tasks, separated by commas, or a preset (mteb-15, beir-13).")
 @click.option("--mirror", type=ExistingPath(), help="Folder with offline copies of MTEB tasks.")
 @click.option(
     "--documents-by",
@@ -44,7 +44,7 @@ def evaluate(
     encoder: str,
     *,
     data: str | None,
-    tasks: str | None,
+    tasks: list[str] | None,
     mirror: Path | None,
     documents_by: str | None,
     output: Path | None,
@@ -54,7 +54,6 @@ def evaluate(
     """Measure quality, speed and size of ENCODER."""
     if data is None and tasks is None:
         raise click.UsageError("nothing to evaluate on: give --data or --tasks")
-    names = [name.strip() for name in tasks.split(",") if name.strip()] if tasks else None
     if dry_run:
         from prune2vec.paths import check_is_encoder, check_outside
 
@@ -62,11 +61,11 @@ def evaluate(
             check_is_encoder(one)
         if output is not None:
             check_outside(output, encoder)
-        if names is not None:
+        if tasks is not None:
             from prune2vec.evaluation.tasks import resolve_tasks
 
-            resolve_tasks(names, mirror)
-        reads = [encoder, *filter(None, [documents_by, data, tasks, mirror])]
+            resolve_tasks(tasks, mirror)
+        reads = [encoder, *filter(None, [documents_by, data, *(tasks or ()), mirror])]
         return would(f"evaluate {encoder}", reads=reads, writes=output, settings=settings)
     with no_collection():
         from prune2vec.evaluation.evaluate import evaluate_encoder
@@ -74,5 +73,5 @@ def evaluate(
 
     keep_freed_memory()
     return evaluate_encoder(
-        encoder, data=data, tasks=names, mirror=mirror, output=output, documents_by=documents_by, settings=settings
+        encoder, data=data, tasks=tasks, mirror=mirror, output=output, documents_by=documents_by, settings=settings
     )
