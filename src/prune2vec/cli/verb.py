@@ -135,7 +135,9 @@ class Verb(click.Command):
             _, _, order = self.make_parser(ctx).parse_args(given)
             for param, times in Counter(order).items():
                 if times > 1 and _takes_several(param):
-                    raise click.UsageError(f"{param.opts[-1]} is given {times} times; give all in one, separated by commas", ctx)
+                    raise click.UsageError(
+                        f"{param.opts[-1]} is given {times} times; give all in one, separated by commas", ctx
+                    )
             return rest
         except click.NoSuchOption as error:
             old = error.option_name
@@ -213,7 +215,8 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
             raise ConfigError(f"{file.where([name])}: {unknown_key(name, known)}")
     ctx.default_map = {}
     for name, value in file.values.items():
-        if isinstance(value, dict) or (isinstance(value, list) and not (known[name].nargs == -1 or _takes_several(known[name]))):
+        several = known[name].nargs == -1 or _takes_several(known[name])
+        if isinstance(value, dict) or (isinstance(value, list) and not several):
             raise ConfigError(f"{file.where([name])}: {name}: expected one value, got {value!r}")
         # As it is written on a command line: there 1.9 and true are no whole numbers.
         ctx.default_map[name] = value if value is None or isinstance(value, list) else str(value)
