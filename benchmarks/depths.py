@@ -220,13 +220,18 @@ def curve_above_scores(curve: list[float], rows: list[dict[str, Any]]) -> str:
         )
         bottom.vlines(layers, low, high, color=color_of(0), alpha=0.35, linewidth=2)
         bottom.plot(layers, [100 * row["score"] for row in first], color=color_of(0), linewidth=1.8, marker="o", markersize=4)
-        for row in rows:
+        names: dict[float, float] = {}
+        for row in sorted(rows, key=lambda row: -row["score"]):
             place = (row["parameters"] - rest) / a_layer, 100 * row["score"]
             if re.fullmatch(r"alone-\d+-s\d+", row["cell"]):
                 bottom.plot(*place, color=color_of(0), marker="o", markersize=5, markerfacecolor="none")
             elif row["method"] not in (None, "depth") or row["cell"].startswith(("drop", "narrow")):
                 bottom.plot(*place, color=color_of(1), marker="x", markersize=6)
-                bottom.annotate(row["cell"], place, (6, 2), textcoords="offset points", color=color_of(1))
+                # Below the name above it, where as many parameters are.
+                names[place[0]] = min(place[1], names.get(place[0], 100.0) - 1.6)
+                bottom.annotate(
+                    row["cell"], (place[0], names[place[0]]), (6, -3), textcoords="offset points", color=color_of(1)
+                )
         bottom.set_ylabel("mean score after training")
         bottom.set_xlabel(f"first layers kept, of {len(curve)}; what keeps other parts: where as many parameters are")
         bottom.set_xlim(0.5, len(curve) + 0.5)

@@ -275,6 +275,21 @@ def test_what_is_trained_together_is_in_one_shard(tmp_path: Path) -> None:
         run_recipe(values, tmp_path / "parts", stages=SmallStages(), shard="2/3")
 
 
+def test_what_a_cell_is_trained_with_is_not_evaluated_for_it(tmp_path: Path) -> None:
+    cuts = [
+        {"name": f"at-{depth}", "method": "depth", "parameters": {"depth": depth}, "trained_with": "big"} for depth in (1, 2)
+    ]
+    values, stages = recipe_values(tmp_path, variants=[{"name": "big", "method": "full"}, *cuts]), SmallStages()
+    report = run_recipe(values, tmp_path / "run", stages=stages, cell="at-2")
+    assert [call for call in stages.calls if call.startswith(("train", "evaluate"))] == ["train big", "evaluate at-2"]
+    assert report.comparison is not None and [row.name for row in report.comparison.rows] == ["at-2"]
+    # What is missing is done by the run of all, and nothing else.
+    again = SmallStages()
+    rows = run_recipe(values, tmp_path / "run", stages=again).comparison
+    assert [call for call in again.calls if call.startswith(("train", "evaluate"))] == ["evaluate big", "evaluate at-1"]
+    assert rows is not None and [row.name for row in rows.rows] == ["big", "at-1", "at-2"]
+
+
 def test_what_failed_in_a_shard_is_in_the_table_of_all(tmp_path: Path) -> None:
     swept(tmp_path, "parts", shard="0/2", stages=Breaking("train", "depth-50pct-s1", TrainingError("why")))
     swept(tmp_path, "parts", shard="1/2")

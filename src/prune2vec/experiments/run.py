@@ -241,24 +241,25 @@ def _with_others(run: VariantRun, names: Sequence[str]) -> VariantRun:
     """Return a run of one cell with what earlier runs did of the others, or what stopped them, for the tables of all."""
     others = VariantRun(run.recipe, run.folder, run.stages, None, only=names, go_on=True)
     others.do()
-    waiting = _waiting(others, [name for name in names if name not in run.plans])
+    waiting = _waiting(others, [name for name in names if name not in run.compared])
     others.errors = {name: reason for name, reason in waiting.items() if reason} | run.errors
-    plans = {**others.plans, **run.plans}
+    plans = {**others.plans, **run.compared}
     others.plans = {name: plans[name] for name in names if name in plans and name not in waiting}
     # What this run has made itself is no copy, whatever the others keep.
-    copies = {name: other for name, other in others.same_cut_as.items() if name not in run.plans} | run.same_cut_as
+    copies = {name: other for name, other in others.same_cut_as.items() if name not in run.compared} | run.same_cut_as
     others.same_cut_as = {name: other for name, other in copies.items() if {name, other} <= others.plans.keys()}
     return others
 
 
 def _finish(run: VariantRun, whole: VariantRun, cells: tuple[Cell, ...]) -> Report:
     """Write the manifest and the report, of what is done of the ``whole``; quick, so done anew every time."""
+    plans = whole.compared
     folder, record = run.folder, SweepRecord(cells=cells, errors=whole.errors)
-    if not whole.plans:
+    if not plans:
         record.save(folder / SWEEP)
         return Report(folder=folder, steps=tuple(run.runner.steps), errors=run.errors)
     comparison, profile, same = None, Profile.load(folder / PROFILE), whole.same_cut_as
-    rows: Sequence[Row] = [{"cell": name, "parameters": plan.shape.params(plan.kept)} for name, plan in whole.plans.items()]
+    rows: Sequence[Row] = [{"cell": name, "parameters": plan.shape.params(plan.kept)} for name, plan in plans.items()]
     if run.recipe.evaluate is not None:
         results = [
             ResultRow(
@@ -268,7 +269,7 @@ def _finish(run: VariantRun, whole: VariantRun, cells: tuple[Cell, ...]) -> Repo
                 same_as=same.get(name),
                 teacher=whole.teacher_of(name),
             )
-            for name, plan in whole.plans.items()
+            for name, plan in plans.items()
         ]
         comparison = comparison_of(results)
         rows = cell_rows(comparison, record)
@@ -276,13 +277,13 @@ def _finish(run: VariantRun, whole: VariantRun, cells: tuple[Cell, ...]) -> Repo
     facts = _manifest(whole, profile)
     data = ReportData(
         profile=profile,
-        plans=whole.plans,
+        plans=plans,
         same_cut_as=same,
         comparison=comparison,
         answers=answers,
         answered_by=run.smallest() or "",
         rows=rows,
-        encoders={name: whole.encoder_folder(name) for name in whole.plans if name not in same},
+        encoders={name: whole.encoder_folder(name) for name in plans if name not in same},
         manifest=facts,
         recipe=run.recipe.to_yaml(),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from prune2vec.errors import ConfigError
 from prune2vec.experiments.recipe import Recipe
@@ -69,20 +69,28 @@ def cut_depths(recipe: Recipe, plans: Mapping[str, PruningPlan], name: str) -> l
     return depths
 
 
-def encoder_key(recipe: Recipe, plans: Mapping[str, PruningPlan], name: str, training: TrainSettings | None) -> object:
-    """Return what makes the encoders of two variants the same: what they keep and see, and how they are trained, alone or with others.
+def same_cuts(
+    recipe: Recipe, plans: Mapping[str, PruningPlan], training: Callable[[str], TrainSettings | None]
+) -> dict[str, str]:
+    """Return the variants whose encoder is that of an earlier one, and which: they keep and see the same, and are trained alike.
 
-    ``training`` is how the variant is trained, or the one that it is trained with.
+    ``training`` returns how a variant is trained, or the one that it is trained with.
 
     Raises:
-        ConfigError: The variant is trained with one whose first layers it does not keep.
+        ConfigError: A variant is trained with one whose first layers it does not keep.
     """
     variants = {variant.name: variant for variant in recipe.variants}
-    plan, trainer = plans[name], variants[name].trained_with
-    tokens = plan.vocabulary.kept if plan.vocabulary is not None else None
-    attention = variants[trainer or name].attention or recipe.prune.attention
-    cut = plan.keep_layers, plan.drop_attention, plan.drop_mlp, tuple(sorted(plan.neurons.items())), tokens, attention
-    depths = tuple(cut_depths(recipe, plans, trainer or name))
-    if trainer is not None and trainer in plans and plans[trainer].keep_layers == plan.keep_layers:
-        trainer = None
-    return cut, training and training.model_dump_json(), trainer, depths
+    first: dict[object, str] = {}
+    same = {}
+    for name, plan in plans.items():
+        trainer, settings = variants[name].trained_with, training(name)
+        tokens = plan.vocabulary.kept if plan.vocabulary is not None else None
+        attention = variants[trainer or name].attention or recipe.prune.attention
+        cut = plan.keep_layers, plan.drop_attention, plan.drop_mlp, tuple(sorted(plan.neurons.items())), tokens, attention
+        depths = tuple(cut_depths(recipe, plans, trainer or name))
+        if trainer is not None and trainer in plans and plans[trainer].keep_layers == plan.keep_layers:
+            trainer = None
+        other = first.setdefault((cut, settings and settings.model_dump_json(), trainer, depths), name)
+        if other != name:
+            same[name] = other
+    return same

@@ -26,7 +26,7 @@ from prune2vec.experiments.stage_runner import (
     installed_packages,
 )
 from prune2vec.experiments.stages import Stages
-from prune2vec.experiments.trained_together import copies_of, cut_depths, encoder_key, with_partners
+from prune2vec.experiments.trained_together import copies_of, cut_depths, same_cuts, with_partners
 from prune2vec.files import digest_json, write_bytes, write_text
 from prune2vec.outputs import OwnFolder, remove_folder
 from prune2vec.planning.plan import PruningPlan
@@ -64,10 +64,7 @@ class VariantRun:
         only: Collection[str] | None = None,
         go_on: bool = False,
     ) -> None:
-        """Prepare a run of the variants in ``only``, and of those that they learn from; None is all.
-
-        With ``go_on`` a variant that fails does not stop the others.
-        """
+        """Prepare a run of those in ``only`` (None: all) and of their partners; with ``go_on`` one that fails does not stop the others."""
         self.recipe = recipe
         self.folder = folder
         self.runner = StageRunner(folder, own, before=self._begin)
@@ -76,7 +73,11 @@ class VariantRun:
         self.same_cut_as: dict[str, str] = {}
         self.stages = stages
         self.errors: dict[str, str] = {}
-        self._chosen = with_partners(recipe, [one.name for one in recipe.variants] if only is None else only)
+        self._variants: dict[str, RecipeVariant] = {variant.name: variant for variant in recipe.variants}
+        self._chosen = with_partners(recipe, self._variants if only is None else only)
+        # What is only trained with them is not evaluated for them.
+        together = {name for one in recipe.variants if one.trained_with is not None for name in (one.name, one.trained_with)}
+        self._asked = {one.name for one in self._chosen if only is None or one.name in only or one.name not in together}
         self._go_on = go_on
         self._encoders: dict[str, str | None] = {}
         self._scores_of: dict[str, Path] = {}
@@ -89,10 +90,8 @@ class VariantRun:
         for variant in self._chosen:
             with self._failing_alone(variant.name):
                 plans[variant.name] = self._slim(variant, self._plan(variant, profile))
-        first: dict[object, str] = {}
-        for name in self.plans:
-            if (other := first.setdefault(encoder_key(self.recipe, self.plans, name, self._training(name)), name)) != name:
-                self.same_cut_as[name] = other
+        self.same_cut_as |= same_cuts(self.recipe, self.plans, self._training)
+        self._asked |= {other for name, other in self.same_cut_as.items() if name in self._asked}
         for name, digest in plans.items():
             self.stages.let_go()
             with self._failing_alone(name):
@@ -118,8 +117,13 @@ class VariantRun:
             if training is not None:
                 encoder = self._train(name, encoder, training)
         self._encoders[name] = encoder
-        if self.recipe.evaluate is not None:
+        if self.recipe.evaluate is not None and name in self._asked:
             self._evaluate(name, encoder, self.recipe.evaluate)
+
+    @property
+    def compared(self) -> dict[str, PruningPlan]:
+        """The plans of the variants that are evaluated: those asked for, their teachers, and what they are copies of."""
+        return {name: plan for name, plan in self.plans.items() if name in self._asked}
 
     @contextmanager
     def _failing_alone(self, name: str) -> Iterator[None]:
@@ -154,10 +158,6 @@ class VariantRun:
         if training.teacher == self.recipe.model:
             return next((copy for copy in copies_of(self.recipe) if self._training(copy) is None), None)
         return training.teacher if training.teacher in self._variants else None
-
-    @property
-    def _variants(self) -> dict[str, RecipeVariant]:
-        return {variant.name: variant for variant in self.recipe.variants}
 
     def _training(self, name: str) -> TrainSettings | None:
         """Return how a variant is trained; None where it is not.
@@ -256,11 +256,14 @@ class VariantRun:
         # Another interval between checkpoints, or another device, is no reason to rank again.
         cut = settings.model_dump(mode="json", include={"width_cut", "max_params", "floor", "multiple", "uniform"})
         scores = scores_beside(self.folder / name / SLIM_PLAN, settings.importance)
+        # Neurons of plans that are the same in these score the same on the same texts.
+        kept = depth_plan and [depth_plan.keep_layers, depth_plan.drop_attention, depth_plan.drop_mlp]
+        ranking = digest_json([kept, importances.identity(settings)])
 
         def slim(path: Path) -> None:
             # Scores of an earlier variant that keeps the same before its width is cut are not learnt twice; the stage itself
             # looks whether they are for these texts.
-            found = self._scores_of.get(_ranked_as(self.plans[name], settings))
+            found = self._scores_of.get(ranking)
             if found is not None and found.exists():
                 write_bytes(scores, found.read_bytes())
             self.stages.slim(model, depth_file, texts, settings, path)
@@ -278,7 +281,7 @@ class VariantRun:
         )
         self.plans.pop(name, None)
         if final is not None:
-            self._scores_of.setdefault(_ranked_as(PruningPlan.load(depth_file), settings), scores)
+            self._scores_of.setdefault(ranking, scores)
             self.plans[name] = PruningPlan.load(self.folder / name / SLIM_PLAN)
         return final
 
@@ -393,8 +396,3 @@ class VariantRun:
             output=ANSWERS,
             inputs={"queries": list(queries), "encoder": encoder, "texts": self.sources[texts], "settings": how},
         )
-
-
-def _ranked_as(plan: PruningPlan, settings: SlimSettings) -> str:
-    """Return what makes the neurons of two plans of one model score the same on the same texts."""
-    return digest_json([plan.keep_layers, plan.drop_attention, plan.drop_mlp, importances.identity(settings)])
