@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import pty
 import time
@@ -38,6 +39,16 @@ def test_switched_off_nothing_is_written(capsys: pytest.CaptureFixture[str]) -> 
     with progress("work", 10) as advance:
         advance(10)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_without_a_stream_work_goes_on(monkeypatch: pytest.MonkeyPatch, closed: bool) -> None:
+    stream = io.StringIO()
+    stream.close()
+    monkeypatch.setattr("sys.stderr", stream if closed else None)
+    say("a line")
+    with progress("work", 2) as advance:
+        advance(2)
 
 
 def test_a_quick_step_leaves_no_line_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:

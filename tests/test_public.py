@@ -8,7 +8,9 @@ import json
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,62 @@ def test_a_list_of_paths_is_read_and_a_list_of_triplets_taken(folder: Path) -> N
     assert several.texts["source"] == f"{parts[0]}, {parts[1]}" and given.texts["source"] == "in memory"
     with pytest.raises(DataError, match=r"expected triplets alone.*got \('a', 'b'\)"):
         prune2vec.profile(folder / "model", [("a", "b")], settings=SMALL)  # type: ignore[list-item]
+
+
+def test_what_can_be_read_once_is_as_good_as_a_list(folder: Path) -> None:
+    paths = [folder / "a.jsonl", folder / "b.jsonl"]
+    listed, once = (prune2vec.profile(folder / "model", texts, settings=SMALL) for texts in (paths, iter(paths)))
+    assert once.texts == listed.texts and once.digest == listed.digest
+
+
+def _grad_off(torch: Any) -> Any:
+    return torch.inference_mode()
+
+
+def _halves(torch: Any) -> Any:
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+@contextmanager
+def _doubles(torch: Any) -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("state", [_grad_off, _halves, _doubles])
+def test_what_the_caller_has_set_of_torch_changes_nothing(folder: Path, tmp_path: Path, state: Any) -> None:
+    import torch
+
+    def chain(to: Path) -> list[Any]:
+        model, texts = folder / "model", folder / "all.jsonl"
+        measured = prune2vec.profile(model, texts, settings={**SMALL, "scorers": ["all"]})
+        prune2vec.prune(model, 2, to / "cut")
+        trained = prune2vec.train(to / "cut", texts, to / "out", steps=1, batch_size=2, hard_negatives=1, dtype="float32")
+        results = prune2vec.evaluate(to / "out", data=texts, settings={"speed-texts": 0, "dtype": "float32"})
+        return [measured.layer_loss, measured.sections, trained.final_loss, results.score]
+
+    with state(torch):
+        found = chain(tmp_path / "set")
+        assert torch.get_default_dtype() == (torch.float64 if state is _doubles else torch.float32)
+        assert torch.is_inference_mode_enabled() is (state is _grad_off)
+        assert torch.is_autocast_enabled("cpu") is (state is _halves)
+    assert found == chain(tmp_path / "unset")
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("thing", [object(), 3, b"bytes", {"a": 1}, [object()]])
+def test_what_is_no_path_at_all_is_one_clear_error(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, thing: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if name == "run" and isinstance(thing, dict):
+        pytest.skip("a mapping is a recipe")
+    with pytest.raises(Prune2vecError) as caught:
+        getattr(prune2vec, name)(**arguments(name, thing))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize("output", ["model", "all.jsonl/x.json", "x" * 300 + ".json", "x" * 240 + ".json", "a\0b", ""])

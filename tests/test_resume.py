@@ -35,6 +35,22 @@ def test_newest_whole_checkpoint_is_found_and_half_ones_go(work: WorkFolder) -> 
     assert not half.exists()
 
 
+@pytest.mark.parametrize("damage", ["", None, "...."])
+def test_a_damaged_checkpoint_is_not_resumed_from(
+    work: WorkFolder, capsys: pytest.CaptureFixture[str], damage: str | None
+) -> None:
+    assert work.open(IDENTITY, restart=False) is None
+    before, newest = checkpoint(work, 80), checkpoint(work, 100)
+    weights = newest / "weights"
+    weights.unlink() if damage is None else weights.write_text(damage)
+    assert work.open(IDENTITY, restart=False) == before
+    assert not newest.exists()
+    assert (
+        f"checkpoint-100 is damaged and is not resumed from: weights has {len(damage or '')} bytes of 3"
+        in capsys.readouterr().err
+    )
+
+
 def test_curves_are_cut_back_to_the_checkpoint(work: WorkFolder) -> None:
     work.open(IDENTITY, restart=False)
     checkpoint(work, 2)

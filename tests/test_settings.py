@@ -130,6 +130,19 @@ def test_the_home_folder_stands_in_for_a_tilde(tmp_path: Path, monkeypatch: pyte
     assert Places().one is None
 
 
+def test_a_path_stands_for_its_name(tmp_path: Path) -> None:
+    class Places(Settings):
+        """Places."""
+
+        model: str = ""
+        texts: tuple[str, ...] = ()
+        folder: Path | None = None
+
+    given = {"model": tmp_path, "texts": [tmp_path / "a", "b"], "folder": tmp_path}
+    found = Places.build(given, where="here")
+    assert found == Places(model=str(tmp_path), texts=(str(tmp_path / "a"), "b"), folder=tmp_path)
+
+
 def test_settings_are_frozen_and_refuse_unknown_keys_when_built_directly() -> None:
     built = Outer(name="x")
     with pytest.raises(ValidationError):

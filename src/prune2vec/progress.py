@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from prune2vec.errors import shown_lines
 
@@ -53,9 +54,14 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def _is_open(stream: TextIO | None) -> bool:
+    """Whether there is a stream, which some hosts of Python lack, to write to."""
+    return stream is not None and not stream.closed
+
+
 def say(line: str) -> None:
-    """Write a line to stderr, control characters as their codes, unless progress is switched off."""
-    if _enabled:
+    """Write a line to stderr, control characters as their codes, unless progress is switched off or nobody could read it."""
+    if _enabled and _is_open(sys.stderr):
         print(shown_lines(line), file=sys.stderr, flush=True)  # noqa: T201
 
 
@@ -66,7 +72,7 @@ def progress(label: str, total: float, *, done: float = 0) -> Iterator[Advance]:
     ``total`` is the whole work, in any unit (tokens tell the time left better than texts), and ``done`` what an earlier,
     interrupted run has done of it.
     """
-    if not _enabled:
+    if not (_enabled and _is_open(sys.stderr)):
         yield lambda amount: None
     elif sys.stderr.isatty():
         from rich.console import Console

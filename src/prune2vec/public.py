@@ -6,9 +6,11 @@ import functools
 import gc
 import inspect
 import os
+import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from prune2vec.errors import ConfigError, unknown_key
@@ -17,9 +19,30 @@ from prune2vec.paths import as_path
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_RECORDS = {"Profile", "PruningPlan"}
+"""What functions take in place of its file."""
+
 # torch's default dtype and device, and the ways in which transformers and accelerate build a model, belong to the
 # process: two calls at once would build each other's models. A call may call another one.
 CALLS = threading.RLock()
+
+
+@contextmanager
+def usual_torch() -> Iterator[None]:
+    """Compute as torch does by default while the context is open, whatever the caller has set for the process."""
+    torch = sys.modules.get("torch")
+    if torch is None:  # Then nobody has set anything.
+        yield
+        return
+    dtype = torch.get_default_dtype()
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in filter(torch.is_autocast_enabled, ("cpu", "cuda", "mps")):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        torch.set_default_dtype(torch.float32)
+        stack.callback(torch.set_default_dtype, dtype)
+        yield
 
 
 @contextmanager
@@ -37,8 +60,8 @@ def no_collection() -> Iterator[None]:
 def public(name: str, *paths: str, settings: Any = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return a decorator for a function that users call.
 
-    Calls from several threads run one after the other. An argument that is no path for any file system, or a name that is
-    no argument, is a ``ConfigError`` before anything starts.
+    Calls from several threads run one after the other. An argument that is no path for any file system, or of a kind that the
+    function does not take, or a name that is no argument, is a ``ConfigError`` before anything starts.
 
     Args:
         name: The function as users know it.
@@ -59,17 +82,34 @@ def public(name: str, *paths: str, settings: Any = None) -> Callable[[Callable[P
                     raise ConfigError(f"{name}: {unknown_key(key, own | fields)}")
             bound = signature.bind(*args, **kwargs)
             for key in paths:
-                given, to_write = bound.arguments.get(key), key == "output"
+                if key not in bound.arguments:
+                    continue
+                given, to_write = bound.arguments[key], key == "output"
+                # What is read twice is there twice.
+                given = list(given) if isinstance(given, Iterator) else given
+                _check_kind(f"{name}: {key}", given, str(signature.parameters[key].annotation))
                 if isinstance(given, list | tuple):
                     bound.arguments[key] = [_word(one, to_write=to_write) for one in given]
                 elif given is not None:
                     bound.arguments[key] = _word(given, to_write=to_write)
-            with CALLS:
+            with CALLS, usual_torch():
                 return function(*bound.args, **bound.kwargs)
 
         return call
 
     return decorate
+
+
+def _check_kind(what: str, given: Any, annotation: str) -> None:
+    """Refuse what is no path, nor several or one of our records, where the function takes nothing else."""
+    taken = set(re.split(r"[|\[\] ]+", annotation)) - {""}
+    if taken - {"Path", "str", "None", "Sequence", *_RECORDS} or (given is None and "None" in taken):
+        return
+    several = isinstance(given, list | tuple) and "Sequence" in taken
+    for one in given if several else [given]:
+        if not isinstance(one, str | os.PathLike) and type(one).__name__ not in taken & _RECORDS:
+            record = "".join(f"a {name} or " for name in sorted(taken & _RECORDS))
+            raise ConfigError(f"{what}: expected {record}a path or a name, got {'None' if one is None else type(one).__name__}")
 
 
 def _word(value: Any, *, to_write: bool) -> Any:

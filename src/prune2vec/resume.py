@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prune2vec.errors import TrainingError
+from prune2vec.errors import DataError, TrainingError
 from prune2vec.files import digest_json, read_json, sync_tree, write_json, write_text
+from prune2vec.progress import say
 
 IDENTITY_FILE = "run.json"
 _COMPLETE = "complete.json"
@@ -63,7 +64,7 @@ class WorkFolder:
     def open(self, identity: Mapping[str, Any], *, restart: bool) -> Path | None:
         """Make the folder ready, and return the newest complete checkpoint to resume from, if there is one.
 
-        Half-written checkpoints are removed and the curves are cut back to the checkpoint. ``restart`` discards a run with
+        Half-written and damaged checkpoints are removed and the curves are cut back to the checkpoint. ``restart`` discards a run with
         another identity, never one with the same: a restarted run is resumed after a kill like any other.
 
         Raises:
@@ -96,9 +97,9 @@ class WorkFolder:
         return self.folder / f"checkpoint-{step}"
 
     def complete(self, step: int) -> None:
-        """Mark the checkpoint of ``step`` as whole: the last thing written into it."""
+        """Mark the checkpoint of ``step`` as whole, with the size of each file: the last thing written into it."""
         sync_tree(self.checkpoint(step))
-        write_json(self.checkpoint(step) / _COMPLETE, {"step": step})
+        write_json(self.checkpoint(step) / _COMPLETE, {"step": step, "sizes": _sizes(self.checkpoint(step))})
 
     @contextmanager
     def left_on_failure(self) -> Iterator[None]:
@@ -131,11 +132,32 @@ class WorkFolder:
     def _newest(self) -> Path | None:
         whole = []
         for checkpoint in self.folder.glob("checkpoint-*"):
-            if (checkpoint / _COMPLETE).exists():
+            if damaged := _damaged(checkpoint):
+                say(f"{checkpoint} is damaged and is not resumed from: {damaged}")
+            if damaged is None:
                 whole.append(checkpoint)
             else:
                 shutil.rmtree(checkpoint)
         return max(whole, key=step_of, default=None)
+
+
+def _sizes(checkpoint: Path) -> dict[str, int]:
+    return {
+        file.relative_to(checkpoint).as_posix(): file.stat().st_size for file in sorted(checkpoint.rglob("*")) if file.is_file()
+    }
+
+
+def _damaged(checkpoint: Path) -> str | None:
+    """Return what a checkpoint lacks of what was written, "" where it was not written to its end; None for a whole one."""
+    try:
+        written = read_json(checkpoint / _COMPLETE).get("sizes", {})
+    except DataError:
+        return ""
+    there = _sizes(checkpoint)
+    return next(
+        (f"{name} has {there.get(name, 0):,} bytes of {size:,}" for name, size in written.items() if there.get(name) != size),
+        None,
+    )
 
 
 def step_of(checkpoint: Path) -> int:

@@ -87,6 +87,14 @@ class Settings(BaseModel):
             raise ValueError(f"expected no truth value here, got {str(value).lower()}")
         return value
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _paths_are_words(cls, value: Any) -> Any:
+        """Take a path, alone or in a list, for its name."""
+        if isinstance(value, list | tuple):
+            return [str(one) if isinstance(one, Path) else one for one in value]
+        return str(value) if isinstance(value, Path) else value
+
     @field_validator("*", mode="after")
     @classmethod
     def _home(cls, value: Any) -> Any:
@@ -190,7 +198,7 @@ class Record:
         return path
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path | str) -> Self:
         """Read a file that ``save`` wrote.
 
         Raises:
@@ -198,7 +206,7 @@ class Record:
             Prune2vecError: It is JSON but no such record of this version, or its values do not fit each other; ``ERROR`` is
                 raised.
         """
-        value, verb = read_json(path), cls.VERB or cls.KIND
+        value, verb = read_json(Path(path)), cls.VERB or cls.KIND
         if not isinstance(value, dict) or value.get("format") != cls.FORMAT:
             raise cls.ERROR(f"{path}: not a {cls.KIND} (expected format {cls.FORMAT!r}); make one with prune2vec {verb}")
         entries = {key: item for key, item in value.items() if key not in ("format", *cls.COMPUTED)}

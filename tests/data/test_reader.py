@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow
@@ -157,6 +159,22 @@ def test_folder_without_texts(tmp_path: Path) -> None:
     _jsonl(tmp_path / "corpus.jsonl")
     with pytest.raises(DataError, match="queries and documents, not of triplets"):
         load_triplets(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"negatives": "no"}, "negatives is a str, expected a tuple of texts"),
+        ({"anchor": None}, "anchor is null, expected a string"),
+        ({"positive": 3}, "positive is int, expected a string"),
+        ({"negatives": ("a", "b\ud800")}, r"a negative holds half a character \(\\ud800 at 1\)"),
+    ],
+)
+def test_triplets_in_memory_are_checked_as_those_of_files(wrong: dict[str, Any], said: str) -> None:
+    good = Triplet(anchor="q", positive="p", negatives=("n",))
+    assert load_triplets([good]) == [good]
+    with pytest.raises(DataError, match=f"^triplet 1: {said}"):
+        load_triplets([good, replace(good, **wrong)])
 
 
 def test_no_source_at_all() -> None:

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,8 +13,9 @@ from prune2vec.data.triplet import Triplet
 from prune2vec.errors import ConfigError, DataError, ProfileError, Prune2vecError, UnsupportedModel
 from prune2vec.models.block_files import BlockFiles
 from prune2vec.planning.planner import make_plan
-from prune2vec.profiling.measure import profile_model
+from prune2vec.profiling.measure import measured, profile_model
 from prune2vec.profiling.profile import Profile
+from prune2vec.profiling.profile_settings import ProfileSettings
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 
 WORDS = ("quick", "brown", "fox", "jumps", "over", "lazy", "dog", "birds", "sing", "light")
@@ -80,6 +82,19 @@ def test_bad_settings_are_one_line(tmp_path: Path, settings: dict[str, object], 
     with pytest.raises(error, match=message) as caught:
         profile_model(model, triplets(), **{"groups": 2, "group_size": 4, "device": "cpu", **settings})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("section", [{"x": np.arange(5.0)}, {"x": np.float32(1)}, {"x": float("nan")}, "no generator"])
+def test_a_scorer_of_ones_own_is_named_where_its_section_is_none(monkeypatch: pytest.MonkeyPatch, section: Any) -> None:
+    def odd(*_: object) -> Iterator[list[Any]]:
+        yield []
+        return section
+
+    monkeypatch.setattr("prune2vec.profiling.measure.scorers", {"odd": (lambda *_: {}) if section == "no generator" else odd})
+    said = "is no generator" if section == "no generator" else "its section is no JSON: "
+    backbone: Any = None
+    with pytest.raises(ProfileError, match=f"^scorer 'odd'.* {said}|^scorer 'odd': {said}"):
+        measured(["odd"], backbone, [], ProfileSettings())
 
 
 def test_other_scorers_fill_sections(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 
 from prune2vec.cli.app import main
@@ -30,6 +32,28 @@ def test_a_language_model_is_cut_as_by_a_measured_plan(tmp_path: Path, family: s
     folders = [prune_model(model, what, tmp_path / name) for what, name in ((plan, "measured"), (3, "known"))]
     found, expected = (SentenceTransformer(str(folder), device="cpu").encode(TEXTS) for folder in folders)
     assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("what", "layers"),
+    [
+        (np.int64(3), (0, 1, 2)),
+        (np.array([0, 2, 4]), (0, 2, 4)),
+        ([np.int32(0), 2], (0, 2)),
+        (torch.tensor([1, 3]), (1, 3)),
+        (iter([0, 1]), (0, 1)),
+    ],
+)
+def test_whole_numbers_of_any_library_name_layers(tmp_path: Path, what: Any, layers: tuple[int, ...]) -> None:
+    plan = depth_plan(str(save_tiny(tmp_path / "model")), what)
+    plan.save(tmp_path / "plan.json")
+    assert plan.keep_layers == layers and PruningPlan.load(str(tmp_path / "plan.json")) == plan
+
+
+@pytest.mark.parametrize("what", [True, [True, 2], [0.0, 2.0], np.array([0.5]), np.array(2.5), None, object(), {"a": 1}, "03"])
+def test_what_names_no_layers_is_refused_before_the_model_is_read(what: Any) -> None:
+    with pytest.raises(PlanError, match="expected a plan, its file, a number of layers or the numbers of those that stay"):
+        depth_plan("no-such-model", what)
 
 
 @pytest.mark.parametrize("kind", TINY_ENCODERS)

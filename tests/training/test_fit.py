@@ -55,6 +55,23 @@ def losses(output: Path) -> list[float]:
     return [line["loss"] for line in curve(output)]
 
 
+class Stop(TrainerCallback):
+    """Stops a training early, as others do that watch a score."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step >= 3
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_callback_that_stops_the_training_is_named(small: Path, tmp_path: Path, method: str) -> None:
+    settings = {**FOUR, "method": method, "save_every": 2}
+    with pytest.raises(TrainingError, match=r"^a callback stopped the training after step 3 of 4") as caught:
+        train_encoder(small, DATA, tmp_path / "encoder", callbacks=[Stop()], **settings)
+    assert "from which the same command goes on after step" in caught.value.__notes__[0]
+    train_encoder(small, DATA, tmp_path / "encoder", **settings)
+    assert len(curve(tmp_path / "encoder")) == 4
+
+
 @pytest.fixture(scope="module")
 def plain(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("plain") / "encoder"

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,12 @@ def load_triplets(texts: Texts, *, require_negative: bool = True, split: str = T
         raise DataError(f"expected triplets alone, or files, folders and hub data sets alone, got {other!r} among them")
     if not listed:
         raise DataError("no source of texts was given; expected a file, a folder or a hub data set")
+    for number, row in enumerate(rows):
+        if not isinstance(row.negatives, tuple | list):
+            raise DataError(f"triplet {number}: negatives is a {type(row.negatives).__name__}, expected a tuple of texts")
+        place = SourceRow(where=f"triplet {number}", number=number, values={})
+        for column, text in zip(chain(("anchor", "positive"), repeat("a negative")), row.texts, strict=False):
+            sound_text(place, column, text)
     for source in sources:
         rows += read_triplets(source, require_negative=require_negative, split=split)
     return rows

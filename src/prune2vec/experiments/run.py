@@ -162,6 +162,8 @@ def recipe_of(recipe: Recipe | Path | str | Mapping[str, Any]) -> Recipe:
     """Return a recipe as it is, or read one."""
     if isinstance(recipe, Recipe):
         return recipe
+    if not isinstance(recipe, Mapping | Path | str):
+        raise ConfigError(f"run: recipe: expected a Recipe, its file or a mapping with its keys, got {type(recipe).__name__}")
     return Recipe.of(recipe) if isinstance(recipe, Mapping) else Recipe.load(Path(recipe))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -47,7 +48,7 @@ class Kept:
     ) -> Self:
         """Return what stays of ``layers`` when these sub-layers go; drops in blocks that are not kept are forgotten."""
         no_attention, no_mlp = set(drop_attention), set(drop_mlp)
-        kept = tuple(sorted(set(layers) - (no_attention & no_mlp)))
+        kept = tuple(sorted(set(map(operator.index, layers)) - (no_attention & no_mlp)))
         return cls(
             layers=kept,
             drop_attention=tuple(layer for layer in kept if layer in no_attention),
@@ -58,7 +59,7 @@ class Kept:
     @classmethod
     def whole(cls, keep: Iterable[int] | Kept) -> Kept:
         """Return ``keep`` itself, or whole blocks when it is a list of layers."""
-        return keep if isinstance(keep, Kept) else cls(layers=tuple(keep))
+        return keep if isinstance(keep, Kept) else cls(layers=tuple(map(operator.index, keep)))
 
     @property
     def attentions(self) -> tuple[int, ...]:

@@ -12,7 +12,8 @@ from typing import Any
 
 from prune2vec.data.reader import Texts, load_triplets
 from prune2vec.data.triplet import digest_texts
-from prune2vec.errors import UnsupportedModel
+from prune2vec.errors import ProfileError, UnsupportedModel, reason_of
+from prune2vec.files import json_text
 from prune2vec.forward.backbone import Backbone, load_backbone
 from prune2vec.forward.runner import ObservedRun, Observer
 from prune2vec.machine import describe
@@ -190,10 +191,18 @@ def measured(
             wanted[name] = running[name].send(results)  # type: ignore[arg-type]
         except StopIteration as finished:
             # As it reads back from its file, lists for tuples, so that a saved profile equals the loaded one.
-            sections[name] = json.loads(json.dumps(finished.value))
+            try:
+                sections[name] = json.loads(json_text(finished.value))
+            except (TypeError, ValueError) as error:
+                raise ProfileError(
+                    f"scorer {name!r}: its section is no JSON: {reason_of(error)}; return Python's own finite numbers, lists and "
+                    "dictionaries"
+                ) from error
 
     for name in names:
         running[name] = scorers.get(name)(backbone, groups, settings)
+        if not isinstance(running[name], Generator):
+            raise ProfileError(f"scorer {name!r} is no generator: it yields what it wants measured, and returns its section")
         try:
             step(name, None)
         except UnsupportedModel as error:

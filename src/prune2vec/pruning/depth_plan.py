@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 from prune2vec.errors import PlanError
 from prune2vec.forward.backbone import load_backbone
@@ -26,6 +28,7 @@ def depth_plan(
         PlanError: The model has fewer layers, or the numbers do not ascend.
         ModelError: It cannot be found, loaded or understood.
     """
+    what = _whole_numbers(what)
     backbone = load_backbone(model, revision=revision, trust_remote_code=trust_remote_code, stream="auto", device="cpu")
     layers, folder = backbone.shape.num_layers, backbone.source.folder
     kept = kept_layers(what, model, layers)
@@ -47,6 +50,20 @@ def depth_plan(
         notes=tuple(notes),
         shape=backbone.shape,
     )
+
+
+def _whole_numbers(what: Any) -> int | tuple[int, ...]:
+    """Return a number of layers, or their numbers, as Python's own; numpy's and torch's count too."""
+    try:
+        given = list(what) if isinstance(what, Iterable) else [what]
+        if any(isinstance(one, bool) for one in given):
+            raise TypeError
+        numbers = tuple(map(operator.index, given))
+    except TypeError:
+        raise PlanError(
+            f"expected a plan, its file, a number of layers or the numbers of those that stay, got {what!r:.200}"
+        ) from None
+    return numbers if isinstance(what, Iterable) else numbers[0]
 
 
 def kept_layers(what: int | Sequence[int], model: str, layers: int) -> tuple[int, ...]:

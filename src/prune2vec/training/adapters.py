@@ -201,7 +201,9 @@ def load_weights(encoder: SentenceTransformer, checkpoint: Path) -> None:
         try:
             part.load_state_dict(state)
         except RuntimeError as error:
-            raise TrainingError(f"{folder} does not fit its model ({reason_of(error)}); train again with restart") from error
+            raise TrainingError(
+                f"{folder} does not fit its model ({reason_of(error)}); remove it, and the same call goes on from the checkpoint before"
+            ) from error
 
 
 def stored_heads(base: Path, encoder: SentenceTransformer) -> list[nn.Module]:

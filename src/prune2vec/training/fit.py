@@ -135,7 +135,7 @@ def fit(
 
     Raises:
         DataError: The tables cannot fill batches without repeating a text.
-        TrainingError: A loss or a gradient is not finite.
+        TrainingError: A loss or a gradient is not finite, or a callback stopped the training.
     """
     settings = job.settings
     # Around all of it: checkpointed activations are computed anew in the backward pass, and unpacked texts by the library.
@@ -169,6 +169,10 @@ def fit(
                     torch.manual_seed(settings.seed + job.processes.rank)  # Each draws a dropout of its own.
                 with explained_failures(job.work.folder):
                     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+            if trainer.state.global_step < settings.steps:
+                raise TrainingError(
+                    f"a callback stopped the training after step {trainer.state.global_step} of {settings.steps}"
+                )
 
 
 def run_ahead(job: TrainingJob, encoder: SentenceTransformer) -> list[tuple[str, list[Row]]] | None:
