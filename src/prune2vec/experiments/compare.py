@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -151,7 +151,11 @@ def find_results(paths: Sequence[Path]) -> dict[str, Path]:
         files |= dict.fromkeys([path] if path.is_file() else found)
     if not files:
         raise DataError("nothing to compare; give results.json files, or folders that hold them")
-    # Each name is the shortest end of its path that tells it from the others.
+    return dict(zip(_short_names(list(files)), files, strict=True))
+
+
+def _short_names(files: Sequence[Path]) -> list[str]:
+    """Return for each results file the shortest end of its path that tells it from the others."""
     whole = [file.absolute().parent.parts if file.name == RESULTS else file.absolute().with_suffix("").parts for file in files]
     whole = [
         file.absolute().parts if whole.count(parts) > 1 and file.name != RESULTS else parts
@@ -165,7 +169,7 @@ def find_results(paths: Sequence[Path]) -> dict[str, Path]:
             for name, parts, length in zip(names, whole, lengths, strict=True)
         ]
         if longer == lengths:
-            return dict(zip(names, files, strict=True))
+            return names
         lengths = longer
 
 
@@ -201,23 +205,23 @@ def _in_order(files: Mapping[str, Path], places: Sequence[Path]) -> tuple[Mappin
     cells = next((record.cells for record in found.values()), ())
     if not found or any(run not in found or found[run].cells != cells for run in runs):
         return files, None
-    # Shards of one sweep share teachers at most; other runs that share a variant are to be compared with each other.
-    (count, *counts) = {run.name.partition("-of-")[2] for run in found}
-    shards = bool(count) and not counts and len({run.name for run in found}) == len(found)
-    first: dict[str, Path] = {}
-    for file, run in zip(files.values(), runs, strict=False):
-        name = file.absolute().parent.name
-        # Of a cell that failed there may be results of an earlier try.
-        if name in found[run].errors:
-            continue
-        if name in first and not shards:
-            return files, None
-        first.setdefault(name, file)
+    # Of a cell that failed there may be results of an earlier try.
+    pairs = ((file.absolute().parent.name, file, run) for file, run in zip(files.values(), runs, strict=False))
+    named = [(name, file) for name, file, run in pairs if name not in found[run].errors]
+    first = dict(reversed(named))
+    if len(first) < len(named) and not _are_shards(found):
+        return files, None
     order = {cell.name: place for place, cell in enumerate(cells)}
     # Variants that are no cells, such as a teacher, come first, as in the run.
-    names = sorted(first, key=lambda name: order.get(name, -1))
+    names = sorted(dict.fromkeys(name for name, _ in named), key=lambda name: order.get(name, -1))
     errors = {name: reason for one in found.values() for name, reason in one.errors.items() if name not in first}
     return {name: first[name] for name in names}, SweepRecord(cells=cells, errors=errors)
+
+
+def _are_shards(runs: Collection[Path]) -> bool:
+    """Whether runs are the shards of one, which share teachers at most; others that share a variant are to be compared."""
+    counts = {run.name.partition("-of-")[2] for run in runs}
+    return len(counts) == 1 and counts != {""} and len({run.name for run in runs}) == len(runs)
 
 
 def losses(now: Mapping[str, Results], before: Mapping[str, Results], *, gate: Path, max_drop: float) -> tuple[str, ...]:
