@@ -123,6 +123,23 @@ def test_what_is_no_path_at_all_is_one_clear_error(
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: prune2vec.compare("a", max_drop="1"), "compare: max_drop: expected a number, got str"),  # type: ignore[arg-type]
+        (lambda: prune2vec.compare(["a", 3]), "compare: paths: expected a path or a name, got int"),  # type: ignore[list-item]
+        (lambda: prune2vec.search("v", "bird", k=True), "search: k: expected a whole number, got bool"),
+        (lambda: prune2vec.load("a", device=None), "load: device: expected a text, got None"),  # type: ignore[arg-type]
+        (lambda: prune2vec.plan({"a": 1}), "plan: profile: expected a Profile or a path or a name, got dict"),  # type: ignore[arg-type]
+        (lambda: prune2vec.run("a", "b", shard=(0, 2)), "run: shard: expected a text, got tuple"),  # type: ignore[arg-type]
+    ],
+)
+def test_an_argument_of_another_kind_is_named(call: Any, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        call()
+    assert str(caught.value) == said
+
+
 @pytest.mark.parametrize("output", ["model", "all.jsonl/x.json", "x" * 300 + ".json", "x" * 240 + ".json", "a\0b", ""])
 def test_an_output_that_cannot_be_is_refused_before_work(folder: Path, monkeypatch: pytest.MonkeyPatch, output: str) -> None:
     monkeypatch.chdir(folder)

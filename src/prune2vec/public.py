@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import gc
 import inspect
+import numbers
 import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
@@ -19,6 +20,13 @@ from prune2vec.paths import as_path
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_KINDS: dict[str, tuple[type, str]] = {
+    "Path": (os.PathLike, "a path or a name"),
+    "str": (str, "a text"),
+    "int": (numbers.Integral, "a whole number"),
+    "float": (numbers.Real, "a number"),
+}
+"""What annotations call the kinds of arguments that are checked, and how people call them."""
 _RECORDS = {"Profile", "PruningPlan"}
 """What functions take in place of its file."""
 
@@ -81,13 +89,12 @@ def public(name: str, *paths: str, settings: Any = None) -> Callable[[Callable[P
                 if closed and key not in own | fields:
                     raise ConfigError(f"{name}: {unknown_key(key, own | fields)}")
             bound = signature.bind(*args, **kwargs)
-            for key in paths:
-                if key not in bound.arguments:
-                    continue
-                given, to_write = bound.arguments[key], key == "output"
-                # What is read twice is there twice.
-                given = list(given) if isinstance(given, Iterator) else given
+            for key, given in bound.arguments.items():
                 _check_kind(f"{name}: {key}", given, str(signature.parameters[key].annotation))
+            for key in filter(bound.arguments.__contains__, paths):
+                given, to_write = bound.arguments[key], key == "output"
+                if isinstance(given, Iterator):  # What is read twice is there twice.
+                    given = list(given)
                 if isinstance(given, list | tuple):
                     bound.arguments[key] = [_word(one, to_write=to_write) for one in given]
                 elif given is not None:
@@ -101,15 +108,19 @@ def public(name: str, *paths: str, settings: Any = None) -> Callable[[Callable[P
 
 
 def _check_kind(what: str, given: Any, annotation: str) -> None:
-    """Refuse what is no path, nor several or one of our records, where the function takes nothing else."""
+    """Refuse an argument of a kind that its annotation does not name, as far as that names kinds that are known here."""
     taken = set(re.split(r"[|\[\] ]+", annotation)) - {""}
-    if taken - {"Path", "str", "None", "Sequence", *_RECORDS} or (given is None and "None" in taken):
+    kinds = taken - {"None", "Sequence"}
+    if kinds - _KINDS.keys() - _RECORDS or (given is None and "None" in taken):
         return
-    several = isinstance(given, list | tuple) and "Sequence" in taken
-    for one in given if several else [given]:
-        if not isinstance(one, str | os.PathLike) and type(one).__name__ not in taken & _RECORDS:
-            record = "".join(f"a {name} or " for name in sorted(taken & _RECORDS))
-            raise ConfigError(f"{what}: expected {record}a path or a name, got {'None' if one is None else type(one).__name__}")
+    several = "Sequence" in taken and not isinstance(given, str | bytes | os.PathLike) and isinstance(given, Iterable)
+    # Of other collections the elements are looked at where they are used.
+    for one in (given if isinstance(given, list | tuple) else ()) if several else [given]:
+        known = tuple(kind for name, (kind, _) in _KINDS.items() if name in kinds)
+        if isinstance(one, bool) or not (isinstance(one, known) or type(one).__name__ in kinds & _RECORDS):
+            told = [word for name, (_, word) in _KINDS.items() if name in kinds - ({"str"} if "Path" in kinds else set())]
+            names = [*(f"a {name}" for name in sorted(kinds & _RECORDS)), *told]
+            raise ConfigError(f"{what}: expected {' or '.join(names)}, got {'None' if one is None else type(one).__name__}")
 
 
 def _word(value: Any, *, to_write: bool) -> Any:

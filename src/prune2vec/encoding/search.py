@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +110,9 @@ def search_vectors(
         CheckpointError: The encoder cannot be loaded.
     """
     chosen = SearchSettings.chosen(settings, overrides, where="search")
-    # Whoever calls from Python may give anything.
-    asked: tuple[Any, ...] = tuple(queries) if isinstance(queries, Iterable) and not isinstance(queries, str) else (queries,)
-    hits_each: object = k
-    if not asked or not isinstance(hits_each, Integral) or k < 1:
-        raise ConfigError(f"{len(asked)} queries and k = {k!r}: expected at least one of each, and a whole number k")
+    asked = (queries,) if isinstance(queries, str) else tuple(queries)
+    if not asked or k < 1:
+        raise ConfigError(f"{len(asked)} queries and k = {k}: expected at least one of each")
     if wrong := [query for query in asked if not _is_text(query)]:
         raise ConfigError(f"the query {wrong[0]!r} is no text; expected a string that UTF-8 can spell")
     folder = VectorFolder.open(Path(vectors), partial=chosen.partial)
