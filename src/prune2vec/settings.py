@@ -91,7 +91,7 @@ class Settings(BaseModel):
     @classmethod
     def _paths_are_words(cls, value: Any) -> Any:
         """Take a path, alone or in a list, for its name."""
-        if isinstance(value, list | tuple):
+        if isinstance(value, list | tuple) and any(isinstance(one, Path) for one in value):
             return [str(one) if isinstance(one, Path) else one for one in value]
         return str(value) if isinstance(value, Path) else value
 
