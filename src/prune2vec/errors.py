@@ -148,9 +148,9 @@ def shown(text: object, width: int | None = None) -> str:
     return flat if width is None or len(flat) <= width else f"{flat[: width - 1].rstrip()}…"
 
 
-def markdown(text: object, width: int | None = None) -> str:
+def markdown(text: object) -> str:
     """Return ``shown`` for the middle of a line of Markdown, where it reads as it is: no HTML, link, code or table of its."""
-    return _MARKDOWN.sub(r"\\\g<0>", html.escape(shown(text, width), quote=False))
+    return _MARKDOWN.sub(r"\\\g<0>", html.escape(shown(text), quote=False))
 
 
 def shown_json(value: Any) -> str:

@@ -174,7 +174,7 @@ def test_flops_by_hand() -> None:
 
 def test_memory_is_weights_and_activations() -> None:
     shape = made_shape(4)
-    assert shape.memory_bytes([0], batch_tokens=10) == 2 * (5032 + 1000) + 8 * 10 * 32 * 2
+    assert shape.memory_bytes([0]) == 2 * (5032 + 1000) + 8 * 16384 * 32 * 2
 
 
 def test_json_round_trip() -> None:

@@ -106,9 +106,9 @@ class ModelShape:
         attended = (length + 1) if self.causal else 2 * length
         return matrices + len(kept.attentions) * 2 * attended * self.attention_width
 
-    def memory_bytes(self, keep: Iterable[int] | Kept, *, batch_tokens: int = 16384) -> int:
-        """Estimate the bytes that encoding needs: the weights, and about eight live activations of a batch."""
-        return self.params(keep) * self.bytes_per_param + 8 * batch_tokens * self.hidden_size * self.bytes_per_param
+    def memory_bytes(self, keep: Iterable[int] | Kept) -> int:
+        """Estimate the bytes that encoding needs: the weights, and about eight live activations of a batch of 16,384 tokens."""
+        return self.params(keep) * self.bytes_per_param + 8 * 16384 * self.hidden_size * self.bytes_per_param
 
     def check_can_drop(self, kept: Kept) -> None:
         """Refuse, with a ``PlanError``, to count a cut inside blocks whose parts are not known."""
