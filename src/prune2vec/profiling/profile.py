@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Self
@@ -189,13 +188,6 @@ def most_redundant_first(importance: Mapping[int, float]) -> tuple[int, ...]:
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Return Spearman's rank correlation (equal values share a rank), or None where one row is constant."""
-    try:
-        return statistics.correlation(_ranks(first), _ranks(second))
-    except statistics.StatisticsError:
-        return None
+    from scipy.stats import spearmanr  # Here, as those who only read a profile do without.
 
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    ordered = sorted(values)
-    last = {value: rank for rank, value in enumerate(ordered)}
-    return [(ordered.index(value) + last[value]) / 2 for value in values]
+    return float(spearmanr(first, second).statistic) if len(set(first)) > 1 < len(set(second)) else None
