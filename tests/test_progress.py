@@ -51,6 +51,22 @@ def test_without_a_stream_work_goes_on(monkeypatch: pytest.MonkeyPatch, closed: 
         advance(2)
 
 
+def test_a_stream_need_not_know_whether_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bare:
+        said = ""
+
+        def write(self, text: str) -> None:
+            self.said += text
+
+        def flush(self) -> None:
+            pass
+
+    stream = Bare()
+    monkeypatch.setattr("sys.stderr", stream)
+    say("a line")
+    assert stream.said == "a line\n"
+
+
 def test_a_quick_step_leaves_no_line_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
     with progress("work", 3) as advance:
         for _ in range(3):

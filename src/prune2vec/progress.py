@@ -56,7 +56,7 @@ def _clock(seconds: float) -> str:
 
 def _is_open(stream: TextIO | None) -> bool:
     """Whether there is a stream, which some hosts of Python lack, to write to."""
-    return stream is not None and not stream.closed
+    return stream is not None and not getattr(stream, "closed", False)
 
 
 def say(line: str) -> None:
