@@ -249,6 +249,17 @@ def test_reader_of_a_pipe_may_leave() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("to", "code", "said"),
+    [("&-", 0, ""), ("/dev/full", FAILED, "error: the result cannot be printed: No space left on device\n")],
+)
+def test_a_closed_and_a_full_output(to: str, code: int, said: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m prune2vec methods >{to}"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (code, said)
+
+
 def test_a_broken_pipe_at_work_is_an_error_and_while_printing_is_none(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object, **kwargs: object) -> None:
         raise BrokenPipeError("a worker has left")

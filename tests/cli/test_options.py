@@ -11,9 +11,10 @@ from click.testing import CliRunner
 from pydantic import BeforeValidator, Field
 
 from prune2vec.cli.app import VERBS, program
-from prune2vec.cli.options import GroupedOption, OptionGroup, SourceName, SourceNames, options_from
+from prune2vec.cli.options import GroupedOption, Listed, OptionGroup, SourceName, SourceNames, options_from
 from prune2vec.cli.verb import Outcome, Verb, verb
 from prune2vec.errors import DataError
+from prune2vec.planning.vocabulary import VocabularyOptions
 from prune2vec.settings import Settings
 
 Doubled = Annotated[int, BeforeValidator(lambda value: int(value) * 2)]
@@ -178,3 +179,7 @@ def test_several_names_are_separated_by_commas_unless_the_whole_is_a_path(tmp_pa
         kind.convert(f"{one},{tmp_path / 'two.jsonl'}", None, None)
     (tmp_path / "one.jsonl,two.jsonl").touch()
     assert kind.convert(str(both), None, None) == (str(both),)
+    assert Listed(or_word=False).convert(str(both), None, None) == [str(both)]
+    options = VocabularyOptions.build({"texts": both, "vocabulary": 300}, where="here")
+    assert options.texts == (str(both),)
+    assert VocabularyOptions.build({"texts": "a, b"}, where="here").texts == ("a", "b")

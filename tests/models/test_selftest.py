@@ -1,12 +1,14 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from prune2vec.errors import UnsupportedModel
+from prune2vec.errors import CheckpointError, UnsupportedModel
 from prune2vec.models.families import Family, SubLayers, final_modules, find_family
 from prune2vec.models.selftest import check_sub_layers, is_causal, random_ids, self_test
-from tests.tiny import CAUSAL, FAMILIES, tiny_model
+from prune2vec.pruning.prune import prune_model
+from tests.tiny import CAUSAL, FAMILIES, tiny_model, tiny_tokenizer
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -31,6 +33,17 @@ def test_tokens_that_were_never_trained_do_not_hide_the_direction(causal: bool) 
     with torch.no_grad():
         model.get_input_embeddings().weight[last : last + 20] = 0.0
     assert is_causal(model) == causal
+
+
+def test_damaged_weights_are_not_taken_for_a_direction(tmp_path: Path) -> None:
+    model = tiny_model("bert")
+    with torch.no_grad():
+        model.encoder.layer[1].output.dense.weight[0, 0] = torch.nan
+    assert not is_causal(model)
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"output\.dense\.weight \(layer 1\) holds NaN or infinity"):
+        prune_model(tmp_path, 2, tmp_path / "cut", pooling="cls")
 
 
 def test_a_class_that_follows_the_config_with_a_mask_alone_is_refused() -> None:

@@ -168,7 +168,7 @@ def main(arguments: Sequence[str]) -> int:
     Whatever goes wrong is one line on stderr; ``--debug`` puts the traceback before it.
 
     Raises:
-        BrokenPipeError: The reader of the output has left.
+        OSError: The result cannot be printed; a BrokenPipeError where its reader has left.
     """
     context = None
     try:
@@ -187,7 +187,8 @@ def main(arguments: Sequence[str]) -> int:
         raise
     except BaseException as error:  # A panic of a library that is written in Rust is no Exception.
         working = context is not None and bool(context.meta.get(WORKING))
-        if isinstance(error, BrokenPipeError) and not working:
+        printing = context is not None and context.meta.get(WORKING) is False
+        if (isinstance(error, BrokenPipeError) and not working) or (isinstance(error, OSError) and printing):
             raise
         if context is not None and context.meta.get(DEBUG):
             click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
@@ -249,9 +250,11 @@ def entry() -> NoReturn:
             sys.exit(FAILED)
     try:
         code = main(sys.argv[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of a pipe has left (``| head``): nothing is wrong, and nothing more can be written.
+        if sys.stdout is not None:  # As it is where it was closed.
+            sys.stdout.flush()
+    except OSError as error:
+        # The reader of a pipe has left (``| head``): nothing is wrong. In either case nothing more can be written.
+        left = isinstance(error, BrokenPipeError)
+        code = DONE if left else _report(f"the result cannot be printed: {error.strerror or error}", FAILED)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = DONE
     sys.exit(code)

@@ -163,9 +163,11 @@ class Listed(click.ParamType[Any]):
         self._or_word = or_word
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Split at the commas; a list from a settings file comes as it is."""
+        """Split at the commas, unless the whole is a path; a list from a settings file comes as it is."""
         if not isinstance(value, str) or (self._or_word and "," not in value):
             return value
+        if "," in value and os.path.exists(value):
+            return [value]
         return [part.strip() for part in value.split(",") if part.strip()]
 
 

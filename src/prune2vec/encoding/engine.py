@@ -195,7 +195,9 @@ class Engine:
         bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if len(bad):
             text = self._tokenizer.decode(list(batch.rows[bad[0]].ids)[:12])
-            raise EncodingError(f"NaN or infinity in the vector of {text!r}...; encode with --dtype float32")
+            exact = self._model.dtype == torch.float32
+            remedy = "the weights are damaged, fetch or train them again" if exact else "set dtype to float32"
+            raise EncodingError(f"NaN or infinity in the vector of {text!r}...; {remedy}")
         return vectors
 
     def _read_out(self, batch: Batch, states: Tensor) -> Tensor:

@@ -93,7 +93,8 @@ def _looks_back(model: PreTrainedModel, ids: Tensor, given: dict[str, Tensor]) -
     # Of the states' spread over the tokens, so that a dimension that is large everywhere hides nothing. Rows of one shape are
     # computed alike in any dtype; only experts, which are given other tokens then, round otherwise.
     spread = (one - one.mean(dim=0)).norm()
-    return not (one - two).norm() > (_UNCHANGED if model.dtype == torch.float32 else _UNCHANGED_ROUNDED) * spread
+    # NaN is no sign of a direction; whoever reads the states names it.
+    return bool((one - two).norm() <= (_UNCHANGED if model.dtype == torch.float32 else _UNCHANGED_ROUNDED) * spread)
 
 
 def check_sub_layers(model: PreTrainedModel, family: Family) -> SubLayers:

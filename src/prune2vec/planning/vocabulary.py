@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, islice
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BeforeValidator, PlainSerializer, model_validator
@@ -57,9 +57,9 @@ Tokens = Annotated[
 
 
 def _read_sources(value: Any) -> Any:
-    if not isinstance(value, str | Path):
+    if not isinstance(value, str):
         return value or ()
-    return tuple(filter(None, map(str.strip, str(value).split(","))))
+    return (value,) if os.path.exists(value) else tuple(filter(None, map(str.strip, value.split(","))))
 
 
 _Sources = Annotated[tuple[str, ...], BeforeValidator(_read_sources)]

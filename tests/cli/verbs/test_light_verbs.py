@@ -99,6 +99,12 @@ def test_a_dry_run_says_what_and_writes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_dry_run_of_evaluate_refuses_another_file_too(cli: Cli, triplets_file: Path, encoder_files: Path) -> None:
+    for dry in ([], ["--dry-run"]):
+        ran = cli("evaluate", "encoder", "--data", triplets_file, "-o", triplets_file, *dry)
+        assert ran.code == 1 and "it is no results file of prune2vec, and would be lost" in ran.err
+
+
 def test_cache_lists_and_clears(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRUNE2VEC_CACHE", str(tmp_path / "kept"))
     assert cli("cache").out.strip() == f"0 in {tmp_path / 'kept'}: 0 MB"

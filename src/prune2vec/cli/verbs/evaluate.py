@@ -55,12 +55,13 @@ def evaluate(
     if data is None and tasks is None:
         raise click.UsageError("nothing to evaluate on: give --data or --tasks")
     if dry_run:
+        from prune2vec.evaluation.results import Results
         from prune2vec.paths import check_is_encoder, check_outside
 
         for one in filter(None, (encoder, documents_by)):
             check_is_encoder(one)
         if output is not None:
-            check_outside(output, encoder)
+            check_outside(Results.target(output), encoder)
         if tasks is not None:
             from prune2vec.evaluation.tasks import resolve_tasks
 
