@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,16 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 
 from prune2vec.errors import CheckpointError, DataError
-from prune2vec.files import digest_file, digest_json, digest_tree, explained_os_errors, read_json, write_json, write_text
+from prune2vec.files import (
+    digest_file,
+    digest_json,
+    digest_tree,
+    explained_os_errors,
+    read_json,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from prune2vec.outputs import staged_folder
 
 ONE_LINE = r"^cannot write [^\n]+$"
@@ -268,3 +278,12 @@ def test_the_written_form_of_json_is_stable(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"b": 1, "a": "é"})
     assert (tmp_path / "x.json").read_text(encoding="utf-8") == '{\n  "b": 1,\n  "a": "é"\n}\n'
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"b": 1, "a": "é"}
+
+
+def test_threads_that_write_one_file_leave_one_whole(tmp_path: Path) -> None:
+    contents = [bytes([number]) * 5000 for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(20):
+            list(pool.map(lambda content: write_bytes(tmp_path / "file", content), contents))
+    assert (tmp_path / "file").read_bytes() in contents
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import threading
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,7 +67,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write ``content`` whole or not at all (temporary name, fsync, rename); a ``CheckpointError`` if that fails."""
     with explained_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        # Of the thread, not the process: several may write one file at once, and the last one's stays, whole.
+        partial = path.with_name(f".{path.name}.partial-{threading.get_native_id()}")
         try:
             with partial.open("wb") as file:
                 file.write(content)
