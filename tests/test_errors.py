@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from prune2vec import errors
-from prune2vec.errors import Prune2vecError, did_you_mean, reason_of, unknown_key
+from prune2vec.errors import Prune2vecError, did_you_mean, nan_remedy, reason_of, unknown_key
 
 CLASSES = [value for _, value in inspect.getmembers(errors, inspect.isclass) if value.__module__ == errors.__name__]
 
@@ -55,3 +55,11 @@ def test_a_key_that_has_another_name_now_is_told_where_that_one_is_known() -> No
     assert unknown_key("profile.order", ["sampling", "seed"]) == "unknown key 'profile.order'; it is called 'sampling' now"
     assert unknown_key("order", ["seed"]) == "unknown key 'order'; known: seed"
     assert unknown_key("sede", ["sampling", "seed"]) == "unknown key 'sede'; did you mean 'seed'?"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "said"), [("float32", "the weights are damaged"), ("torch.float32", "the weights are damaged")]
+)
+def test_no_dtype_is_advised_that_is_in_use(dtype: str, said: str) -> None:
+    assert said in nan_remedy(dtype) and "dtype" not in nan_remedy(dtype)
+    assert "--dtype float32" in nan_remedy(dtype.replace("float32", "bfloat16"))

@@ -153,6 +153,12 @@ def markdown(text: object) -> str:
     return _MARKDOWN.sub(r"\\\g<0>", html.escape(shown(text), quote=False))
 
 
+def nan_remedy(dtype: object) -> str:
+    """Return what to do about NaN in what was computed in a dtype."""
+    exact = str(dtype).removeprefix("torch.") == "float32"
+    return "the weights are damaged, fetch or train them again" if exact else "use --dtype float32, or check the weights"
+
+
 def shown_json(value: Any) -> str:
     """Return JSON for a terminal: it holds exactly ``value``, with control characters in JSON's own escapes."""
     text = json.dumps(value, indent=2, ensure_ascii=False)

@@ -114,9 +114,9 @@ def _check_kind(what: str, given: Any, annotation: str) -> None:
     if kinds - _KINDS.keys() - _RECORDS or (given is None and "None" in taken):
         return
     several = "Sequence" in taken and not isinstance(given, str | bytes | os.PathLike) and isinstance(given, Iterable)
+    known = tuple(kind for name, (kind, _) in _KINDS.items() if name in kinds)
     # Of other collections the elements are looked at where they are used.
     for one in (given if isinstance(given, list | tuple) else ()) if several else [given]:
-        known = tuple(kind for name, (kind, _) in _KINDS.items() if name in kinds)
         if isinstance(one, bool) or not (isinstance(one, known) or type(one).__name__ in kinds & _RECORDS):
             told = [word for name, (_, word) in _KINDS.items() if name in kinds - ({"str"} if "Path" in kinds else set())]
             names = [*(f"a {name}" for name in sorted(kinds & _RECORDS)), *told]

@@ -253,9 +253,10 @@ def test_reader_of_a_pipe_may_leave() -> None:
     ("to", "code", "said"),
     [("&-", 0, ""), ("/dev/full", FAILED, "error: the result cannot be printed: No space left on device\n")],
 )
-def test_a_closed_and_a_full_output(to: str, code: int, said: str) -> None:
+@pytest.mark.parametrize("words", ["methods", "--help"])
+def test_a_closed_and_a_full_output(words: str, to: str, code: int, said: str) -> None:
     done = subprocess.run(
-        ["bash", "-c", f"{sys.executable} -m prune2vec methods >{to}"], capture_output=True, text=True, check=False
+        ["bash", "-c", f"{sys.executable} -m prune2vec {words} >{to}"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (code, said)
 

@@ -187,8 +187,8 @@ def main(arguments: Sequence[str]) -> int:
         raise
     except BaseException as error:  # A panic of a library that is written in Rust is no Exception.
         working = context is not None and bool(context.meta.get(WORKING))
-        printing = context is not None and context.meta.get(WORKING) is False
-        if (isinstance(error, BrokenPipeError) and not working) or (isinstance(error, OSError) and printing):
+        # Of a file it would have the name; what has none is the output.
+        if isinstance(error, OSError) and error.filename is None and not working:
             raise
         if context is not None and context.meta.get(DEBUG):
             click.echo("".join(traceback.format_exception(error)), err=True, nl=False)

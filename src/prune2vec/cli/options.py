@@ -96,8 +96,7 @@ class SourceNames(SourceName):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the names, each checked; a path that holds a comma is one. A list from a settings file comes as it is."""
-        one = isinstance(value, str) and os.path.exists(value)
-        given = [value] if one or not isinstance(value, str | list) else Listed(or_word=False).convert(value, param, ctx)
+        given = Listed(or_word=False).convert(value, param, ctx) if isinstance(value, str | list) else [value]
         return tuple(SourceName.convert(self, one, param, ctx) for one in given)
 
 
@@ -166,7 +165,7 @@ class Listed(click.ParamType[Any]):
         """Split at the commas, unless the whole is a path; a list from a settings file comes as it is."""
         if not isinstance(value, str) or (self._or_word and "," not in value):
             return value
-        if "," in value and os.path.exists(value):
+        if os.path.exists(value):
             return [value]
         return [part.strip() for part in value.split(",") if part.strip()]
 

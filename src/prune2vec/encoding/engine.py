@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from prune2vec.errors import EncodingError, did_you_mean
+from prune2vec.errors import EncodingError, did_you_mean, nan_remedy
 from prune2vec.forward.batches import Batch, forget_longest_text, make_batches, packing_obstacle
 from prune2vec.forward.memory_plan import tokens_per_pass
 from prune2vec.forward.packed import BOUNDS, packable
@@ -195,9 +195,7 @@ class Engine:
         bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if len(bad):
             text = self._tokenizer.decode(list(batch.rows[bad[0]].ids)[:12])
-            exact = self._model.dtype == torch.float32
-            remedy = "the weights are damaged, fetch or train them again" if exact else "set dtype to float32"
-            raise EncodingError(f"NaN or infinity in the vector of {text!r}...; {remedy}")
+            raise EncodingError(f"NaN or infinity in the vector of {text!r}...; {nan_remedy(self._model.dtype)}")
         return vectors
 
     def _read_out(self, batch: Batch, states: Tensor) -> Tensor:

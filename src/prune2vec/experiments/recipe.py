@@ -60,7 +60,7 @@ S = TypeVar("S", ProfileSettings, PruneSettings, SlimSettings)
 
 Sources = Annotated[
     tuple[str, ...],
-    BeforeValidator(lambda value: () if value is None else (value,) if isinstance(value, str | Path) else value),
+    BeforeValidator(lambda value: () if value is None else (value,) if isinstance(value, str) else value),
 ]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prune2vec.errors import ConfigError, ModelError, ProfileError, UnsupportedModel, explained, reason_of
+from prune2vec.errors import ConfigError, ModelError, ProfileError, UnsupportedModel, explained, nan_remedy, reason_of
 from prune2vec.forward.batches import Batch
 from prune2vec.forward.memory_plan import bytes_per_token, parameter_bytes, tokens_per_pass
 from prune2vec.forward.pooling import poolings
@@ -234,6 +234,6 @@ class PooledDepths(Observer):
             text = str(self._backbone.tokenizer.decode(list(self._batch.rows[row].ids[:12]))).replace("\n", " ")
             raise ProfileError(
                 f"NaN or infinity at depth {list(seen)[place] + 1} of {self._backbone.shape.num_layers} in {dtype} for the text "
-                f"{text!r}...; use --dtype float32, or check the weights"
+                f"{text!r}...; {nan_remedy(dtype)}"
             )
         self._sink(tuple(seen), self._batch.places, vectors)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.hooks import RemovableHandle
 
-from prune2vec.errors import ProfileError
+from prune2vec.errors import ProfileError, nan_remedy
 from prune2vec.forward.backbone import Backbone
 from prune2vec.forward.batches import Batch
 from prune2vec.forward.pooling import lasttoken
@@ -72,9 +72,7 @@ class _BlockObserver(Measurement):
         for layer, value in seen.items():
             found = value.cpu()
             if not torch.isfinite(found).all():
-                raise ProfileError(
-                    f"NaN or infinity at layer {layer} in {self._dtype}; use --dtype float32, or check the weights"
-                )
+                raise ProfileError(f"NaN or infinity at layer {layer} in {self._dtype}; {nan_remedy(self._dtype)}")
             self.take(layer, found)
 
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prune2vec.data.folders import visible_files
 from prune2vec.data.rows import read_jsonl, read_lines, sound_text
-from prune2vec.errors import DataError, ProfileError
+from prune2vec.errors import DataError, ProfileError, nan_remedy
 from prune2vec.files import digest_json
 from prune2vec.forward.backbone import Backbone
 from prune2vec.forward.batches import Batch
@@ -139,9 +139,7 @@ class SublayerImportance(Measurement):
         if not torch.isfinite(values).all():
             layer, kind = list(sums)[int((~torch.isfinite(values)).nonzero()[0])]
             what = "" if kind == "block" else f" after the {kind}"
-            raise ProfileError(
-                f"NaN or infinity at layer {layer}{what} in {self._dtype}; use --dtype float32, or check the weights"
-            )
+            raise ProfileError(f"NaN or infinity at layer {layer}{what} in {self._dtype}; {nan_remedy(self._dtype)}")
         for (layer, kind), value in zip(sums, values.tolist(), strict=True):
             of_layer = self._totals.setdefault(layer, dict.fromkeys(KINDS, 0.0))
             of_layer[kind] += value

@@ -47,7 +47,7 @@ TEACHER = ("teacher", "teacher_vectors")
 Named = Annotated[
     str,
     Field(min_length=1),
-    BeforeValidator(lambda value: os.path.expanduser(value) if isinstance(value, str | Path) else value),
+    BeforeValidator(lambda value: os.path.expanduser(value) if isinstance(value, str) else value),
 ]
 """A path, or the name of something elsewhere."""
 
