@@ -58,8 +58,9 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, required=True, help="triplets")
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--depth", type=int, default=6, help="layers of the encoder that encodes and is trained")
-    parser.add_argument("--groups", type=int, default=2, help="groups of 16 triplets that are profiled")
-    parser.add_argument("--steps", type=int, default=4, help="training steps of 16 rows")
+    parser.add_argument("--groups", type=int, default=16, help="groups of 16 triplets that are profiled")
+    parser.add_argument("--rows", type=int, default=1000, help="texts that are encoded")
+    parser.add_argument("--steps", type=int, default=16, help="training steps of 16 rows")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=JOBS)
     parser.add_argument("--out", type=Path, required=True)
@@ -67,7 +68,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         corpus = folder / "corpus.txt"
-        write_corpus(given.texts, corpus, rows=100)
+        write_corpus(given.texts, corpus, rows=given.rows)
         told = {
             "model": given.model,
             "texts": str(given.texts.resolve()),
@@ -101,7 +102,8 @@ def main() -> None:
             ]
         )
     print(markdown_table(["job", "a, s", "b, s", "b / a", "of single rounds"], rows))
-    write_result(given.out, {"jobs": seconds, "rounds": given.rounds})
+    settings = {name: getattr(given, name) for name in ("model", "depth", "groups", "rows", "steps", "rounds")}
+    write_result(given.out, {"jobs": seconds, "settings": settings})
 
 
 def write_corpus(texts: Path, corpus: Path, *, rows: int) -> None:

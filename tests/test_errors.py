@@ -42,6 +42,8 @@ def test_a_generator_of_names_is_read_once() -> None:
             RuntimeError("\nError(s) in loading state_dict for X:\n\tsize mismatch for a\n"),
             "Error(s) in loading state_dict for X: size mismatch for a",
         ),
+        (ValueError("One of: (1) a file,\n(2) another file or\n(3) nothing"), "One of: (1) a file, (2) another file or"),
+        (ValueError("it needs:\n"), "it needs:"),
         (KeyError("rope_type"), "KeyError: 'rope_type'"),
         (ValueError(), "ValueError"),
         (KeyError(), "KeyError"),

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from prune2vec.files import (
     digest_json,
     digest_tree,
     explained_os_errors,
+    no_collection,
     read_json,
     write_bytes,
     write_json,
@@ -287,3 +290,31 @@ def test_threads_that_write_one_file_leave_one_whole(tmp_path: Path) -> None:
             list(pool.map(lambda content: write_bytes(tmp_path / "file", content), contents))
     assert (tmp_path / "file").read_bytes() in contents
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+# The garbage collector
+
+
+def test_the_garbage_collector_is_as_it_was_after_what_fails() -> None:
+    for was_on in (True, False):
+        (gc.enable if was_on else gc.disable)()
+        try:
+            with pytest.raises(KeyError), no_collection():
+                assert not gc.isenabled()
+                raise KeyError
+            assert gc.isenabled() == was_on
+        finally:
+            gc.enable()
+
+
+def test_json_is_read_while_the_collector_stands_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_json(tmp_path / "tokenizer.json", [["a", "b"]])
+    seen, plain = [], json.loads
+
+    def loads(text: str, **how: Any) -> Any:
+        seen.append(gc.isenabled())
+        return plain(text, **how)
+
+    monkeypatch.setattr("prune2vec.files.json.loads", loads)
+    assert read_json(tmp_path / "tokenizer.json") == [["a", "b"]]
+    assert seen == [False] and gc.isenabled()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import inspect
 import json
 import subprocess
@@ -19,7 +18,7 @@ import pytest
 import prune2vec
 from prune2vec.data.triplet import Triplet
 from prune2vec.errors import ConfigError, DataError, Prune2vecError
-from prune2vec.public import CALLS, no_collection, public
+from prune2vec.public import CALLS, public
 from prune2vec.registry import Registry
 from tests.tiny import save_tiny
 
@@ -236,15 +235,3 @@ def test_a_registry_whose_parts_do_not_import_says_so_every_time() -> None:
     for _ in range(2):
         with pytest.raises(ModuleNotFoundError):
             broken.names()
-
-
-def test_the_garbage_collector_is_as_it_was_after_an_import_that_fails() -> None:
-    for was_on in (True, False):
-        (gc.enable if was_on else gc.disable)()
-        try:
-            with pytest.raises(ImportError), no_collection():
-                assert not gc.isenabled()
-                raise ImportError
-            assert gc.isenabled() == was_on
-        finally:
-            gc.enable()

@@ -72,7 +72,8 @@ def __getattr__(name: str) -> object:
         return version("prune2vec")
     if name not in _HOMES:
         raise AttributeError(f"module 'prune2vec' has no attribute {name!r}")
-    from prune2vec.public import CALLS, no_collection
+    from prune2vec.files import no_collection
+    from prune2vec.public import CALLS
 
     module, attribute = _HOMES[name]
     # Two threads that import parts of libraries that need each other can find them half made.

@@ -64,12 +64,13 @@ class MissingExtra(Prune2vecError):
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what a library's error says, in one line: its first line (two where the first ends in a colon).
+    """Return what a library's error says, in one line: its first line, and those after it while one ends in a colon or comma.
 
     A bare key or an empty message says nothing by itself, so the error's class stands before it.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    ends = next((count for count, line in enumerate(lines, 1) if not line.endswith((":", ","))), len(lines))
+    said = " ".join(lines[:ends])
     if not said or isinstance(error, LookupError):
         return f"{type(error).__name__}: {said}".removesuffix(": ")
     return said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import json
 import math
@@ -19,6 +20,18 @@ from prune2vec.errors import CheckpointError, DataError, Prune2vecError, reason_
 _CHUNK = 1 << 20
 _WHOLE_BYTES = 256 << 20
 _SAMPLES = 64
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Keep the garbage collector still while libraries are imported, or large files read: it would go through what all stays."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @contextmanager
@@ -98,7 +111,8 @@ def read_json(path: Path) -> Any:
         return float(number)
 
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=finite, parse_float=finite)
+        with no_collection():
+            return json.loads(path.read_text(encoding="utf-8"), parse_constant=finite, parse_float=finite)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

@@ -1,9 +1,8 @@
-"""What all functions for users share: paths as str or Path, names of arguments, one call at a time, and quick imports."""
+"""What all functions for users share: paths as str or Path, names of arguments, one call at a time."""
 
 from __future__ import annotations
 
 import functools
-import gc
 import inspect
 import numbers
 import os
@@ -51,18 +50,6 @@ def usual_torch() -> Iterator[None]:
         torch.set_default_dtype(torch.float32)
         stack.callback(torch.set_default_dtype, dtype)
         yield
-
-
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """Keep the garbage collector still while libraries are imported, or trees grow: it would go through what all stays."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def public(name: str, *paths: str, settings: Any = None) -> Callable[[Callable[P, R]], Callable[P, R]]:

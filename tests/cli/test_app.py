@@ -266,10 +266,10 @@ def test_a_broken_pipe_at_work_is_an_error_and_while_printing_is_none(cli: Cli, 
         raise BrokenPipeError("a worker has left")
 
     with monkeypatch.context() as patch:
-        patch.setattr("prune2vec.models.cache.kept_copies", broken)
-        ran = cli("cache")
+        patch.setattr("prune2vec.registry.Registry.get", broken)
+        ran = cli("methods")
     assert ran.code == FAILED
     assert "BrokenPipeError: a worker has left" in ran.err
     monkeypatch.setattr("prune2vec.cli.verb.click.echo", broken)
     with pytest.raises(BrokenPipeError):
-        main(["cache"])
+        main(["methods"])

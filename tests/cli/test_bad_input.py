@@ -23,6 +23,7 @@ def folder(tmp_path: Path, profile_file: Path, triplets_file: Path) -> Path:
     )
     (tmp_path / "not.yaml").write_text("a: [1\nb: 2\n", encoding="utf-8")
     (tmp_path / "list.yaml").write_text("- 1\n", encoding="utf-8")
+    (tmp_path / "decimal.yaml").write_text("max-layers: 4.0\n", encoding="utf-8")
     (tmp_path / "typo.yaml").write_text("method: depth\ndepht: 4\n", encoding="utf-8")
     (tmp_path / "renamed.yaml").write_text("method: drop\nwhat: 2M\n", encoding="utf-8")
     (tmp_path / "value.yaml").write_text("method: uniform\nlayers: four\n", encoding="utf-8")
@@ -52,6 +53,7 @@ CASES = [
     ("plan profile.json --config value.yaml", "value.yaml:2"),
     ("plan profile.json --config not.yaml", "not.yaml:2"),
     ("plan profile.json --config list.yaml", "list.yaml"),
+    ("plan profile.json --config decimal.yaml", "decimal.yaml:1: max_layers: '4.0' is not a valid whole number"),
     ("plan profile.json --config twice.yaml", "twice.yaml:2"),
     ("plan profile.json --config typos.yaml", "did you mean 'typo.yaml'?"),
     ("plan show profile.json", "not a plan"),

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from prune2vec.errors import CheckpointError, ModelError, Prune2vecError
 from prune2vec.pruning.encoder import load_encoder
+from prune2vec.pruning.plain_encoder import load_to_encode
 from prune2vec.pruning.prune import prune_model
 from tests.pruning.plans import plan_for
 from tests.tiny import save_tiny
@@ -170,6 +171,14 @@ def test_two_tokens_with_one_number(tmp_path: Path, ours: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(ModelError, match="have one number"):
         load_encoder(folder, device="cpu")
+
+
+@pytest.mark.parametrize("load", [load_encoder, load_to_encode])
+def test_a_folder_without_a_tokeniser_is_told_so(tmp_path: Path, ours: Path, load: Callable[..., object]) -> None:
+    folder = shutil.copytree(ours, tmp_path / "encoder")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"^cannot load the encoder [^\n]+, which has no tokenizer\.json: [^\n]+$"):
+        load(str(folder), device="cpu")
 
 
 def test_a_message_names_the_file_in_its_subfolder(tmp_path: Path, foreign: Path) -> None:

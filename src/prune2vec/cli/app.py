@@ -41,8 +41,6 @@ VERBS = (
     "doctor",
     "compare",
     "methods",
-    "cache",
-    "cache clear",
 )
 """In the order of the pipeline. A verb of two words wins over its first word: ``prune2vec plan show FILE``."""
 _FILE_OF = {"demo": "run", "init": "run", "compare": "run"}

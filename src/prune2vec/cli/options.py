@@ -127,6 +127,18 @@ class RayShards(click.ParamType[int | str]):
         return word if word == "auto" else int(word)
 
 
+class WholeNumber(click.IntRange):
+    """A whole number within limits; click calls it an integer range."""
+
+    name = "whole number"
+
+
+class Number(click.FloatRange):
+    """A number within limits."""
+
+    name = "number"
+
+
 _LIMITS = {"ge": ("min", False), "gt": ("min", True), "le": ("max", False), "lt": ("max", True)}
 _PLAIN: dict[object, click.ParamType[Any]] = {
     int: click.INT,
@@ -238,7 +250,7 @@ def _value_type(choices: list[Any], field: FieldInfo) -> click.ParamType[Any]:
                 limits |= {end: value, f"{end}_open": is_open}
     first = choices[0]
     if limits and choices in ([int], [float]):
-        return click.IntRange(**limits) if first is int else click.FloatRange(**limits)
+        return WholeNumber(**limits) if first is int else Number(**limits)
     if len(choices) == 1 and get_origin(first) is Literal:
         return _Choice([str(value) for value in get_args(first)])
     if len(choices) == 1 and first in _PLAIN:

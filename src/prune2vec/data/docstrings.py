@@ -13,7 +13,7 @@ from pathlib import Path
 
 from prune2vec.data.pairs import MinedPairs
 from prune2vec.errors import DataError, did_you_mean
-from prune2vec.public import no_collection
+from prune2vec.files import no_collection
 
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 Documented = ast.Module | Definition

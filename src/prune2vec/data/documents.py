@@ -135,7 +135,7 @@ def full_text(row: SourceRow, text_column: str = _TEXT) -> tuple[str, str]:
     """Return a row's text with its title before it, and without; anything else is a ``DataError`` with file and line."""
     if text_column not in row.values:
         hint = did_you_mean(text_column, list(map(str, row.values)))
-        raise DataError(f"{row.where}: no column {text_column!r}{hint} (encode takes another one with --text-column)")
+        raise DataError(f"{row.where}: no column {text_column!r}{hint} (encode alone reads another one: --text-column)")
     bare = sound_text(row, text_column, row.values[text_column])
     title = row.values.get(_TITLE) if text_column == _TEXT else None
     title = "" if title is None else sound_text(row, _TITLE, title)

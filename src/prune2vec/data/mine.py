@@ -14,8 +14,7 @@ from prune2vec.data.bm25_negatives import add_negatives
 from prune2vec.data.docstrings import mine_docstrings
 from prune2vec.data.pairs import MinedPairs
 from prune2vec.data.sections import mine_folder
-from prune2vec.data.triplet import Triplet, digest_texts, write_json_lines, write_triplets
-from prune2vec.data.triplet_settings import TripletSettings
+from prune2vec.data.triplet import Triplet, TripletSettings, digest_texts, write_json_lines, write_triplets
 from prune2vec.errors import ConfigError, DataError, did_you_mean
 from prune2vec.files import write_json
 from prune2vec.machine import installed_version

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self, TypeVar
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from prune2vec.data.triplet_settings import TripletSettings
+from prune2vec.data.triplet import TripletSettings
 from prune2vec.errors import ConfigError
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.experiments.cell_table import Cell

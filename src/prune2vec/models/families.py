@@ -1,4 +1,5 @@
-"""Where a model keeps its blocks and final norm, and what in a block can go by itself: attention, MLP and neurons.
+"""Where a model keeps its blocks and final norm, what in a block can go by itself (attention, MLP and neurons), and the stream
+around that.
 
 One generic path serves every architecture: a family is inferred from the structure of its modules, or is a record here where
 that does not tell. Either way the result is only trusted after the tests of ``selftest``.
@@ -7,14 +8,18 @@ that does not tell. Either way the result is only trusted after the tests of ``s
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from prune2vec.errors import UnsupportedModel
+from prune2vec.models.kept import ATTENTION, BLOCK, MLP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,3 +309,61 @@ def mlp_width(block: nn.Module, neurons: Neurons) -> int:
     """Return the number of neurons of a block's MLP."""
     out = block.get_submodule(neurons.out)
     return int(out.weight.shape[0] if isinstance(out, Conv1D) else out.in_features)  # type: ignore[arg-type]
+
+
+See = Callable[[int, str, Tensor, Tensor], None]
+"""Takes block number, kind of sub-layer, and the stream before and after it, (batch, seq, dim) in the model's dtype."""
+
+
+@contextmanager
+def sub_layer_states(model: PreTrainedModel, family: Family, parts: SubLayers, see: See) -> Iterator[None]:
+    """Hook every block as ``watch_block`` does while the context is open; the blocks of a cut model may lack sub-layers."""
+    with ExitStack() as stack:
+        for number, block in enumerate(block_list(model, family)):
+            for handle in watch_block(number, block, parts, see):
+                stack.callback(handle.remove)
+        yield
+
+
+def watch_block(number: int, block: nn.Module, parts: SubLayers, see: See) -> list[RemovableHandle]:
+    """Call ``see`` for attention, MLP and whole of a block in every forward pass, until the caller removes the hooks.
+
+    Where attention and MLP follow each other, the stream between them is read off where the MLP's side receives it, so
+    that scales on either branch are in it. Where both read the block's input, each is taken by itself: the input, and
+    the input plus what that sub-layer returns. ``see`` should keep nothing of the states' size.
+    """
+    held: dict[str, Tensor] = {}
+
+    def keep_input(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            states = args[0] if args else kwargs["hidden_states"]
+            # OPT lays batch and sequence together on the MLP's side of its block.
+            held[name] = states.reshape(held["in"].shape) if name == "between" else states
+
+        return hook
+
+    def keep_output(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            held[name] = states_of(output)
+
+        return hook
+
+    def end(module: nn.Module, args: Any, output: Any) -> None:
+        before, after = held["in"], states_of(output)
+        if parts.between is not None:
+            see(number, ATTENTION, before, held["between"])
+            see(number, MLP, held["between"], after)
+        else:
+            see(number, ATTENTION, before, before + held[ATTENTION])
+            see(number, MLP, before, before + held[MLP])
+        see(number, BLOCK, before, after)
+        held.clear()
+
+    handles = [block.register_forward_pre_hook(keep_input("in"), with_kwargs=True)]
+    if parts.between is not None:
+        between = block.get_submodule(parts.between)
+        handles.append(between.register_forward_pre_hook(keep_input("between"), with_kwargs=True))
+    else:
+        for kind, path in ((ATTENTION, parts.attention), (MLP, parts.mlp[-1])):
+            handles.append(block.get_submodule(path).register_forward_hook(keep_output(kind)))
+    return [*handles, block.register_forward_hook(end)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,7 +16,6 @@ import numpy as np
 
 from prune2vec.errors import ModelError, explained, reason_of
 from prune2vec.files import digest_file, explained_os_errors, write_json
-from prune2vec.models.cache import RECORD, all_copies, cache_folder
 from prune2vec.models.gguf_file import GGUFFile, StoredTensor
 from prune2vec.outputs import CONVERSION, locked, staged_folder
 from prune2vec.progress import Advance, progress, quiet_transformers, say
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # Raise it when the conversion changes, so that old copies are not used any more.
 _VERSION = "2"
+_RECORD = "conversion.json"  # In every whole copy; it tells of the source.
 _LONGEST_NAME = 80
 _WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
 # Tensors that no part of a model without LM head takes: the head itself. The table of rotary factors is in the config.
@@ -32,6 +33,14 @@ _TAKEN_ELSEWHERE = ("output.weight", "output.bias", "rope_freqs.weight")
 _FUSED_EXPERTS = re.compile(r"layers\.(\d+)\.mlp\.experts\.gate_up_proj")
 
 Values = np.ndarray[Any, Any]
+
+
+def cache_folder() -> Path:
+    """Return where converted models are kept: ``$PRUNE2VEC_CACHE``, else ``prune2vec`` in the user's cache folder."""
+    chosen = os.environ.get("PRUNE2VEC_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prune2vec"
 
 
 def converted(path: Path) -> Path:
@@ -46,9 +55,9 @@ def converted(path: Path) -> Path:
     """
     digest = digest_file(path)
     folder = cache_folder() / f"{path.stem[:_LONGEST_NAME]}-{digest[:16]}-v{_VERSION}"
-    if not (folder / RECORD).is_file():
-        with locked(all_copies(), wait=True):
-            if not (folder / RECORD).is_file():
+    if not (folder / _RECORD).is_file():
+        with locked(cache_folder() / "copies", wait=True):
+            if not (folder / _RECORD).is_file():
                 _convert(path, folder, digest)
     return folder
 
@@ -132,7 +141,7 @@ def _convert(path: Path, folder: Path, digest: str) -> None:
             f"{path.name} becomes {size / 1e9:.1f} GB, {folder.parent} has {free / 1e9:.1f} GB left; "
             "free some space, or set PRUNE2VEC_CACHE to another folder"
         )
-    say(f"converting {path.name} into {folder} ({size / 1e6:.0f} MB; `prune2vec cache` lists and clears such copies)")
+    say(f"converting {path.name} into {folder} ({size / 1e6:.0f} MB; delete the folder when you need it no more)")
     with staged_folder(folder, CONVERSION) as stage, progress(f"converting {path.name}", total=size) as advance:
         model.tokenizer.save_pretrained(stage)
         model.config.save_pretrained(stage)
@@ -144,7 +153,7 @@ def _convert(path: Path, folder: Path, digest: str) -> None:
             "tokenizer_repairs": model.repairs,
             "pre_tokenizer": file.metadata.get("tokenizer.ggml.pre"),
         }
-        write_json(stage / RECORD, record)
+        write_json(stage / _RECORD, record)
 
 
 def _parts(file: GGUFFile, config: PretrainedConfig) -> list[_TensorPart]:

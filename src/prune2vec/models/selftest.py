@@ -11,9 +11,8 @@ from transformers import PreTrainedModel
 from prune2vec.errors import UnsupportedModel, reason_of
 from prune2vec.models.block_layout import sub_layers_of
 from prune2vec.models.cut import cut_model
-from prune2vec.models.families import Family, SubLayers, block_list, final_modules, states_of
+from prune2vec.models.families import Family, SubLayers, block_list, final_modules, states_of, sub_layer_states
 from prune2vec.models.kept import ATTENTION, BLOCK, MLP, Kept
-from prune2vec.models.sublayer_states import sub_layer_states
 
 Outputs = dict[tuple[int, str], tuple[Tensor, Tensor]]
 """The stream before and after a sub-layer, by block number and kind."""

@@ -22,8 +22,8 @@ from prune2vec.errors import DataError, ProfileError, nan_remedy
 from prune2vec.files import digest_json
 from prune2vec.forward.backbone import Backbone
 from prune2vec.forward.batches import Batch
+from prune2vec.models.families import watch_block
 from prune2vec.models.kept import KINDS, Kept
-from prune2vec.models.sublayer_states import watch_block
 from prune2vec.models.tokens import TokenRow, token_ids
 from prune2vec.profiling.measure import Measured, Measurement, scorers
 from prune2vec.profiling.profile import Redundancy, most_redundant_first

@@ -72,7 +72,7 @@ def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto
     ours = kinds[:1] == [UNEVEN_MODULE] and all(_HARMLESS.fullmatch(kind) for kind in kinds[1:])
     # Our module's class alone is trusted, whatever else the folder makes sentence-transformers build.
     distrust = {"trust_remote_code": False}
-    with explained(CheckpointError, f"cannot load the encoder {folder}"), quiet_transformers():
+    with explained(CheckpointError, cannot_load(folder)), quiet_transformers():
         encoder = SentenceTransformer(
             str(folder),
             device=str(place),
@@ -88,6 +88,13 @@ def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto
         without_head(modules[0].auto_model)
     # The library leaves the outermost module in the mode for training, which would switch the inner ones to it when set again.
     return encoder.eval()
+
+
+def cannot_load(folder: str | Path) -> str:
+    """Return the beginning of the error of an encoder that a library refuses, with what its own words leave out."""
+    place = Path(folder)
+    lacks = place.is_dir() and not any((*place.glob("tokenizer.json"), *place.glob("*/tokenizer.json")))
+    return f"cannot load the encoder {folder}{', which has no tokenizer.json' if lacks else ''}"
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from prune2vec.models.tokens import lower_casing
 from prune2vec.models.weight_files import NoSafetensors
 from prune2vec.paths import check_is_encoder
 from prune2vec.progress import quiet_transformers, say
-from prune2vec.pruning.encoder import load_encoder
+from prune2vec.pruning.encoder import cannot_load, load_encoder
 from prune2vec.pruning.encoder_check import check_files, check_parts, check_unchanged, source_of
 from prune2vec.pruning.portable import UNEVEN_MODULE
 
@@ -93,7 +93,7 @@ def load_to_encode(folder: str, *, device: str = "auto", dtype: str = "auto") ->
     with quiet_transformers():
         check_files(folder)
     try:
-        with explained(CheckpointError, f"cannot load the encoder {folder}"), quiet_transformers():
+        with explained(CheckpointError, cannot_load(folder)), quiet_transformers():
             encoder = _load_plain(source_of(folder), place, pick_dtype(dtype, place))
     except (UnsupportedModel, NoSafetensors) as error:
         # What to do about it stands behind the reason, and is for those who want to cut the encoder.

@@ -9,7 +9,7 @@ import click
 
 from prune2vec.cli.options import ExistingPath, Listed, OptionGroup, OutputPath, SourceName
 from prune2vec.cli.verb import Printable, verb, would
-from prune2vec.public import no_collection
+from prune2vec.files import no_collection
 
 if TYPE_CHECKING:
     from prune2vec.evaluation.evaluate_settings import EvaluateSettings

@@ -12,7 +12,7 @@ from prune2vec.cli.verb import Outcome, Printable, check_texts, verb, would
 from prune2vec.outputs import TEXTS, check_ours
 
 if TYPE_CHECKING:
-    from prune2vec.data.triplet_settings import TripletSettings
+    from prune2vec.data.triplet import TripletSettings
     from prune2vec.training.mine_negatives import MiningSettings
 
 EXAMPLE = """
@@ -21,7 +21,7 @@ prune2vec mine docs/ -o triplets/ --negatives 3
 """
 
 
-TEXT_OPTIONS = OptionGroup("settings", "Triplets", "prune2vec.data.triplet_settings:TripletSettings")
+TEXT_OPTIONS = OptionGroup("settings", "Triplets", "prune2vec.data.triplet:TripletSettings")
 
 
 @verb(example=EXAMPLE, sections=[TEXT_OPTIONS])

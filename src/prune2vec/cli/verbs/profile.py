@@ -36,7 +36,7 @@ def profile(model: str, *, texts: tuple[str, ...], output: Path, settings: Profi
     """Measure what every depth of MODEL is worth, and with --scorers what its sub-layers add.
 
     MODEL is a language model, or an encoder made of one, which is read out as it is: `smollm2`, a hub id, a
-    folder or a GGUF file (converted once and kept: see `prune2vec cache`). A picture of the curve is written beside the profile, and one of
+    folder or a GGUF file (converted once and kept). A picture of the curve is written beside the profile, and one of
     the redundancy where it was measured.
     """
     from prune2vec.profiling.measure import profile_model, scorer_names

@@ -23,7 +23,7 @@ class PlanOrLayers(ExistingPath):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the number or numbers, or the path if it exists; ./6 is a file."""
-        numbers = str(value).split(",")
+        numbers = [number.strip() for number in str(value).split(",")]
         if not all(number.isdecimal() for number in numbers):
             return super().convert(value, param, ctx)
         return int(value) if len(numbers) == 1 else tuple(map(int, numbers))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from prune2vec.cli.options import ExistingPath, OutputPath, RayShards
+from prune2vec.cli.options import ExistingPath, Number, OutputPath, RayShards
 from prune2vec.cli.verb import Outcome, Printable, verb, would
 from prune2vec.errors import CheckpointError
 from prune2vec.files import write_text
@@ -107,7 +107,7 @@ prune2vec compare full.json small.json --diff
 @click.option("--gate", type=ExistingPath(), help="Earlier results; ends with 1 if a score fell since, beyond its interval.")
 @click.option(
     "--max-drop",
-    type=click.FloatRange(0, 100),
+    type=Number(0, 100),
     metavar="POINTS",
     default=0.0,
     show_default=True,

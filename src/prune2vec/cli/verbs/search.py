@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from prune2vec.cli.options import ExistingPath, OptionGroup, SourceName
+from prune2vec.cli.options import ExistingPath, OptionGroup, SourceName, WholeNumber
 from prune2vec.cli.verb import Printable, verb
-from prune2vec.public import no_collection
+from prune2vec.files import no_collection
 
 if TYPE_CHECKING:
     from prune2vec.encoding.encode_settings import SearchSettings
@@ -30,7 +30,7 @@ prune2vec search vectors/ --queries queries.txt --json
 @click.argument("vectors", type=ExistingPath())
 @click.argument("query", nargs=-1)
 @click.option("--queries", type=ExistingPath(), help="File of queries: .txt (one a line), .jsonl, .csv, .parquet.")
-@click.option("-k", type=click.IntRange(1, 10**6), default=10, show_default=True, help="Hits for each query.")
+@click.option("-k", type=WholeNumber(1, 10**6), default=10, show_default=True, help="Hits for each query.")
 @click.option(
     "--encoder",
     type=SourceName("encoder"),
