@@ -102,6 +102,15 @@ def test_texts_of_stop_words_only_can_be_searched() -> None:
     assert add_negatives([_row("the", "and or"), _row("a", "if not")])[0].negatives == ("if not",)
 
 
+@pytest.mark.parametrize(("negatives", "others"), [(1, 0), (2, 0), (4, 2)])
+def test_what_shares_no_word_is_taken_only_where_the_rest_is_not_enough(negatives: int, others: int) -> None:
+    rows = _forest("oak", 20)
+    rows += [_row("rare word", "an answer", "oak"), _row("x1", "a rare bird", "oak"), _row("x2", "one word more", "oak")]
+    for seed in range(20):
+        (found,) = (row.negatives for row in add_negatives(rows, negatives=negatives, seed=seed) if row.anchor == "rare word")
+        assert len(found) == negatives and sum(text.startswith("oak tree") for text in found) == others
+
+
 def test_ties_are_taken_in_order() -> None:
     assert best_places(np.array([1.0, 2.0, 1.0, 2.0, 1.0]), 4).tolist() == [1, 3, 0, 2]
     assert best_places(np.array([1.0]), 3).tolist() == [0]

@@ -32,8 +32,9 @@ def add_negatives(
 
     Texts of the same group are searched, and all texts where the group has fewer than 20 or nothing fits. Never taken: the
     positive, a text of the same words, a near copy of it (over 80 % common words), or a text whose own query has the same
-    words. Rows for which nothing is left are dropped, with a line on stderr. They are drawn from the best ``candidates`` (10, or as
-    many as are drawn) so that not only the hardest, often a false one, is taken; negatives that a row has are replaced.
+    words; and texts without a word of the anchor only where there are not enough others. Rows for which nothing is left are
+    dropped, with a line on stderr. They are drawn from the best ``candidates`` (10, or as many as are drawn) so that not only the
+    hardest, often a false one, is taken; negatives that a row has are replaced.
 
     Raises:
         ConfigError: A number is below 1.
@@ -52,7 +53,7 @@ def add_negatives(
             own = _Pool([triplets[row] for row in rows])
             pools = (own, everything) if len(own.texts) >= _MIN_POOL else (everything,)
             for row in rows:
-                found = next((found for pool in pools if (found := pool.search(triplets[row], candidates))), [])
+                found = next((found for pool in pools if (found := pool.search(triplets[row], candidates, least=negatives))), [])
                 if found:
                     generator = random.Random(f"{seed}:{row}")
                     drawn = sorted(generator.sample(range(len(found)), min(negatives, len(found))))
@@ -97,8 +98,8 @@ class _Pool:
         known = self._vocabulary
         return [known[word] for word in words if word in known] or [known[""]]
 
-    def search(self, triplet: Triplet, count: int) -> list[str]:
-        """Return the ``count`` best matches of the anchor that may serve as negatives, best first."""
+    def search(self, triplet: Triplet, count: int, *, least: int = 1) -> list[str]:
+        """Return the ``count`` best matches of the anchor that may serve as negatives, best first; ``least`` whatever they share."""
         scores = self._index.get_scores_from_ids(self._numbers(_words(triplet.anchor)))
         query, positive, own = text_key(triplet.anchor), text_key(triplet.positive), set(_words(triplet.positive))
         found: list[str] = []
@@ -106,6 +107,9 @@ class _Pool:
         for reach in (4 * count, len(self.texts)):
             found = []
             for number in best_places(scores, reach).tolist():
+                # What shares no word with the anchor is no match, and first in order are always the same texts.
+                if len(found) >= least and scores[number] <= 0:
+                    return found
                 text, words = self.texts[number], set(self._words[number])
                 same = query in self._queries[text] or self._keys[number] in (positive, query)
                 if not same and len(own & words) <= _NEAR_COPY * len(own | words):
