@@ -147,3 +147,14 @@ def test_results_of_an_encoder_that_was_made_anew_are_left_out(run: Run, capsys:
     assert "left out are results of an earlier encoder: full, large, small; run its recipe again" in capsys.readouterr().err
     run(train={"steps": 4, "learning_rate": 0.01})
     assert set(find_results([run.output])) == {"full", "large", "small"}
+
+
+def test_a_teacher_is_known_by_the_digest_in_the_pupils_record(tmp_path: Path) -> None:
+    for name, digest, teacher, score in (("big", "b", None, 0.8), ("small", "s", "b", 0.6), ("stranger", "x", "gone", 0.7)):
+        record = {"train": {"steps": 1, "seconds": 1.0, "settings": {"teacher": "./b"}, "identity": {"teacher": teacher}}}
+        results_of(name, score=score, encoder={"path": name, "digest": digest, "record": record}).save(
+            tmp_path / f"{name}.json"
+        )
+    comparison = compare_results([tmp_path / f"{name}.json" for name in ("small", "big", "stranger")])
+    assert [row.teacher for row in comparison.rows] == ["big", None, None]
+    assert comparison.share_of_teacher(comparison.rows[0]) == pytest.approx(0.75)

@@ -12,6 +12,7 @@ import pytest
 from prune2vec.encoding.store import Store
 from prune2vec.errors import DataError, PlanError
 from prune2vec.evaluation import evaluated
+from prune2vec.experiments.compare import compare_results
 from prune2vec.experiments.run import Report, run_recipe
 from prune2vec.files import digest_tree
 from prune2vec.pruning.encoder import read_record
@@ -173,5 +174,7 @@ def test_an_encoder_teaches_its_cuts_from_plain_texts(recipe: dict[str, Any], tm
     shares = [row[table.header.index("of teacher")] for row in table.rows]
     assert shares[0] == "" and all(share.endswith("%") for share in shares[1:3])
     assert "of teacher" in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+    beside = compare_results([tmp_path / "run" / name for name in ("two", "one", "full")]).summary()
+    assert [row[beside.header.index("of teacher")] for row in beside.rows[:3]] == [*shares[1:3], ""]
     again = run_recipe(changed, tmp_path / "run")
     assert {step.outcome for step in again.steps} == {"skipped"}

@@ -53,7 +53,9 @@ def add_negatives(
             own = _Pool([triplets[row] for row in rows])
             pools = (own, everything) if len(own.texts) >= _MIN_POOL else (everything,)
             for row in rows:
-                found = next((found for pool in pools if (found := pool.search(triplets[row], candidates, least=negatives))), [])
+                found = next(
+                    (found for pool in pools if (found := pool.search(triplets[row], candidates, least=negatives))), []
+                )
                 if found:
                     generator = random.Random(f"{seed}:{row}")
                     drawn = sorted(generator.sample(range(len(found)), min(negatives, len(found))))

@@ -87,7 +87,7 @@ def compare_results(
         raise ConfigError(
             f"the worst queries are those of one result against another one; got {len(rows)} results, expected two"
         )
-    comparison = comparison_of(rows)
+    comparison = comparison_of(list(_with_teachers(rows)))
     if gate is not None:
         before = {name: Results.load(file) for name, file in find_results([Path(gate)]).items()}
         found = losses({row.name: row.results for row in rows}, before, gate=Path(gate), max_drop=max_drop)
@@ -106,6 +106,16 @@ def compare_results(
             if record is not None:
                 write_tables(table, folder)
     return comparison
+
+
+def _with_teachers(rows: Sequence[ResultRow]) -> Iterator[ResultRow]:
+    """Yield the rows, each with the one whose vectors its encoder learnt by its own record, or an uncut, untrained copy of that."""
+    made = {str(row.results.encoder.get("digest")): row.name for row in rows}
+    copies = {row.model: row.name for row in rows if not row.training and row.plan is not None and row.plan.keeps_all}
+    for row in rows:
+        teacher = (row.training.get("identity") or {}).get("teacher")
+        named = (row.training.get("settings") or {}).get("teacher")
+        yield replace(row, teacher=made.get(str(teacher)) or copies.get(str(named)))
 
 
 def _figures(table: Sequence[Row], files: Mapping[str, Path], comparison: Comparison) -> list[Picture]:

@@ -157,6 +157,11 @@ class PruningPlan(Record):
         """Number of layers before the cut."""
         return self.shape.num_layers
 
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every layer, neuron and token stays."""
+        return self.kept == Kept.whole(range(self.num_layers))
+
     def slimmed(self, neurons: Mapping[int, tuple[int, ...]], **parameters: Any) -> Self:
         """Return the plan with its width decided: ``neurons`` stay, and ``parameters`` say how they were chosen."""
         return replace(self, width_cut=Fraction(0), neurons=dict(neurons), parameters={**self.parameters, "slim": parameters})
