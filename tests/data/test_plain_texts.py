@@ -57,7 +57,11 @@ def test_a_folder_of_tables_without_those_held_out(tmp_path: Path, capsys: pytes
         (tmp_path / name).write_text(json.dumps({"text": name}) + "\n")
     (tmp_path / "README.md").write_text("what is in here")
     assert found(tmp_path) == ["train.jsonl"]
-    assert "left out test.jsonl" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "left out test.jsonl" in said and "documents" not in said
+    (tmp_path / "notes.md").write_text("not read either")
+    assert found(tmp_path) == ["train.jsonl"]
+    assert "its documents (1, such as notes.md) are not; name both" in capsys.readouterr().err
 
 
 def test_several_sources_without_blank_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

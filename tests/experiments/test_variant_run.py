@@ -237,6 +237,13 @@ def test_an_encoder_as_model_teaches_all_but_its_copy(run: Run) -> None:
     other = Watched()
     run(small=other, model=str(model), train={"steps": 4, "distil": "none"})
     assert other.teachers() == {"full": None, "large": None, "small": None}
+    one = Watched()
+    parts = [
+        {"name": "taught", "method": "depth", "parameters": {"depth": 3}},
+        {"name": "labels", "method": "depth", "parameters": {"depth": 2}, "train": {"distil": "none"}},
+    ]
+    run(small=one, model=str(model), variants=parts, train={"steps": 4, "teacher": str(model), "keep-projection": True})
+    assert one.teachers() == {"taught": str(model), "labels": None}
 
 
 def test_what_is_cut_of_an_encoder_is_no_copy_of_it(run: Run) -> None:

@@ -95,9 +95,13 @@ def _of_row(row: SourceRow, dataset: str) -> Iterator[str]:
 def _documents_below(folder: Path) -> list[Path]:
     """Return the documents of a folder that holds no table of texts; none of one that does."""
     visible = visible_files(folder)
-    if any(_suffix(path) in FORMATS for path in visible):
-        return []
-    return [path for path in visible if _suffix(path) in _DOCUMENTS]
+    documents = [path for path in visible if _suffix(path) in _DOCUMENTS]
+    if not any(_suffix(path) in FORMATS for path in visible):
+        return documents
+    left = [path.name for path in documents if path.stem.lower() != "readme"]
+    if left:
+        say(f"{folder}: its tables are read, its documents ({len(left)}, such as {left[0]}) are not; name both")
+    return []
 
 
 def _of_document(path: Path) -> Iterator[PlainText]:

@@ -26,7 +26,7 @@ from prune2vec.profiling.profile_settings import ProfileSettings
 from prune2vec.pruning.prune_settings import PruneSettings
 from prune2vec.settings import Settings
 from prune2vec.training.slim_settings import SlimSettings
-from prune2vec.training.train_settings import TrainSettings
+from prune2vec.training.train_settings import LABELS_ALONE, TrainSettings
 
 ABOUT_MODEL = ("revision", "trust_remote_code")
 DOCSTRINGS = "docstrings"
@@ -261,7 +261,7 @@ class Recipe(Settings):
         Who makes an encoder smaller has its vectors to learn from.
         """
         train = self.train
-        if train is None or train.learns_vectors or train.distil in ("data", "none"):
+        if train is None or train.learns_vectors or train.distil in LABELS_ALONE:
             return self
         if not Path(self.model, "modules.json").is_file():
             return self

@@ -19,7 +19,7 @@ from prune2vec.profiling.profile_settings import ALL, LAYER_LOSS, PLAIN, Profile
 from prune2vec.pruning.prune_settings import Attention
 from prune2vec.settings import Settings
 from prune2vec.training.slim_settings import SlimSettings
-from prune2vec.training.train_settings import TrainSettings
+from prune2vec.training.train_settings import LABELS_ALONE, WITHOUT_TEACHER, TrainSettings
 
 KEEP_ALL = "full"
 _FROM_TRAIN = ("scale", "hard_negatives", "negative_sampling")
@@ -127,6 +127,8 @@ class RecipeVariant(Settings):
         if not self.train:
             return shared
         given = {str(key).replace("-", "_"): value for key, value in self.train.items()}
+        if given.get("distil") in LABELS_ALONE:
+            given = {**WITHOUT_TEACHER, **given}
         return TrainSettings.chosen(shared, given, where=f"variant {self.name!r}: train")
 
     def sections(self) -> tuple[str, ...]:

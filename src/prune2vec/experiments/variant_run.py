@@ -35,7 +35,7 @@ from prune2vec.pruning.prune_settings import PruneSettings
 from prune2vec.resume import WorkFolder
 from prune2vec.training.neuron_importance import importances
 from prune2vec.training.slim_settings import SlimSettings
-from prune2vec.training.train_settings import TrainSettings
+from prune2vec.training.train_settings import WITHOUT_TEACHER, TrainSettings
 from prune2vec.training.width_decision import scores_beside
 
 _TRAIN, _DEV, _CORPUS = "train.jsonl.gz", "dev.jsonl.gz", "corpus.jsonl.gz"
@@ -178,8 +178,7 @@ class VariantRun:
             )
         if settings.teacher != name:
             return settings
-        # Nor what is for one.
-        alone = settings.model_copy(update={"teacher": None, "teacher_vectors": None, "keep_projection": False, "prompts": ()})
+        alone = settings.model_copy(update=WITHOUT_TEACHER)
         return alone if self._texts(_TRAIN) else None
 
     def smallest(self) -> str | None:

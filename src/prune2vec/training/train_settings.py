@@ -43,6 +43,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"l3prune": {}, "eff
 # What each kind of distillation can be measured by, the usual first.
 _DISTANCES = {"vectors": ("cosine", "squared"), "similarities": ("kl", "squared")}
 TEACHER = ("teacher", "teacher_vectors")
+LABELS_ALONE = ("data", "none")
+"""Kinds of distillation without an encoder that teaches."""
+WITHOUT_TEACHER: Mapping[str, Any] = MappingProxyType(
+    {"teacher": None, "teacher_vectors": None, "keep_projection": False, "prompts": ()}
+)
+"""What learns from no encoder, and what is for one alone."""
 
 Named = Annotated[
     str,
@@ -224,7 +230,7 @@ class TrainSettings(Settings):
     @model_validator(mode="after")
     def _distillation_fits(self) -> Self:
         given = self._teaching
-        if given is not None and self.distil in ("data", "none"):
+        if given is not None and self.distil in LABELS_ALONE:
             raise ValueError(f"distil {self.distil!r} and {given} exclude each other; set distil to vectors, or drop {given}")
         if self.distils and (self.cached or self.matryoshka_dims):
             what = given or "distil 'data'"
@@ -256,7 +262,7 @@ class TrainSettings(Settings):
             raise ValueError(
                 f"deepest_teaches and {self._teaching} exclude each other: with a teacher all depths learn from it"
             )
-        if self.distil in ("data", "none"):
+        if self.distil in LABELS_ALONE:
             raise ValueError(f"deepest_teaches needs distil vectors, similarities or scores, got {self.distil!r}")
         return self
 
