@@ -42,9 +42,9 @@ def make(root: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parent.parent))
     from prune2vec.pruning.prune import prune_model
     from tests.pruning.plans import plan_for
-    from tests.tiny import FAMILIES, save_tiny
+    from tests.tiny import DECODERS, save_tiny
 
-    for family in FAMILIES:
+    for family in DECODERS:
         model = save_tiny(root / "models" / family, family)
         plan = plan_for(model, [0, 2, 3])
         for pooling in ("weightedmean", "mean", "lasttoken"):

@@ -69,6 +69,19 @@ def test_where_nothing_is_to_go_everything_stays(method: str) -> None:
     assert plan.shape.params(plan.kept) == plan.shape.params(range(9))
 
 
+def test_the_planner_that_the_documentation_adds_conforms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).parents[2] / "docs" / "extending.md"
+    code = page.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    monkeypatch.setattr(planners, "_parts", dict(planners._parts))
+    exec(compile(code, page.name, "exec"), {"__name__": "every_other"})
+    assert make_plan(made_profile(CURVE), method="every-other", layers=5).keep_layers == (0, 2, 4, 6, 8)
+    test_deterministic("every-other")
+    test_json_round_trip("every-other", tmp_path)
+    test_where_nothing_is_to_go_everything_stays("every-other")
+    for budget in BUDGETS:
+        test_obeys_every_budget("every-other", budget)
+
+
 def test_what_a_planner_may_choose_is_recorded_whole() -> None:
     plans = {method: make_plan(made_profile(CURVE), method=method, **needed(method)) for method in METHODS}
     assert plans["drop"].drop_mlp and plans["effir"].drop_mlp and plans["effir"].width_cut

@@ -106,7 +106,9 @@ def search_vectors(
 
     Raises:
         ConfigError: A setting is unknown or does not fit, or there is no query.
-        EncodingError: The vectors are incomplete, of another encoder or corpus, or compared by a measure other than these.
+        DataError: The corpus cannot be read.
+        EncodingError: The vectors are incomplete, of another encoder or corpus, or compared by a measure other than these; or the
+            encoder has no such prompt.
         CheckpointError: The encoder cannot be loaded.
     """
     chosen = SearchSettings.chosen(settings, overrides, where="search")

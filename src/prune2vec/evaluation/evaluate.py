@@ -63,9 +63,11 @@ def evaluate_encoder(
 
     Raises:
         CheckpointError: The folder is not an encoder.
-        EvaluationError: A task is unknown, none of the tasks can be evaluated, or the vectors of two encoders cannot be compared.
+        EvaluationError: There is nothing to evaluate on, a task is unknown, none of the tasks can be evaluated, or the vectors of two
+            encoders cannot be compared.
         ConfigError: A setting is unknown or does not fit.
         DataError: The data cannot be read.
+        MissingExtra: ``mteb`` is not installed, and there are tasks.
     """
     chosen = EvaluateSettings.chosen(settings, overrides, where="evaluate")
     return evaluate_and_keep(

@@ -112,7 +112,7 @@ def examine_encoder(folder: str | Path, *, against: str | Path | None = None) ->
             (``http://localhost:8080/v1``), whose vectors of the same texts must agree.
 
     Raises:
-        CheckpointError: ``folder`` is no encoder's folder.
+        CheckpointError: ``folder``, or ``against``, is no encoder's folder.
         ConfigError: ``against`` is an export that cannot be run here.
         DataError: ``probe.json`` is damaged.
     """

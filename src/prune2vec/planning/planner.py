@@ -124,6 +124,7 @@ def make_plan(
         DataError: The texts of the vocabulary cannot be read.
         ModelError: The model, whose tokeniser counts, cannot be found, or its vocabulary cannot be cut.
         PlanError: The parameters or the budget cannot be met.
+        ProfileError: The profile is broken, or lacks what the planner reads.
     """
     measured = profile if isinstance(profile, Profile) else Profile.load(Path(profile))
     limits = Budget.chosen(budget, {}, where="budget")

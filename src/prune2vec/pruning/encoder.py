@@ -58,6 +58,7 @@ def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str = "auto
     Raises:
         CheckpointError: It is not an encoder's folder, cannot be fetched, does not load, or its files do not fit each other: a
             tensor is missing, left over or of another shape, or a file has a value of the wrong type or size.
+        ConfigError: There is no such device, or dtype.
         DataError: A file of it is no JSON.
         ModelError: Two tokens of its tokeniser have one number.
     """

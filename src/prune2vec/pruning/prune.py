@@ -75,6 +75,8 @@ def prune_model(
         ``output``.
 
     Raises:
+        ConfigError: A setting is unknown or does not fit the model, or another call writes the output.
+        DataError: The plan's file is missing or no JSON.
         PlanError: The plan is for another model, or its width is not decided yet.
         CheckpointError: Tensors are missing or damaged, the folder cannot be written, or the reloaded encoder differs.
         ModelError: The model cannot be found or understood, or single sub-layers cannot be taken out of it.

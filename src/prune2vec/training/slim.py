@@ -65,6 +65,7 @@ def slim_plan(
     Raises:
         ConfigError: A setting is unknown or does not fit, or another call writes the output.
         DataError: Texts or scores cannot be read, or are too few.
+        ModelError: The model cannot be found or understood.
         PlanError: How much to cut is not said or cannot be met, or plan, model and scores do not fit each other.
         TrainingError: A number is not finite, or an unfinished run at this output differs.
     """

@@ -108,7 +108,7 @@ def train_encoder(
     writes, and its folders must be where all see them.
 
     Args:
-        checkpoint: Folder that ``prune`` wrote.
+        checkpoint: Folder that ``prune`` wrote, or another sentence-transformers folder.
         data: Triplets, or a file, a folder, a hub data set, or several; None with ``texts``.
         output: Folder to write.
         texts: Plain texts to learn a teacher's vectors from, in place of triplets: a file, a folder, a hub data set, or several
