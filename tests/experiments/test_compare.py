@@ -155,6 +155,7 @@ def test_a_teacher_is_known_by_the_digest_in_the_pupils_record(tmp_path: Path) -
         results_of(name, score=score, encoder={"path": name, "digest": digest, "record": record}).save(
             tmp_path / f"{name}.json"
         )
-    comparison = compare_results([tmp_path / f"{name}.json" for name in ("small", "big", "stranger")])
-    assert [row.teacher for row in comparison.rows] == ["big", None, None]
+    results_of("unknown").save(tmp_path / "unknown.json")
+    comparison = compare_results([tmp_path / f"{name}.json" for name in ("small", "big", "stranger", "unknown")])
+    assert [row.teacher for row in comparison.rows] == ["big", None, None, None]
     assert comparison.share_of_teacher(comparison.rows[0]) == pytest.approx(0.75)

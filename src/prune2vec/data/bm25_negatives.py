@@ -100,7 +100,7 @@ class _Pool:
         known = self._vocabulary
         return [known[word] for word in words if word in known] or [known[""]]
 
-    def search(self, triplet: Triplet, count: int, *, least: int = 1) -> list[str]:
+    def search(self, triplet: Triplet, count: int, *, least: int) -> list[str]:
         """Return the ``count`` best matches of the anchor that may serve as negatives, best first; ``least`` whatever they share."""
         scores = self._index.get_scores_from_ids(self._numbers(_words(triplet.anchor)))
         query, positive, own = text_key(triplet.anchor), text_key(triplet.positive), set(_words(triplet.positive))

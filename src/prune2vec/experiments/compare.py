@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from prune2vec.errors import ConfigError, DataError, EvaluationError, PlanError, ProfileError
 from prune2vec.evaluation.item_scores import ItemScores
@@ -110,12 +110,13 @@ def compare_results(
 
 def _with_teachers(rows: Sequence[ResultRow]) -> Iterator[ResultRow]:
     """Yield the rows, each with the one whose vectors its encoder learnt by its own record, or an uncut, untrained copy of that."""
-    made = {str(row.results.encoder.get("digest")): row.name for row in rows}
-    copies = {row.model: row.name for row in rows if not row.training and row.plan is not None and row.plan.keeps_all}
+    made: dict[Any, str] = {digest: row.name for row in rows if (digest := row.results.encoder.get("digest"))}
+    untouched = [row for row in rows if not row.training and row.plan is not None and row.plan.keeps_all]
+    copies: dict[Any, str] = {row.model: row.name for row in untouched}
     for row in rows:
         teacher = (row.training.get("identity") or {}).get("teacher")
         named = (row.training.get("settings") or {}).get("teacher")
-        yield replace(row, teacher=made.get(str(teacher)) or copies.get(str(named)))
+        yield replace(row, teacher=made.get(teacher) or copies.get(named))
 
 
 def _figures(table: Sequence[Row], files: Mapping[str, Path], comparison: Comparison) -> list[Picture]:
