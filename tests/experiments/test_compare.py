@@ -149,6 +149,18 @@ def test_results_of_an_encoder_that_was_made_anew_are_left_out(run: Run, capsys:
     assert set(find_results([run.output])) == {"full", "large", "small"}
 
 
+def test_a_teacher_is_known_by_an_uncut_copy_of_it(elsewhere: Path) -> None:
+    full = PruningPlan.load(elsewhere / "encoders" / "full" / "plan.json")
+    learnt = {"steps": 1, "seconds": 1.0, "settings": {"teacher": full.model["name"]}, "identity": {"teacher": "d"}}
+    encoder = {"path": str(elsewhere / "encoders" / "small"), "digest": "s", "record": {"train": learnt}}
+    results_of("small", score=0.4, encoder=encoder).save(elsewhere / "small" / "results.json")
+    for attention, teacher in (("causal", "full"), ("bidirectional", None)):
+        copy = {"path": str(elsewhere / "encoders" / "full"), "digest": "f", "record": {"attention": attention}}
+        results_of("full", score=0.5, encoder=copy).save(elsewhere / "full" / "results.json")
+        rows = compare_results([elsewhere / "full", elsewhere / "small"]).rows
+        assert [row.teacher for row in rows] == [None, teacher]
+
+
 def test_a_teacher_is_known_by_the_digest_in_the_pupils_record(tmp_path: Path) -> None:
     for name, digest, teacher, score in (("big", "b", None, 0.8), ("small", "s", "b", 0.6), ("stranger", "x", "gone", 0.7)):
         record = {"train": {"steps": 1, "seconds": 1.0, "settings": {"teacher": "./b"}, "identity": {"teacher": teacher}}}

@@ -111,12 +111,20 @@ def compare_results(
 def _with_teachers(rows: Sequence[ResultRow]) -> Iterator[ResultRow]:
     """Yield the rows, each with the one whose vectors its encoder learnt by its own record, or an uncut, untrained copy of that."""
     made: dict[Any, str] = {digest: row.name for row in rows if (digest := row.results.encoder.get("digest"))}
-    untouched = [row for row in rows if not row.training and row.plan is not None and row.plan.keeps_all]
-    copies: dict[Any, str] = {row.model: row.name for row in untouched}
+    copies: dict[Any, str] = {row.model: row.name for row in rows if _is_a_copy(row)}
     for row in rows:
         teacher = (row.training.get("identity") or {}).get("teacher")
         named = (row.training.get("settings") or {}).get("teacher")
         yield replace(row, teacher=made.get(teacher) or copies.get(named))
+
+
+def _is_a_copy(row: ResultRow) -> bool:
+    """Return whether a row's encoder is the model as it is: nothing cut, trained, or made to look both ways."""
+    if row.training or row.plan is None or not row.plan.keeps_all:
+        return False
+    attention: str = (row.results.encoder.get("record") or {}).get("attention", "causal")
+    looks_back = attention == "causal"
+    return looks_back == row.plan.shape.causal
 
 
 def _figures(table: Sequence[Row], files: Mapping[str, Path], comparison: Comparison) -> list[Picture]:
