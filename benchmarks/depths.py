@@ -203,8 +203,8 @@ def pairs(comparison: Comparison) -> dict[str, dict[str, list[float | None]]]:
 def curve_above_scores(curve: list[float], rows: list[dict[str, Any]]) -> str:
     """Return a picture of the loss before training and of the scores after it, by depth, as SVG text.
 
-    Cells with the first layers are joined, with the interval of their difference from the whole model; those of another seed are
-    hollow, and what keeps other parts of the model stands where as many parameters are.
+    Cells with the first layers are joined, with the interval of their difference from the whole model, and those of one elastic run by a
+    dashed line; those of another seed are hollow, and what keeps other parts of the model stands where as many parameters are.
     """
     whole, depths = rows[0], range(1, len(curve) + 1)
     first = sorted(
@@ -220,6 +220,11 @@ def curve_above_scores(curve: list[float], rows: list[dict[str, Any]]) -> str:
         )
         bottom.vlines(layers, low, high, color=color_of(0), alpha=0.35, linewidth=2)
         bottom.plot(layers, [100 * row["score"] for row in first], color=color_of(0), linewidth=1.8, marker="o", markersize=4)
+        together = sorted((row["parameters"], 100 * row["score"]) for row in rows if row["cell"].startswith("elastic-"))
+        if len(together) > 2:
+            places = [((parameters - rest) / a_layer, score) for parameters, score in together]
+            bottom.plot(*zip(*places, strict=True), color=color_of(2), linewidth=1.2, linestyle="--", marker="o", markersize=3)
+            bottom.annotate("elastic", places[-1], (6, -3), textcoords="offset points", color=color_of(2))
         names: dict[float, float] = {}
         for row in sorted(rows, key=lambda row: -row["score"]):
             place = (row["parameters"] - rest) / a_layer, 100 * row["score"]

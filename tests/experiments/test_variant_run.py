@@ -27,6 +27,8 @@ def test_only_what_depends_on_a_change_is_done_again(run: Run) -> None:
     assert calls == [f"{stage} {name}" for name in VARIANTS for stage in ("train", "evaluate")]
     _, calls = run(evaluate={"batch_size": 8}, train={"steps": 4, "learning_rate": 0.01, "save_every": 1})
     assert calls == [], "how often a training is saved changes nothing it computes"
+    _, calls = run(evaluate={"batch_size": 8}, train={"steps": 4, "learning_rate": 0.01, "dtype": "bfloat16"})
+    assert calls == [f"train {name}" for name in VARIANTS], "the stand-in's encoders come out the same"
 
 
 def test_another_profile_that_leads_to_the_same_plans_is_no_reason_to_make_them_anew(run: Run) -> None:

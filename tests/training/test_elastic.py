@@ -341,6 +341,17 @@ def test_what_does_not_fit_is_one_line_before_training(
     assert not list(tmp_path.iterdir())
 
 
+def test_the_final_loss_is_the_whole_encoders_own(five: Path, tmp_path: Path) -> None:
+    settings = {**QUICK, "steps": 3, "depths": (2,)}
+    weighted = train_encoder(five, DATA, tmp_path / "weighted", **settings, depth_weights=(1.0, 4.0))
+    lines = curve(tmp_path / "weighted")
+    assert weighted.final_loss == pytest.approx(sum(line["depth_5"] / 4 for line in lines) / 3)
+    assert lines[0]["loss"] == pytest.approx(lines[0]["depth_2"] + lines[0]["depth_5"], abs=1e-3)
+    plain = train_encoder(five, DATA, tmp_path / "plain", **{**QUICK, "steps": 1})
+    both = train_encoder(five, DATA, tmp_path / "both", **{**settings, "steps": 1})
+    assert both.final_loss == pytest.approx(plain.final_loss, abs=1e-3), "before the first update it is the loss of any run"
+
+
 def test_without_depths_a_run_is_what_it_was(five: Path) -> None:
     encoder = load_encoder(five, device="cpu", dtype="float32")
     assert elastic_depths(encoder, TrainSettings()) == ()

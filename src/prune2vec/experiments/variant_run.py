@@ -346,7 +346,8 @@ class VariantRun:
                 "texts": self.sources.together(texts),
                 "teacher": teacher,
                 # identity() leaves out what changes no result: another interval between checkpoints is no reason to train again.
-                "settings": settings.identity(),
+                # Nor is another machine, whose auto is another dtype; a dtype that is asked for is.
+                "settings": settings.identity() | ({"dtype": settings.dtype} if settings.dtype != "auto" else {}),
                 **kind,
                 **({"depths": None} if unknown else {}),
             },

@@ -58,7 +58,7 @@ class TrainResult:
         folder: The encoder.
         steps: Optimiser steps.
         resumed_from: The step this call resumed from; None from the start, ``steps`` when nothing was left to train.
-        final_loss: Mean loss of the last 50 steps.
+        final_loss: Mean loss of the last 50 steps; of a training at several depths that of the whole encoder, without its weight.
         seconds: Time spent on the steps, by all calls together.
         tokens: Tokens trained on, without padding.
         cut_texts: Texts longer than the limit, of those trained on.
@@ -350,13 +350,15 @@ def _trained_vectors(
 
 def _record(job: TrainingJob, merge: dict[str, float | None]) -> dict[str, Any]:
     curve, dev, notes = read_lines(job.work.curve), read_lines(job.work.dev), job.work.notes()
-    last = curve[-_FINAL_STEPS:]
+    # Among several depths the whole encoder is in every step, and its own loss is what another encoder's can be compared with.
+    loss, weight = (f"depth_{job.depths[-1]}", (job.settings.depth_weights or (1.0,))[-1]) if job.depths else ("loss", 1.0)
+    last = [line[loss] / weight for line in curve[-_FINAL_STEPS:]]
     return {
         "settings": job.settings.model_dump(mode="json", exclude={"restart"}),
         "identity": job.identity,
         **({"depths": list(job.depths)} if job.depths else {}),
         "steps": job.settings.steps,
-        "final_loss": sum(line["loss"] for line in last) / len(last),
+        "final_loss": sum(last) / len(last),
         "seconds": curve[-1]["elapsed_s"],
         "tokens": sum(line["tokens"] for line in curve),
         "texts": sum(line["texts"] for line in curve),
