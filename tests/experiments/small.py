@@ -193,7 +193,8 @@ class SmallStages(Stages):
             PruningPlan.load(encoder.parent / "plan.json").keep_layers
         )
         number = int(digest_tree(encoder)[:6], 16) / 16**6
-        results_of(encoder, params=params, score=number, docs_per_s=1e9 / params).save(output)
+        about = {"path": str(encoder), "record": {}, "content_digest": digest_tree(encoder)}
+        results_of(encoder, params=params, score=number, docs_per_s=1e9 / params, encoder=about).save(output)
 
     def answer(self, encoder: Path, texts: str, queries: Sequence[str], settings: Any, output: Path) -> None:
         self.calls.append(f"answer {encoder.parent.name}")

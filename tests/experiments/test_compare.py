@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from prune2vec.errors import CheckpointError, DataError, EvaluationError
 from prune2vec.experiments.compare import compare_results, find_results
 from prune2vec.files import digest_tree
 from prune2vec.planning.plan import PruningPlan
-from tests.experiments.small import Run, profile_of, results_of
+from tests.experiments.small import Run, SmallStages, profile_of, results_of
 
 
 @pytest.fixture
@@ -53,6 +54,8 @@ def test_a_plan_that_lies_beside_results_is_not_theirs(elsewhere: Path) -> None:
     # In a run it is: its folder says so.
     (elsewhere / "stamps").mkdir()
     (elsewhere / "recipe.yaml").write_text("variants: [{name: small}, {name: full}]\n")
+    made = {"stages": {"small.evaluate": {}, "full.evaluate": {}}, "same_layers_as": {}}
+    (elsewhere / "manifest.json").write_text(json.dumps(made))
     assert [(row.name, row.layers) for row in compare_results(elsewhere).rows] == [("small", "3 of 12"), ("full", "2 of 12")]
 
 
@@ -142,11 +145,59 @@ def test_results_of_an_encoder_that_was_made_anew_are_left_out(run: Run, capsys:
     assert set(find_results([run.output])) == {"full", "large", "small"}
     run(train={"steps": 4, "learning_rate": 0.01}, evaluate=None)
     capsys.readouterr()
-    with pytest.raises(DataError, match=r"holds no results\.json"):
+    with pytest.raises(DataError, match=r"run has no results of its recipe; run it again"):
         find_results([run.output])
-    assert "left out are results of an earlier encoder: full, large, small; run its recipe again" in capsys.readouterr().err
+    said = "left out are results of an earlier recipe, plan or encoder: full, large, small; run its recipe again"
+    assert said in capsys.readouterr().err
     run(train={"steps": 4, "learning_rate": 0.01})
     assert set(find_results([run.output])) == {"full", "large", "small"}
+
+
+class Stopped(SmallStages):
+    """Stages that are stopped before one of them."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__()
+        self._stage = stage
+
+    def _stop(self, stage: str, output: Path) -> None:
+        if f"{stage} {output.parent.name}" == self._stage:
+            raise KeyboardInterrupt
+
+    def prune(self, model: str, plan: Path | int, settings: Any, output: Path) -> None:
+        self._stop("prune", output)
+        super().prune(model, plan, settings, output)
+
+    def train(self, checkpoint: Path, texts: Any, settings: Any, output: Path, *, plain: bool = False) -> None:
+        self._stop("train", output)
+        super().train(checkpoint, texts, settings, output, plain=plain)
+
+
+@pytest.mark.parametrize(
+    ("before", "edited", "kept"),
+    [
+        ("prune half", {"depth": 7}, ["full"]),
+        ("train half", {"depth": 7}, ["full"]),
+        ("train half", {"steps": 5}, ["full", "half"]),
+    ],
+)
+def test_of_a_run_that_was_edited_and_stopped(
+    run: Run, capsys: pytest.CaptureFixture[str], before: str, edited: dict[str, int], kept: list[str]
+) -> None:
+    def values(depth: int = 6, steps: int = 4) -> dict[str, Any]:
+        half = {"name": "half", "method": "depth", "parameters": {"depth": depth}}
+        return {"variants": [{"name": "full", "method": "full"}, half], "train": {"steps": steps}}
+
+    run(**values())
+    with pytest.raises(KeyboardInterrupt):
+        run(small=Stopped(before), **values(**edited))
+    capsys.readouterr()
+    assert [row.name for row in compare_results(run.output).rows] == kept
+    assert "run is not finished: what its recipe has changed since may not be in its results" in capsys.readouterr().err
+    run(**values(**edited))
+    capsys.readouterr()
+    assert [row.name for row in compare_results(run.output).rows] == ["full", "half"]
+    assert "not finished" not in capsys.readouterr().err
 
 
 def test_a_teacher_is_known_by_an_uncut_copy_of_it(elsewhere: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,19 @@ from tests.tiny import save_tiny
 _ = cli
 SWEEP: dict[str, Any] = {"methods": ["full", "depth", "random"], "sizes": ["25%", "50%"], "seeds": [1, 2]}
 NAMES = [f"{cut}-s{seed}" for seed in (1, 2) for cut in ("full", "depth-25pct", "depth-50pct", "random-25pct", "random-50pct")]
+# Half of the layers are six: those cells keep the same.
+TWINS: dict[str, Any] = {"methods": ["full", "depth"], "sizes": ["50%", 6]}
 
 
 class Breaking(SmallStages):
-    """Stages of which one kind fails in one variant."""
+    """Stages of which one kind fails in one variant, or in all of them."""
 
     def __init__(self, stage: str, variant: str, error: BaseException) -> None:
         super().__init__()
         self._breaks = (stage, variant, error)
 
     def _break(self, stage: str, output: Path) -> None:
-        if self._breaks[:2] == (stage, output.parent.name):
+        if self._breaks[0] == stage and self._breaks[1] in ("", output.parent.name):
             raise self._breaks[2]
 
     def train(self, checkpoint: Path, texts: Any, settings: Any, output: Path, *, plain: bool = False) -> None:
@@ -44,8 +47,17 @@ class Breaking(SmallStages):
         super().plan(profile, variant, texts, output)
 
 
-def swept(tmp_path: Path, output: str = "run", stages: SmallStages | None = None, **about: Any) -> Any:
-    return run_recipe(recipe_values(tmp_path, sweep=SWEEP), tmp_path / output, stages=stages or SmallStages(), **about)
+def swept(
+    tmp_path: Path,
+    output: str = "run",
+    stages: SmallStages | None = None,
+    *,
+    sweep: Any = SWEEP,
+    train: Any = None,
+    **about: Any,
+) -> Any:
+    values = recipe_values(tmp_path, sweep=sweep, train=train or {"steps": 4})
+    return run_recipe(values, tmp_path / output, stages=stages or SmallStages(), **about)
 
 
 def table(folder: Path) -> list[dict[str, Any]]:
@@ -233,18 +245,71 @@ def test_the_seed_of_a_sweep_without_seeds_is_that_of_the_training(tmp_path: Pat
     }
 
 
-def test_shards_put_together_are_the_whole(tmp_path: Path) -> None:
-    swept(tmp_path, "whole")
+@pytest.mark.parametrize("sweep", [SWEEP, {**SWEEP, "sizes": ["25%", "50%", 6]}], ids=["all different", "some the same"])
+def test_shards_put_together_are_the_whole(tmp_path: Path, sweep: Any) -> None:
+    swept(tmp_path, "whole", sweep=sweep)
     for shard in ("0/3", "1/3", "2/3"):
-        swept(tmp_path, "parts", shard=shard)
+        swept(tmp_path, "parts", sweep=sweep, shard=shard)
     folders = sorted((tmp_path / "parts").glob("shard-*"))
     assert [folder.name for folder in folders] == [f"shard-0000{number}-of-00003" for number in range(3)]
-    assert [row["cell"] for row in table(folders[1])] == NAMES[1::3]
-    # Whatever the order of the folders.
-    merged = compare_results(folders[::-1], output=tmp_path / "merged")
-    assert [row.name for row in merged.rows] == NAMES
-    assert table(tmp_path / "merged") == table(tmp_path / "whole")
-    assert (tmp_path / "merged" / "sweep.md").read_text() == (tmp_path / "whole" / "sweep.md").read_text()
+    names = [row["cell"] for row in table(tmp_path / "whole")]
+    assert [row["cell"] for row in table(folders[1])] == names[1::3]
+    # Whatever the order of the folders, and by the folder that holds them.
+    for number, given in enumerate((folders[::-1], tmp_path / "parts")):
+        merged = compare_results(given, output=tmp_path / f"merged-{number}")
+        assert [row.name for row in merged.rows] == names
+        assert table(tmp_path / f"merged-{number}") == table(tmp_path / "whole")
+        assert (tmp_path / f"merged-{number}" / "sweep.md").read_text() == (tmp_path / "whole" / "sweep.md").read_text()
+    listed = list_cells(recipe_values(tmp_path, sweep=sweep), tmp_path / "parts", stages=SmallStages())
+    assert listed.states == dict.fromkeys(names, "done")
+    assert compare_results(tmp_path / "parts", gate=tmp_path / "parts").losses == ()
+
+
+def test_shards_of_different_recipes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for shard, steps in (("0/2", 4), ("1/2", 5)):
+        swept(tmp_path, train={"steps": steps}, shard=shard)
+    capsys.readouterr()
+    compare_results(tmp_path / "run")
+    assert "shard-00001-of-00002 was run by another recipe than" in (said := capsys.readouterr().err) and "(train)" in said
+
+
+def test_a_copy_is_as_current_as_the_cell_that_it_is_a_copy_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def listed(steps: int) -> Mapping[str, str]:
+        values = recipe_values(tmp_path, sweep=TWINS, train={"steps": steps})
+        return list_cells(values, tmp_path / "run", stages=SmallStages()).states
+
+    swept(tmp_path, sweep=TWINS, cell="depth-50pct")
+    assert listed(4) == {"full": "to do", "depth-50pct": "done", "depth-6": "to do"}, "it is not planned yet"
+    swept(tmp_path, sweep=TWINS)
+    assert set(listed(5).values()) == {"to do"}
+    swept(tmp_path, sweep=TWINS, train={"steps": 5}, cell="depth-50pct")
+    assert listed(5) == {"full": "to do", "depth-50pct": "done", "depth-6": "done"}
+    half, copy = table(tmp_path / "run")
+    assert copy["same_as"] == "depth-50pct" and copy["difference"] == 0
+    assert all(half[key] == copy[key] for key in ("score", "encoder_digest", "plan_digest"))
+    capsys.readouterr()
+    assert [row.same_as for row in compare_results(tmp_path / "run", output=tmp_path / "table").rows] == [None, "depth-50pct"]
+    assert "left out are results of an earlier recipe, plan or encoder: full" in capsys.readouterr().err
+    assert table(tmp_path / "table") == table(tmp_path / "run")
+    swept(tmp_path, "failed", Breaking("train", "depth-50pct", MemoryError("no room")), sweep=TWINS)
+    states = list_cells(recipe_values(tmp_path, sweep=TWINS), tmp_path / "failed", stages=SmallStages()).states
+    assert states["depth-6"] == "failed: it keeps the same as depth-50pct, which failed"
+
+
+def test_nothing_of_an_earlier_recipe_stays_beside_the_new_report(tmp_path: Path) -> None:
+    swept(tmp_path)
+    compare_results(tmp_path / "run", output=tmp_path / "table")
+    assert {"sweep.json", "sweep.md", "sweep.parquet"} <= {file.name for file in (tmp_path / "run").iterdir()}
+    variants = [{"name": name, "method": "depth", "parameters": {"depth": depth}} for name, depth in (("new", 4), ("old", 9))]
+    run_recipe(recipe_values(tmp_path, variants=variants), tmp_path / "run", stages=SmallStages())
+    assert [row.name for row in compare_results(tmp_path / "run", output=tmp_path / "table").rows] == ["new", "old"]
+    assert not [*(tmp_path / "run").glob("sweep.*"), *(tmp_path / "table").glob("sweep.*")]
+    swept(tmp_path)
+    report = swept(tmp_path, stages=Breaking("train", "", MemoryError("no room")), train={"steps": 9})
+    assert set(report.errors) == set(NAMES)
+    assert {file.name for file in (tmp_path / "run").iterdir()} & {"report.md", "manifest.json", "sweep.md"} == set()
+    with pytest.raises(DataError, match=r"nothing to compare in .*run: no cell is done; full-s1 failed: no room"):
+        compare_results(tmp_path / "run")
 
 
 def test_a_sweep_done_twice_is_compared_with_itself(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from prune2vec.experiments.report import baseline_of, comparison_html, figures_m
 from prune2vec.experiments.stage_runner import (
     ENCODER,
     FIGURES,
+    MANIFEST,
     PLAN,
     PROFILE,
     RECIPE,
@@ -27,9 +28,10 @@ from prune2vec.experiments.stage_runner import (
     SWEEP,
     SWEEP_TABLES,
     StageRecord,
+    shards_in,
 )
 from prune2vec.experiments.yaml_file import read_yaml
-from prune2vec.files import write_json, write_text
+from prune2vec.files import read_json, write_json, write_text
 from prune2vec.outputs import COMPARISON, own_folder
 from prune2vec.paths import check_target
 from prune2vec.planning.plan import PruningPlan
@@ -69,27 +71,15 @@ def compare_results(
     """
     folder = check_target(Path(output), folder=True) if output is not None else None
     several = [paths] if isinstance(paths, str | Path) else paths
-    rows = []
-    places = [Path(path) for path in several]
-    files, record = _in_order(find_results(places), places)
-    for name, file in files.items():
-        results = Results.load(file)
-        # Of a run a variant's plan lies beside its results; what lies beside other results may be any plan.
-        beside = (
-            [file.parent / SLIM_PLAN, file.parent / PLAN]
-            if file.name == RESULTS and _is_run(file.absolute().parent.parent)
-            else []
-        )
-        folders = (*beside, Path(str(results.encoder.get("path", ""))) / PLAN)
-        plans = (_readable(PruningPlan.load, place, "a plan") for place in folders if place.exists())
-        rows.append(ResultRow(name=name, results=results, plan=next(filter(None, plans), None)))
+    files, record = _found(several)
+    rows = _rows(files, of_sweep=record is not None)
     if diff and len(rows) != 2:
         raise ConfigError(
             f"the worst queries are those of one result against another one; got {len(rows)} results, expected two"
         )
     comparison = comparison_of(list(_with_teachers(rows)))
     if gate is not None:
-        before = {name: Results.load(file) for name, file in find_results([Path(gate)]).items()}
+        before = {name: Results.load(file) for name, file in _found([gate])[0].items()}
         found = losses({row.name: row.results for row in rows}, before, gate=Path(gate), max_drop=max_drop)
         comparison = replace(comparison, losses=found)
     if diff:
@@ -98,6 +88,8 @@ def compare_results(
         table = cell_rows(comparison, record or SweepRecord(cells=()))
         figures = _figures(table, files, comparison)
         with own_folder(folder, COMPARISON) as own, own.writing(*WRITTEN):
+            for name in SWEEP_TABLES:
+                (folder / name).unlink(missing_ok=True)
             write_json(folder / "comparison.json", comparison.to_json())
             write_pictures(figures, folder)
             parts = ["# Comparison", comparison.to_markdown().rstrip(), figures_markdown(figures)]
@@ -106,6 +98,38 @@ def compare_results(
             if record is not None:
                 write_tables(table, folder)
     return comparison
+
+
+def _found(paths: Sequence[Path | str]) -> tuple[Mapping[str, Path], SweepRecord | None]:
+    """Return the results that paths lead to by name, and the record of the sweep that all of them are of, where they are of one.
+
+    Raises:
+        DataError: There are none.
+    """
+    places = [place for path in paths for place in shards_in(Path(path)) or [Path(path)]]
+    files, record = _in_order(find_results(places), places)
+    if not files:
+        failed = [f"{name} failed: {reason}" for name, reason in (record.errors if record is not None else {}).items()]
+        raise DataError(f"nothing to compare in {places[0]}: no cell is done; {(failed or ['run its recipe'])[0]}")
+    return files, record
+
+
+def _rows(files: Mapping[str, Path], *, of_sweep: bool) -> list[ResultRow]:
+    """Return the results with their plans; one of a run, or of a sweep, with an earlier one's encoder is the same as that."""
+    rows: list[ResultRow] = []
+    first: dict[object, str] = {}
+    for name, file in files.items():
+        results, run = Results.load(file), file.absolute().parent.parent
+        # Of a run a variant's plan lies beside its results; what lies beside other results may be any plan.
+        in_run = file.name == RESULTS and _is_run(run)
+        beside = [file.parent / SLIM_PLAN, file.parent / PLAN] if in_run else []
+        folders = (*beside, Path(str(results.encoder.get("path", ""))) / PLAN)
+        plans = (_readable(PruningPlan.load, place, "a plan") for place in folders if place.exists())
+        digest = results.encoder.get("content_digest") if in_run else None
+        same = name if digest is None else first.setdefault((None if of_sweep else run, digest), name)
+        plan = next(filter(None, plans), None)
+        rows.append(ResultRow(name=name, results=results, plan=plan, same_as=same if same != name else None))
+    return rows
 
 
 def _with_teachers(rows: Sequence[ResultRow]) -> Iterator[ResultRow]:
@@ -165,6 +189,8 @@ def find_results(paths: Sequence[Path]) -> dict[str, Path]:
         found = [path / RESULTS] if (path / RESULTS).is_file() else sorted(path.glob(f"*/{RESULTS}"))
         found = _of_recipe(path, found) if _is_run(path) else found
         if not path.is_file() and not found and not (path / SWEEP).is_file():
+            if _is_run(path):
+                raise DataError(f"{path} has no results of its recipe; run it again")
             reason = f"holds no {RESULTS}, nor do its folders" if path.is_dir() else "does not exist"
             raise DataError(f"{path} {reason}; make one with prune2vec evaluate -o {RESULTS}")
         files |= dict.fromkeys([path] if path.is_file() else found)
@@ -199,17 +225,28 @@ def _of_recipe(run: Path, results: Sequence[Path]) -> list[Path]:
     found = [there.pop(name) for name in variants if name in there]
     if there:
         say(f"{run}: left out is what its recipe no longer has: {', '.join(there)}")
-    if stale := [file.parent.name for file in found if _of_another_encoder(run / STAMPS, file.parent.name)]:
-        say(f"{run}: left out are results of an earlier encoder: {', '.join(stale)}; run its recipe again")
+    if stale := [file.parent.name for file in found if not _is_current(run, file.parent.name)]:
+        say(f"{run}: left out are results of an earlier recipe, plan or encoder: {', '.join(stale)}; run its recipe again")
+    if not (run / MANIFEST).is_file():
+        say(f"{run} is not finished: what its recipe has changed since may not be in its results; run it again")
     return [file for file in found if file.parent.name not in stale]
 
 
-def _of_another_encoder(stamps: Path, name: str) -> bool:
-    """Whether a variant's encoder was made anew since its results were."""
-    made = [StageRecord.load(stamps / f"{name}.{stage}.json") for stage in ("evaluate", "train", "prune")]
-    evaluated, *encoders = made
-    there = {record.output_digest for record in encoders if record is not None}
-    return evaluated is not None and bool(there) and evaluated.inputs.get("encoder") not in there
+def _is_current(run: Path, name: str) -> bool:
+    """Whether a variant's results are of the run's recipe: by its manifest, or else by what its last stages were made from."""
+    if (run / MANIFEST).is_file():
+        facts = read_json(run / MANIFEST)
+        return f"{facts['same_layers_as'].get(name, name)}.evaluate" in facts["stages"]
+    stages = ("plan", "slim", "prune", "train", "evaluate")
+    plan, slim, prune, train, evaluate = (StageRecord.load(run / STAMPS / f"{name}.{stage}.json") for stage in stages)
+    if prune is None or evaluate is None:
+        return False
+    plans = {record.output_digest for record in (plan, slim) if record is not None}
+    encoders = {prune.output_digest}
+    if train is not None and train.inputs.get("checkpoint") in encoders:
+        encoders.add(train.output_digest)
+    # What is cut out of an encoder trained at several depths has no plan among its inputs.
+    return prune.inputs.get("plan", None) in {None, *plans} and evaluate.inputs.get("encoder") in encoders
 
 
 def _is_run(folder: Path) -> bool:
@@ -230,11 +267,22 @@ def _in_order(files: Mapping[str, Path], places: Sequence[Path]) -> tuple[Mappin
     first = dict(reversed(named))
     if len(first) < len(named) and not _are_shards(found):
         return files, None
+    _say_what_differs(list(found))
     order = {cell.name: place for place, cell in enumerate(cells)}
     # Variants that are no cells, such as a teacher, come first, as in the run.
     names = sorted(dict.fromkeys(name for name, _ in named), key=lambda name: order.get(name, -1))
     errors = {name: reason for one in found.values() for name, reason in one.errors.items() if name not in first}
     return {name: first[name] for name in names}, SweepRecord(cells=cells, errors=errors)
+
+
+def _say_what_differs(runs: Sequence[Path]) -> None:
+    """Say in which sections the recipes of shards differ: one may have been forgotten when the recipe was edited."""
+    first, *others = [read_yaml(run / RECIPE).values for run in runs]
+    for run, recipe in zip(runs[1:], others, strict=True):
+        # Where the model and the data are, each machine may have its own.
+        differ = [key for key in first if key not in ("model", "data") and first[key] != recipe.get(key)]
+        if differ:
+            say(f"{run} was run by another recipe than {runs[0]} ({', '.join(differ)}); run both by one")
 
 
 def _are_shards(runs: Collection[Path]) -> bool:

@@ -10,7 +10,7 @@ from prune2vec.errors import ConfigError
 from prune2vec.experiments.compare import WRITTEN, compare_results
 from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.run import Report, recipe_of, run_recipe
-from prune2vec.experiments.stage_runner import RESULTS
+from prune2vec.experiments.stage_runner import RESULTS, shards_in
 from prune2vec.experiments.stages import Stages
 from prune2vec.experiments.trained_together import done_apart
 from prune2vec.outputs import COMPARISON, OwnFolder, check_kind
@@ -106,7 +106,7 @@ def _wanted(shards: int | str, folder: Path, variants: int) -> int | str:
 
 def _there(output: Path) -> int | str:
     """Return into how many shards a run is divided already; auto where it is not."""
-    tails = {found.name.rpartition("-of-")[2] for found in output.glob("shard-*-of-*")}
+    tails = {found.name.rpartition("-of-")[2] for found in shards_in(output)}
     counts = sorted(int(tail) for tail in tails if tail.isdecimal())
     if len(counts) > 1:
         raise ConfigError(

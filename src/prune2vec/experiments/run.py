@@ -18,14 +18,25 @@ from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_o
 from prune2vec.experiments.figures import Row
 from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.report import ReportData
-from prune2vec.experiments.stage_runner import ANSWERS, MANIFEST, PROFILE, RECIPE, REPORT, RESULTS, STAMPS, SWEEP, Step
+from prune2vec.experiments.stage_runner import (
+    ANSWERS,
+    MANIFEST,
+    PROFILE,
+    RECIPE,
+    REPORT,
+    RESULTS,
+    STAMPS,
+    SWEEP,
+    Step,
+    shards_in,
+)
 from prune2vec.experiments.stages import Stages
 from prune2vec.experiments.sweep import read_shard
 from prune2vec.experiments.trained_together import done_apart
 from prune2vec.experiments.variant_run import VariantRun
 from prune2vec.files import write_json, write_text
 from prune2vec.machine import describe
-from prune2vec.outputs import RUN, check_kind, clear_all_partials, own_folder
+from prune2vec.outputs import RUN, OwnFolder, check_kind, clear_all_partials, own_folder
 from prune2vec.profiling.profile import Profile
 from prune2vec.progress import say
 from prune2vec.public import public
@@ -155,7 +166,7 @@ def run_recipe(
             raise
         with own.writing(RECIPE, *REPORT):
             whole = run if cell is None else _with_others(run, _chosen(recipe, Path(output).absolute(), None, shard)[1])
-            return _finish(run, whole, given.cells)
+            return _finish(run, whole, own, given.cells)
 
 
 def recipe_of(recipe: Recipe | Path | str | Mapping[str, Any]) -> Recipe:
@@ -196,13 +207,17 @@ def list_cells(
         recipe: As for ``run_recipe``.
         output: Folder of the run.
         stages: As for ``run_recipe``.
-        shard: Only those of a shard, in its folder.
+        shard: Only those of a shard, in its folder; without it those of all shards, where the folder holds some.
 
     Raises:
         ConfigError: The recipe is wrong, or there is no such shard.
         CheckpointError: The folder holds something else.
     """
     given = recipe_of(recipe)
+    if shard is None and (found := shards_in(Path(output))):
+        count = int(found[-1].name.rpartition("-")[2])
+        each = [list_cells(given, output, stages=stages, shard=f"{number}/{count}") for number in range(count)]
+        return CellList(states={name: state for one in each for name, state in one.states.items()})
     whole = given.swept().taught()
     folder, only = _chosen(whole, Path(output).absolute(), None, shard)
     check_kind(folder, RUN)
@@ -236,7 +251,7 @@ def _waiting(run: VariantRun, names: Iterable[str]) -> dict[str, str]:
     file = run.folder / SWEEP
     errors = SweepRecord.load(file).errors if file.is_file() else {}
     would_run = {step.name.rpartition(".")[0] for step in run.runner.steps if step.outcome == "would run"}
-    return {name: errors.get(name, "") for name in names if name in would_run}
+    return {name: errors.get(name, "") for name in names if {name, run.same_cut_as.get(name)} & would_run}
 
 
 def _with_others(run: VariantRun, names: Sequence[str]) -> VariantRun:
@@ -253,16 +268,22 @@ def _with_others(run: VariantRun, names: Sequence[str]) -> VariantRun:
     return others
 
 
-def _finish(run: VariantRun, whole: VariantRun, cells: tuple[Cell, ...]) -> Report:
+def _finish(run: VariantRun, whole: VariantRun, own: OwnFolder, cells: tuple[Cell, ...]) -> Report:
     """Write the manifest and the report, of what is done of the ``whole``; quick, so done anew every time."""
     plans = whole.compared
     folder, record = run.folder, SweepRecord(cells=cells, errors=whole.errors)
+    # What is not written this time would tell of an earlier recipe.
+    for name in REPORT:
+        (folder / name).unlink(missing_ok=True)
     if not plans:
         record.save(folder / SWEEP)
         return Report(folder=folder, steps=tuple(run.runner.steps), errors=run.errors)
     comparison, profile, same = None, Profile.load(folder / PROFILE), whole.same_cut_as
     rows: Sequence[Row] = [{"cell": name, "parameters": plan.shape.params(plan.kept)} for name, plan in plans.items()]
     if run.recipe.evaluate is not None:
+        for name in [name for name in same if name in plans]:
+            with own.writing(f"{name}/{RESULTS}"):
+                write_text(folder / name / RESULTS, (folder / same[name] / RESULTS).read_text(encoding="utf-8"))
         results = [
             ResultRow(
                 name=name,

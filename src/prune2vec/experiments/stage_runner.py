@@ -99,6 +99,11 @@ def listing(path: Path) -> Listing:
     return {name.as_posix(): fingerprint(file) for name, file in names if not any(part.startswith(".") for part in name.parts)}
 
 
+def shards_in(folder: Path) -> list[Path]:
+    """Return the folders of the shards of a run, in order; none where the folder is a run itself, or something else."""
+    return [] if (folder / STAMPS).is_dir() else sorted(folder.glob("shard-[0-9]*-of-[0-9]*"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """What happened to one stage.

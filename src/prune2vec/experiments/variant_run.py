@@ -15,6 +15,7 @@ from prune2vec.experiments.stage_runner import (
     CHECKPOINT,
     DATA,
     ENCODER,
+    MANIFEST,
     PLAN,
     PROFILE,
     RECIPE,
@@ -142,6 +143,8 @@ class VariantRun:
         """Look for all that the recipe names, and only then begin to write."""
         self.stages.check(self.recipe)
         if self.runner.own is not None:
+            # What was done by an earlier recipe is no longer what this folder is.
+            self.runner.own.remove(MANIFEST)
             with self.runner.own.writing(RECIPE):
                 write_text(self.folder / RECIPE, self.recipe.to_yaml())
 
@@ -292,10 +295,6 @@ class VariantRun:
         for leftover in (CHECKPOINT, ENCODER):
             remove_folder(self.folder / name / leftover)
         WorkFolder.beside(self.folder / name / ENCODER).remove()
-        if self.recipe.evaluate is not None:
-            results = (self.folder / other / RESULTS).read_text(encoding="utf-8")
-            with self.runner.own.writing(f"{name}/{RESULTS}"):
-                write_text(self.folder / name / RESULTS, results)
 
     def _prune(self, name: str, plan: str | None) -> str | None:
         shared = self.recipe.prune
