@@ -96,6 +96,12 @@ def test_every_task_and_their_mean_are_looked_at(tmp_path: Path) -> None:
     assert [line.split(" points of ")[1].split(",")[0] for line in lines] == ["A", "B", "mean of 2 of 2 tasks"]
     # A task more says nothing about what was there before.
     assert compare_results(saved(tmp_path / "more.json", results(0, 0, -1)), gate=before).losses == ()
+    more = compare_results(saved(tmp_path / "both.json", results(-0.02, -0.02, 1)), gate=before).losses
+    assert more == lines
+    # Nor do own data beside the tasks, which have no part in their mean.
+    both = [replace(own(0.0), tasks=given.tasks) for given in (results(0, 0), results(-0.02, -0.02))]
+    with_own = compare_results(saved(tmp_path / "both.json", both[1]), gate=saved(tmp_path / "own.json", both[0])).losses
+    assert list(with_own) == list(lines)
 
 
 def test_a_run_is_compared_with_a_run_by_the_names_of_its_variants(tmp_path: Path) -> None:

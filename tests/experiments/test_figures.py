@@ -198,17 +198,21 @@ def test_the_curve_of_an_encoder_is_that_of_its_depth(tmp_path: Path) -> None:
     assert training_curve(alone) == [(1, 2.0), (2, 1.0)]
     lines = [
         {"step": 1, "loss": 5.0, "depth_2": 3.0, "depth_4": 2.0},
-        {"step": 2, "loss": 1.5, "depth_2": 0.0, "depth_4": 1.5},  # Depth 2 was not drawn.
+        {"step": 2, "loss": 1.5, "depth_4": 1.5},  # Depth 2 was not drawn.
+        {"step": 3, "loss": 0.5, "depth_2": 0.0, "depth_4": 0.5},
     ]
     whole = encoder(tmp_path / "whole", depth=4, lines=lines)
-    assert training_curve(whole) == [(1, 2.0), (2, 1.5)]
-    assert training_curve(encoder(tmp_path / "cut", depth=2, cut_from=str(whole))) == [(1, 3.0)]
+    assert training_curve(whole) == [(1, 2.0), (2, 1.5), (3, 0.5)]
+    assert training_curve(encoder(tmp_path / "cut", depth=2, cut_from=str(whole))) == [(1, 3.0), (3, 0.0)]
     # As it would be alone, whatever it weighed.
     settled = json.loads((whole / "prune2vec.json").read_text())
     settled["train"] = {"depths": [2, 4], "settings": {"depth_weights": [0.5, 2.0]}}
     (whole / "prune2vec.json").write_text(json.dumps(settled))
-    assert training_curve(whole) == [(1, 1.0), (2, 0.75)]
-    assert training_curve(tmp_path / "cut") == [(1, 6.0)]
+    assert training_curve(whole) == [(1, 1.0), (2, 0.75), (3, 0.25)]
+    assert training_curve(tmp_path / "cut") == [(1, 6.0), (3, 0.0)]
+    # Trained at several depths without a cut before.
+    (whole / "prune2vec.json").write_text(json.dumps({"train": settled["train"]}))
+    assert training_curve(whole) == [(1, 1.0), (2, 0.75), (3, 0.25)]
     # Cut out of an encoder that was trained for itself, or not trained at all.
     assert training_curve(encoder(tmp_path / "shorter", depth=2, cut_from=str(alone))) == []
     assert training_curve(encoder(tmp_path / "untrained", depth=2)) == [] == training_curve(tmp_path / "none")

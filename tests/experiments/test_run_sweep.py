@@ -223,7 +223,17 @@ def test_an_encoder_that_is_not_trained_has_no_seeds(tmp_path: Path) -> None:
     stages = SmallStages()
     run_recipe(values, tmp_path / "run", stages=stages)
     assert [call for call in stages.calls if call.endswith(("full-s1", "full-s2"))] == ["prune full-s1", "evaluate full-s1"]
-    assert "| full |" not in (tmp_path / "run" / "sweep.md").read_text().partition("over seeds")[2]
+    spread = (tmp_path / "run" / "sweep.md").read_text().partition("over seeds")[2]
+    assert "| full |" not in spread
+    scores = {row["cell"]: row["score"] for row in table(tmp_path / "run")}
+    mean = (scores["depth-25pct-s1"] + scores["depth-25pct-s2"]) / 2 - scores["full-s1"]
+    assert next(line for line in spread.splitlines() if "depth 25%" in line).endswith(f"| {mean:+.4f} |")
+
+
+def test_without_the_first_cell_of_a_seed_there_is_no_mean_difference(tmp_path: Path) -> None:
+    swept(tmp_path, stages=Breaking("train", "full-s2", MemoryError("no room")))
+    spread = (tmp_path / "run" / "sweep.md").read_text().partition("over seeds")[2]
+    assert "| mean difference |" not in spread and "| depth 25% | 2 |" in spread
 
 
 def test_the_seed_of_a_sweep_without_seeds_is_that_of_the_training(tmp_path: Path) -> None:
@@ -253,7 +263,7 @@ def test_shards_put_together_are_the_whole(tmp_path: Path, sweep: Any) -> None:
     folders = sorted((tmp_path / "parts").glob("shard-*"))
     assert [folder.name for folder in folders] == [f"shard-0000{number}-of-00003" for number in range(3)]
     names = [row["cell"] for row in table(tmp_path / "whole")]
-    assert [row["cell"] for row in table(folders[1])] == names[1::3]
+    assert [row["cell"] for row in table(folders[1])] == [name for place, name in enumerate(names) if place % 6 in (1, 4)]
     # Whatever the order of the folders, and by the folder that holds them.
     for number, given in enumerate((folders[::-1], tmp_path / "parts")):
         merged = compare_results(given, output=tmp_path / f"merged-{number}")
@@ -263,6 +273,13 @@ def test_shards_put_together_are_the_whole(tmp_path: Path, sweep: Any) -> None:
     listed = list_cells(recipe_values(tmp_path, sweep=sweep), tmp_path / "parts", stages=SmallStages())
     assert listed.states == dict.fromkeys(names, "done")
     assert compare_results(tmp_path / "parts", gate=tmp_path / "parts").losses == ()
+
+
+def test_no_shard_has_the_largest_cells_alone(tmp_path: Path) -> None:
+    recipe = Recipe.of(recipe_values(tmp_path, sweep={"methods": ["depth"], "sizes": [12, 9, 6, 3], "seeds": [1, 2]}))
+    for shard in range(4):
+        listed = list_cells(recipe, tmp_path / "run", stages=SmallStages(), shard=f"{shard}/4").states
+        assert sum(int(name.split("-")[1]) for name in listed) == 15
 
 
 def test_shards_of_different_recipes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -319,7 +336,8 @@ def test_a_sweep_done_twice_is_compared_with_itself(tmp_path: Path) -> None:
     rows = compare_results([tmp_path / "first", tmp_path / "second"], output=tmp_path / "both").rows
     assert [row.name for row in rows] == [f"{run}/{name}" for run in ("first", "second") for name in NAMES]
     shards = [tmp_path / f"{run}-parts" / "shard-00000-of-00003" for run in ("first", "second")]
-    assert len(compare_results(shards).rows) == 2 * len(NAMES[::3]), "one shard, done twice"
+    first = [name for place, name in enumerate(NAMES) if place % 6 in (0, 5)]
+    assert len(compare_results(shards).rows) == 2 * len(first), "one shard, done twice"
     files = [tmp_path / run / NAMES[0] / "results.json" for run in ("first", "second")]
     assert [row.name for row in compare_results(files).rows] == [f"{run}/{NAMES[0]}" for run in ("first", "second")]
 
@@ -356,8 +374,8 @@ def test_what_a_cell_is_trained_with_is_not_evaluated_for_it(tmp_path: Path) -> 
 
 
 def test_what_failed_in_a_shard_is_in_the_table_of_all(tmp_path: Path) -> None:
-    swept(tmp_path, "parts", shard="0/2", stages=Breaking("train", "depth-50pct-s1", TrainingError("why")))
-    swept(tmp_path, "parts", shard="1/2")
+    for shard in ("0/2", "1/2"):
+        swept(tmp_path, "parts", shard=shard, stages=Breaking("train", "depth-50pct-s1", TrainingError("why")))
     compare_results([tmp_path / "parts" / f"shard-0000{number}-of-00002" for number in range(2)], output=tmp_path / "merged")
     rows = table(tmp_path / "merged")
     assert [row["cell"] for row in rows] == NAMES

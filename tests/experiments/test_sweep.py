@@ -34,9 +34,9 @@ def test_what_is_not_trained_is_not_trained_in_a_sweep_either(tmp_path: Path) ->
 def test_names_say_what_a_cell_is() -> None:
     found = names(
         methods=["full", "depth", {"method": "random", "name": "dice", "parameters": {"seed": 3}}],
-        sizes=["30%", "12.5%", "small", 4, {"max-params": "90M", "min-speedup": 1.5}],
+        sizes=["30%", "12.5%", "small", 4, {"max-params": "90M", "min-speedup": 1.5}, {"max-params": 134_515_008}],
     )
-    sizes = ("30pct", "12.5pct", "small", "4", "max-params-90M-min-speedup-1.5")
+    sizes = ("30pct", "12.5pct", "small", "4", "max-params-90M-min-speedup-1.5", "max-params-134515008")
     assert found == ["full", *(f"{method}-{size}" for method in ("depth", "dice") for size in sizes)]
 
 
@@ -92,6 +92,10 @@ def test_every_combination_is_there_once(sizes: list[Any], seeds: list[int], met
         ({"methods": ["l3prune"]}, "l3prune has sizes of its own; the method depth"),
         ({"methods": ["dpeth"]}, "no method is called 'dpeth'; did you mean 'depth'"),
         ({"methods": ["depth", "depth"]}, "two variants are called 'depth-small'"),
+        ({"seeds": [1, 2, 1]}, "seeds: 1 is given twice"),
+        ({"sizes": ["small", "40%", "40%"]}, "sizes: 40% is given twice"),
+        ({"sizes": [{"max-parms": "1M"}]}, "unknown key 'max_parms'; did you mean 'max_params'"),
+        ({"sizes": [{}]}, "sizes: a budget without a limit; give one of max-params, max-layers, max-memory, min-speedup"),
         ({"sizes": ["30"]}, None),
         ({"sizes": ["0%"]}, "expected a share of the layers such as 30%"),
         ({"sizes": [0.3]}, "expected a share of the layers such as 30%"),
@@ -108,9 +112,13 @@ def test_a_sweep_that_cannot_be_is_refused_at_once(tmp_path: Path, sweep: dict[s
     if said is None:
         assert Recipe.of(values).cells[1].size == "30"
         return
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
-        Recipe.of(values)
+        Recipe.load(tmp_path / "recipe.yaml")
     assert said.lower() in str(caught.value).lower() and "\n" not in str(caught.value)
+    lines = (tmp_path / "recipe.yaml").read_text(encoding="utf-8").splitlines()
+    line = int(str(caught.value).partition("recipe.yaml:")[2].partition(":")[0])
+    assert line > lines.index("sweep:") or "the profile does not measure" in said, "where the sweep is"
 
 
 def test_with_a_sweep_there_are_no_other_variants_unless_given(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_without_a_depth_the_profile_chooses_within_the_budget() -> None:
     plan = make_plan(made_profile(CURVE), method="depth", budget=Budget(max_layers=3))
     assert plan.keep_layers == (0, 1)
     assert plan.parameters == {"max_layers": 3}
-    assert plan.notes == ("kept 2, the best of 1 to 3 layers by the profile",)
+    assert plan.notes == ("kept 2, the best of 1 to 3 layers by the loss of first layers",)
 
 
 @pytest.mark.parametrize("budget", [None, Budget(), Budget(max_layers=9)])

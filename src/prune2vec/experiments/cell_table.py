@@ -153,7 +153,7 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> TextTable:
 def seed_spread(rows: Sequence[Mapping[str, Any]]) -> TextTable | None:
     """Return mean and spread over the seeds of each method, size and way to train; None where nothing has several.
 
-    The mean difference is that to the first row's method, each seed from the same seed.
+    The mean difference is that to the first row's method, each seed from the same seed; empty where one of those is missing.
     """
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -162,15 +162,21 @@ def seed_spread(rows: Sequence[Mapping[str, Any]]) -> TextTable | None:
             groups.setdefault((row["method"], row["size"], row["train"]), []).append(row)
     base = next((row for row in rows if row["score"] is not None and row["difference"] is None), None)
     its_own = groups.get((base["method"], base["size"], base["train"]), []) if base is not None else []
-    of_base = {row["seed"]: row["score"] for row in its_own}
+    # Where it is not trained, its cells of other seeds are copies of the first.
+    alike = [row for row in rows if base is not None and all(row[key] == base[key] for key in ("method", "size", "train"))]
+    of_base = {row["seed"]: row["score"] for row in alike if row["seed"] is not None and row["score"] is not None}
     lines = []
     for key, found in groups.items():
         if len(found) == 1:
             continue
         scores = [row["score"] for row in found]
         compared = [row for row in found if row["difference"] is not None] if found is not its_own else []
-        differences = [row["score"] - of_base[row["seed"]] for row in compared if row["seed"] in of_base]
-        differences = differences if of_base else [row["difference"] for row in compared]
+        if not of_base:
+            differences = [row["difference"] for row in compared]
+        else:
+            # Without the first row's cell of a seed, that seed's cell has nothing to be compared with.
+            paired = all(row["seed"] in of_base for row in compared)
+            differences = [row["score"] - of_base[row["seed"]] for row in compared] if paired else []
         spread = f"{min(scores):.4f} to {max(scores):.4f}"
         difference = f"{statistics.fmean(differences):+.4f}" if differences else ""
         deviation = f"{statistics.stdev(scores):.4f}"

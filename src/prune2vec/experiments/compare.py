@@ -325,11 +325,15 @@ def losses(now: Mapping[str, Results], before: Mapping[str, Results], *, gate: P
                 f"{name} and {gate} are not comparable: {why}; evaluate on what the earlier results were measured on"
             )
         (found,) = gaps(earlier, [results])
-        mean = [] if earlier.retrieval or len(earlier.tasks) == 1 else [SCORE]
-        for what in (key for key in found if key != SCORE or mean):
-            gap = found[what]
+        found.pop(SCORE, None)
+        # The mean is that over the earlier tasks, whatever was measured beside them, or is now.
+        before_tasks = replace(earlier, retrieval={})
+        if len(there := {task.name for task in earlier.tasks}) > 1:
+            tasks = tuple(task for task in results.tasks if task.name in there)
+            found[SCORE] = gaps(before_tasks, [replace(results, retrieval={}, tasks=tasks)])[0][SCORE]
+        for what, gap in found.items():
             if (gap.value if gap.high is None else gap.high) < -max_drop / 100:
-                of = {OWN_DATA: "nDCG@10", SCORE: earlier.score_name}.get(what, what)
+                of = {OWN_DATA: "nDCG@10", SCORE: before_tasks.score_name}.get(what, what)
                 within = f"95 % interval {gap.interval}, {gap.over}" if gap.interval else gap.verdict
                 lines.append(
                     f"{name} lost {-100 * gap.value:.2f} points of {of}, more than {max_drop:g} ({gap.value:+.4f}; {within})"

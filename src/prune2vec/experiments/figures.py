@@ -263,12 +263,16 @@ def _slanted(along: Sequence[float]) -> list[dict[str, Any]]:
 
 
 def _beside(along: Sequence[float]) -> list[dict[str, Any]]:
-    """Return where names stand, by the dots' shares of the axis: away from a near neighbour, else from the edge."""
+    """Return where names stand, by the dots' shares of the axis: away from a near neighbour, else from the edge.
+
+    The first one would run over the axis: beside a near neighbour it stands below its dot.
+    """
     near = [later - sooner < 0.2 for sooner, later in pairwise(along)]
     left = {"ha": "right", "va": "bottom", "xytext": (-6, 5)}
     right = {"ha": "left", "va": "bottom", "xytext": (6, 5)}
     neighbours = zip(along, [False, *near], [*near, False], strict=True)
-    return [right if (before if before != behind else at < along[-1] / 2) else left for at, before, behind in neighbours]
+    wheres = [right if (before if before != behind else at < along[-1] / 2) else left for at, before, behind in neighbours]
+    return wheres if wheres[0] is right else [{**right, "va": "top", "xytext": (6, -5)}, *wheres[1:]]
 
 
 def training_curve(encoder: Path) -> list[tuple[float, float]]:
@@ -280,16 +284,17 @@ def training_curve(encoder: Path) -> list[tuple[float, float]]:
         DataError: The encoder's record cannot be read.
     """
     record = read_json(encoder / "prune2vec.json") if (encoder / "prune2vec.json").is_file() else {}
-    depth = len(record.get("keep_layers") or ())
-    part = f"depth_{depth}"
     own = read_lines(encoder / "train.jsonl")
+    # One that was trained at several depths need not have been cut before.
+    depths = (record.get("train") or {}).get("depths") if own else None
+    depth = depths[-1] if depths else len(record.get("keep_layers") or ())
+    part = f"depth_{depth}"
     whole = Path(str((record.get("model") or {}).get("name")))
     lines = own or [line for line in read_lines(whole / "train.jsonl") if part in line]
     trained = (record if own or not lines else read_json(whole / "prune2vec.json")).get("train") or {}
     weights = dict(zip(trained.get("depths", ()), trained.get("settings", {}).get("depth_weights", ()), strict=False))
     weight = weights.get(depth, 1.0)
-    # The trainer writes a zero for a depth that a step did not draw.
-    return [(line["step"], line[part] / weight if part in line else line["loss"]) for line in lines if line.get(part) != 0]
+    return [(line["step"], line[part] / weight if part in line else line["loss"]) for line in lines]
 
 
 def training_svg(curves: Mapping[str, Curve], rows: Sequence[Row] = ()) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self, TypeVar
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from prune2vec.data.triplet import TripletSettings
 from prune2vec.errors import ConfigError
@@ -177,7 +178,14 @@ class Recipe(Settings):
                 whole = self.swept()
             except ConfigError as error:
                 raise wrong(str(error), "sweep") from error
-            whole._check_whole()
+            if self.variants:
+                self._check_whole()
+            try:
+                whole._check_whole()
+            except PydanticCustomError as error:
+                about = error.context or {}
+                # The recipe's own variants are as they should be, so it is a cell.
+                raise wrong(about["message"], *(("sweep",) if about["at"] == ("variants",) else about["at"])) from error
         else:
             self._check_whole()
         return self

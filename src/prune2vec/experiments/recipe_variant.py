@@ -42,7 +42,7 @@ class RecipeVariant(Settings):
     """Parameters of the planner, for l3prune for example {variant: small}."""
     size: Size | None = None
     """How much stays, for any method: a share of the layers (30%), L3Prune's small or large, or a number of layers. A method that
-    does not keep whole layers gets as many parameters as the first so many layers have. Unset: by parameters or budget."""
+    does not keep whole layers gets at most as many parameters as the first so many layers have. Unset: by parameters or budget."""
     budget: Budget | None = None
     """Limits that the plan must keep: max-params, max-layers, max-memory, min-speedup."""
     vocabulary: Tokens | None = None

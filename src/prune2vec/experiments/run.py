@@ -183,8 +183,10 @@ def _chosen(recipe: Recipe, output: Path, cell: str | None, shard: str | None) -
     names = tuple(variant.name for variant in recipe.variants)
     if shard is not None:
         number, count = read_shard(shard)
-        # What is trained together is one training, and so in one shard.
-        apart, output = done_apart(recipe)[number::count], output / f"shard-{number:05d}-of-{count:05d}"
+        # What is trained together is one training, and so in one shard. They are dealt to and fro: where there are as many sizes as
+        # shards, none gets the largest alone.
+        turns, output = (number, 2 * count - 1 - number), output / f"shard-{number:05d}-of-{count:05d}"
+        apart = [name for place, name in enumerate(done_apart(recipe)) if place % (2 * count) in turns]
         names = tuple(variant.name for variant in recipe.variants if (variant.trained_with or variant.name) in apart)
     if cell is not None and cell not in names:
         raise ConfigError(f"no cell{f' of shard {shard}' if shard else ''} is called {cell!r}{did_you_mean(cell, names)}")

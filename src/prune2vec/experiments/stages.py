@@ -72,8 +72,12 @@ class Stages:
 
         method, parameters, budget = variant.method, variant.parameters, variant.budget
         if variant.size is not None:
-            keys, limits = sized(Profile.load(profile), method, variant.size)
+            measured = Profile.load(profile)
+            keys, limits = sized(measured, method, variant.size)
             parameters, budget = {**parameters, **keys}, Budget(**limits) if limits else None
+            # A size of all layers leaves a method that drops other parts nothing to drop.
+            if limits.get("max_params") == measured.shape.params(range(measured.shape.num_layers)):
+                method = KEEP_ALL
         if method == KEEP_ALL:
             method, parameters = "depth", {"depth": Profile.load(profile).shape.num_layers}
         vocabulary = None if variant.vocabulary is None else {"vocabulary": variant.vocabulary, "texts": tuple(texts)}

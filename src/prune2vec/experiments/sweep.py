@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from prune2vec.errors import ConfigError
 from prune2vec.experiments.cell_table import Cell
-from prune2vec.experiments.recipe_variant import KEEP_ALL, RecipeVariant
+from prune2vec.experiments.recipe_variant import KEEP_ALL, RecipeVariant, wrong
 from prune2vec.planning.depth_rules import read_size, written_size
 from prune2vec.planning.planner import Budget
 from prune2vec.settings import Seed, Settings
@@ -41,9 +41,15 @@ class SweepBudget(Budget):
 
 def _sweep_size(value: Any) -> Any:
     """Read a budget, or a size as a variant has it."""
-    if isinstance(value, Mapping | SweepBudget):
-        return SweepBudget.model_validate(value)
-    return read_size(value)
+    if not isinstance(value, Mapping | SweepBudget):
+        return read_size(value)
+    try:
+        budget = SweepBudget.build(value, where="sizes") if isinstance(value, Mapping) else value
+    except ConfigError as error:
+        raise wrong(str(error)) from error
+    if not budget.text:
+        raise wrong(f"sizes: a budget without a limit; give one of {', '.join(SweepBudget.model_fields).replace('_', '-')}")
+    return budget
 
 
 SweepSize = Annotated[
@@ -67,7 +73,7 @@ class Sweep(Settings):
     with: full keeps all, and has no sizes."""
     sizes: tuple[SweepSize, ...] = Field(default=("small", "large"), min_length=1)
     """How much stays: shares of the layers (30%), L3Prune's small or large, numbers of layers, or budgets ({max-params: 90M}). A
-    method that does not keep whole layers gets as many parameters as the first so many layers have."""
+    method that does not keep whole layers gets at most as many parameters as the first so many layers have."""
     seeds: tuple[Seed, ...] = ()
     """Seeds of the training; without any it is train's own."""
     train: dict[Annotated[str, Field(pattern=_NAME)], dict[str, Any] | None] = Field(default_factory=dict)
@@ -76,6 +82,10 @@ class Sweep(Settings):
 
     @model_validator(mode="after")
     def _seeds_once(self) -> Self:
+        for name, given in (("seeds", self.seeds), ("sizes", [written_size(size) for size in self.sizes])):
+            repeated = next((value for place, value in enumerate(given) if value in given[:place]), None)
+            if repeated is not None:
+                raise wrong(f"{name}: {repeated} is given twice", name)
         twice = next((way for way, settings in self.train.items() if self.seeds and "seed" in (settings or {})), None)
         if twice is not None:
             raise ValueError(f"the way to train {twice!r} has a seed, and the sweep has seeds; give one of them")
@@ -118,11 +128,11 @@ def _short(value: float) -> str:
     for unit, factor in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if value >= factor and value % factor == 0:
             return f"{value // factor:g}{unit}"
-    return f"{value:g}"
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def read_shard(shard: str) -> tuple[int, int]:
-    """Return the number of a shard and how many there are, of ``0/4``; its cells are every fourth one, so that sizes are mixed.
+    """Return the number of a shard and how many there are, of ``0/4``.
 
     Raises:
         ConfigError: It is no shard.

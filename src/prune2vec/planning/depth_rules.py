@@ -142,7 +142,9 @@ def fixed_count(
     best = least_loss(profile, counts)
     asked = f"{count} layers are over the budget; " if count is not None else ""
     among = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return Picked(Kept(layers=layout(best, total)), (f"{asked}kept {best}, the best of {among} layers by the profile",))
+    return Picked(
+        Kept(layers=layout(best, total)), (f"{asked}kept {best}, the best of {among} layers by the loss of first layers",)
+    )
 
 
 def admitted(profile: Profile, fits_budget: FitsBudget, layout: Layout, *, fewest: int = 1) -> list[int]:
