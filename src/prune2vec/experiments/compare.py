@@ -106,7 +106,12 @@ def _found(paths: Sequence[Path | str]) -> tuple[Mapping[str, Path], SweepRecord
     Raises:
         DataError: There are none.
     """
-    places = [place for path in paths for place in shards_in(Path(path)) or [Path(path)]]
+    places: list[Path] = []
+    for path in map(Path, paths):
+        begun = {shard: (shard / SWEEP).is_file() or any(shard.glob(f"*/{RESULTS}")) for shard in shards_in(path)}
+        places += [shard for shard, has_any in begun.items() if has_any] or [path]
+        if waiting := [shard.name for shard, has_any in begun.items() if not has_any]:
+            say(f"{path}: without results yet: {', '.join(waiting)}")
     files, record = _in_order(find_results(places), places)
     if not files:
         failed = [f"{name} failed: {reason}" for name, reason in (record.errors if record is not None else {}).items()]
