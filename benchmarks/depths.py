@@ -234,9 +234,10 @@ def curve_above_scores(curve: list[float], rows: list[dict[str, Any]]) -> str:
                 bottom.plot(*place, color=color_of(1), marker="x", markersize=6)
                 # Below the name above it, where as many parameters are.
                 names[place[0]] = min(place[1], names.get(place[0], 100.0) - 1.6)
-                bottom.annotate(
-                    row["cell"], (place[0], names[place[0]]), (6, -3), textcoords="offset points", color=color_of(1)
-                )
+                # Legible where a line passes.
+                back = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
+                where = {"textcoords": "offset points", "color": color_of(1), "bbox": back}
+                bottom.annotate(row["cell"], (place[0], names[place[0]]), (6, -3), **where)
         bottom.set_ylabel("mean score after training")
         bottom.set_xlabel(f"first layers kept, of {len(curve)}; what keeps other parts: where as many parameters are")
         bottom.set_xlim(0.5, len(curve) + 0.5)

@@ -8,7 +8,7 @@ import pytest
 
 from prune2vec.errors import CheckpointError, DataError, EvaluationError
 from prune2vec.experiments.compare import compare_results, find_results
-from prune2vec.files import digest_tree
+from prune2vec.files import digest_tree, write_json
 from prune2vec.planning.plan import PruningPlan
 from tests.experiments.small import Run, SmallStages, profile_of, results_of
 
@@ -54,8 +54,11 @@ def test_a_plan_that_lies_beside_results_is_not_theirs(elsewhere: Path) -> None:
     # In a run it is: its folder says so.
     (elsewhere / "stamps").mkdir()
     (elsewhere / "recipe.yaml").write_text("variants: [{name: small}, {name: full}]\n")
-    made = {"stages": {"small.evaluate": {}, "full.evaluate": {}}, "same_layers_as": {}}
-    (elsewhere / "manifest.json").write_text(json.dumps(made))
+    stages = {f"{name}.evaluate": {"key": name} for name in ("small", "full")}
+    write_json(elsewhere / "manifest.json", {"stages": stages, "same_layers_as": {}})
+    about = {"format": "prune2vec.stamp/1", "inputs": {}, "output": {}, "seconds": 1.0, "finished": "today"}
+    for stage, key in stages.items():
+        write_json(elsewhere / "stamps" / f"{stage}.json", {**about, "stage": stage, **key})
     assert [(row.name, row.layers) for row in compare_results(elsewhere).rows] == [("small", "3 of 12"), ("full", "2 of 12")]
 
 
@@ -147,8 +150,7 @@ def test_results_of_an_encoder_that_was_made_anew_are_left_out(run: Run, capsys:
     capsys.readouterr()
     with pytest.raises(DataError, match=r"run has no results of its recipe; run it again"):
         find_results([run.output])
-    said = "left out are results of an earlier recipe, plan or encoder: full, large, small; run its recipe again"
-    assert said in capsys.readouterr().err
+    assert "left out are results of an earlier recipe: full, large, small; run it again" in capsys.readouterr().err
     run(train={"steps": 4, "learning_rate": 0.01})
     assert set(find_results([run.output])) == {"full", "large", "small"}
 
@@ -179,13 +181,16 @@ class Stopped(SmallStages):
         ("prune half", {"depth": 7}, ["full"]),
         ("train half", {"depth": 7}, ["full"]),
         ("train half", {"steps": 5}, ["full", "half"]),
+        ("prune half", {"steps": 5, "trained_with": "full"}, ["full"]),
     ],
 )
 def test_of_a_run_that_was_edited_and_stopped(
-    run: Run, capsys: pytest.CaptureFixture[str], before: str, edited: dict[str, int], kept: list[str]
+    run: Run, capsys: pytest.CaptureFixture[str], before: str, edited: dict[str, Any], kept: list[str]
 ) -> None:
+    trainer = edited.pop("trained_with", None)
+
     def values(depth: int = 6, steps: int = 4) -> dict[str, Any]:
-        half = {"name": "half", "method": "depth", "parameters": {"depth": depth}}
+        half = {"name": "half", "method": "depth", "parameters": {"depth": depth}, "trained_with": trainer}
         return {"variants": [{"name": "full", "method": "full"}, half], "train": {"steps": steps}}
 
     run(**values())

@@ -264,16 +264,15 @@ def test_shards_put_together_are_the_whole(tmp_path: Path, sweep: Any) -> None:
     assert [folder.name for folder in folders] == [f"shard-0000{number}-of-00003" for number in range(3)]
     names = [row["cell"] for row in table(tmp_path / "whole")]
     assert [row["cell"] for row in table(folders[1])] == [name for place, name in enumerate(names) if place % 6 in (1, 4)]
-    # Whatever the order of the folders, and by the folder that holds them, where another shard has only begun.
-    for stage in ("stamps", "full"):
-        (tmp_path / "parts" / "shard-00003-of-00003" / stage).mkdir(parents=True)
+    # Whatever the order of the folders, and by the folder that holds them, whatever else lies there.
+    (tmp_path / "parts" / "shard-00000-of-00003.bak").mkdir()
     for number, given in enumerate((folders[::-1], tmp_path / "parts")):
         merged = compare_results(given, output=tmp_path / f"merged-{number}")
         assert [row.name for row in merged.rows] == names
         assert table(tmp_path / f"merged-{number}") == table(tmp_path / "whole")
         assert (tmp_path / f"merged-{number}" / "sweep.md").read_text() == (tmp_path / "whole" / "sweep.md").read_text()
     listed = list_cells(recipe_values(tmp_path, sweep=sweep), tmp_path / "parts", stages=SmallStages())
-    assert listed.states == dict.fromkeys(names, "done")
+    assert list(listed.states.items()) == [(name, "done") for name in names]
     assert compare_results(tmp_path / "parts", gate=tmp_path / "parts").losses == ()
 
 
@@ -308,8 +307,13 @@ def test_a_copy_is_as_current_as_the_cell_that_it_is_a_copy_of(tmp_path: Path, c
     assert all(half[key] == copy[key] for key in ("score", "encoder_digest", "plan_digest"))
     capsys.readouterr()
     assert [row.same_as for row in compare_results(tmp_path / "run", output=tmp_path / "table").rows] == [None, "depth-50pct"]
-    assert "left out are results of an earlier recipe, plan or encoder: full" in capsys.readouterr().err
+    assert "left out are results of an earlier recipe: full; run it again" in capsys.readouterr().err
     assert table(tmp_path / "table") == table(tmp_path / "run")
+    # Done alone it is trained for itself.
+    again = SmallStages()
+    swept(tmp_path, stages=again, sweep=TWINS, train={"steps": 5}, cell="depth-6")
+    assert "train depth-6" in again.calls
+    assert [row.name for row in compare_results(tmp_path / "run").rows] == ["depth-50pct", "depth-6"]
     swept(tmp_path, "failed", Breaking("train", "depth-50pct", MemoryError("no room")), sweep=TWINS)
     states = list_cells(recipe_values(tmp_path, sweep=TWINS), tmp_path / "failed", stages=SmallStages()).states
     assert states["depth-6"] == "failed: it keeps the same as depth-50pct, which failed"
@@ -326,9 +330,26 @@ def test_nothing_of_an_earlier_recipe_stays_beside_the_new_report(tmp_path: Path
     swept(tmp_path)
     report = swept(tmp_path, stages=Breaking("train", "", MemoryError("no room")), train={"steps": 9})
     assert set(report.errors) == set(NAMES)
-    assert {file.name for file in (tmp_path / "run").iterdir()} & {"report.md", "manifest.json", "sweep.md"} == set()
-    with pytest.raises(DataError, match=r"nothing to compare in .*run: no cell is done; full-s1 failed: no room"):
-        compare_results(tmp_path / "run")
+    assert {file.name for file in (tmp_path / "run").iterdir()} & {"report.md", "sweep.md"} == set()
+    swept(tmp_path, "fresh", Breaking("train", "", MemoryError("no room")))
+    for run in ("run", "fresh"):
+        with pytest.raises(DataError, match=rf"nothing to compare, no cell of .*{run} has results; full-s1 failed: no room"):
+            compare_results(tmp_path / run)
+
+
+def test_shards_that_are_not_done_are_told_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    swept(tmp_path, shard="0/4")
+    with pytest.raises(KeyboardInterrupt):
+        swept(tmp_path, shard="2/4", stages=Breaking("train", "full-s2", KeyboardInterrupt()))
+    capsys.readouterr()
+    done = ["full-s1", "depth-50pct-s2", "random-25pct-s2"]
+    assert [row.name for row in compare_results(tmp_path / "run", output=tmp_path / "table").rows] == done
+    assert "run: of its 4 shards not done, and left out: 1, 2, 3 (the first is 0)" in capsys.readouterr().err
+    assert [row["cell"] for row in table(tmp_path / "table")] == done
+    swept(tmp_path, shard="0/3")
+    for call in (compare_results, lambda folder: list_cells(recipe_values(tmp_path, sweep=SWEEP), folder)):
+        with pytest.raises(ConfigError, match="holds shards of 3 and of 4; say how many"):
+            call(tmp_path / "run")
 
 
 def test_a_sweep_done_twice_is_compared_with_itself(tmp_path: Path) -> None:

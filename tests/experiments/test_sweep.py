@@ -34,9 +34,17 @@ def test_what_is_not_trained_is_not_trained_in_a_sweep_either(tmp_path: Path) ->
 def test_names_say_what_a_cell_is() -> None:
     found = names(
         methods=["full", "depth", {"method": "random", "name": "dice", "parameters": {"seed": 3}}],
-        sizes=["30%", "12.5%", "small", 4, {"max-params": "90M", "min-speedup": 1.5}, {"max-params": 134_515_008}],
+        sizes=[
+            "30%",
+            "12.5%",
+            "small",
+            4,
+            {"max-params": "90M", "min-speedup": 1.5},
+            {"max-params": 134_515_008},
+            {"max-params": 1_345_150_000},
+        ],
     )
-    sizes = ("30pct", "12.5pct", "small", "4", "max-params-90M-min-speedup-1.5", "max-params-134515008")
+    sizes = ("30pct", "12.5pct", "small", "4", "max-params-90M-min-speedup-1.5", "max-params-134515008", "max-params-1345150k")
     assert found == ["full", *(f"{method}-{size}" for method in ("depth", "dice") for size in sizes)]
 
 
@@ -95,6 +103,7 @@ def test_every_combination_is_there_once(sizes: list[Any], seeds: list[int], met
         ({"seeds": [1, 2, 1]}, "seeds: 1 is given twice"),
         ({"sizes": ["small", "40%", "40%"]}, "sizes: 40% is given twice"),
         ({"sizes": [{"max-parms": "1M"}]}, "unknown key 'max_parms'; did you mean 'max_params'"),
+        ({"sizes": [{"max-params": "90M"}, {"max_params": 90_000_000}]}, "sizes: max-params-90M is given twice"),
         ({"sizes": [{}]}, "sizes: a budget without a limit; give one of max-params, max-layers, max-memory, min-speedup"),
         ({"sizes": ["30"]}, None),
         ({"sizes": ["0%"]}, "expected a share of the layers such as 30%"),

@@ -28,6 +28,7 @@ from prune2vec.experiments.stage_runner import (
     SWEEP,
     SWEEP_TABLES,
     StageRecord,
+    count_of_shards,
     shards_in,
 )
 from prune2vec.experiments.yaml_file import read_yaml
@@ -106,17 +107,21 @@ def _found(paths: Sequence[Path | str]) -> tuple[Mapping[str, Path], SweepRecord
     Raises:
         DataError: There are none.
     """
-    places: list[Path] = []
-    for path in map(Path, paths):
-        begun = {shard: (shard / SWEEP).is_file() or any(shard.glob(f"*/{RESULTS}")) for shard in shards_in(path)}
-        places += [shard for shard, has_any in begun.items() if has_any] or [path]
-        if waiting := [shard.name for shard, has_any in begun.items() if not has_any]:
-            say(f"{path}: without results yet: {', '.join(waiting)}")
+    places = [place for path in paths for place in _shards_done(Path(path)) or [Path(path)]]
     files, record = _in_order(find_results(places), places)
     if not files:
-        failed = [f"{name} failed: {reason}" for name, reason in (record.errors if record is not None else {}).items()]
-        raise DataError(f"nothing to compare in {places[0]}: no cell is done; {(failed or ['run its recipe'])[0]}")
+        failed = [f"; {name} failed: {reason}" for name, reason in (record.errors if record is not None else {}).items()]
+        raise DataError(f"nothing to compare, no cell of {places[0]} has results{''.join(failed[:1])}")
     return files, record
+
+
+def _shards_done(folder: Path) -> list[Path]:
+    """Return the shards in a folder that are done, or failed; says which are not, or not there."""
+    shards, count = {path.name: path for path in shards_in(folder)}, count_of_shards(folder) or 0
+    done = {name: path for name, path in shards.items() if (path / MANIFEST).is_file()}
+    if waiting := [number for number in range(count) if f"shard-{number:05d}-of-{count:05d}" not in done]:
+        say(f"{folder}: of its {count} shards not done, and left out: {', '.join(map(str, waiting))} (the first is 0)")
+    return list(done.values())
 
 
 def _rows(files: Mapping[str, Path], *, of_sweep: bool) -> list[ResultRow]:
@@ -199,7 +204,7 @@ def find_results(paths: Sequence[Path]) -> dict[str, Path]:
             reason = f"holds no {RESULTS}, nor do its folders" if path.is_dir() else "does not exist"
             raise DataError(f"{path} {reason}; make one with prune2vec evaluate -o {RESULTS}")
         files |= dict.fromkeys([path] if path.is_file() else found)
-    if not files:
+    if not files and not any((path / SWEEP).is_file() for path in paths):
         raise DataError("nothing to compare; give results.json files, or folders that hold them")
     return dict(zip(_short_names(list(files)), files, strict=True))
 
@@ -230,10 +235,12 @@ def _of_recipe(run: Path, results: Sequence[Path]) -> list[Path]:
     found = [there.pop(name) for name in variants if name in there]
     if there:
         say(f"{run}: left out is what its recipe no longer has: {', '.join(there)}")
-    if stale := [file.parent.name for file in found if not _is_current(run, file.parent.name)]:
-        say(f"{run}: left out are results of an earlier recipe, plan or encoder: {', '.join(stale)}; run its recipe again")
+    stale = [file.parent.name for file in found if not _is_current(run, file.parent.name)]
     if not (run / MANIFEST).is_file():
-        say(f"{run} is not finished: what its recipe has changed since may not be in its results; run it again")
+        left = f"; left out until then: {', '.join(stale)}" if stale else ""
+        say(f"{run} is not finished: what its recipe has changed since may not be in its results; run it again{left}")
+    elif stale:
+        say(f"{run}: left out are results of an earlier recipe: {', '.join(stale)}; run it again")
     return [file for file in found if file.parent.name not in stale]
 
 
@@ -241,17 +248,24 @@ def _is_current(run: Path, name: str) -> bool:
     """Whether a variant's results are of the run's recipe: by its manifest, or else by what its last stages were made from."""
     if (run / MANIFEST).is_file():
         facts = read_json(run / MANIFEST)
-        return f"{facts['same_layers_as'].get(name, name)}.evaluate" in facts["stages"]
+        evaluated = f"{(facts.get('same_layers_as') or {}).get(name, name)}.evaluate"
+        record = StageRecord.load(run / STAMPS / f"{evaluated}.json")
+        return record is not None and (facts.get("stages") or {}).get(evaluated, {}).get("key") == record.key
     stages = ("plan", "slim", "prune", "train", "evaluate")
     plan, slim, prune, train, evaluate = (StageRecord.load(run / STAMPS / f"{name}.{stage}.json") for stage in stages)
+    # A copy has none: of what it is one, the manifest says.
     if prune is None or evaluate is None:
         return False
     plans = {record.output_digest for record in (plan, slim) if record is not None}
     encoders = {prune.output_digest}
     if train is not None and train.inputs.get("checkpoint") in encoders:
         encoders.add(train.output_digest)
-    # What is cut out of an encoder trained at several depths has no plan among its inputs.
-    return prune.inputs.get("plan", None) in {None, *plans} and evaluate.inputs.get("encoder") in encoders
+    if "encoder" in prune.inputs:  # Cut out of one that is trained at several depths.
+        trained = map(StageRecord.load, (run / STAMPS).glob("*.train.json"))
+        made_of = prune.inputs["encoder"] in {record.output_digest for record in trained if record is not None}
+    else:
+        made_of = prune.inputs.get("plan") in plans
+    return made_of and evaluate.inputs.get("encoder") in encoders
 
 
 def _is_run(folder: Path) -> bool:
@@ -282,12 +296,20 @@ def _in_order(files: Mapping[str, Path], places: Sequence[Path]) -> tuple[Mappin
 
 def _say_what_differs(runs: Sequence[Path]) -> None:
     """Say in which sections the recipes of shards differ: one may have been forgotten when the recipe was edited."""
-    first, *others = [read_yaml(run / RECIPE).values for run in runs]
-    for run, recipe in zip(runs[1:], others, strict=True):
-        # Where the model and the data are, each machine may have its own.
-        differ = [key for key in first if key not in ("model", "data") and first[key] != recipe.get(key)]
-        if differ:
-            say(f"{run} was run by another recipe than {runs[0]} ({', '.join(differ)}); run both by one")
+    recipes = {run: _without_places(read_yaml(run / RECIPE).values) for run in runs if (run / RECIPE).is_file()}
+    first = next(iter(recipes), None)
+    for run, recipe in recipes.items():
+        if differ := [key for key, wanted in recipes[first or run].items() if recipe.get(key) != wanted]:
+            say(f"{run} was run by another recipe than {first} ({', '.join(differ)}); run both by one")
+
+
+def _without_places(value: Any) -> Any:
+    """Return a recipe's value without absolute paths: where the model and the data are, each machine may have its own."""
+    if isinstance(value, Mapping):
+        return {key: _without_places(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without_places(one) for one in value]
+    return None if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _are_shards(runs: Collection[Path]) -> bool:

@@ -10,7 +10,7 @@ from prune2vec.errors import ConfigError
 from prune2vec.experiments.compare import WRITTEN, compare_results
 from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.run import Report, recipe_of, run_recipe
-from prune2vec.experiments.stage_runner import RESULTS, shards_in
+from prune2vec.experiments.stage_runner import RESULTS, count_of_shards
 from prune2vec.experiments.stages import Stages
 from prune2vec.experiments.trained_together import done_apart
 from prune2vec.outputs import COMPARISON, OwnFolder, check_kind
@@ -91,7 +91,7 @@ def _compared(reports: Sequence[Report], names: Sequence[str], folder: Path) -> 
 
 def _wanted(shards: int | str, folder: Path, variants: int) -> int | str:
     """Return how many shards of so many ``variants``, trained apart, there are to be, or auto."""
-    wanted = _there(folder) if shards == "auto" else shards
+    wanted = (count_of_shards(folder) or "auto") if shards == "auto" else shards
     if wanted == "auto" or (isinstance(wanted, int) and 1 <= wanted <= variants):
         return wanted
     if shards == "auto":
@@ -102,14 +102,3 @@ def _wanted(shards: int | str, folder: Path, variants: int) -> int | str:
     raise ConfigError(
         f"{wanted!r} shards: expected a number from 1 to {variants}, the number of variants that are trained apart, or auto"
     )
-
-
-def _there(output: Path) -> int | str:
-    """Return into how many shards a run is divided already; auto where it is not."""
-    tails = {found.name.rpartition("-of-")[2] for found in shards_in(output)}
-    counts = sorted(int(tail) for tail in tails if tail.isdecimal())
-    if len(counts) > 1:
-        raise ConfigError(
-            f"{output} holds shards of {counts[0]} and of {counts[1]}; say how many there are to be, such as --ray 4"
-        )
-    return counts[0] if counts else "auto"

@@ -28,7 +28,7 @@ from prune2vec.experiments.stage_runner import (
     STAMPS,
     SWEEP,
     Step,
-    shards_in,
+    count_of_shards,
 )
 from prune2vec.experiments.stages import Stages
 from prune2vec.experiments.sweep import read_shard
@@ -216,11 +216,12 @@ def list_cells(
         CheckpointError: The folder holds something else.
     """
     given = recipe_of(recipe)
-    if shard is None and (found := shards_in(Path(output))):
-        count = int(found[-1].name.rpartition("-")[2])
-        each = [list_cells(given, output, stages=stages, shard=f"{number}/{count}") for number in range(count)]
-        return CellList(states={name: state for one in each for name, state in one.states.items()})
     whole = given.swept().taught()
+    if shard is None and (count := count_of_shards(Path(output))):
+        parts = [f"{number}/{count}" for number in range(min(count, len(done_apart(whole))))]
+        each = [list_cells(given, output, stages=stages, shard=part).states for part in parts]
+        known = {name: state for one in each for name, state in one.items()}
+        return CellList(states={variant.name: known[variant.name] for variant in whole.variants})
     folder, only = _chosen(whole, Path(output).absolute(), None, shard)
     check_kind(folder, RUN)
     run = VariantRun(whole, folder, stages or Stages(), None, only=only)
@@ -263,6 +264,7 @@ def _with_others(run: VariantRun, names: Sequence[str]) -> VariantRun:
     waiting = _waiting(others, [name for name in names if name not in run.compared])
     others.errors = {name: reason for name, reason in waiting.items() if reason} | run.errors
     plans = {**others.plans, **run.compared}
+    others.runner.records |= run.runner.records
     others.plans = {name: plans[name] for name in names if name in plans and name not in waiting}
     # What this run has made itself is no copy, whatever the others keep.
     copies = {name: other for name, other in others.same_cut_as.items() if name not in run.compared} | run.same_cut_as
@@ -274,13 +276,17 @@ def _finish(run: VariantRun, whole: VariantRun, own: OwnFolder, cells: tuple[Cel
     """Write the manifest and the report, of what is done of the ``whole``; quick, so done anew every time."""
     plans = whole.compared
     folder, record = run.folder, SweepRecord(cells=cells, errors=whole.errors)
+    comparison, profile, same = None, Profile.load(folder / PROFILE), whole.same_cut_as
+    own.check(*(f"{name}/{RESULTS}" for name in same if name in plans))
     # What is not written this time would tell of an earlier recipe.
     for name in REPORT:
         (folder / name).unlink(missing_ok=True)
-    if not plans:
+    if cells:
         record.save(folder / SWEEP)
+    facts = _manifest(whole, profile)
+    if not plans:
+        write_json(folder / MANIFEST, facts)
         return Report(folder=folder, steps=tuple(run.runner.steps), errors=run.errors)
-    comparison, profile, same = None, Profile.load(folder / PROFILE), whole.same_cut_as
     rows: Sequence[Row] = [{"cell": name, "parameters": plan.shape.params(plan.kept)} for name, plan in plans.items()]
     if run.recipe.evaluate is not None:
         for name in [name for name in same if name in plans]:
@@ -299,7 +305,6 @@ def _finish(run: VariantRun, whole: VariantRun, own: OwnFolder, cells: tuple[Cel
         comparison = comparison_of(results)
         rows = cell_rows(comparison, record)
     answers = tuple(load_answers(folder / ANSWERS)) if "answer" in run.runner.records else ()
-    facts = _manifest(whole, profile)
     data = ReportData(
         profile=profile,
         plans=plans,
@@ -315,10 +320,8 @@ def _finish(run: VariantRun, whole: VariantRun, own: OwnFolder, cells: tuple[Cel
     write_text(folder / RECIPE, data.recipe)
     write_json(folder / MANIFEST, facts)
     run.stages.report(data, folder)
-    if cells:
-        record.save(folder / SWEEP)
-        if comparison is not None:
-            write_tables(rows, folder)
+    if cells and comparison is not None:
+        write_tables(rows, folder)
     return Report(
         folder=folder,
         steps=tuple(run.runner.steps),

@@ -16,7 +16,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Literal
 
-from prune2vec.errors import DataError
+from prune2vec.errors import ConfigError, DataError
 from prune2vec.files import digest_json, fingerprint, read_json, write_json
 from prune2vec.machine import installed_version, release_memory
 from prune2vec.outputs import OwnFolder, files_of_others, remove_folder
@@ -101,7 +101,19 @@ def listing(path: Path) -> Listing:
 
 def shards_in(folder: Path) -> list[Path]:
     """Return the folders of the shards of a run, in order; none where the folder is a run itself, or something else."""
-    return [] if (folder / STAMPS).is_dir() else sorted(folder.glob("shard-[0-9]*-of-[0-9]*"))
+    found = [] if (folder / STAMPS).is_dir() else sorted(folder.glob("shard-*"))
+    return [path for path in found if path.is_dir() and re.fullmatch(r"shard-\d{5}-of-\d{5}", path.name)]
+
+
+def count_of_shards(folder: Path) -> int | None:
+    """Return into how many shards a run is divided; None where it is not, and a ``ConfigError`` where shards of two runs are mixed."""
+    counts = sorted({int(path.name[-5:]) for path in shards_in(folder)})
+    if len(counts) > 1:
+        raise ConfigError(
+            f"{folder} holds shards of {counts[0]} and of {counts[1]}; say how many there are to be, such as --ray 4, or move the "
+            "others away"
+        )
+    return counts[0] if counts else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,8 +75,8 @@ class Stages:
             measured = Profile.load(profile)
             keys, limits = sized(measured, method, variant.size)
             parameters, budget = {**parameters, **keys}, Budget(**limits) if limits else None
-            # A size of all layers leaves a method that drops other parts nothing to drop.
-            if limits.get("max_params") == measured.shape.params(range(measured.shape.num_layers)):
+            # A size of all layers leaves nothing to drop.
+            if method == "drop" and limits.get("max_params") == measured.shape.params(range(measured.shape.num_layers)):
                 method = KEEP_ALL
         if method == KEEP_ALL:
             method, parameters = "depth", {"depth": Profile.load(profile).shape.num_layers}

@@ -81,8 +81,9 @@ class Sweep(Settings):
     untrained."""
 
     @model_validator(mode="after")
-    def _seeds_once(self) -> Self:
-        for name, given in (("seeds", self.seeds), ("sizes", [written_size(size) for size in self.sizes])):
+    def _each_once(self) -> Self:
+        sizes = [size.text if isinstance(size, SweepBudget) else written_size(size) for size in self.sizes]
+        for name, given in (("seeds", self.seeds), ("sizes", sizes)):
             repeated = next((value for place, value in enumerate(given) if value in given[:place]), None)
             if repeated is not None:
                 raise wrong(f"{name}: {repeated} is given twice", name)
@@ -127,7 +128,7 @@ def cells_of(sweep: Sweep, shared: TrainSettings | None) -> Iterator[tuple[Cell,
 def _short(value: float) -> str:
     for unit, factor in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if value >= factor and value % factor == 0:
-            return f"{value // factor:g}{unit}"
+            return f"{int(value // factor)}{unit}"
     return str(value) if isinstance(value, int) else f"{value:g}"
 
 
