@@ -13,10 +13,14 @@ from prune2vec.encoding.store import Store
 from prune2vec.errors import DataError, PlanError
 from prune2vec.evaluation import evaluated
 from prune2vec.experiments.compare import compare_results
+from prune2vec.experiments.recipe_variant import RecipeVariant
 from prune2vec.experiments.run import Report, run_recipe
+from prune2vec.experiments.stages import Stages
 from prune2vec.files import digest_tree
+from prune2vec.planning.plan import PruningPlan
 from prune2vec.pruning.encoder import read_record
 from prune2vec.pruning.plain_encoder import load_to_encode
+from tests.planning.made import curve_with_minima, made_profile
 from tests.tiny import save_tiny
 from tests.training.encoders import rows, save_tiny_encoder
 
@@ -178,3 +182,12 @@ def test_an_encoder_teaches_its_cuts_from_plain_texts(recipe: dict[str, Any], tm
     assert [row[beside.header.index("of teacher")] for row in beside.rows[:3]] == [*shares[1:3], ""]
     again = run_recipe(changed, tmp_path / "run")
     assert {step.outcome for step in again.steps} == {"skipped"}
+
+
+@pytest.mark.parametrize(("method", "mlps"), [("drop", 0), ("effir", 4)])
+def test_a_size_of_all_layers(tmp_path: Path, method: str, mlps: int) -> None:
+    made_profile(curve_with_minima(8, 2, 6)).save(tmp_path / "profile.json")
+    variant = RecipeVariant.build({"name": "all", "method": method, "size": "100%"}, where="")
+    Stages().plan(tmp_path / "profile.json", variant, [], tmp_path / "plan.json")
+    plan = PruningPlan.load(tmp_path / "plan.json")
+    assert plan.keep_layers == tuple(range(plan.num_layers)) and len(plan.drop_mlp) == mlps
