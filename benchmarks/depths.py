@@ -226,6 +226,8 @@ def curve_above_scores(curve: list[float], rows: list[dict[str, Any]]) -> str:
             bottom.plot(*zip(*places, strict=True), color=color_of(2), linewidth=1.2, linestyle="--", marker="o", markersize=3)
             bottom.annotate("elastic", places[-1], (6, -3), textcoords="offset points", color=color_of(2))
         names: dict[float, float] = {}
+        scores = [100 * row["score"] for row in rows]
+        line_height = 0.058 * (max(scores) - min(scores))
         for row in sorted(rows, key=lambda row: -row["score"]):
             place = (row["parameters"] - rest) / a_layer, 100 * row["score"]
             if re.fullmatch(r"alone-\d+-s\d+", row["cell"]):
@@ -233,7 +235,7 @@ def curve_above_scores(curve: list[float], rows: list[dict[str, Any]]) -> str:
             elif row["method"] not in (None, "depth") or row["cell"].startswith(("drop", "narrow")):
                 bottom.plot(*place, color=color_of(1), marker="x", markersize=6)
                 # Below the name above it, where as many parameters are.
-                names[place[0]] = min(place[1], names.get(place[0], 100.0) - 1.6)
+                names[place[0]] = min(place[1], names.get(place[0], 100.0) - line_height)
                 # Legible where a line passes.
                 back = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
                 where = {"textcoords": "offset points", "color": color_of(1), "bbox": back}
