@@ -155,36 +155,44 @@ def seed_spread(rows: Sequence[Mapping[str, Any]]) -> TextTable | None:
 
     The mean difference is that to the first row's method, each seed from the same seed; empty where one of those is missing.
     """
+    scored = [row for row in rows if row["score"] is not None]
+    base = next((_kind(row) for row in scored if row["difference"] is None), None)
+    # Copies too: where it is not trained, its cells of other seeds are copies of the first.
+    of_base = {row["seed"]: row["score"] for row in scored if row["seed"] is not None and _kind(row) == base}
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
-    for row in rows:
+    for row in scored:
         # What is the same as another cell, such as an encoder that is not trained, has no seed of its own.
-        if row["seed"] is not None and row["score"] is not None and not row["same_as"]:
-            groups.setdefault((row["method"], row["size"], row["train"]), []).append(row)
-    base = next((row for row in rows if row["score"] is not None and row["difference"] is None), None)
-    its_own = groups.get((base["method"], base["size"], base["train"]), []) if base is not None else []
-    # Where it is not trained, its cells of other seeds are copies of the first.
-    alike = [row for row in rows if base is not None and all(row[key] == base[key] for key in ("method", "size", "train"))]
-    of_base = {row["seed"]: row["score"] for row in alike if row["seed"] is not None and row["score"] is not None}
+        if row["seed"] is not None and not row["same_as"]:
+            groups.setdefault(_kind(row), []).append(row)
     lines = []
-    for key, found in groups.items():
+    for kind, found in groups.items():
         if len(found) == 1:
             continue
         scores = [row["score"] for row in found]
-        compared = [row for row in found if row["difference"] is not None] if found is not its_own else []
-        if not of_base:
-            differences = [row["difference"] for row in compared]
-        else:
-            # Without the first row's cell of a seed, that seed's cell has nothing to be compared with.
-            paired = all(row["seed"] in of_base for row in compared)
-            differences = [row["score"] - of_base[row["seed"]] for row in compared] if paired else []
         spread = f"{min(scores):.4f} to {max(scores):.4f}"
-        difference = f"{statistics.fmean(differences):+.4f}" if differences else ""
+        difference = "" if kind == base else _number(_mean_difference(found, of_base), "+")
         deviation = f"{statistics.stdev(scores):.4f}"
         lines.append(
-            (" ".join(filter(None, key)), str(len(found)), _number(statistics.fmean(scores)), deviation, spread, difference)
+            (" ".join(filter(None, kind)), str(len(found)), _number(statistics.fmean(scores)), deviation, spread, difference)
         )
     header = ("over seeds", "seeds", "mean score", "standard deviation", "least to most", "mean difference")
     return TextTable(header, tuple(lines)) if lines else None
+
+
+def _kind(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return row["method"], row["size"], row["train"]
+
+
+def _mean_difference(rows: Sequence[Mapping[str, Any]], of_base: Mapping[int, float]) -> float | None:
+    """Return the mean difference of cells from the first cell's scores by seed, or from the one that it has where it has no seed."""
+    compared = [row for row in rows if row["difference"] is not None]
+    if not of_base:
+        differences = [row["difference"] for row in compared]
+    elif all(row["seed"] in of_base for row in compared):
+        differences = [row["score"] - of_base[row["seed"]] for row in compared]
+    else:
+        return None
+    return statistics.fmean(differences) if differences else None
 
 
 def _number(value: float | None, sign: str = "") -> str:

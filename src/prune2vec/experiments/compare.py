@@ -351,14 +351,13 @@ def losses(now: Mapping[str, Results], before: Mapping[str, Results], *, gate: P
             raise EvaluationError(
                 f"{name} and {gate} are not comparable: {why}; evaluate on what the earlier results were measured on"
             )
-        (found,) = gaps(earlier, [results])
-        found.pop(SCORE, None)
         # The mean is that over the earlier tasks, whatever was measured beside them, or is now.
-        before_tasks = replace(earlier, retrieval={})
-        if len(there := {task.name for task in earlier.tasks}) > 1:
-            tasks = tuple(task for task in results.tasks if task.name in there)
-            found[SCORE] = gaps(before_tasks, [replace(results, retrieval={}, tasks=tasks)])[0][SCORE]
-        for what, gap in found.items():
+        before_tasks, there = replace(earlier, retrieval={}), {task.name for task in earlier.tasks}
+        now_tasks = replace(results, retrieval={}, tasks=tuple(task for task in results.tasks if task.name in there))
+        (found,), (own,) = gaps(before_tasks, [now_tasks]), gaps(replace(earlier, tasks=()), [replace(results, tasks=())])
+        if len(there) == 1:
+            del found[SCORE]
+        for what, gap in (found | {what: gap for what, gap in own.items() if what == OWN_DATA}).items():
             if (gap.value if gap.high is None else gap.high) < -max_drop / 100:
                 of = {OWN_DATA: "nDCG@10", SCORE: before_tasks.score_name}.get(what, what)
                 within = f"95 % interval {gap.interval}, {gap.over}" if gap.interval else gap.verdict

@@ -71,18 +71,18 @@ class Stages:
         from prune2vec.profiling.profile import Profile
 
         method, parameters, budget = variant.method, variant.parameters, variant.budget
+        measured = Profile.load(profile)
         if variant.size is not None:
-            measured = Profile.load(profile)
             keys, limits = sized(measured, method, variant.size)
             parameters, budget = {**parameters, **keys}, Budget(**limits) if limits else None
             # A size of all layers leaves nothing to drop.
             if method == "drop" and limits.get("max_params") == measured.shape.params(range(measured.shape.num_layers)):
                 method = KEEP_ALL
         if method == KEEP_ALL:
-            method, parameters = "depth", {"depth": Profile.load(profile).shape.num_layers}
+            method, parameters = "depth", {"depth": measured.shape.num_layers}
         vocabulary = None if variant.vocabulary is None else {"vocabulary": variant.vocabulary, "texts": tuple(texts)}
         try:
-            made = make_plan(profile, method=method, budget=budget, vocabulary=vocabulary, **parameters)
+            made = make_plan(measured, method=method, budget=budget, vocabulary=vocabulary, **parameters)
         except (ConfigError, PlanError) as error:
             raise type(error)(f"variant {variant.name!r}: {error}") from error
         # Another profile that leads to the same plan, with one more scorer for example, is no reason to cut and train anew.
