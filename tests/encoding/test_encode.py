@@ -231,6 +231,20 @@ def test_a_failed_encoding_leaves_what_the_next_call_goes_on_from(
     assert encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32").encoded == ROWS - 10 * parts
 
 
+def test_an_empty_folder_stays_where_its_encoding_fails(
+    tmp_path: Path, folder: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "v").mkdir()
+
+    def broken(self: Engine, rows: list[list[int]], **_: object) -> np.ndarray:
+        raise EncodingError("no vectors")
+
+    monkeypatch.setattr(Engine, "encode_rows", broken)
+    with pytest.raises(EncodingError, match="no vectors"):
+        encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32")
+    assert not list((tmp_path / "v").iterdir())
+
+
 def test_two_writers_of_one_folder(tmp_path: Path, folder: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encode_rows = Engine.encode_rows
     refused: list[str] = []

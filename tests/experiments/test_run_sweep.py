@@ -74,6 +74,7 @@ def test_every_cell_is_in_the_table_with_its_digests(tmp_path: Path) -> None:
         ("depth", "50%", 1),
     ]
     assert [row["layers"] for row in rows[:5]] == ["12 of 12", "3 of 12", "6 of 12", "3 of 12", "6 of 12"]
+    assert [row["cut"] for row in rows[:3]] == [f"keeps 0-{last} of 0-11" for last in (11, 2, 5)]
     for row in rows:
         results = json.loads((tmp_path / "run" / row["cell"] / "results.json").read_text())
         plan = json.loads((tmp_path / "run" / row["cell"] / "plan.json").read_text())
@@ -83,7 +84,7 @@ def test_every_cell_is_in_the_table_with_its_digests(tmp_path: Path) -> None:
     assert len({row["plan_digest"] for row in rows}) == 5 and len({row["score"] for row in rows}) == 10
     text = (tmp_path / "run" / "sweep.md").read_text()
     mean = (rows[1]["score"] + rows[6]["score"]) / 2
-    assert f"| depth 25% | 2 | {mean:.4f} |" in text
+    assert f"| depth 25% | 2 | {mean:.4f} |" in text and f"| {NAMES[1]} | keeps 0-2 of 0-11 | " in text
 
 
 def test_a_cell_that_fails_leaves_nothing_in_memory(tmp_path: Path) -> None:

@@ -173,6 +173,7 @@ def _filled(store: Store, engine: Engine, source: Corpus, settings: EncodeSettin
     What is left of an encoding that fails is what the next call resumes from, and the error says where it is.
     """
     folder, there = store.folder, len(store.parts)
+    new = not folder.is_dir()
     clear_all_partials(folder)
     parts = _prepared(store, engine, source, settings)
     share = 0.0
@@ -213,7 +214,8 @@ def _filled(store: Store, engine: Engine, source: Corpus, settings: EncodeSettin
                 # A part that the manifest does not name yet would make the folder something else's.
                 (folder / "part-00000.parquet").unlink(missing_ok=True)
                 manifest_of(folder).unlink(missing_ok=True)
-                folder.rmdir()
+                if new:
+                    folder.rmdir()
         raise
 
 

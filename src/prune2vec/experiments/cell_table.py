@@ -14,12 +14,13 @@ from prune2vec.experiments.comparison import Comparison, ResultRow, TextTable
 from prune2vec.experiments.figures import TASK
 from prune2vec.experiments.stage_runner import SWEEP_TABLES
 from prune2vec.files import write_bytes, write_text
+from prune2vec.planning.plan_view import cut_summary
 from prune2vec.settings import Record
 
-_TEXTS = ("cell", "method", "size", "train", "layers", "score_name", "verdict", "error")
+_TEXTS = ("cell", "method", "size", "train", "layers", "cut", "score_name", "verdict", "error")
 _DIGESTS = ("profile", "plan", "encoder", "data")
 _COLUMNS = (
-    *("method", "size", "train", "seed", "layers", "parameters", "disk_bytes", "documents_per_s"),
+    *("method", "size", "train", "seed", "layers", "cut", "parameters", "disk_bytes", "documents_per_s"),
     *("steps", "final_loss", "train_seconds", "train_memory_bytes", "score_name", "score"),
     *("difference", "low", "high", "verdict", *(f"{what}_digest" for what in _DIGESTS), "same_as"),
 )
@@ -99,7 +100,8 @@ def _row(
             "same_as": row.same_as,
         }
         if row.plan is not None:
-            values |= {"profile_digest": row.plan.profile_digest, "plan_digest": row.plan.digest}
+            digests = {"profile_digest": row.plan.profile_digest, "plan_digest": row.plan.digest}
+            values |= {"cut": cut_summary(row.plan), **digests}
     if (gap := comparison.difference(name)) is not None:
         values |= {"difference": gap.value, "low": gap.low, "high": gap.high, "verdict": gap.verdict}
     return values
@@ -121,8 +123,8 @@ def write_tables(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
 
 def table_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the rows as Markdown: scores, what was measured, and the spread over seeds where there are several."""
-    digests = [(row["cell"], *((row[f"{what}_digest"] or "")[:12] for what in _DIGESTS)) for row in rows]
-    tables = [_scores(rows), seed_spread(rows), TextTable(("digests", *_DIGESTS), tuple(digests))]
+    made = [(row["cell"], row["cut"] or "", *((row[f"{what}_digest"] or "")[:12] for what in _DIGESTS)) for row in rows]
+    tables = [_scores(rows), seed_spread(rows), TextTable(("cuts and digests", "cut", *_DIGESTS), tuple(made))]
     parts = ["# Sweep", *(table.without_empty_columns().to_markdown() for table in tables if table is not None)]
     failed = [f"- {markdown(row['cell'])} failed: {markdown(row['error'])}" for row in rows if row["error"]]
     return "\n\n".join(filter(None, [*parts, "\n".join(failed)])) + "\n"
