@@ -231,6 +231,21 @@ def test_a_failed_encoding_leaves_what_the_next_call_goes_on_from(
     assert encode_corpus(folder, corpus, tmp_path / "v", part_rows=10, dtype="float32").encoded == ROWS - 10 * parts
 
 
+@pytest.mark.parametrize("limit", [16, 128])
+def test_max_length_is_the_limit_whatever_the_encoder_s_own_is(tmp_path: Path, folder: Path, limit: int) -> None:
+    corpus = tmp_path / "long.txt"
+    corpus.write_text(
+        "\n".join(" ".join(f"word{row} and {place}" for place in range(60)) for row in range(4)), encoding="utf-8"
+    )
+    encode_corpus(folder, corpus, tmp_path / "v", dtype="float32", max_length=limit)
+    encoder = load_encoder(folder, device="cpu", dtype="float32")
+    encoder.max_seq_length = limit
+    expected = encoder.encode_document(corpus.read_text(encoding="utf-8").splitlines())
+    np.testing.assert_allclose(read_all(Store.load(tmp_path / "v"))[1], expected, atol=1e-5, rtol=0)
+    with pytest.raises(ConfigError, match=r"max_length is 4000, and the model has \d+ positions"):
+        encode_corpus(folder, corpus, tmp_path / "w", dtype="float32", max_length=4000)
+
+
 def test_an_empty_folder_stays_where_its_encoding_fails(
     tmp_path: Path, folder: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,8 +13,12 @@ from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.evaluation.results import Results
 from prune2vec.evaluation.retrieval import load_retrieval, retrieval_metrics, sample_retrieval
 from prune2vec.models.text_settings import PromptTemplate
-from tests.evaluation.helpers import QUICK, save_tiny_encoder
+from tests.cli.conftest import Cli, cli
+from tests.evaluation.helpers import QUICK, save_tiny_encoder, write_rows
 from tests.training.encoders import save_tiny_encoder as save_wide_encoder
+
+
+_ = cli
 
 
 def test_own_data_and_tasks_in_one_file(encoder_folder: Path, triplets_file: Path, mirror: Path, tmp_path: Path) -> None:
@@ -119,8 +123,15 @@ def test_the_output_is_a_file_of_any_name_that_holds_nothing_else(
         evaluate_encoder(encoder_folder, data=triplets_file, output=tmp_path, **QUICK)
 
 
+def test_a_dry_run_reads_the_data(encoder_folder: Path, triplets_file: Path, mirror: Path, tmp_path: Path, cli: Cli) -> None:
+    wrong = write_rows(tmp_path / "wrong.jsonl", [{"a": "x"}])
+    for data, code, said in ((triplets_file, 0, f"{mirror} lacks SICK-R, which will be missing"), (wrong, 1, "wrong.jsonl")):
+        ran = cli("evaluate", encoder_folder, "--data", data, "--tasks", "SciFact,SICK-R", "--mirror", mirror, "--dry-run")
+        assert (ran.code, said in ran.err) == (code, True), ran.err
+
+
 def test_a_text_longer_than_the_models_positions_is_refused_at_once(encoder_folder: Path, triplets_file: Path) -> None:
-    with pytest.raises(ConfigError, match=r"max_length is 3000, and the model of .* has \d+ positions; give at most so many"):
+    with pytest.raises(ConfigError, match=r"max_length is 3000, and the model has \d+ positions; give at most so many"):
         evaluate_encoder(encoder_folder, data=triplets_file, max_length=3000, **QUICK)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer, SimilarityFunction
 from sentence_transformers.sentence_transformer.modules import Transformer
 
@@ -158,6 +159,15 @@ def test_nan_weights_are_refused_in_an_encoder_that_need_only_encode(tmp_path: P
     folder = save_tiny_encoder(tmp_path / "nan", broken=True)
     with pytest.raises(CheckpointError, match=r"nan: NaN or infinity in the vector of"):
         load_for_evaluation(folder, SETTINGS, stock=False)
+
+
+@pytest.mark.parametrize("stock", [True, False])
+def test_an_encoder_of_one_vector_for_all_is_refused(tmp_path: Path, stock: bool) -> None:
+    folder = save_tiny_encoder(tmp_path / "zeros")
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: torch.zeros_like(one) for name, one in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"zeros gives only zeros for different texts, so nothing can be scored"):
+        load_for_evaluation(folder, SETTINGS, stock=stock)
 
 
 @pytest.mark.parametrize("name", SIMILARITIES)

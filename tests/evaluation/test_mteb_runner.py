@@ -203,6 +203,16 @@ def test_wrong_columns_are_one_line(encoder: LoadedEncoder, tmp_path: Path) -> N
         run(encoder, "STSBenchmark", tmp_path)
 
 
+def test_a_file_that_cannot_be_read_is_named_with_what_is_wrong_with_it(encoder: LoadedEncoder, tmp_path: Path) -> None:
+    (tmp_path / "STSBenchmark").mkdir()
+    (tmp_path / "STSBenchmark" / "test.jsonl").write_text("{not json", encoding="utf-8")
+    with pytest.raises(
+        EvaluationError, match=r"not a copy of STSBenchmark that mteb can read: (?!An error occurred)"
+    ) as caught:
+        run(encoder, "STSBenchmark", tmp_path)
+    assert "JSON" in str(caught.value)
+
+
 def test_a_score_that_is_not_finite_is_refused(encoder: LoadedEncoder, tmp_path: Path) -> None:
     # Equal gold scores have no rank correlation.
     write_rows(tmp_path / "STSBenchmark" / "test.jsonl", [{"sentence1": "x", "sentence2": "y", "score": 1.0}] * 3)

@@ -93,6 +93,10 @@ def test_the_table_has_every_number() -> None:
     ):
         assert words in text
     assert "BM25" not in dataclasses.replace(RESULTS, retrieval={**OWN, "bm25": None}).render()
+    assert "cut there" not in text
+    data = {**OWN["data"], "truncated_queries": 0, "truncated_documents": 1234}
+    text = dataclasses.replace(RESULTS, retrieval={**OWN, "data": data}).render()
+    assert "  1,234 documents are longer than the encoder reads, and cut there" in text
 
 
 def test_broken_files_are_one_line(tmp_path: Path) -> None:

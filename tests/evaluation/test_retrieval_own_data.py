@@ -155,3 +155,18 @@ def test_truncated_texts_are_counted(encoder: LoadedEncoder) -> None:
     retrieval = Retrieval(queries={"q": "short"}, corpus={"a": "word " * 200, "b": "short"}, qrels={"q": {"a": 1}})
     said = describe_retrieval(encoder, retrieval, source="here")
     assert (said["truncated_queries"], said["truncated_documents"], said["documents"]) == (0, 1, 2)
+
+
+def test_judgements_of_other_documents_are_refused(tmp_path: Path) -> None:
+    (beir(tmp_path) / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq0\tD0\t2\n", encoding="utf-8")
+    with pytest.raises(EvaluationError, match="none of the relevant documents is in the corpus, such as 'D0'"):
+        load_retrieval(tmp_path, SETTINGS)
+
+
+def test_one_document_is_told_unless_there_are_more_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_rows(tmp_path / "one.jsonl", [{"query": f"q{row}", "positive": "the one"} for row in range(3)])
+    load_retrieval(data, SETTINGS)
+    assert "holds one document, which every encoder finds" in capsys.readouterr().err
+    more = write_rows(tmp_path / "more.jsonl", [{"text": "another"}])
+    assert len(load_retrieval(data, EvaluateSettings(**QUICK, corpus=more)).corpus) == 2
+    assert "holds one document" not in capsys.readouterr().err

@@ -84,7 +84,15 @@ def test_texts_and_places_are_those_of_the_evaluation(evaluated: Path) -> None:
         assert moved.text in comparison.render() and moved.right in comparison.to_markdown()
     # Found word for word by both.
     assert (scifact.worse, scifact.better, scifact.same) == (0, 0, 2)
+    assert scifact.render() == "SciFact: 0 queries worse, 0 better, 2 as before"
     assert comparison.to_json()["worst"][0]["worst"][0]["text"] == own_data.worst[0].text
+
+
+def test_nothing_in_common_is_said(evaluated: Path, tmp_path: Path) -> None:
+    results = Results.load(evaluated / "one.json")
+    replace(results, tasks=(), retrieval={}).save(tmp_path / "bare.json")
+    comparison = compare_results([evaluated / "one.json", tmp_path / "bare.json"], diff=True)
+    assert not comparison.worst and comparison.notes[-1].startswith("No queries are shown")
 
 
 def test_on_the_command_line(evaluated: Path, cli: Cli) -> None:

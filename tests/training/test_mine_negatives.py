@@ -59,12 +59,9 @@ def test_negatives_of_a_pair_that_comes_again_are_documents_too(small: Path, tmp
     assert len(mined) == 5 and all(len(row.negatives) == 24 for row in mined), "4 positives of others and 20 negatives"
 
 
-def test_a_longest_text_is_no_longer_than_the_encoders(small: Path, tmp_path: Path) -> None:
-    table = rows(6)
-    long = [replace(row, anchor=f"{row.anchor} {'brown ' * 80}") for row in table]
-    for name, limit in (("own", None), ("more", 4096)):
-        mine_negatives(long, small, tmp_path / f"{name}.jsonl", negatives=2, score=True, max_length=limit, **OPEN)
-    assert (tmp_path / "own.jsonl").read_bytes() == (tmp_path / "more.jsonl").read_bytes()
+def test_a_longest_text_is_no_longer_than_the_model_s_positions(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="max_length is 4096, and the model has 256 positions"):
+        mine_negatives(rows(6), small, tmp_path / "hard.jsonl", max_length=4096, **OPEN)
 
 
 def test_what_is_nearly_as_similar_as_the_positive_is_left_out(small: Path, tmp_path: Path) -> None:

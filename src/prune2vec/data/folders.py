@@ -79,7 +79,8 @@ def _triplet_files(folder: Path) -> list[TextFile]:
         raise DataError(f"{folder}: no file of texts in this folder; expected {known_suffixes()}")
     files = [_text_file(path, folder) for path in known if _SHARD.sub("", _stem(path)) not in _NOT_TRIPLETS]
     if not files:
-        raise DataError(f"{folder}: a folder of queries and documents, not of triplets; it is for evaluation only")
+        how = "it is for evaluation only, as corpus.jsonl and queries.jsonl"
+        raise DataError(f"{folder}: a folder of queries and documents, not of triplets; {how}")
     return files
 
 

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from prune2vec.errors import EncodingError, did_you_mean, nan_remedy
+from prune2vec.errors import ConfigError, EncodingError, did_you_mean, nan_remedy
 from prune2vec.forward.batches import Batch, forget_longest_text, make_batches, packing_obstacle
 from prune2vec.forward.memory_plan import tokens_per_pass
 from prune2vec.forward.packed import BOUNDS, packable
 from prune2vec.forward.pooling import poolings
 from prune2vec.models.heads import NORMALIZE, read_out
-from prune2vec.models.load import embedding_rows
+from prune2vec.models.load import context_length, embedding_rows
 from prune2vec.models.selftest import is_causal
 from prune2vec.models.tokens import TokenRow, distinct, prompt_ids, token_ids
 from prune2vec.pruning.plain_encoder import AnyEncoder, PlainEncoder, module_kinds
@@ -234,6 +234,19 @@ def _check_stock(encoder: SentenceTransformer) -> None:
         raise EncodingError("the encoder has another limit on length for queries than for documents")
 
 
+def set_limit(encoder: AnyEncoder, max_length: int) -> None:
+    """Let an encoder read texts of so many tokens, fewer or more than it has by itself.
+
+    Raises:
+        ConfigError: The model has fewer positions; of one that does not say how many, nothing is known.
+    """
+    inner = encoder.transformers_model
+    told = inner is not None and getattr(inner.config, "max_position_embeddings", None) is not None
+    if inner is not None and told and max_length > (most := context_length(inner)):
+        raise ConfigError(f"max_length is {max_length}, and the model has {most} positions; give at most so many")
+    encoder.max_seq_length = max_length
+
+
 def prompted_engine(
     encoder: AnyEncoder,
     *,
@@ -244,13 +257,14 @@ def prompted_engine(
 ) -> Engine:
     """Return an engine for texts behind a prompt by its name: query, document, none, or another of the encoder's.
 
-    The encoder's limit on length is lowered to ``max_length`` tokens; the other arguments are those of ``Engine``.
+    The encoder's limit on length becomes ``max_length`` tokens; the other arguments are those of ``Engine``.
 
     Raises:
         EncodingError: The encoder has no such prompt, or fewer dimensions.
+        ConfigError: Texts may be longer than the model has positions.
     """
     if max_length is not None:
-        encoder.max_seq_length = min(max_length, encoder.max_seq_length or max_length)
+        set_limit(encoder, max_length)
     if prompt not in (*_USUAL, *encoder.prompts):
         raise EncodingError(f"the encoder has no prompt {prompt!r}{did_you_mean(prompt, list(encoder.prompts))}")
     if dimensions is not None and dimensions > (encoder.get_embedding_dimension() or 0):

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from prune2vec.encoding.engine import Engine
-from prune2vec.errors import CheckpointError, ConfigError, EncodingError, EvaluationError, reason_of
+from prune2vec.encoding.engine import Engine, set_limit
+from prune2vec.errors import CheckpointError, EncodingError, EvaluationError, reason_of
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.files import digest_tree
 from prune2vec.machine import pick_device, pick_dtype
-from prune2vec.models.load import context_length
 from prune2vec.models.prepared_text import saved_prompts
 from prune2vec.models.text_settings import PromptTemplate
 from prune2vec.models.tokens import longest_first
@@ -105,7 +105,7 @@ def load_for_evaluation(encoder: Path | str, settings: EvaluateSettings, *, stoc
     ``stock`` loads it as a SentenceTransformer, which MTEB tasks need; else it need only encode, and loads sooner.
 
     Raises:
-        CheckpointError: It is not an encoder, does not load, or gives vectors that are not finite.
+        CheckpointError: It is not an encoder, does not load, or gives vectors that are not finite or all the same.
         ConfigError: The device does not exist here, or texts may be longer than the model has positions.
     """
     device = pick_device(settings.device)
@@ -121,14 +121,7 @@ def load_for_evaluation(encoder: Path | str, settings: EvaluateSettings, *, stoc
         folder = Path(snapshot_download(str(encoder), local_files_only=True))
     record = read_record(folder)
     if settings.max_length is not None:
-        inner = model.transformers_model
-        # Of a model that says none, nothing is known.
-        told = inner is not None and getattr(inner.config, "max_position_embeddings", None) is not None
-        if inner is not None and told and settings.max_length > (most := context_length(inner)):
-            raise ConfigError(
-                f"max_length is {settings.max_length}, and the model of {encoder} has {most} positions; give at most so many"
-            )
-        model.max_seq_length = settings.max_length
+        set_limit(model, settings.max_length)
     return LoadedEncoder(
         model=model,
         name=str(encoder),
@@ -166,12 +159,13 @@ def _engine(model: AnyEncoder, name: str) -> Engine | None:
     if isinstance(model, PlainEncoder):
         engine = Engine(model)
         try:
-            engine.encode(_PROBE)
+            _check_apart(engine.encode(_PROBE), name)
         except EncodingError as error:
             raise CheckpointError(f"{name}: {error}") from error
         return engine
     check_finite(model, name)
     expected = np.asarray(model.encode(_PROBE, show_progress_bar=False), dtype=np.float32)
+    _check_apart(expected, name)
     try:
         engine = Engine(model)
         found = engine.encode(_PROBE)
@@ -186,6 +180,13 @@ def _engine(model: AnyEncoder, name: str) -> Engine | None:
         reason = f"the engine's vectors differ by {distances.max():.1e}"
     say(_SLOWER + reason)
     return None
+
+
+def _check_apart(vectors: NDArray[np.float32], name: str) -> None:
+    """Refuse an encoder of which all texts have one vector: every score would be the chance of ties."""
+    if (vectors == vectors[0]).all():
+        what = "only zeros" if not vectors.any() else "the same vector"
+        raise CheckpointError(f"{name} gives {what} for different texts, so nothing can be scored; its weights are broken")
 
 
 def engine_under(engine: Engine | None, prompts: Iterable[str | None]) -> Engine | None:

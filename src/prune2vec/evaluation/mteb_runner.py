@@ -76,7 +76,9 @@ def run_task(
         rows = [{"split": split, **row} for split, of_split in result.scores.items() for row in of_split]
         scores = [float(row["main_score"]) for row in rows]
         if not scores or not all(map(math.isfinite, scores)):
-            raise EvaluationError(f"{task.name} gave no finite {task.main_score}; are all embeddings the same?")
+            raise EvaluationError(
+                f"{task.name} gave no finite {task.main_score}; are all right scores, or all embeddings, the same?"
+            )
         items = watched.of(rows, task.main_score)
     return TaskScore(
         name=f"{task.name} {note}".rstrip(),
@@ -111,7 +113,7 @@ def read_task(task: Task, data: Mapping[str, str]) -> Iterator[AbsTask]:
 
 def _load_task(task: Task, data: Mapping[str, str]) -> AbsTask:
     import mteb
-    from datasets.exceptions import DatasetsError
+    from datasets.exceptions import DatasetGenerationError, DatasetsError
 
     loaded = mteb.get_task(task.name, eval_splits=list(task.splits) or None, hf_subsets=list(task.subsets) or None)
     if "digest" in data:
@@ -120,7 +122,9 @@ def _load_task(task: Task, data: Mapping[str, str]) -> AbsTask:
     try:
         loaded.load_data()
     except (OSError, ValueError, KeyError, DatasetsError) as error:
-        reason = reason_of(error)
+        # It says only that there is a cause.
+        cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None
+        reason = reason_of(cause or error)
         if "digest" in data:
             raise EvaluationError(f"{data['path']}: not a copy of {task.name} that mteb can read: {reason}") from error
         raise TaskUnavailable(f"cannot fetch {data['path']}: {reason}") from error

@@ -116,11 +116,6 @@ class Results(Record):
         """What the user's own data were; None without them."""
         return (self.retrieval.get("data") or {}).get("digest")
 
-    @property
-    def measured_on(self) -> tuple[str | None, frozenset[str]]:
-        """What the score depends on beside the encoder: digest of the data, or else the names of the tasks."""
-        return (self.data_digest, frozenset()) if self.retrieval else (None, frozenset(task.name for task in self.tasks))
-
     @cached_property
     def own_items(self) -> tuple[ItemScores, ...]:
         """What each query adds to nDCG@10 on the user's own data; empty without data, and in files of earlier releases."""
@@ -155,9 +150,11 @@ class Results(Record):
         data, bm25 = self.retrieval["data"], self.retrieval.get("bm25") or {}
         rows = {"encoder": self.retrieval["metrics"], "BM25": bm25.get("metrics")}
         sample = f" {data['sample']}" if data.get("sample") else ""
+        cut = [f"{data[f'truncated_{side}']:,} {side}" for side in ("queries", "documents") if data.get(f"truncated_{side}")]
         return [
             "",
             f"{data['source']}{sample}: {data['queries']:,} queries, {data['documents']:,} documents",
+            *([f"  {' and '.join(cut)} are longer than the encoder reads, and cut there"] if cut else []),
             f"  {'':<9}" + "".join(f"{name:>12}" for name in METRICS),
             *(f"  {name:<9}" + "".join(f"{row[m]:>12.4f}" for m in METRICS) for name, row in rows.items() if row),
         ]
@@ -210,6 +207,8 @@ class _Data(BaseModel):
     source: str
     queries: Size
     documents: Size
+    truncated_queries: Size = 0
+    truncated_documents: Size = 0
     digest: str | None = None
     sample: str = ""
 

@@ -27,6 +27,7 @@ from prune2vec.evaluation.item_scores import ItemScores
 from prune2vec.evaluation.results import METRICS
 from prune2vec.files import digest_json
 from prune2vec.models.tokens import token_ids
+from prune2vec.progress import say
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -52,7 +53,7 @@ def load_retrieval(source: Path | str, settings: EvaluateSettings) -> Retrieval:
 
     Raises:
         DataError: It cannot be read.
-        EvaluationError: It holds no query with a relevant document.
+        EvaluationError: It holds no query with a relevant document, or none of these in the corpus.
     """
     if is_beir(Path(source)):
         retrieval = read_beir(Path(source), settings.split)
@@ -65,9 +66,16 @@ def load_retrieval(source: Path | str, settings: EvaluateSettings) -> Retrieval:
     }
     if not qrels or not retrieval.corpus:
         raise EvaluationError(f"{source} holds no query with a relevant document; expected triplets or a BEIR folder")
+    if not any(grade > 0 and name in retrieval.corpus for grades in qrels.values() for name, grade in grades.items()):
+        one = next(name for grades in qrels.values() for name in grades)
+        raise EvaluationError(
+            f"{source}: none of the relevant documents is in the corpus, such as {one!r}; are their ids others?"
+        )
     corpus = dict(retrieval.corpus)
     if settings.corpus is not None:
         corpus |= _distractors(settings.corpus, corpus)
+    if len(corpus) == 1:
+        say(f"{source} holds one document, which every encoder finds; give more of them, or a corpus")
     return Retrieval(queries={query: retrieval.queries[query] for query in qrels}, corpus=corpus, qrels=qrels)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prune2vec.errors import ConfigError, DataError, EvaluationError, PlanError, ProfileError
-from prune2vec.evaluation.item_scores import ItemScores
-from prune2vec.evaluation.results import Results, TaskScore
+from prune2vec.evaluation.results import Results
 from prune2vec.experiments.cell_table import SweepRecord, cell_rows, write_tables
+from prune2vec.experiments.comparable import reasons
 from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
 from prune2vec.experiments.figures import Picture, Row, pictures, training_curve, write_pictures
 from prune2vec.experiments.ranking_diff import OWN_DATA, SCORE, ranking_diffs
@@ -84,7 +84,9 @@ def compare_results(
         found = losses({row.name: row.results for row in rows}, before, gate=Path(gate), max_drop=max_drop)
         comparison = replace(comparison, losses=found)
     if diff:
-        comparison = replace(comparison, worst=ranking_diffs(*(row.results for row in rows)))
+        worst = ranking_diffs(*(row.results for row in rows))
+        none = () if worst else ("No queries are shown: there are none that both results hold the scores of.",)
+        comparison = replace(comparison, worst=worst, notes=(*comparison.notes, *none))
     if folder is not None:
         table = cell_rows(comparison, record or SweepRecord(cells=()))
         figures = _figures(table, files, comparison)
@@ -347,7 +349,7 @@ def losses(now: Mapping[str, Results], before: Mapping[str, Results], *, gate: P
                 "one whose variants have the same names"
             )
         earlier = next(iter(before.values())) if alone else before[name]
-        if (why := next(_reasons(results, earlier), None)) is not None:
+        if (why := next(reasons(results, earlier), None)) is not None:
             raise EvaluationError(
                 f"{name} and {gate} are not comparable: {why}; evaluate on what the earlier results were measured on"
             )
@@ -365,33 +367,3 @@ def losses(now: Mapping[str, Results], before: Mapping[str, Results], *, gate: P
                     f"{name} lost {-100 * gap.value:.2f} points of {of}, more than {max_drop:g} ({gap.value:+.4f}; {within})"
                 )
     return tuple(lines)
-
-
-def _reasons(now: Results, before: Results) -> Iterator[str]:
-    """Yield why two results are not comparable."""
-    if before.score is None:
-        yield "the earlier results hold no score"
-    if before.retrieval and now.data_digest != before.data_digest:
-        ours, theirs = map(_data_of, (now, before))
-        yield f"the data are others ({ours}, before {theirs})" if ours != theirs else f"the texts of {ours} are others"
-    there = {task.name: task for task in now.tasks}
-    if lacking := [task.name for task in before.tasks if task.name not in there]:
-        yield f"{', '.join(lacking)} is missing now"
-    for task in before.tasks:
-        yield from _task_reasons(there[task.name], task)
-
-
-def _data_of(results: Results) -> str:
-    if not results.retrieval:
-        return "none"
-    data = results.retrieval["data"]
-    return f"{data['queries']} queries, {data['documents']} documents of {data['source']}"
-
-
-def _task_reasons(now: TaskScore, before: TaskScore) -> Iterator[str]:
-    if any(key in before.data and key in now.data and before.data[key] != now.data[key] for key in ("digest", "revision")):
-        yield f"the data of {before.name} are others"
-    if before.items and now.items:
-        paired = len(before.items) == len(now.items) and all(map(ItemScores.pairs_with, before.items, now.items))
-        if not paired:
-            yield f"the queries, pairs or texts of {before.name} are others"

@@ -8,8 +8,9 @@ from itertools import compress
 from textwrap import indent
 from typing import Any
 
-from prune2vec.errors import markdown, shown, shown_lines
+from prune2vec.errors import EvaluationError, markdown, shown, shown_lines
 from prune2vec.evaluation.results import METRICS, Results
+from prune2vec.experiments.comparable import notes_on, same_score, same_speed
 from prune2vec.experiments.ranking_diff import OWN_DATA, SCORE, Gap, RankingDiff
 from prune2vec.models.kept import Kept
 from prune2vec.planning.plan import PruningPlan
@@ -17,7 +18,7 @@ from prune2vec.planning.plan import PruningPlan
 _BM25 = "BM25"
 # More rows than these make a table of tasks too wide to read with a column for each.
 _MOST_COLUMNS = 8
-_TITLES = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@1": "R@1", "recall@10": "R@10", "recall@100": "R@100"}
+_TITLES = ("nDCG@10", "MRR@10", "R@1", "R@10", "R@100")  # Of METRICS.
 
 
 @dataclass(frozen=True)
@@ -189,15 +190,14 @@ class Comparison:
         """Return the main table: size, speed, scores and the difference from the first row."""
         first, rows = self.rows[0], []
         for row in self.rows:
-            speed, base = row.texts_per_s, first.texts_per_s
-            gap = self.difference(row.name)
+            speed, times, gap = row.texts_per_s, self.speed_up(row), self.difference(row.name)
             cells = {
                 "variant": f"{row.name} (= {row.same_as})" if row.same_as else row.name,
                 "layers": ", ".join(filter(None, (row.layers, row.inside))),
                 "parameters": f"{row.params / 1e6:,.1f} M",
                 "share": f"{100 * row.params / first.params:.0f} %",
                 "docs/s": f"{speed:,.1f}" if speed is not None else "",
-                "speed-up": f"{speed / base:.1f}x" if row is not first and speed is not None and base else "",
+                "speed-up": f"{times:.1f}x" if row is not first and times is not None else "",
                 **self._score_cells(row.results.retrieval.get("metrics", {}), score=row.score, difference=gap),
                 "of teacher": f"{share:.1%}" if (share := self.share_of_teacher(row)) is not None else "",
                 "tasks' mean": _score(row.results.task_mean) if row.results.retrieval else "",
@@ -207,10 +207,16 @@ class Comparison:
             rows.append({"variant": _BM25, **self._score_cells(self.bm25, score=None, difference=self.difference(_BM25))})
         return _table(rows)
 
+    def speed_up(self, row: ResultRow) -> float | None:
+        """Return how many times as fast as the first a row encodes documents; None where that was not measured on the same texts."""
+        first, speed = self.rows[0], row.texts_per_s
+        alike = same_speed(row.results, first.results) and speed is not None
+        return speed / first.texts_per_s if alike and speed is not None and first.texts_per_s else None
+
     def share_of_teacher(self, row: ResultRow) -> float | None:
         """Return what part of its teacher's score a row has; None without a teacher among the rows, or where it cannot be told."""
         teacher = next((one for one in self.rows if one.name == row.teacher), None)
-        if teacher is None or row.score is None or not teacher.score or row.results.measured_on != teacher.results.measured_on:
+        if teacher is None or row.score is None or not teacher.score or not same_score(row.results, teacher.results):
             return None
         return row.score / teacher.score
 
@@ -222,8 +228,11 @@ class Comparison:
         shown = f"{difference.value:+.4f}" if difference is not None else ""
         if not any(row.results.retrieval for row in self.rows):
             return {self.score_name: _score(score), "difference": shown}
-        main, *rest = ((_TITLES[name], _score(metrics.get(name))) for name in METRICS)
-        return dict([main, ("difference", shown), *rest])
+        main, *rest = (_score(metrics.get(name)) for name in METRICS)
+        # The score's own name says of a sample how much it is of.
+        own = {one.results.score_name for one in self.rows if one.results.retrieval}
+        title = own.pop() if len(own) == 1 else _TITLES[0]
+        return {title: main, "difference": shown, **dict(zip(_TITLES[1:], rest, strict=True))}
 
     def costs(self) -> TextTable | None:
         """Return the table of what training and encoding took; None where none was trained."""
@@ -261,7 +270,7 @@ class Comparison:
         for name, found in models.items():
             base = max(found, key=lambda row: row.params)
             for row in found:
-                comparable = row is not base and row.results.measured_on == base.results.measured_on
+                comparable = row is not base and same_score(row.results, base.results)
                 scores = [one.score for one in (row, base) if comparable and one.score is not None]
                 cells = {
                     "of each model": row.name,
@@ -284,7 +293,7 @@ class Comparison:
         names = dict.fromkeys(name for one in scores for name in one)
         if not names:
             return None
-        rows = [(row.name, *(one.get(name, "missing") for name in names)) for row, one in zip(self.rows, scores, strict=True)]
+        rows = [(row.name, *(one.get(name, "") for name in names)) for row, one in zip(self.rows, scores, strict=True)]
         if len(rows) > max(len(names), _MOST_COLUMNS):
             return TextTable(("score of", *names), tuple(rows))
         header, *turned = zip(("task", *names), *rows, strict=True)
@@ -351,8 +360,8 @@ class Comparison:
 def bm25_of(rows: Sequence[ResultRow]) -> Mapping[str, Any]:
     """Return BM25's metrics and items on the same queries; empty unless every row was measured on the same data."""
     found = [row.results.retrieval.get("bm25") or {} for row in rows]
-    same = all(one.get("metrics", {}) == found[0].get("metrics", {}) for one in found)
-    return found[0] if same else {}
+    metrics, data = [one.get("metrics", {}) for one in found], {row.results.data_digest for row in rows}
+    return found[0] if len(data) == 1 and all(one == metrics[0] for one in metrics) else {}
 
 
 def _gaps(rows: Sequence[ResultRow]) -> dict[str, dict[str, Gap]]:
@@ -369,21 +378,15 @@ def _gaps(rows: Sequence[ResultRow]) -> dict[str, dict[str, Gap]]:
 
 
 def comparison_of(rows: Sequence[ResultRow]) -> Comparison:
-    """Return the comparison of ``rows`` with a note for everything that differs and should not."""
-    notes = []
-    if len({(row.results.retrieval.get("data") or {}).get("digest") for row in rows}) > 1:
-        notes.append(
-            "The retrieval scores are not measured on the same data; their differences say nothing about the encoders."
-        )
-    scored = [{task.name for task in row.results.tasks} for row in rows]
-    every = set().union(*scored)
-    notes += [
-        f"{row.name} lacks {', '.join(sorted(every - names))}: its average is over other tasks than the others'."
-        for row, names in zip(rows, scored, strict=True)
-        if names != every
-    ]
-    if len({(row.results.environment.get("cpu"), row.results.environment.get("gpu")) for row in rows}) > 1:
-        notes.append("The speeds are from different machines.")
+    """Return the comparison of ``rows`` with a note for everything that differs and should not.
+
+    Raises:
+        EvaluationError: A row has the name of the baseline beside it.
+    """
+    bm25 = bool(bm25_of(rows))
+    if bm25 and any(row.name == _BM25 for row in rows):
+        raise EvaluationError(f"a result is named {_BM25}, as the baseline is; give its file or variant another name")
+    notes = notes_on({row.name: row.results for row in rows}, bm25=bm25)
     return Comparison(rows=tuple(rows), gaps=_gaps(rows), notes=tuple(notes))
 
 

@@ -49,9 +49,7 @@ _AXES = {
     "train_seconds": ("training time, minutes", 1 / 60),
     "train_memory_bytes": ("peak memory of training, GB", 1e-9),
 }
-_FRONT = (
-    "The broken line joins those that no other one beats in both. A bar is the 95 % interval of the difference to the first."
-)
+_FRONT = "A broken line joins those that no other one beats in both. A bar is the 95 % interval of the difference to the first."
 _LOSS = "Losses can be compared where texts, batches and what is learnt are the same."
 # Name, columns along x and y, title, caption.
 _AGAINST = (

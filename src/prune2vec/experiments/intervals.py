@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from prune2vec.evaluation.item_scores import ItemScores
 from prune2vec.evaluation.results import Results
+from prune2vec.experiments.comparable import same_score, same_task
 from prune2vec.experiments.ranking_diff import OWN_DATA, SCORE, Gap
 
 LEAST = {"queries": 20, "pairs": 20, "texts": 20, "sets of texts": 10}
@@ -38,14 +39,14 @@ def gaps(base: Results, others: Sequence[Results]) -> list[dict[str, Gap]]:
     found: list[dict[str, Gap]] = [{} for _ in others]
     drawn: list[dict[str, Array]] = [{} for _ in others]
     for name, (score, items) in _measured(base).items():
-        comparable = [name != OWN_DATA or other.data_digest == base.data_digest for other in others]
+        comparable = [_alike(name, base, other) for other in others]
         theirs = {at: of[name] for at, of in enumerate(measured) if name in of and comparable[at]}
         for at, (gap, differences) in _compared(score, items, theirs).items():
             found[at][name] = gap
             if differences is not None:
                 drawn[at][name] = differences
     for at, other in enumerate(others):
-        if other.measured_on == base.measured_on and base.score is not None and other.score is not None:
+        if same_score(base, other) and base.score is not None and other.score is not None:
             found[at][SCORE] = found[at][OWN_DATA] if base.retrieval else _of_means(base, other, drawn[at])
     return found
 
@@ -74,6 +75,13 @@ def _compared(
         at: (Gap(value=its - score, over=_over(items), why=why[at]), None) for at, (its, _) in theirs.items()
     }
     return found | {at: (_gap(found[at][0].value, one, items), one) for at, one in zip(paired, resampled, strict=True)}
+
+
+def _alike(name: str, base: Results, other: Results) -> bool:
+    if name == OWN_DATA:
+        return other.data_digest == base.data_digest
+    ours, theirs = ({task.name: task for task in one.tasks} for one in (base, other))
+    return name in theirs and same_task(ours[name], theirs[name])
 
 
 def _measured(results: Results) -> dict[str, tuple[float, tuple[ItemScores, ...]]]:

@@ -107,7 +107,7 @@ class RankingDiff:
     def render(self) -> str:
         """Return the queries as text."""
         counts = f"{self.worse:,} queries worse, {self.better:,} better, {self.same:,} as before"
-        head = [f"{self.name}: {counts}; place of the first right document before -> after:"]
+        head = [f"{self.name}: {counts}{'; place of the first right document before -> after:' if self.worst else ''}"]
         note = [f"  {self.note}"] if self.note else []
         return "\n".join([*head, *note, *(line for moved in self.worst for line in moved.render())])
 

@@ -130,8 +130,8 @@ def headline(comparison: Comparison | None) -> list[str]:
         layers = f"{row.layers} layers{f' ({row.inside})' if row.inside else ''}"
         kept = f"{row.name} keeps {layers}" if row.layers else row.name
         parts = [f"{kept}: {100 * row.params / first.params:.0f} % of {first.name}'s parameters"]
-        if row.texts_per_s is not None and first.texts_per_s:
-            parts.append(f"{row.texts_per_s / first.texts_per_s:.1f} times its speed")
+        if (times := comparison.speed_up(row)) is not None:
+            parts.append(f"{times:.1f} times its speed")
         if row.score is not None and gap is not None:
             unsure = f": {UNSURE}" if gap.verdict == UNSURE else ""
             within = f", 95 % interval {gap.low:+.3f} to {gap.high:+.3f}" if gap.interval else ""

@@ -134,6 +134,7 @@ def mine_negatives(
     chosen = MiningSettings.chosen(settings, overrides, where="mine negatives")
     target = check_target_of(data, Path(output))
     # The command line reads this file for its options; torch must not come with them.
+    from prune2vec.encoding.engine import set_limit
     from prune2vec.pruning.encoder import check_finite, load_encoder
     from prune2vec.training.fit import isolated_randomness
 
@@ -147,7 +148,7 @@ def mine_negatives(
     encoder = load_encoder(model, device=chosen.device, dtype=chosen.dtype)
     check_finite(encoder, model)
     if chosen.max_length is not None:
-        encoder.max_seq_length = min(chosen.max_length, encoder.max_seq_length or chosen.max_length)
+        set_limit(encoder, chosen.max_length)
     mined: list[Triplet] = []
     with isolated_randomness(chosen.seed):
         for name, table in tables.items():

@@ -10,6 +10,7 @@ import click
 from prune2vec.cli.options import ExistingPath, Listed, OptionGroup, OutputPath, SourceName
 from prune2vec.cli.verb import Printable, verb, would
 from prune2vec.files import no_collection
+from prune2vec.progress import say
 
 if TYPE_CHECKING:
     from prune2vec.evaluation.evaluate_settings import EvaluateSettings
@@ -62,10 +63,16 @@ def evaluate(
             check_is_encoder(one)
         if output is not None:
             check_outside(Results.target(output), encoder)
+        if data is not None:
+            from prune2vec.evaluation.retrieval import load_retrieval
+
+            load_retrieval(data, settings)
         if tasks is not None:
             from prune2vec.evaluation.tasks import resolve_tasks
 
-            resolve_tasks(tasks, mirror)
+            chosen = resolve_tasks(tasks, mirror)
+            if mirror is not None and (absent := [task.name for task in chosen if not (mirror / task.name).is_dir()]):
+                say(f"{mirror} lacks {', '.join(absent)}, which will be missing in the results")
         reads = [encoder, *filter(None, [documents_by, data, *(tasks or ()), mirror])]
         return would(f"evaluate {encoder}", reads=reads, writes=output, settings=settings)
     with no_collection():
