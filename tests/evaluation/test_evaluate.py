@@ -17,7 +17,6 @@ from tests.cli.conftest import Cli, cli
 from tests.evaluation.helpers import QUICK, save_tiny_encoder, write_rows
 from tests.training.encoders import save_tiny_encoder as save_wide_encoder
 
-
 _ = cli
 
 

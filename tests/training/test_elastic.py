@@ -320,6 +320,7 @@ def test_a_trained_depth_comes_out_as_it_was_trained_exactly(tmp_path: Path, mak
         ({"depths": (1,), "cached": True}, "depths works with neither cached nor train_top; drop cached"),
         ({"depths": (1,), "train_top": 1}, "depths works with neither cached nor train_top; drop train_top"),
         ({"depths": (6,)}, "depths: 6 is more than the encoder's 5 layers"),
+        ({"depths": (5,)}, "depths: 5 are all of the encoder's layers, which are always trained; give shallower ones"),
         ({"depths": (2,), "depth_weights": (1.0,)}, "depth_weights has 1 values for the 2 depths 2,5"),
         ({"depths": (2,), "depths_per_step": 3}, "depths_per_step 3 is more than the 2 depths"),
         ({"depths_per_step": 3}, "depths_per_step is for training at several depths; give depths too"),

@@ -59,6 +59,21 @@ def test_negatives_of_a_pair_that_comes_again_are_documents_too(small: Path, tmp
     assert len(mined) == 5 and all(len(row.negatives) == 24 for row in mined), "4 positives of others and 20 negatives"
 
 
+@pytest.mark.parametrize("sampling", ["top", "random"])
+@pytest.mark.parametrize("negatives", [1, 3])
+def test_a_query_among_the_documents_takes_no_place(small: Path, tmp_path: Path, negatives: int, sampling: str) -> None:
+    # Duplicate questions: the query of a row is the answer of another one.
+    texts = [row.anchor for row in rows(24)]
+    table = [
+        Triplet(anchor=one, positive=other, negatives=()) for one, other in zip(texts, [*texts[1:], texts[0]], strict=True)
+    ]
+    for more in ({}, {"min_score": -1.0}):
+        mine_negatives(table, small, tmp_path / "hard.jsonl", negatives=negatives, sampling=sampling, **OPEN, **more)
+        mined = load_triplets(tmp_path / "hard.jsonl")
+        assert [len(row.negatives) for row in mined] == [negatives] * 24
+        assert all({row.anchor, row.positive}.isdisjoint(row.negatives) for row in mined)
+
+
 def test_a_longest_text_is_no_longer_than_the_model_s_positions(small: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="max_length is 4096, and the model has 256 positions"):
         mine_negatives(rows(6), small, tmp_path / "hard.jsonl", max_length=4096, **OPEN)

@@ -244,11 +244,23 @@ def test_folders_that_are_not_ours_are_left_alone(small: Path, tmp_path: Path) -
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(CheckpointError, match=r"mine: it holds thesis\.txt, and no record"):
         train_encoder(small, DATA, tmp_path / "mine", **QUICK, restart=True)
-    with pytest.raises(TrainingError, match="the checkpoint to train"):
+    with pytest.raises(ConfigError, match="is an encoder that is read; give another folder to write"):
         train_encoder(small, DATA, small, **QUICK)
     with pytest.raises(ConfigError, match=r"trained is inside .*, and would be a change of it; name another output"):
         train_encoder(small, DATA, small / "trained", **QUICK)
     assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_held_out_rows_are_only_watched(small: Path, tmp_path: Path, method: str) -> None:
+    write_triplets(rows(9, "dev", start=60), tmp_path / "dev.jsonl")
+    for name, more in (("alone", {}), ("watched", {"dev": tmp_path / "dev.jsonl"}), ("often", {"dev": tmp_path / "dev.jsonl"})):
+        often = {"save_every": 3} if name == "often" else {}
+        train_encoder(small, DATA, tmp_path / name, **{**QUICK, "method": method, "lora_dropout": 0.3, **more, **often})
+    for name in ("watched", "often"):
+        assert (tmp_path / name / "dev.jsonl").read_text()
+        assert [line["loss"] for line in curve(tmp_path / name)] == [line["loss"] for line in curve(tmp_path / "alone")]
+        assert all(torch.equal(one, weights(tmp_path / "alone")[key]) for key, one in weights(tmp_path / name).items())
 
 
 def test_nan_weights_stop_at_once_and_save_nothing(tmp_path: Path) -> None:

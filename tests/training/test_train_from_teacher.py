@@ -17,6 +17,7 @@ from prune2vec.cli.app import main
 from prune2vec.data.triplet import write_triplets
 from prune2vec.encoding.engine import Engine
 from prune2vec.errors import CheckpointError, ConfigError, DataError
+from prune2vec.files import digest_tree
 from prune2vec.pruning.plain_encoder import load_to_encode
 from prune2vec.training import teacher as teacher_module
 from prune2vec.training.train import train_encoder
@@ -234,6 +235,7 @@ def test_an_instruction_for_triplets_is_the_teachers_too(small: Path, same_size:
         ({}, "plain texts have nothing to learn without a teacher"),
         ({"distil": "data"}, "plain texts have nothing to learn without a teacher"),
         ({"teacher": "TEACHER", "distil": "scores"}, "distil 'scores' compares the documents of triplets"),
+        ({"teacher": "TEACHER", "distil": "similarities", "batch_size": 2}, "leaves each text one other to be similar to"),
         ({"teacher": "TEACHER", "instruction": "Find it"}, "instruction 'Find it' is for triplets"),
         ({"teacher": "TEACHER", "prompts": ("STS",)}, "prompts: the encoder has no prompt 'STS'"),
         (
@@ -320,3 +322,31 @@ def test_outputs_among_the_texts_are_not_read(small: Path, same_size: Path, tmp_
     other = json.loads((notes / "other" / "prune2vec.json").read_text())["train"]
     assert again.steps == 4 and other["identity"]["data"] == record["identity"]["data"]
     assert_same_run(notes / "encoder", notes / "other")
+
+
+@pytest.mark.parametrize("inside", ["teacher", "base", "output", "nowhere"])
+def test_vectors_are_written_into_no_encoder(corpus: Path, tmp_path: Path, inside: str) -> None:
+    base, teacher = (save_tiny_encoder(tmp_path / name, seed=seed) for name, seed in (("base", 1), ("teacher", 2)))
+    place = {"teacher": teacher, "base": base, "output": tmp_path / "out", "nowhere": tmp_path}[inside] / "vectors"
+    how = {**QUICK, "steps": 2, "teacher": str(teacher), "teacher_vectors": str(place)}
+    if inside == "nowhere":
+        for _ in range(2):
+            train_encoder(base, None, tmp_path / "out", texts=corpus, **how)
+        return
+    before = digest_tree(tmp_path)
+    message = "keep them elsewhere" if inside == "output" else "would be a change of it; name another output"
+    with pytest.raises(ConfigError, match=message):
+        train_encoder(base, None, tmp_path / "out", texts=corpus, **how)
+    with pytest.raises(ConfigError, match="would be a change of it"):
+        train_encoder(base, None, teacher / "student", texts=corpus, **{**how, "teacher_vectors": None})
+    assert digest_tree(tmp_path) == before
+
+
+def test_an_empty_folder_among_the_texts_becomes_ours(tmp_path: Path, same_size: Path) -> None:
+    (tmp_path / "docs" / "vectors").mkdir(parents=True)
+    for number, row in enumerate(rows(20)):
+        (tmp_path / "docs" / f"{number}.txt").write_text(" ".join(row.texts))
+    small = save_tiny_encoder(tmp_path / "small")
+    how = {**QUICK, "steps": 2, "teacher": str(same_size), "teacher_vectors": str(tmp_path / "docs" / "vectors")}
+    once, again = (train_encoder(small, None, tmp_path / "out", texts=tmp_path / "docs", **how) for _ in range(2))
+    assert once.resumed_from is None and again.resumed_from == 2

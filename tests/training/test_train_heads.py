@@ -15,11 +15,12 @@ from sentence_transformers import SentenceTransformer
 from prune2vec.errors import TrainingError
 from prune2vec.planning.planner import make_plan
 from prune2vec.profiling.measure import profile_model
+from prune2vec.pruning.encoder import RECORD
 from prune2vec.pruning.prune import prune_model
 from prune2vec.training.adapters import load_weights
 from prune2vec.training.train import train_encoder
 from tests.tiny_encoders import TINY_ENCODERS
-from tests.training.encoders import rows
+from tests.training.encoders import rows, save_tiny_encoder
 from tests.training.test_train import QUICK, StopAt
 
 HEADS = ("2_Dense/model.safetensors", "3_Dense/model.safetensors")
@@ -69,6 +70,18 @@ def test_heads_are_saved_and_a_resumed_run_ends_alike(
     said = capsys.readouterr().err
     assert ("Dense 32 -> 96, Dense 96 -> 32 stays as it is" in said) == (how["method"] == "lora")
     assert "meant to be cut to 16 dimensions too; give matryoshka_dims 16" in said
+
+
+def test_an_encoder_made_elsewhere_says_to_what_it_was_trained_to_be_cut(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = save_tiny_encoder(tmp_path / "small")
+    (small / RECORD).unlink()
+    train_encoder(small, DATA, tmp_path / "cut", **{**QUICK, "steps": 2}, matryoshka_dims=(16, 8))
+    assert "meant to be cut" not in capsys.readouterr().err
+    assert 'trained to be cut: `"matryoshka_dims": [16, 8]`' in (tmp_path / "cut" / "README.md").read_text()
+    train_encoder(tmp_path / "cut", DATA, tmp_path / "again", **{**QUICK, "steps": 2})
+    assert "meant to be cut to 8,16 dimensions too; give matryoshka_dims 8,16" in capsys.readouterr().err
 
 
 def test_bf16_trains_with_heads_in_fp32(pruned: Path, tmp_path: Path) -> None:

@@ -241,9 +241,12 @@ class Recipe(Settings):
 
     def _check_variants(self) -> None:
         """Refuse a variant's settings that do not fit those that it shares with the others."""
+        together = {one.trained_with for one in self.variants} - {None}
         for place, variant in enumerate(self.variants):
             try:
-                variant.training(self.train)
+                own = variant.training(self.train)
+                if own is not None and not {variant.name, variant.trained_with} & together:
+                    own.check_depths()
                 if (named := variant.trained_with) is not None:
                     here = f"variant {variant.name!r}: trained-with {named!r}"
                     other = next((one for one in self.variants[:place] if one.name == named), None)
@@ -270,6 +273,8 @@ class Recipe(Settings):
         """
         train = self.train
         if train is None or train.learns_vectors or train.distil in LABELS_ALONE:
+            return self
+        if train.deepest_teaches or train.cached or train.matryoshka_dims:  # They work with no teacher.
             return self
         if not Path(self.model, "modules.json").is_file():
             return self

@@ -97,7 +97,9 @@ def _elastic(depths: Sequence[int] | None) -> str:
 
 def _behind(parts: EncoderParts) -> str:
     """Return in words what is done to a vector after the pooling and how it is compared, where that is not the usual."""
-    dims = (parts.record.get("text") or {}).get("matryoshka_dims")
+    # Of an encoder that was made elsewhere there are no settings on texts, but those of its training.
+    trained = (parts.record.get("train") or {}).get("settings") or {}
+    dims = (parts.record.get("text") or {}).get("matryoshka_dims") or trained.get("matryoshka_dims")
     words = [
         f"then {head_words(parts.heads)}" if parts.heads else "",
         f"cut to {parts.truncate_dim} dimensions" if parts.truncate_dim is not None else "",

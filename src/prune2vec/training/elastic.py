@@ -32,16 +32,16 @@ def elastic_depths(encoder: SentenceTransformer, settings: TrainSettings) -> tup
         ConfigError: The settings do not fit the encoder, whose blocks may not be all alike, so that a depth is no stock encoder.
         UnsupportedModel: A depth of it cannot be read out.
     """
+    settings.check_depths()
     if not settings.depths:
-        given = [name for name in ("depth_weights", "depths_per_step", "deepest_teaches") if getattr(settings, name)]
-        if given:
-            raise ConfigError(f"{given[0]} is for training at several depths; give depths too, such as 6,12, or drop it")
         return ()
     model = base_model(encoder)
     family = find_family(model, model.config)
     layers = len(block_list(model, family))
     if settings.depths[-1] > layers:
         raise ConfigError(f"depths: {settings.depths[-1]} is more than the encoder's {layers} layers")
+    if settings.depths == (layers,):
+        raise ConfigError(f"depths: {layers} are all of the encoder's layers, which are always trained; give shallower ones")
     if uneven_layout(model):
         raise ConfigError("depths: the blocks of this encoder are not all alike, and a depth of it would be no stock encoder")
     self_test(model, family)

@@ -265,6 +265,8 @@ def make_trainer(
     )
     if isinstance(trainer, ModuleTrainer) and part is not None:
         trainer.part = part
+    # Looking at held-out rows draws random numbers, which must not be those of the training.
+    trainer.evaluate = isolated_randomness(job.settings.seed)(trainer.evaluate)  # type: ignore[method-assign]
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(SentenceTransformerModelCardCallback)
     return trainer

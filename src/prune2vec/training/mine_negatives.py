@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
@@ -206,6 +207,22 @@ def _mined(
     from datasets import Dataset
     from sentence_transformers.util import mine_hard_negatives as mine
 
+    # No negative is an answer that differs in blanks alone, nor the query itself, as in sets of duplicate questions. Of these the
+    # miner knows only the answers, and only word for word.
+    wrong: dict[str, set[str]] = {}
+    for row in rows:
+        anchor = same_text(row.anchor)
+        wrong.setdefault(anchor, {anchor}).add(same_text(row.positive))
+    alike: dict[str, set[str]] = {}
+    for document in documents:
+        alike.setdefault(same_text(document), set()).add(document)
+    answers: dict[str, set[str]] = {}
+    for row in rows:
+        answers.setdefault(row.anchor, set()).add(row.positive)
+    spare = max(
+        len(set().union(*(alike.get(text, ()) for text in wrong[same_text(anchor)])) - known)
+        for anchor, known in answers.items()
+    )
     pairs = Dataset.from_dict({"anchor": [row.anchor for row in rows], "positive": [row.positive for row in rows]})
     watched: Any = _Watched(encoder, sys.stderr)
     try:
@@ -220,7 +237,7 @@ def _mined(
                 min_score=settings.min_score,
                 absolute_margin=settings.margin,
                 relative_margin=settings.relative_margin,
-                num_negatives=settings.negatives,
+                num_negatives=settings.negatives + spare,
                 sampling_strategy=settings.sampling,
                 output_format="labeled-list",
                 output_scores=True,
@@ -231,16 +248,14 @@ def _mined(
     except ValueError as error:
         raise ConfigError(f"mine negatives: {reason_of(error)}") from error
     found = {(line["anchor"], line["positive"][0]): line for line in table}
-    # No negative is an answer that differs in blanks alone, nor the query itself, as in sets of duplicate questions.
-    wrong: dict[str, set[str]] = {}
-    for row in rows:
-        anchor = same_text(row.anchor)
-        wrong.setdefault(anchor, {anchor}).add(same_text(row.positive))
     mined = []
     for row in rows:
         line = found.get((row.anchor, row.positive), {"positive": [""], "scores": [0.0]})
         scored = zip(line["positive"][1:], line["scores"][1:], strict=True)
         kept = [(text, score) for text, score in scored if same_text(text) not in wrong[same_text(row.anchor)]]
+        if len(kept) > settings.negatives and settings.sampling == "random":
+            kept = [kept[place] for place in sorted(random.sample(range(len(kept)), settings.negatives))]
+        kept = kept[: settings.negatives]
         if kept:
             negatives, scores = zip(*kept, strict=True)
             mined.append(replace(row, negatives=negatives, scores=(line["scores"][0], *scores)))

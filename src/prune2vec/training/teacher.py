@@ -123,7 +123,7 @@ def teacher_vectors(
     """
     if settings.teacher is not None:
         folder = Path(settings.teacher_vectors or output.with_name(f"{output.name}.teacher"))
-        if not folder.exists():
+        if not folder.exists() or not any(folder.iterdir()):
             # So that it is known for ours where it lies among the texts.
             OwnFolder(folder, TAUGHT, {}).save()
         found = _encoded(settings.teacher, folder, wanted, settings, dtype)
@@ -172,7 +172,9 @@ def _encoded(
                 if not corpus.exists():
                     write_json_lines(({"_id": name, "text": text} for name, text in missing.items()), corpus)
                 say(f"{teacher} encodes {len(missing):,} texts into {place}, once")
-                how = EncodeSettings(prompt=prompt.name, max_length=settings.max_length, part_rows=_PART_ROWS)
+                # As in the training: never longer than the encoder itself reads.
+                limit = min(settings.max_length, loaded.max_seq_length or settings.max_length)
+                how = EncodeSettings(prompt=prompt.name, max_length=limit, part_rows=_PART_ROWS)
                 encode_with(loaded, teacher, Corpus(path=corpus), place, how)
             found[prompt] = _vectors_of(kept, list(ids))
             _check_finite(found[prompt], list(texts), kept)

@@ -22,7 +22,6 @@ from prune2vec.models.encoder_text import matryoshka_dims
 from prune2vec.models.heads import head_record, load_heads, state_width
 from prune2vec.models.text_settings import SAVED
 from prune2vec.outputs import ENCODER, check_kind, check_ours, locked
-from prune2vec.paths import check_outside
 from prune2vec.progress import quiet_transformers, say
 from prune2vec.pruning.encoder import (
     RECORD,
@@ -41,7 +40,7 @@ from prune2vec.training.fit import TrainingJob, fit, isolated_randomness, run_ah
 from prune2vec.training.objective import append_projection, full_width
 from prune2vec.training.processes import Processes, joined
 from prune2vec.training.quantised import distance_to_merged, hold_in_bits
-from prune2vec.training.sources import check_sources
+from prune2vec.training.sources import check_places, check_sources
 from prune2vec.training.teacher import teacher_identity, teacher_vectors
 from prune2vec.training.train_settings import TrainSettings, check_tracker
 from prune2vec.training.training_data import Prompting, by_prompt, check_room, plain_data, trained_text, training_data
@@ -126,8 +125,7 @@ def train_encoder(
     chosen = TrainSettings.chosen(settings, overrides, where="train()")
     check_tracker(chosen.report_to)
     base, target = Path(checkpoint).absolute(), Path(output).absolute()
-    if target.resolve() == base.resolve():
-        raise TrainingError(f"{target} is the checkpoint to train; give another folder as output")
+    check_places(base, target, chosen)
     with (
         joined(chosen) as processes,
         locked(target) if processes.first else nullcontext(),
@@ -175,7 +173,6 @@ def prepare(
         CheckpointError: The encoder cannot be loaded, could not be written as it is, or gives vectors that are not finite.
     """
     check_sources(data, texts, settings)
-    check_outside(output, base)
     plain = load_texts(texts) if texts is not None else []
     triplets = load_triplets(data, require_negative=settings.hard_negatives > 0) if data is not None else []
     device = pick_device(settings.device)

@@ -115,7 +115,7 @@ class TrainSettings(Settings):
     weight_decay: float = Field(default=0.0, ge=0, le=10**3)
     """AdamW's weight decay."""
     max_grad_norm: float = Field(default=1.0, gt=0, le=10**12)
-    """Gradients are scaled down to this norm."""
+    """Gradients of the encoder are scaled down to this norm; of a projection into a teacher's space they are left as they are."""
     seed: Seed = 42
     """Seed of the adapters' start, the order of the data and dropout."""
     instruction: Instruction = "saved"
@@ -265,6 +265,15 @@ class TrainSettings(Settings):
         if self.distil in LABELS_ALONE:
             raise ValueError(f"deepest_teaches needs distil vectors, similarities or scores, got {self.distil!r}")
         return self
+
+    def check_depths(self) -> None:
+        """Refuse, with a ConfigError, settings of a training at several depths in one at a single depth.
+
+        A recipe's variants may share them where only some of these have depths, so this is no check of the settings by themselves.
+        """
+        given = [name for name in ("depth_weights", "depths_per_step", "deepest_teaches") if getattr(self, name)]
+        if given and not self.depths:
+            raise ConfigError(f"{given[0]} is for training at several depths; give depths too, such as 6,12, or drop it")
 
     @property
     def distils(self) -> bool:

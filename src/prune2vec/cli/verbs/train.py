@@ -66,13 +66,13 @@ def train(
     if dry_run:
         from prune2vec.data.plain_texts import read_texts
         from prune2vec.errors import import_extra
-        from prune2vec.paths import check_is_encoder, check_outside
+        from prune2vec.paths import check_is_encoder
         from prune2vec.pruning.encoder_check import check_trainable
-        from prune2vec.training.sources import check_sources
+        from prune2vec.training.sources import check_places, check_sources
 
         check_kind(output, ENCODER)
         check_is_encoder(checkpoint)
-        check_outside(output, checkpoint)
+        check_places(checkpoint, output, settings)
         check_trainable(checkpoint)
         if settings.base is not None:
             import_extra("bitsandbytes")
