@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from prune2vec.errors import EvaluationError
 from prune2vec.evaluation.results import METRICS, Results
 from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
 from prune2vec.experiments.report import headline
@@ -79,16 +78,18 @@ def test_bm25_is_that_of_the_same_data() -> None:
     assert other.bm25 == {} and len(other.notes) == 1
     bare = replace(results_of(), retrieval={**results_of().retrieval, "bm25": None})
     without = compared(results_of(), bare)
-    assert without.bm25 == {} and without.notes == ("BM25 is left out: not all of the results have it.",)
+    assert without.bm25 == {} and without.notes == ("BM25 is left out: not all results have it, or one has its name.",)
     assert compared(results_of(), results_of()).bm25 == METRICS_OF_BM25
-    with pytest.raises(EvaluationError, match="a result is named BM25, as the baseline is"):
-        compared(results_of(), results_of(), names=("a", "BM25"))
-    assert compared(bare, bare, names=("a", "BM25")).difference("BM25") is not None
+    named = compared(results_of(), results_of(score=0.25), names=("a", "BM25"))
+    gap = named.difference("BM25")
+    assert gap is not None and gap.value == -0.25, "that of the result, not the baseline's"
+    assert named.bm25 == {} and len(named.summary().rows) == 2 and len(named.notes) == 1
 
 
 def test_own_data_beside_a_task_is_no_fault_of_either() -> None:
     mixed = compared(results_of(), on_task(0.5))
-    assert mixed.notes == ("BM25 is left out: not all of the results have it.",)
+    assert mixed.notes == ("BM25 is left out: not all results have it, or one has its name.",)
+    assert mixed.summary().header[-1] == "tasks' mean" and [row[-1] for row in mixed.summary().rows] == ["", "0.5000"]
     tasks = mixed.tasks()
     assert tasks is not None and tasks.rows == (("SciFact", "", "0.5000"),)
 

@@ -67,7 +67,7 @@ def notes_on(results: Mapping[str, Results], *, bm25: bool) -> list[str]:
             0, "The retrieval scores are not measured on the same data; their differences say nothing about the encoders."
         )
     elif not bm25 and any(one.retrieval.get("bm25") for one in results.values()):
-        notes.append("BM25 is left out: not all of the results have it.")
+        notes.append("BM25 is left out: not all results have it, or one has its name.")
     # A mean over tasks is only shown where there are some.
     scored = {name: {task.name for task in one.tasks} for name, one in results.items() if one.tasks}
     every = set().union(*scored.values())

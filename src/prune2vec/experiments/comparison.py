@@ -8,7 +8,7 @@ from itertools import compress
 from textwrap import indent
 from typing import Any
 
-from prune2vec.errors import EvaluationError, markdown, shown, shown_lines
+from prune2vec.errors import markdown, shown, shown_lines
 from prune2vec.evaluation.results import METRICS, Results
 from prune2vec.experiments.comparable import notes_on, same_score, same_speed
 from prune2vec.experiments.ranking_diff import OWN_DATA, SCORE, Gap, RankingDiff
@@ -188,7 +188,7 @@ class Comparison:
 
     def summary(self) -> TextTable:
         """Return the main table: size, speed, scores and the difference from the first row."""
-        first, rows = self.rows[0], []
+        first, own_data, rows = self.rows[0], any(row.results.retrieval for row in self.rows), []
         for row in self.rows:
             speed, times, gap = row.texts_per_s, self.speed_up(row), self.difference(row.name)
             cells = {
@@ -200,7 +200,7 @@ class Comparison:
                 "speed-up": f"{times:.1f}x" if row is not first and times is not None else "",
                 **self._score_cells(row.results.retrieval.get("metrics", {}), score=row.score, difference=gap),
                 "of teacher": f"{share:.1%}" if (share := self.share_of_teacher(row)) is not None else "",
-                "tasks' mean": _score(row.results.task_mean) if row.results.retrieval else "",
+                "tasks' mean": _score(row.results.task_mean) if own_data else "",
             }
             rows.append(cells)
         if self.bm25:
@@ -210,8 +210,9 @@ class Comparison:
     def speed_up(self, row: ResultRow) -> float | None:
         """Return how many times as fast as the first a row encodes documents; None where that was not measured on the same texts."""
         first, speed = self.rows[0], row.texts_per_s
-        alike = same_speed(row.results, first.results) and speed is not None
-        return speed / first.texts_per_s if alike and speed is not None and first.texts_per_s else None
+        if speed is None or not first.texts_per_s or not same_speed(row.results, first.results):
+            return None
+        return speed / first.texts_per_s
 
     def share_of_teacher(self, row: ResultRow) -> float | None:
         """Return what part of its teacher's score a row has; None without a teacher among the rows, or where it cannot be told."""
@@ -358,7 +359,9 @@ class Comparison:
 
 
 def bm25_of(rows: Sequence[ResultRow]) -> Mapping[str, Any]:
-    """Return BM25's metrics and items on the same queries; empty unless every row was measured on the same data."""
+    """Return BM25's metrics and items on the same queries; empty unless every row was measured on the same data, and none is named so."""
+    if any(row.name == _BM25 for row in rows):
+        return {}
     found = [row.results.retrieval.get("bm25") or {} for row in rows]
     metrics, data = [one.get("metrics", {}) for one in found], {row.results.data_digest for row in rows}
     return found[0] if len(data) == 1 and all(one == metrics[0] for one in metrics) else {}
@@ -378,15 +381,8 @@ def _gaps(rows: Sequence[ResultRow]) -> dict[str, dict[str, Gap]]:
 
 
 def comparison_of(rows: Sequence[ResultRow]) -> Comparison:
-    """Return the comparison of ``rows`` with a note for everything that differs and should not.
-
-    Raises:
-        EvaluationError: A row has the name of the baseline beside it.
-    """
-    bm25 = bool(bm25_of(rows))
-    if bm25 and any(row.name == _BM25 for row in rows):
-        raise EvaluationError(f"a result is named {_BM25}, as the baseline is; give its file or variant another name")
-    notes = notes_on({row.name: row.results for row in rows}, bm25=bm25)
+    """Return the comparison of ``rows`` with a note for everything that differs and should not."""
+    notes = notes_on({row.name: row.results for row in rows}, bm25=bool(bm25_of(rows)))
     return Comparison(rows=tuple(rows), gaps=_gaps(rows), notes=tuple(notes))
 
 
