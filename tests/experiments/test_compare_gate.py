@@ -56,6 +56,15 @@ def test_only_what_is_lost_beyond_the_interval_counts(tmp_path: Path, shift: flo
     assert found.to_json()["losses"] == list(found.losses)
 
 
+def test_a_loss_says_which_settings_are_others(tmp_path: Path) -> None:
+    before = saved(tmp_path / "before.json", own(0.0, settings={"max_length": 128}))
+    now = saved(
+        tmp_path / "now.json", own(-0.1, settings={"max_length": 8}, encoder={"path": "e", "record": {}, "max_length": 8})
+    )
+    (line,) = compare_results(now, gate=before).losses
+    assert line.endswith("300 queries; max_length is 8, was 128)")
+
+
 def test_a_loss_is_one_line_with_its_numbers(tmp_path: Path) -> None:
     before, now = saved(tmp_path / "before.json", own(0.0)), saved(tmp_path / "now.json", own(-0.1))
     (line,) = compare_results(now, gate=before, max_drop=0.5).losses

@@ -28,6 +28,17 @@ def same_speed(one: Results, other: Results) -> bool:
     return one.speed.get("digest") == other.speed.get("digest")
 
 
+def other_settings(one: Results, other: Results) -> Iterator[tuple[str, str, str]]:
+    """Yield the settings that change a score and are others, each with its value in both results."""
+    for key in _SETTINGS:
+        values = one.settings.get(key), other.settings.get(key)
+        # Where one setting is the other encoder's own limit, both read as much.
+        alike = key == "max_length" and one.encoder.get(key) == other.encoder.get(key)
+        if values[0] != values[1] and not alike:
+            ours, theirs = ("the encoder's own" if value is None else str(value) for value in values)
+            yield key, ours, theirs
+
+
 def reasons(now: Results, before: Results) -> Iterator[str]:
     """Yield why a result cannot be held against an earlier one."""
     if before.score is None:
@@ -90,12 +101,7 @@ def _notes_on_two(base: str, ours: Results, name: str, theirs: Results) -> Itera
     there = {task.name: task for task in theirs.tasks}
     if changed := [task.name for task in ours.tasks if task.name in there and not same_task(task, there[task.name])]:
         yield f"{name} was measured on other data of {', '.join(changed)} than {base}; these are not compared."
-    for key in _SETTINGS:
-        mine, its = ours.settings.get(key), theirs.settings.get(key)
-        # Where one setting is the other encoder's own limit, both read as much.
-        alike = key == "max_length" and ours.encoder.get(key) == theirs.encoder.get(key)
-        if mine != its and not alike:
-            said = ["the encoder's own" if value is None else value for value in (its, mine)]
-            yield f"{name} was evaluated with {key} {said[0]}, {base} with {said[1]}, which may be what their scores differ by."
+    for key, mine, its in other_settings(ours, theirs):
+        yield f"{name} was evaluated with {key} {its}, {base} with {mine}, which may be what their scores differ by."
     if ours.speed and theirs.speed and not same_speed(ours, theirs):
         yield f"The speed of {name} was measured on other texts than that of {base}; there is no speed-up."

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from prune2vec.errors import ConfigError, DataError, EvaluationError, PlanError, ProfileError
 from prune2vec.evaluation.results import Results
 from prune2vec.experiments.cell_table import SweepRecord, cell_rows, write_tables
-from prune2vec.experiments.comparable import reasons
+from prune2vec.experiments.comparable import other_settings, reasons
 from prune2vec.experiments.comparison import Comparison, ResultRow, comparison_of
 from prune2vec.experiments.figures import Picture, Row, pictures, training_curve, write_pictures
 from prune2vec.experiments.ranking_diff import OWN_DATA, SCORE, ranking_diffs
@@ -359,11 +359,12 @@ def losses(now: Mapping[str, Results], before: Mapping[str, Results], *, gate: P
         (found,), (own,) = gaps(before_tasks, [now_tasks]), gaps(replace(earlier, tasks=()), [replace(results, tasks=())])
         if len(there) == 1:
             del found[SCORE]
+        others = "".join(f"; {key} is {its}, was {was}" for key, was, its in other_settings(earlier, results))
         for what, gap in (found | {what: gap for what, gap in own.items() if what == OWN_DATA}).items():
             if (gap.value if gap.high is None else gap.high) < -max_drop / 100:
                 of = {OWN_DATA: "nDCG@10", SCORE: before_tasks.score_name}.get(what, what)
                 within = f"95 % interval {gap.interval}, {gap.over}" if gap.interval else gap.verdict
                 lines.append(
-                    f"{name} lost {-100 * gap.value:.2f} points of {of}, more than {max_drop:g} ({gap.value:+.4f}; {within})"
+                    f"{name} lost {-100 * gap.value:.2f} points of {of}, more than {max_drop:g} ({gap.value:+.4f}; {within}{others})"
                 )
     return tuple(lines)
