@@ -1,4 +1,4 @@
-"""Names for interchangeable parts: scorers, planners, poolings, losses.
+"""Names for interchangeable parts: scorers, planners, poolings, importances, export targets.
 
 A part registers itself beside its code (``@planners.register("percent")``); nobody keeps a central list. The folder of
 a registry is imported on first use, and so are third-party entry points of the group ``prune2vec``.

@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from prune2vec.data.plain_texts import PlainText, load_texts, read_texts
+from prune2vec.data.plain_texts import PlainText, check_filled, load_texts, read_texts
 from prune2vec.errors import DataError
 
 
@@ -86,6 +86,8 @@ def test_what_holds_no_texts_is_one_line(tmp_path: Path, name: str, content: str
     with pytest.raises(DataError, match=message) as caught:
         load_texts(tmp_path / name)
     assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match="holds no text that is not blank" if "blank" in message else message):
+        check_filled(tmp_path / name)
 
 
 def test_no_source_and_one_that_is_not_there(tmp_path: Path) -> None:

@@ -94,6 +94,8 @@ def test_the_table_has_every_number() -> None:
         assert words in text
     assert "BM25" not in dataclasses.replace(RESULTS, retrieval={**OWN, "bm25": None}).render()
     assert "cut there" not in text
+    unmeasured = dataclasses.replace(RESULTS, memory={"process": 9 * 10**8, "encoding": None, "cuda": None})
+    assert "on disk\n" in f"{unmeasured.render()}\n" and "peak memory" not in unmeasured.render()
     data = {**OWN["data"], "truncated_queries": 0, "truncated_documents": 1234}
     text = dataclasses.replace(RESULTS, retrieval={**OWN, "data": data}).render()
     assert "  1,234 documents are longer than the encoder reads, and cut there" in text

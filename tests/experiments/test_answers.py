@@ -32,6 +32,19 @@ def test_triplets_give_their_documents(tmp_path: Path) -> None:
     assert [document.text for document in read_documents(str(path))] == ["p", "n"]
 
 
+def test_texts_are_those_of_the_evaluation(tmp_path: Path) -> None:
+    """Of the same split, and of a BEIR folder its corpus file, whatever else is there."""
+    (tmp_path / "triplets").mkdir()
+    for split in ("dev", "test"):
+        row = {"anchor": "q", "positive": f"{split} p"}
+        (tmp_path / "triplets" / f"x-{split}.jsonl").write_text(json.dumps(row) + "\n")
+    assert [one.text for one in read_documents(str(tmp_path / "triplets"), "validation")] == ["dev p"]
+    for name in ("corpus.jsonl", "queries.jsonl"):
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(b'{"_id": "a", "id": "b", "text": "x"}\n'))
+    (tmp_path / "corpus.jsonl.bak").write_text("old")
+    assert read_documents(str(tmp_path)) == [Document("a", "x", "x", has_id=True)]
+
+
 @pytest.mark.parametrize(("line", "message"), [("{", r"c\.jsonl:2: not JSON"), ("[1]", r"c\.jsonl:2: expected a JSON object")])
 def test_broken_corpus(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "c.jsonl").write_text(f'{{"text": "x"}}\n{line}\n')

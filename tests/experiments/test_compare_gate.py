@@ -162,3 +162,5 @@ def test_points_are_points(tmp_path: Path) -> None:
     for points in (-1.0, 101.0, float("nan")):
         with pytest.raises(ConfigError, match="expected points, from 0 to 100"):
             compare_results(before, gate=before, max_drop=points)
+        with pytest.raises(ConfigError, match="expected points"):
+            compare_results(before, max_drop=points)

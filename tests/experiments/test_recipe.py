@@ -147,6 +147,15 @@ def test_words_are_never_paths(tmp_path: Path) -> None:
     assert absolute(values, tmp_path) == {"variants": [{"name": "full"}], **values}
 
 
+def test_a_file_may_be_called_as_a_variant_is(tmp_path: Path) -> None:
+    (tmp_path / "full").write_text("")
+    found = absolute({"data": {"train": ["full"]}, "train": {"teacher": "full", "dev": "full"}}, tmp_path)
+    file = str(tmp_path / "full")
+    assert (found["data"]["train"], found["train"]) == ([file], {"teacher": "full", "dev": file})
+    with pytest.raises(ConfigError, match="docstrings"):
+        absolute({"train": {"dev": "docstrings"}}, tmp_path)
+
+
 def test_training_of_a_variant_is_checked_and_its_paths_are_absolute(tmp_path: Path) -> None:
     def values(**train: Any) -> dict[str, Any]:
         return recipe_values(tmp_path, variants=[{"name": "x", "method": "full", "train": train}])

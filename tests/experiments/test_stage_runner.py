@@ -183,7 +183,14 @@ def test_single_file(tmp_path: Path) -> None:
     assert listing(tmp_path / "nothing") == {}
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "prune2vec.stamp/0"}', '{"format": "prune2vec.stamp/1"}', "{"])
+WRONG = (
+    '{"format": "prune2vec.stamp/1", "stage": "x", "key": "k", "inputs": null, "output": {}, "seconds": 1.0, "finished": "now"}'
+)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"format": "prune2vec.stamp/0"}', '{"format": "prune2vec.stamp/1"}', "{", WRONG]
+)
 def test_broken_record_counts_as_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "stamp.json").write_text(content)
     assert StageRecord.load(tmp_path / "stamp.json") is None

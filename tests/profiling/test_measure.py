@@ -67,7 +67,7 @@ def test_long_texts_are_cut_and_counted(tmp_path: Path, capsys: pytest.CaptureFi
         ({"pooling": "maen"}, ConfigError, "did you mean 'mean'"),
         ({"groop_size": 3}, ConfigError, "did you mean 'group_size'"),
         ({"order": "file"}, ConfigError, "unknown key 'order'; it is called 'sampling' now"),
-        ({"dtype": "bf16"}, ConfigError, "no dtype is called"),
+        ({"dtype": "bf16"}, ConfigError, "did you mean"),
         ({"scale": -1}, ConfigError, "scale"),
         ({"memory": "lots"}, ConfigError, "memory: expected a number such as 90M, 1.5B or 4GB, got 'lots'"),
         ({"max_depth": 3, "scorers": "redundancy"}, ConfigError, "max_depth is 3, but redundancy must see all layers"),

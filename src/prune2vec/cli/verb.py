@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from prune2vec.cli.options import ExistingPath, GroupedOption, Listed, OptionGroup, SourceNames, options_from
-from prune2vec.errors import RENAMED, ConfigError, DataError, shown_json, shown_lines, unknown_key
+from prune2vec.errors import RENAMED, ConfigError, shown_json, shown_lines, unknown_key
 from prune2vec.progress import set_enabled
 
 if TYPE_CHECKING:
@@ -98,8 +98,7 @@ def check_texts(sources: Sequence[str], *, require_negative: bool = True) -> Non
     from prune2vec.data.reader import read_triplets
 
     for source in filter(os.path.exists, sources):
-        if next(iter(read_triplets(source, require_negative=require_negative)), None) is None:
-            raise DataError(f"{source} holds no triplets")
+        next(read_triplets(source, require_negative=require_negative))
 
 
 def launched_as(number: str) -> int:

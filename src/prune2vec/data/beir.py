@@ -49,8 +49,8 @@ def read_beir(folder: Path, split: str = _DEFAULT_SPLIT) -> Retrieval:
         DataError: A file is missing or broken, a judgement names a query that is not there, or an id is given to two texts
             or a judgement two scores; with file and line.
     """
-    documents = {document.id: document.text for document in _texts(folder, "corpus.jsonl")}
-    queries = {query.id: query.bare for query in _texts(folder, "queries.jsonl")}
+    documents = {document.id: document.text for document in beir_texts(folder, "corpus.jsonl")}
+    queries = {query.id: query.bare for query in beir_texts(folder, "queries.jsonl")}
     qrels: dict[str, dict[str, int]] = {}
     for row in read_rows(_judgements(folder, split)):
         query, document, score = _judgement(row)
@@ -93,7 +93,8 @@ def _find(folder: Path, name: str) -> Path | None:
     return next((path for packed in ("", ".gz") if (path := folder / (name + packed)).is_file()), None)
 
 
-def _texts(folder: Path, name: str) -> Iterator[Document]:
+def beir_texts(folder: Path, name: str) -> Iterator[Document]:
+    """Yield the texts of a BEIR folder's ``corpus.jsonl`` or ``queries.jsonl``, perhaps packed; one that is not there is a DataError."""
     path = _find(folder, name)
     if path is None:
         raise DataError(f"{folder}: no {name} or {name}.gz in this folder; expected corpus.jsonl, queries.jsonl and qrels")

@@ -52,6 +52,12 @@ def load_texts(sources: Sources) -> list[PlainText]:
     return found
 
 
+def check_filled(source: str | Path) -> None:
+    """Refuse, with a ``DataError``, a source of plain texts that cannot be read or holds none but blank ones; the first one is read."""
+    if not any(one.text.strip() for one in read_texts(source)):
+        raise DataError(f"{source} holds no text that is not blank; give texts to learn from")
+
+
 def read_texts(source: str | Path) -> Iterator[PlainText]:
     """Yield the texts of one source, streaming.
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prune2vec.encoding.engine import Engine, set_limit
-from prune2vec.errors import CheckpointError, EncodingError, EvaluationError, reason_of
+from prune2vec.errors import CheckpointError, EncodingError, EvaluationError, nan_remedy, reason_of
 from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.files import digest_tree
 from prune2vec.machine import pick_device, pick_dtype
@@ -249,5 +249,6 @@ def encode_texts(encoder: LoadedEncoder, texts: Sequence[str], side: Side, *, ba
     broken = (~found.isfinite().all(dim=1)).nonzero().flatten().tolist()
     if broken:
         count = f"{len(broken)} of {len(texts)} {side}"
-        raise EvaluationError(f"{count} have no finite embedding in {encoder.dtype}: {texts[broken[0]][:40]!r}; try float32")
+        text, remedy = texts[broken[0]][:40], nan_remedy(encoder.dtype)
+        raise EvaluationError(f"{count} have no finite embedding in {encoder.dtype}: {text!r}; {remedy}")
     return found

@@ -58,7 +58,7 @@ class Results(Record):
     """An evaluated encoder.
 
     Attributes:
-        encoder: Path, digest, layers, dtype, limits, prompts and the record of how it was made; and the same of the encoder of the
+        encoder: Path, digest, dtype, limits, prompts and the record of how it was made; and the same of the encoder of the
             documents (``documents_by``), where that was another one.
         size: ``parameters`` (shared ones once), ``embedding_parameters``, ``disk_bytes``.
         memory: Peaks in bytes: ``process`` (whole process), ``encoding`` (during the speed sample), ``cuda``.
@@ -87,6 +87,11 @@ class Results(Record):
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def peak_memory(self) -> int | None:
+        """Peak of the encoding in bytes, on the GPU where it ran on one; None where no speed was measured."""
+        return self.memory.get("cuda") or self.memory.get("encoding")
 
     @property
     def task_mean(self) -> float | None:
@@ -131,12 +136,12 @@ class Results(Record):
         return "\n".join([*self._cost_lines(), *self._own_lines(), *self._task_lines()])
 
     def _cost_lines(self) -> list[str]:
-        size, memory = self.size, self.memory
-        peak = memory.get("cuda") or memory.get("encoding") or memory.get("process") or 0
+        size, peak = self.size, self.peak_memory
         documents = (self.encoder.get("documents_by") or {}).get("path")
         lines = [
             f"{self.encoder.get('path', '')}{f' for the queries, {documents} for the documents' if documents else ''}",
-            f"  {size['parameters'] / 1e6:,.1f} M parameters, {_bytes(size['disk_bytes'])} on disk, {_bytes(peak)} peak memory",
+            f"  {size['parameters'] / 1e6:,.1f} M parameters, {_bytes(size['disk_bytes'])} on disk"
+            f"{f', {_bytes(peak)} peak memory' if peak else ''}",
         ]
         for side in ("queries", "documents"):
             if side in self.speed:

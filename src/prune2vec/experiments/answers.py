@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune2vec.data.beir import is_beir
+from prune2vec.data.beir import beir_texts, is_beir
 from prune2vec.data.documents import Document, same_text
 from prune2vec.data.documents import read_documents as documents_of
 from prune2vec.data.reader import load_triplets
@@ -66,18 +66,18 @@ def answer(encoder: LoadedEncoder, documents: Sequence[Document], queries: Seque
     return answers
 
 
-def read_documents(source: str) -> list[Document]:
-    """Return the texts of a corpus (a file with the column ``text``, or a BEIR folder's), or those of triplets.
+def read_documents(source: str, split: str = "test") -> list[Document]:
+    """Return the texts of a corpus (a file with the column ``text``, or a BEIR folder's), or those of triplets of a split.
 
     Raises:
         DataError: The source cannot be read.
     """
     path = Path(source)
     if path.is_dir() and is_beir(path):
-        path = min(path.glob("corpus.jsonl*"))
+        return list(beir_texts(path, "corpus.jsonl"))
     if path.is_file() and "text" in next(read_rows(path)).values:
         return list(documents_of(path))
-    triplets = load_triplets(source, require_negative=False, split="test")
+    triplets = load_triplets(source, require_negative=False, split=split)
     return [Document("", text, text) for triplet in triplets for text in (triplet.positive, *triplet.negatives)]
 
 

@@ -70,6 +70,8 @@ def compare_results(
         ConfigError: Another call writes the folder, ``diff`` has not two results, or ``max_drop`` is no number of points.
         CheckpointError: The folder holds something else, or a file in it was changed since.
     """
+    if not 0 <= max_drop <= 100:
+        raise ConfigError(f"max_drop is {max_drop}; expected points, from 0 to 100")
     folder = check_target(Path(output), folder=True) if output is not None else None
     several = [paths] if isinstance(paths, str | Path) else paths
     files, record = _found(several)
@@ -334,10 +336,7 @@ def losses(now: Mapping[str, Results], before: Mapping[str, Results], *, gate: P
 
     Raises:
         EvaluationError: An earlier result is missing, or was not measured on the same thing.
-        ConfigError: ``max_drop`` is no number of points.
     """
-    if not 0 <= max_drop <= 100:
-        raise ConfigError(f"max_drop is {max_drop}; expected points, from 0 to 100")
     alone = len(now) == len(before) == 1
     from prune2vec.experiments.intervals import gaps  # Here, as it takes numpy.
 

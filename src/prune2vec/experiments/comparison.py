@@ -241,8 +241,7 @@ class Comparison:
             return None
         rows = []
         for row in self.rows:
-            training, speed, memory = row.training, row.results.speed, row.results.memory
-            encoding = memory.get("cuda") or memory.get("encoding")
+            training, speed, encoding = row.training, row.results.speed, row.results.peak_memory
             cells = {
                 "cost of": f"{row.name} (= {row.same_as})" if row.same_as else row.name,
                 "steps": f"{training['steps']:,}" if training else "",

@@ -274,9 +274,8 @@ class Recipe(Settings):
         train = self.train
         if train is None or train.learns_vectors or train.distil in LABELS_ALONE:
             return self
-        if train.deepest_teaches or train.cached or train.matryoshka_dims:  # They work with no teacher.
-            return self
-        if not Path(self.model, "modules.json").is_file():
+        alone = train.deepest_teaches or train.cached or train.matryoshka_dims  # These work with no teacher.
+        if alone or not Path(self.model, "modules.json").is_file():
             return self
         return self.model_copy(update={"train": TrainSettings.chosen(train, {"teacher": self.model}, where="train")})
 
@@ -322,7 +321,8 @@ class Recipe(Settings):
 def absolute_paths(values: Mapping[str, Any], *, base: Path, where: Callable[[Location], str]) -> dict[str, Any]:
     """Return a valid recipe's values with every local path made absolute, from ``base``; ``where`` gives a key's place."""
     changed = copy.deepcopy(dict(values))
-    words = {DOCSTRINGS, *_BUILT_IN_MODELS, *(variant["name"] for variant in changed["variants"])}
+    teachers = [variant["name"] for variant in changed["variants"]]
+    words = {("", "model"): _BUILT_IN_MODELS, ("mine", "source"): (DOCSTRINGS,), ("train", "teacher"): teachers}
     for location, kind, section in _sections_with_paths(changed):
         for key in _PATHS[kind] if section else ():
             if not (found := section.get(key)):
@@ -333,7 +333,7 @@ def absolute_paths(values: Mapping[str, Any], *, base: Path, where: Callable[[Lo
                 "to_be": key in _TO_BE,
             }
             names = found if isinstance(found, list) else [found]
-            names = [name if name in words else _absolute(name, base, **about) for name in names]
+            names = [name if name in words.get((kind, key), ()) else _absolute(name, base, **about) for name in names]
             section[key] = names if isinstance(found, list) else names[0]
     return changed
 

@@ -21,6 +21,7 @@ from prune2vec.files import digest_json, fingerprint, read_json, write_json
 from prune2vec.machine import installed_version, release_memory
 from prune2vec.outputs import OwnFolder, files_of_others, remove_folder
 from prune2vec.progress import say
+from prune2vec.settings import read_as
 
 # The names of what a run writes into its folder, beside the folders of its variants.
 RECIPE, PROFILE, ANSWERS, DATA, STAMPS = "recipe.yaml", "profile.json", "answers.json", "data", "stamps"
@@ -67,8 +68,8 @@ class StageRecord:
         """Return the record at ``path``; None when there is none or it cannot be understood (then the stage is done again)."""
         try:
             value = read_json(path)
-            return cls(**value) if value.pop("format") == _FORMAT else None
-        except (DataError, AttributeError, KeyError, TypeError):
+            return read_as(cls, value) if value.pop("format") == _FORMAT else None
+        except (DataError, AttributeError, KeyError, TypeError, ValueError):
             return None
 
     @property

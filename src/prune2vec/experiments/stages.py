@@ -129,7 +129,7 @@ class Stages:
         from prune2vec.evaluation.evaluated import load_for_evaluation
         from prune2vec.experiments.answers import answer, read_documents, save_answers
 
-        documents, loaded = read_documents(texts), self.evaluated
+        documents, loaded = read_documents(texts, settings.split), self.evaluated
         if loaded is None or loaded.folder != encoder:
             del loaded  # Both need not be in memory at once.
             self.let_go()
@@ -150,7 +150,7 @@ def _check_texts(recipe: Recipe) -> None:
     """Read the first row of each of a recipe's texts; one that holds none is a ``DataError``."""
     from prune2vec.data.documents import read_documents
     from prune2vec.data.folders import check_held_out
-    from prune2vec.data.plain_texts import read_texts
+    from prune2vec.data.plain_texts import check_filled
     from prune2vec.data.reader import read_triplets
 
     data, train, evaluate = recipe.data, recipe.train, recipe.evaluate
@@ -163,10 +163,8 @@ def _check_texts(recipe: Recipe) -> None:
             check_held_out(one, train=data.train, texts=data.texts)
     named = [str(one) for one in held_out if one and not Path(one).is_dir()]
     for texts in dict.fromkeys((*data.train, *data.profile, *named)):
-        if next(read_triplets(texts, require_negative=texts in with_negatives), None) is None:
-            raise DataError(f"{texts} holds no triplets")
+        next(read_triplets(texts, require_negative=texts in with_negatives))
     for texts in data.texts:
-        if next(read_texts(texts), None) is None:
-            raise DataError(f"{texts} holds no texts")
+        check_filled(texts)
     if evaluate is not None and evaluate.corpus is not None:
         next(read_documents(Path(evaluate.corpus)), None)

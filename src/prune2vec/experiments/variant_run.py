@@ -388,7 +388,7 @@ class VariantRun:
         if not queries or texts is None or (name is None and self.runner.own is not None):
             return
         encoder, settings = self._encoders[name] if name is not None else None, evaluation.settings
-        how = settings.model_dump(mode="json", include={"dtype", "max_length"})
+        how = settings.model_dump(mode="json", include={"dtype", "max_length", "split"})
         self.runner.do(
             "answer",
             lambda path: self.stages.answer(self.encoder_folder(str(name)), texts, queries, settings, path),

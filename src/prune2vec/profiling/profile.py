@@ -52,7 +52,7 @@ class Profile(Record):
         shape: Its sizes.
         layer_loss: The layer-loss curve; up to the setting ``max_depth`` where the measurement was stopped early.
         sections: What other scorers measured, by the scorer's name.
-        texts: Which texts were used: paths, digest, counts, how they were drawn.
+        texts: Which texts were used: source, digest, and how many there are and were used.
         text: How texts became vectors; plans carry it on, and ``prune`` writes it.
         settings: Every other setting of the measurement, resolved (dtype, scale, seed, ...).
         environment: Versions of the libraries and the kind of machine.

@@ -31,8 +31,8 @@ class ProfileSettings(TextOptions):
     """Seed of the draw."""
     scale: float = Field(50.0, gt=0, le=10**6)
     """Factor on the cosine similarities (1 / temperature)."""
-    dtype: str = "auto"
-    """dtype of the forward pass: auto, float32, bfloat16 or float16; the loss is always float32."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """dtype of the forward pass; auto is bf16 where the hardware multiplies it fast, else fp32. The loss is always float32."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     token_budget: int | None = Field(None, ge=64, le=2**31)

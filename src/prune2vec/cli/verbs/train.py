@@ -64,7 +64,7 @@ def train(
     from prune2vec.training.train_settings import check_tracker
 
     if dry_run:
-        from prune2vec.data.plain_texts import read_texts
+        from prune2vec.data.plain_texts import check_filled
         from prune2vec.errors import import_extra
         from prune2vec.paths import check_is_encoder
         from prune2vec.pruning.encoder_check import check_trainable
@@ -80,7 +80,7 @@ def train(
         if data is not None:
             check_texts(data, require_negative=settings.hard_negatives > 0)
         for source in filter(os.path.exists, texts or ()):
-            next(read_texts(source), None)
+            check_filled(source)
         check_tracker(settings.report_to)
         reads = [checkpoint, *(data or texts or ()), *filter(None, (settings.teacher,))]
         return would(f"train {checkpoint}", reads=reads, writes=output, settings=settings)
