@@ -217,6 +217,21 @@ def test_a_teacher_is_known_by_an_uncut_copy_of_it(elsewhere: Path) -> None:
         assert [row.teacher for row in rows] == [None, teacher]
 
 
+def test_what_was_cut_out_of_a_taught_encoder_has_its_teacher(tmp_path: Path) -> None:
+    learnt = {"steps": 1, "seconds": 1.0, "depths": [2, 5], "settings": {}, "identity": {"teacher": "b"}}
+    cut = {"model": {"name": "/run/whole"}, "num_layers": 5}
+    for name, record in (
+        ("big", {}),
+        ("whole", {"train": learnt}),
+        ("at-2", {**cut, "keep_layers": [0, 1]}),
+        ("at-3", {**cut, "keep_layers": [0, 1, 2]}),
+    ):
+        encoder = {"path": f"/run/{name}", "digest": name[0], "record": record}
+        results_of(name, encoder=encoder).save(tmp_path / f"{name}.json")
+    rows = compare_results([tmp_path / f"{name}.json" for name in ("big", "whole", "at-2", "at-3")]).rows
+    assert [row.teacher for row in rows] == [None, "big", "big", None]
+
+
 def test_a_teacher_is_known_by_the_digest_in_the_pupils_record(tmp_path: Path) -> None:
     for name, digest, teacher, score in (("big", "b", None, 0.8), ("small", "s", "b", 0.6), ("stranger", "x", "gone", 0.7)):
         record = {"train": {"steps": 1, "seconds": 1.0, "settings": {"teacher": "./b"}, "identity": {"teacher": teacher}}}

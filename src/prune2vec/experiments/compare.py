@@ -147,12 +147,21 @@ def _rows(files: Mapping[str, Path], *, of_sweep: bool) -> list[ResultRow]:
 
 
 def _with_teachers(rows: Sequence[ResultRow]) -> Iterator[ResultRow]:
-    """Yield the rows, each with the one whose vectors its encoder learnt by its own record, or an uncut, untrained copy of that."""
+    """Yield the rows, each with the one whose vectors its encoder learnt by its record, or an uncut, untrained copy of that.
+
+    An encoder that was cut out of one trained at several depths, this one among them, learnt what that did.
+    """
     made: dict[Any, str] = {digest: row.name for row in rows if (digest := row.results.encoder.get("digest"))}
-    copies: dict[Any, str] = {row.model: row.name for row in rows if _is_a_copy(row)}
+    copies: dict[Any, str] = {row.model: row.name for row in reversed(rows) if _is_a_copy(row)}
+    elastic = {row.results.encoder.get("path"): row.training for row in rows if row.training.get("depths")}
     for row in rows:
-        teacher = (row.training.get("identity") or {}).get("teacher")
-        named = (row.training.get("settings") or {}).get("teacher")
+        # By its own record: the plan of a run's variant names the model that all were cut from.
+        source = (row.results.encoder.get("record") or {}).get("model") or {}
+        whole = elastic.get(source.get("name")) or {}
+        taken = whole if row.kept is not None and len(row.kept.layers) in whole.get("depths", ()) else {}
+        training = row.training or taken
+        teacher = (training.get("identity") or {}).get("teacher")
+        named = (training.get("settings") or {}).get("teacher")
         yield replace(row, teacher=made.get(teacher) or copies.get(named))
 
 
