@@ -225,7 +225,7 @@ def curve_above_scores(curve: list[float], rows: list[dict[str, Any]]) -> str:
             places = [((parameters - rest) / a_layer, score) for parameters, score in together]
             bottom.plot(*zip(*places, strict=True), color=color_of(2), linewidth=1.2, linestyle="--", marker="o", markersize=3)
             bottom.annotate("elastic", places[-1], (6, -3), textcoords="offset points", color=color_of(2))
-        names: dict[float, float] = {}
+        names: dict[int, float] = {}
         scores = [100 * row["score"] for row in rows]
         line_height = 0.058 * (max(scores) - min(scores))
         for row in sorted(rows, key=lambda row: -row["score"]):
@@ -234,12 +234,14 @@ def curve_above_scores(curve: list[float], rows: list[dict[str, Any]]) -> str:
                 bottom.plot(*place, color=color_of(0), marker="o", markersize=5, markerfacecolor="none")
             elif row["method"] not in (None, "depth") or row["cell"].startswith(("drop", "narrow")):
                 bottom.plot(*place, color=color_of(1), marker="x", markersize=6)
-                # Below the name above it, where as many parameters are.
-                names[place[0]] = min(place[1], names.get(place[0], 100.0) - line_height)
+                # Below the name above it, where about as many parameters are.
+                near = round(place[0])
+                names[near] = min(place[1], names.get(near, 100.0) - line_height)
                 # Legible where a line passes.
                 back = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
-                where = {"textcoords": "offset points", "color": color_of(1), "bbox": back}
-                bottom.annotate(row["cell"], (place[0], names[place[0]]), (6, -3), **where)
+                left = {"ha": "right"} if place[0] > 0.9 * len(curve) else {}
+                where = {"textcoords": "offset points", "color": color_of(1), "bbox": back, **left}
+                bottom.annotate(row["cell"], (place[0], names[near]), (-6 if left else 6, -3), **where)
         bottom.set_ylabel("mean score after training")
         bottom.set_xlabel(f"first layers kept, of {len(curve)}; what keeps other parts: where as many parameters are")
         bottom.set_xlim(0.5, len(curve) + 0.5)
