@@ -17,7 +17,7 @@ import pytest
 from sentence_transformers.sentence_transformer.modules import Normalize
 
 from prune2vec.encoding.encode import encode_corpus
-from prune2vec.encoding.engine import Engine
+from prune2vec.encoding.engine import Engine, set_limit
 from prune2vec.encoding.store import Store
 from prune2vec.errors import CheckpointError, ConfigError, DataError, EncodingError
 from prune2vec.evaluation.evaluate import evaluate_encoder
@@ -244,6 +244,13 @@ def test_max_length_is_the_limit_whatever_the_encoder_s_own_is(tmp_path: Path, f
     np.testing.assert_allclose(read_all(Store.load(tmp_path / "v"))[1], expected, atol=1e-5, rtol=0)
     with pytest.raises(ConfigError, match=r"max_length is 4000, and the model has \d+ positions"):
         encode_corpus(folder, corpus, tmp_path / "w", dtype="float32", max_length=4000)
+    encoder.max_seq_length = 5000
+    set_limit(encoder, 4000)  # Fewer than it reads by itself, whatever its config says.
+    assert encoder.max_seq_length == 4000
+    encoder.transformers_model.config.rope_parameters = {"rope_type": "linear", "factor": 40.0, "rope_theta": 1e4}
+    set_limit(encoder, 4500)
+    encoder.max_seq_length = None
+    set_limit(encoder, 8000)
 
 
 def test_an_empty_folder_stays_where_its_encoding_fails(

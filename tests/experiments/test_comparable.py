@@ -29,7 +29,7 @@ def own_data(**changes: Any) -> Results:
 
 def test_a_task_on_other_data_is_not_compared() -> None:
     other = compared(on_task(0.5, digest="all"), on_task(0.7, digest="fewer"))
-    assert other.notes == ("b was measured on other data of SciFact than a; these are not compared.",)
+    assert other.notes == ("Measured on other data of SciFact than a, and not compared with it: b.",)
     assert other.gaps == {"b": {}} and other.difference("b") is None
     # Of a copy and of the hub neither says what the other does.
     for data in ({"digest": "all"}, {"revision": "r"}):
@@ -40,8 +40,8 @@ def test_a_task_on_other_data_is_not_compared() -> None:
 @pytest.mark.parametrize(
     ("changed", "note"),
     [
-        ({"max_length": 8}, "b was evaluated with max_length 8, a with the encoder's own,"),
-        ({"instruction": "mteb"}, "b was evaluated with instruction mteb, a with none,"),
+        ({"max_length": 8}, "Evaluated with max_length 8: b, where a has the encoder's own,"),
+        ({"instruction": "mteb"}, "Evaluated with instruction mteb: b, where a has none,"),
         ({"max_length": 64}, None),
         ({"batch_size": 1}, None),
     ],
@@ -57,9 +57,9 @@ def test_settings_that_change_a_score_are_said(changed: dict[str, Any], note: st
 
 def test_speeds_on_other_texts_give_no_speed_up() -> None:
     a, b = (results_of(docs_per_s=rate) for rate in (10.0, 25.0))
-    other = replace(b, speed={**b.speed, "digest": "other"})
+    a, b, other = (replace(one, speed={**one.speed, "digest": digest}) for one, digest in ((a, "d"), (b, "d"), (b, "other")))
     assert "speed-up" in compared(a, b).summary().header and "times its speed" in headline(compared(a, b))[0]
-    assert compared(a, other).notes == ("The speed of b was measured on other texts than that of a; there is no speed-up.",)
+    assert compared(a, other).notes == ("Speed measured on other texts than that of a, so without speed-up: b.",)
     assert "speed-up" not in compared(a, other).summary().header
     assert "times its speed" not in headline(compared(a, other))[0]
     unmeasured = replace(b, speed={})
@@ -78,7 +78,9 @@ def test_bm25_is_that_of_the_same_data() -> None:
     assert other.bm25 == {} and len(other.notes) == 1
     bare = replace(results_of(), retrieval={**results_of().retrieval, "bm25": None})
     without = compared(results_of(), bare)
-    assert without.bm25 == {} and without.notes == ("BM25 is left out: not all results have it, or one has its name.",)
+    assert without.bm25 == {} and without.notes == (
+        "BM25 is left out: not all results have the same one, or one has its name.",
+    )
     assert compared(results_of(), results_of()).bm25 == METRICS_OF_BM25
     named = compared(results_of(), results_of(score=0.25), names=("a", "BM25"))
     gap = named.difference("BM25")
@@ -88,7 +90,7 @@ def test_bm25_is_that_of_the_same_data() -> None:
 
 def test_own_data_beside_a_task_is_no_fault_of_either() -> None:
     mixed = compared(results_of(), on_task(0.5))
-    assert mixed.notes == ("BM25 is left out: not all results have it, or one has its name.",)
+    assert mixed.notes == ("BM25 is left out: not all results have the same one, or one has its name.",)
     assert mixed.summary().header[-1] == "tasks' mean" and [row[-1] for row in mixed.summary().rows] == ["", "0.5000"]
     tasks = mixed.tasks()
     assert tasks is not None and tasks.rows == (("SciFact", "", "0.5000"),)
@@ -99,3 +101,16 @@ def test_a_sample_is_in_the_title_of_its_score() -> None:
     assert compared(of_both, of_both).summary().header[5] == "nDCG@10 (90 of 234 documents)"
     assert compared(of_both, own_data(digest="other")).summary().header[5] == "nDCG@10"
     assert compared(of_both, of_both).summary().header[-len(METRICS) + 1 :] == ("MRR@10", "R@1", "R@10", "R@100")
+
+
+def test_a_sentence_for_all_of_whom_it_is_the_same() -> None:
+    a = replace(results_of(), settings={"max_length": 128, "instruction": "none"})
+    other = replace(results_of(), settings={"max_length": 8, "instruction": "none"})
+    silent = replace(results_of(), settings={})  # What a result does not say is no difference.
+    rows = {
+        "a": a,
+        **{f"c{number}": replace(other, encoder={"path": "e", "max_length": 8}) for number in range(200)},
+        "z": silent,
+    }
+    (note,) = comparison_of([ResultRow(name=name, results=one) for name, one in rows.items()]).notes
+    assert note.startswith("Evaluated with max_length 8: c0, c1, c2, c3, c4 and 195 more, where a has 128, which")

@@ -219,17 +219,19 @@ def test_a_teacher_is_known_by_an_uncut_copy_of_it(elsewhere: Path) -> None:
 
 def test_what_was_cut_out_of_a_taught_encoder_has_its_teacher(tmp_path: Path) -> None:
     learnt = {"steps": 1, "seconds": 1.0, "depths": [2, 5], "settings": {}, "identity": {"teacher": "b"}}
-    cut = {"model": {"name": "/run/whole"}, "num_layers": 5}
+    cut = {"model": {"name": "/run/whole/"}, "num_layers": 5}
     for name, record in (
         ("big", {}),
         ("whole", {"train": learnt}),
         ("at-2", {**cut, "keep_layers": [0, 1]}),
         ("at-3", {**cut, "keep_layers": [0, 1, 2]}),
+        ("last-2", {**cut, "keep_layers": [3, 4]}),
+        ("no-mlp", {**cut, "keep_layers": [0, 1], "drop_mlp": [1]}),
     ):
         encoder = {"path": f"/run/{name}", "digest": name[0], "record": record}
         results_of(name, encoder=encoder).save(tmp_path / f"{name}.json")
-    rows = compare_results([tmp_path / f"{name}.json" for name in ("big", "whole", "at-2", "at-3")]).rows
-    assert [row.teacher for row in rows] == [None, "big", "big", None]
+    rows = compare_results([tmp_path / f"{name}.json" for name in ("big", "whole", "at-2", "at-3", "last-2", "no-mlp")]).rows
+    assert [row.teacher for row in rows] == [None, "big", "big", None, None, None]
 
 
 def test_a_teacher_is_known_by_the_digest_in_the_pupils_record(tmp_path: Path) -> None:

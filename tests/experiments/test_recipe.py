@@ -226,18 +226,3 @@ def test_an_encoder_teaches_where_it_can(tmp_path: Path, train: dict[str, Any], 
     )
     settings = Recipe.of(values).taught().train
     assert settings is not None and settings.teacher == (str(model) if taught else None)
-
-
-def test_settings_of_depths_need_depths_in_every_variant_that_is_trained(tmp_path: Path) -> None:
-    def recipe(**half: Any) -> Recipe:
-        variants = [
-            {"name": "full", "method": "full", "train": {"depths": [2]}},
-            {"name": "half", "method": "depth", "parameters": {"depth": 2}, **half},
-        ]
-        return Recipe.of(recipe_values(tmp_path, train={"steps": 4, "deepest-teaches": True}, variants=variants))
-
-    with pytest.raises(ConfigError, match="deepest_teaches is for training at several depths; give depths too"):
-        recipe()
-    recipe(train=None)
-    recipe(**{"trained-with": "full"})
-    recipe(train={"deepest-teaches": False})

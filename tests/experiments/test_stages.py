@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from prune2vec.encoding.store import Store
-from prune2vec.errors import DataError, PlanError
+from prune2vec.errors import ConfigError, DataError, PlanError
 from prune2vec.evaluation import evaluated
 from prune2vec.experiments.compare import compare_results
+from prune2vec.experiments.recipe import Recipe
 from prune2vec.experiments.recipe_variant import RecipeVariant
 from prune2vec.experiments.run import Report, run_recipe
 from prune2vec.experiments.stages import Stages
@@ -132,6 +133,24 @@ def test_texts_of_a_later_stage_are_looked_at_first(
     with pytest.raises(DataError, match=message):
         run_recipe(changed, tmp_path / "run")
     assert not (tmp_path / "run" / "profile.json").exists()
+
+
+def test_settings_of_depths_need_depths_in_every_variant_that_is_trained(recipe: dict[str, Any], tmp_path: Path) -> None:
+    full, two = recipe["variants"]
+    deep = {"train": {"depths": [1]}}
+
+    def check(whole: Any, cut: Any, *, model: str = recipe["model"], **train: Any) -> None:
+        shared = {**recipe["train"], **(train or {"deepest_teaches": True})}
+        values = {**recipe, "model": model, "train": shared, "variants": [{**full, **whole}, {**two, **cut}]}
+        Stages().check(Recipe.of(values).taught())
+
+    for whole, cut in (({}, {}), (deep, {}), ({}, deep)):
+        with pytest.raises(ConfigError, match="deepest_teaches is for training at several depths; give depths too"):
+            check(whole, cut)
+    for whole, cut in ((deep, deep), (deep, {"train": None}), ({}, {"trained_with": "full"})):
+        check(whole, cut)
+    # A copy of the encoder that teaches is not trained.
+    check({}, deep, model=str(save_tiny_encoder(tmp_path / "encoder")), depths_per_step=2)
 
 
 def test_repeated_elsewhere_gives_the_same_numbers(recipe: dict[str, Any], first: Report, tmp_path: Path) -> None:

@@ -67,8 +67,8 @@ def test_a_query_among_the_documents_takes_no_place(small: Path, tmp_path: Path,
     table = [
         Triplet(anchor=one, positive=other, negatives=()) for one, other in zip(texts, [*texts[1:], texts[0]], strict=True)
     ]
-    for more in ({}, {"min_score": -1.0}):
-        mine_negatives(table, small, tmp_path / "hard.jsonl", negatives=negatives, sampling=sampling, **OPEN, **more)
+    for more in ({}, {"min_score": -1.0}, {"range_max": negatives}, {"range_min": 2, "range_max": 2 + negatives}):
+        mine_negatives(table, small, tmp_path / "hard.jsonl", negatives=negatives, sampling=sampling, **OPEN, **more)  # type: ignore[arg-type]
         mined = load_triplets(tmp_path / "hard.jsonl")
         assert [len(row.negatives) for row in mined] == [negatives] * 24
         assert all({row.anchor, row.positive}.isdisjoint(row.negatives) for row in mined)

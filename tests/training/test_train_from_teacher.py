@@ -249,7 +249,7 @@ def test_settings_that_do_not_fit_plain_texts(
 ) -> None:
     given = {key: same_size if value == "TEACHER" else value for key, value in settings.items()}
     with pytest.raises(ConfigError, match=message):
-        train_encoder(small, None, tmp_path / "out", texts=corpus, **QUICK, **given)
+        train_encoder(small, None, tmp_path / "out", texts=corpus, **{**QUICK, **given})
     assert not list(tmp_path.iterdir())
 
 
@@ -342,7 +342,9 @@ def test_vectors_are_written_into_no_encoder(corpus: Path, tmp_path: Path, insid
     assert digest_tree(tmp_path) == before
 
 
-def test_an_empty_folder_among_the_texts_becomes_ours(tmp_path: Path, same_size: Path) -> None:
+def test_an_empty_folder_among_the_texts_becomes_ours(
+    tmp_path: Path, same_size: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "docs" / "vectors").mkdir(parents=True)
     for number, row in enumerate(rows(20)):
         (tmp_path / "docs" / f"{number}.txt").write_text(" ".join(row.texts))
@@ -350,3 +352,7 @@ def test_an_empty_folder_among_the_texts_becomes_ours(tmp_path: Path, same_size:
     how = {**QUICK, "steps": 2, "teacher": str(same_size), "teacher_vectors": str(tmp_path / "docs" / "vectors")}
     once, again = (train_encoder(small, None, tmp_path / "out", texts=tmp_path / "docs", **how) for _ in range(2))
     assert once.resumed_from is None and again.resumed_from == 2
+    assert "its tables are read" not in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="file"):
+        train_encoder(small, None, tmp_path / "other", texts=tmp_path / "docs", **{**how, "teacher_vectors": tmp_path / "file"})

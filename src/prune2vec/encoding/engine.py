@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from prune2vec.errors import ConfigError, EncodingError, did_you_mean, nan_remedy
-from prune2vec.forward.batches import Batch, forget_longest_text, make_batches, packing_obstacle
+from prune2vec.forward.batches import Batch, forget_longest_text, make_batches, packing_obstacle, rope_entries
 from prune2vec.forward.memory_plan import tokens_per_pass
 from prune2vec.forward.packed import BOUNDS, packable
 from prune2vec.forward.pooling import poolings
@@ -238,12 +238,16 @@ def set_limit(encoder: AnyEncoder, max_length: int) -> None:
     """Let an encoder read texts of so many tokens, fewer or more than it has by itself.
 
     Raises:
-        ConfigError: The model has fewer positions; of one that does not say how many, nothing is known.
+        ConfigError: The model has fewer positions, and the encoder reads fewer by itself; of one that does not say how many
+            positions it has, nothing is known.
     """
     inner = encoder.transformers_model
-    told = inner is not None and getattr(inner.config, "max_position_embeddings", None) is not None
-    if inner is not None and told and max_length > (most := context_length(inner)):
-        raise ConfigError(f"max_length is {max_length}, and the model has {most} positions; give at most so many")
+    if inner is not None and getattr(inner.config, "max_position_embeddings", None) is not None:
+        # Scaled rotary embeddings reach further than the positions that some configs tell.
+        factor = max([1.0, *(float(entry.get("factor") or 1) for entry in rope_entries(inner.config))])
+        most = max(int(context_length(inner) * factor), encoder.max_seq_length or 0)
+        if max_length > most:
+            raise ConfigError(f"max_length is {max_length}, and the model has {most} positions; give at most so many")
     encoder.max_seq_length = max_length
 
 

@@ -66,10 +66,10 @@ def load_retrieval(source: Path | str, settings: EvaluateSettings) -> Retrieval:
     }
     if not qrels or not retrieval.corpus:
         raise EvaluationError(f"{source} holds no query with a relevant document; expected triplets or a BEIR folder")
-    if not any(grade > 0 and name in retrieval.corpus for grades in qrels.values() for name, grade in grades.items()):
-        one = next(name for grades in qrels.values() for name in grades)
+    relevant = [name for grades in qrels.values() for name, grade in grades.items() if grade > 0]
+    if retrieval.corpus.keys().isdisjoint(relevant):
         raise EvaluationError(
-            f"{source}: none of the relevant documents is in the corpus, such as {one!r}; are their ids others?"
+            f"{source}: none of the relevant documents is in the corpus, such as {relevant[0]!r}; are their ids others?"
         )
     corpus = dict(retrieval.corpus)
     if settings.corpus is not None:

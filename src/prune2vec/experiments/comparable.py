@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from prune2vec.evaluation.item_scores import ItemScores
 from prune2vec.evaluation.results import Results, TaskScore
 
 _SETTINGS = ("max_length", "instruction")
+_NAMED = 5
 
 
 def same_task(one: TaskScore, other: TaskScore) -> bool:
     """Whether a task's score is from the same data twice: by digest or revision, where both results say the same of the two."""
-    return not any(one.data[key] != other.data[key] for key in ("digest", "revision") if key in one.data and key in other.data)
+    return not any(_differs(one.data, other.data, key) for key in ("digest", "revision"))
+
+
+def _differs(one: Mapping[str, Any], other: Mapping[str, Any], key: str) -> bool:
+    return key in one and key in other and bool(one[key] != other[key])
 
 
 def same_score(one: Results, other: Results) -> bool:
@@ -24,17 +30,17 @@ def same_score(one: Results, other: Results) -> bool:
 
 
 def same_speed(one: Results, other: Results) -> bool:
-    """Whether the speeds were measured on the same texts; older results do not say it."""
-    return one.speed.get("digest") == other.speed.get("digest")
+    """Whether the speeds were measured on the same texts, as far as both results say on which."""
+    return not _differs(one.speed, other.speed, "digest")
 
 
 def other_settings(one: Results, other: Results) -> Iterator[tuple[str, str, str]]:
     """Yield the settings that change a score and are others, each with its value in both results."""
     for key in _SETTINGS:
-        values = one.settings.get(key), other.settings.get(key)
         # Where one setting is the other encoder's own limit, both read as much.
         alike = key == "max_length" and one.encoder.get(key) == other.encoder.get(key)
-        if values[0] != values[1] and not alike:
+        if _differs(one.settings, other.settings, key) and not alike:
+            values = (result.settings[key] for result in (one, other))
             ours, theirs = ("the encoder's own" if value is None else str(value) for value in values)
             yield key, ours, theirs
 
@@ -71,14 +77,13 @@ def notes_on(results: Mapping[str, Results], *, bm25: bool) -> list[str]:
 
     ``bm25`` says whether BM25 is shown beside them.
     """
-    first, *others = results.items()
-    notes = [note for other in others for note in _notes_on_two(*first, *other)]
+    notes = list(_notes_on_first(results))
     if len({one.data_digest for one in results.values() if one.retrieval}) > 1:
         notes.insert(
             0, "The retrieval scores are not measured on the same data; their differences say nothing about the encoders."
         )
     elif not bm25 and any(one.retrieval.get("bm25") for one in results.values()):
-        notes.append("BM25 is left out: not all results have it, or one has its name.")
+        notes.append("BM25 is left out: not all results have the same one, or one has its name.")
     # A mean over tasks is only shown where there are some.
     scored = {name: {task.name for task in one.tasks} for name, one in results.items() if one.tasks}
     every = set().union(*scored.values())
@@ -97,11 +102,24 @@ def notes_on(results: Mapping[str, Results], *, bm25: bool) -> list[str]:
     return notes
 
 
-def _notes_on_two(base: str, ours: Results, name: str, theirs: Results) -> Iterator[str]:
-    there = {task.name: task for task in theirs.tasks}
-    if changed := [task.name for task in ours.tasks if task.name in there and not same_task(task, there[task.name])]:
-        yield f"{name} was measured on other data of {', '.join(changed)} than {base}; these are not compared."
-    for key, mine, its in other_settings(ours, theirs):
-        yield f"{name} was evaluated with {key} {its}, {base} with {mine}, which may be what their scores differ by."
-    if ours.speed and theirs.speed and not same_speed(ours, theirs):
-        yield f"The speed of {name} was measured on other texts than that of {base}; there is no speed-up."
+def _notes_on_first(results: Mapping[str, Results]) -> Iterator[str]:
+    """Yield what others do not share with the first, one sentence for all of whom it is the same."""
+    (base, ours), *others = results.items()
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, theirs in others:
+        there = {task.name: task for task in theirs.tasks}
+        if changed := [task.name for task in ours.tasks if task.name in there and not same_task(task, there[task.name])]:
+            what = f"Measured on other data of {', '.join(changed)} than {base}, and not compared with it", ""
+            found.setdefault(what, []).append(name)
+        for key, mine, its in other_settings(ours, theirs):
+            what = f"Evaluated with {key} {its}", f", where {base} has {mine}, which may be what their scores differ by"
+            found.setdefault(what, []).append(name)
+        if not same_speed(ours, theirs):
+            found.setdefault((f"Speed measured on other texts than that of {base}, so without speed-up", ""), []).append(name)
+    for (begin, end), names in found.items():
+        yield f"{begin}: {_some(names)}{end}."
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}"

@@ -33,6 +33,7 @@ from prune2vec.experiments.stage_runner import (
 )
 from prune2vec.experiments.yaml_file import read_yaml
 from prune2vec.files import read_json, write_json, write_text
+from prune2vec.models.kept import Kept
 from prune2vec.outputs import COMPARISON, own_folder
 from prune2vec.paths import check_target
 from prune2vec.planning.plan import PruningPlan
@@ -153,12 +154,13 @@ def _with_teachers(rows: Sequence[ResultRow]) -> Iterator[ResultRow]:
     """
     made: dict[Any, str] = {digest: row.name for row in rows if (digest := row.results.encoder.get("digest"))}
     copies: dict[Any, str] = {row.model: row.name for row in reversed(rows) if _is_a_copy(row)}
-    elastic = {row.results.encoder.get("path"): row.training for row in rows if row.training.get("depths")}
+    elastic = {Path(row.results.encoder.get("path", "")): row.training for row in rows if row.training.get("depths")}
     for row in rows:
         # By its own record: the plan of a run's variant names the model that all were cut from.
         source = (row.results.encoder.get("record") or {}).get("model") or {}
-        whole = elastic.get(source.get("name")) or {}
-        taken = whole if row.kept is not None and len(row.kept.layers) in whole.get("depths", ()) else {}
+        whole = elastic.get(Path(str(source.get("name")))) or {}
+        first = row.kept is not None and row.kept == Kept.of(range(len(row.kept.layers)))
+        taken = whole if row.kept is not None and first and len(row.kept.layers) in whole.get("depths", ()) else {}
         training = row.training or taken
         teacher = (training.get("identity") or {}).get("teacher")
         named = (training.get("settings") or {}).get("teacher")

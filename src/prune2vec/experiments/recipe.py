@@ -241,12 +241,9 @@ class Recipe(Settings):
 
     def _check_variants(self) -> None:
         """Refuse a variant's settings that do not fit those that it shares with the others."""
-        together = {one.trained_with for one in self.variants} - {None}
         for place, variant in enumerate(self.variants):
             try:
-                own = variant.training(self.train)
-                if own is not None and not {variant.name, variant.trained_with} & together:
-                    own.check_depths()
+                variant.training(self.train)
                 if (named := variant.trained_with) is not None:
                     here = f"variant {variant.name!r}: trained-with {named!r}"
                     other = next((one for one in self.variants[:place] if one.name == named), None)

@@ -21,7 +21,7 @@ from prune2vec.files import digest_json, fingerprint, read_json, write_json
 from prune2vec.machine import installed_version, release_memory
 from prune2vec.outputs import OwnFolder, files_of_others, remove_folder
 from prune2vec.progress import say
-from prune2vec.settings import read_as
+from prune2vec.settings import AS_WRITTEN, read_as
 
 # The names of what a run writes into its folder, beside the folders of its variants.
 RECIPE, PROFILE, ANSWERS, DATA, STAMPS = "recipe.yaml", "profile.json", "answers.json", "data", "stamps"
@@ -55,6 +55,8 @@ class StageRecord:
         seconds: How long it took; if it was interrupted and resumed, its last part.
         finished: When, in UTC.
     """
+
+    __pydantic_config__ = AS_WRITTEN
 
     stage: str
     key: str

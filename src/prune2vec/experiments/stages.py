@@ -13,6 +13,7 @@ from prune2vec.evaluation.evaluate_settings import EvaluateSettings
 from prune2vec.experiments.recipe import Evaluation, Mine, Recipe
 from prune2vec.experiments.recipe_variant import KEEP_ALL, RecipeVariant
 from prune2vec.experiments.report import ReportData, write_report
+from prune2vec.experiments.trained_together import copies_of
 from prune2vec.machine import release_memory
 from prune2vec.profiling.profile_settings import ProfileSettings
 from prune2vec.pruning.prune_settings import PruneSettings
@@ -45,8 +46,16 @@ class Stages:
         load_config(source, trust_remote_code=recipe.trust_remote_code)
         _check_texts(recipe)
         names = {variant.name for variant in recipe.variants}
-        for settings in filter(None, (variant.training(recipe.train) for variant in recipe.variants)):
+        together = {variant.trained_with for variant in recipe.variants}
+        for variant in recipe.variants:
+            settings = variant.training(recipe.train)
+            if settings is None:
+                continue
             check_one_gpu(settings.device)
+            untrained = settings.teacher == recipe.model and variant.name in copies_of(recipe)
+            # The depths of those that are trained together come with their plans.
+            if not untrained and variant.trained_with is None and variant.name not in together:
+                settings.check_depths()
             if settings.teacher not in names:
                 plain = bool(recipe.data.texts) and settings.learns_vectors
                 check_sources(None if plain else recipe.data.train, recipe.data.texts if plain else None, settings)

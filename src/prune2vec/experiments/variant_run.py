@@ -388,7 +388,9 @@ class VariantRun:
         if not queries or texts is None or (name is None and self.runner.own is not None):
             return
         encoder, settings = self._encoders[name] if name is not None else None, evaluation.settings
-        how = settings.model_dump(mode="json", include={"dtype", "max_length", "split"})
+        # Nothing is said of the usual split, of which earlier releases said nothing.
+        named = {"dtype", "max_length", *(("split",) if settings.split != type(settings)().split else ())}
+        how = settings.model_dump(mode="json", include=named)
         self.runner.do(
             "answer",
             lambda path: self.stages.answer(self.encoder_folder(str(name)), texts, queries, settings, path),

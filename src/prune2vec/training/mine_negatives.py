@@ -223,6 +223,9 @@ def _mined(
         len(set().union(*(alike.get(text, ()) for text in wrong[same_text(anchor)])) - known)
         for anchor, known in answers.items()
     )
+    # What is left out again must not make the range narrower; where there is nothing of that kind, the miner decides as it does.
+    filtered = any(one is not None for one in (settings.margin, settings.relative_margin, settings.max_score))
+    usual = settings.range_min + settings.negatives * (10 if filtered else 1) + max(map(len, answers.values()))
     pairs = Dataset.from_dict({"anchor": [row.anchor for row in rows], "positive": [row.positive for row in rows]})
     watched: Any = _Watched(encoder, sys.stderr)
     try:
@@ -232,7 +235,7 @@ def _mined(
                 watched,
                 corpus=documents,
                 range_min=settings.range_min,
-                range_max=settings.range_max,
+                range_max=(settings.range_max or usual) + spare if spare else settings.range_max,
                 max_score=settings.max_score,
                 min_score=settings.min_score,
                 absolute_margin=settings.margin,

@@ -24,7 +24,6 @@ def check_sources(data: Texts | None, texts: Sources | None, settings: TrainSett
     """
     if (data is None) == (texts is None):
         raise ConfigError("train: give either data (triplets) or texts (plain texts, to learn a teacher's vectors from)")
-    settings.check_depths()
     if settings.dev is not None:
         check_held_out(settings.dev, train=_paths(data), texts=_paths(texts))
     if settings.teacher is not None:
@@ -52,7 +51,7 @@ def check_places(checkpoint: str | Path, output: str | Path, settings: TrainSett
     vectors = settings.teacher_vectors if settings.teacher is not None else None
     for place in (output, vectors):
         for encoder in (checkpoint, settings.teacher):
-            if place is None or encoder is None:
+            if place is None or encoder is None or not Path(encoder).is_dir():
                 continue
             check_outside(place, encoder)
             if Path(place).resolve() == Path(encoder).resolve():

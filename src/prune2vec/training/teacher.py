@@ -123,7 +123,7 @@ def teacher_vectors(
     """
     if settings.teacher is not None:
         folder = Path(settings.teacher_vectors or output.with_name(f"{output.name}.teacher"))
-        if not folder.exists() or not any(folder.iterdir()):
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
             # So that it is known for ours where it lies among the texts.
             OwnFolder(folder, TAUGHT, {}).save()
         found = _encoded(settings.teacher, folder, wanted, settings, dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,7 @@ def evaluate(
             check_is_encoder(one)
         if output is not None:
             check_outside(Results.target(output), encoder)
-        if data is not None:
+        if data is not None and os.path.exists(data):
             from prune2vec.evaluation.retrieval import load_retrieval
 
             load_retrieval(data, settings)

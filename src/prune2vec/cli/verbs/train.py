@@ -77,6 +77,7 @@ def train(
         if settings.base is not None:
             import_extra("bitsandbytes")
         check_sources(data, texts, settings)
+        settings.check_depths()
         if data is not None:
             check_texts(data, require_negative=settings.hard_negatives > 0)
         for source in filter(os.path.exists, texts or ()):
