@@ -207,25 +207,10 @@ def _mined(
     from datasets import Dataset
     from sentence_transformers.util import mine_hard_negatives as mine
 
-    # No negative is an answer that differs in blanks alone, nor the query itself, as in sets of duplicate questions. Of these the
-    # miner knows only the answers, and only word for word.
-    wrong: dict[str, set[str]] = {}
-    for row in rows:
-        anchor = same_text(row.anchor)
-        wrong.setdefault(anchor, {anchor}).add(same_text(row.positive))
-    alike: dict[str, set[str]] = {}
-    for document in documents:
-        alike.setdefault(same_text(document), set()).add(document)
-    answers: dict[str, set[str]] = {}
-    for row in rows:
-        answers.setdefault(row.anchor, set()).add(row.positive)
-    spare = max(
-        len(set().union(*(alike.get(text, ()) for text in wrong[same_text(anchor)])) - known)
-        for anchor, known in answers.items()
-    )
+    wrong, spare, most = _no_negatives(rows, documents)
     # What is left out again must not make the range narrower; where there is nothing of that kind, the miner decides as it does.
     filtered = any(one is not None for one in (settings.margin, settings.relative_margin, settings.max_score))
-    usual = settings.range_min + settings.negatives * (10 if filtered else 1) + max(map(len, answers.values()))
+    usual = settings.range_min + settings.negatives * (10 if filtered else 1) + most
     pairs = Dataset.from_dict({"anchor": [row.anchor for row in rows], "positive": [row.positive for row in rows]})
     watched: Any = _Watched(encoder, sys.stderr)
     try:
@@ -263,6 +248,29 @@ def _mined(
             negatives, scores = zip(*kept, strict=True)
             mined.append(replace(row, negatives=negatives, scores=(line["scores"][0], *scores)))
     return mined
+
+
+def _no_negatives(rows: Sequence[Triplet], documents: list[str]) -> tuple[dict[str, set[str]], int, int]:
+    """Return by query the texts that are no negatives of it, both as ``same_text`` has them: its answers, also where they differ in
+    blanks alone, and the query itself, as in sets of duplicate questions.
+
+    Second is how many of these among the documents the miner takes for negatives, at most, as it knows answers word for word
+    only; third is how many answers a query has at most.
+    """
+    wrong: dict[str, set[str]] = {}
+    answers: dict[str, set[str]] = {}
+    for row in rows:
+        anchor = same_text(row.anchor)
+        wrong.setdefault(anchor, {anchor}).add(same_text(row.positive))
+        answers.setdefault(row.anchor, set()).add(row.positive)
+    alike: dict[str, set[str]] = {}
+    for document in documents:
+        alike.setdefault(same_text(document), set()).add(document)
+    unknown = (
+        len(set().union(*(alike.get(text, ()) for text in wrong[same_text(anchor)])) - known)
+        for anchor, known in answers.items()
+    )
+    return wrong, max(unknown), max(map(len, answers.values()))
 
 
 class _Watched:
