@@ -159,9 +159,9 @@ def _with_teachers(rows: Sequence[ResultRow]) -> Iterator[ResultRow]:
         # By its own record: the plan of a run's variant names the model that all were cut from.
         source = (row.results.encoder.get("record") or {}).get("model") or {}
         whole = elastic.get(Path(str(source.get("name")))) or {}
-        first = row.kept is not None and row.kept == Kept.of(range(len(row.kept.layers)))
-        taken = whole if row.kept is not None and first and len(row.kept.layers) in whole.get("depths", ()) else {}
-        training = row.training or taken
+        depth = len(row.kept.layers) if row.kept is not None else 0
+        taken = depth in whole.get("depths", ()) and row.kept == Kept.of(range(depth))
+        training = row.training or (whole if taken else {})
         teacher = (training.get("identity") or {}).get("teacher")
         named = (training.get("settings") or {}).get("teacher")
         yield replace(row, teacher=made.get(teacher) or copies.get(named))

@@ -389,7 +389,7 @@ class VariantRun:
             return
         encoder, settings = self._encoders[name] if name is not None else None, evaluation.settings
         # Nothing is said of the usual split, of which earlier releases said nothing.
-        named = {"dtype", "max_length", *(("split",) if settings.split != type(settings)().split else ())}
+        named = {"dtype", "max_length", *(("split",) if settings.split != type(settings).model_fields["split"].default else ())}
         how = settings.model_dump(mode="json", include=named)
         self.runner.do(
             "answer",
