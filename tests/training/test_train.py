@@ -251,12 +251,11 @@ def test_folders_that_are_not_ours_are_left_alone(small: Path, tmp_path: Path) -
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_held_out_rows_are_only_watched(small: Path, tmp_path: Path, method: str) -> None:
+def test_held_out_rows_are_only_watched(small: Path, tmp_path: Path) -> None:
     write_triplets(rows(9, "dev", start=60), tmp_path / "dev.jsonl")
     for name, more in (("alone", {}), ("watched", {"dev": tmp_path / "dev.jsonl"}), ("often", {"dev": tmp_path / "dev.jsonl"})):
         often = {"save_every": 3} if name == "often" else {}
-        train_encoder(small, DATA, tmp_path / name, **{**QUICK, "method": method, "lora_dropout": 0.3, **more, **often})
+        train_encoder(small, DATA, tmp_path / name, **{**QUICK, "lora_dropout": 0.3, **more, **often})
     for name in ("watched", "often"):
         assert (tmp_path / name / "dev.jsonl").read_text()
         assert [line["loss"] for line in curve(tmp_path / name)] == [line["loss"] for line in curve(tmp_path / "alone")]

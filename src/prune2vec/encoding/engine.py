@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from prune2vec.errors import ConfigError, EncodingError, did_you_mean, nan_remedy
-from prune2vec.forward.batches import Batch, forget_longest_text, make_batches, packing_obstacle, rope_entries
+from prune2vec.forward.batches import Batch, forget_longest_text, make_batches, packing_obstacle, rope_factor
 from prune2vec.forward.memory_plan import tokens_per_pass
 from prune2vec.forward.packed import BOUNDS, packable
 from prune2vec.forward.pooling import poolings
@@ -243,9 +243,7 @@ def set_limit(encoder: AnyEncoder, max_length: int) -> None:
     """
     inner = encoder.transformers_model
     if inner is not None and getattr(inner.config, "max_position_embeddings", None) is not None:
-        # Scaled rotary embeddings reach further than the positions that some configs tell.
-        factor = max([1.0, *(float(entry.get("factor") or 1) for entry in rope_entries(inner.config))])
-        most = max(int(context_length(inner) * factor), encoder.max_seq_length or 0)
+        most = max(int(context_length(inner) * rope_factor(inner.config)), encoder.max_seq_length or 0)
         if max_length > most:
             raise ConfigError(f"max_length is {max_length}, and the model has {most} positions; give at most so many")
     encoder.max_seq_length = max_length

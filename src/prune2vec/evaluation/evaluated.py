@@ -186,7 +186,7 @@ def _check_apart(vectors: NDArray[np.float32], name: str) -> None:
     """Refuse an encoder of which all texts have one vector: every score would be the chance of ties."""
     if (vectors == vectors[0]).all():
         what = "only zeros" if not vectors.any() else "the same vector"
-        raise CheckpointError(f"{name} gives {what} for different texts, so nothing can be scored; its weights are broken")
+        raise CheckpointError(f"{name} gives {what} for different texts, so nothing can be scored")
 
 
 def engine_under(engine: Engine | None, prompts: Iterable[str | None]) -> Engine | None:

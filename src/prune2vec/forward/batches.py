@@ -255,6 +255,11 @@ def rope_entries(config: Any) -> list[dict[str, Any]]:
     return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("rope_type"), str)]
 
 
+def rope_factor(config: Any) -> float:
+    """Return how many times as far as the positions that a config tells its scaled rotary embeddings reach; 1 where they are not."""
+    return max([1.0, *(float(entry.get("factor") or 1) for entry in rope_entries(config))])
+
+
 def _forget(module: nn.Module, args: tuple[Any, ...]) -> None:
     # Any length is then beyond what it has seen, and its frequencies are computed; up to the limit they are the usual ones.
     for name in vars(module):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from prune2vec.errors import CheckpointError, ConfigError, ModelError, explained
-from prune2vec.forward.batches import rope_entries
+from prune2vec.forward.batches import rope_factor
 from prune2vec.models.encoder_files import (
     RECORD,
     TEXTS,
@@ -198,9 +198,7 @@ def _check_weights(source: ModelSource, folder: str, *, compare: bool) -> None:
         raise CheckpointError(f"{error}{counts}") from error
     texts = read_texts(source, folder)
     limit, positions = texts.get("max_seq_length"), getattr(model.config, "max_position_embeddings", None)
-    # Scaled rotary embeddings reach further than the positions that some configs tell.
-    factor = max([1.0, *(float(entry.get("factor") or 1) for entry in rope_entries(model.config))])
-    if limit and isinstance(positions, int) and 0 < positions * factor < limit:
+    if limit and isinstance(positions, int) and 0 < positions * rope_factor(model.config) < limit:
         raise CheckpointError(
             f"{at}/sentence_bert_config.json: max_seq_length is {limit}, and the model has {positions} positions"
         )
